@@ -1,0 +1,148 @@
+"""A chat: its back end. Python's standard library and a PaperDB server; nothing else.
+
+    PAPERDB_API_KEY=pdb_sk_… python app.py --paperdb http://127.0.0.1:8000
+
+Law: the API key stays here. A browser gets a token that can read the one collection, for a quarter of an
+hour at a time; what it writes goes through `POST /messages`, where an application would check who it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+COLLECTION = "chat"
+SHOWN = 50
+MAX_BODY = 10_000
+
+
+class PaperDB:
+    """The few calls that this back end makes. Raises `urllib.error.URLError` (and HTTPError, one of them)."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.url = url.rstrip("/")
+        self._key = key
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.load(response)
+
+    def token(self) -> str:
+        return str(self.call("POST", "/realtime/token", {"collections": [COLLECTION]})["token"])
+
+    def post(self, author: str, text: str) -> Any:
+        return self.call("POST", f"/{COLLECTION}/docs", {"author": author, "text": text})
+
+    def latest(self) -> Any:
+        query = urllib.parse.urlencode({"sort": "-createdAt", "limit": SHOWN})
+        return self.call("GET", f"/{COLLECTION}/docs?{query}")["documents"][::-1]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request. `db` and `page` are set by `main`."""
+
+    db: PaperDB
+    page: bytes
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self.path == "/":
+            self._answer(self.page, "text/html; charset=utf-8")
+        elif self.path == "/messages":
+            self._ask(self.db.latest)
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here")
+
+    def do_POST(self) -> None:
+        body = self._body()
+        if body is None:
+            self._refuse(HTTPStatus.BAD_REQUEST, "The body is no JSON object, or too long")
+        elif self.path == "/token":
+            self._ask(lambda: {"token": self.db.token()})
+        elif self.path == "/messages":
+            author, text = str(body.get("author", ""))[:40].strip(), str(body.get("text", ""))[:2000].strip()
+            if author and text:
+                self._ask(lambda: self.db.post(author, text))
+            else:
+                self._refuse(HTTPStatus.BAD_REQUEST, "A message needs an author and a text")
+        else:
+            self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here")
+
+    def _body(self) -> dict[str, Any] | None:
+        # Whoever is sent here by another site's form cannot set this type: no forged messages.
+        if self.headers.get_content_type() != "application/json":
+            return None
+        length = self.headers.get("Content-Length", "")
+        if not length.isdigit() or int(length) > MAX_BODY:
+            self.close_connection = True
+            return None
+        try:
+            value = json.loads(self.rfile.read(int(length)))
+        except ValueError:
+            return None
+        return value if isinstance(value, dict) else None
+
+    def _ask(self, call: Any) -> None:
+        try:
+            self._answer(json.dumps(call()).encode(), "application/json")
+        except urllib.error.HTTPError as error:  # 401 and 403 tell the front end to give up
+            with error:
+                self._refuse(HTTPStatus(error.code), "PaperDB refused")
+        except OSError:
+            self._refuse(HTTPStatus.BAD_GATEWAY, "PaperDB cannot be reached")
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        self._answer(json.dumps({"error": message}).encode(), "application/json", status)
+
+    def _answer(self, body: bytes, content_type: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A chat on PaperDB.")
+    parser.add_argument("--paperdb", default="http://127.0.0.1:8000", help="URL of the PaperDB server")
+    parser.add_argument("--sdk", help="URL of paperdb.js (default: /sdk/paperdb.js of the PaperDB server)")
+    parser.add_argument("--port", type=int, default=8080, help="port to listen on (default 8080; 0: any)")
+    options = parser.parse_args()
+    key = os.environ.get("PAPERDB_API_KEY")
+    if not key:
+        sys.exit("Set PAPERDB_API_KEY to a secret key of the database (pdb_sk_…)")
+    Handler.db = PaperDB(options.paperdb, key)
+    page = Path(__file__).with_name("index.html").read_text("utf-8")
+    addresses = {"SDK": options.sdk or f"{Handler.db.url}/sdk/paperdb.js", "PAPERDB": Handler.db.url}
+    for name, value in addresses.items():
+        page = page.replace(f'"__{name}__"', json.dumps(value).replace("<", "\\u003c"))
+    Handler.page = page.encode()
+    with ThreadingHTTPServer(("127.0.0.1", options.port), Handler) as server:
+        print(f"Chat on http://127.0.0.1:{server.server_port}", flush=True)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            pass
+
+
+if __name__ == "__main__":
+    main()

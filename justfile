@@ -1,0 +1,44 @@
+# Recipes; each works in a fresh clone. `just` alone lists them.
+python := ".venv/bin/python"
+
+_default:
+    @just --list
+
+_venv:
+    @test -x {{python}} || python3 -m venv .venv
+    @{{python}} -m pip install -q -e '.[test,bench]'
+
+# Serve ./paperdb-data on port 8000.
+serve *options: _venv
+    .venv/bin/paperdb serve {{options}}
+
+# The whole test suite.
+test *options: _venv
+    {{python}} -m pytest {{options}}
+
+# Lint, format, strict types.
+lint: _venv
+    .venv/bin/ruff check .
+    .venv/bin/ruff format --check .
+    .venv/bin/mypy
+
+# The benchmarks; `just bench fanout rest --quick` for some of them, quickly.
+bench *options: _venv
+    {{python}} -m bench {{options}}
+
+# Long proofs: SIGKILL at 200 random moments; thousands of resuming subscribers; readers that do not read.
+crash *options: _venv
+    {{python}} -m tests.stress.crash {{options}}
+
+storm *options: _venv
+    {{python}} -m tests.stress.storm {{options}}
+
+slow *options: _venv
+    {{python}} -m tests.stress.slow {{options}}
+
+# One executable for Linux, dist/paperdb, that needs no Python.
+binary: _venv
+    {{python}} -m pip install -q pyinstaller
+    .venv/bin/pyinstaller --onefile --name paperdb --collect-data paperdb_trio \
+        --collect-submodules paperdb_trio --distpath dist --workpath build/pyinstaller \
+        --specpath build/pyinstaller paperdb_trio/__main__.py

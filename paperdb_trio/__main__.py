@@ -1,0 +1,4 @@
+from paperdb_trio.cli import main
+
+if __name__ == "__main__":
+    main()

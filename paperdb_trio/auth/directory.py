@@ -1,0 +1,154 @@
+"""What the server knows of databases, keys and signing secrets, in memory.
+
+Law: read from the file whole, replaced whole; a change made by another process (the command line) is
+seen within half a second, by the version that every such change raises.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import Final
+
+from paperdb_trio.auth.keys import hash_key
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.admin import admin_version
+from paperdb_trio.store.reader import Reader
+
+Keyring = tuple[tuple[str, bytes], ...]
+"""`(kid, secret)` of signing secrets."""
+
+REALTIME_PLANS: Final = frozenset({"pro", "team"})
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    id: int
+    name: str
+    plan: str
+
+    @property
+    def realtime(self) -> bool:
+        return self.plan in REALTIME_PLANS
+
+    def require_realtime(self) -> None:
+        """Raises a 403 `PLAN_REQUIRED`."""
+        if not self.realtime:
+            raise ApiError(
+                403, "PLAN_REQUIRED", "Realtime is only available on Pro and Team plans", plan=self.plan
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    id: str
+    database_id: int
+    secret: bool
+    revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who asks: a valid key and its database."""
+
+    key: ApiKey
+    database: Database
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    version: int = 0
+    databases: dict[int, Database] = field(default_factory=dict)
+    database_ids: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, ApiKey] = field(default_factory=dict)
+    key_ids: dict[bytes, str] = field(default_factory=dict)
+    keyring: Keyring = ()
+    signing: tuple[str, bytes] = ("", b"")
+
+
+class Directory:
+    """`refresh()` before the first use, and then now and again."""
+
+    def __init__(self) -> None:
+        self._now = _Snapshot()
+
+    async def refresh(self, reader: Reader) -> bool:
+        """Look whether anything has changed, and read it; says whether it had."""
+        known = self._now.version
+        snapshot = await reader.run(lambda connection: _load(connection, known))
+        if snapshot is None:
+            return False
+        self._now = snapshot
+        return True
+
+    def identify(self, key: str) -> Identity:
+        """Raises a 401 for a key that is unknown or revoked."""
+        id = self._now.key_ids.get(hash_key(key))
+        if id is None or self._now.keys[id].revoked:
+            raise unauthorized()
+        found = self._now.keys[id]
+        return Identity(found, self._now.databases[found.database_id])
+
+    def identity_of(self, key_id: str) -> Identity:
+        """The identity of a key that is known to exist."""
+        key = self._now.keys[key_id]
+        return Identity(key, self._now.databases[key.database_id])
+
+    def database(self, id: int) -> Database:
+        return self._now.databases[id]
+
+    def database_named(self, name: str) -> Database | None:
+        id = self._now.database_ids.get(name)
+        return None if id is None else self._now.databases[id]
+
+    def database_ids(self) -> list[int]:
+        return list(self._now.databases)
+
+    def key(self, id: str) -> ApiKey | None:
+        return self._now.keys.get(id)
+
+    @property
+    def keyring(self) -> Keyring:
+        """Every secret that may have signed a token that is still good."""
+        return self._now.keyring
+
+    @property
+    def signing(self) -> tuple[str, bytes]:
+        """`(kid, secret)` that sign new tokens."""
+        return self._now.signing
+
+
+def unauthorized() -> ApiError:
+    return ApiError(
+        401,
+        "UNAUTHORIZED",
+        "Missing or invalid Authorization header",
+        headers={"WWW-Authenticate": 'Bearer realm="paperdb"'},
+    )
+
+
+def _load(connection: sqlite3.Connection, known: int) -> _Snapshot | None:
+    version = admin_version(connection)
+    if version == known:
+        return None
+    databases = {
+        id: Database(id, name, plan)
+        for id, name, plan in connection.execute("SELECT id, name, plan FROM databases")
+    }
+    keys: dict[str, ApiKey] = {}
+    key_ids: dict[bytes, str] = {}
+    for id, database_id, kind, hash, revoked in connection.execute(
+        "SELECT id, database_id, kind, hash, revoked_at IS NOT NULL FROM keys"
+    ):
+        keys[id] = ApiKey(id, database_id, kind == "secret", bool(revoked))
+        key_ids[hash] = id
+    rows = connection.execute("SELECT kid, secret, retired_at FROM signing_secrets").fetchall()
+    return _Snapshot(
+        version,
+        databases,
+        {database.name: database.id for database in databases.values()},
+        keys,
+        key_ids,
+        tuple((kid, secret) for kid, secret, _ in rows),
+        next(((kid, secret) for kid, secret, retired in rows if retired is None), ("", b"")),
+    )

@@ -1,0 +1,166 @@
+"""Realtime tokens: short-lived JWTs scoped to collections of one database.
+
+Law: one algorithm, one issuer, one audience; a token is only as good as its API key and its plan are now.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import jwt
+
+from paperdb_trio.auth.directory import Database, Directory, Identity, Keyring
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import Document, check_collection, new_id, timestamp
+
+ALGORITHM: Final = "HS256"
+ISSUER: Final = "paperdb"
+AUDIENCE: Final = "paperdb-realtime"
+DEFAULT_SECONDS: Final = 900
+MIN_SECONDS: Final = 30
+MAX_SECONDS: Final = 86_400
+MAX_COLLECTIONS: Final = 100
+PERMISSIONS: Final = ("read", "write")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a valid token allows. `collections` None is every collection; `expires` seconds since the epoch."""
+
+    database: Database
+    key_id: str
+    collections: frozenset[str] | None
+    expires: float
+
+    def still_good(self, directory: Directory) -> bool:
+        """Whether it has not expired, and its key and plan are what they were."""
+        key = directory.key(self.key_id)
+        return (
+            key is not None
+            and not key.revoked
+            and directory.database(self.database.id).realtime
+            and time.time() < self.expires
+        )
+
+    def covers(self, collection: str) -> bool:
+        return self.collections is None or collection in self.collections
+
+
+def new_signing_secret() -> tuple[str, bytes]:
+    """`(kid, secret)`: 256 random bits, as long as the hash (RFC 7518, section 3.2)."""
+    return new_id(), secrets.token_bytes(32)
+
+
+def mint(directory: Directory, identity: Identity, request: Document) -> dict[str, Any]:
+    """The answer of `POST /realtime/token`. Raises 400s, and 403s for the plan and for public keys."""
+    identity.database.require_realtime()
+    unknown = set(request) - {"collections", "permissions", "expiresIn"}
+    if unknown:
+        raise bad_request(
+            f"Unknown field '{sorted(unknown)[0][:80]}'; expected collections, permissions, expiresIn"
+        )
+    collections = request.get("collections")
+    if not isinstance(collections, list) or not 0 < len(collections) <= MAX_COLLECTIONS:
+        raise bad_request(f"'collections' must be an array of 1 to {MAX_COLLECTIONS} collection names")
+    for name in collections:
+        if not isinstance(name, str):
+            raise bad_request("'collections' must be an array of strings")
+        if name != "*":
+            check_collection(name)
+    if "*" in collections and not identity.key.secret:
+        raise ApiError(403, "READ_ONLY_KEY", "Only a secret key can mint a token for every collection ('*')")
+    permissions = request.get("permissions", ["read"])
+    if (
+        not isinstance(permissions, list)
+        or "read" not in permissions
+        or not all(permission in PERMISSIONS for permission in permissions)
+    ):
+        raise bad_request('\'permissions\' must be ["read"] or ["read", "write"]')
+    if "write" in permissions and not identity.key.secret:
+        raise ApiError(403, "READ_ONLY_KEY", "A public key can only mint read-only tokens")
+    lifetime = request.get("expiresIn", DEFAULT_SECONDS)
+    if (
+        isinstance(lifetime, bool)
+        or not isinstance(lifetime, int)
+        or not MIN_SECONDS <= lifetime <= MAX_SECONDS
+    ):
+        raise bad_request(f"'expiresIn' must be a whole number of seconds from {MIN_SECONDS} to {MAX_SECONDS}")
+    now = int(time.time())
+    kid, secret = directory.signing
+    collections = list(dict.fromkeys(collections))
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": identity.database.name,
+        "key": identity.key.id,
+        "collections": collections,
+        "permissions": permissions,
+        "iat": now,
+        "exp": now + lifetime,
+        "jti": new_id(),
+    }
+    return {
+        "token": jwt.encode(claims, secret, ALGORITHM, headers={"kid": kid}),
+        "expiresAt": timestamp(now + lifetime),
+        "expiresIn": lifetime,
+        "collections": collections,
+        "permissions": permissions,
+    }
+
+
+def verify(directory: Directory, token: str) -> Grant:
+    """Raises a 401 `INVALID_TOKEN`, `TOKEN_EXPIRED` or `KEY_REVOKED`, or a 403 `PLAN_REQUIRED`."""
+    try:
+        claims = _claims(token, directory.keyring)
+        if claims["exp"] <= time.time():  # it may have been good when it was looked at first
+            raise jwt.ExpiredSignatureError
+    except jwt.ExpiredSignatureError:
+        raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one") from None
+    except (jwt.InvalidTokenError, ValueError, OverflowError, TypeError) as error:
+        raise _invalid(str(error)) from None
+    database = directory.database_named(claims["sub"])
+    key = directory.key(claims["key"])
+    if database is None or key is None or key.database_id != database.id:
+        raise _invalid("its database or key does not exist")
+    if key.revoked:
+        raise ApiError(401, "KEY_REVOKED", "The API key that minted this token has been revoked")
+    database.require_realtime()
+    collections = claims["collections"]
+    return Grant(database, key.id, None if "*" in collections else frozenset(collections), float(claims["exp"]))
+
+
+@lru_cache(maxsize=10_000)
+def _claims(token: str, keyring: Keyring) -> dict[str, Any]:
+    """The claims of a token with a good signature: a client that comes back shows the same one again, and
+    PyJWT takes 60 µs for it, a quarter of a connect. Only good ones are kept (errors are not cached), so
+    that strangers cannot fill the memory with theirs."""
+    kid = jwt.get_unverified_header(token).get("kid")
+    secret = next((secret for own, secret in keyring if own == kid), None)
+    if secret is None:
+        raise jwt.InvalidTokenError("it was not issued by this server")
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        secret,
+        algorithms=[ALGORITHM],
+        audience=AUDIENCE,
+        issuer=ISSUER,
+        options={"require": ["exp", "iat", "sub", "key", "collections"]},
+    )
+    collections = claims["collections"]
+    if (
+        not isinstance(claims["key"], str)
+        or not isinstance(claims["exp"], int | float)
+        or not claims["exp"] < 2**53
+        or not isinstance(collections, list)
+        or not all(isinstance(name, str) for name in collections)
+    ):
+        raise jwt.InvalidTokenError("a claim is of the wrong type")
+    return claims
+
+
+def _invalid(why: str) -> ApiError:
+    return ApiError(401, "INVALID_TOKEN", f"Invalid token: {why}")

@@ -1,0 +1,211 @@
+"""`create_client` and `create_sync_client`.
+
+Law: everything that runs in the background runs in the nursery of `async with create_client(…)` and has
+ended when that block is left; what a user's code raises in the block comes out of it as it was raised.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from urllib.parse import urlsplit
+
+import trio
+
+from paperdb_trio.client import requests
+from paperdb_trio.client.collection import Collection, SyncCollection
+from paperdb_trio.client.http import AsyncTransport, Endpoint, SyncTransport
+from paperdb_trio.client.realtime import Realtime
+from paperdb_trio.client.token import GetToken, TokenSource, asking, minting
+from paperdb_trio.client.types import Permission, Schema
+from paperdb_trio.client.wire import Address
+
+TIMEOUT = 30.0
+TOKEN_SECONDS = 900
+RENEWAL_MARGIN = 60.0
+HTTP_CLOSE_SECONDS = 1.0
+
+
+def create_client(
+    *,
+    base_url: str,
+    api_key: str | None = None,
+    get_token: GetToken | None = None,
+    realtime_url: str | None = None,
+    schema: Schema | None = None,
+    timeout: float = TIMEOUT,
+    token_seconds: int = TOKEN_SECONDS,
+    renewal_margin: float = RENEWAL_MARGIN,
+    ssl_context: ssl.SSLContext | None = None,
+) -> Client:
+    """A client on Trio: `async with create_client(base_url=…, api_key=…) as db`.
+
+    `base_url` is http(s), with a path if the server is behind one; `realtime_url`, ws(s) or http(s), the
+    same unless given. `api_key` is for trusted programs; others give `get_token`, an async function that
+    asks the application's own back end for a token, and can then only subscribe. With both, tokens come
+    from `get_token`.
+
+    `schema`: `{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True,
+    "default": …}}}}`; applied to inserts, and given to the server before a collection's first write if
+    the key is a secret one.
+
+    `timeout`: seconds without an answer after which a request has failed. `token_seconds` (30 to 86,400)
+    is what tokens are minted for; each is renewed `renewal_margin` seconds before its end, without
+    interrupting anything. `ssl_context` for https and wss; by default the system's certificates.
+
+    Raises ValueError for arguments that cannot be right.
+    """
+    return Client(
+        Endpoint(base_url, api_key, schema, timeout, ssl_context),
+        get_token,
+        requests.check_url(realtime_url or base_url, ("ws", "wss", "http", "https")),
+        token_seconds,
+        renewal_margin,
+    )
+
+
+def create_sync_client(
+    *,
+    base_url: str,
+    api_key: str,
+    schema: Schema | None = None,
+    timeout: float = TIMEOUT,
+    ssl_context: ssl.SSLContext | None = None,
+) -> SyncClient:
+    """A blocking client for scripts: `with create_sync_client(base_url=…, api_key=…) as db`.
+
+    Documents and tokens, no subscriptions. Arguments as for `create_client`. Threads may share it.
+    """
+    return SyncClient(Endpoint(base_url, api_key, schema, timeout, ssl_context))
+
+
+def _shown(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}{parts.path}"
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in a group, however deep; an exception that is no group is its own leaf."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+class Client:
+    """Any attribute is a collection: `db.messages` is `db.collection("messages")`."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        get_token: GetToken | None,
+        realtime_url: str,
+        token_seconds: int,
+        renewal_margin: float,
+    ) -> None:
+        if get_token is None and not endpoint.has_key:
+            raise ValueError("Give an api_key, or get_token")
+        if renewal_margin < 0 or math.isnan(renewal_margin):
+            raise ValueError("renewal_margin is a number of seconds")
+        self._endpoint = endpoint
+        self._transport = AsyncTransport(endpoint)
+        obtain = (
+            asking(get_token)
+            if get_token is not None
+            else minting(
+                lambda collections: requests.mint(sorted(collections), ("read",), token_seconds),
+                self._transport.send,
+            )
+        )
+        address = Address.parse(realtime_url, endpoint.ssl_context)
+        self.realtime = Realtime(self._transport, address, TokenSource(obtain, renewal_margin))
+        self._nurseries = trio.open_nursery()
+
+    def __repr__(self) -> str:
+        return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
+
+    def collection(self, name: str) -> Collection:
+        """For names that are no attribute. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
+        return Collection(self._transport, self._endpoint.schemas, name)
+
+    def __getattr__(self, name: str) -> Collection:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.collection(name)
+
+    async def __aenter__(self) -> Client:
+        self.realtime._nursery = await self._nurseries.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        nursery, self.realtime._nursery = self.realtime._nursery, None
+        assert nursery is not None
+        nursery.cancel_scope.cancel()
+        try:
+            return await self._nurseries.__aexit__(kind, error, trace)
+        except BaseExceptionGroup as group:
+            # Nothing but the user's own comes out as it was raised. The scope may have rebuilt the groups
+            # within; the leaves are the very same.
+            if error is None or set(map(id, leaves(group))) != set(map(id, leaves(error))):
+                raise
+            return False
+        finally:
+            self.realtime._end()
+            with trio.move_on_after(HTTP_CLOSE_SECONDS, shield=True):
+                await self._transport.aclose()
+
+
+class SyncClient:
+    """As `Client`, but for `realtime`, which has `generate_token` alone."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        if not endpoint.has_key:
+            raise ValueError("Give an api_key")
+        self._endpoint = endpoint
+        self._transport = SyncTransport(endpoint)
+        self.realtime = SyncRealtime(self._transport)
+
+    def __repr__(self) -> str:
+        return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
+
+    def collection(self, name: str) -> SyncCollection:
+        """For names that are no attribute. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
+        return SyncCollection(self._transport, self._endpoint.schemas, name)
+
+    def __getattr__(self, name: str) -> SyncCollection:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return self.collection(name)
+
+    def __enter__(self) -> SyncClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """For those who cannot use `with`."""
+        self._transport.close()
+
+
+class SyncRealtime:
+    """Tokens for front ends, from a blocking back end."""
+
+    def __init__(self, transport: SyncTransport) -> None:
+        self._transport = transport
+
+    def generate_token(
+        self,
+        collections: Sequence[str],
+        permissions: Sequence[Permission] = ("read",),
+        expires_in: int = 900,
+    ) -> str:
+        """As `Realtime.generate_token`."""
+        return self._transport.send(requests.mint(collections, permissions, expires_in)).token

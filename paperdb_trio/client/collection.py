@@ -1,0 +1,132 @@
+"""A collection's documents: the methods that users call, for Trio and blocking.
+
+Law: no logic; each method names a request and sends it. Every one of them raises `PaperDBError`:
+`NETWORK` (status 0) when no answer came, else what the server refused with. A write that got no answer, or
+was cancelled, may have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from paperdb_trio.client import requests
+from paperdb_trio.client.http import AsyncTransport, SyncTransport
+from paperdb_trio.client.schema import SchemaBook
+from paperdb_trio.client.types import BulkResult, Document, Documents
+
+
+class Collection:
+    """`db.messages`, or `db.collection("messages")`. It need not exist: its first write creates it."""
+
+    def __init__(self, transport: AsyncTransport, schemas: SchemaBook, name: str) -> None:
+        self._transport = transport
+        self._schemas = schemas
+        self.name = requests.check_collection(name)
+
+    def __repr__(self) -> str:
+        return f"<collection {self.name!r}>"
+
+    async def insert(self, document: Mapping[str, Any]) -> Document:
+        """Store a new document; returns it as stored.
+
+        `"_id"` (or `"key"`) in it chooses its id, else the server does; `"unique": ["email"]` refuses it
+        when another document has the same email. 409 `CONFLICT` for a taken id or unique value.
+        """
+        return await self._transport.send(
+            requests.insert(self.name, self._schemas.prepare(self.name, document))
+        )
+
+    async def insert_bulk(self, documents: Iterable[Mapping[str, Any]], *, atomic: bool = False) -> BulkResult:
+        """Store many (at most 1,000 by default); each stands or falls alone, and the result says which fell.
+
+        `atomic`: all or none; the first failure is raised, with its `index` in `extra`.
+        """
+        prepared = [self._schemas.prepare(self.name, document) for document in documents]
+        return await self._transport.send(requests.insert_bulk(self.name, prepared, atomic))
+
+    async def find(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        select: str | Sequence[str] | None = None,
+        count: bool = False,
+    ) -> Documents:
+        """Documents that match `filter`, such as `{"age": {"gte": 18}}`.
+
+        `sort`: field names, `-` in front for descending. `limit`: 1 to 1,000, the server's default is 100.
+        `select`: only these fields. `count`: also count all that match, into `.total`.
+        """
+        return await self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count))
+
+    async def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Document:
+        """One document. 404 `NOT_FOUND`."""
+        return await self._transport.send(requests.get(self.name, id, select))
+
+    async def update(self, id: str, fields: Mapping[str, Any], *, if_match: int | None = None) -> Document:
+        """Merge `fields` (not deep; `{"n": {"increment": 1}}` is atomic); returns the whole document.
+
+        404 `NOT_FOUND`; with `if_match`, 412 `PRECONDITION_FAILED` unless the document's `seq` is that.
+        """
+        return await self._transport.send(requests.write("PATCH", self.name, id, fields, if_match))
+
+    async def replace(self, id: str, document: Mapping[str, Any], *, if_match: int | None = None) -> Document:
+        """Put a document in the place of what has this id, or insert it. `if_match` as for `update`."""
+        return await self._transport.send(requests.write("PUT", self.name, id, document, if_match))
+
+    async def delete(self, id: str, *, if_match: int | None = None) -> None:
+        """404 `NOT_FOUND`; `if_match` as for `update`."""
+        await self._transport.send(requests.delete(self.name, id, if_match))
+
+    async def count(self, filter: Mapping[str, Any] | None = None) -> int:
+        """How many documents match `filter`; without one, how many there are."""
+        return await self._transport.send(requests.count(self.name, filter))
+
+
+class SyncCollection:
+    """The blocking twin of `Collection`, whose docstrings hold for it."""
+
+    def __init__(self, transport: SyncTransport, schemas: SchemaBook, name: str) -> None:
+        self._transport = transport
+        self._schemas = schemas
+        self.name = requests.check_collection(name)
+
+    def __repr__(self) -> str:
+        return f"<collection {self.name!r}>"
+
+    def insert(self, document: Mapping[str, Any]) -> Document:
+        return self._transport.send(requests.insert(self.name, self._schemas.prepare(self.name, document)))
+
+    def insert_bulk(self, documents: Iterable[Mapping[str, Any]], *, atomic: bool = False) -> BulkResult:
+        prepared = [self._schemas.prepare(self.name, document) for document in documents]
+        return self._transport.send(requests.insert_bulk(self.name, prepared, atomic))
+
+    def find(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        select: str | Sequence[str] | None = None,
+        count: bool = False,
+    ) -> Documents:
+        return self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count))
+
+    def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Document:
+        return self._transport.send(requests.get(self.name, id, select))
+
+    def update(self, id: str, fields: Mapping[str, Any], *, if_match: int | None = None) -> Document:
+        return self._transport.send(requests.write("PATCH", self.name, id, fields, if_match))
+
+    def replace(self, id: str, document: Mapping[str, Any], *, if_match: int | None = None) -> Document:
+        return self._transport.send(requests.write("PUT", self.name, id, document, if_match))
+
+    def delete(self, id: str, *, if_match: int | None = None) -> None:
+        self._transport.send(requests.delete(self.name, id, if_match))
+
+    def count(self, filter: Mapping[str, Any] | None = None) -> int:
+        return self._transport.send(requests.count(self.name, filter))

@@ -1,0 +1,64 @@
+"""The errors that a user of the SDK can meet.
+
+Law: no I/O; an error never holds an API key or a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TRANSIENT = frozenset({0, 408, 425, 429})
+"""Statuses after which the same request may succeed later; so may every 5xx."""
+
+
+class PaperDBError(Exception):
+    """The server refused, or could not be reached.
+
+    `status` is the HTTP status, 0 when there was no answer; `code` is stable and for programs
+    (`CONFLICT`, `NOT_FOUND`, `NETWORK`, …); `message` is for people; `extra` is whatever else the
+    server's answer held (for 403 `PLAN_REQUIRED`: `plan`), empty if nothing.
+
+    Of the client's own making are `NETWORK` (status 0: no answer; a write may or may not have happened),
+    `BAD_ANSWER` (what answered is not PaperDB), and for subscriptions `TOKEN_UNAVAILABLE` (`get_token`
+    failed), `ACCESS_LOST` (key revoked, plan lost) and `CLOSED` (`extra["close_code"]` says why).
+    """
+
+    def __init__(self, status: int, code: str, message: str, extra: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.extra: dict[str, Any] = dict(extra or {})
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.status or 'no answer'} {self.code})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.status, self.code, self.message, self.extra)
+
+    @property
+    def transient(self) -> bool:
+        """Whether trying again later makes sense."""
+        return self.status in TRANSIENT or self.status >= 500
+
+
+class GapError(PaperDBError):
+    """Changes were missed: those after `since` and before `oldest` are no longer in the server's log.
+
+    Fetch again what you keep a copy of, then subscribe anew. Status 410, code `CURSOR_EXPIRED`.
+    """
+
+    def __init__(self, since: int, oldest: int) -> None:
+        super().__init__(
+            410,
+            "CURSOR_EXPIRED",
+            f"Changes after {since} were missed: the server's log begins at {oldest} now. "
+            "Fetch the documents again and subscribe anew.",
+            {"since": since, "oldest": oldest},
+        )
+        self.since = since
+        self.oldest = oldest
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.since, self.oldest)

@@ -1,0 +1,174 @@
+"""The two ways a request travels: httpx on Trio, and blocking httpx.
+
+Law: the only file that holds an API key, and it puts it in one header; never in a URL, a repr, a log or
+an error. Reads are tried twice when the network fails, writes once: whether a write that got no answer
+has happened is for the caller to find out.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import httpx
+
+from paperdb_trio.client import requests
+from paperdb_trio.client.errors import PaperDBError
+from paperdb_trio.client.requests import Answer, Request
+from paperdb_trio.client.schema import SchemaBook
+from paperdb_trio.client.types import Schema
+
+T = TypeVar("T")
+Exchange = Generator[Request[Any], httpx.Response | httpx.HTTPError, T]
+
+NO_SUCH_ROUTE = (404, 405)
+"""What a server without schemas answers to a registration: then the client's own part has to do."""
+
+
+class Endpoint:
+    """What both transports share: address, key, schemas, and the order of sending.
+
+    `base_url` is http(s). `timeout` in seconds is for connecting, and for each wait for bytes.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str | None,
+        schema: Schema | None,
+        timeout: float,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        self.base_url = requests.check_url(base_url, ("http", "https"))
+        key = None if api_key is None else api_key.strip()
+        if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+            raise ValueError("The api_key holds characters that no key has")  # and is not shown
+        self.has_key = key is not None
+        self._headers = {"User-Agent": "paperdb-python"}
+        if key is not None:
+            self._headers["Authorization"] = f"Bearer {key}"
+        self.schemas = SchemaBook(schema, register=key is not None and key.startswith("pdb_sk_"))
+        self.ssl_context = ssl_context
+        self._timeout = timeout
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of either httpx client."""
+        verify = True if self.ssl_context is None else self.ssl_context
+        return {"headers": self._headers, "timeout": self._timeout, "verify": verify}
+
+    def arguments(self, request: Request[Any]) -> dict[str, Any]:
+        """The arguments of either httpx client's `build_request`."""
+        headers = {}
+        if request.body is not None:
+            headers["Content-Type"] = "application/json"
+        if request.if_match is not None:
+            headers["If-Match"] = f'"{request.if_match}"'
+        return {
+            "method": request.method,
+            "url": self.base_url + request.path,
+            "params": request.query or None,
+            "content": request.body,
+            "headers": headers,
+        }
+
+    def conversation(self, request: Request[T]) -> Exchange[T]:
+        """Yields what to send and takes what came of it (an httpx error, if one did); returns the result.
+
+        A write to a collection with a schema is preceded by its registration. Writes that are the first
+        ones at the same time each register: it is the same PUT.
+        """
+        if not self.has_key:
+            raise PaperDBError(
+                401, "UNAUTHORIZED", "This client has no api_key; with get_token alone it can only subscribe"
+            )
+        registration = self.schemas.registration(request.collection)
+        if registration is not None:
+            try:
+                yield from _exchange(registration)
+            except PaperDBError as error:
+                if error.status not in NO_SUCH_ROUTE:
+                    raise
+            self.schemas.registered(request.collection)
+        return (yield from _exchange(request))
+
+
+def _exchange(request: Request[T]) -> Exchange[T]:
+    came = yield request
+    if isinstance(came, httpx.TransportError) and request.repeatable:
+        came = yield request
+    if isinstance(came, httpx.Response):
+        return request.result(Answer(came.status_code, came.content, came.headers.get("etag", "")))
+    raise requests.network(came) from came
+
+
+class _Body(httpx.AsyncByteStream):
+    """A request's body. Httpx's own is an async generator, which Trio complains of (ResourceWarning) when a
+    request fails before it is read to the end."""
+
+    def __init__(self, body: bytes) -> None:
+        self._parts = iter((body,) if body else ())
+
+    def __aiter__(self) -> _Body:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for part in self._parts:
+            return part
+        raise StopAsyncIteration
+
+
+class AsyncTransport:
+    """Owns a pool of connections; close it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._client = httpx.AsyncClient(**endpoint.options())
+
+    async def send(self, request: Request[T]) -> T:
+        """Raises `PaperDBError`."""
+        conversation = self._endpoint.conversation(request)
+        try:
+            wanted = next(conversation)
+            while True:
+                try:
+                    built = self._client.build_request(**self._endpoint.arguments(wanted))
+                    built.stream = _Body(wanted.body or b"")
+                    came = await self._client.send(built)
+                except httpx.HTTPError as error:
+                    wanted = conversation.send(error)
+                else:
+                    wanted = conversation.send(came)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+class SyncTransport:
+    """The same, blocking. Several threads may use it."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._client = httpx.Client(**endpoint.options())
+
+    def send(self, request: Request[T]) -> T:
+        """Raises `PaperDBError`."""
+        conversation = self._endpoint.conversation(request)
+        try:
+            wanted = next(conversation)
+            while True:
+                try:
+                    came = self._client.send(self._client.build_request(**self._endpoint.arguments(wanted)))
+                except httpx.HTTPError as error:
+                    wanted = conversation.send(error)
+                else:
+                    wanted = conversation.send(came)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def close(self) -> None:
+        self._client.close()

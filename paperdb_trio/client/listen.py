@@ -1,0 +1,74 @@
+"""A subscriber for the terminal: prints every event, one JSON object a line, and says on the side how it goes.
+
+Law: a thin shell over the SDK. An event is printed before the next one is asked for, so that the `seq` of
+the last line is always a cursor to go on from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from paperdb_trio.client.client import create_client, leaves
+from paperdb_trio.client.errors import GapError, PaperDBError
+from paperdb_trio.client.status import Statuses
+from paperdb_trio.client.types import State
+from paperdb_trio.errors import StartupError
+
+
+async def listen(
+    url: str,
+    collections: list[str],
+    since: int | None,
+    key: str | None,
+    token: str | None,
+    on_event: Callable[[str], None],
+    on_status: Callable[[str], None],
+) -> None:
+    """Call `on_event` with the JSON text of every event (with its `seq`), for ever.
+
+    `since`: a seq, or None for now. A `token` goes before the `key`. Raises `StartupError` when the server
+    refuses for good: bad token, no plan, key revoked; what was missed for good is only told.
+    """
+
+    async def given_token() -> str:
+        return token or ""
+
+    if url.startswith("ws"):
+        url = "http" + url[2:]
+    try:
+        client = create_client(base_url=url, api_key=key, get_token=given_token if token else None)
+    except ValueError as error:
+        raise StartupError(str(error), 2) from None
+    try:
+        async with client as db, trio.open_nursery() as nursery:
+            subscription = db.realtime.subscribe(*collections, since=since, on_gap="continue")
+            nursery.start_soon(_tell, subscription.status(), ", ".join(collections), on_status)
+            async with subscription as events:
+                async for event in events:
+                    line = {
+                        "seq": event.seq,
+                        "type": event.type,
+                        "collection": event.collection,
+                        "data": event.data,
+                    }
+                    on_event(msgspec.json.encode(line).decode())
+    except* PaperDBError as group:
+        raise StartupError(f"The server refused: {next(leaves(group))}") from None
+
+
+async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]) -> None:
+    listening = False
+    async for status in statuses:
+        seq = "now" if status.cursor is None else status.cursor
+        if status.state in (State.LIVE, State.CATCHING_UP) and not listening:
+            on_status(f"listening to {names} from seq {seq}")
+        elif status.state is State.OFFLINE:
+            on_status(f"disconnected ({status.reason}); again in {status.retry_in or 0:.1f} s, from seq {seq}")
+        if isinstance(status.error, GapError):
+            gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
+            on_status(f"{gap} are no longer kept; going on from seq {seq}")
+        else:
+            listening = status.state in (State.LIVE, State.CATCHING_UP)

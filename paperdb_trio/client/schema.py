@@ -1,0 +1,57 @@
+"""What the schema given to a client does to its writes: defaults, unique fields, registration.
+
+Law: no I/O; the documents that it is given are never changed, only copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from paperdb_trio.client import requests
+from paperdb_trio.client.requests import Request
+from paperdb_trio.client.types import Schema
+
+
+class SchemaBook:
+    """The schemas of a client's collections, and which of them the server has been told.
+
+    Raises ValueError for a schema that is not `{collection: {"properties": {field: {…}}}}`.
+    """
+
+    def __init__(self, schema: Schema | None, *, register: bool) -> None:
+        self._properties: dict[str, Mapping[str, Any]] = {}
+        for collection, definition in (schema or {}).items():
+            requests.check_collection(collection)
+            properties = definition.get("properties") if isinstance(definition, Mapping) else None
+            if not isinstance(properties, Mapping) or not all(
+                isinstance(rules, Mapping) for rules in properties.values()
+            ):
+                raise ValueError(
+                    f"The schema of '{collection}' must look like "
+                    '{"properties": {"email": {"type": "string", "required": True}}}'
+                )
+            self._properties[collection] = properties
+        self._unregistered = set(self._properties) if register else set()
+
+    def prepare(self, collection: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """A copy of `document` with the defaults that it lacks, and `unique` for the server to check."""
+        prepared = dict(document)
+        unique = []
+        for name, rules in self._properties.get(collection, {}).items():
+            if "default" in rules and name not in prepared:
+                prepared[name] = rules["default"]
+            if rules.get("unique"):
+                unique.append(name)
+        if unique and "unique" not in prepared:
+            prepared["unique"] = unique
+        return prepared
+
+    def registration(self, collection: str | None) -> Request[None] | None:
+        """What must be sent before the first write to `collection`; None if nothing."""
+        if collection is None or collection not in self._unregistered:
+            return None
+        return requests.put_schema(collection, self._properties[collection])
+
+    def registered(self, collection: str | None) -> None:
+        self._unregistered.discard(collection or "")

@@ -1,0 +1,242 @@
+"""One connection of a link, from the server's `ready` to its end.
+
+Law: whatever ends it is an exception out of `run`. What the server says is acted upon in the order in
+which it said it, by the one task that reads; the others only send.
+
+A collection that is added to a live connection starts at the `seq` that the server's reply `subscribed`
+carries. A server whose reply has none leaves open from when on it counts: then the connection is made anew
+(at the same cursor), and the added one starts at the head that `ready` names.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from paperdb_trio.client.buffer import Received
+from paperdb_trio.client.errors import PaperDBError
+from paperdb_trio.client.feed import Feed
+from paperdb_trio.client.token import Token, TokenSource
+from paperdb_trio.client.types import State
+from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire
+
+if TYPE_CHECKING:
+    from paperdb_trio.client.link import Link
+
+PING_SECONDS = 25.0
+"""Between two pings of ours. The server's own go unanswered by a connection that is half open."""
+PONG_SECONDS = 15.0
+READY_SECONDS = 10.0
+QUIET_SECONDS = 1.0
+"""A server that is catching up sends without pause: when it is quiet this long, the link is live."""
+RETRY_SECONDS = 1.0
+"""Between attempts to get a token for a connection that is fine."""
+EVENTS = frozenset({"insert", "update", "delete"})
+AUTH = "auth"
+
+
+class Again(Exception):
+    """Connect again at once: nothing is wrong."""
+
+
+class Session:
+    """`subscribed`: what the server has been asked to send. Set `changed` when the link's feeds change.
+
+    `from_head`: no feed has a position yet; it begins wherever the server is.
+    """
+
+    def __init__(self, link: Link, tokens: TokenSource, token: Token) -> None:
+        self._link = link
+        self._tokens = tokens
+        self._token = token
+        for feed in link.feeds:
+            feed.unanswered = 0  # what an earlier connection was asked for
+        feeds = [feed for feed in link.feeds if token.covers(feed.collections)]
+        self.subscribed = set[str]().union(*(feed.collections for feed in feeds))
+        self._new = [feed for feed in feeds if feed.start is None]
+        self.from_head = len(self._new) == len(feeds)
+        self.changed = trio.Event()
+        self.changed.set()
+        self._replaced = trio.Event()
+        self._refs = itertools.count(1)
+        self._asked: dict[int, Feed] = {}
+        self._head = 0
+        self._catching_up = False
+        self._paused = False
+        self._resumed = trio.current_time()
+        self._failure: Exception | None = None
+
+    async def run(self, wire: Wire) -> None:
+        """Raises `Again`, `Lost`, `Stop` or `TokenRefused`; it has no other end."""
+        self._wire = wire
+        await self._begin()
+        async with trio.open_nursery() as nursery:
+            for task in (self._read, self._reconcile, self._renew, self._ping, self._settle):
+                nursery.start_soon(self._guarded, task, nursery.cancel_scope)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _guarded(self, task: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
+        try:
+            await task()
+        except (Again, Lost, Stop, TokenRefused) as error:
+            self._failure = self._failure or error
+            scope.cancel()
+
+    async def _begin(self) -> None:
+        ready = None
+        with trio.move_on_after(READY_SECONDS):
+            ready = await self._wire.receive()
+        if ready is None or ready.type != "ready" or ready.seq is None:
+            raise Lost("the server did not say that it is ready")
+        self._head = ready.seq
+        link = self._link
+        for feed in self._new:
+            feed.start = self._head
+        if self.from_head:
+            link.cursor = self._head
+        link.has_begun = True
+        self._catching_up = link.cursor < self._head
+        if self._catching_up:
+            link.show(State.CATCHING_UP)
+        else:
+            link.is_live()
+        for feed in link.feeds:
+            if feed.start is not None:
+                feed.started.set()
+
+    # --- what the server says --------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        link = self._link
+        while True:
+            message = await self._wire.receive()
+            if message.type in EVENTS and message.seq is not None:
+                event = Received(message.type, message.collection, message.seq, message.data)
+                self._paused = not link.shared
+                await link.deliver(event)
+                self._paused, self._resumed = False, trio.current_time()
+            elif message.type == "gap":
+                link.missed(message.oldest, self._head)
+                self._is_live()
+            elif message.type == "pong":
+                link.advance(message.seq or 0)
+            else:
+                self._answered(message)
+            if self._catching_up and link.cursor >= self._head:
+                self._is_live()
+
+    def _answered(self, message: Message) -> None:
+        feed = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
+        if message.type == "error":
+            if message.ref == AUTH:
+                raise TokenRefused(None)
+            if feed is not None and feed.link is self._link:
+                self._link.remove(feed)
+                status = 403 if message.code == "NOT_IN_TOKEN" else 400
+                feed.end(PaperDBError(status, message.code, message.message))
+        elif message.type == "subscribed" and feed is not None and feed.link is self._link:
+            if message.seq is None:
+                raise Again
+            feed.unanswered -= 1
+            if not feed.unanswered:
+                feed.start = message.seq
+                feed.started.set()
+
+    def _is_live(self) -> None:
+        self._catching_up = False
+        self._link.is_live()
+
+    # --- what we say -----------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        """Notice the end of catching up when the last changes are of other collections."""
+        while self._catching_up:
+            cursor, paused = self._link.cursor, self._paused
+            if not paused:
+                await self._wire.send({"action": "ping"})
+            await trio.sleep(QUIET_SECONDS)
+            if self._catching_up and cursor == self._link.cursor and not (paused or self._paused):
+                self._is_live()
+
+    async def _ping(self) -> None:
+        while True:
+            await trio.sleep(PING_SECONDS)
+            if self._paused:  # nothing is read, so nothing can be heard
+                continue
+            sent = trio.current_time()
+            with trio.move_on_after(PONG_SECONDS):
+                await self._wire.send({"action": "ping"})
+            await trio.sleep_until(sent + PONG_SECONDS)
+            if not self._paused and max(self._wire.heard, self._resumed) < sent:
+                raise Lost("no answer to a ping")
+
+    async def _renew(self) -> None:
+        """Give the server a new token before the old one ends."""
+        while True:
+            token, replaced = self._token, self._replaced
+            with trio.move_on_at(token.renew_at(self._tokens.margin)):
+                await replaced.wait()
+            if token is self._token:
+                try:
+                    await self._authorize()
+                except PaperDBError:
+                    # The old one may yet be good for a while. When it ends the link connects anew, and
+                    # if there is still no token then, that is what its feeds are told.
+                    await replaced.wait()
+            # Not in a tight loop, should `get_token` give out tokens that are about to end.
+            await trio.sleep(RETRY_SECONDS)
+
+    async def _reconcile(self) -> None:
+        """Have the server send what the feeds want now."""
+        link = self._link
+        while True:
+            await self.changed.wait()
+            self.changed = trio.Event()
+            for name in sorted(self.subscribed - link.wanted):
+                self.subscribed.discard(name)
+                await self._wire.send({"action": "unsubscribe", "collection": name})
+            new = [feed for feed in link.feeds if feed.start is None and not feed.unanswered]
+            try:
+                if new and not self._token.covers(link.wanted):
+                    await self._authorize()
+            except PaperDBError as error:
+                for feed in new:
+                    link.remove(feed)
+                    feed.end(error)
+            for feed in new:
+                if feed in link.feeds and self._token.covers(feed.collections):
+                    await self._subscribe(feed)
+
+    async def _subscribe(self, feed: Feed) -> None:
+        feed.unanswered = len(feed.collections)
+        for name in sorted(feed.collections):
+            ref = next(self._refs)
+            self._asked[ref] = feed
+            self.subscribed.add(name)
+            await self._wire.send({"action": "subscribe", "collection": name, "ref": ref})
+
+    async def _authorize(self) -> None:
+        """Get a token for all that is wanted, and give it to the server, whose answer `_read` awaits.
+
+        Raises a `PaperDBError` that trying again would not help. Ends feeds that the token doesn't cover.
+        """
+        link = self._link
+        while True:
+            asked = link.wanted
+            try:
+                token = await self._tokens.fresh(asked)
+                break
+            except PaperDBError as error:
+                if not error.transient:
+                    raise
+            await trio.sleep(RETRY_SECONDS)
+        link.refuse_uncovered(token, asked)
+        if token.covers(frozenset(self.subscribed)):
+            self._token = token
+            self._replaced.set()
+            self._replaced = trio.Event()
+            await self._wire.send({"action": AUTH, "token": token.text, "ref": AUTH})

@@ -1,0 +1,102 @@
+"""What the SDK hands to its user: documents, lists of them, events, states of a connection.
+
+Law: plain values; no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Literal
+
+from paperdb_trio.client.errors import PaperDBError
+
+EventType = Literal["insert", "update", "delete"]
+Permission = Literal["read", "write"]
+Schema = Mapping[str, Mapping[str, Any]]
+"""`{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True}}}}`"""
+
+
+class Document(dict[str, Any]):
+    """A document: a dict, with `_id`, `createdAt` and `updatedAt` of the server's making.
+
+    `seq` is the seq of its last change, where the answer said so (not in lists); give it as `if_match` to
+    write only if nobody else has written since.
+    """
+
+    seq: int | None = None
+
+
+class Documents(list[Document]):
+    """What `find` found: a list. `total` counts all that match, if it was asked for with `count=True`."""
+
+    def __init__(
+        self,
+        documents: Iterable[Document],
+        *,
+        limit: int,
+        offset: int,
+        has_more: bool,
+        total: int | None = None,
+    ) -> None:
+        super().__init__(documents)
+        self.limit = limit
+        self.offset = offset
+        self.has_more = has_more
+        self.total = total
+
+
+@dataclass(frozen=True, slots=True)
+class BulkFailure:
+    """One document of a bulk insert that was refused: its index in the list given, and why."""
+
+    index: int
+    error: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True)
+class BulkResult:
+    """`documents` are those that were inserted, in order."""
+
+    inserted: int
+    failed: int
+    documents: list[Document] = field(repr=False)
+    errors: list[BulkFailure]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One change. `data` is the whole document (for a delete, as it last was); `seq` its cursor."""
+
+    type: EventType
+    collection: str
+    data: dict[str, Any]
+    seq: int
+
+
+class State(Enum):
+    """What a subscription's connection is doing."""
+
+    CONNECTING = "connecting"
+    CATCHING_UP = "catching_up"
+    LIVE = "live"
+    OFFLINE = "offline"
+    GAP = "gap"
+    CLOSED = "closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A state and why.
+
+    `retry_in` (offline): seconds until it connects again. `error` (gap, and closed for good): what the
+    iterators raise. `cursor`: seq up to which everything has been received, None before the first time.
+    """
+
+    state: State
+    reason: str = ""
+    retry_in: float | None = None
+    error: PaperDBError | None = None
+    cursor: int | None = None

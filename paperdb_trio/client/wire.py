@@ -1,0 +1,290 @@
+"""One WebSocket to the server: handshake, JSON messages, close codes.
+
+Law: one connection, once; whoever opened it decides what comes after. The token goes into a header.
+trio-websocket does the protocol over a stream of ours, so that a peer that goes away in the middle of the
+handshake, or never answers a close, ends the connection and does not hang it.
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlencode, urlsplit
+
+import msgspec
+import trio
+from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
+
+from paperdb_trio.client.errors import PaperDBError
+from paperdb_trio.client.requests import refusal
+
+SUBPROTOCOL = "paperdb.v1"
+CONNECT_SECONDS = 10.0
+"""For the TCP connection, for TLS with the handshake, and for the server's first message: each."""
+CLOSE_SECONDS = 1.0
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+RECEIVE_BYTES = 64 * 1024
+
+
+class Message(msgspec.Struct):
+    """Whatever the server sends; which fields are set depends on `type`."""
+
+    type: str
+    seq: int | None = None
+    collection: str = ""
+    data: msgspec.Raw = msgspec.Raw(b"null")
+    since: int = 0
+    oldest: int = 0
+    ref: int | str | None = None
+    code: str = ""
+    message: str = ""
+
+
+_decode = msgspec.json.Decoder(Message).decode
+
+
+class Lost(Exception):
+    """The connection ended or never came about; another may do. Not before `retry_after` seconds."""
+
+    def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
+        super().__init__(reason)
+        self.retry_after = retry_after
+
+
+class TokenRefused(Exception):
+    """The token is no good any more. `error` is the server's answer to a handshake, if it was that."""
+
+    def __init__(self, error: PaperDBError | None) -> None:
+        super().__init__(str(error or "token expired"))
+        self.error = error
+
+
+class Stop(Exception):
+    """Connecting again is of no use. `error` is for the user."""
+
+    def __init__(self, error: PaperDBError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+Policy = Literal["reconnect", "new token", "stop"]
+CLOSE_CODES: Mapping[int, Policy] = {
+    1003: "stop",
+    1007: "stop",
+    1009: "stop",
+    4401: "new token",
+    4408: "reconnect",
+    # The next connection asks for the same cursor and is told of the gap, with its bounds.
+    4410: "reconnect",
+    **{code: "stop" for code in range(4400, 4500) if code not in (4401, 4408, 4410)},
+}
+"""What the contract says of each close code; all others: reconnect."""
+
+
+def closed(code: int, reason: str) -> Exception:
+    """What a close code means."""
+    text = f"closed with {code} {reason}".strip()
+    policy = CLOSE_CODES.get(code, "reconnect")
+    if policy == "new token":
+        return TokenRefused(None)
+    if policy == "reconnect":
+        return Lost(text)
+    status, name = (403, "ACCESS_LOST") if code == 4403 else (400, "CLOSED")
+    return Stop(PaperDBError(status, name, f"The server ended the subscription: {text}", {"close_code": code}))
+
+
+def refused(status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
+    """What an HTTP answer in the place of the handshake means."""
+    error = refusal(status, body)
+    if status == 401:
+        return TokenRefused(error)
+    if not error.transient:
+        return Stop(error)
+    try:
+        retry_after = min(max(float(headers.get("retry-after", "0")), 0.0), 60.0)
+    except ValueError:  # a date
+        retry_after = 0.0
+    return Lost(str(error), retry_after=retry_after)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to connect: a ws(s) or http(s) URL, taken apart. `context` is for TLS."""
+
+    host: str
+    port: int
+    path: str
+    context: ssl.SSLContext | None
+
+    @classmethod
+    def parse(cls, url: str, context: ssl.SSLContext | None) -> Address:
+        parts = urlsplit(url)
+        tls = parts.scheme in ("https", "wss")
+        return cls(
+            parts.hostname or "",
+            parts.port or (443 if tls else 80),
+            parts.path or "/",
+            (context or ssl.create_default_context()) if tls else None,
+        )
+
+    @property
+    def authority(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == (443 if self.context else 80) else f"{host}:{self.port}"
+
+    async def connect(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+        if self.context is None:
+            return await trio.open_tcp_stream(self.host, self.port)
+        return await trio.open_ssl_over_tcp_stream(
+            self.host, self.port, ssl_context=self.context, https_compatible=True
+        )
+
+
+class _Watched(trio.abc.Stream):
+    """The stream under trio-websocket. It notes when bytes come, and calls `on_end` when none will."""
+
+    def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_end = on_end
+        self.heard = trio.current_time()
+        self.why = ""
+        self.on_sent: Callable[[], None] = lambda: None
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        try:
+            data = await self._stream.receive_some(max_bytes)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._end(error)
+            raise
+        if data:
+            self.heard = trio.current_time()
+        else:
+            self._end(None)
+        return bytes(data)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._end(error)
+            raise
+        self.on_sent()
+
+    def _end(self, error: Exception | None) -> None:
+        if error is not None and not self.why:
+            self.why = f": {error.__cause__ or error}"
+        self._on_end()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class Wire:
+    """An open connection. `send` and `receive` raise what `closed` makes of its end."""
+
+    def __init__(self, ws: WebSocketConnection, stream: _Watched) -> None:
+        self._ws = ws
+        self._stream = stream
+
+    @property
+    def heard(self) -> float:
+        """When the last bytes came (pings too), on Trio's clock."""
+        return self._stream.heard
+
+    async def send(self, action: Mapping[str, Any]) -> None:
+        text = msgspec.json.encode(action).decode()
+        try:
+            await self._ws.send_message(text)
+        except ConnectionClosed as error:
+            raise _end(error) from None
+
+    async def receive(self) -> Message:
+        try:
+            text = await self._ws.get_message()
+        except ConnectionClosed as error:
+            raise _end(error) from None
+        try:
+            return _decode(text)
+        except msgspec.MsgspecError as error:
+            raise Lost(f"the server sent no message of ours: {error}") from None
+
+
+def _end(error: ConnectionClosed) -> Exception:
+    reason = error.reason
+    if reason is None or reason.code == 1006:
+        return Lost("connection lost")
+    return closed(reason.code, reason.reason or "")
+
+
+async def converse(
+    address: Address, token: str, query: Mapping[str, str], talk: Callable[[Wire], Awaitable[None]]
+) -> None:
+    """Connect, run `talk`, close. Raises `Lost`, `TokenRefused`, `Stop`, and whatever `talk` raises."""
+    try:
+        with trio.fail_after(CONNECT_SECONDS):
+            stream = await address.connect()
+    except (OSError, trio.TooSlowError) as error:
+        raise Lost(str(error) or "connecting took too long") from None
+    failure: Exception | None = None
+    try:
+        async with trio.open_nursery() as nursery:
+            try:
+                await _converse(nursery, stream, address, token, query, talk)
+            except Exception as error:  # kept out of the nursery, which would wrap it
+                failure = error
+            nursery.cancel_scope.cancel()
+    except* ConnectionRejected as group:
+        rejection = group.exceptions[0]
+        while isinstance(rejection, ExceptionGroup):
+            rejection = rejection.exceptions[0]
+        assert isinstance(rejection, ConnectionRejected)
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejection.headers}
+        failure = refused(rejection.status_code, rejection.body or b"", headers)
+    except* Exception as group:  # trio-websocket's reader: nothing of ours runs in it
+        failure = failure or Lost(f"connection lost: {group.exceptions[0]!r}")
+    finally:
+        await trio.aclose_forcefully(stream)
+    if failure is not None:
+        raise failure
+
+
+async def _converse(
+    nursery: trio.Nursery,
+    stream: trio.SocketStream | trio.SSLStream[trio.SocketStream],
+    address: Address,
+    token: str,
+    query: Mapping[str, str],
+    talk: Callable[[Wire], Awaitable[None]],
+) -> None:
+    ws = None
+    # Its scope is left when the handshake is done: that the stream ends later cancels nothing.
+    with trio.move_on_after(CONNECT_SECONDS) as scope:
+        watched = _Watched(stream, scope.cancel)
+        ws = await wrap_client_stream(
+            nursery,
+            watched,  # type: ignore[arg-type]  # it uses what every stream has
+            address.authority,
+            f"{address.path}?{urlencode(query)}",
+            subprotocols=[SUBPROTOCOL],
+            extra_headers=[(b"Authorization", b"Bearer " + token.encode())],
+            max_message_size=MAX_MESSAGE_BYTES,
+            receive_buffer_size=RECEIVE_BYTES,
+        )
+    if ws is None:
+        raise Lost(f"connection lost during the handshake{watched.why}")
+    try:
+        if ws.subprotocol != SUBPROTOCOL:
+            raise Stop(PaperDBError(0, "BAD_ANSWER", f"The server does not speak {SUBPROTOCOL}"))
+        await talk(Wire(ws, watched))
+    finally:
+        cancelled = trio.current_effective_deadline() == -math.inf
+        with trio.move_on_after(CLOSE_SECONDS, shield=True) as scope:
+            if cancelled:  # then trio-websocket's reader is, too, and nobody will see the server's answer
+                watched.on_sent = scope.cancel
+            await ws.aclose()

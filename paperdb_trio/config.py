@@ -1,0 +1,119 @@
+"""Every setting of the server, once: name, type, default, unit, meaning.
+
+Law: the command line's options, the environment variables `PAPERDB_…`, the keys of the TOML file, the
+help text and the README's table are all read off `Settings`; nothing else names a default.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paperdb_trio.errors import StartupError
+
+
+def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of `paperdb serve`. Times in seconds, sizes in bytes."""
+
+    data: str = _setting("./paperdb-data", "Directory of the database; created if missing.")
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8000, "Port to listen on; 0 picks a free one.", 0, 65535)
+
+    max_connections: int = _setting(15_000, "Open connections in all; more are refused with 503.", 1)
+    head_timeout: float = _setting(10.0, "Seconds for a request's head to arrive.", 0.1)
+    max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
+    max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)
+    body_timeout: float = _setting(60.0, "Seconds for a request's body to arrive.", 0.1)
+    keep_alive_timeout: float = _setting(30.0, "Seconds that an idle HTTP connection is kept open.", 0.1)
+    write_timeout: float = _setting(
+        30.0, "Seconds that an HTTP client may take to read a part of its answer.", 0.1
+    )
+    drain_timeout: float = _setting(5.0, "Seconds that requests and sockets get to finish after SIGTERM.", 0.0)
+
+    max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
+    max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1)
+    query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
+    max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)
+
+    queue_events: int = _setting(1000, "Batches of events that wait for one slow live subscriber.", 1)
+    queue_bytes: int = _setting(
+        256 * 1024, "Bytes that wait for one slow live subscriber before it is fed from the log.", 1024
+    )
+    max_message_bytes: int = _setting(65_536, "Bytes of one message from a WebSocket client.", 128)
+    ping_interval: float = _setting(15.0, "Seconds of silence after which a WebSocket is pinged.", 0.1)
+    ping_timeout: float = _setting(20.0, "Seconds that a client gets to answer a ping.", 0.1)
+    max_wait: float = _setting(60.0, "Seconds that a long poll may wait at most.", 1)
+
+    retention_age: float = _setting(7 * 86_400.0, "Seconds that a change is kept in the log.", 0.0)
+    retention_count: int = _setting(1_000_000, "Changes kept in the log of each database.", 0)
+
+    http: str = _setting(
+        "raw", "Who answers plain HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower)."
+    )
+    allowed_origins: str = _setting("*", "Web origins that may call, separated by commas; * is any.")
+    metrics_key: str = _setting("", "Bearer key that /metrics wants; empty: it is open.")
+    log_level: str = _setting("info", "What is logged to stderr: debug, info, warning or error.")
+
+    def __post_init__(self) -> None:
+        for setting in dataclasses.fields(self):
+            low, high = setting.metadata["low"], setting.metadata["high"]
+            value = getattr(self, setting.name)
+            if (low is not None and not value >= low) or (high is not None and not value <= high):  # nor NaN
+                wanted = f"at least {low}" if high is None else f"{low} to {high}"
+                raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
+        if self.http not in ("raw", "quart"):
+            raise StartupError(f"Setting 'http' is '{self.http}'; expected raw or quart", 2)
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise StartupError(
+                f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
+            )
+
+    @property
+    def origins(self) -> frozenset[str]:
+        return frozenset(origin.strip() for origin in self.allowed_origins.split(",") if origin.strip())
+
+
+def setting_type(setting: dataclasses.Field[Any]) -> type:
+    """`str`, `int` or `float` of a field of `Settings`."""
+    return {"str": str, "int": int, "float": float}[str(setting.type)]
+
+
+def read_toml(path: str) -> dict[str, Any]:
+    """The settings of a TOML file. Raises `StartupError` that names an unknown key and the nearest one."""
+    try:
+        values = tomllib.loads(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise StartupError(f"Cannot read the config file {path}: {error}", 2) from None
+    known = {setting.name: setting_type(setting) for setting in dataclasses.fields(Settings)}
+    for key, value in values.items():
+        if key not in known:
+            raise StartupError(f"Unknown setting '{key}' in {path}{nearest(key, known)}", 2)
+        wanted = known[key]
+        allowed = (int, float) if wanted is float else wanted
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            raise StartupError(f"Setting '{key}' in {path} is {value!r}; expected {wanted.__name__}", 2)
+    return values
+
+
+def check_environment(environment: Mapping[str, str]) -> None:
+    """Refuse a `PAPERDB_…` variable that nothing reads: it is most likely a typing error."""
+    known = {f"PAPERDB_{setting.name.upper()}" for setting in dataclasses.fields(Settings)}
+    known |= {"PAPERDB_API_KEY", "PAPERDB_CONFIG", "PAPERDB_URL", "PAPERDB_TOKEN"}
+    for name in environment:
+        if name.startswith("PAPERDB_") and name not in known:
+            raise StartupError(f"Unknown environment variable {name}{nearest(name, known)}", 2)
+
+
+def nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:
+    close = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else ""

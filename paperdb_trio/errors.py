@@ -1,0 +1,50 @@
+"""The errors that a user can be shown.
+
+Law: an `ApiError` carries everything an answer needs (status, code, sentence); whoever raises one
+never logs it, and whoever catches one never adds to it. A broken invariant of ours is no `ApiError`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """A refusal with an HTTP status, a stable `code` and a sentence for people.
+
+    `extra` is merged into the JSON body, `headers` into the answer's headers.
+    """
+
+    def __init__(
+        self, status: int, code: str, message: str, *, headers: dict[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.headers = headers or {}
+        self.extra = extra
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body of the answer: `{"error", "code"}` and what the error adds."""
+        return {"error": self.message, "code": self.code, **self.extra}
+
+
+class StartupError(Exception):
+    """The server or a command cannot start. `exit_code` is the process's exit code."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def bad_request(message: str, code: str = "INVALID_REQUEST") -> ApiError:
+    return ApiError(400, code, message)
+
+
+def not_found() -> ApiError:
+    return ApiError(404, "NOT_FOUND", "Document not found")
+
+
+def unique_violation(field: str) -> ApiError:
+    return ApiError(409, "CONFLICT", f"Unique field violation — '{field}' already exists in this collection.")

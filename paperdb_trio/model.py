@@ -1,0 +1,185 @@
+"""Names, ids, documents, changes and the bytes of an event.
+
+Law: no I/O, no clock but the one passed in, nothing that knows of SQLite, HTTP or sockets.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from paperdb_trio.errors import ApiError, bad_request
+
+Document = dict[str, Any]
+
+encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+COLLECTION_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
+DATABASE_NAME: Final = COLLECTION_NAME
+MAX_ID_LENGTH: Final = 128
+MAX_DEPTH: Final = 64
+"""Levels of nesting in a document. SQLite's JSON functions refuse 2,000; people need about ten."""
+
+SYSTEM_FIELDS: Final = ("_id", "createdAt", "updatedAt")
+
+# nanoid's URL-safe alphabet of 64, so that six bits of each random byte choose a character without bias.
+_ALPHABET: Final = b"useandom-26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict"
+_TO_ALPHABET: Final = bytes(_ALPHABET[byte & 63] for byte in range(256))
+
+
+def new_id() -> str:
+    """A nanoid: 21 characters, 126 random bits. It says nothing of when or where it was made."""
+    return os.urandom(21).translate(_TO_ALPHABET).decode("ascii")
+
+
+def timestamp(seconds: float) -> str:
+    """RFC 3339 in UTC with milliseconds and `Z`, from seconds since the epoch."""
+    moment = datetime.fromtimestamp(seconds, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+
+
+def check_collection(name: str) -> str:
+    if not COLLECTION_NAME.match(name):
+        raise bad_request(
+            f"Invalid collection name: '{_shown(name)}'. Use letters, numbers, underscores, and hyphens only.",
+            "INVALID_COLLECTION",
+        )
+    return name
+
+
+def check_id(value: object) -> str:
+    """An id is 1 to 128 characters of printable text without `/`; not `.` or `..`, which URLs fold."""
+    if (
+        not isinstance(value, str)
+        or not 0 < len(value) <= MAX_ID_LENGTH
+        or not value.isprintable()
+        or "/" in value
+        or value in (".", "..")
+    ):
+        raise bad_request(
+            f"Invalid document id: {_shown(repr(value))}. Use a string of 1 to {MAX_ID_LENGTH} printable "
+            "characters without '/'; '.' and '..' are not allowed.",
+            "INVALID_ID",
+        )
+    return value
+
+
+def _shown(text: str) -> str:
+    """What an error repeats of the input: short, and nothing that a log or a terminal obeys."""
+    text = text if len(text) <= 80 else text[:79] + "…"
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+# --- JSON in -------------------------------------------------------------------------------------
+
+_LONG_NUMBER: Final = re.compile(rb"[0-9]{309}")  # 1.8e308 is the largest double: 309 digits
+
+
+def parse_json(body: bytes | bytearray | memoryview) -> Any:
+    """Decode a request's JSON text. Raises a 400 `INVALID_JSON` that says where it broke.
+
+    Refused beyond the grammar: lone surrogates, NUL in strings (SQLite's JSON functions end a string
+    there, so a filter could not find it again), numbers beyond a double, and nesting over `MAX_DEPTH`.
+    """
+    body = bytes(body)
+    try:
+        value = _decode(body)
+    except RecursionError:
+        raise bad_request(f"JSON is nested deeper than {MAX_DEPTH} levels", "INVALID_JSON") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        if re.search(rb"\\u[dD][89a-fA-F]", body):
+            raise bad_request(
+                "Invalid JSON: lone surrogate in a string, or text cut short", "INVALID_JSON"
+            ) from None
+        raise bad_request(f"Invalid JSON: {error}", "INVALID_JSON") from None
+    # Nearly every body passes on these three scans, which cost less than a walk over the value.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH or b"\\u0000" in body or _LONG_NUMBER.search(body):
+        _check_value(value, 1)
+    return value
+
+
+def _check_value(value: Any, depth: int) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise bad_request("NUL characters (\\u0000) are not allowed in strings", "INVALID_JSON")
+    elif isinstance(value, dict | list):
+        if depth > MAX_DEPTH:
+            raise bad_request(f"JSON is nested deeper than {MAX_DEPTH} levels", "INVALID_JSON")
+        if isinstance(value, dict):
+            for key, item in value.items():
+                _check_value(key, depth)
+                _check_value(item, depth + 1)
+        else:
+            for item in value:
+                _check_value(item, depth + 1)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        try:
+            float(value)
+        except OverflowError:
+            raise bad_request(
+                "Number out of range: use at most 1.7976931348623157e308", "INVALID_JSON"
+            ) from None
+
+
+def check_document(value: object) -> Document:
+    if not isinstance(value, dict):
+        kind = {list: "array", str: "string", bool: "boolean", type(None): "null"}.get(type(value), "number")
+        raise bad_request(f"A document must be a JSON object, not {kind}", "INVALID_DOCUMENT")
+    return value
+
+
+def document_bytes(id: str, document: Document, created: str, updated: str, max_bytes: int) -> bytes:
+    """The stored and served JSON text of a document, in one line of UTF-8.
+
+    Raises a 413 `DOCUMENT_TOO_LARGE`. The text never holds a raw newline (JSON escapes it), which the
+    change log relies on to separate events.
+    """
+    data = encode({"_id": id, **document, "createdAt": created, "updatedAt": updated})
+    if len(data) > max_bytes:
+        raise ApiError(
+            413,
+            "DOCUMENT_TOO_LARGE",
+            f"The document is {len(data):,} bytes of JSON; at most {max_bytes:,} are allowed",
+        )
+    return data
+
+
+# --- changes -------------------------------------------------------------------------------------
+
+
+class Change(NamedTuple):  # made for every write: a frozen dataclass takes three times as long
+    """One committed write, as it is in the change log.
+
+    `seq` is positive and strictly increasing within a database, in commit order, never reused.
+    `type` is insert, update or delete; `data` the whole document as JSON text (for delete: as it last was).
+    """
+
+    database_id: int
+    seq: int
+    type: str
+    collection: str
+    data: bytes
+
+
+def plain_event(change: Change) -> bytes:
+    """The event of plain mode: exactly `type`, `collection`, `data`."""
+    return b'{"type":"%b","collection":"%b","data":%b}' % (
+        change.type.encode(),
+        change.collection.encode(),
+        change.data,
+    )
+
+
+def cursor_event(change: Change) -> bytes:
+    """The event of cursor mode and of the change log over HTTP: the same with `seq`."""
+    return b'{"seq":%d,"type":"%b","collection":"%b","data":%b}' % (
+        change.seq,
+        change.type.encode(),
+        change.collection.encode(),
+        change.data,
+    )

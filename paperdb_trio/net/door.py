@@ -1,0 +1,177 @@
+"""The only accept loop, and who answers each request of a connection.
+
+Law: a connection that fails in any way ends alone. A peer that has not sent a whole head has cost one
+task and at most `max_head_bytes`, for at most `head_timeout`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from typing import Final
+
+import trio
+
+from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.net.head import Head
+from paperdb_trio.net.http1 import HttpConnection, response_bytes
+from paperdb_trio.net.hypercorn import HypercornConnections
+from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.rest.messages import EventStream, error_response
+from paperdb_trio.rest.routes import is_api, respond
+from paperdb_trio.services import Services
+
+log = logging.getLogger("paperdb.door")
+
+BACKLOG: Final = 4096
+EXIT_PORT: Final = 7
+_OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises `StartupError` when the address is taken or is none of ours."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind)
+    except OSError as error:
+        raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        listener.close()
+        raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
+    return listener
+
+
+class Door:
+    """`run()` accepts until cancelled. It knows every open connection, and ends them when told to."""
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        services: Services,
+        gateway: Gateway,
+        hypercorn: HypercornConnections,
+    ) -> None:
+        self._listener = listener
+        self._services = services
+        self._settings = services.settings
+        self._gateway = gateway
+        self._hypercorn = hypercorn
+        self._full = False
+        self._streams: set[ByteStream] = set()
+        self._idle: set[HttpConnection] = set()
+
+    @property
+    def open(self) -> int:
+        """Connections that are not finished."""
+        return len(self._streams)
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Accept connections and serve each in a task of `nursery`, which outlives this call."""
+        while True:
+            try:
+                raw, address = self._listener.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._listener)
+                continue
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    log.error("cannot accept connections: %s", error.strerror)  # noqa: TRY400 - no traceback
+                    await trio.sleep(0.1)
+                else:  # the peer was gone before we came to it
+                    await trio.lowlevel.checkpoint()
+                continue
+            nursery.start_soon(self._guarded, raw, address[0])
+            await trio.lowlevel.checkpoint()
+
+    async def drain(self) -> None:
+        """Close the connections that wait for a request; the others end after their present answer."""
+        for connection in tuple(self._idle):
+            if connection.is_waiting:
+                connection.stream.end()
+        await self._hypercorn.drain()
+
+    def abort(self) -> None:
+        """Drop every connection. Hypercorn's writes are shielded from cancellation: only this ends them."""
+        for stream in tuple(self._streams):
+            stream.abort()
+
+    async def _guarded(self, raw: socket.socket, peer: str) -> None:
+        """Serve one connection; whatever happens in it, log it and free the socket."""
+        raw.setblocking(False)
+        try:
+            stream = ByteStream(trio.socket.from_stdlib_socket(raw), raw, peer)
+        except OSError:  # reset by the peer before we came to it
+            raw.close()
+            return
+        self._streams.add(stream)
+        try:
+            await self._serve(stream)
+        except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel):
+            pass
+        except* Exception:
+            log.exception("a connection from %s failed", peer)
+        finally:
+            with trio.CancelScope(shield=True):
+                await stream.finish()
+            self._streams.discard(stream)
+
+    async def _serve(self, stream: ByteStream) -> None:
+        stream.write_timeout = self._settings.write_timeout
+        connection = HttpConnection(stream, self._settings)
+        try:
+            self._check_room()
+            head = await self._next_head(connection, first=True)
+            while head is not None and not head.is_websocket and self._answers(head):
+                if not await self._answer(connection):
+                    return
+                head = await self._next_head(connection, first=False)
+            upgrade = head is not None and head.is_websocket
+            connection.give_back(after_head=upgrade)
+            if head is not None and upgrade:
+                await self._gateway.serve(stream, head)
+                return
+        except ApiError as error:
+            await stream.send_all(response_bytes(error_response(error), keep_alive=False))
+            return
+        await self._hypercorn.serve(stream)
+
+    async def _next_head(self, connection: HttpConnection, *, first: bool) -> Head | None:
+        """The next request's head; while it waits for one, the connection may be ended by `drain`."""
+        self._idle.add(connection)
+        try:
+            return await connection.read_head(first=first)
+        finally:
+            self._idle.discard(connection)
+
+    def _answers(self, head: Head) -> bool:
+        """Whether this request is answered here, and not by Quart."""
+        return self._settings.http == "raw" and not head.is_unusual and is_api(head.path)
+
+    async def _answer(self, connection: HttpConnection) -> bool:
+        """Answer the request at hand; whether another may follow."""
+        response = await respond(self._services, connection.request())
+        if isinstance(response, EventStream):
+            await connection.send_head(response)
+            await self._gateway.serve_events(
+                connection.stream, response.grant, response.collection, response.position
+            )
+            return False
+        return await connection.send(response, last=self._services.draining)
+
+    def _check_room(self) -> None:
+        if self.open <= self._settings.max_connections:
+            self._full = False
+            return
+        if not self._full:
+            log.warning("refusing connections: %d are open", self._settings.max_connections)
+        self._full = True
+        raise ApiError(503, "TOO_MANY_CONNECTIONS", "Too many connections", headers={"Retry-After": "5"})

@@ -1,0 +1,202 @@
+"""Plain HTTP/1.1, without a framework in between: one request after the other on one connection.
+
+Law: frames requests and answers and nothing else; what they mean is `routes.respond`, the same function
+that Quart calls. Whatever is doubtful in a request's framing ends the connection after the answer.
+"""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Final
+
+import trio
+
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
+from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.rest.messages import Request, Response, body_too_large
+
+HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+RECEIVE_BYTES: Final = 65_536
+
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
+}
+_date: tuple[int, bytes] = (0, b"")
+
+
+def _date_line() -> bytes:
+    global _date
+    now = int(time.time())
+    if now != _date[0]:
+        _date = now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
+    return _date[1]
+
+
+def response_bytes(response: Response, *, keep_alive: bool, body: bool = True, endless: bool = False) -> bytes:
+    """An answer as bytes; without its `body` for HEAD; `endless`: a body follows until the connection ends."""
+    parts = [_STATUS_LINES[response.status], _date_line()]
+    for name, value in response.headers.items():
+        parts.append(f"{name}: {value}\r\n".encode("latin-1"))
+    if response.status not in (204, 304) and not endless:
+        parts.append(b"Content-Length: %d\r\n" % len(response.body))
+    parts.append(b"\r\n" if keep_alive else b"Connection: close\r\n\r\n")
+    if body:
+        parts.append(response.body)
+    return b"".join(parts)
+
+
+class HttpConnection:
+    """One connection's requests: `read_head`, then `request` and `send`, and again."""
+
+    def __init__(self, stream: ByteStream, settings: Settings) -> None:
+        self.stream = stream
+        self._settings = settings
+        self._buffer = b""
+        self._head = Head()
+        self._body_at = 0
+        self._body_read = True
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether nothing of a next request has come yet."""
+        return not self._buffer
+
+    async def read_head(self, *, first: bool) -> Head | None:
+        """The next head; None for HTTP/2. What has been read stays with `give_back`.
+
+        Raises EndOfChannel when the peer ends, or sends nothing for the idle time; a 400, 408 or 431.
+        """
+        settings = self._settings
+        if not first and not self._buffer:
+            await self._receive(settings.keep_alive_timeout)
+        if b"\r\n\r\n" not in self._buffer:
+            with trio.move_on_after(settings.head_timeout) as scope:
+                while b"\r\n\r\n" not in self._buffer:
+                    if len(self._buffer) >= settings.max_head_bytes:
+                        break
+                    if not _may_be_http(self._buffer):
+                        raise bad_request("This is no HTTP/1.1 request")
+                    await self._receive()
+            if scope.cancelled_caught:
+                raise ApiError(
+                    408,
+                    "HEAD_TIMEOUT",
+                    f"The request's head did not arrive within {settings.head_timeout:g} s",
+                )
+        buffer = self._buffer
+        if buffer.startswith(HTTP2_PREFACE[:18]):
+            return None
+        end = buffer.find(b"\r\n\r\n") + 4
+        if end == 3 or end > settings.max_head_bytes:
+            raise ApiError(
+                431, "HEAD_TOO_LARGE", f"The request's head is larger than {settings.max_head_bytes:,} bytes"
+            )
+        head = self._head = parse_head(buffer[:end])
+        self._body_at = end
+        self._body_read = False
+        return head
+
+    def give_back(self, *, after_head: bool = False) -> None:
+        """Put everything from the last head on, or from behind it, back into the stream for somebody else."""
+        self.stream.unread(self._buffer[self._body_at :] if after_head else self._buffer)
+        self._buffer = b""
+
+    def request(self) -> Request:
+        """The request of the last head. Its body is read when the handler asks for it."""
+        head = self._head
+        return Request(head.method, head.path, head.query_string, head.headers, self._read_body)
+
+    async def send(self, response: Response, *, last: bool = False) -> bool:
+        """Write an answer; whether another request may follow on this connection."""
+        head = self._head
+        if last:
+            head.keep_alive = False
+        if not self._body_read and not self._skip_body():
+            head.keep_alive = False
+        await self.stream.send_all(
+            response_bytes(response, keep_alive=head.keep_alive, body=head.method != "HEAD")
+        )
+        return head.keep_alive
+
+    async def send_head(self, response: Response) -> None:
+        """Write the head of an answer whose body ends with the connection."""
+        await self.stream.send_all(response_bytes(response, keep_alive=False, endless=True))
+
+    # --- bodies ----------------------------------------------------------------------------------
+
+    async def _read_body(self) -> bytes:
+        """Raises a 400 (framing, cut short), 408 or 413."""
+        head, settings = self._head, self._settings
+        self._buffer = self._buffer[self._body_at :]
+        self._body_read = True
+        head_keep_alive, head.keep_alive = head.keep_alive, False  # until the body is whole
+        length = head.content_length or 0
+        if length > settings.max_body_bytes:
+            raise body_too_large(settings.max_body_bytes)
+        if not head.chunked and len(self._buffer) >= length:
+            body, self._buffer = self._buffer[:length], self._buffer[length:]
+        else:
+            with trio.move_on_after(settings.body_timeout) as scope:
+                body = await (self._receive_chunked() if head.chunked else self._receive_exactly(length))
+            if scope.cancelled_caught:
+                raise ApiError(
+                    408, "BODY_TIMEOUT", f"The body did not arrive within {settings.body_timeout:g} s"
+                )
+        head.keep_alive = head_keep_alive
+        return body
+
+    async def _receive_exactly(self, length: int) -> bytes:
+        parts, have = [self._buffer], len(self._buffer)
+        self._buffer = b""
+        while have < length:
+            data = await self.stream.receive_some(RECEIVE_BYTES)
+            if not data:
+                raise bad_request("The body is shorter than its Content-Length")
+            parts.append(data)
+            have += len(data)
+        body = b"".join(parts)
+        self._buffer = body[length:]
+        return body[:length]
+
+    async def _receive_chunked(self) -> bytes:
+        decoder = ChunkedDecoder()
+        data, self._buffer = self._buffer, b""
+        while True:
+            decoder.feed(data)
+            if len(decoder.body) > self._settings.max_body_bytes:
+                raise body_too_large(self._settings.max_body_bytes)
+            if decoder.done:
+                self._buffer = decoder.rest
+                return bytes(decoder.body)
+            data = await self.stream.receive_some(RECEIVE_BYTES)
+            if not data:
+                raise bad_request("The chunked body was cut short")
+
+    def _skip_body(self) -> bool:
+        """Step over a body that nobody wanted, if it is here already; else the connection must end."""
+        length = self._head.content_length or 0
+        if self._head.chunked or len(self._buffer) - self._body_at < length:
+            return False
+        self._buffer = self._buffer[self._body_at + length :]
+        return True
+
+    async def _receive(self, seconds: float | None = None) -> None:
+        if seconds is None:
+            data = await self.stream.receive_some(RECEIVE_BYTES)
+        else:
+            data = b""
+            with trio.move_on_after(seconds):
+                data = await self.stream.receive_some(RECEIVE_BYTES)
+        if not data:
+            raise trio.EndOfChannel
+        self._buffer += data
+
+
+def _may_be_http(data: bytes) -> bool:
+    """Whether this can be the beginning of a request: a method in capitals, or a blank line before it."""
+    first = data.lstrip(b"\r\n")[:16].partition(b" ")[0]
+    return first == b"" or (first.isalpha() and first.isupper())

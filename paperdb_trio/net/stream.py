@@ -1,0 +1,272 @@
+"""The byte stream of one connection, which its task writes to in order and the hub pushes into.
+
+Law: all writes of a connection go through here, in the order in which they were begun; after a write
+that was cut off half-way nothing more is written.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import os
+import socket
+import struct
+import termios
+from typing import Final
+
+import trio
+
+LINGER_SECONDS: Final = 1.0
+GONE_SECONDS: Final = 15
+NOT_SENT_BYTES: Final = 128 * 1024
+"""What the kernel takes of us beyond what it could send: the rest waits in the subscriber's bounded queue."""
+
+# struct tcp_info of linux/tcp.h.
+_TCP_INFO_RETRANSMITS, _TCP_INFO_PROBES, _TCP_INFO_LAST_ACK_RECV, _TCP_INFO_SND_WND = 2, 3, 56, 228
+
+
+class ByteStream(trio.abc.HalfCloseableStream):
+    """A TCP connection that the door accepted; the door closes it for good with `finish()`.
+
+    Hypercorn is given it as its stream: it uses `receive_some`, `send_all`, `send_eof`, `aclose` and
+    `socket`. `push` is for whole messages between their writes.
+    """
+
+    __slots__ = (
+        "_blocked",
+        "_broken",
+        "_busy",
+        "_closed",
+        "_fd",
+        "_largest_window",
+        "_lot",
+        "_raw",
+        "_tail",
+        "_unread",
+        "last_received",
+        "peer",
+        "socket",
+        "write_timeout",
+    )
+
+    def __init__(self, sock: trio.socket.SocketType, raw: socket.socket, peer: str) -> None:
+        self.socket = sock
+        self.peer = peer
+        self.last_received = trio.current_time()
+        self.write_timeout = math.inf
+        """Seconds in which a writer must get something written, else the stream is broken."""
+        self._raw = raw
+        self._fd = raw.fileno()
+        self._unread = b""
+        self._tail: bytes | memoryview = b""  # of something pushed, what is still to be written
+        self._busy = False  # a task is writing
+        self._lot: trio.lowlevel.ParkingLot | None = None  # tasks that wait for their turn, in order
+        self._broken = False
+        self._closed = False
+        self._blocked = False  # any of the four: the one thing that `push` has to look at
+        self._largest_window = 0
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back, to be received first."""
+        self._unread = data + self._unread
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._unread:
+            await trio.lowlevel.checkpoint()
+            size = len(self._unread) if max_bytes is None else max_bytes
+            data, self._unread = self._unread[:size], self._unread[size:]
+            return data
+        try:
+            data = await self.socket.recv(max_bytes or 65_536)
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from None
+        self.last_received = trio.current_time()
+        return data
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    @property
+    def needs_flush(self) -> bool:
+        """Whether the end of something pushed is still to be written; any `send_all` writes it first."""
+        return bool(self._tail)
+
+    def push(self, data: bytes) -> int:
+        """Write all of `data` as far as the kernel takes it at once, keep the rest for the next `send_all`.
+
+        Returns how many bytes are left for that. -1, and nothing is taken, while a write is under way, an
+        earlier rest waits, or the kernel takes nothing. Raises BrokenResourceError and ClosedResourceError.
+        """
+        if self._blocked:
+            self._check()
+            return -1
+        try:
+            # os.write is 0.15 µs cheaper than socket.send, which looks at its timeout first.
+            sent = os.write(self._fd, data)
+        except BlockingIOError:
+            return -1
+        except OSError as error:
+            self._break()
+            raise trio.BrokenResourceError(str(error)) from None
+        left = len(data) - sent
+        if left:
+            self._tail = memoryview(data)[sent:]
+            self._blocked = True
+        return left
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        """Write `data` behind everything that was begun before.
+
+        A write that fits is no checkpoint. Raises BrokenResourceError (also when nothing could be written
+        for `write_timeout`) and ClosedResourceError.
+        """
+        await self._begin()
+        try:
+            tail, self._tail = self._tail, b""
+            if tail:
+                await self._write(tail)
+            if data:
+                await self._write(data)
+        finally:
+            self._end()
+
+    async def _begin(self) -> None:
+        """Wait for our turn to write."""
+        if self._busy:
+            if self._lot is None:
+                self._lot = trio.lowlevel.ParkingLot()
+            await self._lot.park()  # whoever wakes us hands its turn over
+        self._busy = self._blocked = True
+
+    def _end(self) -> None:
+        if self._lot:
+            self._lot.unpark()
+        else:
+            self._busy = False
+            self._blocked = self._broken or self._closed or bool(self._tail)
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        begun = 0
+        try:
+            while begun < len(view):
+                self._check()
+                try:
+                    begun += self._raw.send(view[begun:])
+                except BlockingIOError:
+                    with trio.move_on_after(self.write_timeout) as scope:
+                        await trio.lowlevel.wait_writable(self._raw)
+                    if scope.cancelled_caught:
+                        raise trio.BrokenResourceError("the peer does not read") from None
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from None
+        finally:
+            if begun < len(view):
+                self._break()
+
+    def _break(self) -> None:
+        self._broken = self._blocked = True
+
+    def _check(self) -> None:
+        if self._closed:
+            raise trio.ClosedResourceError
+        if self._broken:
+            raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._begin()
+        try:
+            self._check()
+            await trio.lowlevel.wait_writable(self._raw)
+        finally:
+            self._end()
+
+    async def send_eof(self) -> None:
+        await self._begin()
+        try:
+            self._check()
+            self._shutdown()
+        finally:
+            self._end()
+
+    # --- the end ---------------------------------------------------------------------------------
+
+    async def aclose(self) -> None:
+        """Say that no more comes and fail whoever waits. The door calls `finish` to free the socket."""
+        self.end()
+        await trio.lowlevel.checkpoint()
+
+    def end(self) -> None:
+        """`aclose` as far as it needs no waiting."""
+        if not self._closed:
+            self._closed = self._blocked = True
+            self._shutdown()
+            trio.lowlevel.notify_closing(self._raw)
+
+    def abort(self) -> None:
+        """Drop the connection at once: what is unsent is lost, the peer gets a reset."""
+        self.end()
+        try:
+            self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        except OSError:
+            pass  # it is gone already
+        self._break()
+
+    async def finish(self) -> None:
+        """Free the socket; before, throw away what the peer still sends, for at most `LINGER_SECONDS`.
+
+        Closing with unread input makes the kernel send a reset, which can destroy the last answer (a 413,
+        a close frame) before the peer has read it.
+        """
+        self.end()
+        if not self._broken:
+            with trio.move_on_after(LINGER_SECONDS):
+                try:
+                    while await self.socket.recv(65_536):
+                        pass
+                except (OSError, trio.ClosedResourceError):
+                    pass
+        self.socket.close()
+
+    def _shutdown(self) -> None:
+        try:
+            self._raw.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # not connected any more
+
+    # --- is anybody there? -----------------------------------------------------------------------
+
+    def peer_is_gone(self) -> bool:
+        """Whether the peer's machine has not answered for long, though TCP repeats itself to it."""
+        try:
+            info = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+        except OSError:
+            return True
+        (silent_ms,) = struct.unpack_from("I", info, _TCP_INFO_LAST_ACK_RECV)
+        return bool(info[_TCP_INFO_RETRANSMITS] or info[_TCP_INFO_PROBES]) and silent_ms > GONE_SECONDS * 1000
+
+    def reader_is_behind(self) -> bool:
+        """Whether the peer's program has not read all that we sent.
+
+        It cannot answer a ping that it has not come to yet. Known from TCP: there is something that its
+        machine has not taken, or its receive window has shrunk below what it once was.
+        """
+        try:
+            info = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+            queued = struct.unpack("i", fcntl.ioctl(self._raw, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
+        except OSError:
+            return False
+        window = 0
+        if len(info) >= _TCP_INFO_SND_WND + 4:
+            (window,) = struct.unpack_from("I", info, _TCP_INFO_SND_WND)
+        self._largest_window = max(self._largest_window, window)
+        return queued > 0 or self._blocked or window < self._largest_window * 3 // 4
+
+    def note_window(self) -> None:
+        """Remember how large the peer's receive window is while it reads everything."""
+        self.reader_is_behind()

@@ -1,0 +1,231 @@
+"""WebSocket frames as bytes (RFC 6455, section 5), and the encodings of a stream of events.
+
+Law: no I/O; a server's side only. Frames are made whole, unmasked, with FIN; what clients send is decoded
+strictly, and refused as soon as it can be known to be wrong: a frame too large by its header alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+from paperdb_trio.model import Change, cursor_event, plain_event
+from paperdb_trio.store.log import EventText
+
+
+class Opcode(IntEnum):
+    CONTINUATION = 0
+    TEXT = 1
+    BINARY = 2
+    CLOSE = 8
+    PING = 9
+    PONG = 10
+
+
+_FIN: Final = 0x80
+
+
+def _header(size: int, opcode: int = Opcode.TEXT) -> bytes:
+    if size < 126:
+        return bytes((_FIN | opcode, size))
+    if size < 65536:
+        return bytes((_FIN | opcode, 126)) + size.to_bytes(2, "big")
+    return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big")
+
+
+# Looking a header up is 3 times as fast as making it; events beyond 4 KiB don't notice.
+_HEADERS: Final = [_header(size) for size in range(4096)]
+
+
+def text_frame(payload: bytes) -> bytes:
+    size = len(payload)
+    return (_HEADERS[size] if size < 4096 else _header(size)) + payload
+
+
+def text_frames(payloads: list[bytes]) -> bytes:
+    """One frame for each payload, in one buffer."""
+    parts: list[bytes] = []
+    for payload in payloads:
+        size = len(payload)
+        parts.append(_HEADERS[size] if size < 4096 else _header(size))
+        parts.append(payload)
+    return b"".join(parts)
+
+
+def ping_frame() -> bytes:
+    return _header(0, Opcode.PING)
+
+
+def pong_frame(payload: bytes) -> bytes:
+    return _header(len(payload), Opcode.PONG) + payload
+
+
+def close_frame(code: int, reason: str = "") -> bytes:
+    """`code` 1005 (none was given) makes an empty one; a reason is at most 123 bytes."""
+    payload = b"" if code == 1005 else code.to_bytes(2, "big") + reason.encode()[:123]
+    return _header(len(payload), Opcode.CLOSE) + payload
+
+
+# --- what clients send -----------------------------------------------------------------------------
+
+
+class Frame(NamedTuple):
+    """A whole text message (unfragmented, `payload` valid UTF-8), or a control frame."""
+
+    opcode: Opcode
+    payload: bytes
+
+    def close_code(self) -> int:
+        """The code of a close frame; 1005 for none."""
+        return int.from_bytes(self.payload[:2], "big") if self.payload else 1005
+
+
+class ProtocolError(Exception):
+    """What a client sent breaks the protocol; the connection is to be closed with `code`."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class FrameDecoder:
+    """Decodes a client's frames from bytes as they come; keeps at most one message of the largest size."""
+
+    __slots__ = ("_buffer", "_max_bytes", "_message")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._buffer = b""
+        self._message: bytearray | None = None  # of a fragmented message, what has come
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames that `data` completes. Raises `ProtocolError`, after those before it were returned."""
+        self._buffer += data
+        frames: list[Frame] = []
+        while len(self._buffer) >= 2:
+            try:
+                size = self._frame_size()
+            except ProtocolError:
+                if frames:
+                    return frames  # the error is found again with the next bytes, or by `feed(b"")`
+                raise
+            if size is None or len(self._buffer) < size:
+                break
+            raw, self._buffer = self._buffer[:size], self._buffer[size:]
+            try:
+                frame = self._take(raw)
+            except ProtocolError:
+                self._buffer = raw + self._buffer
+                if frames:
+                    return frames
+                raise
+            if frame is not None:
+                frames.append(frame)
+        return frames
+
+    def _frame_size(self) -> int | None:
+        """Bytes of the frame at the buffer's start, or None if that cannot be known yet."""
+        first, second = self._buffer[0], self._buffer[1]
+        opcode, length, at = first & 0x0F, second & 0x7F, 2
+        if first & 0x70:
+            raise ProtocolError(1002, "reserved bits are set: no extension was agreed on")
+        if opcode not in _OPCODES:
+            raise ProtocolError(1002, f"unknown opcode {opcode}")
+        if not second & 0x80:
+            raise ProtocolError(1002, "a client's frames must be masked")
+        if opcode >= Opcode.CLOSE and (length > 125 or not first & _FIN):
+            raise ProtocolError(1002, "a control frame is whole and has at most 125 bytes")
+        if opcode == Opcode.BINARY:
+            raise ProtocolError(1003, "send JSON text, not binary")
+        if opcode == Opcode.CONTINUATION and self._message is None:
+            raise ProtocolError(1002, "a continuation of nothing")
+        if opcode == Opcode.TEXT and self._message is not None:
+            raise ProtocolError(1002, "a message begins inside another")
+        if length >= 126:
+            at = 4 if length == 126 else 10
+            if len(self._buffer) < at:
+                return None
+            least = 126 if length == 126 else 65536
+            length = int.from_bytes(self._buffer[2:at], "big")
+            if length < least or length >= 1 << 63:
+                raise ProtocolError(1002, "a length is not in its shortest form")
+        before = 0 if self._message is None or opcode >= Opcode.CLOSE else len(self._message)
+        if before + length > self._max_bytes and opcode < Opcode.CLOSE:
+            raise ProtocolError(1009, f"a message has at most {self._max_bytes} bytes")
+        return at + 4 + length
+
+    def _take(self, raw: bytes) -> Frame | None:
+        """The frame in `raw`, or None for a part of a message that is not complete yet."""
+        opcode, length = Opcode(raw[0] & 0x0F), raw[1] & 0x7F
+        at = 2 if length < 126 else 4 if length == 126 else 10
+        payload = _unmask(raw[at + 4 :], raw[at : at + 4])
+        if opcode == Opcode.CLOSE:
+            _check_close(payload)
+        if opcode >= Opcode.CLOSE:
+            return Frame(opcode, payload)
+        if not raw[0] & _FIN:
+            self._message = (self._message or bytearray()) + payload
+            return None
+        if self._message is not None:
+            payload = bytes(self._message + payload)
+        _check_utf8(payload)
+        self._message = None
+        return Frame(Opcode.TEXT, payload)
+
+
+_OPCODES: Final = frozenset(Opcode)
+
+
+def _unmask(payload: bytes, mask: bytes) -> bytes:
+    size = len(payload)
+    key = int.from_bytes((mask * (size // 4 + 1))[:size], "little")
+    return (int.from_bytes(payload, "little") ^ key).to_bytes(size, "little")
+
+
+def _check_utf8(payload: bytes) -> None:
+    try:
+        payload.decode()
+    except UnicodeDecodeError:
+        raise ProtocolError(1007, "a text is not UTF-8") from None
+
+
+def _check_close(payload: bytes) -> None:
+    if not payload:
+        return
+    code = int.from_bytes(payload[:2], "big")
+    if len(payload) == 1 or not (1000 <= code <= 1014 or 3000 <= code < 5000) or code in (1004, 1005, 1006):
+        raise ProtocolError(1002, "an invalid close code")
+    _check_utf8(payload[2:])
+
+
+# --- streams of events -----------------------------------------------------------------------------
+
+
+def sse_messages(events: list[bytes]) -> bytes:
+    """Server-sent events (WHATWG HTML, section 9.2) of cursor events: `id` is the seq.
+
+    The text of a cursor event begins with `{"seq":N,`.
+    """
+    parts: list[bytes] = []
+    for event in events:
+        parts += (b"id: ", event[7 : event.index(b",", 7)], b"\ndata: ", event, b"\n\n")
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """How one kind of subscriber gets its events: the text of each, and the bytes around them."""
+
+    text: EventText
+    event: Callable[[Change], bytes]
+    join: Callable[[list[bytes]], bytes]
+
+
+PLAIN: Final = Encoding(EventText.PLAIN, plain_event, text_frames)
+CURSOR: Final = Encoding(EventText.CURSOR, cursor_event, text_frames)
+SSE: Final = Encoding(EventText.CURSOR, cursor_event, sse_messages)
+WAKE: Final = Encoding(EventText.CURSOR, lambda change: b"", lambda events: b"")
+"""For those who only want to know that there is something: they read the log then."""

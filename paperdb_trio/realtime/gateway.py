@@ -1,0 +1,119 @@
+"""Who is let in to listen, and everybody who is in.
+
+Law: checks everything before it upgrades, so that a refusal is a plain HTTP answer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from paperdb_trio.auth import tokens
+from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import check_collection
+from paperdb_trio.net.head import Head
+from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.realtime.eventstream import EventConnection
+from paperdb_trio.realtime.handshake import check_handshake, handshake_answer
+from paperdb_trio.realtime.live import Live
+from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode
+from paperdb_trio.realtime.websocket import WebSocket
+from paperdb_trio.services import Services
+from paperdb_trio.store.log import Interest
+from paperdb_trio.wheel import Wheel
+
+PATHS: Final = ("/", "/realtime")
+
+
+class Gateway:
+    """All live connections."""
+
+    def __init__(self, services: Services, wheel: Wheel) -> None:
+        self._services = services
+        self._wheel = wheel
+        self.connections: set[Live] = set()
+
+    async def serve(self, stream: ByteStream, head: Head) -> None:
+        """Serve one connection until it ends; its head has been read. Raises an `ApiError` that refuses it."""
+        query = head.query
+        grant, protocol = self._admit(head, query)
+        since = query.get("since")
+        if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):
+            raise bad_request(f"Invalid since: '{since[:40]}'. Use the seq of the last change seen, or now.")
+        cursor_mode = protocol == SUBPROTOCOL or since is not None
+        interest = _first_interest(grant, query.get("collections"))
+        await stream.send_all(handshake_answer(head, protocol))
+        connection = WebSocket(self._services, self._wheel, stream, grant, interest, cursor_mode)
+        self.connections.add(connection)
+        try:
+            await connection.run(since)
+        finally:
+            self.connections.discard(connection)
+
+    async def serve_events(self, stream: ByteStream, grant: Grant, collection: str, position: int) -> None:
+        """Serve server-sent events until the connection ends; the head of the answer has been sent."""
+        connection = EventConnection(self._services, self._wheel, stream, grant, collection)
+        self.connections.add(connection)
+        try:
+            await connection.run(position)
+        finally:
+            self.connections.discard(connection)
+
+    def _admit(self, head: Head, query: dict[str, str]) -> tuple[Grant, str | None]:
+        """What the token allows, and the subprotocol. Raises what the client is refused with."""
+        services = self._services
+        if head.path not in PATHS:
+            raise ApiError(404, "NOT_FOUND", "WebSockets connect to / or /realtime")
+        if services.draining:
+            raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
+        check_handshake(head)
+        origin, origins = head.headers.get("origin"), services.settings.origins
+        if origin is not None and "*" not in origins and origin not in origins:
+            raise ApiError(403, "ORIGIN_NOT_ALLOWED", "This web origin may not connect")
+        offered = head.tokens("sec-websocket-protocol")
+        bearer = next((item for item in offered if item.startswith(BEARER)), None)
+        grant = tokens.verify(services.directory, _token(head, query, bearer))
+        # A client that offers protocols must be answered with one of them.
+        return grant, SUBPROTOCOL if SUBPROTOCOL in offered else bearer
+
+    async def drain(self, seconds: float) -> None:
+        """Close every connection with 1012, each after what it is just being sent, within `seconds`."""
+        for index, connection in enumerate(tuple(self.connections)):
+            connection.close(CloseCode.RESTARTING, "server restarting", grace=seconds)
+            if not index % 100:
+                await trio.lowlevel.checkpoint()
+
+    def enforce(self) -> None:
+        """End connections whose key or plan is no longer good, after the directory has changed."""
+        for connection in tuple(self.connections):
+            connection.enforce()
+
+
+def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:
+    if "token" in query:
+        return query["token"]
+    if bearer is not None:
+        return bearer[len(BEARER) :]
+    scheme, _, token = head.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    raise ApiError(
+        401,
+        "TOKEN_MISSING",
+        "A token is needed: ?token=…, Authorization: Bearer, or the subprotocol bearer.<token>",
+        headers={"WWW-Authenticate": 'Bearer realm="paperdb"'},
+    )
+
+
+def _first_interest(grant: Grant, narrowed: str | None) -> Interest:
+    if narrowed is None:
+        return None if grant.collections is None else dict.fromkeys(grant.collections, 0)
+    names = [check_collection(name) for name in narrowed.split(",") if name]
+    for name in names:
+        if not grant.covers(name):
+            raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
+    if len(names) > tokens.MAX_COLLECTIONS:
+        raise bad_request(f"At most {tokens.MAX_COLLECTIONS} collections in one connection")
+    return dict.fromkeys(names, 0)

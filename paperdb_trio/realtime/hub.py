@@ -1,0 +1,271 @@
+"""The fast path of live subscribers: every committed change, encoded once, handed to all who want it.
+
+Law: hands out only what is committed, each database's changes in order of seq; never waits for a
+subscriber; yields to the event loop at least every `SLICE` while it publishes. It owns who is live and
+the bounds of each database's log; everything about one subscriber is in `subscriber`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import trio
+
+from paperdb_trio.model import Change
+from paperdb_trio.realtime.frames import WAKE, Encoding
+
+SLICE: Final = 0.002
+"""Seconds of publishing after which others get a turn: a publish to 20,000 sockets takes 0.15 s in all."""
+SLICE_CHECK: Final = 32
+"""Subscribers between two looks at the clock."""
+MAX_JOINED: Final = 1000
+"""Changes of several commits that are published as one."""
+CHUNK_BYTES: Final = 64 * 1024
+"""Events are joined into buffers of about this size: one system call per subscriber and buffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Joined events. Whoever has everything up to seq `after` has, with this, everything up to `last`."""
+
+    after: int
+    last: int
+    data: bytes
+
+
+FeedKey = tuple[Encoding, frozenset[str] | None]
+
+
+class Member(Protocol):
+    """Who can be live: a subscriber, or somebody who only waits."""
+
+    def offer(self, chunk: Chunk, feed: Feed) -> None:
+        """Take a chunk of that feed, or not; never block."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Feed:
+    """The live subscribers that get the very same bytes. `collections` None is every collection."""
+
+    key: FeedKey
+    members: set[Member] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Database:
+    """`committed` ≥ `published`: the seqs up to which changes are on disk, and handed out."""
+
+    committed: int = 0
+    published: int = 0
+    trimmed: int = 0
+    feeds: dict[FeedKey, Feed] = field(default_factory=dict)
+    by_collection: dict[str | None, set[Feed]] = field(default_factory=dict)
+
+
+class _Waiter:
+    """A task that sleeps until something is offered to it."""
+
+    __slots__ = ("_after", "_task")
+
+    def __init__(self, after: int) -> None:
+        self._after = after
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(give_up)
+
+    def wake(self) -> None:
+        if self._task is not None:
+            task, self._task = self._task, None
+            trio.lowlevel.reschedule(task)
+
+    def offer(self, chunk: Chunk, feed: Feed) -> None:
+        if chunk.last > self._after:
+            self.wake()
+
+
+class Hub:
+    """Run `run()` in a nursery; it ends when cancelled."""
+
+    def __init__(self) -> None:
+        self._databases: dict[int, _Database] = {}
+        self._inbox: deque[list[Change]] = deque()
+        self._parked: trio.lowlevel.Task | None = None
+        self._waiters: set[_Waiter] = set()
+        self._no_waiting = False
+        self.published_changes = 0
+        self.deliveries = 0
+
+    # --- the log's bounds ------------------------------------------------------------------------
+
+    def set_bounds(self, database_id: int, head: int, trimmed: int) -> None:
+        """What the file says at start-up of a database."""
+        self._databases[database_id] = _Database(head, head, trimmed)
+
+    def set_trimmed(self, database_id: int, trimmed: int) -> None:
+        database = self._of(database_id)
+        database.trimmed = max(database.trimmed, trimmed)
+
+    def committed(self, database_id: int) -> int:
+        """The head: the seq of the last change that is on disk and that the event loop knows of."""
+        return self._of(database_id).committed
+
+    def published(self, database_id: int) -> int:
+        """The seq up to which every change has been handed to every live subscriber."""
+        return self._of(database_id).published
+
+    def trimmed(self, database_id: int) -> int:
+        """The seq of the newest change that is gone from the log; the oldest kept one is the next."""
+        return self._of(database_id).trimmed
+
+    def _of(self, database_id: int) -> _Database:
+        found = self._databases.get(database_id)
+        if found is None:  # created by another process since we started: it has no changes yet
+            found = self._databases[database_id] = _Database()
+        return found
+
+    # --- who is live -----------------------------------------------------------------------------
+
+    def add(self, member: Member, database_id: int, key: FeedKey) -> Feed:
+        database = self._of(database_id)
+        feed = database.feeds.get(key)
+        if feed is None:
+            feed = database.feeds[key] = Feed(key)
+            for name in self._names(key):
+                database.by_collection.setdefault(name, set()).add(feed)
+        feed.members.add(member)
+        return feed
+
+    def remove(self, member: Member, database_id: int, feed: Feed) -> None:
+        feed.members.discard(member)
+        database = self._of(database_id)
+        if not feed.members and database.feeds.get(feed.key) is feed:
+            del database.feeds[feed.key]
+            for name in self._names(feed.key):
+                feeds = database.by_collection[name]
+                feeds.discard(feed)
+                if not feeds:
+                    del database.by_collection[name]
+
+    @staticmethod
+    def _names(key: FeedKey) -> Iterable[str | None]:
+        return (None,) if key[1] is None else key[1]
+
+    # --- publishing ------------------------------------------------------------------------------
+
+    def on_commit(self, changes: list[Change]) -> None:
+        """Take over what was committed (in commit order; never blocks)."""
+        for change in changes:
+            self._of(change.database_id).committed = change.seq
+        self._inbox.append(changes)
+        if self._parked is not None:
+            task, self._parked = self._parked, None
+            trio.lowlevel.reschedule(task)
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        while True:
+            while self._inbox:
+                changes = self._inbox.popleft()
+                while self._inbox and len(changes) < MAX_JOINED:  # under load, fewer and larger writes
+                    changes = changes + self._inbox.popleft()
+                await self._publish(changes)
+            self._parked = trio.lowlevel.current_task()
+
+            def unpark(_: object) -> trio.lowlevel.Abort:
+                self._parked = None
+                return trio.lowlevel.Abort.SUCCEEDED
+
+            await trio.lowlevel.wait_task_rescheduled(unpark)
+
+    async def wait(self, database_id: int, collection: str, after: int) -> None:
+        """Return when there may be a change of the collection after seq `after`, or nobody shall wait."""
+        if self._no_waiting or self.committed(database_id) > after:
+            return
+        waiter = _Waiter(after)
+        feed = self.add(waiter, database_id, (WAKE, frozenset({collection})))
+        self._waiters.add(waiter)
+        try:
+            await waiter.wait()
+        finally:
+            self._waiters.discard(waiter)
+            self.remove(waiter, database_id, feed)
+
+    def stop_waiting(self) -> None:
+        """Let every `wait` return at once, now and from now on."""
+        self._no_waiting = True
+        for waiter in self._waiters:
+            waiter.wake()
+
+    async def _publish(self, changes: list[Change]) -> None:
+        by_database: dict[int, list[Change]] = {}
+        for change in changes:
+            by_database.setdefault(change.database_id, []).append(change)
+        slice_end = time.perf_counter() + SLICE
+        offered = 0
+        for database_id, own in by_database.items():
+            database = self._of(database_id)
+            for feed, chunks in self._plan(database, own):
+                for chunk in chunks:
+                    members = tuple(feed.members)
+                    for start in range(0, len(members), SLICE_CHECK):
+                        for member in members[start : start + SLICE_CHECK]:
+                            member.offer(chunk, feed)
+                        if time.perf_counter() > slice_end:
+                            await trio.lowlevel.checkpoint()
+                            slice_end = time.perf_counter() + SLICE
+                    offered += len(members)
+            database.published = own[-1].seq
+        self.published_changes += len(changes)
+        self.deliveries += offered
+
+    @staticmethod
+    def _plan(database: _Database, changes: list[Change]) -> list[tuple[Feed, list[Chunk]]]:
+        """Which feed gets which buffers. Feeds that want the same events in the same encoding share them."""
+        wanted: dict[Feed, list[Change]] = {}
+        everything = database.by_collection.get(None, ())
+        for change in changes:
+            for feed in (*everything, *database.by_collection.get(change.collection, ())):
+                wanted.setdefault(feed, []).append(change)
+        texts: dict[tuple[Encoding, int], bytes] = {}
+        buffers: dict[tuple[Encoding, tuple[int, ...]], list[Chunk]] = {}
+        plan = []
+        for feed, own in wanted.items():
+            encoding = feed.key[0]
+            same = (encoding, tuple(change.seq for change in own))
+            chunks = buffers.get(same)
+            if chunks is None:
+                for change in own:
+                    if (encoding, change.seq) not in texts:
+                        texts[encoding, change.seq] = encoding.event(change)
+                events = [(change.seq, texts[encoding, change.seq]) for change in own]
+                chunks = buffers[same] = _chunks(encoding, events, changes[0].seq - 1, changes[-1].seq)
+            plan.append((feed, chunks))
+        return plan
+
+
+def _chunks(encoding: Encoding, events: list[tuple[int, bytes]], after: int, last: int) -> list[Chunk]:
+    """Join the events of one commit, which runs from `after` (exclusive) to `last`, into buffers."""
+    chunks: list[Chunk] = []
+    texts: list[bytes] = []
+    size, seq = 0, after
+    for next_seq, text in events:
+        if texts and size + len(text) > CHUNK_BYTES:
+            chunks.append(Chunk(after, seq, encoding.join(texts)))
+            after, texts, size = seq, [], 0
+        texts.append(text)
+        size += len(text)
+        seq = next_seq
+    chunks.append(Chunk(after, last, encoding.join(texts)))
+    return chunks

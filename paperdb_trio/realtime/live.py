@@ -1,0 +1,146 @@
+"""What every live connection has, whatever it speaks: a grant that can end, and a heartbeat.
+
+Law: ends a connection only through `close`; costs no task and no timer of its own (it is on the wheel).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+
+import trio
+
+from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.realtime.frames import Encoding
+from paperdb_trio.realtime.protocol import CloseCode
+from paperdb_trio.realtime.subscriber import BehindTheLog, Subscriber
+from paperdb_trio.services import Services
+from paperdb_trio.store.log import Interest
+from paperdb_trio.wheel import Wheel
+
+CLOSE_SECONDS = 1.0
+"""What a client gets to finish the message that it is being sent, and then to answer a close frame."""
+
+
+class Live(ABC):
+    """A connection whose task reads from the peer, inside `_scope`; a second task, in its nursery, is there
+    only while its subscriber has something to write that the stream does not take at once."""
+
+    __slots__ = (
+        "_close_by",
+        "_closing",
+        "_directory",
+        "_expires",
+        "_grant",
+        "_hub",
+        "_nursery",
+        "_pinged",
+        "_scope",
+        "_sender_done",
+        "_settings",
+        "_stream",
+        "_subscriber",
+        "_wheel",
+        "due",
+    )
+
+    def __init__(
+        self,
+        services: Services,
+        wheel: Wheel,
+        stream: ByteStream,
+        grant: Grant,
+        interest: Interest,
+        encoding: Encoding,
+    ) -> None:
+        self._settings = services.settings
+        self._directory = services.directory
+        self._hub = services.hub
+        self._wheel = wheel
+        self._stream = stream
+        self._pinged = -math.inf
+        self._scope = trio.CancelScope()
+        self._nursery: trio.Nursery | None = None
+        self._sender_done: trio.Event | None = None
+        self._closing: tuple[int, str] | None = None
+        self._close_by = math.inf
+        self._take_grant(grant)
+        self.due: int | None = None  # the wheel's
+        self._subscriber = Subscriber(
+            services.hub,
+            services.log,
+            grant.database.id,
+            encoding,
+            stream,
+            interest,
+            self._start_sender,
+            queue_events=services.settings.queue_events,
+            queue_bytes=services.settings.queue_bytes,
+        )
+        stream.write_timeout = math.inf  # slow is not gone
+
+    def _take_grant(self, grant: Grant) -> None:
+        self._grant = grant
+        self._expires = trio.current_time() + grant.expires - time.time()
+
+    def close(self, code: int, reason: str, *, grace: float = CLOSE_SECONDS) -> None:
+        """End with this code, once what is just being written is written, within `grace` seconds."""
+        if self._closing is None:
+            self._closing = (code, reason)
+            self._close_by = trio.current_time() + grace
+            self._subscriber.close()
+            self._scope.cancel()
+
+    def _start_sender(self) -> None:
+        assert self._nursery is not None
+        self._nursery.start_soon(self._send)
+
+    async def _send(self) -> None:
+        self._sender_done = trio.Event()
+        try:
+            await self._subscriber.run()
+        except BehindTheLog:
+            self.close(CloseCode.BEHIND_THE_LOG, "behind the log's oldest change")
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._scope.cancel()
+        finally:
+            self._sender_done.set()
+            self._sender_done = None
+
+    async def _sent(self) -> bool:
+        """Wait until the message that is just being written is written, or its time is over."""
+        with trio.move_on_at(self._close_by):
+            if self._sender_done is not None:
+                await self._sender_done.wait()
+        return self._sender_done is None
+
+    def enforce(self) -> None:
+        """End it if its key or its plan is no longer good."""
+        key = self._directory.key(self._grant.key_id)
+        if key is None or key.revoked:
+            self.close(CloseCode.ACCESS_LOST, "API key revoked")
+        elif not self._directory.database(self._grant.database.id).realtime:
+            self.close(CloseCode.ACCESS_LOST, "the plan has no realtime")
+
+    def check(self, now: float) -> float | None:
+        """Called by the wheel when due. Returns when to look again; None: never."""
+        if self._closing is not None:
+            return None
+        if now >= self._expires:
+            self.close(CloseCode.TOKEN_EXPIRED, "token expired")
+            return None
+        try:
+            again = self._check_peer(now)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self._scope.cancel()
+            return None
+        return None if self._closing is not None else min(self._expires, again)
+
+    @abstractmethod
+    def _check_peer(self, now: float) -> float:
+        """Send a heartbeat if it is time, or `close` if the peer is gone; returns when to look again.
+
+        May raise Broken- and ClosedResourceError.
+        """

@@ -1,0 +1,92 @@
+"""What a WebSocket client may send, and the close codes and replies that it gets.
+
+Law: no I/O and no state; JSON text in, a parsed action or an `ApiError` out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Final
+
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import encode, parse_json
+
+SUBPROTOCOL: Final = "paperdb.v1"
+BEARER: Final = "bearer."
+MAX_BAD_MESSAGES: Final = 10
+"""Bad messages that a connection is answered; the one after ends it."""
+
+
+class CloseCode(IntEnum):
+    """4000 to 4399 and 1xxx: reconnect. 4400 to 4499: what each name says."""
+
+    RESTARTING = 1012
+    BINARY = 1003
+    TOO_MANY_BAD_MESSAGES = 4400
+    TOKEN_EXPIRED = 4401
+    ACCESS_LOST = 4403
+    PING_TIMEOUT = 4408
+    BEHIND_THE_LOG = 4410
+
+
+ACTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "subscribe": ("collection",),
+    "unsubscribe": ("collection",),
+    "auth": ("token",),
+    "ping": (),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """`argument` is the collection or the token; `ref` whatever the client wants echoed."""
+
+    name: str
+    argument: str
+    ref: Any
+
+
+class BadMessage(Exception):
+    """A message that is no action. `ref` is echoed if it could be read."""
+
+    def __init__(self, error: ApiError, ref: Any) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.ref = ref
+
+
+def parse_action(text: bytes) -> Action:
+    """Raises `BadMessage`."""
+    ref: Any = None
+    try:
+        message = parse_json(text)
+        if not isinstance(message, dict):
+            raise bad_request("A message must be a JSON object", "INVALID_MESSAGE")
+        ref = message.get("ref")
+        if not isinstance(ref, str | int | float | None) or (isinstance(ref, str) and len(ref) > 128):
+            ref = None
+            raise bad_request("'ref' must be a number or a string of at most 128 characters", "INVALID_MESSAGE")
+        name = message.get("action")
+        if not isinstance(name, str) or name not in ACTIONS:
+            raise bad_request(f"'action' must be one of: {', '.join(ACTIONS)}", "UNKNOWN_ACTION")
+        argument: Any = ""
+        for key in ACTIONS[name]:
+            argument = message.get(key)
+            if not isinstance(argument, str):
+                raise bad_request(f"'{name}' needs a string '{key}'", "INVALID_MESSAGE")
+        return Action(name, argument, ref)
+    except ApiError as error:
+        raise BadMessage(error, ref) from None
+
+
+def reply(kind: str, ref: Any = None, **fields: Any) -> bytes:
+    """The JSON text of a reply; `ref` only where the client gave one."""
+    body = {"type": kind, **fields}
+    if ref is not None:
+        body["ref"] = ref
+    return encode(body)
+
+
+def error_reply(error: ApiError, ref: Any = None) -> bytes:
+    return reply("error", ref, code=error.code, message=error.message)

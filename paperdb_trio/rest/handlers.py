@@ -1,0 +1,439 @@
+"""What each route does: identity, parameters and body in, an answer out.
+
+Law: no framework, no socket, no SQL; whatever is wrong with a request is an `ApiError`.
+"""
+
+from __future__ import annotations
+
+import hmac
+import math
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from paperdb_trio.auth import tokens
+from paperdb_trio.auth.directory import Directory, Identity, unauthorized
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import check_collection, check_document, check_id, parse_json
+from paperdb_trio.rest.messages import EventStream, Request, Response, document_response, json_response
+from paperdb_trio.rest.metrics import metrics_text
+from paperdb_trio.services import Services
+from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.log import EventText, Interest
+from paperdb_trio.store.operations import (
+    BulkFailure,
+    Condition,
+    Delete,
+    Draft,
+    DropSome,
+    Insert,
+    InsertBulk,
+    Patch,
+    Replace,
+    SetSchema,
+    Written,
+)
+from paperdb_trio.store.reader import parse_select, project
+
+DEFAULT_LIMIT: Final = 100
+MAX_LIMIT: Final = 1000
+MAX_OFFSET: Final = 2**53
+MAX_SEQ: Final = 2**53
+
+
+@dataclass(slots=True)
+class Call:
+    """One request to one route: who asks, the parameters of path and query, and the request itself."""
+
+    services: Services
+    request: Request
+    identity: Identity
+    parameters: dict[str, str]
+    query: dict[str, str]
+    token: tokens.Grant | None = None
+
+    @property
+    def database_id(self) -> int:
+        return self.identity.database.id
+
+    @property
+    def collection(self) -> str:
+        return check_collection(self.parameters["collection"])
+
+    @property
+    def id(self) -> str:
+        return check_id(self.parameters["id"])
+
+    async def json(self) -> Any:
+        """The body as JSON. Raises a 415 for another content type, and what `parse_json` raises."""
+        kind = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+            raise ApiError(
+                415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is '{kind[:80]}'; expected application/json"
+            )
+        return parse_json(await self.request.read_body())
+
+
+def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
+    """Who asks: by `Authorization: Bearer`, `X-API-Key`, or a token in the query; raises a 401.
+
+    With a token the identity is that of the key behind it, which may do no more than the grant says.
+    """
+    headers = request.headers
+    credential = headers.get("x-api-key", "")
+    if "authorization" in headers:
+        scheme, _, credential = headers["authorization"].partition(" ")
+        if scheme.lower() != "bearer":
+            raise unauthorized()
+    elif not credential:
+        credential = request.query_token()
+    credential = credential.strip()
+    if credential.count(".") != 2:  # a JWT has two dots, an API key none
+        return directory.identify(credential), None
+    grant = tokens.verify(directory, credential)
+    return directory.identity_of(grant.key_id), grant
+
+
+# --- documents -----------------------------------------------------------------------------------
+
+
+async def insert(call: Call) -> Response:
+    """Insert a document."""
+    collection = call.collection
+    draft = Draft.parse(await call.json())
+    written: Written = await call.services.writer.submit(
+        Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
+    )
+    return document_response(201, written.data, written.seq)
+
+
+async def insert_bulk(call: Call) -> Response:
+    """Insert many documents."""
+    collection = call.collection
+    settings = call.services.settings
+    query = call.query
+    atomic = _flag(query, "atomic")
+    values = await call.json()
+    if isinstance(values, dict):
+        values = values.get("documents")
+    if not isinstance(values, list):
+        raise bad_request('The body must be an array of documents, or {"documents": [...]}', "INVALID_DOCUMENT")
+    if len(values) > settings.max_bulk_documents:
+        raise ApiError(
+            413,
+            "TOO_MANY_DOCUMENTS",
+            f"{len(values)} documents in one request; at most {settings.max_bulk_documents} are allowed",
+        )
+    drafts: list[Draft | ApiError] = []
+    for value in values:
+        try:
+            drafts.append(Draft.parse(value))
+        except ApiError as error:
+            drafts.append(error)
+    written: list[Written]
+    failures: list[BulkFailure]
+    written, failures = await call.services.writer.submit(
+        InsertBulk(call.database_id, collection, drafts, settings.max_document_bytes, atomic)
+    )
+    errors = [
+        {"index": failure.index, "error": failure.error.message, "code": failure.error.code}
+        for failure in failures
+    ]
+    response = json_response(200, {"inserted": len(written), "failed": len(failures), "errors": errors})
+    if not errors:
+        response.body = response.body.replace(b',"errors":[]', b"")
+    response.body = response.body[:-1] + b',"documents":[' + b",".join(w.data for w in written) + b"]}"
+    return response
+
+
+async def find(call: Call) -> Response:
+    """Find documents."""
+    collection = call.collection
+    query = call.query
+    limit = _whole(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
+    offset = _whole(query, "offset", 0, 0, MAX_OFFSET)
+    documents, more, total = await call.services.reader.find(
+        call.database_id,
+        collection,
+        filter=query.get("filter"),
+        sort=query.get("sort"),
+        limit=limit,
+        offset=offset,
+        select=query.get("select"),
+        count=_flag(query, "count"),
+    )
+    tail = b"" if total is None else b',"total":%d' % total
+    body = b'{"documents":[%b],"limit":%d,"offset":%d,"hasMore":%b%b}' % (
+        b",".join(documents),
+        limit,
+        offset,
+        b"true" if more else b"false",
+        tail,
+    )
+    return Response(200, body, {"Content-Type": "application/json"})
+
+
+async def get(call: Call) -> Response:
+    """Get one document."""
+    collection, id = call.collection, call.id
+    wanted = parse_select(call.query.get("select"))
+    data, seq = await call.services.reader.get(call.database_id, collection, id)
+    return document_response(200, project(data, wanted) if wanted else data, seq)
+
+
+async def patch(call: Call) -> Response:
+    """Merge into a document."""
+    collection, id = call.collection, call.id
+    fields = _own_fields(await call.json(), id)
+    written: Written = await call.services.writer.submit(
+        Patch(
+            call.database_id,
+            collection,
+            id,
+            fields,
+            _if_match(call),
+            call.services.settings.max_document_bytes,
+        )
+    )
+    return document_response(200, written.data, written.seq)
+
+
+async def replace(call: Call) -> Response:
+    """Replace a document, or insert it at this id."""
+    collection, id = call.collection, call.id
+    fields = _own_fields(await call.json(), id)
+    written: Written = await call.services.writer.submit(
+        Replace(
+            call.database_id,
+            collection,
+            id,
+            fields,
+            _if_match(call),
+            call.services.settings.max_document_bytes,
+        )
+    )
+    return document_response(201 if written.created else 200, written.data, written.seq)
+
+
+async def delete(call: Call) -> Response:
+    """Delete a document."""
+    collection, id = call.collection, call.id
+    written: Written = await call.services.writer.submit(
+        Delete(call.database_id, collection, id, _if_match(call))
+    )
+    response = json_response(200, {"deleted": True, "_id": id})
+    response.headers["ETag"] = f'"{written.seq}"'
+    return response
+
+
+async def count(call: Call) -> Response:
+    """Count documents."""
+    collection = call.collection
+    query = call.query
+    return json_response(
+        200, {"count": await call.services.reader.count(call.database_id, collection, query.get("filter"))}
+    )
+
+
+# --- the change log ------------------------------------------------------------------------------
+
+
+async def changes(call: Call) -> Response:
+    """A page of the log, waiting for one if asked to; or the stream of all that comes."""
+    collection, services, database = call.collection, call.services, call.identity.database
+    database.require_realtime()
+    grant = call.token or tokens.Grant(database, call.identity.key.id, frozenset({collection}), math.inf)
+    if not grant.covers(collection):
+        raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{collection}'")
+    query = call.query
+    limit = _whole(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
+    wait = _whole(query, "wait", 0, 0, int(services.settings.max_wait))
+    head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
+    as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
+    if as_stream and "last-event-id" in call.request.headers:
+        query["since"] = call.request.headers["last-event-id"]
+    if query.get("since", "now" if as_stream else "") == "now":
+        position = head
+    else:
+        position = _whole(query, "since", trimmed, 0, MAX_SEQ)
+    if not trimmed <= position <= head:
+        raise _cursor_expired(position, trimmed)
+    if as_stream:
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx would hold events back
+        }
+        return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
+    interest: Interest = {collection: 0}
+    page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
+    with trio.move_on_after(wait):
+        while not page.events and not page.expired and wait and not services.draining:
+            await services.hub.wait(database.id, collection, page.position)
+            page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
+    if page.expired:
+        raise _cursor_expired(position, page.trimmed)
+    body = b'{"changes":[%b],"seq":%d,"hasMore":%b}' % (
+        b",".join(page.events),
+        page.position,
+        b"false" if page.reached_end else b"true",
+    )
+    return Response(200, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _cursor_expired(position: int, trimmed: int) -> ApiError:
+    return ApiError(
+        410,
+        "CURSOR_EXPIRED",
+        f"The change log holds no cursor {position} any more: fetch the documents again, "
+        "then go on with since=now",
+        oldest=trimmed + 1,
+    )
+
+
+# --- collections ---------------------------------------------------------------------------------
+
+
+async def collections(call: Call) -> Response:
+    """List the collections."""
+    rows = await call.services.reader.collections(call.database_id)
+    return json_response(
+        200,
+        {
+            "collections": [
+                {
+                    "name": name,
+                    "count": count,
+                    "schema": None if schema is None else msgspec.Raw(schema.encode()),
+                }
+                for name, count, schema in rows
+            ]
+        },
+    )
+
+
+async def get_schema(call: Call) -> Response:
+    """Get the schema of a collection."""
+    collection = call.collection
+    schema = await call.services.reader.schema(call.database_id, collection)
+    if schema is None:
+        raise ApiError(404, "NOT_FOUND", f"The collection '{collection}' has no schema")
+    return Response(200, schema.encode(), {"Content-Type": "application/json"})
+
+
+async def put_schema(call: Call) -> Response:
+    """Set the schema of a collection."""
+    collection = call.collection
+    schema = parse_schema(await call.json())
+    await call.services.writer.submit(SetSchema(call.database_id, collection, schema))
+    return Response(200, schema.text, {"Content-Type": "application/json"})
+
+
+async def delete_schema(call: Call) -> Response:
+    """Remove the schema of a collection."""
+    collection = call.collection
+    await call.services.writer.submit(SetSchema(call.database_id, collection, None))
+    return json_response(200, {"deleted": True})
+
+
+async def drop(call: Call) -> Response:
+    """Remove a collection."""
+    collection = call.collection
+    deleted, until, done = 0, None, False
+    # Once begun it is finished, even if the client goes: a collection half deleted is nobody's wish.
+    with trio.CancelScope(shield=True):
+        while not done:
+            step, until, done = await call.services.writer.submit(DropSome(call.database_id, collection, until))
+            deleted += step
+    return json_response(200, {"deleted": deleted})
+
+
+# --- tokens and health ---------------------------------------------------------------------------
+
+
+async def mint_token(call: Call) -> Response:
+    """Mint a realtime token."""
+    request = await call.json()
+    if not isinstance(request, dict):
+        raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')
+    response = json_response(200, tokens.mint(call.services.directory, call.identity, request))
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+async def healthz(services: Services, request: Request) -> Response:
+    """Whether the process answers at all."""
+    return json_response(200, {"status": "ok"})
+
+
+async def readyz(services: Services, request: Request) -> Response:
+    """Whether requests should be sent here: not while draining, nor when the file cannot be read."""
+    if services.draining:
+        raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
+    await services.reader.run(lambda connection: connection.execute("SELECT 1 FROM meta").fetchone())
+    return json_response(200, {"status": "ready"})
+
+
+async def metrics(services: Services, request: Request) -> Response:
+    """Counters and gauges in Prometheus's text format; nothing of any one database."""
+    wanted = services.settings.metrics_key
+    if wanted and not hmac.compare_digest(request.headers.get("authorization", ""), f"Bearer {wanted}"):
+        raise unauthorized()
+    return Response(200, metrics_text(services), {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+def asset(services: Services, request: Request) -> Response:
+    """A file of the SDK, or the live page. Clients ask again each time, and are told that it is the same."""
+    found = services.assets[request.path]
+    headers = {"ETag": found.etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if request.headers.get("if-none-match") == found.etag:
+        return Response(304, b"", headers)
+    return Response(200, found.body, {"Content-Type": found.content_type, **headers})
+
+
+# --- parameters ----------------------------------------------------------------------------------
+
+_ENTITY_TAG: Final = re.compile(r'\s*"?([0-9]{1,18})"?\s*')
+
+
+def _own_fields(value: object, id: str) -> dict[str, Any]:
+    """The fields that a user may set: not the system's; `_id` must be the one of the path."""
+    fields = check_document(value).copy()
+    if fields.pop("_id", id) != id:
+        raise bad_request(
+            "'_id' differs from the id in the path; a document's id cannot be changed", "INVALID_ID"
+        )
+    fields.pop("createdAt", None)
+    fields.pop("updatedAt", None)
+    return fields
+
+
+def _if_match(call: Call) -> Condition | None:
+    header = call.request.headers.get("if-match")
+    if header is None:
+        return None
+    if header.strip() == "*":
+        return Condition(frozenset(), any=True)
+    # A tag that is none of ours, or weak, is no error: it is not the current one (RFC 9110, section 13.1.1).
+    matches = map(_ENTITY_TAG.fullmatch, header.split(","))
+    return Condition(frozenset(int(match[1]) for match in matches if match is not None))
+
+
+def _whole(query: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = query.get(name)
+    if text is None:
+        return default
+    value = int(text) if re.fullmatch(r"[0-9]{1,16}", text) else None
+    if value is None or not low <= value <= high:
+        raise bad_request(f"Invalid {name}: '{text[:40]}'. Use a whole number from {low} to {high}.")
+    return value
+
+
+def _flag(query: dict[str, str], name: str) -> bool:
+    text = query.get(name, "false")
+    if text not in ("true", "false", "1", "0"):
+        raise bad_request(f"Invalid {name}: '{text[:40]}'. Use true or false.")
+    return text in ("true", "1")

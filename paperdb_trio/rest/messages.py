@@ -1,0 +1,84 @@
+"""A request as the handlers see it, and the answer that they give. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import encode
+
+JSON: Final = "application/json"
+
+
+@dataclass(slots=True)
+class Request:
+    """`path` is still percent-encoded; `headers` have lower-case names; `read_body` raises ApiErrors."""
+
+    method: str
+    path: str
+    query_string: str
+    headers: Mapping[str, str]
+    read_body: Callable[[], Awaitable[bytes]]
+
+    def segments(self) -> tuple[str, ...]:
+        """The path's segments, each decoded by itself: `%2F` in an id is no separator."""
+        try:
+            return tuple(unquote_to_bytes(part).decode() for part in self.path.split("/")[1:])
+        except UnicodeDecodeError:
+            raise bad_request("The path is not percent-encoded UTF-8") from None
+
+    def query(self, *known: str) -> dict[str, str]:
+        """The query's parameters. Raises a 400 for one that is not `known`: most likely a typing error."""
+        if not self.query_string:
+            return {}
+        try:
+            pairs = parse_qsl(self.query_string, keep_blank_values=True, errors="strict", max_num_fields=100)
+        except ValueError:
+            raise bad_request("The query is not percent-encoded UTF-8, or has over 100 parameters") from None
+        for name, _ in pairs:
+            if name not in known and name != "token":
+                expected = ", ".join(known) or "none"
+                raise bad_request(f"Unknown query parameter '{name[:80]}'; expected: {expected}")
+        return dict(pairs)
+
+    def query_token(self) -> str:
+        """The query's `token`, or nothing."""
+        return self.query_string and dict(parse_qsl(self.query_string)).get("token", "")
+
+
+@dataclass(slots=True)
+class Response:
+    status: int
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True)
+class EventStream(Response):
+    """An answer without end: the changes of a collection after `position`, as server-sent events."""
+
+    grant: Grant
+    collection: str
+    position: int
+
+
+def json_response(status: int, value: Any) -> Response:
+    return Response(status, encode(value), {"Content-Type": JSON})
+
+
+def document_response(status: int, data: bytes, seq: int) -> Response:
+    return Response(status, data, {"Content-Type": JSON, "ETag": f'"{seq}"'})
+
+
+def error_response(error: ApiError) -> Response:
+    response = json_response(error.status, error.body())
+    response.headers.update(error.headers)
+    return response
+
+
+def body_too_large(max_bytes: int) -> ApiError:
+    return ApiError(413, "BODY_TOO_LARGE", f"The request's body is larger than {max_bytes:,} bytes")

@@ -1,0 +1,38 @@
+"""What `/metrics` shows.
+
+Law: totals of the whole server only: it needs no key, so it must say nothing of any one database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from paperdb_trio.services import Services
+
+
+class _Totals(Collector):
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        services = self._services
+        gauge, counter = GaugeMetricFamily, CounterMetricFamily
+        yield gauge("paperdb_connections", "Open connections", services.open_connections())
+        yield gauge("paperdb_live_connections", "WebSockets and event streams", services.live_connections())
+        yield counter("paperdb_commits", "Transactions committed", services.writer.commits)
+        yield counter("paperdb_operations", "Writes asked for, done or refused", services.writer.operations)
+        yield counter("paperdb_changes", "Changes published", services.hub.published_changes)
+        yield counter(
+            "paperdb_deliveries", "Buffers of events offered to live subscribers", services.hub.deliveries
+        )
+
+
+def metrics_text(services: Services) -> bytes:
+    """All of it, in Prometheus's text format."""
+    registry = CollectorRegistry()
+    registry.register(_Totals(services))
+    return generate_latest(registry)

@@ -1,0 +1,145 @@
+"""The one table of routes, and the way from a request to its handler.
+
+Law: every door (Quart, and whatever else speaks HTTP here) calls `respond` and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.rest import handlers
+from paperdb_trio.rest.handlers import Call, authenticate
+from paperdb_trio.rest.messages import Request, Response, error_response, json_response
+from paperdb_trio.rest.openapi import openapi_document
+from paperdb_trio.rest.table import Access, Route
+from paperdb_trio.services import Services
+
+log = logging.getLogger("paperdb.rest")
+
+
+_FIND: Final = ("filter", "sort", "limit", "offset", "select", "count")
+
+ROUTES: Final = (
+    Route("POST", "/:collection/docs", handlers.insert, Access.WRITE),
+    Route("POST", "/:collection/bulk", handlers.insert_bulk, Access.WRITE, ("atomic",)),
+    Route("GET", "/:collection/docs", handlers.find, Access.READ, _FIND),
+    Route("GET", "/:collection/docs/:id", handlers.get, Access.READ, ("select",)),
+    Route("PATCH", "/:collection/docs/:id", handlers.patch, Access.WRITE),
+    Route("PUT", "/:collection/docs/:id", handlers.replace, Access.WRITE),
+    Route("DELETE", "/:collection/docs/:id", handlers.delete, Access.WRITE),
+    Route("GET", "/:collection/count", handlers.count, Access.READ, ("filter",)),
+    Route("GET", "/:collection/changes", handlers.changes, Access.LISTEN, ("since", "limit", "wait")),
+    Route("GET", "/:collection/schema", handlers.get_schema, Access.READ),
+    Route("PUT", "/:collection/schema", handlers.put_schema, Access.WRITE),
+    Route("DELETE", "/:collection/schema", handlers.delete_schema, Access.WRITE),
+    Route("GET", "/collections", handlers.collections, Access.READ),
+    Route("DELETE", "/:collection", handlers.drop, Access.WRITE),
+    Route("POST", "/realtime/token", handlers.mint_token, Access.READ),
+)
+
+
+async def openapi(services: Services, request: Request) -> Response:
+    """This API, as OpenAPI 3.1."""
+    return json_response(200, openapi_document(ROUTES))
+
+
+OPEN_ROUTES: Final[dict[str, Callable[[Services, Request], Awaitable[Response]]]] = {
+    "/healthz": handlers.healthz,
+    "/readyz": handlers.readyz,
+    "/metrics": handlers.metrics,
+    "/openapi.json": openapi,
+}
+
+# By the number of segments: few patterns are left to compare.
+_BY_LENGTH: Final[dict[int, list[tuple[tuple[str, ...], Route]]]] = {}
+for _route in ROUTES:
+    _parts = tuple(_route.pattern.split("/")[1:])
+    _BY_LENGTH.setdefault(len(_parts), []).append((_parts, _route))
+
+
+def is_api(path: str) -> bool:
+    """Whether a path (still percent-encoded) has the shape of a route of the table."""
+    return path.count("/") in _BY_LENGTH
+
+
+def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
+    """Raises a 404, or a 405 that names the methods."""
+    allowed = []
+    for parts, route in _BY_LENGTH.get(len(segments), ()):
+        parameters: dict[str, str] = {}
+        for part, segment in zip(parts, segments, strict=True):
+            if part[0] == ":":
+                parameters[part[1:]] = segment
+            elif part != segment:
+                break
+        else:
+            if route.method == method:
+                return route, parameters
+            allowed.append(route.method)
+    if allowed:
+        raise ApiError(
+            405,
+            "METHOD_NOT_ALLOWED",
+            f"{method} is not allowed here; use {' or '.join(allowed)}",
+            headers={"Allow": ", ".join([*allowed, "OPTIONS"])},
+        )
+    raise ApiError(404, "NOT_FOUND", "There is nothing at this path")
+
+
+async def respond(services: Services, request: Request) -> Response:
+    """Answer a request, whatever it is. Raises nothing but cancellation."""
+    try:
+        response = await _respond(services, request)
+    except ApiError as error:
+        response = error_response(error)
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path[:200])
+        response = error_response(ApiError(500, "INTERNAL", "Internal error; the server's log has the details"))
+    _allow_origin(services, request, response)
+    return response
+
+
+async def _respond(services: Services, request: Request) -> Response:
+    method = "GET" if request.method == "HEAD" else request.method
+    if method == "OPTIONS":
+        return Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
+    if method == "GET" and request.path in OPEN_ROUTES:
+        return await OPEN_ROUTES[request.path](services, request)
+    if method == "GET" and request.path in services.assets:
+        return handlers.asset(services, request)
+    segments = request.segments()
+    identity, token = authenticate(services.directory, request)
+    route, parameters = match(method, segments)
+    if token is not None and route.access is not Access.LISTEN:
+        raise ApiError(403, "TOKEN_NOT_ALLOWED", "A realtime token can only listen; use an API key here")
+    if route.access is Access.WRITE and not identity.key.secret:
+        raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")
+    return await route.handler(
+        Call(services, request, identity, parameters, request.query(*route.query), token)
+    )
+
+
+def _allow_origin(services: Services, request: Request, response: Response) -> None:
+    """CORS (Fetch, section 3.2). No cookies are used, so that `*` gives nothing away."""
+    origin = request.headers.get("origin")
+    if origin is None:
+        return
+    origins = services.settings.origins
+    headers = response.headers
+    if "*" in origins:
+        headers["Access-Control-Allow-Origin"] = "*"
+    else:
+        headers["Vary"] = "Origin"
+        if origin not in origins:
+            return
+        headers["Access-Control-Allow-Origin"] = origin
+    headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
+    if request.method == "OPTIONS":
+        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+        headers["Access-Control-Allow-Headers"] = (
+            "Authorization, X-API-Key, Content-Type, If-Match, Last-Event-ID"
+        )
+        headers["Access-Control-Max-Age"] = "86400"

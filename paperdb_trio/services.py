@@ -1,0 +1,30 @@
+"""What the parts of a running server share. `server` puts it together; nobody else makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from paperdb_trio.auth.directory import Directory
+from paperdb_trio.config import Settings
+from paperdb_trio.realtime.hub import Hub
+from paperdb_trio.store.log import ChangeLog
+from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.writer import Writer
+from paperdb_trio.web.assets import Asset
+
+
+@dataclass(slots=True)
+class Services:
+    """`draining`: SIGTERM has come; nothing new is begun."""
+
+    settings: Settings
+    directory: Directory
+    writer: Writer
+    reader: Reader
+    log: ChangeLog
+    hub: Hub
+    assets: Mapping[str, Asset]
+    draining: bool = False
+    open_connections: Callable[[], int] = lambda: 0
+    live_connections: Callable[[], int] = lambda: 0

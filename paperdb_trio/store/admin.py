@@ -1,0 +1,158 @@
+"""Databases, API keys and signing secrets: the rows that the command line writes and the server watches.
+
+Law: each call is one transaction of its own, may come from any process while the server runs, and raises
+`meta.admin_version`, by which the server sees within a second that it has to look again. Stores no key,
+only its hash.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+
+from paperdb_trio.errors import StartupError
+from paperdb_trio.model import DATABASE_NAME, timestamp
+from paperdb_trio.store.schema import EXIT_UNWRITABLE, connect
+
+PLANS = ("free", "pro", "team")
+
+
+@contextmanager
+def _transaction(file: Path) -> Iterator[sqlite_utils.Database]:
+    with closing(connect(file)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield sqlite_utils.Database(connection)
+            connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
+            connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:
+            raise StartupError(f"Cannot write to {file}: {error}", EXIT_UNWRITABLE) from None
+
+
+def is_empty(file: Path) -> bool:
+    """Whether nothing has been set up yet: a first start."""
+    return not _rows(file, "SELECT 1 FROM databases LIMIT 1")
+
+
+def set_up(file: Path, key: NewKey, kid: str, secret: bytes) -> None:
+    """What a first start needs, in one transaction: the database `default`, a key, a signing secret."""
+    with _transaction(file) as db:
+        _insert_database(db, "default", "team")
+        _insert_key(db, "default", key)
+        _insert_signing_secret(db, kid, secret)
+
+
+def create_database(file: Path, name: str, plan: str) -> None:
+    if not DATABASE_NAME.match(name):
+        raise StartupError(
+            f"Invalid database name: '{name}'. Use 1 to 64 letters, numbers, underscores, and hyphens only.",
+            2,
+        )
+    with _transaction(file) as db:
+        if db.table("databases").count_where("name=?", [name]):
+            raise StartupError(f"There is a database '{name}' already")
+        _insert_database(db, name, plan)
+
+
+def set_plan(file: Path, name: str, plan: str) -> None:
+    with _transaction(file) as db:
+        db.table("databases").update(_database_id(db, name), {"plan": plan})
+
+
+def list_databases(file: Path) -> list[dict[str, Any]]:
+    """`name`, `plan`, `createdAt`, `collections`, `documents` of every database."""
+    return _rows(
+        file,
+        "SELECT d.name, d.plan, d.created_at AS createdAt, count(c.id) AS collections, "
+        "coalesce(sum(c.documents),0) AS documents FROM databases d "
+        "LEFT JOIN collections c ON c.database_id=d.id GROUP BY d.id ORDER BY d.id",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What is stored of a key; `kind` is secret or public."""
+
+    id: str
+    kind: str
+    label: str
+    hash: bytes
+
+
+def add_key(file: Path, database: str, key: NewKey) -> None:
+    with _transaction(file) as db:
+        _insert_key(db, database, key)
+
+
+def list_keys(file: Path) -> list[dict[str, Any]]:
+    """`id`, `database`, `kind`, `label`, `createdAt`, `revokedAt` of every key."""
+    return _rows(
+        file,
+        "SELECT k.id, d.name AS database, k.kind, k.label, k.created_at AS createdAt, "
+        "k.revoked_at AS revokedAt FROM keys k "
+        "JOIN databases d ON d.id=k.database_id ORDER BY k.created_at, k.id",
+    )
+
+
+def revoke_key(file: Path, id: str) -> None:
+    with _transaction(file) as db:
+        if not db.table("keys").count_where("id=?", [id]):
+            raise StartupError(f"There is no key with the id '{id}' ('paperdb keys list' shows them)")
+        db.execute(
+            "UPDATE keys SET revoked_at=? WHERE id=? AND revoked_at IS NULL", [timestamp(time.time()), id]
+        )
+
+
+def add_signing_secret(file: Path, kid: str, secret: bytes) -> None:
+    """Sign new tokens with this secret. Those that the former ones signed live on until they expire."""
+    with _transaction(file) as db:
+        db.execute("UPDATE signing_secrets SET retired_at=? WHERE retired_at IS NULL", [time.time()])
+        _insert_signing_secret(db, kid, secret)
+
+
+def admin_version(connection: sqlite3.Connection) -> int:
+    (version,) = connection.execute("SELECT value FROM meta WHERE name='admin_version'").fetchone()
+    return int(version)
+
+
+def _insert_database(db: sqlite_utils.Database, name: str, plan: str) -> None:
+    db.table("databases").insert({"name": name, "plan": plan, "created_at": timestamp(time.time())})
+
+
+def _insert_key(db: sqlite_utils.Database, database: str, key: NewKey) -> None:
+    db.table("keys").insert(
+        {
+            "id": key.id,
+            "database_id": _database_id(db, database),
+            "kind": key.kind,
+            "label": key.label,
+            "hash": key.hash,
+            "created_at": timestamp(time.time()),
+            "revoked_at": None,
+        }
+    )
+
+
+def _insert_signing_secret(db: sqlite_utils.Database, kid: str, secret: bytes) -> None:
+    db.table("signing_secrets").insert(
+        {"kid": kid, "secret": secret, "created_at": time.time(), "retired_at": None}
+    )
+
+
+def _database_id(db: sqlite_utils.Database, name: str) -> int:
+    rows = list(db.table("databases").rows_where("name=?", [name], select="id"))
+    if not rows:
+        raise StartupError(f"There is no database '{name}' ('paperdb databases list' shows them)")
+    return int(rows[0]["id"])
+
+
+def _rows(file: Path, sql: str) -> list[dict[str, Any]]:
+    with closing(connect(file, read_only=True)) as connection:
+        return list(sqlite_utils.Database(connection).query(sql))

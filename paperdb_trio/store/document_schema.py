@@ -1,0 +1,113 @@
+"""The schema of a collection: what its documents must look like from now on.
+
+Law: no I/O and no SQL; a parsed schema is immutable and shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import msgspec
+
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import SYSTEM_FIELDS, Document, encode
+from paperdb_trio.store.query import field as query_field
+
+MAX_PROPERTIES: Final = 200
+MAX_INDEXES: Final = 32
+
+_TYPES: Final[dict[str, Callable[[Any], bool]]] = {
+    "string": lambda value: isinstance(value, str),
+    "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
+    "boolean": lambda value: isinstance(value, bool),
+    "object": lambda value: isinstance(value, dict),
+    "array": lambda value: isinstance(value, list),
+}
+_KEYS: Final = ("type", "required", "unique", "index", "default")
+
+
+@dataclass(frozen=True, slots=True)
+class Property:
+    name: str
+    type: str | None
+    required: bool
+    unique: bool
+    index: bool
+    default: Any
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentSchema:
+    """`text` is the JSON that was given: what `GET /:collection/schema` shows."""
+
+    text: bytes
+    properties: tuple[Property, ...]
+
+    def apply(self, document: Document) -> None:
+        """Fill in defaults (a copy each), then check. Raises a 400 `VALIDATION_FAILED`."""
+        for property in self.properties:
+            value = document.get(property.name)
+            if value is None and property.name not in document and property.default is not None:
+                value = document[property.name] = msgspec.json.decode(encode(property.default))
+            if value is None:
+                if property.required:
+                    raise _failed(f"Field '{property.name}' is required")
+            elif property.type is not None and not _TYPES[property.type](value):
+                raise _failed(f"Field '{property.name}' must be of type {property.type}")
+
+
+def parse_schema(value: object) -> DocumentSchema:
+    """Raises a 400 `INVALID_SCHEMA` that says what was expected."""
+    if not isinstance(value, dict) or set(value) != {"properties"} or not isinstance(value["properties"], dict):
+        raise _invalid('expected {"properties": {"field": {"type": "string", …}}}')
+    if len(value["properties"]) > MAX_PROPERTIES:
+        raise _invalid(f"at most {MAX_PROPERTIES} properties")
+    properties = tuple(_parse_property(name, rules) for name, rules in value["properties"].items())
+    if sum(property.unique or property.index for property in properties) > MAX_INDEXES:
+        raise _invalid(f"at most {MAX_INDEXES} properties can be unique or indexed")
+    return DocumentSchema(encode(value), properties)
+
+
+@lru_cache(maxsize=1024)
+def stored_schema(text: str) -> DocumentSchema:
+    """A schema that was parsed before, from the text that is stored of it."""
+    return parse_schema(msgspec.json.decode(text))
+
+
+def _parse_property(name: str, rules: object) -> Property:
+    if "." in name or name in SYSTEM_FIELDS:
+        raise _invalid(f"'{name[:80]}' cannot be a property: top-level fields that are not the server's own")
+    query_field(name)
+    if not isinstance(rules, dict):
+        raise _invalid(f"the rules of '{name}' must be an object")
+    for key in rules:
+        if key not in _KEYS:
+            raise _invalid(f"unknown rule '{key[:40]}' of '{name}'; expected {', '.join(_KEYS)}")
+    kind = rules.get("type")
+    if kind is not None and (not isinstance(kind, str) or kind not in _TYPES):
+        raise _invalid(f"the type of '{name}' must be one of {', '.join(_TYPES)}")
+    for key in ("required", "unique", "index"):
+        if not isinstance(rules.get(key, False), bool):
+            raise _invalid(f"'{key}' of '{name}' must be true or false")
+    default = rules.get("default")
+    if default is not None and kind is not None and not _TYPES[kind](default):
+        raise _invalid(f"the default of '{name}' must be of type {kind}")
+    return Property(
+        name,
+        kind,
+        rules.get("required", False),
+        rules.get("unique", False),
+        rules.get("index", False),
+        default,
+    )
+
+
+def _invalid(message: str) -> ApiError:
+    return bad_request(f"Invalid schema: {message}", "INVALID_SCHEMA")
+
+
+def _failed(message: str) -> ApiError:
+    return bad_request(message, "VALIDATION_FAILED")

@@ -1,0 +1,361 @@
+"""The writes that a user can ask for, each as one object that the writer applies to a transaction.
+
+Law: `apply` runs on the writer's thread, raises `ApiError` only while the transaction is as it found it
+(or inside a savepoint), and returns what the answer needs. Nothing here waits, commits or publishes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+from paperdb_trio.errors import ApiError, bad_request, not_found, unique_violation
+from paperdb_trio.model import SYSTEM_FIELDS, Document, check_document, check_id, document_bytes, new_id
+from paperdb_trio.store.document_schema import DocumentSchema
+from paperdb_trio.store.schema import SEQ_BITS, span
+from paperdb_trio.store.transaction import Transaction
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class Operation(Protocol):
+    def apply(self, tx: Transaction) -> Any: ...
+
+
+class Written(NamedTuple):
+    """What a write of one document left behind: its JSON text, its seq, and whether it is new."""
+
+    id: str
+    data: bytes
+    seq: int
+    created: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BulkFailure:
+    index: int
+    error: ApiError
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """If-Match: the seqs of which the document's must be one. `any` is `*`: it must exist."""
+
+    seqs: frozenset[int]
+    any: bool = False
+
+    def check(self, seq: int | None) -> None:
+        if seq is None or not (self.any or seq in self.seqs):
+            current = "does not exist" if seq is None else f'is at "{seq}"'
+            raise ApiError(412, "PRECONDITION_FAILED", f"If-Match does not hold: the document {current}")
+
+
+class Draft(NamedTuple):
+    """A document as it came in, taken apart: raises the 400s that need no database."""
+
+    id: str
+    fields: Document
+    unique: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, value: object) -> Draft:
+        fields = check_document(value).copy()
+        key, own_id, unique = fields.pop("key", None), fields.pop("_id", None), fields.pop("unique", None)
+        if key is not None and own_id is not None and key != own_id:
+            raise bad_request("'key' and '_id' differ; give one of them", "INVALID_ID")
+        chosen = key if key is not None else own_id
+        id = new_id() if chosen is None else check_id(chosen)
+        fields.pop("createdAt", None)
+        fields.pop("updatedAt", None)
+        if unique is None:
+            return cls(id, fields, ())
+        if not isinstance(unique, list) or not all(isinstance(name, str) and name for name in unique):
+            raise bad_request("'unique' must be an array of field names", "INVALID_UNIQUE")
+        for name in unique:
+            if "." in name or isinstance(fields.get(name), dict | list):
+                raise bad_request(
+                    f"'unique' takes top-level fields with a string, number or boolean; not '{name[:80]}'",
+                    "INVALID_UNIQUE",
+                )
+        return cls(id, fields, tuple(unique))
+
+    def insert(self, tx: Transaction, database_id: int, collection: str, max_bytes: int) -> Written:
+        collection_id = _satisfy_schema(tx, database_id, collection, self.fields)
+        data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, max_bytes)
+        if self.unique:
+            for name in self.unique:
+                value = self.fields.get(name)
+                if value is not None and collection_id is not None and tx.has_value(collection_id, name, value):
+                    raise unique_violation(name)
+        seq = tx.insert(database_id, collection, self.id, data)
+        if seq is None:
+            raise ApiError(
+                409, "CONFLICT", f"A document with the id '{self.id}' already exists in this collection."
+            )
+        return Written(self.id, data, seq, created=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Insert:
+    database_id: int
+    collection: str
+    draft: Draft
+    max_bytes: int
+
+    def apply(self, tx: Transaction) -> Written:
+        return self.draft.insert(tx, self.database_id, self.collection, self.max_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class InsertBulk:
+    """Each draft stands or falls alone (a draft that could not be parsed is its error); or, `atomic`,
+    the first failure undoes all and is raised."""
+
+    database_id: int
+    collection: str
+    drafts: list[Draft | ApiError]
+    max_bytes: int
+    atomic: bool
+
+    def apply(self, tx: Transaction) -> tuple[list[Written], list[BulkFailure]]:
+        written = self._insert_at_once(tx)
+        if written is not None:
+            return written, []
+        if self.atomic:
+            with tx.savepoint():
+                return self._insert_all(tx)
+        return self._insert_all(tx)
+
+    def _insert_at_once(self, tx: Transaction) -> list[Written] | None:
+        """The usual case, in which all is well: twice as fast. None, and nothing is done, if it is not."""
+        prepared: list[tuple[str, bytes]] = []
+        try:
+            for draft in self.drafts:
+                if isinstance(draft, ApiError) or draft.unique:
+                    return None
+                _satisfy_schema(tx, self.database_id, self.collection, draft.fields)
+                data = document_bytes(draft.id, draft.fields, tx.stamp, tx.stamp, self.max_bytes)
+                prepared.append((draft.id, data))
+        except ApiError:
+            return None
+        if not prepared:
+            return []
+        first = tx.insert_many(self.database_id, self.collection, prepared)
+        if first is None:
+            return None
+        return [Written(id, data, first + n, True) for n, (id, data) in enumerate(prepared)]
+
+    def _insert_all(self, tx: Transaction) -> tuple[list[Written], list[BulkFailure]]:
+        written: list[Written] = []
+        failures: list[BulkFailure] = []
+        for index, draft in enumerate(self.drafts):
+            try:
+                if isinstance(draft, ApiError):
+                    raise draft
+                written.append(draft.insert(tx, self.database_id, self.collection, self.max_bytes))
+            except ApiError as error:
+                if self.atomic:
+                    raise ApiError(error.status, error.code, error.message, index=index) from None
+                failures.append(BulkFailure(index, error))
+        return written, failures
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Shallow merge; `{"n": {"increment": 1}}` and `decrement` add to the number that is there (or 0)."""
+
+    database_id: int
+    collection: str
+    id: str
+    fields: Document
+    condition: Condition | None
+    max_bytes: int
+
+    def apply(self, tx: Transaction) -> Written:
+        position, seq, data = _existing(tx, self.database_id, self.collection, self.id)
+        if self.condition is not None:
+            self.condition.check(seq)
+        document = _decode(data)
+        created = document["createdAt"]
+        for name in SYSTEM_FIELDS:
+            document.pop(name, None)
+        for name, value in self.fields.items():
+            document[name] = _stepped(document, name, value) if _is_step(value) else value
+        _satisfy_schema(tx, self.database_id, self.collection, document)
+        data = document_bytes(self.id, document, created, tx.stamp, self.max_bytes)
+        return Written(self.id, data, tx.update(self.database_id, self.collection, position, data))
+
+
+def _is_step(value: object) -> bool:
+    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("increment", "decrement")
+
+
+def _stepped(document: Document, name: str, step: dict[str, Any]) -> int | float:
+    ((operator, by),) = step.items()
+    current = document.get(name, 0)
+    for number, what in ((by, f"'{operator}' of '{name}'"), (current, f"Field '{name}'")):
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise bad_request(f"{what} must be a number", "INVALID_INCREMENT")
+    try:
+        result = current + by if operator == "increment" else current - by
+        if abs(float(result)) == float("inf"):
+            raise OverflowError
+    except OverflowError:
+        raise bad_request(f"'{operator}' takes '{name}' out of range", "INVALID_INCREMENT") from None
+    assert isinstance(result, int | float)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Replace the document at this id, or insert it there. `createdAt` stays that of the first insert."""
+
+    database_id: int
+    collection: str
+    id: str
+    fields: Document
+    condition: Condition | None
+    max_bytes: int
+
+    def apply(self, tx: Transaction) -> Written:
+        collection_id = _satisfy_schema(tx, self.database_id, self.collection, self.fields)
+        found = None if collection_id is None else tx.document(collection_id, self.id)
+        if self.condition is not None:
+            self.condition.check(None if found is None else found[1])
+        if found is None:
+            data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, self.max_bytes)
+            seq = tx.insert(self.database_id, self.collection, self.id, data)
+            assert seq is not None
+            return Written(self.id, data, seq, created=True)
+        position, _, old = found
+        data = document_bytes(self.id, self.fields, _decode(old)["createdAt"], tx.stamp, self.max_bytes)
+        return Written(self.id, data, tx.update(self.database_id, self.collection, position, data))
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    database_id: int
+    collection: str
+    id: str
+    condition: Condition | None
+
+    def apply(self, tx: Transaction) -> Written:
+        position, seq, data = _existing(tx, self.database_id, self.collection, self.id)
+        if self.condition is not None:
+            self.condition.check(seq)
+        return Written(self.id, data, tx.delete(self.database_id, self.collection, position, data))
+
+
+@dataclass(frozen=True, slots=True)
+class SetSchema:
+    """Put a schema on a collection, which it creates if need be; None takes it off."""
+
+    database_id: int
+    collection: str
+    schema: DocumentSchema | None
+
+    def apply(self, tx: Transaction) -> None:
+        if self.schema is not None:
+            with tx.savepoint():
+                tx.set_schema(self.database_id, self.collection, self.schema)
+            return
+        collection_id = tx.collection_id(self.database_id, self.collection)
+        if collection_id is None or tx.schema(collection_id) is None:
+            raise ApiError(404, "NOT_FOUND", f"The collection '{self.collection}' has no schema")
+        tx.delete_schema(collection_id)
+
+
+@dataclass(frozen=True, slots=True)
+class DropSome:
+    """Delete at most `limit` documents of a collection that were inserted up to seq `until`.
+
+    A large collection goes in several of these, so that other writers wait for none of them long.
+    `until` None means: all that are there now. Returns `(deleted, until, done)`; the last step removes the
+    collection itself. Raises a 404 for a collection that does not exist.
+    """
+
+    database_id: int
+    collection: str
+    until: int | None
+    limit: int = 500
+
+    def apply(self, tx: Transaction) -> tuple[int, int, bool]:
+        collection_id = tx.collection_id(self.database_id, self.collection)
+        if collection_id is None:
+            if self.until is not None:
+                return 0, self.until, True
+            raise ApiError(404, "NOT_FOUND", f"There is no collection '{self.collection}'")
+        low, high = span(collection_id)
+        until = self.until
+        if until is None:
+            until = (
+                tx.connection.execute(
+                    "SELECT max(position) FROM documents WHERE position BETWEEN ? AND ?", (low, high)
+                ).fetchone()[0]
+                or low
+            ) - low
+        rows = tx.connection.execute(
+            "SELECT position, data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
+            (low, low + until, self.limit),
+        ).fetchall()
+        for position, data in rows:
+            tx.delete(self.database_id, self.collection, position, data.encode())
+        done = len(rows) < self.limit
+        if done:
+            tx.drop_if_empty(self.database_id, self.collection, collection_id)
+        return len(rows), until, done
+
+
+@dataclass(frozen=True, slots=True)
+class Trim:
+    """Remove at most `limit` of a database's oldest changes: those of before `cutoff` (seconds since the
+    epoch) and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of the newest change
+    that is gone for ever, and how many this step took."""
+
+    database_id: int
+    cutoff: float
+    keep: int
+    limit: int = 250
+
+    def apply(self, tx: Transaction) -> tuple[int, int]:
+        head, trimmed = tx.connection.execute(
+            "SELECT head, trimmed FROM databases WHERE id=?", (self.database_id,)
+        ).fetchone()
+        base, _ = span(self.database_id)
+        rows = tx.connection.execute(
+            "SELECT position, at FROM changes WHERE position>? AND position<=? ORDER BY position LIMIT ?",
+            (base | trimmed, base | head, self.limit),
+        ).fetchall()
+        cutoff = self.cutoff * 1000
+        removable = 0
+        for position, at in rows:
+            # Time may have been set back between two changes; the log is cut in order of seq all the same.
+            if at >= cutoff and position - base > head - self.keep:
+                break
+            removable += 1
+        if not removable:
+            return trimmed, 0
+        last = rows[removable - 1][0]
+        tx.connection.execute("DELETE FROM changes WHERE position>? AND position<=?", (base | trimmed, last))
+        trimmed = last & ((1 << SEQ_BITS) - 1)
+        tx.connection.execute("UPDATE databases SET trimmed=? WHERE id=?", (trimmed, self.database_id))
+        return trimmed, removable
+
+
+def _satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: Document) -> int | None:
+    """Apply the collection's schema, if there is one, to the fields; returns the collection's id."""
+    collection_id = tx.collection_id(database_id, collection)
+    schema = None if collection_id is None else tx.schema(collection_id)
+    if schema is not None:
+        schema.apply(fields)
+    return collection_id
+
+
+def _existing(tx: Transaction, database_id: int, collection: str, id: str) -> tuple[int, int, bytes]:
+    collection_id = tx.collection_id(database_id, collection)
+    found = None if collection_id is None else tx.document(collection_id, id)
+    if found is None:
+        raise not_found()
+    return found

@@ -1,0 +1,266 @@
+"""Reads: on threads, with a deadline after which SQLite really stops.
+
+Law: never on the event loop, never on the writer's connection. A page is gathered into one string by
+SQLite itself: a row fetched by Python costs a fight for the interpreter's lock with a busy event loop
+(up to 5 ms each), one string costs one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import trio
+
+from paperdb_trio.errors import ApiError, bad_request, not_found
+from paperdb_trio.model import encode
+from paperdb_trio.store.query import compile_filter, compile_sort, field
+from paperdb_trio.store.schema import connect, span
+
+T = TypeVar("T")
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+PROGRESS_STEPS: Final = 1_000_000
+"""Steps of SQLite's virtual machine, about 15 ms, between two looks whether a query shall stop."""
+
+
+class _Lease:
+    """A connection in use by one thread. Interrupting it later than its end would hit a stranger's query.
+
+    An interrupt that comes between two statements is forgotten by SQLite: the second finds it by the
+    progress handler.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._stopped = False
+
+    def start(self, connection: sqlite3.Connection) -> None:
+        with self._lock:
+            self._connection = connection
+            connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
+
+    def end(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.set_progress_handler(None, 0)
+            self._connection = None
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            if self._connection is not None:
+                self._connection.interrupt()
+
+
+class Reader:
+    """A pool of read-only connections, one per thread. `close()` it when no query runs any more."""
+
+    def __init__(self, file: Path, *, threads: int, timeout: float, max_result_bytes: int) -> None:
+        self._timeout = timeout
+        self._limiter = trio.CapacityLimiter(threads)
+        self._idle: deque[sqlite3.Connection] = deque(
+            connect(file, read_only=True, max_length=max_result_bytes) for _ in range(threads)
+        )
+        self._max_result_bytes = max_result_bytes
+        self._closed = False
+
+    def close(self) -> None:
+        """A thread whose asker has gone may still be at work: it closes its connection itself."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.popleft().close()
+
+    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `query(connection)` on a thread, in one read transaction.
+
+        Cancelling, and the deadline, interrupt the query. Raises a 503 `QUERY_TIMEOUT`, a 400
+        `RESULT_TOO_LARGE`, or what the query raises.
+        """
+        lease = _Lease()
+
+        def work() -> T:
+            connection = self._idle.popleft()
+            lease.start(connection)
+            try:
+                connection.execute("BEGIN")
+                return query(connection)
+            finally:
+                lease.end()
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                self._idle.append(connection)
+                if self._closed:
+                    self._close_idle()
+
+        finished = False
+        try:
+            with trio.move_on_after(self._timeout):
+                result = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+                finished = True
+                return result
+        except sqlite3.DataError as error:
+            if "too big" not in str(error):
+                raise
+            raise bad_request(
+                f"The result is larger than {self._max_result_bytes:,} bytes; use a smaller 'limit'",
+                "RESULT_TOO_LARGE",
+            ) from None
+        finally:
+            if not finished:
+                lease.stop()
+        raise ApiError(
+            503,
+            "QUERY_TIMEOUT",
+            f"The query took longer than {self._timeout:g} s and was stopped. Narrow the filter, or page.",
+            headers={"Retry-After": "1"},
+        )
+
+    # --- documents -------------------------------------------------------------------------------
+
+    async def get(self, database_id: int, collection: str, id: str) -> tuple[bytes, int]:
+        """`(data, seq)` of one document. Raises a 404."""
+
+        def query(connection: sqlite3.Connection) -> tuple[str, int] | None:
+            row: tuple[str, int] | None = connection.execute(
+                "SELECT data, seq FROM documents WHERE id=?3 AND collection_id="
+                "(SELECT id FROM collections WHERE database_id=?1 AND name=?2)",
+                (database_id, collection, id),
+            ).fetchone()
+            return row
+
+        row = await self.run(query)
+        if row is None:
+            raise not_found()
+        return row[0].encode(), row[1]
+
+    async def find(
+        self,
+        database_id: int,
+        collection: str,
+        *,
+        filter: str | None,
+        sort: str | None,
+        limit: int,
+        offset: int,
+        select: str | None,
+        count: bool,
+    ) -> tuple[list[bytes], bool, int | None]:
+        """`(documents, has_more, total)`: JSON texts; `total` of all that match only when `count`."""
+        condition, parameters = compile_filter(filter)
+        order = compile_sort(sort)
+        wanted = parse_select(select)
+
+        def query(connection: sqlite3.Connection) -> tuple[list[bytes], bool, int | None]:
+            where = _where(connection, database_id, collection, condition)
+            if where is None:
+                return [], False, 0 if count else None
+            (text,) = connection.execute(
+                f"SELECT group_concat(data,char(10)) FROM "
+                f"(SELECT data FROM documents WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?)",
+                (*parameters, limit + 1, offset),
+            ).fetchone()
+            rows = [] if text is None else text.encode().split(b"\n")
+            total = None
+            if count:
+                (total,) = connection.execute(
+                    f"SELECT count(*) FROM documents WHERE {where}", parameters
+                ).fetchone()
+            more = len(rows) > limit
+            if more:
+                rows.pop()
+            return ([project(row, wanted) for row in rows] if wanted else rows), more, total
+
+        return await self.run(query)
+
+    async def count(self, database_id: int, collection: str, filter: str | None) -> int:
+        condition, parameters = compile_filter(filter)
+
+        def query(connection: sqlite3.Connection) -> int:
+            where = _where(connection, database_id, collection, condition)
+            if where is None:
+                return 0
+            if condition == "1":
+                (n,) = connection.execute(
+                    "SELECT documents FROM collections WHERE database_id=? AND name=?",
+                    (database_id, collection),
+                ).fetchone()
+            else:
+                (n,) = connection.execute(
+                    f"SELECT count(*) FROM documents WHERE {where}", parameters
+                ).fetchone()
+            return int(n)
+
+        return await self.run(query)
+
+    async def collections(self, database_id: int) -> list[tuple[str, int, str | None]]:
+        """`(name, documents, schema)` of every collection of a database, by name; the schema as JSON text."""
+        return await self.run(
+            lambda connection: connection.execute(
+                "SELECT name, documents, schema FROM collections WHERE database_id=? ORDER BY name",
+                (database_id,),
+            ).fetchall()
+        )
+
+    async def schema(self, database_id: int, collection: str) -> str | None:
+        """The schema of a collection as JSON text."""
+        row = await self.run(
+            lambda connection: connection.execute(
+                "SELECT schema FROM collections WHERE database_id=? AND name=?", (database_id, collection)
+            ).fetchone()
+        )
+        return None if row is None else row[0]
+
+
+def _where(connection: sqlite3.Connection, database_id: int, collection: str, condition: str) -> str | None:
+    row = connection.execute(
+        "SELECT id FROM collections WHERE database_id=? AND name=?", (database_id, collection)
+    ).fetchone()
+    if row is None:
+        return None
+    low, high = span(row[0])
+    return f"position>={low} AND position<={high} AND {condition}"
+
+
+Selection = list[list[str]]
+_MISSING: Final = object()
+
+
+def parse_select(text: str | None) -> Selection:
+    """The paths of `name,address.city`; `_id` always comes along."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        field(name)
+    return [name.split(".") for name in ["_id", *names]] if names else []
+
+
+def project(data: bytes, wanted: Selection) -> bytes:
+    """The document with only the wanted paths."""
+    document = _decode(data)
+    result: dict[str, Any] = {}
+    for path in wanted:
+        value: Any = document
+        for segment in path:
+            value = value.get(segment, _MISSING) if isinstance(value, dict) else _MISSING
+        if value is _MISSING:
+            continue
+        target = result
+        for segment in path[:-1]:
+            inner = target.setdefault(segment, {})
+            if not isinstance(inner, dict):
+                break
+            target = inner
+        else:
+            target[path[-1]] = value
+    return encode(result)

@@ -1,0 +1,279 @@
+"""One open write transaction: what operations may do to it.
+
+Law: runs on the writer's thread only, between BEGIN IMMEDIATE and COMMIT; forgets everything at the end
+of the transaction, so that a rollback or another process's commit can never leave it wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from paperdb_trio.errors import unique_violation
+from paperdb_trio.model import Change, timestamp
+from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
+from paperdb_trio.store.query import field as query_field
+from paperdb_trio.store.query import unique_condition
+from paperdb_trio.store.schema import SEQ_BITS, span
+
+MAX_UNIQUE_INDEXES: Final = 16
+"""Indexes that inserts with `unique` may add to one collection; further fields are scanned for."""
+
+
+def _index_name(kind: str, collection_id: int, field: str) -> str:
+    """The field's name is in hex: no quoting, and it can be read back from an error."""
+    return f"{kind}_{collection_id}_{field.encode().hex()}"
+
+
+def _raise_if_unique_field(error: sqlite3.IntegrityError) -> None:
+    """SQLite says "UNIQUE constraint failed: index 'schema_unique_7_656d61696c'"."""
+    found = re.search(r"schema_unique_[0-9]+_([0-9a-f]+)", str(error))
+    if found is not None:
+        raise unique_violation(bytes.fromhex(found[1]).decode()) from None
+
+
+class Transaction:
+    """`changes` holds what is to be appended to the change log and published, in order."""
+
+    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+        self.connection = connection
+        self.now = now
+        self.stamp = timestamp(now)
+        self.changes: list[Change] = []
+        self._texts: list[str] = []  # of each change the data, as SQLite takes it
+        self._heads: dict[int, int] = {}
+        self._collections: dict[tuple[int, str], int] = {}
+        self._counts: dict[int, int] = {}
+        self._schemas: dict[int, DocumentSchema] = {}
+
+    def flush(self) -> None:
+        """Append the change rows and the counters; called once, just before COMMIT."""
+        at = int(self.now * 1000)
+        self.connection.executemany(
+            "INSERT INTO changes VALUES (?,?,?,?,?,?)",
+            [
+                (c.database_id << SEQ_BITS | c.seq, at, len(c.data), c.type, c.collection, text)
+                for c, text in zip(self.changes, self._texts, strict=True)
+            ],
+        )
+        for database_id, head in self._heads.items():
+            self.connection.execute("UPDATE databases SET head=? WHERE id=?", (head, database_id))
+        for collection_id, delta in self._counts.items():
+            if delta:
+                self.connection.execute(
+                    "UPDATE collections SET documents=documents+? WHERE id=?", (delta, collection_id)
+                )
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What happens inside is undone, on disk and here, when it raises."""
+        changes, heads = len(self.changes), self._heads.copy()
+        collections, counts = self._collections.copy(), self._counts.copy()
+        self.connection.execute("SAVEPOINT operation")
+        try:
+            yield
+        except BaseException:
+            del self.changes[changes:], self._texts[changes:]
+            self._heads, self._collections, self._counts = heads, collections, counts
+            if self.connection.in_transaction:  # SQLite ends it by itself when the disk is full
+                self.connection.execute("ROLLBACK TO operation")
+                self.connection.execute("RELEASE operation")
+            raise
+        self.connection.execute("RELEASE operation")
+
+    # --- collections and documents ---------------------------------------------------------------
+
+    def collection_id(self, database_id: int, name: str, *, create: bool = False) -> int | None:
+        key = (database_id, name)
+        found = self._collections.get(key)
+        if found is None:
+            row = self.connection.execute(
+                "SELECT id, schema FROM collections WHERE database_id=? AND name=?", key
+            ).fetchone()
+            if row is not None:
+                found, schema = row
+                if schema is not None:
+                    self._schemas[found] = stored_schema(schema)
+            elif create:
+                found = self.connection.execute(
+                    "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", key
+                ).fetchone()[0]
+            else:
+                return None
+            self._collections[key] = found
+        return found
+
+    def schema(self, collection_id: int) -> DocumentSchema | None:
+        """The schema that documents written to the collection must satisfy."""
+        return self._schemas.get(collection_id)
+
+    def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
+        """`(position, seq, data)` of a document as this transaction sees it."""
+        row = self.connection.execute(
+            "SELECT position, seq, data FROM documents WHERE collection_id=? AND id=?", (collection_id, id)
+        ).fetchone()
+        return None if row is None else (row[0], row[1], row[2].encode())
+
+    def insert(self, database_id: int, collection: str, id: str, data: bytes) -> int | None:
+        """Insert a document and return its seq, or None (and no trace) when the id is taken.
+
+        Raises a 409 for a value that the schema wants to be unique.
+        """
+        collection_id = self.collection_id(database_id, collection, create=True)
+        assert collection_id is not None
+        seq, text = self._head(database_id) + 1, data.decode()
+        try:
+            self.connection.execute(
+                "INSERT INTO documents VALUES (?,?,?,?,?)",
+                (collection_id << SEQ_BITS | seq, collection_id, id, seq, text),
+            )
+        except sqlite3.IntegrityError as error:
+            _raise_if_unique_field(error)
+            return None
+        self._record(database_id, "insert", collection, data, text)
+        self._count(collection_id, 1)
+        return seq
+
+    def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> int | None:
+        """Insert documents `(id, data)` and return the seq of the first; the others' follow it.
+
+        None, and no trace, if one of them cannot be: an id is taken, or a unique value.
+        """
+        with suppress(sqlite3.IntegrityError), self.savepoint():
+            collection_id = self.collection_id(database_id, collection, create=True)
+            assert collection_id is not None
+            first = self._head(database_id) + 1
+            base = collection_id << SEQ_BITS
+            texts = [data.decode() for _, data in documents]
+            self.connection.executemany(
+                "INSERT INTO documents VALUES (?,?,?,?,?)",
+                [
+                    (base | first + n, collection_id, document[0], first + n, text)
+                    for n, (document, text) in enumerate(zip(documents, texts, strict=True))
+                ],
+            )
+            self.changes += [
+                Change(database_id, first + n, "insert", collection, data)
+                for n, (_, data) in enumerate(documents)
+            ]
+            self._texts += texts
+            self._heads[database_id] = first + len(documents) - 1
+            self._count(collection_id, len(documents))
+            return first
+        return None
+
+    def update(self, database_id: int, collection: str, position: int, data: bytes) -> int:
+        """Raises a 409 like `insert`."""
+        text = data.decode()
+        try:
+            self.connection.execute(
+                "UPDATE documents SET data=?, seq=? WHERE position=?",
+                (text, self._head(database_id) + 1, position),
+            )
+        except sqlite3.IntegrityError as error:
+            _raise_if_unique_field(error)
+            raise
+        return self._record(database_id, "update", collection, data, text)
+
+    def delete(self, database_id: int, collection: str, position: int, data: bytes) -> int:
+        self.connection.execute("DELETE FROM documents WHERE position=?", (position,))
+        self._count(position >> SEQ_BITS, -1)
+        return self._record(database_id, "delete", collection, data, data.decode())
+
+    def drop_if_empty(self, database_id: int, collection: str, collection_id: int) -> bool:
+        """Remove the collection itself, with its indexes, once no document is left in it."""
+        low, high = span(collection_id)
+        if self.connection.execute(
+            "SELECT 1 FROM documents WHERE position BETWEEN ? AND ? LIMIT 1", (low, high)
+        ).fetchone():
+            return False
+        self.drop_indexes(collection_id, "unique", "schema_unique", "schema_index")
+        self.connection.execute("DELETE FROM collections WHERE id=?", (collection_id,))
+        self._collections.pop((database_id, collection), None)
+        self._counts.pop(collection_id, None)
+        return True
+
+    def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
+        """Whether a document of the collection has this value at this field.
+
+        The first question about a field adds an index for it, partial to the collection's range, so that
+        `unique` costs the same however large the collection has grown.
+        """
+        condition, parameters, expression = unique_condition(field, value)
+        low, high = span(collection_id)
+        # Literal bounds: the planner uses a partial index only when it sees the very terms of its WHERE.
+        within = f"position>={low} AND position<={high}"
+        index = _index_name("unique", collection_id, field)
+        indexes = self._indexes(collection_id, "unique")
+        if index not in indexes and len(indexes) < MAX_UNIQUE_INDEXES:
+            self.connection.execute(f'CREATE INDEX "{index}" ON documents ({expression}) WHERE {within}')
+        return (
+            self.connection.execute(
+                f"SELECT 1 FROM documents WHERE {within} AND {condition} LIMIT 1", parameters
+            ).fetchone()
+            is not None
+        )
+
+    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema) -> None:
+        """Put a schema in force, with its indexes. Raises a 409 if what is there breaks a unique field."""
+        collection_id = self.collection_id(database_id, collection, create=True)
+        assert collection_id is not None
+        self.drop_indexes(collection_id, "schema_unique", "schema_index")
+        low, high = span(collection_id)
+        for property in schema.properties:
+            at = query_field(property.name)
+            within = f"WHERE position>={low} AND position<={high}"
+            if property.unique:
+                # To json_extract true is 1, and an array its text; the first term keeps them apart.
+                name = _index_name("schema_unique", collection_id, property.name)
+                terms = f"replace({at.type},'real','integer'), {at.value}"
+                try:
+                    self.connection.execute(f'CREATE UNIQUE INDEX "{name}" ON documents ({terms}) {within}')
+                except sqlite3.IntegrityError:
+                    raise unique_violation(property.name) from None
+            if property.index or property.unique:
+                name = _index_name("schema_index", collection_id, property.name)
+                self.connection.execute(f'CREATE INDEX "{name}" ON documents ({at.value}) {within}')
+        self.connection.execute(
+            "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
+        )
+        self._schemas[collection_id] = schema
+
+    def delete_schema(self, collection_id: int) -> None:
+        self.drop_indexes(collection_id, "schema_unique", "schema_index")
+        self.connection.execute("UPDATE collections SET schema=NULL WHERE id=?", (collection_id,))
+        del self._schemas[collection_id]
+
+    def drop_indexes(self, collection_id: int, *kinds: str) -> None:
+        for kind in kinds:
+            for name in self._indexes(collection_id, kind):
+                self.connection.execute(f'DROP INDEX "{name}"')
+
+    def _indexes(self, collection_id: int, kind: str) -> set[str]:
+        low, high = f"{kind}_{collection_id}_", f"{kind}_{collection_id}`"
+        rows = self.connection.execute(
+            "SELECT name FROM sqlite_master WHERE type='index' AND name>? AND name<?", (low, high)
+        )
+        return {name for (name,) in rows}
+
+    def _head(self, database_id: int) -> int:
+        head = self._heads.get(database_id)
+        if head is None:
+            (head,) = self.connection.execute(
+                "SELECT head FROM databases WHERE id=?", (database_id,)
+            ).fetchone()
+            self._heads[database_id] = head
+        return head
+
+    def _count(self, collection_id: int, delta: int) -> None:
+        self._counts[collection_id] = self._counts.get(collection_id, 0) + delta
+
+    def _record(self, database_id: int, type: str, collection: str, data: bytes, text: str) -> int:
+        seq = self._head(database_id) + 1
+        self._heads[database_id] = seq
+        self.changes.append(Change(database_id, seq, type, collection, data))
+        self._texts.append(text)
+        return seq

@@ -1,0 +1,69 @@
+"""The files that the server serves to clients, in memory.
+
+Law: read once, at start; the same bytes at every start, so that an ETag or a checksum
+in somebody's lock file stays good until the SDK itself changes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+CONTENT_TYPES: Final = {
+    ".js": "text/javascript; charset=utf-8",
+    ".d.ts": "application/typescript; charset=utf-8",
+    ".tgz": "application/gzip",
+    ".html": "text/html; charset=utf-8",
+}
+NOT_SERVED: Final = frozenset({"package.json"})
+"""In the tarball only."""
+TARBALL: Final = "/sdk/paperdb.tgz"
+MTIME: Final = 499_162_500
+"""1985-10-26T08:15:00Z: what npm itself gives to every file that it packs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """`etag` is the header's value, quotes included."""
+
+    content_type: str
+    body: bytes
+    etag: str
+
+
+def load() -> dict[str, Asset]:
+    """Every asset by its path (`/sdk/paperdb.js`, …). Raises OSError if the installation is incomplete."""
+    files = {
+        file.name: file.read_bytes()
+        for file in sorted(resources.files(__package__).joinpath("sdk").iterdir(), key=lambda file: file.name)
+        if file.name.endswith((".js", ".d.ts", ".json"))
+    }
+    assets = {f"/sdk/{name}": _asset(name, body) for name, body in files.items() if name not in NOT_SERVED}
+    assets[TARBALL] = _asset(TARBALL, tarball(files))
+    page = resources.files(__package__).joinpath("pages", "index.html")
+    assets["/"] = _asset(page.name, page.read_bytes())
+    return assets
+
+
+def _asset(name: str, body: bytes) -> Asset:
+    content_type = next(value for suffix, value in CONTENT_TYPES.items() if name.endswith(suffix))
+    return Asset(content_type, body, f'"{hashlib.sha256(body).hexdigest()[:32]}"')
+
+
+def tarball(files: Mapping[str, bytes]) -> bytes:
+    """A package that `npm install` takes: everything under `package/`, nothing that differs from run to run."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, body in sorted(files.items()):
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(body)
+            entry.mtime = MTIME
+            entry.mode = 0o644
+            archive.addfile(entry, io.BytesIO(body))
+    return gzip.compress(packed.getvalue(), mtime=0)

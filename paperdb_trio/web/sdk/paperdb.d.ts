@@ -1,0 +1,294 @@
+/**
+ * Types of the PaperDB client. They know the schema that is given to `createClient`; collections without
+ * one take any JSON object, or what `db.collection<T>("name")` says.
+ */
+
+// --- schemas -------------------------------------------------------------------------------------
+
+export interface FieldSchema {
+  type: "string" | "number" | "boolean" | "object" | "array";
+  required?: boolean;
+  unique?: boolean;
+  index?: boolean;
+  /** Set on insert when the field is missing. */
+  default?: unknown;
+}
+
+export interface CollectionSchema {
+  properties: { readonly [field: string]: FieldSchema };
+}
+
+export interface Schema {
+  readonly [collection: string]: CollectionSchema;
+}
+
+interface FieldTypes {
+  string: string;
+  number: number;
+  boolean: boolean;
+  object: Record<string, unknown>;
+  array: unknown[];
+}
+
+type Flat<T> = { [K in keyof T]: T[K] } & {};
+type Properties<C> = C extends { properties: infer P } ? P : never;
+type ValueOf<F> = F extends { type: infer T extends keyof FieldTypes } ? FieldTypes[T] : unknown;
+type NeededKeys<P> = {
+  [K in keyof P]: P[K] extends { default: unknown } ? never : P[K] extends { required: true } ? K : never;
+}[keyof P];
+type PresentKeys<P> = {
+  [K in keyof P]: P[K] extends { default: unknown } | { required: true } ? K : never;
+}[keyof P];
+type FieldsOf<P, Certain extends keyof P> = Flat<
+  { -readonly [K in Certain]: ValueOf<P[K]> } & { -readonly [K in Exclude<keyof P, Certain>]?: ValueOf<P[K]> }
+>;
+
+/** What the server adds to every document. Times are RFC 3339, UTC, with milliseconds. */
+export interface SystemFields {
+  _id: string;
+  createdAt: string;
+  updatedAt: string;
+}
+
+/** A document as it is read: fields that are required or have a default are there. */
+export type DocumentOf<C extends CollectionSchema> = Flat<
+  FieldsOf<Properties<C>, PresentKeys<Properties<C>>> & SystemFields
+>;
+/** A document as it is inserted: fields that are required and have no default must be there. */
+export type DraftOf<C extends CollectionSchema> = Flat<
+  FieldsOf<Properties<C>, NeededKeys<Properties<C>>> & { _id?: string }
+>;
+
+/** A JSON object of which nothing more is known. */
+export type AnyDraft = Record<string, unknown>;
+export type AnyDocument = AnyDraft & SystemFields;
+
+type DraftFor<T> = Flat<Omit<T, keyof SystemFields> & { _id?: string }>;
+type ReadAs<T> = Flat<Omit<T, keyof SystemFields> & SystemFields>;
+
+// --- documents -----------------------------------------------------------------------------------
+
+interface Operators<V> {
+  eq?: V;
+  ne?: V;
+  gt?: V;
+  gte?: V;
+  lt?: V;
+  lte?: V;
+  in?: readonly V[];
+  nin?: readonly V[];
+  contains?: unknown;
+  startsWith?: string;
+  exists?: boolean;
+}
+
+/** `{age: {gte: 18}, admin: true}`; dotted paths reach into objects; `or`, `and`, `not` combine. */
+export type Filter<D> = { [K in keyof D]?: D[K] | Operators<NonNullable<D[K]>> | null } & {
+  or?: readonly Filter<D>[];
+  and?: readonly Filter<D>[];
+  not?: Filter<D>;
+} & { [path: `${string}.${string}`]: unknown };
+
+type Name<D> = keyof D & string;
+type SortKey<D> = Name<D> | `-${Name<D>}` | `${"" | "-"}${string}.${string}` | `${string},${string}`;
+
+export interface FindOptions<D> {
+  filter?: Filter<D>;
+  /** Field names, `-` in front for descending: `"-createdAt,name"` or `["-createdAt", "name"]`. */
+  sort?: SortKey<D> | readonly SortKey<D>[];
+  /** 1 to 1000; 100 if left out. */
+  limit?: number;
+  offset?: number;
+  /** Only these fields: `"name,email"` or `["name", "email"]`. */
+  select?: string | readonly string[];
+  /** Also count all that match, into `total`. */
+  count?: boolean;
+}
+
+/** The documents found; `hasMore` says whether there are others after them. */
+export type Found<D> = D[] & {
+  readonly hasMore: boolean;
+  readonly limit: number;
+  readonly offset: number;
+  /** Only with `count: true`. */
+  readonly total?: number;
+};
+
+export interface InsertOptions {
+  /** The document's id; the server makes one if left out. */
+  key?: string;
+  /** Fields of which no other document may have the same value; those of the schema if left out. */
+  unique?: string[];
+}
+
+export interface BulkOptions {
+  /** All or none: the first failure rejects, with its `index`. */
+  atomic?: boolean;
+  unique?: string[];
+}
+
+export interface BulkResult<D> {
+  inserted: number;
+  failed: number;
+  documents: D[];
+  errors: { index: number; error: string; code: string }[];
+}
+
+export interface WriteOptions {
+  /** Only if the document is as of this seq (see `seqOf`), else 412 `PRECONDITION_FAILED`; `"*"`: if it exists. */
+  ifMatch?: number | "*";
+}
+
+/** What `update` merges in. Numbers can be changed atomically: `{n: {increment: 1}}`. */
+export type Changes<I> = {
+  [K in keyof I]?: I[K] | null | (NonNullable<I[K]> extends number ? Step : never);
+};
+type Step = { increment: number } | { decrement: number };
+
+/** `D` is a document as it is read, `I` as it is inserted. Every method rejects with `PaperDBError`. */
+export interface Collection<D = AnyDocument, I = AnyDraft> {
+  readonly name: string;
+  /** 409 `CONFLICT` for an id or a unique value that is taken. */
+  insert(document: I, options?: InsertOptions): Promise<D>;
+  /** Each document stands or falls alone, unless `atomic`. */
+  insertBulk(documents: readonly I[], options?: BulkOptions): Promise<BulkResult<D>>;
+  find(options?: FindOptions<D>): Promise<Found<D>>;
+  /** 404 `NOT_FOUND`. */
+  get(id: string, options?: { select?: string | readonly string[] }): Promise<D>;
+  /** Merge fields, not deep; resolves to the whole document. 404 `NOT_FOUND`. */
+  update(id: string, fields: Changes<I>, options?: WriteOptions): Promise<D>;
+  /** Put a document in the place of what has this id, or insert it. */
+  replace(id: string, document: I, options?: WriteOptions): Promise<D>;
+  /** 404 `NOT_FOUND`. */
+  delete(id: string, options?: WriteOptions): Promise<{ deleted: true; _id: string }>;
+  count(options?: { filter?: Filter<D> }): Promise<number>;
+}
+
+/** The seq of the change that made a document what it is, if it came from insert, get, update or replace. */
+export declare function seqOf(document: object): number | undefined;
+
+// --- realtime ------------------------------------------------------------------------------------
+
+export interface RealtimeEvent<D = Record<string, unknown>> {
+  type: "insert" | "update" | "delete";
+  collection: string;
+  /** The full document; for delete, as it last was. */
+  data: D;
+  /** Strictly increasing, in the order in which changes were committed. */
+  seq: number;
+}
+
+/** Changes after `since` and before `oldest` are no longer in the server's log, and were missed. */
+export interface Gap {
+  since: number;
+  oldest: number;
+}
+
+/** `retryIn` is in seconds. `closed` is final until the next `subscribe`. */
+export type Status =
+  | { readonly state: "connecting" | "live" | "catching up" }
+  | { readonly state: "offline"; readonly reason: string; readonly retryIn: number }
+  | ({ readonly state: "gap" } & Readonly<Gap>)
+  | { readonly state: "closed"; readonly reason: string; readonly code?: string };
+
+export interface SubscribeOptions {
+  /** The server has heard of it: every change from now on will be seen. Called once. */
+  onReady?: () => unknown;
+  /** Changes were missed: fetch again what you keep a copy of. Changes after the gap go on coming. */
+  onGap?: (gap: Gap) => unknown;
+  /** What the handler threw, or why the subscription ended. Without it: `console.error`. */
+  onError?: (error: unknown) => unknown;
+}
+
+export interface TokenRequest {
+  collections: readonly string[];
+  /** `["read"]` if left out. */
+  permissions?: readonly ("read" | "write")[];
+  /** Seconds, 30 to 86400; 900 if left out. */
+  expiresIn?: number;
+}
+
+export interface Realtime<S extends Schema = {}> {
+  /**
+   * Call `handler` with every change from now on: once each, in order, over any outage. Returns a function
+   * that ends the subscription at once. Throws a `PaperDBError` for a bad name or a closed client.
+   */
+  subscribe<K extends keyof S & string>(
+    collection: K,
+    handler: (event: RealtimeEvent<DocumentOf<S[K]>>) => unknown,
+    options?: SubscribeOptions,
+  ): () => void;
+  subscribe<T = Record<string, unknown>>(
+    collection: string,
+    handler: (event: RealtimeEvent<T>) => unknown,
+    options?: SubscribeOptions,
+  ): () => void;
+  /** Resolves to the raw token, for a WebSocket client of your own. 403 `PLAN_REQUIRED` on plan free. */
+  generateToken(request: TokenRequest): Promise<string>;
+  /** Call `listener` at each change of the connection's state. Returns a function that ends that. */
+  onStatus(listener: (status: Status) => unknown): () => void;
+  readonly status: Status;
+}
+
+// --- the client ----------------------------------------------------------------------------------
+
+/** The server refused, or could not be reached. Other fields of the answer's JSON are on it too. */
+export declare class PaperDBError extends Error {
+  readonly name: "PaperDBError";
+  /** The HTTP status; 0 if there was no answer (a write may or may not have happened). */
+  readonly status: number;
+  /** For programs: `CONFLICT`, `NOT_FOUND`, `NETWORK`, … */
+  readonly code: string;
+  /** Seconds, if the server said when to try again. */
+  readonly retryAfter?: number;
+  readonly [extra: string]: unknown;
+  constructor(message: string, about?: { status?: number; code?: string; cause?: unknown; [extra: string]: unknown });
+}
+
+/** What a WebSocket class must have: the browser's, Node's and the `ws` package's do. */
+export type WebSocketClass = new (url: string, protocols?: string[]) => {
+  onmessage: any;
+  onerror: any;
+  onclose: any;
+  send(text: string): void;
+  close(code?: number): void;
+};
+
+type Answer<T> = T | Promise<T>;
+
+export interface ClientOptions<S extends Schema = {}> {
+  /** http(s) or ws(s), with or without a path; in a browser it may be relative, such as `"/"`. */
+  baseUrl: string;
+  /** `baseUrl` if left out. */
+  realtimeUrl?: string;
+  /** `pdb_sk_…` or `pdb_pk_…`. A secret key belongs on a server. */
+  apiKey?: string;
+  /** For front ends that hold no key: asks your own back end for a token that covers `collections`. */
+  getToken?: (wanted: { collections: string[]; permissions: ["read"] }) => Answer<string | { token: string }>;
+  /** With a secret key it registers itself before the first write to each of its collections. */
+  schema?: S;
+  /** Seconds that tokens minted with `apiKey` are asked to live; the server's default is 900. */
+  tokenExpiresIn?: number;
+  /** Seconds before a token's end at which it is renewed: 60; halfway for a token that lives shorter than that. */
+  tokenMarginSeconds?: number;
+  fetch?: typeof fetch;
+  WebSocket?: WebSocketClass;
+}
+
+interface ClientMethods<S extends Schema> {
+  readonly realtime: Realtime<S>;
+  /** Any collection, also one whose name is taken here (`close`) or by every object (`constructor`). */
+  collection<K extends keyof S & string>(name: K): Collection<DocumentOf<S[K]>, DraftOf<S[K]>>;
+  collection<T extends object = AnyDraft>(name: string): Collection<ReadAs<T>, DraftFor<T>>;
+  /** End all subscriptions. Documents can still be read and written. */
+  close(): void;
+}
+
+export type Client<S extends Schema = {}> = ClientMethods<S> & {
+  readonly [K in keyof S as Exclude<K, keyof ClientMethods<S>>]: Collection<DocumentOf<S[K]>, DraftOf<S[K]>>;
+} & { readonly [collection: string]: Collection };
+
+/** Throws a `PaperDBError` for options that cannot work. */
+export declare function createClient<const S extends Schema = {}>(
+  options: ({ apiKey: string | undefined } | { getToken: NonNullable<ClientOptions["getToken"]> }) & ClientOptions<S>,
+): Client<S>;

@@ -1,0 +1,28 @@
+"""Running `paperdb` as a process, and reading how it failed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+from tests.conftest import COMMAND, ENVIRONMENT
+
+
+def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT | (env or {}),
+        timeout=30,
+        check=False,
+    )
+
+
+def fails(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    """It ended with this code, nothing but one line of ours on stderr, and all of the words in it."""
+    assert done.returncode == code, done.stderr
+    assert re.fullmatch(r"paperdb: [^\n]+\n", done.stderr), done.stderr
+    for word in words:
+        assert word in done.stderr

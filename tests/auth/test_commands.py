@@ -1,0 +1,117 @@
+"""The commands for databases and keys, beside a running server and without one."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from paperdb_trio.store import admin
+from tests.auth.commands import fails, run
+from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
+from tests.store.tools import new_file
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with a set-up database that nobody serves."""
+    new_file(tmp_path)
+    return tmp_path
+
+
+def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> None:
+    server.cli("databases", "create", "test_cli", "--plan", "free")
+    server.insert("c", {}, key=server.new_key("test_cli")["key"])
+    server.cli("databases", "set-plan", "test_cli", "pro")
+    listed = {row["name"]: row for row in json.loads(server.cli("databases", "list", "--json"))}
+    row = listed["test_cli"]
+    assert (row["plan"], row["collections"], row["documents"]) == ("pro", 1, 1)
+    assert listed["default"]["plan"] == "team"
+    assert "name=test_cli" in server.cli("databases", "list")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "word"),
+    [
+        (["databases", "create", "default", "--plan", "pro"], 1, "'default'"),
+        (["databases", "create", "a b", "--plan", "pro"], 2, "'a b'"),
+        (["databases", "create", "", "--plan", "pro"], 2, "''"),
+        (["databases", "create", "x" * 65, "--plan", "pro"], 2, "Invalid"),
+        (["databases", "set-plan", "nowhere", "pro"], 1, "'nowhere'"),
+        (["keys", "create", "--database", "nowhere"], 1, "'nowhere'"),
+        (["keys", "revoke", "nobody"], 1, "'nobody'"),
+    ],
+)
+def test_duplicates_and_unknown_names_are_refused(
+    data: Path, arguments: list[str], code: int, word: str
+) -> None:
+    def dump() -> list[str]:
+        with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+            return list(connection.iterdump())
+
+    before = dump()
+    fails(run(*arguments, "--data", data), code, word)
+    assert dump() == before
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_a_key_is_shown_once_and_listed_without_itself(data: Path, public: bool) -> None:
+    options = ["--public"] if public else []
+    created = json.loads(run("keys", "create", "--label", "mine", "--json", *options, "--data", data).stdout)
+    assert set(created) == {"id", "key", "database", "kind"}
+    assert created["kind"] == ("public" if public else "secret")
+    assert created["key"].startswith("pdb_pk_" if public else "pdb_sk_")
+    for options in ([], ["--json"]):
+        listed = run("keys", "list", *options, "--data", data).stdout
+        assert created["id"] in listed
+        assert "mine" in listed
+        assert created["key"] not in listed
+    plain = run("keys", "create", *(["--public"] if public else []), "--data", data).stdout
+    assert re.search(r"pdb_(sk|pk)_[\w-]{43}", plain)
+
+
+def test_revoking_is_final_and_may_be_repeated(data: Path) -> None:
+    key = json.loads(run("keys", "create", "--json", "--data", data).stdout)
+
+    def revoked_at() -> str | None:
+        listed = json.loads(run("keys", "list", "--json", "--data", data).stdout)
+        return next(row["revokedAt"] for row in listed if row["id"] == key["id"])
+
+    assert revoked_at() is None
+    assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0
+    first = revoked_at()
+    assert first is not None
+    assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0
+    assert revoked_at() == first
+
+
+def test_a_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path) -> None:
+    """One id in 64 does, and is pasted as it was shown, without `--`."""
+    admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey("-an_id", "public", "", b"another hash"))
+    assert run("keys", "revoke", "-an_id", "--data", data).returncode == 0
+
+
+def test_commands_and_writes_do_not_hold_each_other_up(server: Server, collection: str) -> None:
+    """The file has one writer at a time: neither side fails when both want it."""
+    commands = [
+        subprocess.Popen(
+            [*COMMAND, "keys", "create", "--data", str(server.data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=ENVIRONMENT,
+        )
+        for _ in range(3)
+    ]
+    written = 0
+    while any(command.poll() is None for command in commands):
+        server.insert(collection, {})
+        written += 1
+    for command in commands:
+        assert command.communicate(timeout=10)[1] == b""
+        assert command.returncode == 0
+    wait_until(lambda: server.request("GET", f"/{collection}/count").json() == {"count": written})

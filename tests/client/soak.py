@@ -1,0 +1,202 @@
+"""A program that subscribes through every trouble at once, for as long as wanted, and checks itself.
+
+    python -m tests.client.soak --seed 1 --seconds 60
+
+Writers pour into four collections while the server is killed and restarted, and a proxy between it and the
+subscribers cuts, stalls, delays and refuses. Subscribers of random collections come and go, fast and slow.
+In the end each must have been given a prefix (those that stayed: all) of the changes in its collections
+after its start, in order, each once, as a reader of the whole log sees them; and every acknowledged write
+must be among them. Prints the seed and the figures; exits with 1 if anything is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from paperdb_trio import Client, PaperDBError, create_client
+from paperdb_trio.client import link
+from tests.client.harness import Proxy, proxied
+from tests.conftest import Server
+
+NAMES = ("a", "b", "c", "d")
+
+
+@dataclass
+class Record:
+    """What one subscriber was given."""
+
+    names: list[str]
+    start: int | None
+    stays: bool
+    seqs: list[int] = field(default_factory=list)
+
+
+class Soak:
+    def __init__(self, server: Server, seed: int, seconds: float) -> None:
+        self.server = server
+        self.chance = random.Random(seed)
+        self.seconds = seconds
+        self.records: list[Record] = []
+        self.acknowledged: set[int] = set()
+        self.stopping = trio.Event()
+        self.cuts = self.kills = 0
+
+    async def run(self) -> list[tuple[int, str]]:
+        """The whole log, as `(seq, collection)`."""
+        chance = self.chance
+        async with proxied(self.server) as proxy:
+            proxy.budget = lambda: chance.choice([chance.uniform(300, 5e3), chance.uniform(5e3, 2e5), 1e9])
+            proxy.delay = lambda: chance.choice((0, 0, 0, 0, 0.002))
+            key = self.server.key
+            async with (
+                create_client(base_url=proxy.url, api_key=key, token_seconds=30, renewal_margin=28) as db,
+                create_client(base_url=self.server.url, api_key=key) as direct,
+            ):
+                async with trio.open_nursery() as nursery:
+                    for _ in range(3):
+                        nursery.start_soon(self.write, direct)
+                    for _ in range(6):
+                        names = chance.sample(NAMES, chance.randrange(1, 4))
+                        slow = chance.choice((0, 0.01, 0.03))
+                        nursery.start_soon(self.subscribe, db, names, slow, True)
+                    nursery.start_soon(self.churn, db)
+                    await self.trouble(proxy)
+                    proxy.budget = lambda: float("inf")
+                    self.stopping.set()
+                    for name in NAMES:
+                        while not await self.succeeds(direct, name):
+                            await trio.sleep(0.1)
+                self.cuts = proxy.cuts
+                async with direct.realtime.subscribe(*NAMES, since=0) as events:
+                    log, ended = [], 0
+                    while ended < len(NAMES):
+                        event = await anext(events)
+                        log.append((event.seq, event.collection))
+                        ended += "last" in event.data
+        return log
+
+    async def succeeds(self, direct: Client, name: str) -> bool:
+        try:
+            await direct.collection(name).insert({"key": "last", "last": True})
+        except PaperDBError as error:
+            return error.status == 409
+        return True
+
+    async def write(self, direct: Client) -> None:
+        chance = self.chance
+        while not self.stopping.is_set():
+            collection = direct.collection(chance.choice(NAMES))
+            try:
+                if chance.random() < 0.2:
+                    await collection.insert_bulk({"text": "x" * chance.randrange(300)} for _ in range(20))
+                else:
+                    document = await collection.insert({})
+                    assert document.seq is not None
+                    self.acknowledged.add(document.seq)
+            except PaperDBError:
+                await trio.sleep(0.05)
+            await trio.sleep(chance.random() * 0.02)
+
+    async def subscribe(self, db: Client, names: list[str], slow: float, stays: bool) -> None:
+        chance = self.chance
+        life = float("inf") if stays else chance.uniform(0, 4)
+        subscription = db.realtime.subscribe(*names, max_events=chance.choice((5, 50, 1000)))
+        ended: set[str] = set()
+        with trio.move_on_after(life):
+            async with subscription as events:
+                record = Record(names, events._feed.start, stays)
+                self.records.append(record)
+                while len(ended) < len(names):
+                    event = await anext(events)
+                    record.seqs.append(event.seq)
+                    if "last" in event.data:
+                        ended.add(event.collection)
+                    if chance.random() < slow:
+                        await trio.sleep(0.02)
+
+    async def churn(self, db: Client) -> None:
+        chance = self.chance
+        async with trio.open_nursery() as nursery:
+            while not self.stopping.is_set():
+                names = chance.sample(NAMES, chance.randrange(1, 4))
+                nursery.start_soon(self.subscribe, db, names, chance.choice((0, 0, 0.3)), False)
+                await trio.sleep(chance.random() * 0.3)
+
+    async def trouble(self, proxy: Proxy) -> None:
+        chance, server = self.chance, self.server
+        end = trio.current_time() + self.seconds
+        while trio.current_time() < end:
+            await trio.sleep(chance.uniform(0.3, 2))
+            kind = chance.choice(("cut", "kill", "kill", "restart", "stall", "refuse"))
+            if kind == "kill":
+                await trio.to_thread.run_sync(server.kill)
+                await trio.sleep(chance.random() * 0.5)
+                await trio.to_thread.run_sync(server.start)
+                self.kills += 1
+            elif kind == "restart":
+                await trio.to_thread.run_sync(server.stop)
+                await trio.to_thread.run_sync(server.start)
+            else:
+                proxy.stalled, proxy.accepting = kind == "stall", kind != "refuse"
+                if kind != "stall":
+                    proxy.cut()
+                await trio.sleep(chance.random())
+                proxy.stalled, proxy.accepting = False, True
+                proxy.cut()
+
+    def faults(self, log: list[tuple[int, str]]) -> list[str]:
+        found = []
+        seqs = [seq for seq, _ in log]
+        if seqs != sorted(set(seqs)):
+            found.append("the log's reader was not given increasing seqs")
+        if missing := self.acknowledged - set(seqs):
+            found.append(f"acknowledged, and not in the log: {sorted(missing)[:5]}")
+        for record in self.records:
+            if record.start is None:
+                found.append(f"a subscriber of {record.names} was entered without a start")
+                continue
+            expected = [seq for seq, name in log if name in record.names and seq > record.start]
+            if record.seqs != (expected if record.stays else expected[: len(record.seqs)]):
+                first = next((a, b) for a, b in zip([*record.seqs, 0], [*expected, 0], strict=False) if a != b)
+                found.append(f"a subscriber of {record.names} was given {first[0]} instead of {first[1]}")
+        return found
+
+
+def soak(server: Server, seed: int, seconds: float) -> list[str]:
+    """Run, print the figures, return what was wrong."""
+    link.MAX_DELAY = 1.0  # a network that is cut every few hundred bytes is tried again before long
+    run = Soak(server, seed, seconds)
+    log = trio.run(run.run)
+    faults = run.faults(log)
+    delivered = sum(len(record.seqs) for record in run.records)
+    print(
+        f"seed {seed}: {len(log)} changes, {len(run.records)} subscribers, {delivered} deliveries, "
+        f"{run.kills} kills, {run.cuts} cuts in mid-frame, {len(faults)} faults"
+    )
+    return faults
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Subscribe through every trouble at once.")
+    parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))
+    parser.add_argument("--seconds", type=float, default=60)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder) / "data")
+        try:
+            faults = soak(server, options.seed, options.seconds)
+        finally:
+            server.kill()
+    print("\n".join(faults))
+    sys.exit(bool(faults))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,382 @@
+"""What a real server hardly ever does: every close code, odd answers, and replies that say more."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import trio
+from trio_websocket import WebSocketRequest
+
+from paperdb_trio import GapError, PaperDBError, State, create_client
+from paperdb_trio.client import link, session, wire
+from paperdb_trio.client.wire import Lost, Stop, TokenRefused
+from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
+from tests.conftest import Server
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "MAX_DELAY", 0.1)
+
+
+async def quiet(peer: Peer) -> None:
+    await peer.say(type="ready", seq=10)
+    await peer.closed()
+
+
+def closing(code: int) -> Script:
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        await peer.event(11, n=1)
+        await peer.ws.aclose(code, "because")
+
+    return script
+
+
+async def continuing(peer: Peer) -> None:
+    assert "since=11&" in peer.path
+    await peer.say(type="ready", seq=12)
+    await peer.event(12, n=2)
+    await peer.event(12, n=99)
+    await peer.event(5, n=99)
+    await peer.event(13, n=3)
+    await peer.closed()
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 4000, 4399, 4401, 4408, 4410])
+async def test_codes_after_which_it_goes_on(code: int) -> None:
+    async with (
+        faked(closing(code), continuing) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        assert numbers(await take(events, 3)) == [1, 2, 3]
+        assert len(fake.peers) == 2
+
+
+@pytest.mark.parametrize("code", [1003, 1007, 1009, 4400, 4403, 4409, 4499])
+async def test_codes_after_which_it_stops(code: int) -> None:
+    async with (
+        faked(closing(code)) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        assert numbers(await take(events, 1)) == [1]
+        with pytest.raises(PaperDBError, match="because") as caught:
+            await take(events, 1)
+        assert caught.value.extra == {"close_code": code}
+        assert len(fake.peers) == 1
+
+
+def test_refused_handshakes() -> None:
+    def meaning(status: int, body: bytes = b"") -> Exception:
+        return wire.refused(status, body, {})
+
+    assert isinstance(meaning(401), TokenRefused)
+    for status in (400, 403, 404, 426, 302):
+        assert isinstance(meaning(status), Stop)
+    for status in (408, 429, 500, 503):
+        assert isinstance(meaning(status), Lost)
+    waits = [("5", 5.0), ("900", 60.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
+    for value, wait in waits:
+        lost = wire.refused(503, b"", {"retry-after": value})
+        assert isinstance(lost, Lost)
+        assert lost.retry_after == wait
+    stop = meaning(403, b'{"error": "Only on Pro", "code": "PLAN_REQUIRED", "plan": "free"}')
+    assert isinstance(stop, Stop)
+    assert stop.error.extra == {"plan": "free"}
+
+
+async def test_a_reply_with_a_seq_is_where_a_subscription_begins() -> None:
+    """And what came before it is not delivered twice, nor is the connection made anew."""
+
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        await peer.event(11, "a", n=1)
+        first = await peer.heard("subscribe")
+        assert first["collection"] == "b"
+        await peer.event(12, "a", n=2)
+        await peer.say(type="subscribed", ref=first["ref"], collection="b", seq=14)
+        await peer.event(13, "a", n=3)
+        await peer.event(14, "b", n=4)
+        await peer.event(15, "b", n=5)
+        second = await peer.heard("subscribe")
+        await peer.say(type="subscribed", ref=second["ref"], collection="a", seq=17)
+        await peer.event(17, "a", n=6)
+        await peer.event(18, "a", n=7)
+        assert (await peer.heard("unsubscribe"))["collection"] == "b"
+        await peer.ws.aclose(1012)
+
+    async def then(peer: Peer) -> None:
+        assert "since=18&" in peer.path
+        assert "collections=a" in peer.path
+        await peer.say(type="ready", seq=18)
+        await peer.closed()
+
+    async with (
+        faked(script, then) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as a,
+    ):
+        async with db.realtime.subscribe("b") as b:
+            assert numbers(await take(b, 1)) == [5]
+            async with db.realtime.subscribe("a") as again:
+                assert numbers(await take(again, 1)) == [7]
+                assert numbers(await take(a, 5)) == [1, 2, 3, 6, 7]
+                assert len(fake.peers) == 1
+        await eventually(lambda: len(fake.peers) == 2)
+
+
+async def test_a_cursor_that_the_server_advances() -> None:
+    """A quiet collection in a busy database: its cursor must not grow old with the log."""
+
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=500)
+        await peer.heard("ping")
+        await peer.say(type="pong", seq=600)
+        await peer.ws.aclose(1012)
+
+    async def then(peer: Peer) -> None:
+        assert "since=600&" in peer.path
+        await quiet(peer)
+
+    async with (
+        faked(script, then) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a", since=100) as events,
+    ):
+        with trio.fail_after(5):
+            async for status in events.status():
+                if status.state is State.LIVE:
+                    break
+        await eventually(lambda: len(fake.peers) == 2)
+
+
+async def test_what_is_refused_on_a_live_connection_is_refused_to_who_asked() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        asked = await peer.heard("subscribe")
+        await peer.say(type="error", ref=asked["ref"], code="NOT_IN_TOKEN", message="not b")
+        await peer.event(11, n=1)
+        await peer.closed()
+
+    async with (
+        faked(script) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        with pytest.raises(PaperDBError, match="not b") as caught:
+            await db.realtime.subscribe("b").__aenter__()
+        assert caught.value.status == 403
+        assert numbers(await take(events, 1)) == [1]
+
+
+async def test_a_renewal_that_is_refused_leads_to_a_new_connection(server: Server) -> None:
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        asked = await peer.heard("auth")
+        await peer.say(type="error", ref=asked["ref"], code="INVALID_TOKEN", message="no")
+        await peer.closed()
+
+    tokens = (server.token("a", expiresIn=30 + n) for n in itertools.count())
+
+    async def get_token() -> str:
+        return next(tokens)
+
+    async with (
+        faked(script, continuing_at_10) as fake,
+        create_client(base_url=fake.url, get_token=get_token, renewal_margin=29.9) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        assert numbers(await take(events, 1)) == [1]
+        assert fake.peers[0].authorization != fake.peers[1].authorization
+
+
+async def continuing_at_10(peer: Peer) -> None:
+    await peer.say(type="ready", seq=10)
+    await peer.event(11, n=1)
+    await peer.closed()
+
+
+async def test_who_leaves_while_connecting_takes_nothing_along() -> None:
+    """Found by a soak test: the cursor of those that stay must not jump to the head."""
+    left = trio.Event()
+
+    async def offline_then(peer: Peer) -> None:
+        assert "since=11&collections=a%2Cb" in peer.path
+        await left.wait()
+        await peer.say(type="ready", seq=20)
+        await peer.event(15, n=2)
+        await peer.closed()
+
+    async with (
+        faked(closing(1012), offline_then) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        await eventually(lambda: events.status().current.state is State.OFFLINE)
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(db.realtime.subscribe("b").__aenter__)
+                await eventually(lambda: len(fake.peers) == 2)
+                scope.cancel()
+        left.set()
+        assert numbers(await take(events, 2)) == [1, 2]
+
+
+async def test_a_gap_concerns_only_those_who_have_one() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        asked = await peer.heard("subscribe")
+        await peer.say(type="subscribed", ref=asked["ref"], collection="b", seq=50)
+        await peer.ws.aclose(4410)
+
+    async def gap(peer: Peer) -> None:
+        assert "since=10&collections=a%2Cb" in peer.path
+        await peer.say(type="ready", seq=60)
+        await peer.say(type="gap", since=10, oldest=40)
+        await peer.closed()
+
+    async def rest(peer: Peer) -> None:
+        assert "since=50&collections=b" in peer.path
+        await peer.say(type="ready", seq=60)
+        await peer.event(55, "b", n=1)
+        await peer.closed()
+
+    async with (
+        faked(script, gap, rest) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as a,
+        db.realtime.subscribe("b") as b,
+    ):
+        with pytest.raises(GapError) as caught:
+            await take(a, 1)
+        assert (caught.value.since, caught.value.oldest) == (10, 40)
+        assert numbers(await take(b, 1)) == [1]
+
+
+async def test_a_database_that_was_restored_is_a_gap() -> None:
+    async def gap(peer: Peer) -> None:
+        await peer.say(type="ready", seq=5)
+        await peer.say(type="gap", since=11, oldest=1)
+        await peer.event(6, n=6)
+        await peer.ws.aclose(1012)
+
+    async def rest(peer: Peer) -> None:
+        assert "since=6&" in peer.path
+        await quiet(peer)
+
+    async with (
+        faked(closing(1012), gap, rest) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a", on_gap="continue") as events,
+    ):
+        states = []
+
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def watch() -> None:
+                async for status in events.status():
+                    states.append(status.state)
+
+            assert numbers(await take(events, 2)) == [1, 6]
+            await eventually(lambda: len(fake.peers) == 3)
+            nursery.cancel_scope.cancel()
+        assert State.GAP in states
+        assert State.LIVE in states[states.index(State.GAP) :]
+
+
+async def garbage(peer: Peer) -> None:
+    await peer.ws.send_message("no json")
+    await peer.closed()
+
+
+async def array(peer: Peer) -> None:
+    await peer.ws.send_message("[]")
+    await peer.closed()
+
+
+async def unready(peer: Peer) -> None:
+    await peer.event(1)
+    await peer.closed()
+
+
+async def mute(peer: Peer) -> None:
+    await peer.closed()
+
+
+@pytest.mark.parametrize("script", [garbage, array, unready, mute])
+async def test_servers_that_talk_nonsense_are_tried_again(
+    script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "READY_SECONDS", 0.2)
+    async with (
+        faked(script, script, quiet) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        assert events.status().current.state is State.LIVE
+        assert len(fake.peers) == 3
+
+
+async def test_a_server_of_another_protocol_is_given_up() -> None:
+    async def accept_plainly(self: FakeServer, request: WebSocketRequest) -> None:
+        ws = await request.accept()
+        await self_closed(Peer(ws, request))
+
+    async def self_closed(peer: Peer) -> None:
+        await peer.closed()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FakeServer, "handle", accept_plainly)
+        async with faked(quiet) as fake, create_client(base_url=fake.url, get_token=any_token) as db:
+            with pytest.raises(PaperDBError, match=r"does not speak paperdb\.v1"):
+                await db.realtime.subscribe("a").__aenter__()
+
+
+async def test_a_peer_that_goes_away_during_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = 0
+
+    async def hang_up(stream: trio.SocketStream) -> None:
+        nonlocal attempts
+        await stream.receive_some(10)
+        attempts += 1
+        await stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, hang_up, listeners)
+        url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+        async with create_client(base_url=url, get_token=any_token) as db:
+            subscription = db.realtime.subscribe("a")
+            async with trio.open_nursery() as inner:
+                inner.start_soon(subscription.__aenter__)
+                with trio.fail_after(5):
+                    while attempts < 3:
+                        await trio.sleep(0.01)
+                assert "handshake" in next(
+                    status.reason for status in subscription.status()._kept if status.state is State.OFFLINE
+                )
+                inner.cancel_scope.cancel()
+        nursery.cancel_scope.cancel()
+
+
+async def test_delays_grow_with_full_jitter_and_start_over_once_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[float, float]] = []
+
+    def uniform(low: float, high: float) -> float:
+        asked.append((low, high))
+        return 0.0
+
+    monkeypatch.setattr(link, "MAX_DELAY", 15.0)
+    monkeypatch.setattr("paperdb_trio.client.link.random.uniform", uniform)
+    async with (
+        faked(*[garbage] * 8, closing(1012), garbage, quiet) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a"),
+    ):
+        await eventually(lambda: len(fake.peers) == 11)
+    assert [high for _, high in asked] == [0.25, 0.5, 1, 2, 4, 8, 15, 15, 0.25, 0.5]
+    assert {low for low, _ in asked} == {0}

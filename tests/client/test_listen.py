@@ -1,0 +1,164 @@
+"""`paperdb listen` as a process: what it prints, how it goes on, how it ends."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, wait_until
+
+
+class Listener:
+    """A `paperdb listen` process; `events` and `words` grow as it prints."""
+
+    def __init__(self, server: Server, *arguments: str, **env: str) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "listen", *arguments, "--url", server.url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**ENVIRONMENT, "PAPERDB_API_KEY": server.key, **env},
+        )
+        self.events: list[dict[str, Any]] = []
+        self.words = ""
+        self._threads = [threading.Thread(target=read) for read in (self._read_events, self._read_words)]
+        for thread in self._threads:
+            thread.start()
+
+    def _read_events(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.events.append(json.loads(line))
+
+    def _read_words(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.words += line
+
+    @property
+    def numbers(self) -> list[int]:
+        return [event["data"]["n"] for event in self.events]
+
+    def is_listening(self) -> bool:
+        return "listening to" in self.words
+
+    def end(self) -> int:
+        """SIGINT; the exit code."""
+        self.process.send_signal(signal.SIGINT)
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            code = self.process.wait(10)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            for thread in self._threads:
+                thread.join()
+            for pipe in (self.process.stdout, self.process.stderr):
+                assert pipe is not None
+                pipe.close()
+        return code
+
+
+@pytest.fixture
+def listeners() -> Iterator[list[Listener]]:
+    started: list[Listener] = []
+    yield started
+    for listener in started:
+        if listener.process.poll() is None:
+            listener.process.kill()
+            listener.wait()
+
+
+def test_it_prints_resumes_and_ends(start_server: StartServer, listeners: list[Listener]) -> None:
+    server = start_server()
+    listener = Listener(server, "a", "b")
+    listeners.append(listener)
+    wait_until(listener.is_listening, 10)
+    first = server.insert("a", {"n": 0, "text": "ä\n"})
+    wait_until(lambda: len(listener.events) == 1)
+    assert listener.events == [{"seq": 1, "type": "insert", "collection": "a", "data": first}]
+    server.kill()
+    wait_until(lambda: "disconnected" in listener.words)
+    server.start()
+    for n in range(1, 6):
+        server.insert("ab"[n % 2], {"n": n})
+        server.insert("other", {"n": 99})
+    wait_until(lambda: len(listener.events) == 6, 20)
+    assert listener.end() == 0
+    assert listener.numbers == [0, 1, 2, 3, 4, 5]
+    assert "Traceback" not in listener.words
+    assert "again in" in listener.words
+    assert server.key not in listener.words
+
+    resumed = Listener(server, "a", "b", "--since", str(listener.events[2]["seq"]))
+    listeners.append(resumed)
+    wait_until(lambda: len(resumed.events) == 3, 10)
+    assert resumed.end() == 0
+    assert resumed.numbers == [3, 4, 5]
+
+
+def test_a_refused_token_is_one_line(server: Server, listeners: list[Listener]) -> None:
+    for arguments, words in (
+        (("a", "--token", "rubbish"), "Invalid token"),
+        (("a", "--key", "pdb_sk_rubbish"), "Missing or invalid Authorization header"),
+        (("no good",), "Invalid collection name"),
+    ):
+        listener = Listener(server, *arguments)
+        listeners.append(listener)
+        assert listener.wait() == 1
+        assert listener.words.startswith("paperdb: The server refused: ")
+        assert words in listener.words
+        assert listener.words.count("\n") == 1
+        assert listener.events == []
+
+
+def test_a_given_token_is_used_and_a_wrong_url_named(server: Server, listeners: list[Listener]) -> None:
+    listener = Listener(server, "a", "--token", server.token("a"), PAPERDB_API_KEY="")
+    listeners.append(listener)
+    wait_until(listener.is_listening, 10)
+    assert listener.end() == 0
+    wrong = subprocess.run(
+        [*COMMAND, "listen", "a", "--key", "k", "--url", "127.0.0.1:8000"],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=20,
+        check=False,
+    )
+    assert wrong.returncode == 2
+    assert "Invalid URL" in wrong.stderr
+    assert wrong.stderr.count("\n") == 1
+
+
+def test_nobody_reads_on(server: Server, collection: str) -> None:
+    documents = [{"n": n, "text": "x" * 1000} for n in range(500)]  # more than a pipe holds
+    assert server.request("POST", f"/{collection}/bulk", json=documents).json()["inserted"] == 500
+    done = subprocess.run(
+        ["sh", "-c", f"{' '.join(COMMAND)} listen {collection} --since 0 --url {server.url} | head -n 1"],
+        capture_output=True,
+        text=True,
+        env={**ENVIRONMENT, "PAPERDB_API_KEY": server.key},
+        timeout=20,
+        check=False,
+    )
+    assert json.loads(done.stdout)["data"]["n"] == 0
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+def test_a_revoked_key_ends_it(server: Server, collection: str, listeners: list[Listener]) -> None:
+    key = server.new_key()
+    listener = Listener(server, collection, PAPERDB_API_KEY=key["key"])
+    listeners.append(listener)
+    wait_until(listener.is_listening, 10)
+    server.cli("keys", "revoke", key["id"])
+    assert listener.wait() == 1
+    assert "API key revoked" in listener.words.splitlines()[-1]

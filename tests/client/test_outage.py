@@ -1,0 +1,261 @@
+"""Subscriptions on networks and servers that fail: nothing missed, nothing twice, in order."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+
+from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio.client import link, session
+from tests.client.harness import SECONDS, eventually, insert, nothing_more, numbers, proxied, take, write
+from tests.conftest import Server, StartServer
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outages of a test are short; so are its waits."""
+    monkeypatch.setattr(link, "MAX_DELAY", 0.2)
+
+
+async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer) -> None:
+    server = start_server()
+    async with (
+        create_client(base_url=server.url, api_key=server.key) as db,
+        db.realtime.subscribe("a", "b") as both,
+        db.realtime.subscribe("b") as b,
+    ):
+        for round in range(3):
+            first = round * 100
+            await write(server, "a", range(first, first + 20))
+            taken = await take(both, 10)
+            await trio.to_thread.run_sync(server.kill)
+            await eventually(lambda: both.status().current.state is State.OFFLINE)
+            assert "connection" in both.status().current.reason.lower()
+            await trio.to_thread.run_sync(server.start)
+            await write(server, "b", range(first + 20, first + 40))
+            await write(server, "a", range(first + 40, first + 60))
+            taken += await take(both, 50)
+            assert numbers(taken) == list(range(first, first + 60))
+            assert numbers(await take(b, 20)) == list(range(first + 20, first + 40))
+        await nothing_more(b, "b", server)
+
+
+async def test_a_server_that_restarts_says_so(start_server: StartServer) -> None:
+    server = start_server()
+    async with (
+        create_client(base_url=server.url, api_key=server.key) as db,
+        db.realtime.subscribe("a") as events,
+    ):
+        assert await trio.to_thread.run_sync(server.stop) == 0
+        await eventually(lambda: events.status().current.state is not State.LIVE)
+        await trio.to_thread.run_sync(server.start)
+        await write(server, "a", range(5))
+        assert numbers(await take(events, 5)) == list(range(5))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_a_network_that_cuts_in_the_middle_of_frames(server: Server, collection: str, seed: int) -> None:
+    chance = random.Random(seed)
+    other = collection + "_other"
+    total = 600
+    async with proxied(server) as proxy:
+        proxy.budget = lambda: chance.uniform(300, 30_000)
+        proxy.delay = lambda: chance.choice((0, 0, 0, 0.005))
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with client as db, trio.open_nursery() as nursery:
+            wanted = trio.Event()
+
+            async def consume(
+                names: list[str], expected: list[int], task_status: trio.TaskStatus[None]
+            ) -> None:
+                async with db.realtime.subscribe(*names) as events:
+                    task_status.started()
+                    taken = await take(events, len(expected), 30)
+                    assert numbers(taken) == expected
+                    assert [e.seq for e in taken] == sorted({e.seq for e in taken})
+                    wanted.set()
+
+            async def pour() -> None:
+                for first in range(0, total, 20):
+                    name = collection if first % 40 else other
+                    documents = [
+                        {"n": n, "text": "x" * chance.randrange(400)} for n in range(first, first + 20)
+                    ]
+                    await db.collection(name).insert_bulk(documents)
+                    await trio.sleep(0.005)
+
+            everything = list(range(total))
+            await nursery.start(consume, [collection, other], everything)
+            await nursery.start(consume, [collection], [n for n in everything if n // 20 % 2])
+            await nursery.start(consume, [other], [n for n in everything if not n // 20 % 2])
+            await pour()
+            # Those that come during the storm start at their own moment.
+            await wanted.wait()
+        assert proxy.cuts > 3
+
+
+async def test_subscribed_while_offline_starts_at_its_own_moment(server: Server, collection: str) -> None:
+    new = collection + "_new"
+    async with proxied(server) as proxy:
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with (
+            client as db,
+            trio.open_nursery() as nursery,
+            db.realtime.subscribe(collection) as old,
+        ):
+            await write(server, collection, range(5))
+            assert numbers(await take(old, 3)) == [0, 1, 2]
+            proxy.accepting = False
+            proxy.cut()
+            await eventually(lambda: old.status().current.state is State.OFFLINE)
+            await write(server, new, range(3))
+            await write(server, collection, range(5, 10))
+            subscription = db.realtime.subscribe(new, collection)
+            entered = trio.Event()
+
+            async def enter() -> None:
+                async with subscription as events:
+                    entered.set()
+                    assert numbers(await take(events, 4)) == [20, 21, 22, 23]
+
+            nursery.start_soon(enter)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            assert not entered.is_set()
+            proxy.accepting = True
+            with trio.fail_after(SECONDS):
+                await entered.wait()
+            await write(server, new, range(20, 22))
+            await write(server, collection, range(22, 24))
+            assert numbers(await take(old, 9)) == [3, 4, 5, 6, 7, 8, 9, 22, 23]
+            await nothing_more(old, collection, server)
+
+
+async def test_added_to_a_live_connection_that_is_lost_at_once(server: Server, collection: str) -> None:
+    """What was written before the second subscription is not its business, even if it is sent again."""
+    new = collection + "_new"
+    async with proxied(server) as proxy:
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with client as db, db.realtime.subscribe(collection) as old:
+            await write(server, new, range(3))
+            async with db.realtime.subscribe(new) as events:
+                proxy.cut()
+                await write(server, new, range(3, 6))
+                await write(server, collection, range(6, 8))
+                assert numbers(await take(events, 3)) == [3, 4, 5]
+                assert numbers(await take(old, 2)) == [6, 7]
+
+
+async def test_a_connection_that_is_half_open_is_noticed(
+    server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "PING_SECONDS", 0.1)
+    monkeypatch.setattr(session, "PONG_SECONDS", 0.2)
+    async with proxied(server) as proxy:
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with client as db, db.realtime.subscribe(collection) as events:
+            proxy.stalled = True
+            await write(server, collection, range(3))
+            await eventually(lambda: events.status().current.state is not State.LIVE)
+            proxy.stalled = False
+            assert numbers(await take(events, 3)) == [0, 1, 2]
+
+
+async def test_a_server_that_is_not_there_yet(server: Server, collection: str) -> None:
+    async with proxied(server) as proxy:
+        proxy.accepting = False
+        async with create_client(base_url=proxy.url, api_key=server.key) as db:
+            with trio.move_on_after(0.3) as patience:
+                async with db.realtime.subscribe(collection):
+                    raise AssertionError
+            assert patience.cancelled_caught
+            subscription = db.realtime.subscribe(collection)
+            async with trio.open_nursery() as nursery:
+
+                async def serve_later() -> None:
+                    async for status in subscription.status():
+                        if status.state is State.OFFLINE:
+                            assert "NETWORK" in status.reason
+                            assert status.retry_in is not None
+                            break
+                    proxy.accepting = True
+
+                nursery.start_soon(serve_later)
+                with trio.fail_after(SECONDS):
+                    async with subscription as events:
+                        document = await insert(server, collection, {})
+                        assert (await take(events, 1))[0].data == document
+
+
+async def test_a_restart_resumes_from_a_stored_cursor(server: Server, collection: str) -> None:
+    cursor = None
+    taken: list[int] = []
+    for _ in range(4):
+        async with (
+            create_client(base_url=server.url, api_key=server.key) as db,
+            db.realtime.subscribe(collection, since=cursor) as events,
+        ):
+            if cursor is None:
+                await write(server, collection, range(20))
+            got = await take(events, 5)
+            taken += numbers(got)
+            cursor = got[-1].seq
+    assert taken == list(range(20))
+
+
+async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: StartServer) -> None:
+    from paperdb_trio import GapError
+
+    server = start_server("--retention-count", "10", "--retention-age", "0")
+    async with proxied(server) as proxy:
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with (
+            client as db,
+            db.realtime.subscribe("a") as strict,
+            db.realtime.subscribe("a", on_gap="continue") as easy,
+        ):
+            await write(server, "a", range(3))
+            assert numbers(await take(strict, 2)) == [0, 1]
+            proxy.accepting = False
+            proxy.cut()
+            await write(server, "a", range(3, 300))
+            await trimmed(server, 200)
+            proxy.accepting = True
+            assert numbers(await take(strict, 1)) == [2]
+            for _ in range(2):
+                with pytest.raises(GapError, match="subscribe anew") as caught:
+                    await take(strict, 1)
+            assert caught.value.since == 3
+            assert caught.value.oldest > 200
+            assert (caught.value.status, caught.value.code) == (410, "CURSOR_EXPIRED")
+            assert strict.status().current.state is State.CLOSED
+            await eventually(lambda: easy.status().current.state is State.LIVE)
+            await write(server, "a", range(300, 302))
+            assert numbers(await take(easy, 5)) == [0, 1, 2, 300, 301]
+            with pytest.raises(GapError):
+                async with db.realtime.subscribe("a", since=1) as events:
+                    await take(events, 1)
+
+
+async def trimmed(server: Server, seq: int) -> None:
+    """Wait until retention has removed everything up to `seq`."""
+
+    def status() -> int:
+        return server.request("GET", f"/a/changes?since={seq}&limit=1").status_code
+
+    with trio.fail_after(SECONDS):
+        while await trio.to_thread.run_sync(status) != 410:
+            await trio.sleep(0.05)
+
+
+async def test_nobody_is_told_of_writes_that_failed(server: Server, collection: str) -> None:
+    async with (
+        create_client(base_url=server.url, api_key=server.key) as db,
+        db.realtime.subscribe(collection) as events,
+    ):
+        await db.collection(collection).insert({"key": "x"})
+        with pytest.raises(PaperDBError):
+            await db.collection(collection).insert({"key": "x"})
+        await take(events, 1)
+        await nothing_more(events, collection, server)

@@ -1,0 +1,266 @@
+"""Documents through both façades: what comes back, what is raised, what is sent how often."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from paperdb_trio import Document, Documents, PaperDBError, create_client, create_sync_client
+from tests.conftest import Server
+
+
+async def test_the_life_of_a_document(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url, api_key=server.key) as db:
+        documents = db.collection(collection)
+        inserted = await documents.insert({"key": "ä %?1", "n": 1, "tags": ["x"]})
+        assert inserted["_id"] == "ä %?1"
+        assert isinstance(inserted, Document)
+        assert inserted.seq is not None
+        updated = await documents.update("ä %?1", {"n": {"increment": 2}}, if_match=inserted.seq)
+        assert updated == {**inserted, "n": 3, "updatedAt": updated["updatedAt"]}
+        assert await documents.get("ä %?1", select=["n"]) == {"_id": "ä %?1", "n": 3}
+        with pytest.raises(PaperDBError) as caught:
+            await documents.replace("ä %?1", {"n": 9}, if_match=inserted.seq)
+        assert (caught.value.status, caught.value.code) == (412, "PRECONDITION_FAILED")
+        replaced = await documents.replace("ä %?1", {"m": 1})
+        assert "n" not in replaced
+        assert await documents.count() == 1
+        await documents.delete("ä %?1", if_match=replaced.seq)
+        with pytest.raises(PaperDBError, match="Document not found") as caught:
+            await documents.get("ä %?1")
+        assert (caught.value.status, caught.value.code, caught.value.extra) == (404, "NOT_FOUND", {})
+
+
+def test_the_life_of_a_document_blocking(server: Server, collection: str) -> None:
+    with create_sync_client(base_url=server.url, api_key=server.key) as db:
+        documents = getattr(db, collection)
+        inserted = documents.insert({"n": 1})
+        assert documents.get(inserted["_id"]) == inserted
+        assert documents.update(inserted["_id"], {"m": 2}, if_match=inserted.seq)["m"] == 2
+        assert documents.replace("other", {"n": 5})["_id"] == "other"
+        assert documents.find({"n": 5}) == [documents.get("other")]
+        assert documents.insert_bulk([{"n": 6}, {"key": "other"}]).failed == 1
+        documents.delete("other")
+        assert documents.count({"n": {"gte": 1}}) == 2
+        assert len(db.realtime.generate_token([collection])) > 100
+
+
+async def test_find_is_a_list_that_knows_what_it_left_out(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url + "/", api_key=server.key) as db:
+        documents = db.collection(collection)
+        await documents.insert_bulk([{"n": n, "odd": n % 2 == 1} for n in range(10)])
+        found = await documents.find({"odd": True}, sort="-n", limit=2, offset=1, select="n", count=True)
+        assert isinstance(found, list)
+        assert isinstance(found, Documents)
+        assert [document["n"] for document in found] == [7, 5]
+        assert (found.has_more, found.total, found.limit, found.offset) == (True, 5, 2, 1)
+        assert "odd" not in found[0]
+        everything = await documents.find(sort=["odd", "-n"])
+        assert (len(everything), everything.has_more, everything.total) == (10, False, None)
+
+
+async def test_bulk_says_which_failed_and_atomic_raises(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url, api_key=server.key) as db:
+        documents = db.collection(collection)
+        result = await documents.insert_bulk({"key": key} for key in ("a", "b", "a"))
+        assert (result.inserted, result.failed) == (2, 1)
+        assert [document["_id"] for document in result.documents] == ["a", "b"]
+        assert [(error.index, error.code) for error in result.errors] == [(2, "CONFLICT")]
+        with pytest.raises(PaperDBError) as caught:
+            await documents.insert_bulk([{"key": "c"}, {"key": "b"}], atomic=True)
+        assert (caught.value.status, caught.value.extra["index"]) == (409, 1)
+        assert await documents.count() == 2
+
+
+async def test_what_the_server_refuses_is_raised_with_its_words(server: Server, collection: str) -> None:
+    public = server.new_key(public=True)["key"]
+    async with create_client(base_url=server.url, api_key=public) as db:
+        with pytest.raises(PaperDBError) as caught:
+            await db.collection(collection).insert({})
+        assert (caught.value.status, caught.value.code) == (403, "READ_ONLY_KEY")
+    async with create_client(base_url=server.url, api_key="pdb_sk_wrong") as db:
+        with pytest.raises(PaperDBError, match="Missing or invalid Authorization header") as caught:
+            await db.collection(collection).count()
+        assert str(caught.value).endswith("(401 UNAUTHORIZED)")
+        with pytest.raises(PaperDBError, match="Invalid collection name: 'my collection'"):
+            db.collection("my collection")
+        with pytest.raises(PaperDBError, match="Invalid document id"):
+            await db.collection(collection).get("..")
+
+
+async def test_a_client_that_can_only_subscribe_says_so(server: Server, collection: str) -> None:
+    async def get_token() -> str:
+        raise AssertionError
+
+    async with create_client(base_url=server.url, get_token=get_token) as db:
+        with pytest.raises(PaperDBError, match="no api_key"):
+            await db.collection(collection).find()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"base_url": "127.0.0.1:8000", "api_key": "k"},
+        {"base_url": "ws://127.0.0.1:8000", "api_key": "k"},
+        {"base_url": "http://127.0.0.1:8000?key=k", "api_key": "k"},
+        {"base_url": "http://u:p@127.0.0.1:8000", "api_key": "k"},
+        {"base_url": "http://127.0.0.1:8000"},
+        {"base_url": "http://127.0.0.1:8000", "api_key": "two\r\nlines"},
+        {"base_url": "http://127.0.0.1:8000", "api_key": "k", "schema": {"a": {"email": "string"}}},
+        {"base_url": "http://127.0.0.1:8000", "api_key": "k", "realtime_url": "ftp://x"},
+    ],
+)
+def test_arguments_that_cannot_be_right(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - each has a message of its own
+        create_client(**arguments)
+    assert "lines" not in str(caught.value)
+
+
+def test_the_key_is_shown_nowhere(server: Server, collection: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with create_sync_client(base_url=server.url, api_key=server.key) as db:
+        with pytest.raises(PaperDBError) as caught:
+            db.collection(collection).get("none")
+        shown = [repr(db), repr(db.collection(collection)), repr(caught.value), str(vars(db)), caplog.text]
+    assert caplog.text
+    assert not any(server.key in text for text in shown)
+
+
+class Recorder(ThreadingHTTPServer):
+    """Answers `answers[method, path]` (`(status, body)`; None: closes without a word) and notes requests."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.bodies: list[bytes] = []
+        self.answers: dict[tuple[str, str], tuple[int, bytes] | None] = {}
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Recorder
+
+    def answer(self) -> None:
+        self.server.requests.append((self.command, self.path))
+        self.server.bodies.append(self.rfile.read(int(self.headers.get("content-length", "0"))))
+        answer = self.server.answers.get((self.command, self.path), (200, b"{}"))
+        if answer is None:
+            return
+        self.send_response(answer[0])
+        self.send_header("Content-Length", str(len(answer[1])))
+        self.end_headers()
+        self.wfile.write(answer[1])
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def recorder() -> Iterator[Recorder]:
+    with Recorder() as recorder:
+        thread = threading.Thread(target=recorder.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield recorder
+        recorder.shutdown()
+        thread.join()
+
+
+async def test_reads_are_tried_twice_and_writes_once(recorder: Recorder) -> None:
+    async with create_client(base_url=recorder.url, api_key="k") as db:
+        recorder.answers = {("GET", "/a/count"): None, ("POST", "/a/docs"): None}
+        with pytest.raises(PaperDBError) as caught:
+            await db.a.count()
+        assert (caught.value.status, caught.value.code, caught.value.transient) == (0, "NETWORK", True)
+        with pytest.raises(PaperDBError, match="No answer"):
+            await db.a.insert({})
+    assert recorder.requests == [("GET", "/a/count")] * 2 + [("POST", "/a/docs")]
+
+
+def test_answers_that_are_not_papers(recorder: Recorder) -> None:
+    with create_sync_client(base_url=recorder.url + "/behind", api_key="k") as db:
+        recorder.answers["GET", "/behind/a/count"] = (502, b"<html>Bad gateway</html>")
+        with pytest.raises(PaperDBError, match="<html>Bad gateway") as caught:
+            db.a.count()
+        assert (caught.value.status, caught.value.code) == (502, "HTTP_502")
+        recorder.answers["GET", "/behind/a/count"] = (200, b"<html>Log in</html>")
+        with pytest.raises(PaperDBError) as caught:
+            db.a.count()
+        assert caught.value.code == "BAD_ANSWER"
+
+
+SCHEMA = {
+    "users": {
+        "properties": {
+            "email": {"type": "string", "required": True, "unique": True},
+            "roles": {"type": "array", "default": []},
+        }
+    }
+}
+
+
+def test_a_schema_registers_once_before_the_first_write(recorder: Recorder) -> None:
+    with create_sync_client(base_url=recorder.url, api_key="pdb_sk_1", schema=SCHEMA) as db:
+        db.others.insert({})
+        given = {"email": "a@b"}
+        db.users.insert(given)
+        db.users.insert({"email": "c@d", "roles": ["x"]})
+    assert given == {"email": "a@b"}
+    assert recorder.requests == [
+        ("POST", "/others/docs"),
+        ("PUT", "/users/schema"),
+        ("POST", "/users/docs"),
+        ("POST", "/users/docs"),
+    ]
+    assert recorder.bodies[0] == b"{}"
+    assert b'"unique":["email"]' in recorder.bodies[2]
+    assert b'"roles":[]' in recorder.bodies[2]
+    assert b'"roles":["x"]' in recorder.bodies[3]
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_a_server_without_schemas_will_do(recorder: Recorder, status: int) -> None:
+    recorder.answers["PUT", "/users/schema"] = (status, b'{"error": "no", "code": "NOT_FOUND"}')
+    async with create_client(base_url=recorder.url, api_key="pdb_sk_1", schema=SCHEMA) as db:
+        await db.users.insert({})
+        await db.users.insert({})
+    assert [method for method, _ in recorder.requests] == ["PUT", "POST", "POST"]
+
+
+async def test_a_schema_that_is_refused_is_tried_again(recorder: Recorder) -> None:
+    recorder.answers["PUT", "/users/schema"] = (409, b'{"error": "taken", "code": "CONFLICT"}')
+    async with create_client(base_url=recorder.url, api_key="pdb_sk_1", schema=SCHEMA) as db:
+        with pytest.raises(PaperDBError, match="taken"):
+            await db.users.insert({})
+        del recorder.answers["PUT", "/users/schema"]
+        await db.users.insert({})
+    assert [method for method, _ in recorder.requests] == ["PUT", "PUT", "POST"]
+
+
+def test_a_public_key_registers_nothing(recorder: Recorder) -> None:
+    with create_sync_client(base_url=recorder.url, api_key="pdb_pk_1", schema=SCHEMA) as db:
+        db.users.insert({})
+    assert recorder.requests == [("POST", "/users/docs")]
+
+
+async def test_a_schema_is_enforced(server: Server, collection: str) -> None:
+    schema = {collection: SCHEMA["users"]}
+    async with create_client(base_url=server.url, api_key=server.key, schema=schema) as db:
+        users = db.collection(collection)
+        assert (await users.insert({"email": "a@b"}))["roles"] == []
+        with pytest.raises(PaperDBError, match="'email' already exists") as caught:
+            await users.insert({"email": "a@b"})
+        assert caught.value.code == "CONFLICT"
+        with pytest.raises(PaperDBError, match="Field 'email' is required"):
+            await users.insert({})

@@ -1,0 +1,70 @@
+"""What type checkers see of the SDK; and what importing it costs those who do not use it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import paperdb_trio
+
+CASES = Path(__file__).parent / "typing_cases"
+
+
+def test_good_use_passes_and_misuse_does_not() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            "--strict",
+            "--no-pretty",
+            "--show-error-codes",
+            str(CASES / "good.py"),
+            str(CASES / "misuse.py"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    found = set(re.findall(r"(\w+)\.py:(\d+): error: .*\[([\w-]+)\]", done.stdout))
+    expected = {
+        ("misuse", str(number), code)
+        for number, line in enumerate((CASES / "misuse.py").read_text().splitlines(), 1)
+        for code in re.findall(r"# E: ([\w-]+)", line)
+    }
+    assert found == expected, done.stdout + done.stderr
+
+
+def test_importing_the_package_imports_no_client() -> None:
+    program = (
+        "import sys, paperdb_trio, paperdb_trio.cli\n"
+        "print([name for name in ('httpx', 'trio_websocket') if name in sys.modules])\n"
+        "paperdb_trio.create_client\n"
+        "print('httpx' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=20
+    )
+    assert done.stdout.split("\n")[:2] == ["[]", "True"]
+
+
+def test_every_name_can_be_had() -> None:
+    for name in paperdb_trio.__all__:
+        assert getattr(paperdb_trio, name) is not None
+        assert name in dir(paperdb_trio)
+    with pytest.raises(AttributeError, match="nonsense"):
+        paperdb_trio.nonsense  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_the_sdk_knows_nothing_of_the_server() -> None:
+    room = Path(paperdb_trio.__file__).parent / "client"
+    for file in room.glob("*.py"):
+        text = file.read_text()
+        assert not re.search(r"paperdb_trio\.(store|rest|net|realtime|auth|server|model)\b", text), file
+        assert len(text.splitlines()) <= 400

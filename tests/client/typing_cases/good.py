@@ -1,0 +1,72 @@
+"""Good usage: mypy --strict has nothing to say. Every name is the type that it looks like."""
+
+from __future__ import annotations
+
+from typing import assert_type
+
+import trio
+
+from paperdb_trio import (
+    BulkResult,
+    Document,
+    Documents,
+    Event,
+    GapError,
+    PaperDBError,
+    State,
+    create_client,
+    create_sync_client,
+)
+
+
+async def token_of_my_back_end() -> str:
+    return "…"
+
+
+async def main() -> None:
+    schema = {"users": {"properties": {"email": {"type": "string", "unique": True}}}}
+    async with create_client(base_url="http://a", api_key="k", schema=schema) as db:
+        inserted = await db.messages.insert({"text": "hello"})
+        assert_type(inserted, Document)
+        assert_type(inserted.seq, int | None)
+        assert_type(await db.messages.insert_bulk([{"n": 1}], atomic=True), BulkResult)
+        found = await db.collection("messages").find({"n": {"gte": 1}}, sort="-n", limit=5, count=True)
+        assert_type(found, Documents)
+        assert_type(found.total, int | None)
+        names: list[str] = [document["name"] for document in found]
+        assert_type(await db.messages.get("id", select=names), Document)
+        assert_type(await db.messages.update("id", {"n": {"increment": 1}}, if_match=inserted.seq), Document)
+        assert_type(await db.messages.replace("id", {}), Document)
+        await db.messages.delete("id")
+        assert_type(await db.messages.count(), int)
+        assert_type(await db.realtime.generate_token(["messages"], ["read", "write"], expires_in=60), str)
+        try:
+            async with db.realtime.subscribe("messages", "users", since=5, on_gap="raise") as events:
+                async for event in events:
+                    assert_type(event, Event)
+                    assert_type(event.seq, int)
+                    if event.type == "insert":
+                        print(event.data["text"])
+                    elif event.type == "update" or event.type == "delete":
+                        print(event.collection)
+                async for status in events.status():
+                    assert_type(status.state, State)
+        except GapError as gap:
+            assert_type(gap.oldest, int)
+        except PaperDBError as error:
+            assert_type(error.status, int)
+            assert_type(error.code, str)
+        print(db.realtime.status().current.reason)
+    async with create_client(base_url="http://a", get_token=token_of_my_back_end, realtime_url="ws://b"):
+        pass
+
+
+def script() -> None:
+    with create_sync_client(base_url="http://a", api_key="k") as db:
+        assert_type(db.messages.insert({"text": "hello"}), Document)
+        assert_type(db.messages.find(), Documents)
+        assert_type(db.messages.count({"n": 1}), int)
+        assert_type(db.realtime.generate_token(["a"]), str)
+
+
+trio.run(main)

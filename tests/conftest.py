@@ -1,0 +1,232 @@
+"""What all tests share: a real server process on loopback.
+
+Rules: port 0; clients that we did not write; an absolute timeout on every wait; whatever a test starts it
+ends. Tests of the protocol parts need none of this and use trio's mock clock. A test that needs a part
+which a machine may lack asks `need()`; in CI (`CI=true`) a missing part is a failure, not a skip.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.sync.client import ClientConnection, connect
+
+COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} -m paperdb_trio"))
+"""What is tested: the installed package, or an executable."""
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PAPERDB_")}
+
+START_SECONDS = 20
+
+
+def need(program: str) -> str:
+    """The path of a program, or skip the test (in CI: fail it)."""
+    path = shutil.which(program)
+    if path is None:
+        message = f"needs {program}, which this machine lacks"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return path
+
+
+class Server:
+    """A `paperdb serve` process. `key` is the first secret key of the database `default`."""
+
+    def __init__(self, data: Path, options: tuple[str, ...] = (), env: dict[str, str] | None = None) -> None:
+        self.data = data
+        self.options = options
+        self.env = {**ENVIRONMENT, **(env or {})}
+        self.key = ""
+        self.url = ""
+        self.stderr = ""
+        self.start()
+
+    def start(self) -> None:
+        """Start, on the same port as before if there was one, and wait until it listens."""
+        port = self.url.rpartition(":")[2] or "0"
+        self.process = subprocess.Popen(
+            [*COMMAND, "serve", "--data", str(self.data), "--port", port, *self.options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.env,
+        )
+        self._reading = threading.Thread(target=self._read_stderr, args=(self.process,), daemon=True)
+        self._reading.start()
+        killer = threading.Timer(START_SECONDS, self.process.kill)
+        killer.start()
+        try:
+            self._await_listening()
+        finally:
+            killer.cancel()
+
+    def _await_listening(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if found := re.search(r"pdb_sk_[\w-]{43}", line):
+                self.key = self.key or found[0]
+            if found := re.match(r"Listening on (http://\S+)", line):
+                self.url = found[1]
+                break
+        else:
+            self._reap(10)
+            raise AssertionError(f"the server did not start: {self.stderr}")
+
+    def _read_stderr(self, process: subprocess.Popen[str]) -> None:
+        assert process.stderr is not None
+        for line in process.stderr:
+            self.stderr += line
+
+    @property
+    def ws_url(self) -> str:
+        return self.url.replace("http://", "ws://")
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def stop(self, timeout: float = 20) -> int:
+        """SIGTERM; the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        return self._reap(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self._reap(10)
+
+    def _reap(self, timeout: float) -> int:
+        try:
+            code = self.process.wait(timeout)
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+            self._reading.join()
+            for pipe in (self.process.stdout, self.process.stderr):
+                if pipe is not None:
+                    pipe.close()
+        return code
+
+    def cli(self, *arguments: str, check: bool = True) -> str:
+        """Run another `paperdb` command on this server's data; its stdout."""
+        done = subprocess.run(
+            [*COMMAND, *arguments, "--data", str(self.data)],
+            capture_output=True,
+            text=True,
+            env=self.env,
+            timeout=30,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done.stdout
+
+    def new_key(self, database: str = "default", *, public: bool = False) -> dict[str, str]:
+        """`{"id", "key", "database", "kind"}` of a key that the server already knows."""
+        arguments = ["keys", "create", "--database", database, "--json", *(["--public"] if public else [])]
+        created: dict[str, str] = json.loads(self.cli(*arguments))
+        wait_until(lambda: self.request("GET", "/collections", key=created["key"]).status_code == 200)
+        return created
+
+    def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> httpx.Response:
+        headers = {"Authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
+        return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
+
+    def insert(self, collection: str, document: Any, *, key: str | None = None) -> dict[str, Any]:
+        answer = self.request("POST", f"/{collection}/docs", json=document, key=key)
+        assert answer.status_code == 201, answer.text
+        document = answer.json()
+        assert isinstance(document, dict)
+        return document
+
+    def token(self, *collections: str, key: str | None = None, **more: Any) -> str:
+        body = {"collections": list(collections), **more}
+        answer = self.request("POST", "/realtime/token", json=body, key=key)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["token"])
+
+    def connect(self, *collections: str, query: str = "", **more: Any) -> ClientConnection:
+        """A WebSocket of the `websockets` library, with a token for these collections."""
+        target = f"{self.ws_url}/?token={self.token(*collections)}{'&' if query else ''}{query}"
+        return connect(target, **{"proxy": None, "max_size": None, "close_timeout": 2, **more})
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
+    """Poll until `condition()`; fail after `seconds`."""
+    pause = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if condition():
+            return
+        pause.wait(0.02)
+    raise AssertionError(f"still not so after {seconds} s")
+
+
+def receive(ws: ClientConnection, timeout: float = 5) -> dict[str, Any]:
+    """The next message of a WebSocket, as JSON."""
+    message = json.loads(ws.recv(timeout=timeout))
+    assert isinstance(message, dict)
+    return message
+
+
+StartServer = Callable[..., Server]
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[StartServer]:
+    """`start_server(*options, env=…)`: a server of the test's own, ended with it."""
+    servers: list[Server] = []
+
+    def start(*options: str, data: Path | None = None, env: dict[str, str] | None = None) -> Server:
+        server = Server(data or tmp_path / f"data{len(servers)}", options, env)
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that tests share; use a `collection` of your own. It must survive whatever they do."""
+    server = Server(tmp_path_factory.mktemp("shared") / "data")
+    yield server
+    assert server.process.poll() is None, f"the shared server died: {server.stderr}"
+    assert server.stop() == 0
+    assert "Traceback" not in server.stderr, server.stderr
+
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def collection() -> str:
+    """A collection that no other test uses."""
+    return f"test_{next(_numbers)}"
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI a skipped test is a failed run."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("CI") and reporter is not None and reporter.stats.get("skipped"):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

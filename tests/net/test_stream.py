@@ -1,0 +1,176 @@
+"""The stream: whatever pushes and sends are begun come out in that order and whole, or the stream is broken and
+nothing more does; a peer that is slow is told from one that is gone."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from paperdb_trio.net.stream import ByteStream
+
+CHUNK = 1 << 20
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection; ours has small buffers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.connect(listener.getsockname())
+        ours, _ = listener.accept()
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    ours.setblocking(False)
+    peer.settimeout(5)
+    yield ours, peer
+    ours.close()
+    peer.close()
+
+
+@pytest.fixture
+async def stream(pair: tuple[socket.socket, socket.socket]) -> ByteStream:
+    return ByteStream(trio.socket.from_stdlib_socket(pair[0]), pair[0], "peer")
+
+
+async def read(peer: socket.socket, size: int) -> bytes:
+    def work() -> bytes:
+        data = b""
+        while len(data) < size and (more := peer.recv(65_536)):
+            data += more
+        return data
+
+    return await trio.to_thread.run_sync(work)
+
+
+async def test_what_is_pushed_is_there_at_once(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    assert stream.push(b"one") == 0
+    assert stream.push(b"two") == 0
+    assert not stream.needs_flush
+    assert await read(pair[1], 6) == b"onetwo"
+
+
+async def test_a_push_that_does_not_fit_is_kept_and_goes_before_everything_later(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    left = stream.push(b"a" * CHUNK)
+    assert 0 < left < CHUNK
+    assert stream.needs_flush
+    assert stream.push(b"refused") == -1
+    nursery.start_soon(stream.send_all, b"b" * 10)
+    await wait_all_tasks_blocked()
+    assert stream.push(b"refused") == -1
+    assert await read(pair[1], CHUNK + 10) == b"a" * CHUNK + b"b" * 10
+    await wait_all_tasks_blocked()
+    assert stream.push(b"c") == 0
+    assert await read(pair[1], 1) == b"c"
+
+
+async def test_writers_take_turns_in_the_order_in_which_they_came(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    letters = b"abcdefgh"
+    for letter in letters:
+        nursery.start_soon(stream.send_all, bytes([letter]) * 100_000)
+        await wait_all_tasks_blocked()
+    assert await read(pair[1], 800_000) == b"".join(bytes([letter]) * 100_000 for letter in letters)
+
+
+async def test_a_waiting_writer_that_gives_up_changes_nothing(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(stream.send_all, b"a" * CHUNK)
+    await wait_all_tasks_blocked()
+    async with trio.open_nursery() as waiting:
+        waiting.start_soon(stream.send_all, b"never")
+        await wait_all_tasks_blocked()
+        waiting.cancel_scope.cancel()
+    nursery.start_soon(stream.send_all, b"b")
+    assert await read(pair[1], CHUNK + 1) == b"a" * CHUNK + b"b"
+
+
+async def test_after_a_write_that_was_cut_off_nothing_more_is_written(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    async with trio.open_nursery() as writing:
+        writing.start_soon(stream.send_all, b"a" * CHUNK)
+        await wait_all_tasks_blocked()
+        writing.cancel_scope.cancel()
+    with pytest.raises(trio.BrokenResourceError):
+        stream.push(b"b")
+    with pytest.raises(trio.BrokenResourceError):
+        await stream.send_all(b"b")
+    stream.end()
+    assert set(await read(pair[1], CHUNK)) == {ord("a")}
+
+
+async def test_a_peer_that_does_not_read_within_the_write_timeout_is_broken(stream: ByteStream) -> None:
+    stream.write_timeout = 0.2
+    with pytest.raises(trio.BrokenResourceError, match="does not read"):
+        await stream.send_all(b"a" * CHUNK)
+
+
+@pytest.mark.parametrize("end", ["end", "abort"])
+async def test_ending_fails_whoever_reads_or_writes(
+    stream: ByteStream, nursery: trio.Nursery, end: str
+) -> None:
+    failures: list[str] = []
+
+    async def expect(name: str, *arguments: bytes) -> None:
+        try:
+            await getattr(stream, name)(*arguments)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            failures.append(name)
+
+    nursery.start_soon(expect, "send_all", b"a" * CHUNK)
+    nursery.start_soon(expect, "receive_some")
+    await wait_all_tasks_blocked()
+    getattr(stream, end)()
+    await wait_all_tasks_blocked()
+    assert sorted(failures) == ["receive_some", "send_all"]
+    with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
+        stream.push(b"b")
+
+
+async def test_what_was_read_too_far_is_received_again(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    stream.unread(b"two")
+    stream.unread(b"one")
+    pair[1].sendall(b"three")
+    assert await stream.receive_some(2) == b"on"
+    assert await stream.receive_some() == b"etwo"
+    assert await stream.receive_some() == b"three"
+
+
+async def test_a_reader_is_behind_until_it_has_read(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    stream.note_window()
+    assert not stream.reader_is_behind()
+    nursery.start_soon(stream.send_all, b"a" * 200_000)
+    await wait_all_tasks_blocked()
+    assert stream.reader_is_behind()
+    assert not stream.peer_is_gone()
+    await read(pair[1], 200_000)
+    with trio.fail_after(5):
+        while stream.reader_is_behind():  # the last acknowledgement is still under way
+            await trio.sleep(0.01)
+
+
+async def test_finish_takes_in_what_still_comes_so_that_the_last_answer_is_not_lost(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
+) -> None:
+    """Closing a socket with unread input resets the connection, and the peer loses what it has not read."""
+    pair[1].sendall(b"x" * 3000)
+    await stream.send_all(b"the last answer")
+    nursery.start_soon(stream.finish)
+    assert await read(pair[1], 100) == b"the last answer"
+    pair[1].close()

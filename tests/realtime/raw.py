@@ -1,0 +1,282 @@
+"""What these tests need beyond well-behaved clients: raw sockets that speak WebSocket as badly as asked,
+tokens that no server would mint, writers that pour."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection
+
+from tests.conftest import Server
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+
+def handshake(server: Server, target: str, *headers: str, version: str = "13") -> bytes:
+    """The head of an upgrade request."""
+    lines = [
+        f"GET {target} HTTP/1.1",
+        f"Host: 127.0.0.1:{server.port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        f"Sec-WebSocket-Version: {version}",
+        *headers,
+    ]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
+
+
+def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, rsv: int = 0) -> bytes:
+    """One frame from a client (RFC 6455, section 5.2), right or wrong."""
+    head = bytes([fin << 7 | rsv << 4 | opcode])
+    mask_bit = masked << 7
+    if len(payload) < 126:
+        head += bytes([mask_bit | len(payload)])
+    elif len(payload) < 65536:
+        head += bytes([mask_bit | 126]) + struct.pack(">H", len(payload))
+    else:
+        head += bytes([mask_bit | 127]) + struct.pack(">Q", len(payload))
+    return head + (b"\0\0\0\0" if masked else b"") + payload
+
+
+def say(**message: Any) -> bytes:
+    """A client's action as a frame."""
+    return frame(TEXT, json.dumps(message).encode())
+
+
+class Raw:
+    """A TCP connection to a server, with a small receive buffer if asked. `timeout` ends every wait."""
+
+    def __init__(self, server: Server, *, receive_buffer: int | None = None, timeout: float = 10) -> None:
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(timeout)
+        self.socket.connect(("127.0.0.1", server.port))
+        self.buffer = bytearray()
+
+    def __enter__(self) -> Raw:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def fill(self) -> bool:
+        """Receive more; False at the end of the stream, however it came about."""
+        try:
+            data = self.socket.recv(1 << 20)
+        except ConnectionError:
+            return False
+        self.buffer += data
+        return bool(data)
+
+    def take(self, size: int) -> bytes:
+        """Exactly `size` bytes. Raises EOFError."""
+        while len(self.buffer) < size:
+            if not self.fill():
+                raise EOFError(f"the connection ended; {bytes(self.buffer[:200])!r} is left")
+        data = bytes(self.buffer[:size])
+        del self.buffer[:size]
+        return data
+
+    def head(self) -> tuple[int, dict[str, str]]:
+        """Status and headers (lower-case names) of an answer. Raises EOFError."""
+        while b"\r\n\r\n" not in self.buffer:
+            if not self.fill():
+                raise EOFError(f"no answer; {bytes(self.buffer[:200])!r} came")
+        lines = self.take(self.buffer.index(b"\r\n\r\n") + 4).decode("latin-1").split("\r\n")
+        headers = dict(line.split(": ", 1) for line in lines[1:-2])
+        return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}
+
+    def answer(self) -> tuple[int, dict[str, str], Any]:
+        """Status, headers and JSON body of an answer."""
+        status, headers = self.head()
+        return status, headers, json.loads(self.take(int(headers["content-length"])))
+
+    def frame(self) -> tuple[int, bytes]:
+        """Opcode and payload of the next frame; what the server sends is whole and unmasked."""
+        first, size = self.take(2)
+        assert first & 0xF0 == 0x80, f"FIN and no reserved bits were due, not {first:#x}"
+        assert not size & 0x80, "a server's frame is masked"
+        if size == 126:
+            (size,) = struct.unpack(">H", self.take(2))
+        elif size == 127:
+            (size,) = struct.unpack(">Q", self.take(8))
+        return first & 0x0F, self.take(size)
+
+    def message(self) -> dict[str, Any]:
+        """The next text message as JSON; pings before it are answered."""
+        while True:
+            opcode, payload = self.frame()
+            if opcode == TEXT:
+                message = json.loads(payload)
+                assert isinstance(message, dict)
+                return message
+            if opcode == PING:
+                self.send(frame(PONG, payload))
+            assert opcode in (PING, PONG), f"opcode {opcode} with {payload!r}"
+
+    def close_code(self) -> int | None:
+        """Read to the end, answering the close frame; its code, None if the stream ended without one."""
+        code = None
+        try:
+            while True:
+                opcode, payload = self.frame()
+                if opcode == CLOSE:
+                    (code,) = struct.unpack(">H", payload[:2])
+                    self.socket.sendall(frame(CLOSE, payload[:2]))
+        except (EOFError, ConnectionError):
+            return code
+
+    def drain(self) -> bytes:
+        """Everything up to the end of the stream."""
+        while self.fill():
+            pass
+        return bytes(self.buffer)
+
+    def drop(self) -> None:
+        """End with a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+def open_raw(
+    server: Server, *collections: str, query: str = "", receive_buffer: int | None = None, timeout: float = 10
+) -> Raw:
+    """A raw WebSocket that has been accepted."""
+    raw = Raw(server, receive_buffer=receive_buffer, timeout=timeout)
+    raw.send(handshake(server, f"/?token={server.token(*collections)}{'&' if query else ''}{query}"))
+    status, _ = raw.head()
+    assert status == 101
+    return raw
+
+
+def new_key(server: Server, database: str = "default") -> dict[str, str]:
+    """A key whose id the command line does not take for an option."""
+    key = server.new_key(database)
+    while key["id"].startswith("-"):
+        key = server.new_key(database)
+    return key
+
+
+def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes = b"", **claims: Any) -> str:
+    """A token signed with the server's own secret (or `secret`), whose claims are as one wants them."""
+    with closing(sqlite3.connect(f"{(server.data / 'paperdb.sqlite').as_uri()}?mode=ro", uri=True)) as db:
+        kid, own = db.execute("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL").fetchone()
+        (key,) = db.execute("SELECT id FROM keys ORDER BY created_at LIMIT 1").fetchone()
+    now = time.time()
+    body = {
+        "iss": "paperdb",
+        "aud": "paperdb-realtime",
+        "sub": "default",
+        "key": key,
+        "collections": list(collections),
+        "permissions": ["read"],
+        "iat": int(now),
+        "exp": now + lifetime,
+        "jti": os.urandom(8).hex(),
+        **claims,
+    }
+    return jwt.encode(body, secret or own, "HS256", headers={"kid": kid})
+
+
+@contextmanager
+def running(data: Path, *options: str) -> Iterator[Server]:
+    """A server for several tests. It must survive them and log no traceback."""
+    server = Server(data, options)
+    try:
+        yield server
+        assert server.process.poll() is None, f"the server died: {server.stderr}"
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr, server.stderr
+    finally:
+        if server.process.poll() is None:
+            server.kill()
+
+
+class Writers:
+    """Threads that each insert `{"writer", "n"}` one by one, until told to stop or the server refuses.
+
+    `acknowledged` are the documents whose insertion was answered with 201.
+    """
+
+    def __init__(self, server: Server, collection: str, count: int = 3, pad: int = 0) -> None:
+        self.acknowledged: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self._server, self._collection, self._pad = server, collection, "x" * pad
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._pour, args=(index,)) for index in range(count)]
+
+    def __enter__(self) -> Writers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(20)
+
+    def _pour(self, writer: int) -> None:
+        headers = {"Authorization": f"Bearer {self._server.key}"}
+        n = 0
+        with httpx.Client(base_url=self._server.url, headers=headers, timeout=20) as client:
+            while not self._stop.is_set():
+                document = {"writer": writer, "n": n, "pad": self._pad}
+                try:
+                    answer = client.post(f"/{self._collection}/docs", json=document)
+                except httpx.TransportError as error:
+                    self.failures.append(str(error))
+                    return
+                if answer.status_code != 201:
+                    self.failures.append(answer.text)
+                    return
+                self.acknowledged.append(answer.json())
+                n += 1
+
+
+def pour(server: Server, collection: str, megabytes: float) -> list[str]:
+    """Insert documents of about 20 KB in bulk; their ids in commit order."""
+    pad = "x" * 20_000
+    ids: list[str] = []
+    for _ in range(max(1, round(megabytes * 2))):
+        answer = server.request("POST", f"/{collection}/bulk", json=[{"pad": pad} for _ in range(25)])
+        assert answer.status_code == 200, answer.text
+        ids += [document["_id"] for document in answer.json()["documents"]]
+    return ids
+
+
+def end_of(ws: ClientConnection, timeout: float = 10) -> int | None:
+    """Read a connection of `websockets` to its end; the close code that the server sent, if it sent one."""
+    try:
+        while True:
+            ws.recv(timeout=timeout)
+    except ConnectionClosed as closed:
+        return None if closed.rcvd is None else closed.rcvd.code
+
+
+def until(raw: Callable[[], dict[str, Any]], id: str) -> list[dict[str, Any]]:
+    """Events from `raw()` up to the one of the document `id`."""
+    events = [raw()]
+    while events[-1].get("data", {}).get("_id") != id:
+        events.append(raw())
+    return events

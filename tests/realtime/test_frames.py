@@ -1,0 +1,87 @@
+"""Frames: what we send is what RFC 6455 says, at every boundary of the length encoding."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import Ping, TextMessage
+
+from paperdb_trio.model import Change, cursor_event, plain_event
+from paperdb_trio.realtime.frames import (
+    CURSOR,
+    PLAIN,
+    SSE,
+    Encoding,
+    ping_frame,
+    sse_messages,
+    text_frame,
+    text_frames,
+)
+
+SIZES = [0, 1, 125, 126, 127, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1_000_000]
+
+
+def texts(data: bytes) -> list[str]:
+    """What a client of another make (wsproto) reads: whole messages, each in one frame."""
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(data)
+    found = []
+    parts = ""
+    for event in client.events():
+        assert isinstance(event, TextMessage)
+        parts += event.data
+        if event.message_finished:
+            found.append(parts)
+            parts = ""
+    assert parts == ""
+    return found
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_frame_of_any_size_is_read_back_by_wsproto(size: int) -> None:
+    payload = b"x" * size
+    assert texts(text_frame(payload)) == ["x" * size]
+    head = {True: 2, False: 4 if size < 65_536 else 10}[size < 126]
+    assert len(text_frame(payload)) == size + head
+
+
+def test_frames_joined_are_the_frames_one_after_the_other() -> None:
+    payloads = [b"x" * size for size in SIZES]
+    assert text_frames(payloads) == b"".join(map(text_frame, payloads))
+    assert texts(text_frames(payloads)) == ["x" * size for size in SIZES]
+    assert text_frames([]) == b""
+
+
+@given(st.lists(st.text(max_size=300), max_size=10))
+def test_any_text_goes_through(values: list[str]) -> None:
+    assert texts(text_frames([value.encode() for value in values])) == values
+
+
+def test_a_ping_is_a_ping() -> None:
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(ping_frame())
+    assert list(client.events()) == [Ping(payload=bytearray())]
+
+
+CHANGE = Change(1, 42, "update", "messages", '{"text":"é 😀"}'.encode())
+
+
+def test_the_events_have_the_documented_fields_in_both_modes() -> None:
+    assert plain_event(CHANGE).decode() == '{"type":"update","collection":"messages","data":{"text":"é 😀"}}'
+    assert cursor_event(CHANGE).decode() == (
+        '{"seq":42,"type":"update","collection":"messages","data":{"text":"é 😀"}}'
+    )
+
+
+@pytest.mark.parametrize("encoding", [PLAIN, CURSOR], ids=["plain", "cursor"])
+def test_an_encoding_makes_frames_of_events(encoding: Encoding) -> None:
+    event = encoding.event(CHANGE)
+    assert texts(encoding.join([event, event])) == [event.decode()] * 2
+
+
+def test_server_sent_events_carry_their_seq_as_id() -> None:
+    event = SSE.event(CHANGE)
+    assert sse_messages([event]) == b"id: 42\ndata: " + event + b"\n\n"
+    assert SSE.join([event, event]).count(b"\n\n") == 2

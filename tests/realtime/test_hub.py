@@ -1,0 +1,252 @@
+"""The hub: each change is encoded once and handed to exactly those who want it, in order, in buffers of a
+bounded size, without holding up anybody else; it knows the bounds of each database's log."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from paperdb_trio.model import Change, cursor_event, plain_event
+from paperdb_trio.realtime import hub as hub_module
+from paperdb_trio.realtime.frames import CURSOR, PLAIN
+from paperdb_trio.realtime.hub import CHUNK_BYTES, Hub
+from paperdb_trio.realtime.subscriber import Subscriber
+from tests.realtime.fakes import FakeLog, FakeSink, World, change, payloads
+
+
+async def test_each_change_goes_to_those_who_want_it_and_to_nobody_else(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    wants = [("a",), ("b",), ("a", "b"), ("c",), ()]
+    sinks = [FakeSink() for _ in wants]
+    for names, sink in zip(wants, sinks, strict=True):
+        world.subscriber(sink, *names).start(0)
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "b", "d")
+    world.commit("b")
+    world.commit("d")
+    await wait_all_tasks_blocked()
+    for names, sink in zip(wants, sinks, strict=True):
+        assert payloads(sink.data) == world.events(*names)
+
+
+async def test_plain_and_cursor_mode_get_their_own_text(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    plain, cursor = FakeSink(), FakeSink()
+    world.subscriber(plain, encoding=PLAIN).start(0)
+    world.subscriber(cursor, encoding=CURSOR).start(0)
+    nursery.start_soon(world.hub.run)
+    changes = world.commit("a", "b")
+    await wait_all_tasks_blocked()
+    assert payloads(plain.data) == [plain_event(c) for c in changes]
+    assert payloads(cursor.data) == [cursor_event(c) for c in changes]
+
+
+async def test_an_event_is_encoded_once_however_many_want_it(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    encoded: list[int] = []
+
+    def event(change: Change) -> bytes:
+        encoded.append(change.seq)
+        return cursor_event(change)
+
+    counting = replace(CURSOR, event=event)
+    for n in range(50):
+        world.subscriber(FakeSink(), *("a", "b", "c")[: 1 + n % 3], encoding=counting).start(0)
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "b", "a")
+    await wait_all_tasks_blocked()
+    assert sorted(encoded) == [1, 2, 3]
+
+
+async def test_a_commit_is_one_write_for_each_subscriber_unless_it_is_large(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    sink = FakeSink()
+    world.subscriber(sink).start(0)
+    nursery.start_soon(world.hub.run)
+    world.commit(*["a"] * 100)
+    await wait_all_tasks_blocked()
+    assert sink.pushed == 1
+    world.commit(*["a"] * 100, size=10_000)
+    await wait_all_tasks_blocked()
+    writes = sink.pushed - 1
+    assert 1_000_000 / (CHUNK_BYTES + 10_100) <= writes <= 1_000_000 / (CHUNK_BYTES - 10_100) + 1
+    world.commit("a", "a", size=CHUNK_BYTES * 2)
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == world.events()
+
+
+async def test_commits_that_wait_are_published_together_and_in_order(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    sink = FakeSink()
+    world.subscriber(sink).start(0)
+    for _ in range(50):
+        world.commit("a", "b")
+    nursery.start_soon(world.hub.run)
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == world.events()
+    assert sink.pushed == 1
+
+
+async def test_databases_know_nothing_of_each_other(nursery: trio.Nursery) -> None:
+    hub = Hub()
+    hub.set_bounds(1, 10, 3)
+    sinks = {}
+    for database in (1, 2):
+        sinks[database] = FakeSink()
+        Subscriber(
+            hub,
+            FakeLog(),  # type: ignore[arg-type]
+            database,
+            CURSOR,
+            sinks[database],
+            None,
+            lambda: None,
+            queue_events=10,
+            queue_bytes=1000,
+        ).start(hub.committed(database))
+    nursery.start_soon(hub.run)
+    changes = [change(11, database=1), change(1, database=2), change(12, database=1)]
+    hub.on_commit(changes)
+    assert (hub.committed(1), hub.committed(2)) == (12, 1)
+    await wait_all_tasks_blocked()
+    assert (hub.published(1), hub.published(2)) == (12, 1)
+    assert payloads(sinks[1].data) == [cursor_event(changes[0]), cursor_event(changes[2])]
+    assert payloads(sinks[2].data) == [cursor_event(changes[1])]
+
+
+async def test_the_bounds_only_grow() -> None:
+    hub = Hub()
+    assert (hub.committed(7), hub.published(7), hub.trimmed(7)) == (0, 0, 0)
+    hub.set_bounds(1, 10, 3)
+    assert (hub.committed(1), hub.published(1), hub.trimmed(1)) == (10, 10, 3)
+    hub.set_trimmed(1, 5)
+    hub.set_trimmed(1, 4)
+    assert hub.trimmed(1) == 5
+    hub.on_commit([change(11), change(12)])
+    assert (hub.committed(1), hub.published(1)) == (12, 10)
+
+
+async def test_others_get_their_turn_while_it_publishes(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "SLICE", -1.0)
+    world = World(nursery)
+    for _ in range(hub_module.SLICE_CHECK * 10):
+        world.subscriber(FakeSink()).start(0)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while world.hub.published(1) < 1:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(world.hub.run)
+    await wait_all_tasks_blocked()
+    world.commit("a")
+    nursery.start_soon(other)
+    await wait_all_tasks_blocked()
+    assert turns >= 9
+
+
+async def test_whoever_leaves_leaves_nothing(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    nursery.start_soon(world.hub.run)
+    subscribers = [world.subscriber(FakeSink(), *names) for names in [("a",), ("a", "b"), (), ("a",)]]
+    for subscriber in subscribers:
+        subscriber.start(0)
+    assert not world.is_forgotten()
+    world.commit("a", "b")
+    await wait_all_tasks_blocked()
+    for subscriber in subscribers:
+        subscriber.close()
+    assert world.is_forgotten()
+
+
+async def test_a_member_that_leaves_inside_a_publish_gets_nothing_more(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each one, when it is given the change, ends the next."""
+    monkeypatch.setattr(hub_module, "SLICE", -1.0)
+    monkeypatch.setattr(hub_module, "SLICE_CHECK", 1)
+    world = World(nursery)
+    subscribers: list[Subscriber] = []
+
+    class Killer(FakeSink):
+        def push(self, data: bytes) -> bool:
+            taken = super().push(data)
+            for other in subscribers:
+                if other._sink is not self:
+                    other.close()
+            return taken
+
+    for _ in range(10):
+        subscribers.append(world.subscriber(Killer()))
+        subscribers[-1].start(0)
+    nursery.start_soon(world.hub.run)
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    assert sum(bool(s._sink.data) for s in subscribers) == 1  # type: ignore[attr-defined]
+
+
+async def test_the_hub_ends_when_cancelled_and_takes_changes_even_then() -> None:
+    world = World()
+    for _ in range(2):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(world.hub.run)
+            await wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        world.commit("a")
+
+
+# --- waiting for a change ------------------------------------------------------------------------
+
+
+async def test_a_waiter_returns_when_its_collection_has_a_change(nursery: trio.Nursery) -> None:
+    world = World()
+    nursery.start_soon(world.hub.run)
+    returned: list[str] = []
+
+    async def wait(name: str) -> None:
+        await world.hub.wait(1, name, world.hub.committed(1))
+        returned.append(name)
+
+    for name in "aabc":
+        nursery.start_soon(wait, name)
+    await wait_all_tasks_blocked()
+    world.commit("d")
+    await wait_all_tasks_blocked()
+    assert returned == []
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    assert returned == ["a", "a"]
+    world.hub.stop_waiting()
+    await wait_all_tasks_blocked()
+    assert sorted(returned) == ["a", "a", "b", "c"]
+    assert world.is_forgotten()
+
+
+async def test_a_waiter_that_is_behind_or_comes_too_late_returns_at_once() -> None:
+    world = World()
+    world.commit("a")
+    with trio.fail_after(5):
+        await world.hub.wait(1, "a", 0)
+        world.hub.stop_waiting()
+        await world.hub.wait(1, "a", 1)
+    assert world.is_forgotten()
+
+
+async def test_a_cancelled_waiter_leaves_nothing(nursery: trio.Nursery) -> None:
+    world = World()
+    nursery.start_soon(world.hub.run)
+    async with trio.open_nursery() as own:
+        own.start_soon(world.hub.wait, 1, "a", 0)
+        await wait_all_tasks_blocked()
+        assert not world.is_forgotten()
+        own.cancel_scope.cancel()
+    assert world.is_forgotten()
+    world.commit("a")
+    await wait_all_tasks_blocked()

@@ -1,0 +1,125 @@
+"""A subscriber whose interest changes, or that begins, while the hub publishes: it misses and repeats nothing,
+and gets of a collection only what came after it asked."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from paperdb_trio.realtime import hub as hub_module
+from tests.realtime.fakes import DATABASE, FakeSink, World, payloads
+
+
+@pytest.fixture
+async def world(nursery: trio.Nursery) -> World:
+    return World(nursery)
+
+
+@pytest.fixture
+def yielding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub that yields after every single offer."""
+    monkeypatch.setattr(hub_module, "SLICE", -1.0)
+    monkeypatch.setattr(hub_module, "SLICE_CHECK", 1)
+
+
+async def test_interest_while_live_changes_at_once_and_without_a_gap(
+    world: World, nursery: trio.Nursery
+) -> None:
+    sink = FakeSink()
+    subscriber = world.subscriber(sink, "a")
+    subscriber.start(0)
+    nursery.start_soon(world.hub.run)
+    expected = []
+    steps = [
+        ({"a": 0}, "a"),
+        ({"a": 0, "b": 2}, "ab"),
+        ({"b": 2}, "b"),
+        ({}, ""),
+        ({"a": 8}, "a"),
+        (None, "abc"),
+    ]
+    for interest, wanted in steps:
+        subscriber.set_interest(interest)
+        changes = world.commit("a", "b")
+        expected += [e for c, e in zip(changes, world.events()[-2:], strict=True) if c.collection in wanted]
+        await wait_all_tasks_blocked()
+        assert payloads(sink.data) == expected
+
+
+async def test_a_new_interest_does_not_bring_what_was_before_it(world: World, nursery: trio.Nursery) -> None:
+    """Even when it has to read the log for the rest, which holds older changes of the new collection."""
+    for _ in range(3):
+        world.commit("a", "b")
+    sink = FakeSink()
+    subscriber = world.subscriber(sink, "a")
+    subscriber.start(0)
+    nursery.start_soon(world.hub.run)
+    subscriber.set_interest({"a": 0, "b": 6})
+    world.commit("b", "a")
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == [e for e in world.events() if b'"a"' in e or b'{"seq":7,' in e]
+
+
+@pytest.mark.parametrize("extra", range(6))
+async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing(
+    world: World, nursery: trio.Nursery, yielding: None, extra: int
+) -> None:
+    """20 subscribers in two feeds; after each of the hub's offers another one changes its mind."""
+    sinks = [FakeSink() for _ in range(20)]
+    subscribers = [world.subscriber(sink, *("a", "b")[: 1 + n % 2]) for n, sink in enumerate(sinks)]
+    for subscriber in subscribers:
+        subscriber.start(0)
+    await wait_all_tasks_blocked()
+
+    async def meddle() -> None:
+        for _ in range(extra):
+            await trio.lowlevel.checkpoint()
+        for n, subscriber in enumerate(subscribers):
+            # All want "a" from the beginning and in the end; those with an odd number want "b" no longer.
+            since = world.hub.committed(DATABASE)
+            subscriber.set_interest({"a": 0} if n % 2 else {"a": 0, "c": since})
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "a", "a")
+    nursery.start_soon(meddle)
+    for _ in range(10):
+        world.commit("a", "a")
+        await trio.lowlevel.checkpoint()
+    await wait_all_tasks_blocked()
+    world.commit("a", "c")
+    await wait_all_tasks_blocked()
+    for n, sink in enumerate(sinks):
+        assert payloads(sink.data) == (world.events("a") if n % 2 else world.events("a", "c"))
+
+
+async def test_becoming_live_inside_a_publish_misses_and_repeats_nothing(
+    world: World, nursery: trio.Nursery, yielding: None
+) -> None:
+    """A new subscriber starts at each of the hub's checkpoints, now at the head, now behind it."""
+    sinks: list[tuple[int, FakeSink]] = []
+    for _ in range(5):
+        sink = FakeSink()
+        subscriber = world.subscriber(sink)
+        subscriber.start(0)
+        sinks.append((0, sink))
+
+    async def arrive() -> None:
+        for n in range(60):
+            sink = FakeSink()
+            position = max(0, world.hub.committed(DATABASE) - n % 4)
+            subscriber = world.subscriber(sink)
+            subscriber.start(position)
+            sinks.append((position, sink))
+            await trio.lowlevel.checkpoint()
+
+    nursery.start_soon(world.hub.run)
+    nursery.start_soon(arrive)
+    for n in range(30):
+        world.commit(*["a"] * (1 + n % 3))
+        await trio.lowlevel.checkpoint()
+    await wait_all_tasks_blocked()
+    assert len(sinks) == 65
+    for position, sink in sinks:
+        assert payloads(sink.data) == world.events(after=position)

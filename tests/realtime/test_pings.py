@@ -1,0 +1,153 @@
+"""Pings: who answers stays however idle; who is gone is closed with 4408; who is merely slow is not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import Server, StartServer, receive, wait_until
+from tests.realtime.raw import PING, PONG, TEXT, frame, open_raw, pour, running, until
+
+
+@pytest.fixture(scope="module")
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    data = tmp_path_factory.mktemp("pings") / "data"
+    with running(data, "--ping-interval", "0.5", "--ping-timeout", "0.5") as server:
+        yield server
+
+
+def test_an_idle_client_that_answers_stays_connected(impatient: Server, collection: str) -> None:
+    with (
+        impatient.connect(collection, ping_interval=None) as ws,
+        impatient.connect(collection, ping_interval=0.05, ping_timeout=2) as pings_too,
+    ):
+        with pytest.raises(TimeoutError):
+            ws.recv(timeout=1.8)  # three intervals of nothing
+        document = impatient.insert(collection, {})
+        assert receive(ws)["data"] == receive(pings_too)["data"] == document
+
+
+def test_who_never_answers_is_pinged_once_and_closed_with_4408(impatient: Server, collection: str) -> None:
+    with open_raw(impatient, collection) as raw:
+        began = time.monotonic()
+        assert raw.frame() == (PING, b"")
+        assert raw.close_code() == 4408
+        assert 0.9 <= time.monotonic() - began + 0.5 < 4
+
+
+def test_any_sign_of_life_is_an_answer(impatient: Server, collection: str) -> None:
+    with open_raw(impatient, collection) as raw:
+        for sign in (
+            frame(PONG, b"unasked"),
+            frame(PING),
+            frame(TEXT, b'{"action":"ping"}'),
+            frame(TEXT, b"bad"),
+        ):
+            while raw.frame()[0] != PING:
+                pass
+            raw.send(sign)
+        document = impatient.insert(collection, {})
+        assert document in [event.get("data") for event in until(raw.message, document["_id"])]
+
+
+def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_up(
+    impatient: Server, collection: str
+) -> None:
+    """It answers every ping that it gets to see: but the server cannot send one while its events block the way,
+    so that the first one it can answer comes after it has read everything."""
+    with (
+        open_raw(impatient, collection, receive_buffer=4096) as plain,
+        open_raw(impatient, collection, query="since=now", receive_buffer=4096) as cursor,
+        impatient.connect(collection, query="collections=") as other,
+    ):
+        assert cursor.message()["type"] == "ready"
+        ids = pour(impatient, collection, 1)
+        with pytest.raises(TimeoutError):  # time passes, and the server goes on pinging
+            other.recv(timeout=2.2)
+        for raw in (plain, cursor):
+            assert [event["data"]["_id"] for event in until(raw.message, ids[-1])] == ids
+            ending = time.monotonic() + 0.8
+            while time.monotonic() < ending:
+                opcode, payload = raw.frame()
+                assert (opcode, payload) == (PING, b"")
+                raw.send(frame(PONG))
+
+
+def test_who_has_caught_up_has_the_whole_timeout_to_answer_the_ping(
+    start_server: StartServer, collection: str
+) -> None:
+    """The ping lies in the kernel's buffers behind what is unread; only from then on can it be answered."""
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "2")
+    with open_raw(server, collection, receive_buffer=4096) as raw, server.connect("x") as other:
+        document = server.insert(collection, {"pad": "x" * 60_000})
+        with pytest.raises(TimeoutError):
+            other.recv(timeout=2.8)
+        assert json.loads(raw.frame()[1])["data"] == document
+        assert raw.frame() == (PING, b"")
+        with pytest.raises(TimeoutError):
+            other.recv(timeout=1.6)
+        raw.send(frame(PONG))
+        document = server.insert(collection, {})
+        assert raw.message()["data"] == document
+
+
+CLIENT = """
+import sys
+from websockets.sync.client import connect
+with connect(sys.argv[1], proxy=None, ping_interval=None) as ws:
+    print("open", flush=True)
+    ws.recv()
+"""
+
+
+def test_a_stopped_process_with_nothing_unread_is_gone(impatient: Server, collection: str) -> None:
+    """Its kernel goes on acknowledging everything; only the missing pong tells."""
+    url = f"{impatient.ws_url}/?token={impatient.token(collection)}"
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLIENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        assert connections(impatient, process.pid) == 1
+        process.send_signal(signal.SIGSTOP)
+        wait_until(lambda: connections(impatient, process.pid) == 0, 6)
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=10)
+        assert "4408" in errors
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def connections(server: Server, pid: int) -> int:
+    """How many TCP connections the process has to the server that are established on both sides."""
+    with open(f"/proc/{pid}/net/tcp") as table:
+        rows = [line.split() for line in table][1:]
+    port = f":{server.port:04X}"
+    mine = {row[1] for row in rows if row[2].endswith(port) and row[3] == "01"}
+    return len(mine & {row[2] for row in rows if row[1].endswith(port) and row[3] == "01"})
+
+
+def test_a_client_that_hung_up_without_a_word_is_forgotten(impatient: Server, collection: str) -> None:
+    raws = [open_raw(impatient, collection) for _ in range(5)]
+    for raw in raws:
+        raw.drop()
+    with impatient.connect(collection) as ws:
+        document = impatient.insert(collection, {})
+        assert receive(ws)["data"] == document
+
+
+def test_a_client_s_pings_are_answered_with_their_payload(impatient: Server, collection: str) -> None:
+    with open_raw(impatient, collection) as raw:
+        for payload in (b"", b"x", b"y" * 125):
+            raw.send(frame(PING, payload))
+            while (got := raw.frame())[0] == PING:
+                pass
+            assert got == (PONG, payload)

@@ -1,0 +1,90 @@
+"""The client's messages: what is an action, what is none and why; the replies' text."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.realtime.protocol import Action, BadMessage, CloseCode, error_reply, parse_action, reply
+
+
+@pytest.mark.parametrize(
+    ("message", "action"),
+    [
+        ({"action": "ping"}, Action("ping", "", None)),
+        ({"action": "ping", "ref": 1}, Action("ping", "", 1)),
+        ({"action": "ping", "ref": "x" * 128}, Action("ping", "", "x" * 128)),
+        ({"action": "subscribe", "collection": "a", "ref": "r"}, Action("subscribe", "a", "r")),
+        ({"action": "unsubscribe", "collection": "a"}, Action("unsubscribe", "a", None)),
+        ({"action": "auth", "token": "t", "collection": 5}, Action("auth", "t", None)),
+        ({"ref": None, "action": "ping", "more": [1]}, Action("ping", "", None)),
+    ],
+)
+def test_an_action_is_read(message: dict[str, Any], action: Action) -> None:
+    assert parse_action(json.dumps(message).encode()) == action
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "ref"),
+    [
+        ("", "INVALID_JSON", None),
+        ("{", "INVALID_JSON", None),
+        ('{"action": "ping"} x', "INVALID_JSON", None),
+        ("[]", "INVALID_MESSAGE", None),
+        ("{}", "UNKNOWN_ACTION", None),
+        ('{"action": "PING", "ref": 1}', "UNKNOWN_ACTION", 1),
+        ('{"action": null, "ref": "r"}', "UNKNOWN_ACTION", "r"),
+        ('{"action": "subscribe", "ref": 1}', "INVALID_MESSAGE", 1),
+        ('{"action": "subscribe", "collection": null, "ref": 1}', "INVALID_MESSAGE", 1),
+        ('{"action": "auth", "ref": 1}', "INVALID_MESSAGE", 1),
+        ('{"action": "ping", "ref": []}', "INVALID_MESSAGE", None),
+        ('{"action": "ping", "ref": "' + "x" * 129 + '"}', "INVALID_MESSAGE", None),
+    ],
+)
+def test_what_is_no_action_is_told_why_with_its_ref_if_it_has_one(text: str, code: str, ref: object) -> None:
+    with pytest.raises(BadMessage) as bad:
+        parse_action(text.encode())
+    assert (bad.value.error.code, bad.value.ref) == (code, ref)
+
+
+@given(
+    st.one_of(
+        st.text(),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["action", "ref", "token"]), inner),
+            max_leaves=8,
+        ).map(json.dumps),
+    )
+)
+def test_no_text_raises_anything_else_and_every_ref_can_be_echoed(text: str) -> None:
+    try:
+        ref = parse_action(text.encode(errors="surrogatepass")).ref
+        answer = reply("pong", ref)
+    except BadMessage as bad:
+        ref = bad.ref
+        answer = error_reply(bad.error, ref)
+    assert json.loads(answer).get("ref") == ref
+
+
+def test_replies_have_a_ref_only_where_one_was_given() -> None:
+    assert json.loads(reply("subscribed", collection="a")) == {"type": "subscribed", "collection": "a"}
+    assert json.loads(reply("pong", 0)) == {"type": "pong", "ref": 0}
+    error = ApiError(403, "NOT_IN_TOKEN", "no")
+    assert json.loads(error_reply(error, "r")) == {
+        "type": "error",
+        "code": "NOT_IN_TOKEN",
+        "message": "no",
+        "ref": "r",
+    }
+
+
+def test_the_close_codes_are_the_documented_ones() -> None:
+    codes = {code.value for code in CloseCode} - {1000}
+    assert codes <= {1001, 1003, 1007, 1009, 1011, 1012, 4400, 4401, 4403, 4408, 4410}
+    assert {1003, 1012, 4400, 4401, 4403, 4408, 4410} <= codes

@@ -1,0 +1,132 @@
+"""Slow readers: who does not read loses nothing and holds up nobody; the server's memory stays bounded; only
+the end of the log ends the connection, with 4410."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from tests.conftest import Server, StartServer, receive, wait_until
+from tests.realtime.raw import TEXT, open_raw, pour, running, say, until
+
+SMALL = 4096
+"""A receive buffer that the kernel does not let grow: the rest is the server's affair."""
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("slow") / "data") as server:
+        yield server
+
+
+@pytest.mark.parametrize("query", ["", "since=now"], ids=["plain", "cursor"])
+def test_who_does_not_read_gets_everything_later_and_others_get_it_now(
+    own: Server, collection: str, query: str
+) -> None:
+    with (
+        open_raw(own, collection, query=query, receive_buffer=SMALL) as slow,
+        own.connect(collection, query=query, max_queue=None) as quick,
+    ):
+        if query:
+            assert slow.message()["type"] == receive(quick)["type"] == "ready"
+        ids = pour(own, collection, 6)
+        events = [receive(quick) for _ in ids]
+        assert [event["data"]["_id"] for event in events] == ids
+        # Nothing was read so far. Now at leisure, and then live again:
+        assert [slow.message() for _ in ids] == events
+        last = own.insert(collection, {})
+        assert slow.message()["data"] == receive(quick)["data"] == last
+
+
+@pytest.mark.parametrize("query", ["", "since=0"], ids=["plain", "cursor"])
+def test_a_reader_that_is_slow_all_the_time_gets_what_the_others_get(
+    own: Server, collection: str, query: str
+) -> None:
+    """It falls behind and catches up again and again, while the writing goes on."""
+    with open_raw(own, collection, query=query, receive_buffer=SMALL) as slow:
+        if query:
+            slow.message()
+        ids, seen = [], []
+        for _ in range(6):
+            ids += pour(own, collection, 0.7)
+            seen += [slow.message()["data"]["_id"] for _ in range(15)]
+            ids += [own.insert(collection, {})["_id"] for _ in range(3)]
+        seen += [event["data"]["_id"] for event in until(slow.message, ids[-1])]
+        assert seen == ids
+
+
+def test_a_slow_reader_can_still_act_and_its_replies_come_behind_its_events(
+    own: Server, collection: str
+) -> None:
+    other = f"{collection}_b"
+    with open_raw(own, collection, other, query=f"collections={collection}", receive_buffer=SMALL) as slow:
+        ids = pour(own, collection, 2)
+        slow.send(say(action="ping", ref=1) + say(action="subscribe", collection=other, ref=2))
+        wanted = {f'"ref":{n}'.encode() for n in (1, 2)}
+        messages = []
+        while wanted or len(messages) < len(ids):
+            opcode, payload = slow.frame()
+            assert opcode == TEXT
+            found = {mark for mark in wanted if mark in payload[-40:]}
+            wanted -= found
+            if not found:
+                messages.append(payload)
+        assert [re.search(rb'"_id":"([^"]+)"', m)[1].decode() for m in messages] == ids  # type: ignore[index]
+        document = own.insert(other, {})
+        assert slow.message()["data"] == document
+
+
+def test_many_that_do_not_read_cost_bounded_memory(own: Server, collection: str) -> None:
+    """20 sockets times 12 MB of events, of which the server may keep about 1 MiB a socket."""
+
+    def resident() -> int:
+        status = Path(f"/proc/{own.pid}/status").read_text()
+        found = re.search(r"VmRSS:\s+(\d+)", status)
+        assert found is not None
+        return int(found[1]) // 1024
+
+    pour(own, f"{collection}_warm", 12)
+    sockets = [open_raw(own, collection, receive_buffer=SMALL) for _ in range(20)]
+    try:
+        before = resident()
+        ids = pour(own, collection, 12)
+        assert resident() - before < 20 + 20
+        stream = [event["data"]["_id"] for event in until(sockets[7].message, ids[-1])]
+        assert stream == ids
+    finally:
+        for raw in sockets:
+            raw.drop()
+
+
+def test_who_falls_behind_the_trimmed_log_is_closed_with_4410(
+    start_server: StartServer, collection: str
+) -> None:
+    server = start_server("--retention-count", "10")
+    with open_raw(server, collection, query="since=now", receive_buffer=SMALL) as slow:
+        assert slow.message()["type"] == "ready"
+        ids = pour(server, collection, 6)
+
+        def is_trimmed() -> bool:
+            with server.connect(collection, query="since=0") as ws:
+                head = receive(ws)["seq"]
+                try:
+                    message = receive(ws)
+                except ConnectionClosed:  # what it asked for was being trimmed just then
+                    return False
+                return bool(message["type"] == "gap" and message["oldest"] == head - 9)
+
+        wait_until(is_trimmed, 10)
+        server.insert(collection, {})
+        seen = []
+        while True:
+            opcode, payload = slow.frame()
+            if opcode != TEXT:
+                break
+            seen.append(re.search(rb'"_id":"([^"]+)"', payload)[1].decode())  # type: ignore[index]
+        assert seen == ids[: len(seen)]  # a prefix: what came was whole and in order
+        assert len(seen) < len(ids)
+        assert (opcode, payload[:2]) == (8, (4410).to_bytes(2, "big"))

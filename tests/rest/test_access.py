@@ -1,0 +1,251 @@
+"""Who may ask what, and what every answer has whoever asks: keys, 401, 403, 404, 405, 415, CORS, HEAD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.conftest import Server, StartServer
+from tests.rest.tools import refusal
+
+WRITES = [
+    ("POST", "/{c}/docs"),
+    ("POST", "/{c}/bulk"),
+    ("PATCH", "/{c}/docs/a"),
+    ("PUT", "/{c}/docs/a"),
+    ("DELETE", "/{c}/docs/a"),
+    ("PUT", "/{c}/schema"),
+    ("DELETE", "/{c}/schema"),
+    ("DELETE", "/{c}"),
+]
+READS = [
+    ("GET", "/{c}/docs"),
+    ("GET", "/{c}/docs/a"),
+    ("GET", "/{c}/count"),
+    ("GET", "/collections"),
+]
+
+
+@pytest.fixture(scope="module")
+def public(server: Server) -> str:
+    return server.new_key(public=True)["key"]
+
+
+@pytest.fixture(scope="module")
+def bare(server: Server) -> Iterator[httpx.Client]:
+    """A client without a key."""
+    with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("method", "path"), WRITES)
+def test_a_public_key_writes_nothing(
+    api: httpx.Client, bare: httpx.Client, public: str, collection: str, method: str, path: str
+) -> None:
+    before = api.post(f"/{collection}/docs", json={"key": "a"}).json()
+    headers = {"Authorization": f"Bearer {public}"}
+    answer = bare.request(method, path.format(c=collection), headers=headers, json={"x": 1})
+    assert refusal(answer) == (403, "READ_ONLY_KEY")
+    assert api.get(f"/{collection}/docs").json()["documents"] == [before]
+
+
+@pytest.mark.parametrize(("method", "path"), READS)
+def test_a_public_key_reads_all_that_a_secret_key_reads(
+    api: httpx.Client, bare: httpx.Client, public: str, collection: str, method: str, path: str
+) -> None:
+    api.post(f"/{collection}/docs", json={"key": "a"})
+    path = path.format(c=collection)
+    answer = bare.request(method, path, headers={"Authorization": f"Bearer {public}"})
+    assert answer.status_code == 200
+    assert answer.json() == api.request(method, path).json()
+
+
+@pytest.mark.parametrize(("method", "path"), [*WRITES, *READS, ("POST", "/realtime/token"), ("GET", "/no/way")])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer"},
+        {"Authorization": "{key}"},
+        {"Authorization": "Basic {key}"},
+        {"Authorization": "Bearer {key}x"},
+        {"Authorization": "Bearer pdb_sk_"},
+        {"Authorization": "Bearer ' OR 1=1 --"},
+        {"X-API-Key": ""},
+        {"X-API-Key": "pdb_sk_nonsense"},
+        {"Cookie": "key={key}"},
+    ],
+)
+def test_without_a_valid_key_everything_is_a_401_with_the_message_of_the_hosted_service(
+    server: Server, bare: httpx.Client, method: str, path: str, headers: dict[str, str]
+) -> None:
+    headers = {name: value.format(key=server.key) for name, value in headers.items()}
+    answer = bare.request(method, path.format(c="test_access"), headers=headers)
+    assert answer.status_code == 401
+    assert answer.json() == {"error": "Missing or invalid Authorization header", "code": "UNAUTHORIZED"}
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer {key}"},
+        {"authorization": "bearer {key}"},
+        {"AUTHORIZATION": "BEARER   {key}"},
+        {"X-API-Key": "{key}"},
+        {"x-api-key": "{key}"},
+    ],
+)
+def test_a_key_may_be_sent_in_either_header(
+    server: Server, bare: httpx.Client, headers: dict[str, str]
+) -> None:
+    headers = {name: value.format(key=server.key) for name, value in headers.items()}
+    assert bare.get("/collections", headers=headers).status_code == 200
+
+
+def test_a_key_in_the_query_is_no_key(server: Server, bare: httpx.Client) -> None:
+    for name in ("key", "api_key", "apikey"):
+        assert bare.get("/collections", params={name: server.key}).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_health_needs_no_key(bare: httpx.Client, path: str) -> None:
+    assert bare.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/a/b", "/a/docs/b/c", "/a/doc", "//a/docs", "/realtime", "/a/docs/b/"])
+def test_there_is_nothing_at_any_other_path(api: httpx.Client, path: str) -> None:
+    status, code = refusal(api.get(httpx.URL(api.base_url).copy_with(raw_path=path.encode())))
+    assert (status, code) in ((404, "NOT_FOUND"), (405, "METHOD_NOT_ALLOWED"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("PUT", "/c/docs", {"GET", "POST"}),
+        ("PATCH", "/c/docs", {"GET", "POST"}),
+        ("DELETE", "/c/docs", {"GET", "POST"}),
+        ("POST", "/c/docs/a", {"GET", "PATCH", "PUT", "DELETE"}),
+        ("GET", "/c/bulk", {"POST"}),
+        ("POST", "/c/count", {"GET"}),
+        ("PATCH", "/collections", {"GET", "DELETE"}),
+        ("TRACE", "/c/docs", {"GET", "POST"}),
+    ],
+)
+def test_another_method_is_a_405_that_names_those_allowed(
+    api: httpx.Client, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = api.request(method, path, json={})
+    assert refusal(answer) == (405, "METHOD_NOT_ALLOWED")
+    assert {name.strip() for name in answer.headers["allow"].split(",")} - {"OPTIONS", "HEAD"} == allowed
+
+
+BODIES = [("POST", "/{c}/docs"), ("POST", "/{c}/bulk"), ("PATCH", "/{c}/docs/a"), ("PUT", "/{c}/docs/a")]
+bodies = pytest.mark.parametrize(("method", "path"), [*BODIES, ("POST", "/realtime/token")])
+
+
+@bodies
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "json", "é"]
+)
+def test_another_content_type_is_a_415(
+    api: httpx.Client, collection: str, method: str, path: str, kind: str
+) -> None:
+    headers = {"Content-Type": kind.encode("latin-1")}
+    answer = api.request(method, path.format(c=collection), content=b"{}", headers=headers)
+    assert refusal(answer) == (415, "UNSUPPORTED_MEDIA_TYPE")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        None,
+        "application/json",
+        "Application/JSON;charset=utf-8",
+        "application/merge-patch+json",
+    ],
+)
+def test_json_may_be_named_in_any_of_the_usual_ways(api: httpx.Client, docs: str, kind: str | None) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    assert api.post(docs, content=b"{}", headers=headers).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "path", ["/{c}/docs", "/{c}/docs/a", "/{c}/count", "/collections", "/healthz", "/{c}/docs/no"]
+)
+def test_head_answers_as_get_does_without_a_body(api: httpx.Client, collection: str, path: str) -> None:
+    api.post(f"/{collection}/docs", json={"key": "a"})
+    path = path.format(c=collection)
+    get, head = api.get(path), api.head(path)
+    assert head.content == b""
+    assert head.status_code == get.status_code
+    for name in ("content-type", "content-length", "etag"):
+        assert head.headers.get(name) == get.headers.get(name)
+
+
+# --- CORS ----------------------------------------------------------------------------------------
+
+ASKED = [
+    ("GET", "/c/docs", 200),
+    ("GET", "/c/docs/no", 404),
+    ("GET", "/c.d/docs", 400),
+    ("PUT", "/c/docs", 405),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), ASKED)
+def test_any_origin_may_read_every_answer_also_a_refusal(
+    api: httpx.Client, method: str, path: str, status: int
+) -> None:
+    answer = api.request(method, path, headers={"Origin": "https://app.example"})
+    assert answer.status_code == status
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert "ETag" in answer.headers["access-control-expose-headers"]
+    assert "access-control-allow-credentials" not in answer.headers
+
+
+def test_a_401_and_a_413_can_be_read_by_any_origin(api: httpx.Client, bare: httpx.Client, docs: str) -> None:
+    headers = {"Origin": "https://app.example"}
+    large = api.post(docs, content=b" " * (17 * 1024 * 1024), headers=headers)
+    for answer, status in ((bare.get(docs, headers=headers), 401), (large, 413)):
+        assert answer.status_code == status
+        assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.parametrize("path", ["/c/docs", "/c/docs/a", "/realtime/token", "/anything"])
+def test_a_preflight_needs_no_key_and_allows_all_that_we_use(bare: httpx.Client, path: str) -> None:
+    headers = {
+        "Origin": "https://app.example",
+        "Access-Control-Request-Method": "PATCH",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    answer = bare.options(path, headers=headers)
+    assert answer.status_code in (200, 204)
+    assert answer.content == b""
+    assert answer.headers["access-control-allow-origin"] == "*"
+    methods = {name.strip() for name in answer.headers["access-control-allow-methods"].split(",")}
+    assert {"GET", "POST", "PUT", "PATCH", "DELETE"} <= methods
+    allowed = {name.strip().lower() for name in answer.headers["access-control-allow-headers"].split(",")}
+    assert {"authorization", "x-api-key", "content-type", "if-match", "last-event-id"} <= allowed
+
+
+def test_without_an_origin_there_is_no_cors(api: httpx.Client) -> None:
+    assert "access-control-allow-origin" not in api.get("/collections").headers
+
+
+def test_a_configured_list_of_origins_lets_in_those_and_no_others(start_server: StartServer) -> None:
+    server = start_server("--allowed-origins", "https://a.example, http://localhost:3000")
+
+    def answer(origin: str, method: str = "GET") -> httpx.Response:
+        return server.request(method, "/c/docs", headers={"Origin": origin})
+
+    for method in ("GET", "OPTIONS"):
+        for origin in ("https://a.example", "http://localhost:3000"):
+            assert answer(origin, method).headers["access-control-allow-origin"] == origin
+            assert "Origin" in answer(origin, method).headers["vary"]
+        for origin in ("https://evil.example", "https://a.example.evil", "http://a.example", "null", "*"):
+            assert "access-control-allow-origin" not in answer(origin, method).headers
+            assert "Origin" in answer(origin, method).headers["vary"]

@@ -1,0 +1,44 @@
+"""`/metrics` and `/openapi.json`: what operators and generators read."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+from openapi_spec_validator import validate
+
+from paperdb_trio.rest.routes import ROUTES
+from tests.conftest import Server, StartServer, wait_until
+
+
+def test_the_openapi_document_is_valid_and_has_every_route(server: Server) -> None:
+    document = httpx.get(f"{server.url}/openapi.json").json()
+    validate(document)
+    operations = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
+    assert operations == {(route.method, re.sub(r":(\w+)", r"{\1}", route.pattern)) for route in ROUTES}
+
+
+def value(text: str, name: str) -> float:
+    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    assert found, text
+    return float(found[1])
+
+
+def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartServer) -> None:
+    server = start_server("--metrics-key", "prometheus")
+    assert httpx.get(f"{server.url}/metrics").status_code == 401
+    assert httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
+
+    def text() -> str:
+        answer = httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer prometheus"})
+        assert answer.status_code == 200
+        return answer.text
+
+    assert value(text(), "paperdb_live_connections") == 0
+    with server.connect("c") as ws:
+        server.insert("c", {"n": 1})
+        ws.recv(timeout=5)
+        assert value(text(), "paperdb_live_connections") == 1
+        assert value(text(), "paperdb_changes_total") == 1
+        assert value(text(), "paperdb_deliveries_total") == 1
+    wait_until(lambda: value(text(), "paperdb_live_connections") == 0)

@@ -1,0 +1,44 @@
+"""What the tests of REST share: reading a refusal, and curl for what httpx would tidy up."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import httpx
+
+from tests.conftest import Server, need
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """`(status, code)` of an error, which must have the shape that every error has."""
+    body = answer.json()
+    assert answer.headers["content-type"] == "application/json"
+    assert isinstance(body["error"], str)
+    assert body["error"]
+    assert body["code"] == body["code"].upper()
+    assert "Traceback" not in answer.text
+    return answer.status_code, body["code"]
+
+
+def curl(server: Server, target: str, *options: str, key: str | None = None) -> tuple[int, Any]:
+    """`(status, JSON)` of a request whose target is sent byte for byte."""
+    done = subprocess.run(
+        [
+            *(need("curl"), "-sS", "--path-as-is", "--globoff", "--max-time", "20", "-w", "\n%{http_code}"),
+            *("-H", f"X-API-Key: {key or server.key}", *options, server.url + target),
+        ],
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    body, _, status = done.stdout.decode().rpartition("\n")
+    return int(status), json.loads(body)
+
+
+def etag(answer: httpx.Response) -> int:
+    """The seq in an answer's ETag, which must be quoted."""
+    tag = answer.headers["etag"]
+    assert tag == f'"{int(tag[1:-1])}"'
+    return int(tag[1:-1])

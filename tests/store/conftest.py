@@ -1,0 +1,21 @@
+"""Database files without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.store.tools import new_file
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A set-up database file of the test's own."""
+    return new_file(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set-up database file that nobody commits to: for `scratch`."""
+    return new_file(tmp_path_factory.mktemp("store"))

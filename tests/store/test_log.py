@@ -1,0 +1,123 @@
+"""The change log, page by page: joined, the pages are every change of interest once, in seq order."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paperdb_trio.store import admin
+from paperdb_trio.store.log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
+from paperdb_trio.store.operations import Replace, Trim
+from paperdb_trio.store.schema import connect
+from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
+
+
+def opened(file: Path) -> ChangeLog:
+    return ChangeLog(file, threads=1, timeout=30, max_document_bytes=MAX_BYTES)
+
+
+async def pages(file: Path, interest: Interest, after: int = 0, n: int = 100) -> list[list[dict[str, Any]]]:
+    log = opened(file)
+    found = []
+    try:
+        while True:
+            page = await log.page(DATABASE, after, interest, EventText.CURSOR, n)
+            assert not page.expired
+            assert page.position > after or page.reached_end
+            after = page.position
+            found.append([json.loads(event) for event in page.events])
+            if page.reached_end:
+                assert page.position == page.head
+                return found
+    finally:
+        log.close()
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    writes=st.lists(st.sampled_from("abc"), max_size=20),
+    interest=st.none() | st.dictionaries(st.sampled_from("abcd"), st.integers(0, 20), max_size=3),
+    after=st.integers(0, 20),
+    size=st.integers(1, 8),
+)
+def test_pages_join_to_every_change_of_interest(
+    shared_file: Path, writes: list[str], interest: Interest, after: int, size: int
+) -> None:
+    after = min(after, len(writes))
+    expected = [
+        seq
+        for seq, name in enumerate(writes, 1)
+        if seq > after and (interest is None or seq > interest.get(name, len(writes)))
+    ]
+    found: list[int] = []
+    with scratch(shared_file) as tx:
+        for name in writes:
+            insert(tx, {}, name)
+        tx.flush()
+        while True:
+            page = _read_page(tx.connection, DATABASE, after, interest, EventText.CURSOR, size)
+            assert len(page.events) <= size
+            found += [json.loads(event)["seq"] for event in page.events]
+            assert page.position > after or page.reached_end
+            after = page.position
+            if page.reached_end:
+                break
+    assert found == expected
+    assert after == len(writes)
+
+
+@pytest.mark.parametrize("sizes", [[1_000_000] * 3, [10, 1_000_000, 10], [100_000] * 12, [900_000, 300_000]])
+async def test_large_changes_come_in_more_pages_and_none_is_lost(file: Path, sizes: list[int]) -> None:
+    apply_all(file, *(inserting({"pad": "x" * size}) for size in sizes))
+    found = await pages(file, None)
+    events = [event for page in found for event in page]
+    assert [event["seq"] for event in events] == list(range(1, len(sizes) + 1))
+    assert [len(event["data"]["pad"]) for event in events] == sizes
+    for page in found:
+        total = sum(len(event["data"]["pad"]) for event in page)
+        assert len(page) <= 1 or total <= 8 * PAGE_BYTES + max(sizes)
+
+
+async def test_a_position_that_is_not_in_the_log_is_expired(file: Path) -> None:
+    apply_all(file, *(inserting({}) for _ in range(10)))
+    apply_all(file, Trim(DATABASE, 0, 4))
+    log = opened(file)
+    try:
+        for after, expired in ((0, True), (5, True), (6, False), (10, False), (11, True)):
+            page = await log.page(DATABASE, after, None, EventText.PLAIN)
+            assert page.expired is expired
+            assert (page.head, page.trimmed) == (10, 6)
+            assert len(page.events) == (0 if expired else 10 - after)
+        assert log.bounds() == {DATABASE: (10, 6)}
+    finally:
+        log.close()
+
+
+async def test_a_page_is_of_one_database_and_its_text_is_the_events(file: Path) -> None:
+    admin.create_database(file, "other", "pro")
+    awkward = {"key": "a", "text": 'line\nbreak "\\ \u2028', "n": [1.5, None]}
+    (written, _) = apply_all(file, inserting(awkward), Replace(2, "c", "b", {}, None, MAX_BYTES))
+    log = opened(file)
+    try:
+        for text, head in ((EventText.PLAIN, b"{"), (EventText.CURSOR, b'{"seq":1,')):
+            page = await log.page(DATABASE, 0, None, text)
+            assert page.events == [head + b'"type":"insert","collection":"c","data":' + written.data + b"}"]
+    finally:
+        log.close()
+
+
+def test_a_read_only_connection_finds_the_log_of_a_server_that_is_writing(file: Path) -> None:
+    apply_all(file, inserting({}))
+    connection = connect(file, read_only=True)
+    try:
+        assert connection.execute("SELECT count(*) FROM changes").fetchone() == (1,)
+        apply_all(file, inserting({}))
+        assert connection.execute("SELECT count(*) FROM changes").fetchone() == (2,)
+    finally:
+        connection.close()
+    assert rows(file, "PRAGMA journal_mode") == [("wal",)]

@@ -1,0 +1,370 @@
+"""The filter language and sorting: what SQLite finds is what a plain Python predicate finds.
+
+The predicate below is written from the semantics in `paperdb_trio.store.query`, not from its SQL. Both
+are asked about the same documents, with and without an index on the fields.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cmp_to_key
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.query import compile_filter, compile_sort
+from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.schema import span
+from paperdb_trio.store.transaction import Transaction
+from tests.store.tools import (
+    DATABASE,
+    DOCUMENTS,
+    NUMBERS,
+    PATHS,
+    SCALARS,
+    TEXTS,
+    VALUES,
+    apply_all,
+    insert,
+    inserting,
+    scratch,
+)
+
+MISSING = object()
+fast = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def at(document: object, path: str) -> object:
+    for name in path.split("."):
+        if not isinstance(document, dict) or name not in document:
+            return MISSING
+        document = document[name]
+    return document
+
+
+def number(value: object) -> float | int | None:
+    """A number as it is compared: beyond 64 bits as a double. None for what is no number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, float) or -(2**63) <= value < 2**63 else float(value)
+
+
+def equal(value: object, operand: object) -> bool:
+    if operand is None:
+        return value is None or value is MISSING
+    if isinstance(operand, bool):
+        return value is operand
+    if isinstance(operand, str):
+        return isinstance(value, str) and value == operand
+    return number(value) is not None and number(value) == number(operand)
+
+
+def ordered(test: Callable[[Any, Any], bool]) -> Callable[[object, object], bool]:
+    def holds(value: object, operand: object) -> bool:
+        if isinstance(operand, str):
+            return isinstance(value, str) and test([ord(c) for c in value], [ord(c) for c in operand])
+        return number(value) is not None and test(number(value), number(operand))
+
+    return holds
+
+
+def contains(value: object, operand: object) -> bool:
+    if isinstance(value, list):
+        return any(equal(item, operand) for item in value)
+    return isinstance(value, str) and isinstance(operand, str) and operand in value
+
+
+HOLDS: dict[str, Callable[[Any, Any], bool]] = {
+    "eq": equal,
+    "ne": lambda value, operand: not equal(value, operand),
+    "gt": ordered(lambda a, b: a > b),
+    "gte": ordered(lambda a, b: a >= b),
+    "lt": ordered(lambda a, b: a < b),
+    "lte": ordered(lambda a, b: a <= b),
+    "in": lambda value, operand: any(equal(value, item) for item in operand),
+    "nin": lambda value, operand: not any(equal(value, item) for item in operand),
+    "contains": contains,
+    "startsWith": lambda value, operand: isinstance(value, str) and value.startswith(operand),
+    "exists": lambda value, operand: (value is not MISSING) is operand,
+}
+
+
+def matches(document: dict[str, Any], filter: dict[str, Any]) -> bool:
+    for name, condition in filter.items():
+        if name in ("or", "and") and isinstance(condition, list):
+            holds = (any if name == "or" else all)(matches(document, part) for part in condition)
+        elif name == "not":
+            holds = not matches(document, condition)
+        elif isinstance(condition, dict):
+            holds = all(HOLDS[op](at(document, name), operand) for op, operand in condition.items())
+        else:
+            holds = equal(at(document, name), condition)
+        if not holds:
+            return False
+    return True
+
+
+OPERANDS = {
+    **dict.fromkeys(("eq", "ne", "contains"), SCALARS),
+    **dict.fromkeys(("gt", "gte", "lt", "lte"), NUMBERS | TEXTS),
+    **dict.fromkeys(("in", "nin"), st.lists(SCALARS, max_size=4)),
+    "startsWith": TEXTS,
+    "exists": st.booleans(),
+}
+LEAVES = st.tuples(PATHS, st.sampled_from(sorted(OPERANDS))).flatmap(
+    lambda leaf: OPERANDS[leaf[1]].map(lambda operand: {leaf[0]: {leaf[1]: operand}})
+)
+FILTERS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        inner.map(lambda filter: {"not": filter}),
+        st.lists(inner, max_size=3).map(lambda filters: {"or": filters}),
+        st.lists(inner, max_size=3).map(lambda filters: {"and": filters}),
+        st.tuples(inner, inner).map(lambda two: two[0] | two[1]),
+    ),
+    max_leaves=4,
+)
+
+
+@st.composite
+def questions(draw: st.DrawFn, operator: str) -> tuple[list[dict[str, Any]], Any]:
+    """Documents and an operand out of one small pool of values."""
+    pool = draw(st.lists(SCALARS, min_size=1, max_size=4))
+    near = st.sampled_from(pool)
+    value = st.one_of(near, near, st.lists(near, max_size=2), VALUES)
+    field = st.one_of(value, value, value, st.none()).map(lambda value: {"a": value})
+    documents = draw(st.lists(field | st.just({}), min_size=1, max_size=6))
+    if operator in ("in", "nin"):
+        return documents, draw(st.lists(near, max_size=3))
+    if operator in ("eq", "ne", "contains"):
+        return documents, draw(near)
+    texts = [item for item in pool if isinstance(item, str)]
+    fitting = texts if operator == "startsWith" else texts + [item for item in pool if number(item) is not None]
+    if fitting and operator != "exists":
+        return documents, draw(st.sampled_from(fitting))
+    return documents, draw(OPERANDS[operator])
+
+
+def fill(tx: Transaction, documents: list[dict[str, Any]], *, indexed: bool) -> str:
+    """Insert documents with ids 0, 1, …; returns the condition for their collection."""
+    if indexed:
+        properties: dict[str, Any] = {name: {"index": True} for name in ("a", "b", "it's é")}
+        tx.set_schema(DATABASE, "c", parse_schema({"properties": properties}))
+    for n, document in enumerate(documents):
+        insert(tx, {"key": str(n), **document})
+    collection_id = tx.collection_id(DATABASE, "c", create=True)
+    assert collection_id is not None
+    low, high = span(collection_id)
+    return f"position>={low} AND position<={high}"
+
+
+def found(tx: Transaction, scope: str, filter: dict[str, Any]) -> list[int]:
+    condition, parameters = compile_filter(json.dumps(filter))
+    sql = f"SELECT id FROM documents WHERE {scope} AND {condition} ORDER BY position"
+    return [int(id) for (id,) in tx.connection.execute(sql, parameters)]
+
+
+@pytest.mark.parametrize("operator", OPERANDS)
+@settings(fast, max_examples=80)
+@given(data=st.data(), indexed=st.booleans())
+def test_each_operator_finds_what_the_predicate_finds(
+    shared_file: Path, operator: str, data: st.DataObject, indexed: bool
+) -> None:
+    documents, operand = data.draw(questions(operator))
+    with scratch(shared_file) as tx:
+        ids = found(tx, fill(tx, documents, indexed=indexed), {"a": {operator: operand}})
+    assert ids == [n for n, document in enumerate(documents) if HOLDS[operator](at(document, "a"), operand)]
+
+
+@settings(fast, max_examples=300)
+@given(documents=st.lists(DOCUMENTS, min_size=1, max_size=8), filter=FILTERS, indexed=st.booleans())
+@example(documents=[{"a": 2**63}, {"a": 2**63 - 1}], filter={"a": {"gt": 2**63 - 1}}, indexed=True)
+@example(documents=[{"a": 2**64}, {"a": 2.0**64}], filter={"a": {"in": [2**64 + 1]}}, indexed=True)
+@example(documents=[{"a": [None]}, {"a": []}, {}], filter={"a": {"contains": None}}, indexed=False)
+@example(documents=[{"a": "ab"}, {"a": "%"}, {"a": "A"}], filter={"a": {"contains": "A"}}, indexed=False)
+@example(documents=[{"a": "ab"}, {"a": "%"}, {"a": "A"}], filter={"a": {"contains": "%"}}, indexed=False)
+@example(documents=[{"a": True}, {"a": 1}, {"a": "true"}], filter={"a": {"in": [True]}}, indexed=True)
+@example(documents=[{"a": "\uffff"}, {"a": "😀"}], filter={"a": {"gt": "\uffff"}}, indexed=True)
+@example(documents=[{"a": {"b": None}}, {"a": {}}], filter={"a.b": {"exists": True}}, indexed=False)
+def test_sql_finds_what_the_predicate_finds(
+    shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any], indexed: bool
+) -> None:
+    with scratch(shared_file) as tx:
+        ids = found(tx, fill(tx, documents, indexed=indexed), filter)
+    assert ids == [n for n, document in enumerate(documents) if matches(document, filter)]
+
+
+@settings(fast, max_examples=150)
+@given(documents=st.lists(DOCUMENTS, min_size=1, max_size=4), filter=FILTERS)
+def test_not_is_the_exact_complement(
+    shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any]
+) -> None:
+    """Never unknown: every document satisfies a filter or its negation."""
+    with scratch(shared_file) as tx:
+        scope = fill(tx, documents, indexed=False)
+        ids = found(tx, scope, filter) + found(tx, scope, {"not": filter})
+    assert sorted(ids) == list(range(len(documents)))
+
+
+ODD_NAMES = [
+    "0",
+    "$gt",
+    "a b",
+    "it's",
+    "é",
+    "😀",
+    "[0]",
+    "#-1",
+    "*",
+    "$",
+    "-a",
+    "select",
+    "a\u2028b",
+    "x" * 99,
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: str) -> None:
+    documents = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
+    with scratch(shared_file) as tx:
+        scope = fill(tx, documents, indexed=False)
+        for filter in (
+            {name: 1},
+            {f"{name}.{name}": {"gt": 2}},
+            {name: {"exists": False}},
+            {f"list.{name}": 1},
+        ):
+            expected = [n for n, document in enumerate(documents) if matches(document, filter)]
+            assert found(tx, scope, filter) == expected
+        sql = f"SELECT id FROM documents WHERE {scope} ORDER BY {compile_sort('+' + name)} LIMIT 4"
+        assert [id for (id,) in tx.connection.execute(sql)] == ["3", "4", "1", "0"]
+
+
+# --- sorting -------------------------------------------------------------------------------------
+
+
+def sort_key(value: object) -> tuple[int, Any]:
+    """Missing and null; numbers, with false and true as 0 and 1; text: strings, and the JSON of the rest."""
+    if value is MISSING or value is None:
+        return 0, 0
+    if isinstance(value, bool):
+        return 1, int(value)
+    if isinstance(value, int | float):
+        return 1, number(value)
+    return 2, value.encode() if isinstance(value, str) else msgspec.json.encode(value)
+
+
+def compare(one: object, two: object) -> int:
+    left, right = sort_key(one), sort_key(two)
+    return (left > right) - (left < right)
+
+
+@settings(fast, max_examples=300)
+@given(
+    documents=st.lists(DOCUMENTS, min_size=2, max_size=8),
+    order=st.lists(st.tuples(st.sampled_from(["", "-", "+"]), PATHS), max_size=3),
+    indexed=st.booleans(),
+)
+@example(documents=[{"a": True}, {"a": 0.5}, {}, {"a": "0"}], order=[("-", "a")], indexed=True)
+def test_sort_order_is_the_models(
+    shared_file: Path, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexed: bool
+) -> None:
+    expected = list(range(len(documents)))
+    for sign, path in reversed(order):
+        key = cmp_to_key(compare)
+        expected.sort(key=lambda n: key(at(documents[n], path)), reverse=sign == "-")
+    sql = compile_sort(",".join(sign + path for sign, path in order))
+    with scratch(shared_file) as tx:
+        scope = fill(tx, documents, indexed=indexed)
+        ids = tx.connection.execute(f"SELECT id FROM documents WHERE {scope} ORDER BY {sql}").fetchall()
+    assert [int(id) for (id,) in ids] == expected
+
+
+# --- limits --------------------------------------------------------------------------------------
+
+
+def nested(depth: int, inner: dict[str, Any], wrap: Callable[[Any], Any]) -> dict[str, Any]:
+    for _ in range(depth - 1):
+        inner = wrap(inner)
+    return inner
+
+
+LEGAL = {
+    "in of 2000": {"x": {"in": list(range(2000))}},
+    "nin of 2000": {"x": {"nin": ["a"] * 2000}},
+    "or of 99": {"or": [{"x": n} for n in range(99)]},
+    "or in or": nested(8, {"x": {"ne": 1}}, lambda inner: {"or": [{"y": 1}, inner]}),
+    "not of not": nested(8, {"x": {"contains": "a"}}, lambda inner: {"not": inner}),
+    "not in and": nested(
+        4, {"x": {"nin": [1, "a", None]}}, lambda inner: {"and": [{"y": None}, {"not": inner}]}
+    ),
+    "a field named or": {"or": {"exists": False}, "and": {"exists": False}},
+}
+TOO_MUCH = {
+    "in of 2001": {"x": {"in": list(range(2001))}},
+    "or of 1500 empty filters": {"or": [{}] * 1500},
+    "and of 1500 empty filters": {"and": [{}] * 1500},
+    "201 fields": {f"f{n}": 1 for n in range(201)},
+    "not 60 deep": nested(60, {"x": 1}, lambda inner: {"not": inner}),
+}
+
+
+async def answer(file: Path, filter: dict[str, Any]) -> int:
+    """How many documents the filter finds, or the status of its refusal."""
+    reader = Reader(file, threads=1, timeout=10, max_result_bytes=2**20)
+    try:
+        return await reader.count(DATABASE, "c", json.dumps(filter))
+    except ApiError as error:
+        return error.status
+    finally:
+        reader.close()
+
+
+@pytest.fixture
+def one_document(file: Path) -> Path:
+    apply_all(file, inserting({"x": 1}))
+    return file
+
+
+@pytest.mark.parametrize("filter", LEGAL.values(), ids=LEGAL)
+async def test_what_the_limits_allow_is_answered(one_document: Path, filter: dict[str, Any]) -> None:
+    assert await answer(one_document, filter) == int(matches({"x": 1}, filter))
+
+
+@pytest.mark.parametrize("filter", TOO_MUCH.values(), ids=TOO_MUCH)
+async def test_what_they_do_not_is_refused_before_sqlite_sees_it(
+    one_document: Path, filter: dict[str, Any]
+) -> None:
+    assert await answer(one_document, filter) == 400
+
+
+@pytest.mark.parametrize("wrap", ["not", "or", "and"])
+@pytest.mark.parametrize("operator", OPERANDS)
+async def test_no_depth_is_an_error_of_sqlite(one_document: Path, operator: str, wrap: str) -> None:
+    """SQLite's parser has a stack of its own: at each depth the answer is right, or ours is the refusal."""
+    operand: Any = {"in": [1, "a", None], "nin": [1, "a", None], "exists": True}.get(operator, "a")
+    answers = []
+    for depth in range(1, 20):
+        leaf = {"x": {operator: operand}}
+        filter = nested(
+            depth, leaf, lambda inner: {wrap: inner if wrap == "not" else [{"y": 1, **inner}, inner][-1:]}
+        )
+        found = await answer(one_document, filter)
+        assert found in (int(matches({"x": 1}, filter)), 400)
+        answers.append(found)
+    assert 400 not in answers[:8]
+    assert answers[-1] == 400
+
+
+@pytest.mark.parametrize("name", ["or", "and"])
+def test_or_and_and_are_field_names_when_they_hold_a_condition(shared_file: Path, name: str) -> None:
+    with scratch(shared_file) as tx:
+        assert found(tx, fill(tx, [{name: 1}, {name: 2}], indexed=False), {name: {"gte": 2}}) == [1]

@@ -1,0 +1,127 @@
+"""Reads have a deadline and a size, and a thread that was stopped is as good as new."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.reader import Reader
+from tests.store.tools import DATABASE, apply_all, inserting
+
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n"
+
+
+@pytest.fixture
+def reader(file: Path) -> Iterator[Reader]:
+    """One thread: whoever does not give it back is found out."""
+    reader = Reader(file, threads=1, timeout=0.2, max_result_bytes=1024 * 1024)
+    yield reader
+    reader.close()
+
+
+async def one(reader: Reader) -> int:
+    """A query that can only be answered when the thread and its connection are free."""
+    with trio.fail_after(10):
+        return await reader.run(lambda connection: int(connection.execute("SELECT 1").fetchone()[0]))
+
+
+async def test_a_query_is_stopped_at_its_deadline_and_its_thread_serves_on(reader: Reader) -> None:
+    with pytest.raises(ApiError) as refused:
+        await reader.run(lambda connection: connection.execute(ENDLESS).fetchone())
+    assert (refused.value.status, refused.value.code) == (503, "QUERY_TIMEOUT")
+    assert refused.value.headers["Retry-After"]
+    assert await one(reader) == 1
+
+
+async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
+    reader = Reader(file, threads=1, timeout=60, max_result_bytes=1024)
+    started = threading.Event()
+    stopped = threading.Event()
+
+    def query(connection: sqlite3.Connection) -> None:
+        connection.create_function("started", 0, started.set)
+        try:
+            connection.execute(f"SELECT started(), ({ENDLESS})").fetchone()
+        finally:
+            stopped.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run, query)
+        assert await trio.to_thread.run_sync(started.wait, 10)
+        nursery.cancel_scope.cancel()
+    assert await trio.to_thread.run_sync(stopped.wait, 10)
+    assert await one(reader) == 1
+    reader.close()
+
+
+async def test_a_deadline_between_two_statements_stops_the_second(file: Path) -> None:
+    """SQLite forgets an interrupt that comes while no statement runs; the deadline must not."""
+    reader = Reader(file, threads=1, timeout=0.1, max_result_bytes=1024)
+    passed, ended = threading.Event(), threading.Event()
+    outcome: list[str] = []
+
+    def query(connection: sqlite3.Connection) -> None:
+        assert passed.wait(10)
+        try:
+            connection.execute(ENDLESS.replace("FROM n)", "FROM n LIMIT 500000)")).fetchone()
+            outcome.append("ran to its end")
+        except sqlite3.OperationalError:
+            outcome.append("stopped")
+        finally:
+            ended.set()
+
+    with pytest.raises(ApiError):
+        await reader.run(query)
+    passed.set()
+    assert await trio.to_thread.run_sync(ended.wait, 10)
+    assert await one(reader) == 1
+    reader.close()
+    assert outcome == ["stopped"]
+
+
+async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reader: Reader, file: Path) -> None:
+    apply_all(file, *(inserting({"pad": "x" * 300_000}) for _ in range(5)))
+
+    async def find(limit: int) -> Any:
+        more: dict[str, Any] = {"filter": None, "sort": None, "offset": 0, "select": None, "count": False}
+        return await reader.find(DATABASE, "c", limit=limit, **more)
+
+    with pytest.raises(ApiError) as refused:
+        await find(5)
+    assert (refused.value.status, refused.value.code) == (400, "RESULT_TOO_LARGE")
+    documents, more, _ = await find(2)
+    assert (len(documents), more) == (2, True)
+    assert await one(reader) == 1
+
+
+async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Reader) -> None:
+    with pytest.raises(ZeroDivisionError):
+        await reader.run(lambda connection: 1 // 0)
+    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+        await reader.run(lambda connection: connection.execute("SELECT * FROM nowhere"))
+    assert await one(reader) == 1
+
+
+async def test_a_reader_cannot_write(reader: Reader) -> None:
+    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+        await reader.run(lambda connection: connection.execute("DELETE FROM keys"))
+
+
+async def test_a_query_sees_one_moment(reader: Reader, file: Path) -> None:
+    def query(connection: sqlite3.Connection) -> list[int]:
+        count = "SELECT count(*) FROM documents"
+        before = connection.execute(count).fetchone()[0]
+        apply_all(file, inserting({}))
+        return [before, connection.execute(count).fetchone()[0]]
+
+    long = Reader(file, threads=1, timeout=30, max_result_bytes=1024)
+    assert await long.run(query) == [0, 0]
+    assert await long.run(query) == [1, 1]
+    long.close()

@@ -1,0 +1,108 @@
+"""What the tests of the store share: a fresh file, and a transaction that is never committed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from hypothesis import strategies as st
+
+from paperdb_trio.store import admin
+from paperdb_trio.store.operations import Draft, Insert, Operation, Written
+from paperdb_trio.store.schema import connect, prepare
+from paperdb_trio.store.transaction import Transaction
+
+DATABASE = 1
+"""The id of the database `default`, the first."""
+
+MAX_BYTES = 1024 * 1024
+
+
+def new_file(directory: Path) -> Path:
+    """A set-up database file, as after a first start."""
+    file = prepare(directory, create=True)
+    admin.set_up(file, admin.NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32)
+    return file
+
+
+@contextmanager
+def scratch(file: Path) -> Iterator[Transaction]:
+    """A write transaction that is rolled back: hundreds of examples need no fsync."""
+    with closing(connect(file)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield Transaction(connection, time.time())
+        connection.execute("ROLLBACK")
+
+
+@contextmanager
+def committed(file: Path) -> Iterator[Transaction]:
+    with closing(connect(file)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        transaction = Transaction(connection, time.time())
+        yield transaction
+        transaction.flush()
+        connection.execute("COMMIT")
+
+
+def inserting(document: dict[str, Any], collection: str = "c") -> Insert:
+    return Insert(DATABASE, collection, Draft.parse(document), MAX_BYTES)
+
+
+def insert(tx: Transaction, document: dict[str, Any], collection: str = "c") -> Written:
+    written = inserting(document, collection).apply(tx)
+    assert isinstance(written, Written)
+    return written
+
+
+def apply_all(file: Path, *operations: Operation) -> list[Any]:
+    """Commit operations together; their results."""
+    with committed(file) as tx:
+        return [operation.apply(tx) for operation in operations]
+
+
+def rows(file: Path, sql: str, *parameters: Any) -> list[Any]:
+    with closing(connect(file, read_only=True)) as connection:
+        return connection.execute(sql, parameters).fetchall()
+
+
+def without_system_fields(data: bytes | str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(data)
+    return {name: value for name, value in document.items() if name not in ("_id", "createdAt", "updatedAt")}
+
+
+def exactly(value: object) -> str:
+    """Text that tells 1, 1.0, true and -0.0 apart, which Python's == does not."""
+    return json.dumps(value, sort_keys=True)
+
+
+# --- values for Hypothesis: mostly from small pools, so that documents and filters meet ---------------
+
+
+def mostly(pool: list[Any], wild: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.integers(0, 4).flatmap(lambda n: wild if n == 4 else st.sampled_from(pool))
+
+
+NAMES = st.sampled_from(["a", "b", "it's é"])
+PATHS = mostly(["a", "b", "a.b"], st.lists(NAMES, min_size=1, max_size=3).map(".".join))
+TEXTS = mostly(
+    [*("", "a", "ab", "b", "A", "Ab", "1", "true", "null"), *("é", "e\u0301", "😀", "\uffff"), *"\n\"\\'%_"],
+    st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=3),
+)
+NUMBERS = mostly(
+    [
+        *(-1, 0, 1, 2, 0.0, -0.0, 1.0, 1.5, 0.1, 1e22, 5e-324, 1.7976931348623157e308),
+        *(2**53, 2**53 + 1, 2.0**53, 2**63 - 1, 2**63, 2.0**63, -(2**63), -(2**63) - 1, 2**64, 10**30),
+    ],
+    st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+)
+SCALARS = st.sampled_from([st.none(), st.booleans(), NUMBERS, NUMBERS, TEXTS, TEXTS]).flatmap(lambda kind: kind)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=3)

@@ -1,0 +1,134 @@
+"""What the stress programs share: a server that is killed, clients that come back, and their accounts.
+
+Each program is self-checking, prints its counts, takes a seed to replay, and exits with 1 when a promise
+was broken. The clients are `websockets` and httpx on asyncio: none of our own code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from tests.conftest import Server
+
+PROMISE = AssertionError
+OFFLINE = (OSError, WebSocketException, httpx.HTTPError, EOFError, TimeoutError)
+
+
+def report(program: Coroutine[Any, Any, dict[str, Any]], seed: int) -> int:
+    """Run a stress program, print its counts, and return the exit code."""
+    print(f"seed {seed}", flush=True)
+    broken: list[BaseException] = []
+    try:
+        for name, count in asyncio.run(program).items():
+            print(f"{name:28} {count:>12,}" if isinstance(count, int) else f"{name:28} {count:>12}")
+    except* PROMISE as group:
+        broken.extend(group.exceptions)
+    for error in broken:
+        print(f"BROKEN: {error!r}")
+    return 1 if broken else 0
+
+
+def new_server(*options: str) -> Server:
+    return Server(Path(tempfile.mkdtemp(prefix="paperdb-stress-")) / "data", options)
+
+
+class Follower:
+    """Follows the change log in cursor mode and checks that every seq comes once and in order.
+
+    `documents` is the state of the collection as its events tell it.
+    """
+
+    def __init__(self, server: Server, token: str, name: str, *, keep: bool = True, cursor: int = 0) -> None:
+        self.server = server
+        self.token = token
+        self.name = name
+        self.cursor = cursor
+        self.seen = 0
+        self.resumes = 0
+        self.keep = keep
+        self.documents: dict[str, dict[str, Any]] = {}
+
+    def take(self, event: dict[str, Any]) -> None:
+        seq = event["seq"]
+        if seq != self.cursor + 1:
+            kind = "repeated or out of order" if seq <= self.cursor else "missing"
+            raise PROMISE(f"{self.name}: got seq {seq} after {self.cursor}: something is {kind}")
+        self.cursor = seq
+        self.seen += 1
+        if self.keep:
+            if event["type"] == "delete":
+                del self.documents[event["data"]["_id"]]
+            else:
+                self.documents[event["data"]["_id"]] = event["data"]
+
+    async def run(self) -> None:
+        """Follow for ever, over any number of disconnections."""
+        while True:
+            with suppress(*OFFLINE):
+                async for text in self.messages():
+                    message = json.loads(text)
+                    if message["type"] == "gap":
+                        raise PROMISE(f"{self.name}: gap at {self.cursor}")
+                    if "seq" in message and message["type"] != "ready":
+                        self.take(message)
+            self.resumes += 1
+            await asyncio.sleep(0.02)
+
+    async def messages(self) -> AsyncIterator[str | bytes]:
+        target = f"{self.server.ws_url}/?token={self.token}&since={self.cursor}"
+        async with connect(target, proxy=None, max_size=None, close_timeout=1, open_timeout=30) as ws:
+            async for text in ws:
+                yield text
+
+
+class EventSourceFollower(Follower):
+    """The same over server-sent events."""
+
+    def __init__(self, server: Server, token: str, name: str, collection: str) -> None:
+        super().__init__(server, token, name)
+        self.collection = collection
+
+    async def messages(self) -> AsyncIterator[str | bytes]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self.cursor)}
+        target = f"{self.server.url}/{self.collection}/changes?token={self.token}"
+        async with (
+            httpx.AsyncClient(timeout=httpx.Timeout(5, read=None)) as client,
+            client.stream("GET", target, headers=headers) as answer,
+        ):
+            if answer.status_code != 200:
+                raise PROMISE(f"{self.name}: HTTP {answer.status_code}")
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    yield line[6:]
+
+
+async def head_of(server: Server, token: str) -> int:
+    """The seq of the last change, as `ready` tells it."""
+    async with connect(f"{server.ws_url}/?token={token}&since=now", proxy=None, close_timeout=1) as ws:
+        return int(json.loads(await ws.recv())["seq"])
+
+
+async def until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    for _ in range(int(seconds / 0.05)):
+        if condition():
+            return
+        await asyncio.sleep(0.05)
+    raise PROMISE(f"{what}: not within {seconds} s")
+
+
+def memory(pid: int) -> int:
+    """Resident bytes of a process."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(pid)

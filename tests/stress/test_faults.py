@@ -1,0 +1,131 @@
+"""A disk that is full, and one that fails: writes are refused clearly, the rest goes on, nothing is half there.
+
+The faults are real: a file system of a few MiB, and a limit on the size of files that makes the kernel refuse
+a write in the middle of a commit.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Server, StartServer, need, receive, wait_until
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    need("mount")
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], check=False)
+    if mounted.returncode != 0:
+        if os.environ.get("CI"):
+            pytest.fail("mounting a tmpfs needs root")
+        pytest.skip("mounting a tmpfs needs root")
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as raw, suppress(OSError):
+        while raw.write(b"\0" * 65536):
+            pass
+
+
+def documents(server: Server, collection: str) -> int:
+    return int(server.request("GET", f"/{collection}/count").json()["count"])
+
+
+def test_a_full_disk_refuses_writes_with_507_while_reads_and_sockets_go_on(
+    small_disk: Path, start_server: StartServer
+) -> None:
+    server = start_server(data=small_disk / "data")
+    filler = small_disk / "filler"
+    with server.connect("c", query="since=now") as ws:
+        receive(ws)
+        first = server.insert("c", {"n": 0})
+        assert receive(ws)["data"] == first
+        fill(filler)
+        answer = None
+        kept = 1
+        for _ in range(400):  # what SQLite had reserved may still take some
+            answer = server.request("POST", "/c/docs", json={"text": "x" * 20_000})
+            if answer.status_code != 201:
+                break
+            kept += 1
+            receive(ws)
+        assert answer is not None
+        assert (answer.status_code, answer.json()["code"]) == (507, "STORAGE_FULL")
+        bulk = [{"text": "x" * 20_000} for _ in range(50)]
+        assert server.request("POST", "/c/bulk", json=bulk).status_code == 507
+        assert documents(server, "c") == kept
+        assert server.request("GET", f"/c/docs/{first['_id']}").json() == first
+        ws.send('{"action": "ping", "ref": 1}')
+        assert receive(ws) == {"type": "pong", "ref": 1, "seq": kept}
+        filler.unlink()
+        again = server.insert("c", {"n": "there is room"})
+        message = receive(ws)
+        assert (message["data"], message["seq"]) == (again, kept + 1)
+    server.kill()
+    server.start()
+    assert documents(server, "c") == kept + 1
+
+
+def test_an_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: StartServer) -> None:
+    server = start_server()
+    server.insert("c", {"n": 0})
+    wal = next(server.data.glob("*-wal")).stat().st_size
+    unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (wal + 6000, unlimited[1]))
+    with server.connect("c", query="since=now") as ws:
+        assert receive(ws)["seq"] == 1
+        answer = server.request("POST", "/c/docs", json={"text": "x" * 200_000})
+        assert (answer.status_code, answer.json()["code"]) == (503, "STORAGE_ERROR")
+        assert documents(server, "c") == 1
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+        second = server.insert("c", {"n": 1})
+        assert receive(ws) == {"seq": 2, "type": "insert", "collection": "c", "data": second}
+    server.kill()
+    server.start()
+    assert documents(server, "c") == 2
+
+
+def test_a_file_that_is_damaged_while_serving_ends_the_process_rather_than_lie(
+    start_server: StartServer,
+) -> None:
+    server = start_server()
+    for n in range(50):
+        server.insert("c", {"n": n, "text": "x" * 2000})
+    server.stop()
+    server.start()
+    file = server.data / "paperdb.sqlite"
+    size = file.stat().st_size
+    with file.open("r+b") as raw:
+        raw.seek(4096)
+        raw.write(os.urandom(size - 4096))
+    answer = server.request("POST", "/c/docs", json={"n": 1})
+    assert answer.status_code in (500, 503)
+    wait_until(lambda: server.process.poll() is not None)
+    assert server.process.returncode not in (0, None)
+
+
+def test_a_damaged_file_is_refused_at_start_in_one_line(start_server: StartServer) -> None:
+    server = start_server()
+    server.insert("c", {"n": 1})
+    server.stop()
+    file = server.data / "paperdb.sqlite"
+    content = bytearray(file.read_bytes())
+    content[4096 : 4096 + 2000] = os.urandom(2000)
+    file.write_bytes(content)
+    with pytest.raises(AssertionError, match="is damaged"):
+        server.start()
+    assert server.process.returncode == 3
+    assert "Traceback" not in server.stderr
+    assert file.read_bytes() == bytes(content)

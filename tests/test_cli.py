@@ -1,0 +1,295 @@
+"""The command line as a process: its exit codes, one line for what went wrong, and what it leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from paperdb_trio import __version__
+from paperdb_trio.cli import main
+from paperdb_trio.config import Settings
+from tests.auth.commands import fails, run
+from tests.conftest import ENVIRONMENT, Server, StartServer
+from tests.store.tools import new_file
+
+GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
+
+
+def fails_as_usage(done: Result, *words: str) -> None:
+    """Click's way: usage, and then what was wrong with it."""
+    assert done.exit_code == 2, done.output
+    assert done.stdout == ""
+    _, _, error = done.stderr.partition("Error: ")
+    for word in words:
+        assert word in error
+
+
+def run_here(*arguments: str | Path) -> Result:
+    """The same without a process of its own: for what is decided before anything is started."""
+    return CliRunner().invoke(main, [*map(str, arguments)], prog_name="paperdb")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with a set-up database that nobody serves."""
+    new_file(tmp_path)
+    return tmp_path
+
+
+# --- starting ------------------------------------------------------------------------------------
+
+
+def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
+    server = start_server()
+    assert re.fullmatch(r"pdb_sk_[\w-]{43}", server.key)
+    assert server.insert("c", {})["_id"]
+    assert server.stop() == 0
+    key = server.key
+    server.key = ""
+    server.start()
+    assert server.key == ""  # a second start shows none
+    assert server.request("GET", "/c/count", key=key).json() == {"count": 1}
+
+
+def test_a_given_first_key_is_the_key_and_is_not_printed(start_server: StartServer) -> None:
+    server = start_server(env={"PAPERDB_API_KEY": GOOD_KEY})
+    assert server.key == ""
+    assert server.insert("c", {}, key=GOOD_KEY)["_id"]
+    listed = json.loads(server.cli("keys", "list", "--json"))
+    assert [(key["database"], key["kind"]) for key in listed] == [("default", "secret")]
+
+
+def test_a_given_key_is_the_first_only_on_a_first_start(start_server: StartServer, tmp_path: Path) -> None:
+    first = start_server(data=tmp_path / "d")
+    assert first.stop() == 0
+    second = start_server(data=tmp_path / "d", env={"PAPERDB_API_KEY": GOOD_KEY})
+    assert second.request("GET", "/collections", key=GOOD_KEY).status_code == 401
+    assert second.request("GET", "/collections", key=first.key).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["secret", GOOD_KEY[:49], "pdb_pk_" + "a" * 43])
+def test_a_weak_first_key_is_refused_and_a_good_one_may_follow(
+    start_server: StartServer, tmp_path: Path, key: str
+) -> None:
+    done = run("serve", "--data", tmp_path / "d", "--port", "0", env={"PAPERDB_API_KEY": key})
+    fails(done, 2, "PAPERDB_API_KEY", "43")
+    assert key not in done.stderr
+    if key == "secret":
+        server = start_server(data=tmp_path / "d", env={"PAPERDB_API_KEY": GOOD_KEY})
+        assert server.insert("c", {}, key=GOOD_KEY)["_id"]
+
+
+def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server: Server) -> None:
+    done = run("serve", "--data", server.data, "--port", "0")
+    fails(done, 5, str(server.data), f"pid {server.pid}")
+    assert done.stdout == ""
+    assert server.request("GET", "/readyz").status_code == 200
+
+
+def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> None:
+    server = start_server()
+    server.insert("c", {"key": "a"})
+    server.kill()
+    server.start()
+    assert server.request("GET", "/c/docs/a").status_code == 200
+
+
+def test_a_port_in_use_is_refused(data: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        fails(run("serve", "--data", data, "--port", port), 7, f"127.0.0.1:{port}", "in use")
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_an_address_that_is_not_ours_is_refused(data: Path, host: str) -> None:
+    fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)
+
+
+# --- the data directory --------------------------------------------------------------------------
+
+COMMANDS = [["serve", "--port", "0"], ["keys", "list"]]
+commands = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+
+
+def overwrite(start: int, length: int) -> Callable[[Path], object]:
+    def damage(file: Path) -> None:
+        with file.open("r+b") as opened:
+            opened.seek(start)
+            opened.write(b"\xa5" * length)
+
+    return damage
+
+
+@commands
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda file: file.write_bytes(b"this is no database, whatever it is " * 500), id="text"),
+        pytest.param(lambda file: os.truncate(file, 5000), id="cut short"),
+        pytest.param(
+            overwrite(3 * 4096, 6 * 4096),
+            id="pages",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named_and_left_as_it_is(
+    data: Path, command: list[str], damage: Callable[[Path], object]
+) -> None:
+    file = data / "paperdb.sqlite"
+    damage(file)
+    before = file.read_bytes()
+    fails(run(*command, "--data", data), 3, str(file), "damaged")
+    assert file.read_bytes() == before
+
+
+@commands
+def test_a_directory_of_a_newer_version_is_left_alone(data: Path, command: list[str]) -> None:
+    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('paperdb', 'm999_flying')"
+        )
+        connection.commit()
+    fails(run(*command, "--data", data), 4, str(data), "newer version", "m999_flying")
+
+
+@pytest.mark.parametrize("path", ["file/d", "/proc/d", "file"])
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").write_text("")
+    fails(run("serve", "--data", tmp_path / path, "--port", "0"), 6, path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "keys list",
+        "keys create",
+        "keys revoke x",
+        "keys rotate-signing",
+        "databases list",
+        "databases create x --plan pro",
+        "databases set-plan x pro",
+    ],
+)
+def test_other_commands_need_a_directory_that_is_there_and_make_none(tmp_path: Path, command: str) -> None:
+    done = run_here(*command.split(), "--data", tmp_path / "none")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert re.fullmatch(r"paperdb: There is no PaperDB in [^\n]+none[^\n]+\n", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+AS_NOBODY = """
+import os, sys
+import paperdb_trio.cli as cli, paperdb_trio.server, encodings.idna
+if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
+sys.argv[0] = "paperdb"; cli.main()
+"""
+
+
+@pytest.mark.skipif("PAPERDB_TEST_COMMAND" in os.environ, reason="imports the package to drop its rights first")
+@pytest.mark.parametrize(
+    "command",
+    COMMANDS,
+    ids=" ".join,
+)
+def test_a_directory_without_permission_is_refused(data: Path, command: list[str]) -> None:
+    data.chmod(0)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", AS_NOBODY, *command, "--data", str(data)],
+            capture_output=True,
+            text=True,
+            env=ENVIRONMENT,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        data.chmod(0o700)
+    fails(done, 6, str(data), "ermission")
+
+
+def test_the_directory_and_its_files_are_for_their_owner_only(server: Server) -> None:
+    for path in server.data.iterdir():
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["serve", "--prot", "1"], ["--prot", "--port"]),
+        (["serve", "--max-body-byte", "1"], ["--max-body-byte", "--max-body-bytes"]),
+        (["serve", "--port", "abc"], ["--port", "abc"]),
+        (["serve", "--port"], ["--port"]),
+        (["srve"], ["'srve'", "'serve'"]),
+        (["keys", "lst"], ["'lst'", "'list'"]),
+        (["databases", "set_plan", "a", "pro"], ["'set_plan'", "'set-plan'"]),
+        (["databases", "create", "x"], ["--plan"]),
+        (["databases", "create", "x", "--plan", "gold"], ["gold", "free", "pro", "team"]),
+        (["databases", "set-plan", "x", "gold"], ["gold"]),
+        (["keys", "revoke"], ["ID"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_a_wrong_option_or_command_is_named_with_the_nearest(arguments: list[str], words: list[str]) -> None:
+    fails_as_usage(run_here(*arguments), *words)
+
+
+def test_an_option_goes_before_its_variable_and_that_before_the_file(tmp_path: Path) -> None:
+    """Each names a port that is out of range: the one that is complained about is the one that counts."""
+    config = tmp_path / "c.toml"
+    config.write_text("port = 70003\n")
+    arguments = ["serve", "--data", tmp_path / "d", "--config", config]
+    fails(run(*arguments), 2, "70003", "'port'")
+    fails(run(*arguments, env={"PAPERDB_PORT": "70002"}), 2, "70002")
+    fails(run(*arguments, "--port", "70001", env={"PAPERDB_PORT": "70002"}), 2, "70001")
+    assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("env", "config", "words"),
+    [
+        ({"PAPERDB_PROT": "1"}, None, ["PAPERDB_PROT", "'PAPERDB_PORT'"]),
+        ({}, "prot = 1", ["'prot'", "'port'"]),
+        ({}, "port = ", ["Cannot read"]),
+        ({"PAPERDB_LOG_LEVEL": "loud"}, None, ["log_level", "loud"]),
+    ],
+)
+def test_a_wrong_variable_or_key_is_named(
+    tmp_path: Path, env: dict[str, str], config: str | None, words: list[str]
+) -> None:
+    if config is not None:
+        (tmp_path / "c.toml").write_text(config)
+        env = env | {"PAPERDB_CONFIG": str(tmp_path / "c.toml")}
+    fails(run("serve", "--data", tmp_path / "d", "--port", "0", env=env), 2, *words)
+
+
+def test_version_names_ours_and_what_we_stand_on() -> None:
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"paperdb {__version__} ")
+    assert "SQLite" in done.stdout
+    assert done.stderr == ""
+
+
+def test_help_names_every_setting_with_its_variable_and_default() -> None:
+    done = run("serve", "--help", env={"COLUMNS": "200"})
+    assert done.returncode == 0
+    text = re.sub(r"\s+", " ", done.stdout)
+    for setting in dataclasses.fields(Settings):
+        assert f"--{setting.name.replace('_', '-')} " in text
+        assert f"PAPERDB_{setting.name.upper()}" in text
+        assert f"[default: {setting.default}]" in text

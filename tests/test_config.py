@@ -1,0 +1,135 @@
+"""Settings: each named once, checked when read, and a misspelt one answered with the nearest name."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from paperdb_trio.config import Settings, check_environment, nearest, read_toml, setting_type
+from paperdb_trio.errors import StartupError
+
+FIELDS = {setting.name: setting for setting in dataclasses.fields(Settings)}
+
+
+@pytest.fixture
+def toml(tmp_path: Path) -> Path:
+    return tmp_path / "paperdb.toml"
+
+
+def refused(text: str, path: Path) -> str:
+    path.write_text(text)
+    with pytest.raises(StartupError) as error:
+        read_toml(str(path))
+    assert error.value.exit_code == 2
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_every_setting_says_what_it_is_and_its_default_is_of_its_type(name: str) -> None:
+    setting = FIELDS[name]
+    assert setting.metadata["help"].endswith(".")
+    assert isinstance(setting.default, setting_type(setting))
+
+
+@pytest.mark.parametrize("name", [name for name in FIELDS if setting_type(FIELDS[name]) is float])
+def test_every_time_names_its_unit(name: str) -> None:
+    assert "econds" in FIELDS[name].metadata["help"]
+
+
+BOUNDED = [
+    (name, bound) for name in FIELDS for bound in ("low", "high") if FIELDS[name].metadata[bound] is not None
+]
+
+
+@pytest.mark.parametrize(("name", "bound"), BOUNDED)
+def test_a_bound_is_allowed_and_what_is_beyond_is_refused_by_name(name: str, bound: str) -> None:
+    setting = FIELDS[name]
+    limit = setting_type(setting)(setting.metadata[bound])
+    getattr(Settings(**{name: limit}), name)
+    beyond: Any = limit + (1 if bound == "high" else -1)
+    with pytest.raises(StartupError, match=f"'{name}' is {beyond}") as error:
+        Settings(**{name: beyond})
+    assert error.value.exit_code == 2
+
+
+def test_a_time_that_is_no_number_is_refused() -> None:
+    with pytest.raises(StartupError):
+        Settings(head_timeout=math.nan)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("log_level", "loud"), ("log_level", "INFO"), ("log_level", ""), ("http", "2")]
+)
+def test_a_word_that_is_not_one_of_those_expected_is_refused(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=f"'{name}' is '{value}'; expected ") as error:
+        Settings(**{name: value})
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "origins"),
+    [
+        ("*", {"*"}),
+        ("https://a, https://b ,", {"https://a", "https://b"}),
+        ("", set()),
+        (" , ", set()),
+    ],
+)
+def test_origins_are_separated_by_commas(text: str, origins: set[str]) -> None:
+    assert Settings(allowed_origins=text).origins == origins
+
+
+def test_a_toml_file_gives_settings_of_every_type(toml: Path) -> None:
+    toml.write_text('data = "d"\nport = 0\nhead_timeout = 5\nbody_timeout = 2.5\n')
+    settings = Settings(**read_toml(str(toml)))
+    assert (settings.data, settings.port, settings.head_timeout, settings.body_timeout) == ("d", 0, 5, 2.5)
+    assert settings.host == FIELDS["host"].default
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("prot = 1", ["'prot'", "did you mean 'port'?"]),
+        ("max-body-bytes = 1", ["'max-body-bytes'", "did you mean 'max_body_bytes'?"]),
+        ("[server]\nport = 1", ["'server'"]),
+        ("zzz = 1", ["'zzz'"]),
+        ('port = "8000"', ["'port'", "'8000'", "int"]),
+        ("port = 80.5", ["'port'", "80.5", "int"]),
+        ("port = true", ["'port'", "True"]),
+        ("head_timeout = true", ["'head_timeout'"]),
+        ("host = 5", ["'host'", "str"]),
+        ("port = ", ["Cannot read"]),
+        ("port = 1\nport = 2", ["Cannot read"]),
+    ],
+)
+def test_a_wrong_toml_file_is_refused_by_what_is_wrong_in_it(toml: Path, text: str, words: list[str]) -> None:
+    message = refused(text, toml)
+    assert str(toml) in message
+    assert all(word in message for word in words), message
+
+
+def test_a_toml_file_that_is_missing_or_no_text_is_refused(toml: Path) -> None:
+    for make in (lambda: None, lambda: toml.write_bytes(b"\xff\xfe"), lambda: (toml.unlink(), toml.mkdir())):
+        make()
+        with pytest.raises(StartupError, match="Cannot read the config file"):
+            read_toml(str(toml))
+
+
+def test_every_setting_has_a_variable_and_a_misspelt_variable_is_refused() -> None:
+    check_environment({f"PAPERDB_{name.upper()}": "x" for name in FIELDS})
+    check_environment(dict.fromkeys(["PATH", "PAPERDB", "PAPERDB_API_KEY", "paperdb_prot"], ""))
+    with pytest.raises(
+        StartupError, match="PAPERDB_MAX_BODY_BYTE; did you mean 'PAPERDB_MAX_BODY_BYTES'"
+    ) as error:
+        check_environment({"PAPERDB_MAX_BODY_BYTE": "1"})
+    assert error.value.exit_code == 2
+
+
+def test_nothing_is_suggested_for_what_resembles_nothing() -> None:
+    assert nearest("zzzzzz", {"port", "host"}) == ""
+    assert nearest("pot", {"port", "host"}) == "; did you mean 'port'?"

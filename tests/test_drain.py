@@ -1,0 +1,232 @@
+"""Drain: after SIGTERM or SIGINT what was acknowledged is kept, sockets are told to come back (1012), nobody
+can put off the end beyond the drain time, and the exit code is 0."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trio
+
+from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.schema import prepare
+from tests.conftest import Server, StartServer, receive, wait_until
+from tests.realtime.raw import Raw, Writers, end_of, handshake, open_raw, pour
+
+SLACK = 2.5
+"""Seconds beyond what is promised, for a busy machine; an unbounded wait is far beyond."""
+
+
+def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
+    """Signal the server and wait for its end with exit code 0; how long that took."""
+    began = time.monotonic()
+    server.process.send_signal(how)
+    assert server.process.wait(20) == 0
+    server.stop()
+    assert "Traceback" not in server.stderr, server.stderr
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_every_acknowledged_write_survives_and_sockets_are_told_1012(
+    start_server: StartServer, collection: str, how: signal.Signals
+) -> None:
+    server = start_server()
+    with (
+        server.connect(collection, max_queue=None) as plain,
+        server.connect(collection, query="since=now", max_queue=None) as cursor,
+        server.connect("quiet") as idle,
+    ):
+        with Writers(server, collection, count=4) as writers:
+            wait_until(lambda: len(writers.acknowledged) >= 100, 20)
+            assert end(server, how) < 5 + SLACK
+        assert [end_of(ws) for ws in (plain, cursor, idle)] == [1012, 1012, 1012]
+    server.start()
+    kept = set()
+    for offset in range(0, 100_000, 1000):
+        page = server.request("GET", f"/{collection}/docs?limit=1000&offset={offset}").json()
+        kept |= {document["_id"] for document in page["documents"]}
+        if not page["hasMore"]:
+            break
+    acknowledged = {document["_id"] for document in writers.acknowledged}
+    assert acknowledged <= kept
+    assert len(kept) - len(acknowledged) <= 4  # what was committed and whose answer did not arrive
+
+
+def test_idle_connections_do_not_delay_the_end(start_server: StartServer, collection: str) -> None:
+    """Neither one between two requests, nor one that has not said anything yet."""
+    server = start_server("--drain-timeout", "60", "--head-timeout", "6")
+    with Raw(server) as idle, Raw(server), server.connect(collection) as ws:
+        idle.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.answer()[0] == 200
+        assert ws.ping().wait(5)
+        took = end(server)
+        assert end_of(ws) == 1012
+    assert took < 1 + SLACK
+
+
+def test_a_request_that_is_under_way_is_answered_and_told_that_it_is_the_last(
+    start_server: StartServer, collection: str
+) -> None:
+    """RFC 9112, section 9.6: else the client may send its next request into a connection that is closing."""
+    server = start_server("--drain-timeout", "10")
+    body = b'{"text": "late"}'
+    head = (
+        f"POST /{collection}/docs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with Raw(server) as raw:
+        raw.send(head.encode() + body[:5])
+        wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in server.stderr)
+        raw.send(body[5:])
+        status, headers, document = raw.answer()
+        assert status == 201
+        assert headers.get("connection") == "close"
+        assert server.process.wait(10) == 0
+    server.stop()
+    server.start()
+    assert server.request("GET", f"/{collection}/docs/{document['_id']}").json() == document
+
+
+def test_clients_that_never_read_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
+    server = start_server("--drain-timeout", "1")
+    request = (
+        f"GET /{collection}/docs?limit=1000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n\r\n"
+    ).encode()
+    with (
+        open_raw(server, collection, receive_buffer=4096) as websocket,
+        open_raw(server, collection, query="since=0", receive_buffer=4096) as cursor,
+        Raw(server, receive_buffer=4096) as http,
+        Raw(server, receive_buffer=4096) as quart,
+    ):
+        pour(server, collection, 10)
+        http.send(request)
+        quart.send(request.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
+        for raw in (websocket, cursor, http, quart):
+            assert raw.socket.recv(1) != b""  # the answer has begun, and nothing more is read
+        assert end(server) < 1 + 1 + SLACK
+
+
+def test_a_client_that_never_answers_the_close_frame_cannot_delay_the_end(
+    start_server: StartServer, collection: str
+) -> None:
+    server = start_server("--drain-timeout", "60")
+    with open_raw(server, collection) as raw:
+        assert end(server) < 1 + 1 + SLACK
+        assert raw.frame() == (8, (1012).to_bytes(2, "big") + b"server restarting")
+
+
+def test_new_connections_and_requests_are_refused_while_draining(
+    start_server: StartServer, collection: str
+) -> None:
+    server = start_server("--drain-timeout", "1.5")
+    blocked = Raw(server)  # keeps the drain going
+    blocked.send(b"GET / HTTP/1.1\r\n")
+    behind = Raw(server)
+    behind.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+    token = server.token(collection)
+    with Raw(server) as late:
+        late.send(handshake(server, f"/?token={token}")[:-2])
+        wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in server.stderr)
+        late.send(b"\r\n")  # a handshake that became whole too late
+        status, headers, body = late.answer()
+        assert (status, body["code"]) == (503, "SHUTTING_DOWN")
+        assert int(headers["retry-after"]) > 0
+
+    def is_refused() -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(("127.0.0.1", server.port))
+                probe.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+                return probe.recv(100) == b""
+            except OSError:
+                return True
+
+    refused = is_refused()
+    assert server.process.wait(10) == 0
+    assert refused
+    blocked.drop()
+    behind.drop()
+    assert "Traceback" not in server.stderr
+
+
+def test_half_a_head_and_further_signals_cannot_delay_the_end(start_server: StartServer) -> None:
+    server = start_server("--drain-timeout", "1", "--head-timeout", "60")
+    with Raw(server) as raw:
+        raw.send(b"GET / HTTP/1.1\r\n")
+        wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in server.stderr)
+        for _ in range(3):
+            server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - began < 1 + 1 + SLACK
+    server.stop()
+    assert "Traceback" not in server.stderr
+
+
+def test_a_slow_reader_that_does_read_gets_its_events_before_1012(
+    start_server: StartServer, collection: str
+) -> None:
+    """What was just being sent is finished within the drain time: the stream ends whole, with a close frame."""
+    server = start_server("--drain-timeout", "10")
+    with open_raw(server, collection, query="since=now", receive_buffer=4096) as raw:
+        assert raw.message()["type"] == "ready"
+        ids = pour(server, collection, 3)
+        seen = [raw.message()["data"]["_id"] for _ in range(10)]
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: "draining" in server.stderr)
+        while True:
+            opcode, payload = raw.frame()
+            if opcode == 8:
+                break
+            seen.append(payload.decode().partition('"_id":"')[2][:21])
+        assert payload[:2] == (1012).to_bytes(2, "big")
+        assert seen == ids[: len(seen)]
+        cursor = len(seen)
+        raw.socket.close()
+    assert server.process.wait(10) == 0
+    server.stop()
+    server.start()
+    with server.connect(collection, query=f"since={cursor}", max_queue=None) as ws:  # seqs began at 1 here
+        receive(ws)
+        assert [receive(ws)["data"]["_id"] for _ in ids[cursor:]] == ids[cursor:]
+
+
+async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: Path) -> None:
+    """Its request was dropped, its thread goes on for a moment: while the server closes its connections."""
+    file = prepare(tmp_path, create=True)
+    reader = Reader(file, threads=2, timeout=10, max_result_bytes=1 << 20)
+    release, used = threading.Event(), []
+
+    def query(connection: sqlite3.Connection) -> None:
+        used.append(connection)
+        release.wait(10)
+
+    def is_closed() -> bool:
+        try:
+            used[0].execute("SELECT 1")
+        except sqlite3.ProgrammingError:
+            return True
+        return False
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(reader.run, query)
+        while not used:
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    reader.close()
+    assert not is_closed()
+    release.set()
+    wait_until(is_closed)

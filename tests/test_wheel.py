@@ -1,0 +1,166 @@
+"""The timer wheel: everyone is looked at when due, not before and at most a tick late; whoever is taken off or
+planned anew in between is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from paperdb_trio.wheel import TICK, Wheel
+
+
+class Timer:
+    """Notes when it is looked at; `again(now)` says when next."""
+
+    def __init__(self, again: Callable[[float], float | None] = lambda now: None) -> None:
+        self.due: int | None = None
+        self.again = again
+        self.looks: list[float] = []
+
+    def check(self, now: float) -> float | None:
+        self.looks.append(now)
+        return self.again(now)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.25, 0.3, 1.0, 12.34])
+async def test_who_is_due_is_looked_at_within_a_tick(
+    autojump_clock: MockClock, nursery: trio.Nursery, delay: float
+) -> None:
+    wheel = Wheel()
+    nursery.start_soon(wheel.run)
+    timer = Timer()
+    when = trio.current_time() + delay
+    wheel.add(timer, when)
+    await trio.sleep(delay + 2 * TICK + 0.01)
+    assert len(timer.looks) == 1
+    assert when <= timer.looks[0] <= when + 2 * TICK
+    assert timer.due is None
+
+
+async def test_without_a_time_it_is_the_next_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    await trio.sleep(100)
+    wheel = Wheel()
+    nursery.start_soon(wheel.run)
+    timer = Timer()
+    wheel.add(timer)
+    await trio.sleep(TICK + 0.01)
+    assert len(timer.looks) == 1
+
+
+async def test_who_asks_again_is_looked_at_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    wheel = Wheel()
+    nursery.start_soon(wheel.run)
+    timer = Timer(lambda now: now + 1)
+    wheel.add(timer)
+    await trio.sleep(10.4)
+    assert 7 <= len(timer.looks) <= 10
+    assert all(1 <= b - a <= 1 + 2 * TICK for a, b in zip(timer.looks, timer.looks[1:], strict=False))
+
+
+async def test_who_is_due_in_the_past_is_looked_at_once_a_tick(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """However late it is: it must not make the wheel spin."""
+    wheel = Wheel()
+    nursery.start_soon(wheel.run)
+    timer = Timer(lambda now: now - 100)
+    wheel.add(timer)
+    await trio.sleep(TICK * 20 + 0.01)
+    assert 10 <= len(timer.looks) <= 20
+
+
+async def test_planning_anew_replaces_the_old_plan(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    wheel = Wheel()
+    nursery.start_soon(wheel.run)
+    timer = Timer()
+    wheel.add(timer, trio.current_time() + 1)
+    wheel.add(timer, trio.current_time() + 5)
+    await trio.sleep(4)
+    assert timer.looks == []
+    wheel.add(timer, trio.current_time() + 0.5)
+    await trio.sleep(10)
+    assert len(timer.looks) == 1
+
+
+async def test_who_is_taken_off_is_not_looked_at(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    wheel = Wheel()
+    nursery.start_soon(wheel.run)
+    timer = Timer()
+    wheel.remove(timer)  # not on it: nothing to do
+    wheel.add(timer, trio.current_time() + 1)
+    wheel.remove(timer)
+    wheel.remove(timer)
+    await trio.sleep(5)
+    assert timer.looks == []
+    assert timer.due is None
+
+
+@pytest.mark.parametrize("what", ["remove", "delay"])
+async def test_a_look_at_one_may_take_another_off_in_the_same_tick(
+    autojump_clock: MockClock, nursery: trio.Nursery, what: str
+) -> None:
+    """As when one closed connection ends a second one. Whoever is looked at first undoes the other."""
+    wheel = Wheel()
+    timers: list[Timer] = []
+
+    def undo_the_others(now: float) -> None:
+        for other in timers:
+            if not other.looks:
+                if what == "remove":
+                    wheel.remove(other)
+                else:
+                    wheel.add(other, now + 3)
+
+    when = trio.current_time() + 1
+    for _ in range(500):  # more than the wheel looks at without a checkpoint
+        timers.append(Timer(undo_the_others))
+        wheel.add(timers[-1], when)
+    nursery.start_soon(wheel.run)
+    await trio.sleep(2)
+    assert sum(len(timer.looks) for timer in timers) == 1
+    await trio.sleep(3.5)
+    assert sum(len(timer.looks) for timer in timers) == (1 if what == "remove" else 2)
+
+
+async def test_changes_at_the_wheel_s_own_checkpoints_count(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    """With many due in one tick the wheel lets others run in between: whom they take off, or move, is not
+    looked at now."""
+    wheel = Wheel()
+    begun = trio.Event()
+    timers = [Timer(lambda now: begun.set()) for _ in range(1000)]
+    when = trio.current_time() + 1
+    for timer in timers:
+        wheel.add(timer, when)
+    removed: list[Timer] = []
+    moved: list[Timer] = []
+
+    async def meddle() -> None:
+        await begun.wait()
+        waiting = [timer for timer in timers if not timer.looks]
+        for index, timer in enumerate(waiting):
+            (removed if index % 2 else moved).append(timer)
+            if index % 2:
+                wheel.remove(timer)
+            else:
+                wheel.add(timer, when + 2)
+
+    nursery.start_soon(wheel.run)
+    nursery.start_soon(meddle)
+    await trio.sleep(10)
+    assert len(removed) > 100
+    assert all(timer.looks == [] for timer in removed)
+    assert all(len(timer.looks) == 1 for timer in timers if timer not in removed)
+    assert all(timer.looks[0] >= when + 2 for timer in moved)
+
+
+async def test_the_wheel_ends_when_cancelled(autojump_clock: MockClock) -> None:
+    wheel = Wheel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wheel.run)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()

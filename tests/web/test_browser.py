@@ -1,0 +1,177 @@
+"""The SDK in a browser: the page's snippet through an import map, and the chat in `examples/`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
+from tests.web.cdp import Browser, Page, chromium
+from tests.web.test_page import subscribe_snippet, token_snippet
+from tests.web.tools import page_server
+
+CHAT = Path(__file__).parents[2] / "examples/chat/app.py"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
+        yield browser
+
+
+def test_the_pages_snippets_through_an_import_map(browser: Browser, server: Server) -> None:
+    subscribe, stop = subscribe_snippet(server)
+    html = f"""<!doctype html><body>
+        <script type="importmap">{json.dumps({"imports": {"paperdb": f"{server.url}/sdk/paperdb.js"}})}</script>
+        <script>
+          const lines = [];
+          console.log = (...what) => lines.push(what);
+          console.error = console.log;
+          const process = {{ env: {{ PAPERDB_API_KEY: {json.dumps(server.key)} }} }};
+        </script>
+        <script type="module">
+          {subscribe}
+          db.realtime.onStatus(({{ state }}) => lines.push(["status", state]));
+          await new Promise((resolve) => (window.goOn = resolve));
+          {stop}
+          {token_snippet(server)}
+          ws.onopen = () => db.notifications.insert({{ text: "plain" }});
+          ws.onmessage = ({{ data }}) => lines.push(["plain", JSON.parse(data)]);
+        </script>"""
+    with page_server(html) as url, browser.page(url) as page:
+        page.wait('lines.some(([what, state]) => what === "status" && state === "live")')
+        made = server.insert("messages", {"text": "hello"})
+        page.wait('lines.some(([what]) => what === "New message:")')
+        server.request("DELETE", f"/messages/docs/{made['_id']}")
+        page.wait('lines.some(([what]) => what === "Message deleted:")')
+        shown = page.run('lines.filter(([what]) => what.endsWith(":"))')
+        assert shown == [["New message:", made], ["Message deleted:", made]]
+        page.run("goOn()")
+        page.wait('lines.some(([what]) => what === "plain")')
+        lines = page.run("lines")
+    event = next(line[1] for line in lines if line[0] == "plain")
+    assert sorted(event) == ["collection", "data", "type"]
+    assert [line[1] for line in lines if line[0] == "status"] == ["connecting", "live", "closed"]
+
+
+# --- the chat ------------------------------------------------------------------------------------
+
+TEXTS = "[...document.querySelectorAll('#messages li')].map((item) => item.lastChild.textContent)"
+
+
+class Chat:
+    """The example's back end, and what can be done in its page."""
+
+    def __init__(self, server: Server, url: str) -> None:
+        self.server = server
+        self.url = url
+        self.sent: list[str] = []
+
+    def post(self, *texts: str) -> None:
+        """Somebody else says something."""
+        for text in texts:
+            self.server.insert("chat", {"author": "Bob", "text": text})
+            self.sent.append(text)
+
+    def say(self, page: Page, text: str) -> None:
+        """By the form."""
+        page.run(f"""
+            document.getElementById("author").value = "Ada";
+            document.getElementById("text").value = {json.dumps(text)};
+            document.getElementById("form").requestSubmit();""")
+        self.sent.append(text)
+        page.wait('document.getElementById("text").value === ""')
+
+    def wait_shown(self, *pages: Page) -> None:
+        """All that was said, once, in order."""
+        for page in pages:
+            wait_until(lambda page=page: page.run(TEXTS) == self.sent, 15)  # type: ignore[misc]
+
+    @staticmethod
+    def wait_state(page: Page, state: str) -> None:
+        page.wait(f'document.getElementById("status").textContent === {json.dumps(state)}')
+
+
+@pytest.fixture
+def chat(start_server: StartServer) -> Iterator[Chat]:
+    server = start_server()
+    process = subprocess.Popen(
+        [sys.executable, str(CHAT), "--paperdb", server.url, "--port", "0"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**ENVIRONMENT, "PAPERDB_API_KEY": server.key},
+    )
+    assert process.stdout is not None
+    try:
+        yield Chat(server, process.stdout.readline().rpartition(" ")[2].strip())
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def test_two_tabs_talk(browser: Browser, chat: Chat, tmp_path: Path) -> None:
+    chat.post("Before anybody was here")
+    with browser.page(chat.url) as first, browser.page(chat.url) as second:
+        for page in (first, second):
+            chat.wait_state(page, "live")
+        chat.wait_shown(first, second)
+        chat.say(first, "Hello, is anybody there? <b>not bold</b>")
+        chat.say(second, "I am. Every tab sees every message, once.")
+        chat.wait_shown(first, second)
+        assert second.run("document.title") == "Chat"
+        first.show()
+        first.screenshot(tmp_path / "chat.png")
+        key = first.run("document.documentElement.outerHTML + JSON.stringify(localStorage)")
+        assert chat.server.key not in key
+
+
+def test_offline_and_online_again(browser: Browser, chat: Chat) -> None:
+    with browser.page(chat.url) as first, browser.page(chat.url) as second:
+        for page in (first, second):
+            chat.wait_state(page, "live")
+        chat.post("one")
+        chat.wait_shown(first, second)
+        second.call("Network.enable")
+        second.run("""
+            window.states = [];
+            new MutationObserver(() => states.push(document.getElementById("status").textContent))
+                .observe(document.getElementById("status"), { childList: true });""")
+        second.offline(True)
+        second.wait('states.includes("offline")')
+        chat.post("two", "three")
+        chat.wait_shown(first)
+        second.offline(False)
+        chat.wait_shown(second)
+        chat.server.kill()
+        chat.wait_state(second, "offline")
+        chat.server.start()
+        chat.post("four")
+        for page in (first, second):
+            chat.wait_state(page, "live")
+        chat.wait_shown(first, second)
+
+
+def test_a_hidden_tab_and_a_frozen_one(browser: Browser, chat: Chat) -> None:
+    with browser.page(chat.url) as first, browser.page(chat.url) as second:
+        for page in (first, second):
+            chat.wait_state(page, "live")
+        assert first.run("document.visibilityState") == "hidden"
+        chat.post("one", "two")
+        chat.wait_shown(first, second)
+        assert first.run("document.title") == "(2) Chat"
+        first.freeze(True)
+        chat.post("three")
+        chat.wait_shown(second)
+        chat.server.kill()  # a frozen tab hears nothing of it
+        chat.server.start()
+        chat.post("four")
+        first.show()
+        first.freeze(False)
+        chat.wait_shown(first, second)
+        chat.wait_state(first, "live")
+        assert first.run("document.title") == "Chat"

@@ -1,0 +1,313 @@
+"""What the SDK does at each turn of the protocol, in Node but without a server or time (see fake.mjs)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.web.tools import HERE, Script
+
+IMPORT = 'import { assert, change, connect, jump, latest, pass, settle, sockets } from "./fake.mjs";\n'
+CASES = {
+    "the first connection": """
+        const { db, states, mints } = connect();
+        db.realtime.subscribe("a", () => {});
+        db.realtime.subscribe("b", () => {});
+        await settle();
+        assert.equal(sockets.length, 1);
+        assert.equal(latest().url.origin + latest().url.pathname, "ws://db.test/prefix/");
+        assert.deepEqual(latest().query, { since: "now", collections: "a,b" });
+        assert.equal(latest().protocols[0], "paperdb.v1");
+        assert.match(latest().protocols[1], /^bearer\\.e30\\./);
+        assert.deepEqual(mints, [["a", "b"]]);
+        await latest().say({ type: "ready", seq: 7 });
+        assert.deepEqual(states(), ["connecting", "live"]);
+    """,
+    "the backoff doubles up to its maximum, and starts anew once live": """
+        const { db, statuses, states } = connect();
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        const delays = [];
+        for (let time = 0; time < 9; time += 1) {
+          await latest().end(1006);
+          delays.push(statuses.at(-1).retryIn);
+          await pass(statuses.at(-1).retryIn * 1000 - 1);
+          assert.equal(states().at(-1), "offline");
+          await pass(1);
+          assert.equal(states().at(-1), "connecting");
+        }
+        assert.deepEqual(delays, [0.25, 0.5, 1, 2, 4, 8, 15, 15, 15]);
+        await latest().say({ type: "ready", seq: 1 });
+        await latest().end(1012);
+        assert.equal(statuses.at(-1).retryIn, 0.25);
+    """,
+    "close codes": """
+        const table = { 1000: "offline", 1001: "offline", 1005: "offline", 1006: "offline", 1011: "offline",
+          1012: "offline", 1013: "offline", 4000: "offline", 4399: "offline", 4401: "offline", 4408: "offline",
+          4410: "offline", 4500: "offline", 1003: "closed", 1007: "closed", 1009: "closed", 4400: "closed",
+          4403: "closed", 4402: "closed", 4499: "closed" };
+        for (const [code, state] of Object.entries(table)) {
+          const { db, states, mints, statuses } = connect();
+          const errors = [];
+          db.realtime.subscribe("a", () => {}, { onError: (error) => errors.push(error.closeCode) });
+          await settle();
+          await latest().say({ type: "ready", seq: 5 });
+          const count = sockets.length;
+          await latest().end(Number(code), "because");
+          assert.equal(states().at(-1), state, code);
+          assert.match(statuses.at(-1).reason, /because/);
+          await pass(300);
+          assert.equal(sockets.length, state === "closed" ? count : count + 1, code);
+          assert.deepEqual(errors, state === "closed" ? [Number(code)] : [], code);
+          assert.equal(mints.length, code === "4401" ? 2 : 1, code);
+          if (state === "offline") assert.deepEqual(latest().query, { since: "5", collections: "a" });
+          db.close();
+        }
+    """,
+    "changes: each once, in order, to whom it concerns": """
+        const { db } = connect();
+        const got = { a: [], a2: [], b: [] };
+        db.realtime.subscribe("a", ({ seq }) => got.a.push(seq));
+        db.realtime.subscribe("b", ({ seq }) => got.b.push(seq));
+        await settle();
+        await latest().say({ type: "ready", seq: 5 }, change(6), change(6), change(5), change(8, "b"));
+        await latest().end(1006);
+        await pass(250);
+        assert.equal(latest().query.since, "8");
+        // This one comes while the others catch up: it sees nothing of what was before.
+        await latest().say({ type: "ready", seq: 100 }, change(9));
+        db.realtime.subscribe("a", ({ seq }) => got.a2.push(seq));
+        await settle();
+        await latest().say(change(10), change(100), change(101));
+        assert.deepEqual(got, { a: [6, 9, 10, 100, 101], a2: [101], b: [8] });
+    """,
+    "an unknown message is no reason to fail": """
+        const { db, states } = connect();
+        const seqs = [];
+        db.realtime.subscribe("a", ({ seq }) => seqs.push(seq));
+        await settle();
+        await latest().say({ type: "ready", seq: 5 }, { type: "news", text: "hello" }, change(6));
+        assert.deepEqual([seqs, states().at(-1)], [[6], "live"]);
+        latest().onmessage({ data: "<html>" });
+        await settle();
+        assert.equal(states().at(-1), "offline");
+    """,
+    "catching up ends with the head, or with silence": """
+        const { db, states } = connect();
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 5 });
+        await latest().end(1006);
+        await pass(250);
+        await latest().say({ type: "ready", seq: 20 }, change(6));
+        await pass(999);
+        await latest().say(change(7));
+        await pass(999);
+        assert.equal(states().at(-1), "catching up");
+        await latest().say(change(20));
+        assert.equal(states().at(-1), "live");
+        await latest().end(1006);
+        await pass(250);
+        await latest().say({ type: "ready", seq: 30 });
+        await pass(999);
+        assert.equal(states().at(-1), "catching up");
+        await pass(1);
+        assert.equal(states().at(-1), "live");
+    """,
+    "a backup was restored: the cursor goes back with the server": """
+        const { db, states } = connect();
+        const [seqs, gaps] = [[], []];
+        db.realtime.subscribe("a", ({ seq }) => seqs.push(seq), { onGap: (gap) => gaps.push(gap) });
+        await settle();
+        await latest().say({ type: "ready", seq: 500 }, change(501));
+        await latest().end(1012);
+        await pass(250);
+        await latest().say({ type: "ready", seq: 100 }, { type: "gap", since: 501, oldest: 1 }, change(101));
+        assert.deepEqual([seqs, gaps], [[501, 101], [{ since: 501, oldest: 1 }]]);
+        assert.deepEqual(states().slice(-3), ["catching up", "gap", "live"]);
+        await latest().end(1006);
+        await pass(250);
+        assert.equal(latest().query.since, "101");
+    """,
+    "subscribing beyond the token: a new one for the union, first": """
+        const { db, mints } = connect();
+        const off = db.realtime.subscribe("a", () => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        db.realtime.subscribe("b", () => {});
+        await settle();
+        assert.deepEqual(mints[1].sort(), ["a", "b"]);
+        assert.deepEqual(latest().sent.map(({ action }) => action), ["auth"]);
+        db.realtime.subscribe("c", () => {}); // while that goes on
+        off();
+        await settle();
+        await latest().say({ type: "authenticated", ref: latest().sent[0].ref });
+        assert.deepEqual(latest().sent.map(({ action, collection }) => [action, collection]),
+          [["auth", undefined], ["unsubscribe", "a"], ["auth", undefined]]);
+        await latest().say({ type: "authenticated", ref: latest().sent.at(-1).ref });
+        assert.deepEqual(latest().sent.slice(3).map(({ action, collection }) => [action, collection]),
+          [["subscribe", "b"], ["subscribe", "c"]]);
+        assert.equal(sockets.length, 1);
+    """,
+    "subscribing while a token is on its way: what it covers first": """
+        let give;
+        const asked = [];
+        const coming = () => new Promise((resolve) => (give = resolve));
+        const getToken = ({ collections }) => (asked.push(collections), coming());
+        const token = (...collections) => `e30.${btoa(JSON.stringify({ collections, iat: 0, exp: 900 }))}.x`;
+        const { db } = connect({ getToken });
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        db.realtime.subscribe("bcd", () => {});
+        give(token("a"));
+        await settle();
+        assert.deepEqual(latest().query, { since: "now", collections: "a" });
+        await latest().say({ type: "ready", seq: 1 });
+        assert.deepEqual(asked.at(-1).sort(), ["a", "bcd"]);
+        give(token("a", "bcd"));
+        await settle();
+        assert.deepEqual(latest().sent.map(({ action }) => action), ["auth"]);
+    """,
+    "a cursor is for those who had begun": """
+        const { db } = connect();
+        const off = db.realtime.subscribe("a", () => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 5 });
+        await latest().end(1006);
+        db.realtime.subscribe("b", () => {});
+        await pass(250);
+        assert.deepEqual(latest().query, { since: "5", collections: "a" });
+        await latest().end(1006);
+        off();
+        await pass(500);
+        assert.deepEqual(latest().query, { since: "now", collections: "b" });
+    """,
+    "subscribing within the token asks for none": """
+        const { db, mints } = connect({ getToken: () => "opaque" });
+        const errors = [];
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        let ready = 0;
+        const onError = ({ code }) => errors.push(code);
+        db.realtime.subscribe("b", () => {}, { onReady: () => (ready += 1), onError });
+        await settle();
+        const [{ action, collection, ref }] = latest().sent;
+        assert.deepEqual([action, collection, ready], ["subscribe", "b", 0]);
+        db.realtime.subscribe("b", () => {}, { onReady: () => (ready += 10) });
+        await settle();
+        assert.equal(ready, 0); // the server has not said so yet
+        await latest().say({ type: "subscribed", collection: "b", ref });
+        assert.equal(ready, 11);
+        db.realtime.subscribe("c", () => {}, { onError });
+        await settle();
+        await latest().say({ type: "error", code: "NOT_IN_TOKEN", message: "no", ref: latest().sent[1].ref });
+        assert.deepEqual([errors, latest().closed], [["NOT_IN_TOKEN"], false]);
+    """,
+    "silence: ask, then connect anew at once": """
+        const { db, states } = connect();
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        for (let tick = 0; tick < 6; tick += 1) await pass(5_000);
+        assert.deepEqual(latest().sent.map(({ action }) => action), ["ping"]);
+        await latest().say({ type: "pong", ref: latest().sent[0].ref });
+        for (let tick = 0; tick < 6; tick += 1) await pass(5_000);
+        assert.equal(latest().sent.length, 2);
+        await pass(5_000);
+        assert.equal(sockets.length, 1);
+        await pass(5_000);
+        assert.equal(sockets.length, 2);
+        assert.deepEqual([sockets[0].closed, states().at(-1)], [true, "connecting"]);
+    """,
+    "sleep": """
+        const { db } = connect();
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        await jump(10_001);
+        assert.deepEqual(latest().sent.map(({ action }) => action), ["ping"]);
+        await pass(2_999);
+        assert.equal(sockets.length, 1);
+        await pass(1);
+        assert.equal(sockets.length, 2);
+    """,
+    "waking up": """
+        const listeners = new Map();
+        globalThis.addEventListener = (name, listener) => listeners.set(name, listener);
+        globalThis.removeEventListener = (name, own) => listeners.get(name) === own && listeners.delete(name);
+        globalThis.document = { visibilityState: "hidden", addEventListener, removeEventListener };
+        const { db, states, statuses } = connect();
+        const off = db.realtime.subscribe("a", () => {});
+        await settle();
+        assert.deepEqual([...listeners.keys()].sort(), ["offline", "online", "pageshow", "visibilitychange"]);
+        await latest().say({ type: "ready", seq: 1 });
+        listeners.get("visibilitychange")();
+        assert.equal(latest().sent.length, 0); // it became hidden
+        document.visibilityState = "visible";
+        for (const name of ["visibilitychange", "pageshow", "online"]) listeners.get(name)();
+        assert.deepEqual(latest().sent.map(({ action }) => action), ["ping"]);
+        await pass(3_000);
+        assert.equal(sockets.length, 2);
+        await latest().say({ type: "ready", seq: 1 });
+        listeners.get("offline")();
+        await settle();
+        assert.deepEqual([states().at(-1), statuses.at(-1).reason], ["offline", "the network is offline"]);
+        listeners.get("online")(); // no waiting for the rest of the delay
+        await settle();
+        assert.deepEqual([states().at(-1), sockets.length], ["connecting", 3]);
+        await pass(2_999);
+        listeners.get("online")();
+        assert.equal(sockets.length, 3); // this attempt is young
+        await pass(2);
+        listeners.get("online")();
+        await settle();
+        assert.equal(sockets.length, 4);
+        off();
+        await settle();
+        assert.deepEqual([listeners.size, latest().closed], [0, true]);
+    """,
+    "a handshake that hangs, and one that fails without a close event": """
+        const { db, states, mints, statuses } = connect();
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        await pass(10_000);
+        assert.equal(statuses.at(-1).reason, "connecting took too long");
+        assert.equal(latest().closed, true);
+        await pass(250);
+        assert.deepEqual([sockets.length, mints.length], [2, 1]);
+        latest().onerror({ type: "error", status: 401 });
+        await settle();
+        assert.equal(statuses.at(-1).reason, "closed with 1006 HTTP 401");
+        await pass(500);
+        assert.deepEqual([sockets.length, mints.length], [3, 2]); // with another token
+    """,
+    "everything may be called from everywhere": """
+        const { db, states } = connect();
+        db.realtime.subscribe("a", () => db.close());
+        const another = () => db.realtime.subscribe("b", () => assert.fail());
+        db.realtime.onStatus(({ state }) => state === "live" && another());
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        await latest().say(change(2), change(3, "b"));
+        assert.deepEqual([latest().closed, states().at(-1)], [true, "closed"]);
+        await pass(60_000);
+        assert.equal(sockets.length, 1);
+    """,
+    "a class that is no WebSocket, or none at all, is said at once": """
+        class Nothing { constructor() { throw new TypeError("no sockets"); } }
+        const { db, statuses } = connect({ WebSocket: Nothing });
+        db.realtime.subscribe("a", () => {}, { onError: () => {} });
+        await settle();
+        assert.deepEqual([statuses.at(-1).state, statuses.at(-1).reason], ["closed", "no sockets"]);
+    """,
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_protocol(package: Path, case: str) -> None:
+    shutil.copy(HERE / "fake.mjs", package)
+    with Script(package, IMPORT + CASES[case] + "\nprocess.exit(0);") as script:
+        script.end(10)

@@ -1,0 +1,60 @@
+"""The types, by the TypeScript compiler with --strict: on the page, on good use, on misuse."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+from tests.web.test_page import subscribe_snippet, token_snippet
+from tests.web.tools import HERE, node_tool
+
+TYPESCRIPT = "typescript@5.9"
+# The page's process.env, without a dependency on @types/node.
+PROCESS = "declare const process: { env: Record<string, string | undefined> };\n"
+
+
+@pytest.fixture(scope="session")
+def tsc(pytestconfig: pytest.Config) -> Path:
+    assert pytestconfig.cache is not None
+    return node_tool(pytestconfig.cache, TYPESCRIPT) / "bin/tsc"
+
+
+def check(tsc: Path, folder: Path, *files: str, resolution: str = "nodenext") -> str:
+    """What the compiler finds wrong."""
+    module = "nodenext" if resolution == "nodenext" else "esnext"
+    flags = ("--strict", "--noEmit", "--target", "es2022", "--lib", "es2022,dom")
+    done = subprocess.run(
+        [need("node"), str(tsc), *flags, "--module", module, "--moduleResolution", resolution, *files],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
+def copy(package: Path) -> list[str]:
+    """The files of `types/`, beside the installed package."""
+    shutil.copy(HERE / "types/bad.ts", package / "bad.mts")
+    (package / "good.mts").write_text(PROCESS + (HERE / "types/good.ts").read_text())
+    return ["good.mts", "bad.mts"]
+
+
+@pytest.mark.parametrize("resolution", ["nodenext", "bundler"])
+def test_good_use_and_the_page_compile_and_misuse_does_not(tsc: Path, package: Path, resolution: str) -> None:
+    files = copy(package)
+    (package / "page.mts").write_text(PROCESS + "".join(subscribe_snippet()) + "\n" + token_snippet())
+    assert check(tsc, package, "page.mts", *files, resolution=resolution) == ""
+
+
+def test_the_check_can_fail(tsc: Path, package: Path) -> None:
+    source = "// @ts-expect-error\n" + "".join(subscribe_snippet()) + "\nunsubscribe(3);"
+    (package / "wrong.mts").write_text(source)
+    found = check(tsc, package, "wrong.mts")
+    assert "TS2578" in found  # the mark is unused
+    assert "TS2554" in found

@@ -1,0 +1,75 @@
+// Misuse: each marked line must not compile; if one does, the mark itself is the error.
+import { createClient } from "paperdb";
+
+const db = createClient({
+  apiKey: "pdb_sk_x",
+  baseUrl: "http://127.0.0.1:8000",
+  schema: {
+    users: {
+      properties: {
+        name: { type: "string", required: true },
+        age: { type: "number" },
+        admin: { type: "boolean", default: false },
+      },
+    },
+  },
+});
+
+// @ts-expect-error: `name` is required
+db.users.insert({ age: 3 });
+// @ts-expect-error: `name` is a string
+db.users.insert({ name: 3 });
+// @ts-expect-error: no such field
+db.users.insert({ name: "Ada", nmae: "Ada" });
+// @ts-expect-error: a document is an object
+db.messages.insert("hello");
+// @ts-expect-error: an array of them, for insertBulk
+db.users.insertBulk({ name: "Ada" });
+// @ts-expect-error: the second has no name
+db.users.insertBulk([{ name: "Ada" }, {}]);
+// @ts-expect-error: no such option
+db.users.find({ where: { name: "Ada" } });
+// @ts-expect-error: no such field
+db.users.find({ filter: { nmae: "Ada" } });
+// @ts-expect-error: a number never equals a string
+db.users.find({ filter: { age: "3" } });
+// @ts-expect-error: no such operator
+db.users.find({ filter: { age: { above: 3 } } });
+// @ts-expect-error: no such field to sort by
+db.users.find({ sort: "-nmae" });
+// @ts-expect-error: an id is a string
+db.users.get(7);
+// @ts-expect-error: strings are not incremented
+db.users.update("ada", { name: { increment: 1 } });
+// @ts-expect-error: `name` is required
+db.users.replace("ada", { age: 3 });
+// @ts-expect-error: no such method
+db.users.upsert({ name: "Ada" });
+// @ts-expect-error: `age` may be missing
+db.users.get("ada").then((user) => user.age.toFixed());
+// @ts-expect-error: no such field
+db.users.find().then((users) => users[0]?.nmae);
+// @ts-expect-error: what is in an unknown document is unknown
+db.messages.get("a").then((message) => message.text.length);
+// @ts-expect-error: no such field
+db.realtime.subscribe("users", (event) => event.data.nmae);
+// @ts-expect-error: no such type of event
+db.realtime.subscribe("users", (event) => event.type === "remove");
+// @ts-expect-error: a handler is a function
+db.realtime.subscribe("users", { next() {} });
+// @ts-expect-error: no such option
+db.realtime.subscribe("users", () => {}, { onOpen() {} });
+// @ts-expect-error: an array of names
+db.realtime.generateToken({ collections: "users" });
+// @ts-expect-error: no such permission
+db.realtime.generateToken({ collections: ["users"], permissions: ["admin"] });
+// @ts-expect-error: no such state
+db.realtime.onStatus((status) => status.state === "open");
+// @ts-expect-error: a key or getToken
+createClient({ baseUrl: "/" });
+// @ts-expect-error: a baseUrl
+createClient({ apiKey: "pdb_sk_x" });
+// @ts-expect-error: no such type of field
+createClient({ apiKey: "pdb_sk_x", baseUrl: "/", schema: { a: { properties: { b: { type: "date" } } } } });
+// @ts-expect-error: `close` takes nothing
+db.close(1000);

@@ -1,0 +1,124 @@
+// What must compile, with --strict.
+import {
+  PaperDBError,
+  createClient,
+  seqOf,
+  type AnyDocument,
+  type Client,
+  type Collection,
+  type DocumentOf,
+  type RealtimeEvent,
+  type Status,
+} from "paperdb";
+
+type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+const is = <T extends true>(): T => true as T;
+
+const db = createClient({
+  apiKey: "pdb_sk_x",
+  baseUrl: "http://127.0.0.1:8000",
+  schema: {
+    users: {
+      properties: {
+        name: { type: "string", required: true },
+        age: { type: "number" },
+        admin: { type: "boolean", default: false },
+      },
+    },
+    posts: { properties: { tags: { type: "array", required: true, default: [] }, meta: { type: "object" } } },
+  },
+});
+
+type User = {
+  name: string;
+  admin: boolean;
+  age?: number;
+  _id: string;
+  createdAt: string;
+  updatedAt: string;
+};
+
+async function documents(): Promise<void> {
+  const user = await db.users.insert({ name: "Ada" });
+  is<Equal<typeof user, User>>();
+  await db.users.insert({ name: "Ada", age: 36, admin: true, _id: "ada" }, { unique: ["name"] });
+  await db.users.insert({ name: "Ada" }, { key: "ada" });
+  const { inserted, documents, errors } = await db.users.insertBulk([{ name: "B" }], { atomic: true });
+  is<Equal<typeof documents, User[]>>();
+  const sum: number = inserted + errors.length;
+
+  const found = await db.users.find({
+    filter: { age: { gte: 18, lt: 65 }, admin: true, or: [{ name: "Ada" }, { name: { startsWith: "B" } }] },
+    sort: ["-createdAt", "name"],
+    select: "name,age",
+    limit: 10,
+    offset: sum,
+    count: true,
+  });
+  is<Equal<(typeof found)[number], User>>();
+  const more: boolean = found.hasMore;
+  const total: number | undefined = found.total;
+  for (const { name } of found) name.toUpperCase();
+  await db.users.find({ sort: "-createdAt,name", filter: { "address.city": "Bern" } });
+
+  await db.users.update("ada", { age: { increment: 1 }, name: "Ada L." }, { ifMatch: seqOf(user) ?? "*" });
+  await db.users.replace("ada", { name: "Ada" });
+  const { deleted } = await db.users.delete("ada");
+  const count: number = await db.users.count({ filter: { admin: true } });
+  const tags: unknown[] = (await db.posts.insert({})).tags;
+  console.log(more, total, deleted, count, tags);
+}
+
+async function withoutSchema(): Promise<void> {
+  const made = await db.messages.insert({ text: "hello", n: { deep: [1] } });
+  is<Equal<typeof made, AnyDocument>>();
+  const text: unknown = made.text;
+  const id: string = made._id;
+  await db.messages.find({ filter: { text: "hello", n: { gt: 3 }, "a.b": 1 }, sort: "-n" });
+  await db.messages.update(id, { n: { increment: 1 }, text: null });
+
+  interface Message {
+    text: string;
+    likes: number;
+  }
+  const messages = db.collection<Message>("messages");
+  const message = await messages.insert({ text: "hello", likes: 0 });
+  const likes: number = message.likes + message._id.length;
+  await messages.update(message._id, { likes: { increment: 1 } });
+  const named: Collection<User, { name: string; age?: number; admin?: boolean; _id?: string }> = db.collection("users");
+  console.log(text, likes, named.name, db.collection("constructor"));
+
+  db.realtime.subscribe<Message>("messages", ({ data }) => data.likes + 1);
+  db.realtime.subscribe("messages", (event) => is<Equal<typeof event, RealtimeEvent<Record<string, unknown>>>>());
+}
+
+function realtime(): void {
+  const off = db.realtime.subscribe("users", (event) => {
+    is<Equal<typeof event, RealtimeEvent<User>>>();
+    if (event.type === "insert") console.log(event.data.name.length, event.seq + 1);
+  });
+  off();
+  db.realtime.subscribe("users", async () => {}, {
+    onReady: () => {},
+    onGap: ({ since, oldest }) => console.log(since - oldest),
+    onError: (error) => error instanceof PaperDBError && error.status + error.code.length,
+  });
+  db.realtime.onStatus((status: Status) => {
+    if (status.state === "offline") console.log(status.reason, status.retryIn.toFixed(1));
+    if (status.state === "closed") console.log(status.code?.length);
+    if (status.state === "gap") console.log(status.oldest);
+  });
+  const token: Promise<string> = db.realtime.generateToken({ collections: ["users"], expiresIn: 60 });
+  console.log(token, db.realtime.status.state);
+  db.close();
+}
+
+const schema = { users: { properties: { name: { type: "string", required: true } } } } as const;
+const fromConstant = createClient({ apiKey: process.env.KEY, baseUrl: "/", schema });
+is<Equal<DocumentOf<(typeof schema)["users"]>["name"], string>>();
+const asParameter = (client: Client): Promise<number> => client.anything!.count();
+
+createClient({ baseUrl: "/", getToken: async () => "token" });
+createClient({ baseUrl: "/", getToken: ({ collections }) => ({ token: collections.join() }), WebSocket });
+const error = new PaperDBError("no", { status: 404, code: "NOT_FOUND", plan: "free" });
+console.log(error.plan, fromConstant.users.name, asParameter, documents, withoutSchema, realtime);
