@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
+from paperdb_trio.limits import Limits
 from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.reader import Reader
@@ -19,6 +20,7 @@ class Services:
     """`draining`: SIGTERM has come; nothing new is begun."""
 
     settings: Settings
+    limits: Limits
     directory: Directory
     writer: Writer
     reader: Reader

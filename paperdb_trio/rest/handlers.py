@@ -270,10 +270,11 @@ async def changes(call: Call) -> Response:
         return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
     interest: Interest = {collection: 0}
     page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
-    with trio.move_on_after(wait):
-        while not page.events and not page.expired and wait and not services.draining:
-            await services.hub.wait(database.id, collection, page.position)
-            page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
+    if wait and not page.events and not page.expired:
+        with services.limits.listener(database.id), trio.move_on_after(wait):
+            while not page.events and not page.expired and not services.draining:
+                await services.hub.wait(database.id, collection, page.position)
+                page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     body = b'{"changes":[%b],"seq":%d,"hasMore":%b}' % (
@@ -356,6 +357,7 @@ async def drop(call: Call) -> Response:
 
 async def mint_token(call: Call) -> Response:
     """Mint a realtime token."""
+    call.services.limits.token(call.identity.key.id)
     request = await call.json()
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')

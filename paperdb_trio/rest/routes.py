@@ -112,6 +112,7 @@ async def _respond(services: Services, request: Request) -> Response:
         return handlers.asset(services, request)
     segments = request.segments()
     identity, token = authenticate(services.directory, request)
+    services.limits.request(identity.key.id)
     route, parameters = match(method, segments)
     if token is not None and route.access is not Access.LISTEN:
         raise ApiError(403, "TOKEN_NOT_ALLOWED", "A realtime token can only listen; use an API key here")
