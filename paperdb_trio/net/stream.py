@@ -12,6 +12,8 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -123,12 +125,17 @@ class ByteStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError(str(error)) from None
         left = len(data) - sent
         if left:
-            self._keep(memoryview(data)[sent:])
+            self.keep(memoryview(data)[sent:])
         return left
 
-    def _keep(self, tail: bytes | memoryview) -> None:
-        """For the next `send_all`."""
+    def keep(self, tail: bytes | memoryview) -> None:
+        """What of a message the kernel did not take, for the next `send_all`."""
         self._tail, self._blocked = tail, True
+
+    def writer(self) -> Callable[[bytes], int] | None:
+        """The bare system call, for whoever writes only this way until anything is in the way: it must
+        `keep` what was not taken. None while something is in the way."""
+        return None if self._blocked else partial(os.write, self._fd)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write `data` behind everything that was begun before.
