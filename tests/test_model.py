@@ -165,6 +165,6 @@ def test_the_limit_of_a_documents_size_is_in_bytes_not_characters() -> None:
 
 
 def test_events_have_exactly_the_documented_shape() -> None:
-    change = Change(7, 42, "update", "notes", b'{"_id":"a"}')
+    change = Change(7, 42, "update", "notes", "a", b'{"_id":"a"}')
     assert json.loads(plain_event(change)) == {"type": "update", "collection": "notes", "data": {"_id": "a"}}
     assert json.loads(cursor_event(change)) == {"seq": 42, **json.loads(plain_event(change))}

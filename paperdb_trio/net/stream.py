@@ -42,6 +42,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         "_fd",
         "_largest_window",
         "_lot",
+        "_more",
         "_raw",
         "_tail",
         "_unread",
@@ -60,6 +61,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self._raw = raw
         self._fd = raw.fileno()
         self._unread = b""
+        self._more = False  # there is probably more to read at once
         self._tail: bytes | memoryview = b""  # of something pushed, what is still to be written
         self._busy = False  # a task is writing
         self._lot: trio.lowlevel.ParkingLot | None = None  # tasks that wait for their turn, in order
@@ -87,13 +89,26 @@ class ByteStream(trio.abc.HalfCloseableStream):
         return await self._receive(max_bytes or 65_536)
 
     async def _receive(self, max_bytes: int) -> bytes:
-        """What comes on the wire."""
-        try:
-            data = await self.socket.recv(max_bytes)
-        except OSError as error:
-            raise trio.BrokenResourceError(str(error)) from None
-        self.last_received = trio.current_time()
-        return data
+        """What comes on the wire.
+
+        Waits first and reads then, unless the last read was full: mostly there is nothing yet, and a read
+        that finds nothing is a system call for nothing (8 of the 76 µs that a get took).
+        """
+        while True:
+            if self._more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._raw)
+            try:
+                data = self._raw.recv(max_bytes)
+            except BlockingIOError:
+                self._more = False
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError(str(error)) from None
+            self._more = len(data) == max_bytes
+            self.last_received = trio.current_time()
+            return data
 
     # --- writing ---------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from paperdb_trio.model import check_collection, check_document, check_id, parse
 from paperdb_trio.rest.messages import EventStream, Request, Response, document_response, json_response
 from paperdb_trio.rest.metrics import metrics_text
 from paperdb_trio.services import Services
+from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.log import EventText, Interest
 from paperdb_trio.store.operations import (
@@ -180,8 +181,21 @@ async def get(call: Call) -> Response:
     """Get one document."""
     collection, id = call.collection, call.id
     wanted = parse_select(call.query.get("select"))
-    data, seq = await call.services.reader.get(call.database_id, collection, id)
+    data, seq = await _read(call, collection, id)
     return document_response(200, project(data, wanted) if wanted else data, seq)
+
+
+async def _read(call: Call, collection: str, id: str) -> Stored:
+    """A document from memory, at once, or from the file. Raises a 404."""
+    cache, key = call.services.cache, (call.database_id, collection, id)
+    found = cache.get(key)
+    if found is None:
+        mark = cache.begin_reading(key)
+        try:
+            found = await call.services.reader.get(*key)
+        finally:
+            cache.end_reading(key, mark, found)
+    return found
 
 
 async def patch(call: Call) -> Response:
