@@ -108,26 +108,33 @@ def parse_json(body: bytes | bytearray | memoryview) -> Any:
                 "Invalid JSON: lone surrogate in a string, or text cut short", "INVALID_JSON"
             ) from None
         raise bad_request(f"Invalid JSON: {error}", "INVALID_JSON") from None
-    # Nearly every body passes on these three scans, which cost less than a walk over the value.
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH or b"\\u0000" in body or _LONG_NUMBER.search(body):
-        _check_value(value, 1)
+    # Nearly every body passes on these scans, which cost less than a walk over the value.
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(value, 1)
+    if b"\\u0000" in body or _LONG_NUMBER.search(body):
+        _check_value(value)
     return value
 
 
-def _check_value(value: Any, depth: int) -> None:
+def _check_depth(value: Any, depth: int) -> None:
+    if depth > MAX_DEPTH:
+        raise bad_request(f"JSON is nested deeper than {MAX_DEPTH} levels", "INVALID_JSON")
+    for item in value.values() if type(value) is dict else value:
+        if type(item) is dict or type(item) is list:
+            _check_depth(item, depth + 1)
+
+
+def _check_value(value: Any) -> None:
     if isinstance(value, str):
         if "\0" in value:
             raise bad_request("NUL characters (\\u0000) are not allowed in strings", "INVALID_JSON")
-    elif isinstance(value, dict | list):
-        if depth > MAX_DEPTH:
-            raise bad_request(f"JSON is nested deeper than {MAX_DEPTH} levels", "INVALID_JSON")
-        if isinstance(value, dict):
-            for key, item in value.items():
-                _check_value(key, depth)
-                _check_value(item, depth + 1)
-        else:
-            for item in value:
-                _check_value(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_value(key)
+            _check_value(item)
+    elif isinstance(value, list):
+        for item in value:
+            _check_value(item)
     elif isinstance(value, int) and not isinstance(value, bool):
         try:
             float(value)

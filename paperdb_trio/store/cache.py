@@ -54,6 +54,8 @@ class DocumentCache:
 
     def apply(self, changes: Iterable[Change]) -> None:
         """Follow a commit. What nobody has read is not kept: bulk inserts should not sweep out the rest."""
+        if not self._entries and not self._reading:
+            return
         for change in changes:
             key = (change.database_id, change.collection, change.id)
             if self._reading:
