@@ -13,7 +13,7 @@ from bench.server import paperdb
 
 
 def fanout(scale: Scale) -> Iterator[Row]:
-    """One event at a time to 1,000 subscribers: server CPU per delivery, with the durable insert and without."""
+    """One event at a time to 1,000 subscribers: server CPU per delivery, with and without the insert."""
     connections = scale(1000, 1000, 5)
     found = measure(connections, 1, scale(100, 20, 2))
     loop = f"bare loop of os.write to {connections:,} sockets"
@@ -38,7 +38,7 @@ def fanout(scale: Scale) -> Iterator[Row]:
 
 
 def burst(scale: Scale) -> Iterator[Row]:
-    """200 events at once to 1,000 subscribers: server CPU per delivery, with the durable bulk and without."""
+    """200 events at once to 1,000 subscribers: server CPU per delivery, with and without the bulk."""
     connections, events = scale(1000, 1000, 5), scale(200, 200, 10)
     found = measure(connections, events, scale(30, 5, 2))
     loop = f"bare loop of os.write to {connections:,} sockets, one event"
