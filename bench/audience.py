@@ -34,6 +34,8 @@ class Service:
     process: Process
     subscribe: Callable[[int], socket.socket]
     publish: Callable[[int], None]
+    quiet: float = 0.3
+    """Seconds of silence after which a new subscriber is told nothing more but events."""
 
 
 class Audience:
@@ -43,7 +45,7 @@ class Audience:
         self.connections = connections
         self._service = service
         self._readers = Readers([service.subscribe(n) for n in range(connections)])
-        self._readers.until_quiet()
+        self._readers.until_quiet(service.quiet)
         before = self._readers.received
         service.publish(1)
         self._readers.until_quiet()

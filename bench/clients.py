@@ -37,7 +37,8 @@ class Http:
             data += receive(self.sock)
         if data[9:10] != b"2":
             raise RuntimeError(data.decode())
-        return data[data.index(b"\r\n\r\n") + 4 : end]
+        head, _, body = data[:end].partition(b"\r\n\r\n")
+        return joined(body) if b"transfer-encoding: chunked" in head.lower() else body
 
     def close(self) -> None:
         self.sock.close()
@@ -65,6 +66,16 @@ def answer_end(data: bytes) -> int | None:
     if b"\r\ntransfer-encoding: chunked" in head:  # Go's servers do so above 2 KB
         return len(data) if data.endswith(b"\r\n0\r\n\r\n") else None
     return head_end + 4
+
+
+def joined(chunks: bytes) -> bytes:
+    """A chunked body without its chunks' sizes."""
+    body = b""
+    while size := int(chunks[: chunks.index(b"\r\n")], 16):
+        start = chunks.index(b"\r\n") + 2
+        body += chunks[start : start + size]
+        chunks = chunks[start + size + 2 :]
+    return body
 
 
 def load(port: int, connections: int, seconds: float, request: bytes) -> tuple[int, float, list[float]]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Scale:
     name: str
     level: int
 
-    def __call__(self, full: int, quick: int, tiny: int) -> int:
+    def __call__(self, full: T, quick: T, tiny: T) -> T:
         return (full, quick, tiny)[self.level]
 
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from bench.rows import Scenario
+from bench.scenarios.catchup import catchup
 from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
 from bench.scenarios.fanout import burst, fanout, latency
+from bench.scenarios.growth import growth
+from bench.scenarios.peers import peers
+from bench.scenarios.rest import bulk, rest
 from bench.scenarios.restart import restart
+from bench.scenarios.tls import tls
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
@@ -14,11 +19,17 @@ SCENARIOS: dict[str, Scenario] = {
         fanout,
         burst,
         latency,
+        peers,
+        tls,
+        growth,
         connect,
         idle,
         connections,
         restart,
         mixed,
         slow,
+        catchup,
+        rest,
+        bulk,
     )
 }
