@@ -7,6 +7,7 @@ whatever else the machine does hits all alike.
 
 from __future__ import annotations
 
+import json
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from bench.clients import Http, receive, request_bytes
 from bench.readers import Readers, token, websocket
 from bench.server import Process, paperdb
 
+FRAME_HEADER_BYTES = 4
 TEXT = "x" * 100
 """With ids and times this makes an event of about 250 bytes, a document of about 200."""
 
@@ -34,8 +36,8 @@ class Service:
     process: Process
     subscribe: Callable[[int], socket.socket]
     publish: Callable[[int], None]
-    quiet: float = 0.3
-    """Seconds of silence after which a new subscriber is told nothing more but events."""
+    settles: float = 0.0
+    """Seconds after which a new subscriber is told nothing more but events."""
 
 
 class Audience:
@@ -45,7 +47,8 @@ class Audience:
         self.connections = connections
         self._service = service
         self._readers = Readers([service.subscribe(n) for n in range(connections)])
-        self._readers.until_quiet(service.quiet)
+        self._readers.for_seconds(service.settles)
+        self._readers.until_quiet()
         before = self._readers.received
         service.publish(1)
         self._readers.until_quiet()
@@ -69,43 +72,61 @@ def names(collections: int) -> list[str]:
     return [f"bench{n:03}" for n in range(collections)]
 
 
+class PaperDb:
+    """PaperDB, its subscribers spread evenly over some collections; a publish inserts into each of them."""
+
+    def __init__(self, server: Process, text: str, collections: int, tls: ssl.SSLContext | None) -> None:
+        self.service = Service(server, self._subscribe, self._publish)
+        self._server, self._document, self._collections, self._tls = server, {"text": text}, collections, tls
+        self._http = TlsHttp(server.port, server.key, tls) if tls else Http(server.port, server.key)
+        self._tokens = [token(self._http, name) for name in names(collections)]
+
+    def alone(self, events: int) -> float:
+        """Seconds of CPU of as many inserts into other collections, which have no subscribers."""
+        before = self._server.settled_cpu()
+        self._insert("other_", events)
+        return self._server.settled_cpu() - before
+
+    def frame(self) -> bytes:
+        """An event's frame, just as its subscribers get it."""
+        sock = websocket(self._server.port, self._tokens[0], tls=self._tls)
+        answer = self._http.request("POST", f"/{names(1)[0]}/docs", self._document)
+        event = {"type": "insert", "collection": names(1)[0], "data": answer}
+        size = len(json.dumps(event, separators=(",", ":"))) + FRAME_HEADER_BYTES
+        frame = b""
+        while len(frame) < size:
+            frame += receive(sock)
+        sock.close()
+        if len(frame) != size:
+            raise RuntimeError(f"a frame of {len(frame)} bytes instead of {size}: {frame!r}")
+        return frame
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _subscribe(self, n: int) -> socket.socket:
+        return websocket(self._server.port, self._tokens[n % self._collections], tls=self._tls)
+
+    def _publish(self, events: int) -> None:
+        self._insert("", events)
+
+    def _insert(self, prefix: str, events: int) -> None:
+        """One insert, or one bulk, into each collection."""
+        way, value = ("docs", self._document) if events == 1 else ("bulk", [self._document] * events)
+        for name in names(self._collections):
+            self._http.exchange(request_bytes("POST", f"/{prefix}{name}/{way}", self._server.key, value))
+
+
 @contextmanager
 def paperdb_service(
     text: str = TEXT, collections: int = 1, tls: tuple[Path, Path] | None = None
-) -> Iterator[tuple[Service, Callable[[int], float]]]:
-    """PaperDB with its subscribers spread evenly over some collections; a publish inserts into each of them.
-
-    Beside it, a function: seconds of CPU for as many inserts into collections that have no subscribers.
-    """
+) -> Iterator[PaperDb]:
+    """A server of its own, over TLS with that certificate and key. Raises NotSupported if it has no TLS."""
     options = ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1])] if tls else []
     with paperdb(*options) as server:
-        http = TlsHttp(server.port, server.key, client_tls()) if tls else Http(server.port, server.key)
-        tokens = [token(http, name) for name in names(collections)]
-
-        def requests(events: int, prefix: str) -> list[bytes]:
-            document = {"text": text}
-            return [
-                request_bytes("POST", f"/{prefix}{name}/docs", server.key, document)
-                if events == 1
-                else request_bytes("POST", f"/{prefix}{name}/bulk", server.key, [document] * events)
-                for name in names(collections)
-            ]
-
-        def publish(events: int) -> None:
-            for request in requests(events, ""):
-                http.exchange(request)
-
-        def subscribe(n: int) -> socket.socket:
-            return websocket(server.port, tokens[n % collections], tls=client_tls() if tls else None)
-
-        def alone(events: int) -> float:
-            before = server.settled_cpu()
-            for request in requests(events, "other_"):
-                http.exchange(request)
-            return server.settled_cpu() - before
-
-        yield Service(server, subscribe, publish), alone
-        http.close()
+        running = PaperDb(server, text, collections, client_tls() if tls else None)
+        yield running
+        running.close()
 
 
 class TlsHttp(Http):
@@ -139,35 +160,20 @@ class Deliveries:
     """The same less the insert of the same round."""
 
 
-def sample_frame(text: str) -> bytes:
-    """A frame just as PaperDB sends for an insert of such a document."""
-    with paperdb() as server:
-        http = Http(server.port, server.key)
-        sock = websocket(server.port, token(http, *names(1)))
-        http.request("POST", f"/{names(1)[0]}/docs", {"text": text})
-        frame = receive(sock)
-        while len(frame) < len(text):
-            frame += receive(sock)
-        sock.close()
-        http.close()
-    return frame
-
-
 def measure(
     connections: int, events: int, rounds: int, *, text: str = TEXT, collections: int = 1
 ) -> Deliveries:
     """PaperDB, the same inserts without subscribers, and the bare loop (which writes one event), in turn."""
     found = Deliveries()
-    frame = sample_frame(text)
     with ExitStack() as stack:
         bare = stack.enter_context(bare_loop(connections))
-        service, alone = stack.enter_context(paperdb_service(text, collections))
-        audience = Audience(service, connections)
+        ours = stack.enter_context(paperdb_service(text, collections))
+        frame = ours.frame()
+        audience = Audience(ours.service, connections)
         stack.callback(audience.close)
-        alone(events)  # creates its collections
         deliveries = connections * events
         for turn in range(rounds + 1):
-            insert = alone(events) * 1e6
+            insert = ours.alone(events) * 1e6
             whole = audience.round(events) * 1e6
             loop = bare.round(frame, collections) * 1e6
             if turn == 0:

@@ -140,7 +140,7 @@ def nats(message: bytes) -> Iterator[Service]:
                 return _ask(port, NATS_CONNECT + b"SUB bench 1\r\nPING\r\n", b"PONG\r\n")
 
             # Its one ping of a new client comes after 2 s, and up to a fifth later.
-            yield Service(process, subscribe, lambda events: publisher.sendall(event * events), quiet=2.6)
+            yield Service(process, subscribe, lambda events: publisher.sendall(event * events), settles=2.6)
             publisher.close()
 
 

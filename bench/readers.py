@@ -82,7 +82,7 @@ class Readers:
         if self.received > total:
             raise RuntimeError(f"{self.received} bytes came instead of {total}")
 
-    def until_quiet(self, seconds: float = 0.3) -> None:
+    def until_quiet(self, seconds: float = 0.2) -> None:
         """Read until nothing has come for so long."""
         before = -1
         while before != self.received:

@@ -66,7 +66,7 @@ def idle(scale: Scale) -> Iterator[Row]:
         time.sleep(0.3)
         per_connection = (server.memory - empty) / connections / 1024
         before, begun = server.cpu, time.perf_counter()
-        time.sleep(scale(10, 3, 1))
+        time.sleep(scale(10, 3, 0.2))
         share = (server.cpu - before) / (time.perf_counter() - begun) * 100
         for sock in (*warm, *socks):
             sock.close()

@@ -24,11 +24,11 @@ def mixed(scale: Scale) -> Iterator[Row]:
         target = f"/other/docs/{document['_id']}"
         readers = Readers([websocket(server.port, secret) for _ in range(connections)])
         with probe(server, "get", target, 0.01) as gets:
-            time.sleep(scale(5, 2, 1))
+            time.sleep(scale(5, 2, 0.3))
             alone = [ms for _, ms in gets.end()]
         with probe(server, "insert", "bench", 0.05) as inserts, probe(server, "get", target, 0.01) as gets:
             before, begun, received = server.cpu, time.perf_counter(), readers.received
-            readers.for_seconds(scale(20, 5, 1))
+            readers.for_seconds(scale(20, 5, 0.3))
             share = (server.cpu - before) / (time.perf_counter() - begun)
             beside = [ms for _, ms in gets.end()]
             inserted = len(inserts.end())
@@ -52,7 +52,7 @@ def mixed(scale: Scale) -> Iterator[Row]:
 
 def slow(scale: Scale) -> Iterator[Row]:
     """1,000 readers that never read beside 100 fast ones: memory of each, and what the fast ones notice."""
-    stuck, fast, seconds = scale(1000, 1000, 10), scale(100, 100, 5), scale(8, 3, 1)
+    stuck, fast, seconds = scale(1000, 1000, 10), scale(100, 100, 5), scale(8, 3, 0.3)
     with paperdb() as server, ExitStack() as stack:
         http = Http(server.port, server.key)
         secret = token(http, "bench")

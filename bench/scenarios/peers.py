@@ -5,23 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-from bench.audience import TEXT, Audience, paperdb_service, sample_frame
+from bench.audience import FRAME_HEADER_BYTES, Audience, paperdb_service
 from bench.baseline import bare_loop
 from bench.peers import PEERS
 from bench.rows import Row, Scale, ratio
-
-HEADER_BYTES = 4
 
 
 def peers(scale: Scale) -> Iterator[Row]:
     """Server CPU per delivery, publishing included: PaperDB, the bare loop and installed peers, in turn."""
     connections, events = scale(1000, 1000, 5), scale(200, 200, 10)
-    frame = sample_frame(TEXT)
-    message = frame[HEADER_BYTES:]
     with ExitStack() as stack:
         loop = stack.enter_context(bare_loop(connections))
-        service, _ = stack.enter_context(paperdb_service())
-        audiences = {"PaperDB, WebSocket, durable": Audience(service, connections)}
+        paperdb = stack.enter_context(paperdb_service())
+        frame = paperdb.frame()
+        message = frame[FRAME_HEADER_BYTES:]
+        audiences = {"PaperDB, WebSocket, durable": Audience(paperdb.service, connections)}
         for name, (program, start) in PEERS.items():
             if missing := program.missing():
                 yield Row(name, [], "", note=missing)

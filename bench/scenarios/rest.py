@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -65,20 +66,25 @@ def rest(scale: Scale) -> Iterator[Row]:
                     contender.run(what, KINDS.get(what, 8), seconds)
             for contender in others:
                 yield _row(contender, what)
-            for contender in others:
-                against = ratio(ours.rates[what], contender.rates[what])
-                budget = BUDGETS.get(what, "") if contender.name.startswith("PocketBase") else ""
-                yield _row(ours, what, contender.name, against, budget)
+            yield _beside(ours, others, what)
 
 
-def _row(
-    contender: Contender, what: str, baseline: str = "", against: float | None = None, budget: str = ""
-) -> Row:
-    cpu = sorted(contender.cpu[what])[len(contender.cpu[what]) // 2]
+def _beside(ours: Contender, others: list[Contender], what: str) -> Row:
+    """Our row: the ratio is to the last of the others, those to the rest are in its note."""
+    row = _row(ours, what)
+    ratios = {other.name: ratio(ours.rates[what], other.rates[what]) for other in others}
+    row.baseline, row.ratio = ratios.popitem()
+    row.budget = BUDGETS.get(what, "") if row.baseline.startswith("PocketBase") else ""
+    row.note = f"beside {row.baseline}; {row.note}"
+    row.note += "".join(f"; {value:.1f} × {name}" for name, value in ratios.items())
+    return row
+
+
+def _row(contender: Contender, what: str) -> Row:
+    cpu = statistics.median(contender.cpu[what])
     p99 = percentile(contender.latencies[what], 99) * 1e3
-    name = f"{what}: {contender.name}{' beside ' + baseline if baseline else ''}"
     note = f"{cpu:.0f} µs CPU each, p99 {p99:.1f} ms"
-    return Row(name, contender.rates[what], "requests/s", baseline, against, budget, note)
+    return Row(f"{what}: {contender.name}", contender.rates[what], "requests/s", note=note)
 
 
 def _documents(count: int) -> list[dict[str, object]]:

@@ -26,7 +26,7 @@ def restart(scale: Scale) -> Iterator[Row]:
         seconds, costs = [], []
         for _ in range(rounds):
             with directory() as data:
-                took, cost = _round(data / "d", clients, number, live, scale(3, 2, 1), alone, beside)
+                took, cost = _round(data / "d", clients, number, live, scale(3, 2, 0.2), alone, beside)
             seconds.append(took)
             costs.append(cost)
         yield Row(f"until all {clients:,} are served, {name}", seconds, "s", budget="< 10 s")

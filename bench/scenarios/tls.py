@@ -27,15 +27,12 @@ def _rows(scale: Scale) -> Iterator[Row]:
     connections, events = scale(1000, 1000, 5), scale(200, 200, 10)
     with directory() as place, ExitStack() as stack:
         certificate = self_signed(place)
-        services = [
-            stack.enter_context(paperdb_service(tls=None)),
-            stack.enter_context(paperdb_service(tls=certificate)),
-        ]
-        yield from _connects([service for service, _ in services], scale)
-        audiences = [Audience(service, connections) for service, _ in services]
+        both = [stack.enter_context(paperdb_service(tls=tls)) for tls in (None, certificate)]
+        yield from _connects([paperdb.service for paperdb in both], scale)
+        audiences = [Audience(paperdb.service, connections) for paperdb in both]
         for audience in audiences:
             stack.callback(audience.close)
-        alone = [insert for _, insert in services]
+        alone = [paperdb.alone for paperdb in both]
         for count, rounds in ((1, scale(60, 15, 2)), (events, scale(20, 5, 2))):
             yield from _deliveries(audiences, alone, connections, count, rounds)
 
