@@ -19,7 +19,7 @@ from paperdb_trio.limits import too_many_connections
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection, response_bytes
 from paperdb_trio.net.hypercorn import HypercornConnections
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.rest.messages import EventStream, error_response
@@ -45,6 +45,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        prepare_listener(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
