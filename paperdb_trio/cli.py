@@ -89,6 +89,7 @@ def _serve_options(command: Callable[..., None]) -> Callable[..., None]:
             f"--{setting.name.replace('_', '-')}",
             setting.name,
             type=setting_type(setting),
+            is_flag=setting_type(setting) is bool,
             default=None,
             envvar=f"PAPERDB_{setting.name.upper()}",
             show_envvar=True,
@@ -153,13 +154,17 @@ def _announce(settings: Settings, first_key: str | None, url: str) -> None:
         key = '"$PAPERDB_API_KEY"' if os.environ.get("PAPERDB_API_KEY") else first_key
         bearer = f'-H "Authorization: Bearer {key.strip(chr(34))}" -H "Content-Type: application/json"'
         paperdb = "paperdb" if shutil.which("paperdb") else shlex.quote(os.path.abspath(sys.argv[0]))
+        curl = "curl"
+        if settings.tls_self_signed:
+            certificate = shlex.quote(str(Path(settings.data, "tls-self-signed.crt").absolute()))
+            curl, paperdb = f"curl --cacert {certificate}", f"SSL_CERT_FILE={certificate} {paperdb}"
         for title, command in (
             (
                 "Mint a token",
-                f"""curl -X POST {url}/realtime/token {bearer} -d '{{"collections": ["messages"]}}'""",
+                f"""{curl} -X POST {url}/realtime/token {bearer} -d '{{"collections": ["messages"]}}'""",
             ),
             ("Listen (leave it running)", f"{paperdb} listen messages --url {url} --key {key}"),
-            ("Insert", f"""curl -X POST {url}/messages/docs {bearer} -d '{{"text": "Hello, world"}}'"""),
+            ("Insert", f"""{curl} -X POST {url}/messages/docs {bearer} -d '{{"text": "Hello, world"}}'"""),
         ):
             click.echo(f"\n{click.style('# ' + title, fg='cyan')}\n{command}")
         click.echo()

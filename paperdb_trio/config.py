@@ -29,7 +29,27 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0 picks a free one.", 0, 65535)
 
+    tls_cert: str = _setting("", "PEM file with the certificate chain; with it, the port speaks TLS.")
+    tls_key: str = _setting("", "PEM file with the certificate's private key, unencrypted.")
+    tls_self_signed: bool = _setting(False, "TLS with a certificate of our own making, for trying out.")
+    trusted_proxies: str = _setting(
+        "127.0.0.1,::1", "Addresses or networks, separated by commas, whose X-Forwarded-For is believed."
+    )
+
     max_connections: int = _setting(15_000, "Open connections in all; more are refused with 503.", 1)
+    max_connections_per_address: int = _setting(
+        1000, "The same from one client address, trusted proxies excepted; 0 is any number.", 0
+    )
+    max_connections_per_database: int = _setting(
+        0, "WebSockets, event streams and long polls of one database; 0 is any number.", 0
+    )
+    requests_per_second: float = _setting(
+        0.0, "Requests of one API key a second, on average; more get 429. 0 is any number.", 0
+    )
+    tokens_per_second: float = _setting(
+        1000.0, "Tokens that one API key may mint a second, on average; more get 429. 0 is any number.", 0
+    )
+    max_subscriptions: int = _setting(100, "Collections that one connection may name.", 1)
     head_timeout: float = _setting(10.0, "Seconds for a request's head to arrive.", 0.1)
     max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
     max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)
@@ -43,6 +63,7 @@ class Settings:
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
     max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1)
     query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
+    cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
     max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)
 
     queue_events: int = _setting(1000, "Batches of events that wait for one slow live subscriber.", 1)
@@ -68,6 +89,8 @@ class Settings:
         for setting in dataclasses.fields(self):
             low, high = setting.metadata["low"], setting.metadata["high"]
             value = getattr(self, setting.name)
+            if isinstance(value, bool):
+                continue
             if (low is not None and not value >= low) or (high is not None and not value <= high):  # nor NaN
                 wanted = f"at least {low}" if high is None else f"{low} to {high}"
                 raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
@@ -84,8 +107,8 @@ class Settings:
 
 
 def setting_type(setting: dataclasses.Field[Any]) -> type:
-    """`str`, `int` or `float` of a field of `Settings`."""
-    return {"str": str, "int": int, "float": float}[str(setting.type)]
+    """`str`, `int`, `float` or `bool` of a field of `Settings`."""
+    return {"str": str, "int": int, "float": float, "bool": bool}[str(setting.type)]
 
 
 def read_toml(path: str) -> dict[str, Any]:
@@ -100,7 +123,7 @@ def read_toml(path: str) -> dict[str, Any]:
             raise StartupError(f"Unknown setting '{key}' in {path}{nearest(key, known)}", 2)
         wanted = known[key]
         allowed = (int, float) if wanted is float else wanted
-        if not isinstance(value, allowed) or isinstance(value, bool):
+        if not isinstance(value, allowed) or isinstance(value, bool) is not (wanted is bool):
             raise StartupError(f"Setting '{key}' in {path} is {value!r}; expected {wanted.__name__}", 2)
     return values
 

@@ -12,7 +12,7 @@ import resource
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -21,13 +21,17 @@ import trio
 
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
-from paperdb_trio.errors import ApiError
+from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.limits import Limits
+from paperdb_trio.model import Change
 from paperdb_trio.net.door import Door, listen
 from paperdb_trio.net.hypercorn import HypercornConnections
+from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.rest.app import create_app
 from paperdb_trio.services import Services
+from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.operations import Trim
 from paperdb_trio.store.reader import Reader
@@ -54,8 +58,13 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
     whatever the writer, the hub or the keeper failed with.
     """
     _raise_file_limit(settings)
+    limits = Limits(settings)
+    tls = tls_context(settings)
     listener = listen(settings.host, settings.port)
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with (
+        ExitStack() as stack,
+        trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
+    ):
         stack.callback(listener.close)
         stack.callback(_checkpoint, file)
         reader = Reader(
@@ -77,11 +86,18 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             hub.set_bounds(database_id, head, trimmed)
         directory = Directory()
         await directory.refresh(reader)
-        writer = Writer(file, hub.on_commit)
-        services = Services(settings, directory, writer, reader, change_log, hub, load_assets())
+        cache = DocumentCache(settings.cache_bytes)
+
+        def on_commit(changes: list[Change]) -> None:
+            cache.apply(changes)
+            hub.on_commit(changes)
+
+        writer = Writer(file, on_commit)
+        services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
-        door = Door(listener, services, gateway, HypercornConnections(create_app(services), settings))
+        hypercorn = HypercornConnections(create_app(services), settings)
+        door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)
 
@@ -101,9 +117,10 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 accepting = trio.CancelScope()
                 connections.start_soon(_accept, accepting, door, connections)
                 host, port = listener.getsockname()[:2]
-                announce(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+                scheme = "http" if tls is None else "https"
+                announce(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
                 try:
-                    name = await _first_signal(signals)
+                    name = await _end_signal(signals, settings, door)
                     log.info("%s: draining for at most %g s", name, settings.drain_timeout)
                     await _drain(services, accepting, gateway, door)
                 finally:
@@ -127,9 +144,16 @@ async def _accept(scope: trio.CancelScope, door: Door, connections: trio.Nursery
         await door.run(connections)
 
 
-async def _first_signal(signals: object) -> str:
-    async for number in signals:  # type: ignore[attr-defined]
-        return signal.Signals(number).name
+async def _end_signal(signals: AsyncIterator[int], settings: Settings, door: Door) -> str:
+    """The name of the signal that ends the server; meanwhile SIGHUP makes it read its certificate again."""
+    async for number in signals:
+        if number != signal.SIGHUP:
+            return signal.Signals(number).name
+        try:
+            door.tls = tls_context(settings)
+            log.info("SIGHUP: new connections get the certificate as it is now")
+        except StartupError as error:
+            log.error("SIGHUP: the certificate stays as it was: %s", error)  # noqa: TRY400 - no traceback
     raise AssertionError("the signal receiver ended")
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
+from paperdb_trio.limits import Limits
 from paperdb_trio.realtime.hub import Hub
+from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.writer import Writer
@@ -19,9 +21,11 @@ class Services:
     """`draining`: SIGTERM has come; nothing new is begun."""
 
     settings: Settings
+    limits: Limits
     directory: Directory
     writer: Writer
     reader: Reader
+    cache: DocumentCache
     log: ChangeLog
     hub: Hub
     assets: Mapping[str, Asset]

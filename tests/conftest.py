@@ -14,6 +14,7 @@ import re
 import shlex
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import threading
@@ -80,7 +81,7 @@ class Server:
         for line in self.process.stdout:
             if found := re.search(r"pdb_sk_[\w-]{43}", line):
                 self.key = self.key or found[0]
-            if found := re.match(r"Listening on (http://\S+)", line):
+            if found := re.match(r"Listening on (https?://\S+)", line):
                 self.url = found[1]
                 break
         else:
@@ -94,7 +95,19 @@ class Server:
 
     @property
     def ws_url(self) -> str:
-        return self.url.replace("http://", "ws://")
+        return self.url.replace("http", "ws", 1)
+
+    @property
+    def certificate(self) -> Path:
+        """That of `--tls-self-signed`, if the server has one."""
+        return self.data / "tls-self-signed.crt"
+
+    @property
+    def context(self) -> ssl.SSLContext | None:
+        """For clients of a server with TLS."""
+        if self.url.startswith("http://"):
+            return None
+        return ssl.create_default_context(cafile=str(self.certificate))
 
     @property
     def port(self) -> int:
@@ -150,6 +163,8 @@ class Server:
 
     def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
+        if "verify" not in more:
+            more["verify"] = self.context or True
         return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
 
     def insert(self, collection: str, document: Any, *, key: str | None = None) -> dict[str, Any]:
@@ -168,7 +183,9 @@ class Server:
     def connect(self, *collections: str, query: str = "", **more: Any) -> ClientConnection:
         """A WebSocket of the `websockets` library, with a token for these collections."""
         target = f"{self.ws_url}/?token={self.token(*collections)}{'&' if query else ''}{query}"
-        return connect(target, **{"proxy": None, "max_size": None, "close_timeout": 2, **more})
+        return connect(
+            target, **{"ssl": self.context, "proxy": None, "max_size": None, "close_timeout": 2, **more}
+        )
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:

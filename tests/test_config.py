@@ -38,7 +38,7 @@ def test_every_setting_says_what_it_is_and_its_default_is_of_its_type(name: str)
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if setting_type(FIELDS[name]) is float])
 def test_every_time_names_its_unit(name: str) -> None:
-    assert "econds" in FIELDS[name].metadata["help"]
+    assert "econd" in FIELDS[name].metadata["help"]
 
 
 BOUNDED = [

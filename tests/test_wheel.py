@@ -27,8 +27,8 @@ class Timer:
 
 
 def test_the_ticks_keep_the_second_that_the_contract_promises() -> None:
-    """For an expired token, and for what the command line did. `tests/realtime/test_ends.py` has the real thing,
-    with slack for a busy machine."""
+    """For an expired token, and for what the command line did. `tests/realtime/test_ends.py` has the real
+    thing, with slack for a busy machine."""
     assert 2 * TICK <= 0.75
     assert DIRECTORY_SECONDS <= 0.5
 

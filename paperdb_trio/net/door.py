@@ -9,19 +9,23 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import ssl
 from typing import Final
 
 import trio
 
 from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.limits import too_many_connections
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection, response_bytes
 from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.rest.messages import EventStream, error_response
 from paperdb_trio.rest.routes import is_api, respond
 from paperdb_trio.services import Services
+from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.door")
 
@@ -51,7 +55,10 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Door:
-    """`run()` accepts until cancelled. It knows every open connection, and ends them when told to."""
+    """`run()` accepts until cancelled. It knows every open connection, and ends them when told to.
+
+    `tls` is the context of new connections, None for plain ones; it may be replaced at any time.
+    """
 
     def __init__(
         self,
@@ -59,15 +66,20 @@ class Door:
         services: Services,
         gateway: Gateway,
         hypercorn: HypercornConnections,
+        wheel: Wheel,
+        tls: ssl.SSLContext | None,
     ) -> None:
+        self.tls = tls
+        self._handshakes = trio.Lock()
         self._listener = listener
         self._services = services
         self._settings = services.settings
         self._gateway = gateway
         self._hypercorn = hypercorn
+        self._wheel = wheel
         self._full = False
         self._streams: set[ByteStream] = set()
-        self._idle: set[HttpConnection] = set()
+        self._connections: set[HttpConnection] = set()  # those that are answered here
 
     @property
     def open(self) -> int:
@@ -89,12 +101,12 @@ class Door:
                 else:  # the peer was gone before we came to it
                     await trio.lowlevel.checkpoint()
                 continue
-            nursery.start_soon(self._guarded, raw, address[0])
+            nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
             await trio.lowlevel.checkpoint()
 
     async def drain(self) -> None:
         """Close the connections that wait for a request; the others end after their present answer."""
-        for connection in tuple(self._idle):
+        for connection in self._connections:
             if connection.is_waiting:
                 connection.stream.end()
         await self._hypercorn.drain()
@@ -108,62 +120,78 @@ class Door:
         """Serve one connection; whatever happens in it, log it and free the socket."""
         raw.setblocking(False)
         try:
-            stream = ByteStream(trio.socket.from_stdlib_socket(raw), raw, peer)
+            sock = trio.socket.from_stdlib_socket(raw)
+            stream = ByteStream(sock, raw, peer) if self.tls is None else TlsStream(sock, raw, peer, self.tls)
         except OSError:  # reset by the peer before we came to it
             raw.close()
             return
         self._streams.add(stream)
         try:
+            if isinstance(stream, TlsStream):
+                await self._shake_hands(stream)
             await self._serve(stream)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel):
             pass
+        except* TlsError as group:
+            log.debug("no TLS with %s: %s", peer, group.exceptions[0])
         except* Exception:
-            log.exception("a connection from %s failed", peer)
+            log.exception("a connection from %s failed", stream.peer)
         finally:
             with trio.CancelScope(shield=True):
                 await stream.finish()
             self._streams.discard(stream)
 
+    async def _shake_hands(self, stream: TlsStream) -> None:
+        stream.write_timeout = self._settings.head_timeout
+        with trio.move_on_after(self._settings.head_timeout) as scope:
+            await stream.handshake(self._handshakes)
+        if scope.cancelled_caught:
+            raise TlsError("its handshake did not arrive in time")
+
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
-        connection = HttpConnection(stream, self._settings)
         try:
             self._check_room()
-            head = await self._next_head(connection, first=True)
-            while head is not None and not head.is_websocket and self._answers(head):
-                if not await self._answer(connection):
-                    return
-                head = await self._next_head(connection, first=False)
-            upgrade = head is not None and head.is_websocket
-            connection.give_back(after_head=upgrade)
-            if head is not None and upgrade:
-                await self._gateway.serve(stream, head)
-                return
+            with self._services.limits.connection(stream.peer):
+                await self._serve_requests(stream)
         except ApiError as error:
             await stream.send_all(response_bytes(error_response(error), keep_alive=False))
-            return
-        await self._hypercorn.serve(stream)
 
-    async def _next_head(self, connection: HttpConnection, *, first: bool) -> Head | None:
-        """The next request's head; while it waits for one, the connection may be ended by `drain`."""
-        self._idle.add(connection)
+    async def _serve_requests(self, stream: ByteStream) -> None:
+        """Answer one request after the other; raises what the last of them is refused with."""
+        connection = HttpConnection(stream, self._settings)
+        self._connections.add(connection)
         try:
-            return await connection.read_head(first=first)
+            head = await connection.read_head(first=True)
+            while head is not None and not head.is_websocket and self._answers(head):
+                if not await self._answer(connection, head):
+                    return
+                if connection.due is None:
+                    self._wheel.add(connection, trio.current_time())
+                head = await connection.read_head(first=False)
         finally:
-            self._idle.discard(connection)
+            self._wheel.remove(connection)
+            self._connections.discard(connection)
+        upgrade = head is not None and head.is_websocket
+        connection.give_back(after_head=upgrade)
+        if head is not None and upgrade:
+            await self._gateway.serve(stream, head)
+        else:
+            await self._hypercorn.serve(stream)
 
     def _answers(self, head: Head) -> bool:
         """Whether this request is answered here, and not by Quart."""
         return self._settings.http == "raw" and not head.is_unusual and is_api(head.path)
 
-    async def _answer(self, connection: HttpConnection) -> bool:
+    async def _answer(self, connection: HttpConnection, head: Head) -> bool:
         """Answer the request at hand; whether another may follow."""
         response = await respond(self._services, connection.request())
         if isinstance(response, EventStream):
-            await connection.send_head(response)
-            await self._gateway.serve_events(
-                connection.stream, response.grant, response.collection, response.position
-            )
+            with self._gateway.admission(connection.stream, head, response.grant):
+                await connection.send_head(response)
+                await self._gateway.serve_events(
+                    connection.stream, response.grant, response.collection, response.position
+                )
             return False
         return await connection.send(response, last=self._services.draining)
 
@@ -174,4 +202,4 @@ class Door:
         if not self._full:
             log.warning("refusing connections: %d are open", self._settings.max_connections)
         self._full = True
-        raise ApiError(503, "TOO_MANY_CONNECTIONS", "Too many connections", headers={"Retry-After": "5"})
+        raise too_many_connections()

@@ -52,7 +52,7 @@ class EventConnection(Live):
     def _check_peer(self, now: float) -> float:
         if self._stream.peer_is_gone():
             self._scope.cancel()
-        self._stream.push(HEARTBEAT)
+        self._subscriber.interject(HEARTBEAT)
         return now + self._settings.ping_interval
 
 
@@ -63,15 +63,16 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
     """
     database_id = grant.database.id
     rows = FIRST_ROWS
-    while not services.draining and grant.still_good(services.directory):
-        page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
-        if page.expired:
-            return
-        position = page.position
-        if page.events:
-            yield SSE.join(page.events)
-        elif page.reached_end:
-            with trio.move_on_after(min(services.settings.ping_interval, 1.0)) as waiting:
-                await services.hub.wait(database_id, collection, position)
-            if waiting.cancelled_caught:
-                yield HEARTBEAT
+    with services.limits.listener(database_id):
+        while not services.draining and grant.still_good(services.directory):
+            page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
+            if page.expired:
+                return
+            position = page.position
+            if page.events:
+                yield SSE.join(page.events)
+            elif page.reached_end:
+                with trio.move_on_after(min(services.settings.ping_interval, 1.0)) as waiting:
+                    await services.hub.wait(database_id, collection, position)
+                if waiting.cancelled_caught:
+                    yield HEARTBEAT

@@ -5,6 +5,8 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP ans
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import trio
@@ -12,6 +14,7 @@ import trio
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.limits import too_many_subscriptions
 from paperdb_trio.model import check_collection
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.stream import ByteStream
@@ -43,15 +46,32 @@ class Gateway:
         if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):
             raise bad_request(f"Invalid since: '{since[:40]}'. Use the seq of the last change seen, or now.")
         cursor_mode = protocol == SUBPROTOCOL or since is not None
-        interest = _first_interest(grant, query.get("collections"))
-        connection = WebSocket(self._services, self._wheel, stream, grant, interest, cursor_mode)
-        # Before anything is awaited: `enforce` and `drain` must not miss one whose handshake is under way.
-        self.connections.add(connection)
-        try:
-            await stream.send_all(handshake_answer(head, protocol))
-            await connection.run(since)
-        finally:
-            self.connections.discard(connection)
+        most = self._services.settings.max_subscriptions
+        interest = _first_interest(grant, query.get("collections"), most)
+        with self.admission(stream, head, grant):
+            connection = WebSocket(self._services, self._wheel, stream, grant, interest, cursor_mode)
+            # Before anything is awaited: `enforce` and `drain` must not miss one whose handshake is under way.
+            self.connections.add(connection)
+            try:
+                await stream.send_all(handshake_answer(head, protocol))
+                await connection.run(since)
+            finally:
+                self.connections.discard(connection)
+
+    @contextmanager
+    def admission(self, stream: ByteStream, head: Head, grant: Grant) -> Iterator[None]:
+        """Count a listener while it lasts: for its database, and for its address if a proxy speaks for it.
+
+        Raises a 503.
+        """
+        limits = self._services.limits
+        client = limits.client_address(stream.peer, head.headers.get("x-forwarded-for"))
+        with ExitStack() as stack:
+            if client != stream.peer:
+                stream.peer = client
+                stack.enter_context(limits.connection(client))
+            stack.enter_context(limits.listener(grant.database.id))
+            yield
 
     async def serve_events(self, stream: ByteStream, grant: Grant, collection: str, position: int) -> None:
         """Serve server-sent events until the connection ends; the head of the answer has been sent.
@@ -113,13 +133,16 @@ def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:
     )
 
 
-def _first_interest(grant: Grant, narrowed: str | None) -> Interest:
-    if narrowed is None:
-        return None if grant.collections is None else dict.fromkeys(grant.collections, 0)
-    names = [check_collection(name) for name in narrowed.split(",") if name]
+def _first_interest(grant: Grant, narrowed: str | None, most: int) -> Interest:
+    if narrowed is not None:
+        names = [check_collection(name) for name in narrowed.split(",") if name]
+    elif grant.collections is not None:
+        names = list(grant.collections)
+    else:
+        return None
     for name in names:
         if not grant.covers(name):
             raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
-    if len(names) > tokens.MAX_COLLECTIONS:
-        raise bad_request(f"At most {tokens.MAX_COLLECTIONS} collections in one connection")
+    if len(names) > most:
+        raise too_many_subscriptions(most)
     return dict.fromkeys(names, 0)

@@ -14,6 +14,7 @@ import trio
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.limits import too_many_subscriptions
 from paperdb_trio.model import check_collection
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.frames import (
@@ -162,10 +163,8 @@ class WebSocket(Live):
             raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
         seq = self._subscriber.reached
         if self._interest is not None and name not in self._interest:
-            if len(self._interest) >= tokens.MAX_COLLECTIONS:
-                raise bad_request(
-                    f"At most {tokens.MAX_COLLECTIONS} collections in one connection", "TOO_MANY_SUBSCRIPTIONS"
-                )
+            if len(self._interest) >= self._settings.max_subscriptions:
+                raise too_many_subscriptions(self._settings.max_subscriptions)
             # From now on: what was committed before is not asked of the log, should it have to catch up.
             seq = max(seq, self._hub.committed(self._grant.database.id))
             self._interest = {**self._interest, name: seq}
@@ -214,7 +213,9 @@ class WebSocket(Live):
         if now < ping_at:
             return ping_at
         if self._pinged < heard:
-            if self._stream.push(ping_frame()) < 0:  # its own events block the way: it is slow, or gone
+            if not self._subscriber.interject(
+                ping_frame()
+            ):  # its own events block the way: it is slow, or gone
                 if self._stream.peer_is_gone():
                     self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not answer")
                 return now + 1.0

@@ -22,6 +22,7 @@ from paperdb_trio.model import check_collection, check_document, check_id, parse
 from paperdb_trio.rest.messages import EventStream, Request, Response, document_response, json_response
 from paperdb_trio.rest.metrics import metrics_text
 from paperdb_trio.services import Services
+from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.log import EventText, Interest
 from paperdb_trio.store.operations import (
@@ -181,8 +182,21 @@ async def get(call: Call) -> Response:
     """Get one document."""
     collection, id = call.collection, call.id
     wanted = parse_select(call.query.get("select"))
-    data, seq = await call.services.reader.get(call.database_id, collection, id)
+    data, seq = await _read(call, collection, id)
     return document_response(200, project(data, wanted) if wanted else data, seq)
+
+
+async def _read(call: Call, collection: str, id: str) -> Stored:
+    """A document from memory, at once, or from the file. Raises a 404."""
+    cache, key = call.services.cache, (call.database_id, collection, id)
+    found = cache.get(key)
+    if found is None:
+        mark = cache.begin_reading(key)
+        try:
+            found = await call.services.reader.get(*key)
+        finally:
+            cache.end_reading(key, mark, found)
+    return found
 
 
 async def patch(call: Call) -> Response:
@@ -271,11 +285,12 @@ async def changes(call: Call) -> Response:
         return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
     interest: Interest = {collection: 0}
     page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
-    with trio.move_on_after(wait):
-        while not page.events and not page.expired and wait and not services.draining:
-            await services.hub.wait(database.id, collection, page.position)
-            _check_still_good(call)
-            page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
+    if wait and not page.events and not page.expired:
+        with services.limits.listener(database.id), trio.move_on_after(wait):
+            while not page.events and not page.expired and not services.draining:
+                await services.hub.wait(database.id, collection, page.position)
+                _check_still_good(call)
+                page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     body = b'{"changes":[%b],"seq":%d,"hasMore":%b}' % (
@@ -369,6 +384,7 @@ async def drop(call: Call) -> Response:
 
 async def mint_token(call: Call) -> Response:
     """Mint a realtime token."""
+    call.services.limits.token(call.identity.key.id)
     request = await call.json()
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')

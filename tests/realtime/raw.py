@@ -66,6 +66,8 @@ class Raw:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
         self.socket.connect(("127.0.0.1", server.port))
+        if server.context is not None:
+            self.socket = server.context.wrap_socket(self.socket, server_hostname="127.0.0.1")
         self.buffer = bytearray()
 
     def __enter__(self) -> Raw:

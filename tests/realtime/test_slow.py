@@ -17,9 +17,9 @@ SMALL = 4096
 """A receive buffer that the kernel does not let grow: the rest is the server's affair."""
 
 
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("slow") / "data") as server:
+@pytest.fixture(scope="module", params=[(), ("--tls-self-signed",)], ids=["ws", "wss"])
+def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("slow") / "data", *request.param) as server:
         yield server
 
 

@@ -1,0 +1,269 @@
+"""TLS in the door: the certificate, the handshake, and a stream that encrypts in memory.
+
+Law: OpenSSL never sees the socket. It works on two memory buffers, so that a push is one encryption and one
+write, on the spot, and everything that it wants to say leaves in the order in which it said it.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import StartupError
+from paperdb_trio.net.stream import ByteStream
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+EXIT_CERTIFICATE: Final = 8
+SELF_SIGNED_DAYS: Final = 365
+RECORDS_BYTES: Final = 65_536
+"""Plain text that is encrypted at once: a write that is cut off loses, and holds in memory, no more."""
+_HANDSHAKE_RECORD: Final = 22  # RFC 8446, section 5.1
+
+PLAIN_ANSWER: Final = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
+    b'{"error":"This port speaks TLS: use https:// or wss://","code":"TLS_REQUIRED"}'
+)
+
+
+class TlsError(Exception):
+    """The peer's handshake failed; that is nobody's problem but its own."""
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What the settings say of TLS: the context of new connections, or None for plain ones.
+
+    Raises `StartupError` for files that cannot be read, or that are no certificate and its key.
+    """
+    certificate, key = settings.tls_cert, settings.tls_key
+    if settings.tls_self_signed:
+        if certificate or key:
+            raise StartupError("Give --tls-cert and --tls-key, or --tls-self-signed, not both", 2)
+        certificate, key = map(str, self_signed(Path(settings.data), settings.host))
+    if not certificate and not key:
+        return None
+    if not certificate or not key:
+        raise StartupError("TLS needs both --tls-cert and --tls-key", 2)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.num_tickets = 1  # a client that comes back needs one
+    context.set_alpn_protocols(["h2", "http/1.1"])
+
+    def no_password() -> str:  # OpenSSL would ask for it on the terminal
+        raise StartupError(f"The TLS key {key} is encrypted; give one that is not", EXIT_CERTIFICATE)
+
+    try:
+        context.load_cert_chain(certificate, key, no_password)
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        raise StartupError(
+            f"Cannot use the TLS certificate {certificate} with the key {key}: {reason}", EXIT_CERTIFICATE
+        ) from None
+    except OSError as error:
+        unreadable = next((path for path in (certificate, key) if not os.access(path, os.R_OK)), certificate)
+        raise StartupError(f"Cannot read {unreadable}: {error.strerror}", EXIT_CERTIFICATE) from None
+    return context
+
+
+def self_signed(data: Path, host: str) -> tuple[Path, Path]:
+    """A certificate of our own in the data directory, for trying out; made anew when it has expired."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    certificate, key = data / "tls-self-signed.crt", data / "tls-self-signed.key"
+    now = datetime.datetime.now(datetime.UTC)
+    names = {"localhost", socket.gethostname(), "127.0.0.1", "::1", host} - {"0.0.0.0", "::", ""}
+    if certificate.exists() and key.exists():
+        old = x509.load_pem_x509_certificate(certificate.read_bytes())
+        known = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        if old.not_valid_after_utc > now and {str(name.value) for name in known} >= names:
+            return certificate, key
+    private = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "PaperDB, self-signed")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=SELF_SIGNED_DAYS))
+        .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in sorted(names)]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .sign(private, hashes.SHA256())
+    )
+    private_bytes = private.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    for path, content in ((key, private_bytes), (certificate, made.public_bytes(serialization.Encoding.PEM))):
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(content)
+    return certificate, key
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    from cryptography import x509
+
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
+
+
+class TlsStream(ByteStream):
+    """A `ByteStream` whose bytes on the wire are TLS records. `handshake()` comes first."""
+
+    __slots__ = ("_incoming", "_outgoing", "_tls")
+
+    def __init__(
+        self, sock: trio.socket.SocketType, raw: socket.socket, peer: str, context: ssl.SSLContext
+    ) -> None:
+        super().__init__(sock, raw, peer)
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+
+    async def handshake(self, turns: trio.Lock) -> None:
+        """Shake hands. `turns` lets one connection in the process do a step (up to a millisecond of
+        arithmetic) in one turn of the event loop, so that a storm of them holds up nobody else.
+
+        Raises `TlsError`, BrokenResourceError and ClosedResourceError.
+        """
+        data = await self._receive(RECORDS_BYTES)
+        if data and data[0] != _HANDSHAKE_RECORD:
+            if data[:1].isalpha():
+                await self._write_raw(PLAIN_ANSWER)
+            raise TlsError("what came is no TLS")
+        while data:
+            self._incoming.write(data)
+            async with turns:
+                try:
+                    self._tls.do_handshake()
+                    done, failure = True, None
+                except ssl.SSLWantReadError:
+                    done, failure = False, None
+                except ssl.SSLError as error:
+                    done, failure = False, error
+                await trio.lowlevel.checkpoint()
+            if self._outgoing.pending:
+                await self._write_raw(self._outgoing.read())
+            if failure is not None:
+                raise TlsError(failure.reason or str(failure)) from None
+            if done:
+                return
+            data = await self._receive(RECORDS_BYTES)
+        raise TlsError("the peer left in the middle of the handshake")
+
+    # --- reading ---------------------------------------------------------------------------------
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._unread:
+            return await super().receive_some(max_bytes)
+        waited = False
+        while True:
+            if self._closed:
+                raise trio.ClosedResourceError
+            data = self._decrypt(max_bytes or RECORDS_BYTES)
+            if data is not None:
+                if not waited:
+                    await trio.lowlevel.checkpoint()
+                return data
+            waited = True
+            received = await self._receive(RECORDS_BYTES)
+            if not received:
+                return b""  # OpenSSL is not told: it would refuse to encrypt what we still have to answer
+            self._incoming.write(received)
+
+    def _decrypt(self, max_bytes: int) -> bytes | None:
+        """What has come, nothing for the end, or None if there is nothing whole yet."""
+        parts: list[bytes] = []
+        try:
+            while max_bytes > 0 and (data := self._tls.read(max_bytes)):
+                parts.append(data)
+                max_bytes -= len(data)
+        except ssl.SSLWantReadError:
+            self._say_pending()  # an answer of TLS's own, to a change of keys
+            return b"".join(parts) if parts else None
+        except ssl.SSLZeroReturnError:
+            pass
+        except ssl.SSLError as error:
+            if not parts:
+                raise trio.BrokenResourceError(error.reason or str(error)) from None
+        return b"".join(parts)
+
+    def _say_pending(self) -> None:
+        """Write what TLS itself has to say, if that is possible now; else it goes with the next write."""
+        if self._outgoing.pending and not self._blocked:
+            self._push_raw(self._outgoing.read())
+
+    # --- writing ---------------------------------------------------------------------------------
+
+    def push(self, data: bytes) -> int:
+        """As in plain. What the kernel takes nothing of is taken all the same: it is encrypted already."""
+        if self._blocked:
+            self._check()
+            return -1
+        return self._push_raw(self._encrypt(data))
+
+    def writer(self) -> Callable[[bytes], int] | None:
+        """As in plain; but nothing need be kept, and 0 may also mean that TLS itself has to say something."""
+        return None if self._blocked else self._write_message
+
+    def _write_message(self, data: bytes) -> int:
+        """All of it is taken, and -1 returned if some waits for the next `send_all`; or nothing, and 0."""
+        if self._blocked:
+            return 0
+        return -1 if self._push_raw(self._encrypt(data)) else len(data)
+
+    def _encrypt(self, data: bytes | memoryview) -> bytes:
+        """The records for `data`, behind what TLS itself still had to say."""
+        try:
+            self._tls.write(data)
+        except ssl.SSLError as error:  # the peer has broken the protocol
+            self._break()
+            raise trio.BrokenResourceError(error.reason or str(error)) from None
+        return self._outgoing.read()
+
+    def _push_raw(self, records: bytes) -> int:
+        left = self._write_now(records)
+        if left < 0:
+            self.keep(records)
+            return len(records)
+        return left
+
+    async def _write(self, data: bytes | bytearray | memoryview) -> None:
+        view = memoryview(data)
+        written = 0
+        try:
+            while written < len(view):
+                self._check()
+                part = view[written : written + RECORDS_BYTES]
+                await self._write_raw(self._encrypt(part))
+                written += len(part)
+        finally:
+            if written < len(view):
+                self._break()
+
+    def _shutdown(self) -> None:
+        if not self._busy and not self._tail and not self._broken:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLError:  # it has said goodbye, and would wait for the peer's
+                pass
+            try:
+                os.write(self._fd, self._outgoing.read())
+            except OSError:
+                pass  # a goodbye that does not fit is not worth waiting for
+        super()._shutdown()
