@@ -35,9 +35,9 @@ from tests.web.tools import NODES_WEBSOCKET, OUR_WEBSOCKET, Answer, Client, Prox
 
 NAMES = ("a", "b", "c", "d")
 QUICK = ("refuse", "kill", "cut", "rotate")
-"""What a few seconds have room for. While the proxy refuses, writes go on, past it: that is what can be missed."""
+"""What a few seconds have room for. While the proxy refuses, writes go on past it: those can be missed."""
 TROUBLES = (*QUICK, "cut", "kill", "restart", "hold up", "silence")
-"""Each comes once before any comes again."""
+"""Each comes once before any comes again, however few the seconds."""
 IMPATIENT = """
     const random = Math.random;
     Math.random = () => random() * 0.1;
@@ -67,7 +67,7 @@ class Soak:
         self.server = server
         self.seed = seed
         self.troubles = troubles
-        self.end = time.monotonic() + seconds
+        self.seconds = seconds
         self.chance = random.Random(seed)
         self.stopping = threading.Event()
         self.back_end = MoodyBackEnd(server, random.Random(f"{seed}/back end"))
@@ -162,11 +162,12 @@ class Soak:
                 client.run(f"state.offs['{to}']()")
 
     def trouble(self, proxy: Proxy) -> None:
-        chance, deck = self.chance, []
-        while time.monotonic() < self.end:
+        chance = self.chance
+        deck = chance.sample(self.troubles, len(self.troubles))
+        end = time.monotonic() + self.seconds
+        while deck or time.monotonic() < end:
             time.sleep(chance.uniform(0.1, 0.6))
-            if not deck:
-                deck = chance.sample(self.troubles, len(self.troubles))
+            deck = deck or chance.sample(self.troubles, len(self.troubles))
             kind = deck.pop()
             if kind == "kill":
                 self.server.kill()
