@@ -114,6 +114,30 @@ def test_a_later_subscribe_begins_at_the_present(server: Server, collection: str
         assert [receive(ws)["data"] for _ in new] == new
 
 
+def test_a_later_subscribe_of_one_that_is_behind_begins_at_the_present_too(
+    server: Server, collection: str
+) -> None:
+    """Its log is still to be read from before then: what the new collection has there is the past."""
+    a, b = f"{collection}_a", f"{collection}_b"
+    with (
+        open_raw(server, a, b, query=f"since=now&collections={a}", receive_buffer=4096) as slow,
+        server.connect("any") as other,
+    ):
+        assert slow.message()["type"] == "ready"
+        ids = pour(server, a, 2)
+        server.insert(b, {"past": True})
+        ids += pour(server, a, 2)
+        slow.send(say(action="subscribe", collection=b))
+        with pytest.raises(TimeoutError):  # time passes, in which the server hears of it
+            other.recv(timeout=0.5)
+        new = server.insert(b, {"past": False})
+        messages = [slow.message()]
+        while messages[-1].get("data") != new:
+            messages.append(slow.message())
+        events = [message for message in messages if message["type"] == "insert"]
+        assert [event["data"]["_id"] for event in events] == [*ids, new["_id"]]
+
+
 def test_resuming_anywhere_while_writers_pour_misses_and_repeats_nothing(
     server: Server, collection: str
 ) -> None:
