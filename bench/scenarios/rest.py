@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -42,9 +43,10 @@ class Contender:
         self.latencies.setdefault(what, []).extend(latencies)
 
 
-KINDS = {"insert, 1 connection": 1, "insert, 64 connections": 64, "get by id, 32 connections": 32}
+ONE = "insert, 1 connection"
+KINDS = {ONE: 1, "insert, 64 connections": 64, "get by id, 32 connections": 32}
 FIND = "find 20 of 10,000, unindexed, 8 connections"
-BUDGETS = {"insert, 1 connection": "≥ 1", "insert, 64 connections": "≥ 2.5", "get by id, 32 connections": "≥ 4"}
+BUDGETS = {ONE: "≥ 1", "insert, 64 connections": "≥ 2.5", "get by id, 32 connections": "≥ 4"}
 
 
 def rest(scale: Scale) -> Iterator[Row]:
@@ -60,13 +62,30 @@ def rest(scale: Scale) -> Iterator[Row]:
         else:
             contenders.append(_pocketbase(stack.enter_context(peers.pocketbase()), count))
         ours, *others = contenders
+        sqlite = BareSqlite(str(stack.enter_context(directory()) / "bare.sqlite"))
+        commits: list[float] = []
         for what in (*KINDS, FIND):
             for _ in range(rounds):
                 for contender in contenders:
                     contender.run(what, KINDS.get(what, 8), seconds)
+                if what == ONE:
+                    commits.append(_commits(sqlite, seconds))
+            if what == ONE:
+                name = "bare SQLite, one row a commit, fsynced as ours"
+                yield Row(f"{what}: {name}", commits, "commits/s", note="PocketBase does not fsync")
             for contender in others:
                 yield _row(contender, what)
             yield _beside(ours, others, what)
+
+
+def _commits(sqlite: BareSqlite, seconds: float) -> float:
+    """Commits a second of one row each."""
+    count, end = 0, time.perf_counter() + seconds
+    with on_core(SERVER_CORE):
+        while time.perf_counter() < end:
+            sqlite.insert([(os.urandom(11).hex()[:21], json.dumps({"text": TEXT, "group": 1}))])
+            count += 1
+    return count / seconds
 
 
 def _beside(ours: Contender, others: list[Contender], what: str) -> Row:
