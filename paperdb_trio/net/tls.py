@@ -11,6 +11,7 @@ import ipaddress
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -216,6 +217,16 @@ class TlsStream(ByteStream):
             return -1
         return self._push_raw(self._encrypt(data))
 
+    def writer(self) -> Callable[[bytes], int] | None:
+        """As in plain; but nothing need be kept, and 0 may also mean that TLS itself has to say something."""
+        return None if self._blocked else self._write_message
+
+    def _write_message(self, data: bytes) -> int:
+        """All of it is taken, and -1 returned if some waits for the next `send_all`; or nothing, and 0."""
+        if self._blocked:
+            return 0
+        return -1 if self._push_raw(self._encrypt(data)) else len(data)
+
     def _encrypt(self, data: bytes | memoryview) -> bytes:
         """The records for `data`, behind what TLS itself still had to say."""
         try:
@@ -228,7 +239,7 @@ class TlsStream(ByteStream):
     def _push_raw(self, records: bytes) -> int:
         left = self._write_now(records)
         if left < 0:
-            self._keep(records)
+            self.keep(records)
             return len(records)
         return left
 

@@ -52,7 +52,7 @@ class EventConnection(Live):
     def _check_peer(self, now: float) -> float:
         if self._stream.peer_is_gone():
             self._scope.cancel()
-        self._stream.push(HEARTBEAT)
+        self._subscriber.interject(HEARTBEAT)
         return now + self._settings.ping_interval
 
 

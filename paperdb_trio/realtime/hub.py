@@ -16,25 +16,16 @@ from typing import Final, Protocol
 import trio
 
 from paperdb_trio.model import Change
+from paperdb_trio.realtime import lane
 from paperdb_trio.realtime.frames import WAKE, Encoding
+from paperdb_trio.realtime.lane import Chunk, Lane, LaneMember, Write
 
 SLICE: Final = 0.002
 """Seconds of publishing after which others get a turn: a publish to 20,000 sockets takes 0.15 s in all."""
-SLICE_CHECK: Final = 32
-"""Subscribers between two looks at the clock."""
 MAX_JOINED: Final = 1000
 """Changes of several commits that are published as one."""
 CHUNK_BYTES: Final = 64 * 1024
 """Events are joined into buffers of about this size: one system call per subscriber and buffer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """Joined events. Whoever has everything up to seq `after` has, with this, everything up to `last`."""
-
-    after: int
-    last: int
-    data: bytes
 
 
 FeedKey = tuple[Encoding, frozenset[str] | None]
@@ -47,21 +38,37 @@ class Member(Protocol):
         """Take a chunk of that feed, or not; never block."""
         ...
 
+    def settle(self) -> None:
+        """Go into the feed's lane, if nothing is in the way."""
+        ...
+
+
+class Settler(Member, LaneMember, Protocol):
+    """Who can go into a lane."""
+
 
 @dataclass(slots=True, eq=False)
 class Feed:
-    """The live subscribers that get the very same bytes. `collections` None is every collection."""
+    """The live subscribers that get the very same bytes: those in the lane, and `members`, which have a
+    position of their own. The key's collections None is every collection."""
 
     key: FeedKey
+    lane: Lane
     members: set[Member] = field(default_factory=set)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.members and not len(self.lane)
 
 
 @dataclass(slots=True)
 class _Database:
-    """`committed` ≥ `published`: the seqs up to which changes are on disk, and handed out."""
+    """`committed` ≥ `published`: the seqs up to which changes are on disk, and handed out. `publishing`:
+    some are being handed out just now."""
 
     committed: int = 0
     published: int = 0
+    publishing: bool = False
     trimmed: int = 0
     feeds: dict[FeedKey, Feed] = field(default_factory=dict)
     by_collection: dict[str | None, set[Feed]] = field(default_factory=dict)
@@ -94,6 +101,9 @@ class _Waiter:
         if chunk.last > self._after:
             self.wake()
 
+    def settle(self) -> None:
+        pass  # it does not write
+
 
 class Hub:
     """Run `run()` in a nursery; it ends when cancelled."""
@@ -111,7 +121,7 @@ class Hub:
 
     def set_bounds(self, database_id: int, head: int, trimmed: int) -> None:
         """What the file says at start-up of a database."""
-        self._databases[database_id] = _Database(head, head, trimmed)
+        self._databases[database_id] = _Database(head, head, trimmed=trimmed)
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
         database = self._of(database_id)
@@ -141,7 +151,7 @@ class Hub:
         database = self._of(database_id)
         feed = database.feeds.get(key)
         if feed is None:
-            feed = database.feeds[key] = Feed(key)
+            feed = database.feeds[key] = Feed(key, Lane(database))
             for name in self._names(key):
                 database.by_collection.setdefault(name, set()).add(feed)
         feed.members.add(member)
@@ -150,13 +160,21 @@ class Hub:
     def remove(self, member: Member, database_id: int, feed: Feed) -> None:
         feed.members.discard(member)
         database = self._of(database_id)
-        if not feed.members and database.feeds.get(feed.key) is feed:
+        if feed.is_empty and database.feeds.get(feed.key) is feed:
             del database.feeds[feed.key]
             for name in self._names(feed.key):
                 feeds = database.by_collection[name]
                 feeds.discard(feed)
                 if not feeds:
                     del database.by_collection[name]
+
+    def settle(self, member: Settler, database_id: int, feed: Feed, position: int, write: Write) -> int:
+        """Move a member of the feed into its lane; its slot there, or -1 if it is not where the lane is."""
+        database = self._of(database_id)
+        if database.publishing or position != database.published:
+            return -1
+        feed.members.discard(member)
+        return feed.lane.join(member, write)
 
     @staticmethod
     def _names(key: FeedKey) -> Iterable[str | None]:
@@ -166,8 +184,8 @@ class Hub:
 
     def on_commit(self, changes: list[Change]) -> None:
         """Take over what was committed (in commit order; never blocks)."""
-        for change in changes:
-            self._of(change.database_id).committed = change.seq
+        for database_id, seq in {change.database_id: change.seq for change in changes}.items():
+            self._of(database_id).committed = seq
         self._inbox.append(changes)
         if self._parked is not None:
             task, self._parked = self._parked, None
@@ -216,23 +234,35 @@ class Hub:
         offered = 0
         for database_id, own in by_database.items():
             database = self._of(database_id)
-            for feed, chunks in self._plan(database, own):
+            plan = self._plan(database, own)
+            database.publishing = True
+            for feed, chunks in plan:
                 for chunk in chunks:
-                    members = tuple(feed.members)
-                    for start in range(0, len(members), SLICE_CHECK):
-                        for member in members[start : start + SLICE_CHECK]:
-                            member.offer(chunk, feed)
+                    offered += len(feed.lane) + len(feed.members)
+                    feed.lane.begin(chunk)
+                    while feed.lane.write_some():
                         if time.perf_counter() > slice_end:
                             await trio.lowlevel.checkpoint()
                             slice_end = time.perf_counter() + SLICE
-                    offered += len(members)
+                    # Only now, as who has left the lane in the meantime is among them.
+                    for index, member in enumerate(tuple(feed.members)):
+                        member.offer(chunk, feed)
+                        if not index % lane.STEP and time.perf_counter() > slice_end:
+                            await trio.lowlevel.checkpoint()
+                            slice_end = time.perf_counter() + SLICE
             database.published = own[-1].seq
+            database.publishing = False
+            for feed, _ in plan:
+                for member in tuple(feed.members):
+                    member.settle()
         self.published_changes += len(changes)
         self.deliveries += offered
 
     @staticmethod
     def _plan(database: _Database, changes: list[Change]) -> list[tuple[Feed, list[Chunk]]]:
         """Which feed gets which buffers. Feeds that want the same events in the same encoding share them."""
+        if not database.feeds:
+            return []
         wanted: dict[Feed, list[Change]] = {}
         everything = database.by_collection.get(None, ())
         for change in changes:

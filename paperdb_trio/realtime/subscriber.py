@@ -18,7 +18,8 @@ from typing import Final, Protocol
 import trio
 
 from paperdb_trio.realtime.frames import Encoding
-from paperdb_trio.realtime.hub import Chunk, Feed, Hub
+from paperdb_trio.realtime.hub import Feed, Hub
+from paperdb_trio.realtime.lane import Chunk, Write
 from paperdb_trio.store.log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest
 
 
@@ -37,6 +38,15 @@ class Sink(Protocol):
 
     async def send_all(self, data: bytes) -> None:
         """Write `data` after all that was taken before. Raises trio's Broken- and ClosedResourceError."""
+        ...
+
+    def keep(self, tail: memoryview) -> None:
+        """What a writer did not take, for the next `send_all`."""
+        ...
+
+    def writer(self) -> Write | None:
+        """The shortest way to write whole messages, as long as everything goes through it; None while
+        something is in the way."""
         ...
 
 
@@ -87,6 +97,7 @@ class Subscriber:
         "_rows",
         "_running",
         "_sink",
+        "_slot",
         "state",
     )
 
@@ -120,6 +131,7 @@ class Subscriber:
         self._rows = FIRST_ROWS
         self._position = 0
         self._feed: Feed | None = None
+        self._slot = -1  # in the feed's lane, which then knows its position
         self.state = State.NEW
 
     # --- moves -----------------------------------------------------------------------------------
@@ -128,6 +140,7 @@ class Subscriber:
         if state not in MOVES[self.state]:
             legal = ", ".join(sorted(move.value for move in MOVES[self.state])) or "nothing"
             raise IllegalMove(f"a subscriber that is {self.state.value} can become {legal}; not {state.value}")
+        self._leave_lane()
         self.state = state
         if self._feed is not None:
             self._hub.remove(self, self._database_id, self._feed)
@@ -135,6 +148,21 @@ class Subscriber:
         if state is State.LIVE:
             collections = None if self._interest is None else frozenset(self._interest)
             self._feed = self._hub.add(self, self._database_id, (self._encoding, collections))
+            self.settle()
+
+    def settle(self) -> None:
+        """Into the lane, if nothing has to be written before what the lane writes."""
+        if self._feed is not None and self._slot < 0 and not self._running:
+            write = self._sink.writer()
+            if write is not None:
+                self._slot = self._hub.settle(self, self._database_id, self._feed, self._position, write)
+
+    def _leave_lane(self) -> None:
+        if self._slot >= 0:
+            assert self._feed is not None
+            self._position = self._feed.lane.leave(self._slot)
+            self._slot = -1
+            self._feed.members.add(self)
 
     def start(self, position: int) -> None:
         """Begin after seq `position`, live if that is the head."""
@@ -150,11 +178,15 @@ class Subscriber:
     @property
     def reached(self) -> int:
         """The seq up to which everything that it wants has been given to its sink or queue."""
+        if self._slot >= 0:
+            assert self._feed is not None
+            return self._feed.lane.where(self._slot)
         if self.state is State.LIVE:
             return max(self._position, self._hub.published(self._database_id))
         return self._position
 
     def _fall_behind(self, position: int) -> None:
+        self._leave_lane()
         self._position = position
         self._move(State.CATCHING_UP)
         self._wake()
@@ -174,7 +206,9 @@ class Subscriber:
         if self.state is State.LIVE:
             # Everything published has been handed over. If the hub is in the middle of a commit it works
             # on a list of feeds from before this change: then the log tells the rest.
-            self._position = self.reached
+            position = self.reached
+            self._leave_lane()
+            self._position = position
             if self._at_head():
                 self._move_feed()
             else:
@@ -211,6 +245,37 @@ class Subscriber:
         self._enqueue(data)
         self._position = chunk.last
 
+    def put_out(self, chunk: Chunk, position: int, sent: int) -> None:
+        """The lane's: it has let us go, as our writer took only `sent` bytes of the chunk."""
+        assert self._feed is not None
+        self._slot = -1
+        self._position = position
+        self._feed.members.add(self)
+        if sent:
+            if sent > 0:
+                self._sink.keep(memoryview(chunk.data)[sent:])
+            self._position = chunk.last
+            self._wake()
+        else:
+            self.offer(chunk, self._feed)
+
+    def broken(self) -> None:
+        """The lane's: it has let us go. Whoever reads from the peer ends the connection."""
+        assert self._feed is not None
+        self._slot = -1
+        self._feed.members.add(self)
+        self.close()
+
+    def interject(self, data: bytes) -> bool:
+        """Give the sink something that is no event, now or not at all; whether it has taken it.
+
+        Raises trio's Broken- and ClosedResourceError.
+        """
+        left = -1 if self._running else self._sink.push(data)
+        if left > 0:
+            self._wake()
+        return left >= 0
+
     def _enqueue(self, data: bytes) -> None:
         self._queue.append(data)
         self._queued_bytes += len(data)
@@ -219,6 +284,7 @@ class Subscriber:
     def _wake(self) -> None:
         """See that a task runs: there is something to write, or to read from the log."""
         if not self._running:
+            self._leave_lane()
             self._running = True
             self._need_task()
 
@@ -258,6 +324,7 @@ class Subscriber:
                     return
         finally:
             self._running = False
+            self.settle()
 
     async def _send_queued(self) -> None:
         data = b"".join(self._queue) if len(self._queue) > 1 else self._queue[0]

@@ -73,7 +73,8 @@ class WebSocket(Live):
         self._wheel.add(self)
         try:
             async with trio.open_nursery() as self._nursery:
-                self._begin(since)
+                if self._closing is None:
+                    self._begin(since)
                 self._stream.note_window()
                 with self._scope:
                     await self._read()
@@ -212,7 +213,9 @@ class WebSocket(Live):
         if now < ping_at:
             return ping_at
         if self._pinged < heard:
-            if self._stream.push(ping_frame()) < 0:  # its own events block the way: it is slow, or gone
+            if not self._subscriber.interject(
+                ping_frame()
+            ):  # its own events block the way: it is slow, or gone
                 if self._stream.peer_is_gone():
                     self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not answer")
                 return now + 1.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 
 from paperdb_trio.model import Change, cursor_event, plain_event
@@ -14,7 +16,7 @@ DATABASE = 1
 
 
 def change(seq: int, collection: str = "a", *, size: int = 10, database: int = DATABASE) -> Change:
-    return Change(database, seq, "insert", collection, b'{"n":"%b"}' % (b"x" * size))
+    return Change(database, seq, "insert", collection, str(seq), b'{"n":"%b"}' % (b"x" * size))
 
 
 def payloads(data: bytes | bytearray, *, partial: bool = False) -> list[bytes]:
@@ -76,6 +78,22 @@ class FakeSink:
         self.data += data[:cut]
         self._tail = data[cut:]
         return len(self._tail)
+
+    def keep(self, tail: memoryview) -> None:
+        self._tail = bytes(tail)
+
+    def writer(self) -> Callable[[bytes], int] | None:
+        return None if self._tail or self._writing.locked() else self._write_some
+
+    def _write_some(self, data: bytes) -> int:
+        if self.broken:
+            raise BrokenPipeError
+        if self.blocked:
+            raise BlockingIOError
+        self.pushed += 1
+        cut = len(data) // 2 if self.take_part else len(data)
+        self.data += data[:cut]
+        return cut
 
     async def send_all(self, data: bytes) -> None:
         async with self._writing:

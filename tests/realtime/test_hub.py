@@ -11,6 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.model import Change, cursor_event, plain_event
 from paperdb_trio.realtime import hub as hub_module
+from paperdb_trio.realtime import lane as lane_module
 from paperdb_trio.realtime.frames import CURSOR, PLAIN
 from paperdb_trio.realtime.hub import CHUNK_BYTES, Hub
 from paperdb_trio.realtime.subscriber import Subscriber
@@ -134,7 +135,7 @@ async def test_others_get_their_turn_while_it_publishes(
 ) -> None:
     monkeypatch.setattr(hub_module, "SLICE", -1.0)
     world = World(nursery)
-    for _ in range(hub_module.SLICE_CHECK * 10):
+    for _ in range(lane_module.STEP * 10):
         world.subscriber(FakeSink()).start(0)
     turns = 0
 
@@ -171,13 +172,13 @@ async def test_a_member_that_leaves_inside_a_publish_gets_nothing_more(
 ) -> None:
     """Each one, when it is given the change, ends the next."""
     monkeypatch.setattr(hub_module, "SLICE", -1.0)
-    monkeypatch.setattr(hub_module, "SLICE_CHECK", 1)
+    monkeypatch.setattr(lane_module, "STEP", 1)
     world = World(nursery)
     subscribers: list[Subscriber] = []
 
     class Killer(FakeSink):
-        def push(self, data: bytes) -> bool:
-            taken = super().push(data)
+        def _write_some(self, data: bytes) -> int:
+            taken = super()._write_some(data)
             for other in subscribers:
                 if other._sink is not self:
                     other.close()

@@ -8,6 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.realtime import hub as hub_module
+from paperdb_trio.realtime import lane as lane_module
 from tests.realtime.fakes import DATABASE, FakeSink, World, payloads
 
 
@@ -20,7 +21,7 @@ async def world(nursery: trio.Nursery) -> World:
 def yielding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that yields after every single offer."""
     monkeypatch.setattr(hub_module, "SLICE", -1.0)
-    monkeypatch.setattr(hub_module, "SLICE_CHECK", 1)
+    monkeypatch.setattr(lane_module, "STEP", 1)
 
 
 async def test_interest_while_live_changes_at_once_and_without_a_gap(

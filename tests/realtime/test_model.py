@@ -25,6 +25,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.model import Change, cursor_event
 from paperdb_trio.realtime import hub as hub_module
+from paperdb_trio.realtime import lane as lane_module
 from paperdb_trio.realtime.frames import CURSOR
 from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.realtime.subscriber import BehindTheLog, State, Subscriber
@@ -231,8 +232,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._slice = hub_module.SLICE, hub_module.SLICE_CHECK
-        hub_module.SLICE, hub_module.SLICE_CHECK = -1.0, 1  # a checkpoint after each offer
+        self._slice = hub_module.SLICE, lane_module.STEP
+        hub_module.SLICE, lane_module.STEP = -1.0, 1  # a checkpoint after each offer
         self._directory = tempfile.TemporaryDirectory()
         self._system = System(Path(self._directory.name))
         self._result: outcome.Outcome[None] = outcome.Value(None)
@@ -299,7 +300,7 @@ class Machine(RuleBasedStateMachine):
             raise
         finally:
             self._thread.join(10)
-            hub_module.SLICE, hub_module.SLICE_CHECK = self._slice
+            hub_module.SLICE, lane_module.STEP = self._slice
             self._directory.cleanup()
         self._result.unwrap()
 
