@@ -75,7 +75,10 @@ def rest(scale: Scale) -> Iterator[Row]:
                 yield Row(f"{ONE}: bare SQLite, one commit after another", commits, "commits/s")
             for contender in others:
                 yield _row(contender, what)
-            yield _beside(ours, others, what)
+            row = _beside(ours, others, what)
+            if what == ONE:
+                row.note += f"; {ratio(ours.rates[what], commits):.2f} × bare SQLite"
+            yield row
 
 
 def _commits(sqlite: BareSqlite, seconds: float) -> float:
