@@ -93,8 +93,7 @@ def _insert(http: Http, collection: str, readers: Readers) -> Callable[[], objec
         before = readers.received
         http.exchange(request)
         if readers.socks and not size:
-            readers.until_quiet()
-            size = readers.received - before
+            size = readers.each_since(before) * len(readers.socks)
         readers.until(before + size)
 
     return once
