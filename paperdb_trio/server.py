@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from paperdb_trio import demo, intake
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError
@@ -91,6 +92,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         door = Door(listener, services, gateway, HypercornConnections(create_app(services), settings), tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)
+        imports = stack.enter_context(intake.listening(file.parent))
 
         # What is alive now stays alive: the collector need not look at it again. With the usual thresholds
         # it takes a third of the time of accepting connections.
@@ -104,6 +106,10 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             core.start_soon(_watch_directory, services, gateway)
             core.start_soon(_trim, services)
             core.start_soon(wheel.run)
+            if imports is not None:
+                core.start_soon(intake.run, services, imports)
+            if settings.demo:
+                core.start_soon(demo.run, services)
             async with trio.open_nursery() as connections:
                 accepting = trio.CancelScope()
                 connections.start_soon(_accept, accepting, door, connections)
