@@ -12,8 +12,9 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -114,7 +115,7 @@ async def _write(
 # --- the command's side --------------------------------------------------------------------------
 
 
-def import_into(data: str, request: ImportRequest, source: BinaryIO, max_bytes: int) -> ImportAnswer:
+def import_into(data: str, request: ImportRequest, source: BufferedReader, max_bytes: int) -> ImportAnswer:
     """Import all of `source`: by the server of the directory, or with its lock if nobody serves it."""
     file = prepare(data, create=False)
     for wait in (*[0.1] * START_TRIES, 0.0):
@@ -131,9 +132,11 @@ def import_into(data: str, request: ImportRequest, source: BinaryIO, max_bytes: 
     raise AssertionError("the last try raises")
 
 
-async def _import_alone(file: Path, request: ImportRequest, source: BinaryIO, max_bytes: int) -> ImportAnswer:
+async def _import_alone(
+    file: Path, request: ImportRequest, source: BufferedReader, max_bytes: int
+) -> ImportAnswer:
     async def receive() -> bytes:
-        return await trio.to_thread.run_sync(source.read, PIECE, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(source.read1, PIECE, abandon_on_cancel=True)
 
     writer = Writer(file, lambda changes: None)
     async with trio.open_nursery() as nursery:
@@ -154,12 +157,12 @@ def _connect(data: Path) -> socket.socket | None:
     return connection
 
 
-def _send(connection: socket.socket, request: ImportRequest, source: BinaryIO) -> ImportAnswer:
+def _send(connection: socket.socket, request: ImportRequest, source: BufferedReader) -> ImportAnswer:
     answer = bytearray()
     with connection, suppress(ConnectionResetError):
         with suppress(BrokenPipeError):  # it has had enough: its answer says why
             connection.sendall(msgspec.json.encode(request) + b"\n")
-            while piece := source.read(PIECE):
+            while piece := source.read1(PIECE):
                 connection.sendall(piece)
             connection.shutdown(socket.SHUT_WR)
         while data := connection.recv(PIECE):

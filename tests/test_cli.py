@@ -15,12 +15,11 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from paperdb_trio import __version__
-from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
-from tests.auth.commands import fails, run
+from tests.auth.commands import fails, run, run_here
 from tests.conftest import ENVIRONMENT, Server, StartServer
 from tests.store.tools import new_file
 
@@ -34,11 +33,6 @@ def fails_as_usage(done: Result, *words: str) -> None:
     _, _, error = done.stderr.partition("Error: ")
     for word in words:
         assert word in error
-
-
-def run_here(*arguments: str | Path) -> Result:
-    """The same without a process of its own: for what is decided before anything is started."""
-    return CliRunner().invoke(main, [*map(str, arguments)], prog_name="paperdb")
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def databases_create(name: str, plan: str, data: str) -> None:
 @data_option
 def databases_list(as_json: bool, data: str) -> None:
     """List the databases."""
-    _print_rows(admin.list_databases(prepare(data, create=False)), as_json)
+    _print_rows(admin.list_databases(prepare(data, create=False, write=False)), as_json)
 
 
 @databases.command("set-plan")
@@ -79,7 +79,7 @@ def keys_create(database: str, public: bool, label: str, as_json: bool, data: st
 @data_option
 def keys_list(as_json: bool, data: str) -> None:
     """List the keys (not the keys themselves: nobody has those)."""
-    _print_rows(admin.list_keys(prepare(data, create=False)), as_json)
+    _print_rows(admin.list_keys(prepare(data, create=False, write=False)), as_json)
 
 
 @keys.command("revoke", context_settings={"ignore_unknown_options": True})  # an id may begin with '-'

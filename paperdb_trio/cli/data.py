@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -108,7 +109,9 @@ def export(
     help="Bytes of one document's JSON; a running server goes by its own setting.",
 )
 @data_option
-def import_(file: BinaryIO, database: str | None, replace: bool, max_document_bytes: int, data: str) -> None:
+def import_(
+    file: BufferedReader, database: str | None, replace: bool, max_document_bytes: int, data: str
+) -> None:
     """Write the documents and schemas of FILE (or stdin), lines as 'paperdb export' prints them.
 
     A running server writes them itself and sends their events; without one this command does it. Each

@@ -50,14 +50,15 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        yield temporary
-        _fsync(temporary)
-        temporary.replace(path)
-        _fsync(path.parent)
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
         raise StartupError(f"Cannot write {path}: {error.strerror}", EXIT_UNWRITABLE) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def backup(data: str, target: Path, *, force: bool) -> int:

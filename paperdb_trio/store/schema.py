@@ -207,8 +207,10 @@ def serving_lock(data: str | Path) -> Iterator[None]:
                 f"The data directory {data} is being served by another process (pid {holder or 'unknown'})",
                 EXIT_LOCKED,
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.pwrite(descriptor, f"{os.getpid():<20}\n".encode(), 0)  # in place: the disk may be full
+        except OSError as error:
+            raise _unusable(directory, error) from None
         yield
     finally:
         os.close(descriptor)
