@@ -36,6 +36,14 @@ storm *options: _venv
 slow *options: _venv
     {{python}} -m tests.stress.slow {{options}}
 
+# The same for the SDKs: kills, cuts in mid-frame, tokens that end in use; hundreds of subscriptions at once.
+soak *options: _venv
+    {{python}} -m tests.web.soak {{options}}
+    {{python}} -m tests.client.soak {{options}}
+
+storm-sdks *options: _venv
+    {{python}} -m tests.stress.sdks {{options}}
+
 # One executable for Linux, dist/paperdb, that needs no Python.
 binary: _venv
     {{python}} -m pip install -q pyinstaller

@@ -1,31 +1,28 @@
-"""python -m bench [SCENARIO…] [--quick] [--json FILE]"""
+"""python -m bench [SCENARIO…] [--quick] [--json FILE] [--chart FILE.svg]"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
+import signal
 import sqlite3
-import statistics
 import sys
 from pathlib import Path
+from typing import Any
 
 from bench.machine import CLIENT_CORE, SERVER_CORE, cpu_model, noise, pin, raise_file_limit
-from bench.scenarios import SCENARIOS, Row
+from bench.rows import FULL, HEAD, QUICK, TINY, Row, line
+from bench.scenarios import SCENARIOS
 
 NOISY = 0.03
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the server.")
-    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of: {', '.join(SCENARIOS)}")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: a look, not a figure")
-    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON, too")
-    options = parser.parse_args()
-    for name in options.scenarios:
-        if name not in SCENARIOS:
-            parser.error(f"no scenario '{name}'; there are {', '.join(SCENARIOS)}")
+    options = arguments()
     raise_file_limit()
+    # The processes that are under way are ended by the `with` blocks that this leaves.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     taken = noise()
     pin(CLIENT_CORE)
     print(
@@ -36,31 +33,61 @@ def main() -> int:
         print("NOTE: one core only: clients disturb the server; rates are too low, CPU times are right.")
     if taken > NOISY:
         print(f"NOTE: this machine is noisy: others took {taken:.0%} of the server's core. Trust ratios only.")
-    print(f"\n{'':50}{'median':>12} {'middle half':>21}  {'unit':12} {'ratio':>6}  budget")
-    results: list[dict[str, object]] = []
+    print(f"\n{HEAD}")
+    results: list[dict[str, Any]] = []
     for name in options.scenarios or SCENARIOS:
-        print(f"-- {name}: {(SCENARIOS[name].__doc__ or '').strip()}")
-        for row in SCENARIOS[name](options.quick):
+        print(f"-- {name}: {summary(name)}", flush=True)
+        for row in SCENARIOS[name](options.scale):
             print(line(row), flush=True)
-            results.append({"scenario": name, **vars(row), "median": row.median})
+            results.append(as_json(name, row))
+    noisy_after = noise()
+    if noisy_after > NOISY:
+        print(f"NOTE: at the end, others took {noisy_after:.0%} of the server's core.")
+    machine = {"cpu": cpu_model(), "noise": [taken, noisy_after], "python": platform.python_version()}
     if options.json:
-        machine = {"cpu": cpu_model(), "noise": taken, "python": platform.python_version()}
-        Path(options.json).write_text(json.dumps({"machine": machine, "rows": results}, indent=1))
+        text = json.dumps({"machine": machine, "scale": options.scale.name, "rows": results}, indent=1)
+        Path(options.json).write_text(text)
+    if options.chart:
+        from bench.chart import draw
+
+        Path(options.chart).write_text(draw(results))
     return 0
 
 
-def line(row: Row) -> str:
-    spread = ""
-    if len(row.samples) >= 4:
-        low, _, high = statistics.quantiles(row.samples, n=4)
-        spread = f"{_number(low)} – {_number(high)}"
-    ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-    text = f"{row.name:50}{_number(row.median):>12} {spread:>21}  {row.unit:12} {ratio:>6}  {row.budget}"
-    return f"{text.rstrip()}{'  (' + row.note + ')' if row.note else ''}"
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        description="Measure the server, beside baselines in the same run.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="scenarios (all of them, if none is named):\n"
+        + "\n".join(f"  {name:12} {summary(name)}" for name in SCENARIOS),
+    )
+    parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="see below")
+    size = parser.add_mutually_exclusive_group()
+    for scale, help in (
+        (QUICK, "fewer rounds: a look, not a figure"),
+        (TINY, "a few clients, two rounds: shows that the bench works, measures nothing"),
+    ):
+        size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=help)
+    parser.set_defaults(scale=FULL)
+    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON, too")
+    parser.add_argument("--chart", metavar="FILE", help="draw what `growth` found as SVG")
+    options = parser.parse_args()
+    for name in options.scenarios:
+        if name not in SCENARIOS:
+            parser.error(f"no scenario '{name}'; there are {', '.join(SCENARIOS)}")
+    if options.chart and options.scenarios and "growth" not in options.scenarios:
+        parser.error("--chart draws what the scenario `growth` finds: name it, too")
+    return options
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:,.2f}"
+def summary(name: str) -> str:
+    return (SCENARIOS[name].__doc__ or "").strip().splitlines()[0]
+
+
+def as_json(scenario: str, row: Row) -> dict[str, Any]:
+    point = vars(row.point) if row.point else None
+    return {"scenario": scenario, **vars(row), "point": point, "median": row.median}
 
 
 if __name__ == "__main__":

@@ -1,92 +1,187 @@
-"""The baselines: a bare loop of system calls, and bare SQLite. Run as a program, it is the first.
+"""The baselines: bare loops of system calls, and bare SQLite. Run as a program, it is one of the loops.
 
-python -m bench.baseline fanout CONNECTIONS   a server that only writes: one os.write per socket
+python -m bench.baseline fanout CONNECTIONS   only writes: one os.write per socket
+python -m bench.baseline accept CONNECTIONS   only accepts, reads a head, answers 101
 """
 
 from __future__ import annotations
 
 import os
+import select
 import socket
 import sqlite3
+import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bench.machine import SERVER_CORE, pin
-from bench.server import Process
+from bench.clients import receive
+from bench.machine import CLIENT_CORE, pin, raise_file_limit
+from bench.readers import Readers
+from bench.server import Process, started
+
+NOT_SENT_BYTES = 128 * 1024
+"""As paperdb_trio/net/stream.py has it: the sockets are to be of the same kind."""
 
 
-def bare_fanout(connections: int) -> None:
-    """Accept connections; then, for each line `LENGTH` on stdin, write that many bytes to each of them."""
+def write_loop(connections: int) -> None:
+    """Serve `BareLoop`: a line `data HEX` sets what is written; `write BATCHES` writes it to each socket.
+
+    The readers are a child's, on the clients' core, so that the bench's own files suffice for 10,000 more.
+    Only the loop of writes is timed, by this process's CPU clock: nothing could do less. (The sockets in an
+    epoll set, as those of a server that also reads must be: measured, and no dearer.)
+    """
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
-    print(listener.getsockname()[1], flush=True)
+    orders_out, orders_in = os.pipe()
+    done_out, done_in = os.pipe()
+    if os.fork() == 0:
+        os.close(orders_in)
+        _read_for(orders_out, done_in, int(listener.getsockname()[1]), connections)
+        os._exit(0)
+    os.close(orders_out)
     socks = [listener.accept()[0] for _ in range(connections)]
     for sock in socks:
+        sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
     fds = [sock.fileno() for sock in socks]
-    write = os.write
+    write, clock = os.write, time.process_time
+    data, total = b"", 0
+    print("ready", flush=True)
     for line in sys.stdin:
-        data = b"x" * int(line)
-        for fd in fds:
-            write(fd, data)
-        print("done", flush=True)
+        order, argument = line.split()
+        if order == "data":
+            data = bytes.fromhex(argument)
+            continue
+        took, step = 0.0, len(fds) // int(argument)
+        for start in range(0, len(fds), step):
+            batch = fds[start : start + step]
+            total += len(data) * len(batch)
+            os.write(orders_in, struct.pack("q", total))
+            begun = clock()
+            for fd in batch:
+                write(fd, data)
+            took += clock() - begun
+            if not os.read(done_out, 1):
+                raise RuntimeError("the readers are gone")
+        print(took, flush=True)
+
+
+def _read_for(orders: int, done: int, port: int, connections: int) -> None:
+    """The child: for each order read until that many bytes have come, and say so; until the parent ends."""
+    pin(CLIENT_CORE)
+    readers = Readers([socket.create_connection(("127.0.0.1", port)) for _ in range(connections)])
+    while order := os.read(orders, 8):
+        readers.until(struct.unpack("q", order)[0])
+        os.write(done, b".")
+
+
+class BareLoop:
+    """A server that only writes, and as many readers of its own as `connections`."""
+
+    def __init__(self, process: subprocess.Popen[str], connections: int) -> None:
+        self.connections = connections
+        self._process = process
+        self._answer()
+
+    def round(self, data: bytes, batches: int = 1) -> float:
+        """Write `data` to each, in so many batches with a pause between them; seconds of CPU per write."""
+        self._order(f"data {data.hex()}")
+        self._order(f"write {batches}")
+        return float(self._answer()) / self.connections
+
+    def _order(self, text: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{text}\n")
+        self._process.stdin.flush()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError("the bare loop ended")
+        return answer
 
 
 @contextmanager
-def bare_fanout_server(connections: int) -> Iterator[Process]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.baseline", "fanout", str(connections)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: pin(SERVER_CORE),
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
+def bare_loop(connections: int) -> Iterator[BareLoop]:
+    command = [sys.executable, "-m", "bench.baseline", "fanout", str(connections)]
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        yield BareLoop(process, connections)
+
+
+def accept_loop(connections: int) -> None:
+    """Accept so many, read each one's head, answer 101, and keep them in an epoll set until stdin ends."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    print(listener.getsockname()[1], flush=True)
+    answer = b"HTTP/1.1 101 Switching Protocols\r\n" + b"x: " + b"y" * 120 + b"\r\n\r\n"
+    epoll, kept = select.epoll(), []
+    for _ in range(connections):
+        sock = listener.accept()[0]
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += receive(sock)
+        sock.send(answer)
+        epoll.register(sock, select.EPOLLIN | select.EPOLLONESHOT)
+        kept.append(sock)
+    sys.stdin.read()
+
+
+@contextmanager
+def bare_accept(connections: int) -> Iterator[Process]:
+    command = [sys.executable, "-m", "bench.baseline", "accept", str(connections)]
+    with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
         yield Process(process, int(process.stdout.readline()))
-    finally:
-        process.stdin.close()
-        process.wait(10)
-        process.stdout.close()
 
 
-SQLITE_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=OFF", "cache_size=-16000")
+class BareSqlite:
+    """The same tables, indices and pragmas as the server's, filled by `executemany`: document and change."""
 
+    PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=OFF", "cache_size=-16000")
 
-def bare_sqlite(file: str, rows: list[tuple[str, str]], batch: int) -> float:
-    """Rows (id, JSON text) into the same tables, document and change, by `executemany`; seconds."""
-    connection = sqlite3.connect(file, isolation_level=None)
-    for pragma in SQLITE_PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}")
-    connection.execute(
-        "CREATE TABLE documents (position INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, "
-        "id TEXT NOT NULL, seq INTEGER NOT NULL, data TEXT NOT NULL)"
-    )
-    connection.execute("CREATE UNIQUE INDEX documents_id ON documents (collection_id, id)")
-    connection.execute(
-        "CREATE TABLE changes (position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, "
-        "type TEXT NOT NULL, collection TEXT NOT NULL, data TEXT NOT NULL)"
-    )
-    begun = time.perf_counter()
-    for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(
+    def __init__(self, file: str) -> None:
+        self._position = 0
+        self._connection = sqlite3.connect(file, isolation_level=None)
+        for pragma in self.PRAGMAS:
+            self._connection.execute(f"PRAGMA {pragma}")
+        self._connection.execute(
+            "CREATE TABLE documents (position INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, "
+            "id TEXT NOT NULL, seq INTEGER NOT NULL, data TEXT NOT NULL)"
+        )
+        self._connection.execute("CREATE UNIQUE INDEX documents_id ON documents (collection_id, id)")
+        self._connection.execute(
+            "CREATE TABLE changes (position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, "
+            "type TEXT NOT NULL, collection TEXT NOT NULL, data TEXT NOT NULL)"
+        )
+
+    def insert(self, rows: list[tuple[str, str]]) -> float:
+        """Rows (id, JSON text) in one commit; seconds."""
+        first = self._position
+        self._position += len(rows)
+        begun = time.perf_counter()
+        self._connection.execute("BEGIN IMMEDIATE")
+        self._connection.executemany(
             "INSERT INTO documents VALUES (?,1,?,?,?)",
-            [(start + n, id, start + n, text) for n, (id, text) in enumerate(part)],
+            [(n, id, n, text) for n, (id, text) in enumerate(rows, first)],
         )
-        connection.executemany(
+        self._connection.executemany(
             "INSERT INTO changes VALUES (?,0,?,'insert','bench',?)",
-            [(start + n, len(text), text) for n, (_, text) in enumerate(part)],
+            [(n, len(text), text) for n, (_, text) in enumerate(rows, first)],
         )
-        connection.execute("COMMIT")
-    took = time.perf_counter() - begun
-    connection.close()
-    return took
+        self._connection.execute("COMMIT")
+        return time.perf_counter() - begun
+
+    def close(self) -> None:
+        self._connection.close()
 
 
 if __name__ == "__main__":
-    bare_fanout(int(sys.argv[2]))
+    raise_file_limit()
+    if sys.argv[1] == "fanout":
+        write_loop(int(sys.argv[2]))
+    else:
+        accept_loop(int(sys.argv[2]))

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import os
+import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 SERVER_CORE = 0
 CLIENT_CORE = 1 if (os.cpu_count() or 1) > 1 else 0
 
 
-def pin(core: int, pid: int = 0) -> None:
-    """Keep a process, with all threads it will start, on one core."""
-    os.sched_setaffinity(pid, {core})
+def pin(core: int) -> None:
+    """Keep this process, with all threads and processes it will start, on one core."""
+    os.sched_setaffinity(0, {core})
+
+
+@contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Run the body there. Processes that it starts inherit the core, from their first instruction on."""
+    before = os.sched_getaffinity(0)
+    pin(core)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -27,9 +41,27 @@ def resident_bytes(pid: int) -> int:
     raise ProcessLookupError(pid)
 
 
-def raise_file_limit() -> int:
-    import resource
+def children(pid: int) -> list[int]:
+    """The processes that it started and that still run."""
+    found = []
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        found += [int(n) for n in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
+    return found
 
+
+def is_busy(pid: int) -> bool:
+    """Whether a thread of it runs or would like to."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        try:
+            stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
+        except OSError:
+            continue  # it has just ended
+        if stat.rpartition(") ")[2][0] == "R":
+            return True
+    return False
+
+
+def raise_file_limit() -> int:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
@@ -37,15 +69,11 @@ def raise_file_limit() -> int:
 
 def noise() -> float:
     """How much of the server's core others take, as a share: spin for half a second and look what we got."""
-    before = os.sched_getaffinity(0)
-    pin(SERVER_CORE)
-    try:
+    with on_core(SERVER_CORE):
         wall, own = time.perf_counter(), time.process_time()
         while time.perf_counter() - wall < 0.5:
             pass
         return 1 - (time.process_time() - own) / (time.perf_counter() - wall)
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def cpu_model() -> str:

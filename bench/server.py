@@ -1,79 +1,146 @@
-"""The server under measurement: `paperdb serve` as its own process on its own core."""
+"""The processes under measurement, each on the server's core: PaperDB, and whatever is put beside it."""
 
 from __future__ import annotations
 
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.machine import SERVER_CORE, cpu_seconds, pin, resident_bytes
+from bench.machine import SERVER_CORE, children, cpu_seconds, is_busy, on_core, resident_bytes
+
+STOP_SECONDS = 15
+
+
+class NotSupported(Exception):
+    """This server has not that option."""
 
 
 @dataclass
 class Process:
-    """A server process that listens on `port` of 127.0.0.1. `key` is an API key, for those that have any."""
+    """A server that listens on `port` of 127.0.0.1. `key` is an API key, for those that have any; `log` is
+    the file with its standard error."""
 
     process: subprocess.Popen[str]
     port: int
     key: str = ""
+    log: Path | None = None
+    pids: tuple[int, ...] = ()
+    """All of its processes: nginx has a worker."""
+
+    def __post_init__(self) -> None:
+        self.pids = (self.process.pid, *children(self.process.pid))
 
     @property
     def cpu(self) -> float:
-        return cpu_seconds(self.process.pid)
+        return sum(map(cpu_seconds, self.pids))
 
     @property
     def memory(self) -> int:
-        return resident_bytes(self.process.pid)
+        return sum(map(resident_bytes, self.pids))
+
+    def settled_cpu(self) -> float:
+        """The CPU time once it has come to rest, or after 0.5 s: what follows an answer belongs to it, too.
+
+        Two equal looks at the clock are not enough: on a busy core the process may only wait for its turn.
+        """
+        last = self.cpu
+        deadline = time.perf_counter() + 0.5
+        while time.perf_counter() < deadline:
+            time.sleep(0.001)
+            now = self.cpu
+            if now == last and not any(map(is_busy, self.pids)):
+                return now
+            last = now
+        return last
 
 
 @contextmanager
-def paperdb(*options: str) -> Iterator[Process]:
-    """Start one with an empty data directory; stop it at the end."""
-    with tempfile.TemporaryDirectory(prefix="paperdb-bench-") as data:
-        command = [
-            sys.executable,
-            "-m",
-            "paperdb_trio",
-            "serve",
-            "--data",
-            f"{data}/d",
-            "--port",
-            "0",
-            *options,
-        ]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PAPERDB_")}
-        with Path(data, "stderr").open("w") as stderr:
-            process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env=environment,
-                preexec_fn=lambda: pin(SERVER_CORE),
-            )
+def started(command: list[str], **more: object) -> Iterator[subprocess.Popen[str]]:
+    """Run a command on the server's core; end it at the end. A ^C at the bench's terminal is not its own."""
+    with on_core(SERVER_CORE):
+        process = subprocess.Popen(command, text=True, start_new_session=True, **more)  # type: ignore[call-overload]
+    try:
+        yield process
+    finally:
+        stop(process)
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> None:
+    """Send the signal and wait; after 15 s, kill it with everything that it started."""
+    process.send_signal(number)
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def free_port() -> int:
+    """A port that was free just now, for servers that cannot tell which one they took."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def wait_for_port(process: subprocess.Popen[str], port: int, log: Path, seconds: float = 15) -> None:
+    """Return when somebody accepts connections. Raises RuntimeError, with the log, if nobody ever does."""
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
         try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError(f"{process.args!r} does not listen: {log.read_text()}")
+
+
+@contextmanager
+def directory() -> Iterator[Path]:
+    """A temporary one, that everyone may enter: some servers give up root's rights."""
+    with tempfile.TemporaryDirectory(prefix="paperdb-bench-") as path:
+        Path(path).chmod(0o755)
+        yield Path(path)
+
+
+# The clients here count bytes and answer no pings.
+_NO_PINGS = ("--ping-interval", "3600", "--ping-timeout", "3600")
+
+
+@contextmanager
+def paperdb(*options: str, data: Path | None = None, port: int = 0) -> Iterator[Process]:
+    """Start one, by default with a data directory of its own, and stop it at the end.
+
+    Raises NotSupported for an option that it does not know.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PAPERDB_")}
+    with directory() as own:
+        command = [sys.executable, "-m", "paperdb_trio", "serve"]
+        command += ["--data", str(data or own / "data"), "--port", str(port), *_NO_PINGS, *options]
+        log = own / "stderr"
+        with (
+            log.open("w") as stderr,
+            started(command, stdout=subprocess.PIPE, stderr=stderr, env=environment) as process,
+        ):
             key = ""
             assert process.stdout is not None
-            for line in process.stdout:
-                if found := re.search(r"pdb_sk_[\w-]{43}", line):
+            for text in process.stdout:
+                if found := re.search(r"pdb_sk_[\w-]{43}", text):
                     key = key or found[0]
-                if found := re.match(r"Listening on http://.*:(\d+)", line):
-                    yield Process(process, int(found[1]), key)
-                    break
-            else:
-                raise RuntimeError(Path(data, "stderr").read_text())
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-            assert process.stdout is not None
-            process.stdout.close()
+                if found := re.match(r"Listening on https?://.*:(\d+)", text):
+                    yield Process(process, int(found[1]), key, log)
+                    return
+            if "No such option" in log.read_text():
+                raise NotSupported(log.read_text().strip().splitlines()[-1])
+            raise RuntimeError(log.read_text())

@@ -63,6 +63,7 @@ class Settings:
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
     max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1)
     query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
+    cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
     max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)
 
     queue_events: int = _setting(1000, "Batches of events that wait for one slow live subscriber.", 1)

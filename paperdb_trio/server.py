@@ -24,6 +24,7 @@ from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import Limits
+from paperdb_trio.model import Change
 from paperdb_trio.net.door import Door, listen
 from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.tls import tls_context
@@ -31,6 +32,7 @@ from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.rest.app import create_app
 from paperdb_trio.services import Services
+from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.operations import Trim
 from paperdb_trio.store.reader import Reader
@@ -85,11 +87,18 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             hub.set_bounds(database_id, head, trimmed)
         directory = Directory()
         await directory.refresh(reader)
-        writer = Writer(file, hub.on_commit)
-        services = Services(settings, limits, directory, writer, reader, change_log, hub, load_assets())
+        cache = DocumentCache(settings.cache_bytes)
+
+        def on_commit(changes: list[Change]) -> None:
+            cache.apply(changes)
+            hub.on_commit(changes)
+
+        writer = Writer(file, on_commit)
+        services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
-        door = Door(listener, services, gateway, HypercornConnections(create_app(services), settings), tls)
+        hypercorn = HypercornConnections(create_app(services), settings)
+        door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)
         imports = stack.enter_context(intake.listening(file.parent))

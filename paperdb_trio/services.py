@@ -9,6 +9,7 @@ from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
 from paperdb_trio.limits import Limits
 from paperdb_trio.realtime.hub import Hub
+from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.writer import Writer
@@ -24,6 +25,7 @@ class Services:
     directory: Directory
     writer: Writer
     reader: Reader
+    cache: DocumentCache
     log: ChangeLog
     hub: Hub
     assets: Mapping[str, Asset]

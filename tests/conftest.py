@@ -189,7 +189,7 @@ class Server:
         )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
     """Poll until `condition()`; fail after `seconds`."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.02)):
@@ -199,7 +199,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5) -> None:
     raise AssertionError(f"still not so after {seconds} s")
 
 
-def receive(ws: ClientConnection, timeout: float = 5) -> dict[str, Any]:
+def receive(ws: ClientConnection, timeout: float = 15) -> dict[str, Any]:
     """The next message of a WebSocket, as JSON."""
     message = json.loads(ws.recv(timeout=timeout))
     assert isinstance(message, dict)

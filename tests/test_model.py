@@ -165,6 +165,17 @@ def test_the_limit_of_a_documents_size_is_in_bytes_not_characters() -> None:
 
 
 def test_events_have_exactly_the_documented_shape() -> None:
-    change = Change(7, 42, "update", "notes", b'{"_id":"a"}')
+    change = Change(7, 42, "update", "notes", "a", b'{"_id":"a"}')
     assert json.loads(plain_event(change)) == {"type": "update", "collection": "notes", "data": {"_id": "a"}}
     assert json.loads(cursor_event(change)) == {"seq": 42, **json.loads(plain_event(change))}
+
+
+@pytest.mark.parametrize("before", [0, 1, 307, 308, 309, 310, 617, 618, 1000])
+@pytest.mark.parametrize("after", [0, 1, 308, 309])
+def test_a_number_beyond_a_double_is_found_wherever_it_stands(before: int, after: int) -> None:
+    def body(digits: int) -> bytes:
+        return b'{"a":"%b","n":%b,"z":"%b"}' % (b"x" * before, b"1" * digits, b"y" * after)
+
+    with pytest.raises(ApiError, match="Number out of range"):
+        parse_json(body(310))
+    assert parse_json(body(309))["n"] == int("1" * 309)

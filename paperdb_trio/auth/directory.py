@@ -6,6 +6,7 @@ seen within half a second, by the version that every such change raises.
 
 from __future__ import annotations
 
+import math
 import sqlite3
 from dataclasses import dataclass, field
 from typing import Final
@@ -15,8 +16,9 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.store.admin import admin_version
 from paperdb_trio.store.reader import Reader
 
-Keyring = tuple[tuple[str, bytes], ...]
-"""`(kid, secret)` of signing secrets."""
+Keyring = tuple[tuple[str, bytes, float], ...]
+"""`(kid, secret, retired_at)` of signing secrets; `retired_at` in seconds since the epoch, infinite for the
+one in use."""
 
 REALTIME_PLANS: Final = frozenset({"pro", "team"})
 
@@ -149,6 +151,6 @@ def _load(connection: sqlite3.Connection, known: int) -> _Snapshot | None:
         {database.name: database.id for database in databases.values()},
         keys,
         key_ids,
-        tuple((kid, secret) for kid, secret, _ in rows),
+        tuple((kid, secret, math.inf if retired is None else retired) for kid, secret, retired in rows),
         next(((kid, secret) for kid, secret, retired in rows if retired is None), ("", b"")),
     )

@@ -23,6 +23,8 @@ AUDIENCE: Final = "paperdb-realtime"
 DEFAULT_SECONDS: Final = 900
 MIN_SECONDS: Final = 30
 MAX_SECONDS: Final = 86_400
+ROTATION_SECONDS: Final = 60
+"""What a running server, or its clock, may take to notice that the signing secret has been rotated."""
 MAX_COLLECTIONS: Final = 100
 PERMISSIONS: Final = ("read", "write")
 
@@ -139,7 +141,7 @@ def _claims(token: str, keyring: Keyring) -> dict[str, Any]:
     PyJWT takes 60 µs for it, a quarter of a connect. Only good ones are kept (errors are not cached), so
     that strangers cannot fill the memory with theirs."""
     kid = jwt.get_unverified_header(token).get("kid")
-    secret = next((secret for own, secret in keyring if own == kid), None)
+    secret, retired_at = next(((secret, at) for own, secret, at in keyring if own == kid), (None, 0.0))
     if secret is None:
         raise jwt.InvalidTokenError("it was not issued by this server")
     claims: dict[str, Any] = jwt.decode(
@@ -159,6 +161,9 @@ def _claims(token: str, keyring: Keyring) -> dict[str, Any]:
         or not all(isinstance(name, str) for name in collections)
     ):
         raise jwt.InvalidTokenError("a claim is of the wrong type")
+    # Whoever got hold of a secret that was rotated away for that reason must not sign with it for ever.
+    if claims["exp"] > retired_at + MAX_SECONDS + ROTATION_SECONDS:
+        raise jwt.InvalidTokenError("the secret that signed it was retired before it can have been issued")
     return claims
 
 

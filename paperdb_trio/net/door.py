@@ -19,12 +19,13 @@ from paperdb_trio.limits import too_many_connections
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection, response_bytes
 from paperdb_trio.net.hypercorn import HypercornConnections
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.rest.messages import EventStream, error_response
 from paperdb_trio.rest.routes import is_api, respond
 from paperdb_trio.services import Services
+from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.door")
 
@@ -44,6 +45,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        prepare_listener(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
@@ -65,6 +67,7 @@ class Door:
         services: Services,
         gateway: Gateway,
         hypercorn: HypercornConnections,
+        wheel: Wheel,
         tls: ssl.SSLContext | None,
     ) -> None:
         self.tls = tls
@@ -74,9 +77,10 @@ class Door:
         self._settings = services.settings
         self._gateway = gateway
         self._hypercorn = hypercorn
+        self._wheel = wheel
         self._full = False
         self._streams: set[ByteStream] = set()
-        self._idle: set[HttpConnection] = set()
+        self._connections: set[HttpConnection] = set()  # those that are answered here
 
     @property
     def open(self) -> int:
@@ -103,7 +107,7 @@ class Door:
 
     async def drain(self) -> None:
         """Close the connections that wait for a request; the others end after their present answer."""
-        for connection in tuple(self._idle):
+        for connection in self._connections:
             if connection.is_waiting:
                 connection.stream.end()
         await self._hypercorn.drain()
@@ -157,25 +161,24 @@ class Door:
     async def _serve_requests(self, stream: ByteStream) -> None:
         """Answer one request after the other; raises what the last of them is refused with."""
         connection = HttpConnection(stream, self._settings)
-        head = await self._next_head(connection, first=True)
-        while head is not None and not head.is_websocket and self._answers(head):
-            if not await self._answer(connection, head):
-                return
-            head = await self._next_head(connection, first=False)
+        self._connections.add(connection)
+        try:
+            head = await connection.read_head(first=True)
+            while head is not None and not head.is_websocket and self._answers(head):
+                if not await self._answer(connection, head):
+                    return
+                if connection.due is None:
+                    self._wheel.add(connection, trio.current_time())
+                head = await connection.read_head(first=False)
+        finally:
+            self._wheel.remove(connection)
+            self._connections.discard(connection)
         upgrade = head is not None and head.is_websocket
         connection.give_back(after_head=upgrade)
         if head is not None and upgrade:
             await self._gateway.serve(stream, head)
         else:
             await self._hypercorn.serve(stream)
-
-    async def _next_head(self, connection: HttpConnection, *, first: bool) -> Head | None:
-        """The next request's head; while it waits for one, the connection may be ended by `drain`."""
-        self._idle.add(connection)
-        try:
-            return await connection.read_head(first=first)
-        finally:
-            self._idle.discard(connection)
 
     def _answers(self, head: Head) -> bool:
         """Whether this request is answered here, and not by Quart."""

@@ -49,10 +49,11 @@ class Gateway:
         most = self._services.settings.max_subscriptions
         interest = _first_interest(grant, query.get("collections"), most)
         with self.admission(stream, head, grant):
-            await stream.send_all(handshake_answer(head, protocol))
             connection = WebSocket(self._services, self._wheel, stream, grant, interest, cursor_mode)
+            # Before anything is awaited: `enforce` and `drain` must not miss one whose handshake is under way.
             self.connections.add(connection)
             try:
+                await stream.send_all(handshake_answer(head, protocol))
                 await connection.run(since)
             finally:
                 self.connections.discard(connection)
@@ -73,7 +74,12 @@ class Gateway:
             yield
 
     async def serve_events(self, stream: ByteStream, grant: Grant, collection: str, position: int) -> None:
-        """Serve server-sent events until the connection ends; the head of the answer has been sent."""
+        """Serve server-sent events until the connection ends; the head of the answer has been sent.
+
+        What `enforce` and `drain` ended while it was being sent ends here.
+        """
+        if self._services.draining or not grant.still_good(self._services.directory):
+            return
         connection = EventConnection(self._services, self._wheel, stream, grant, collection)
         self.connections.add(connection)
         try:

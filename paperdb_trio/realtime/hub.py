@@ -184,8 +184,8 @@ class Hub:
 
     def on_commit(self, changes: list[Change]) -> None:
         """Take over what was committed (in commit order; never blocks)."""
-        for change in changes:
-            self._of(change.database_id).committed = change.seq
+        for database_id, seq in {change.database_id: change.seq for change in changes}.items():
+            self._of(database_id).committed = seq
         self._inbox.append(changes)
         if self._parked is not None:
             task, self._parked = self._parked, None
@@ -261,6 +261,8 @@ class Hub:
     @staticmethod
     def _plan(database: _Database, changes: list[Change]) -> list[tuple[Feed, list[Chunk]]]:
         """Which feed gets which buffers. Feeds that want the same events in the same encoding share them."""
+        if not database.feeds:
+            return []
         wanted: dict[Feed, list[Change]] = {}
         everything = database.by_collection.get(None, ())
         for change in changes:

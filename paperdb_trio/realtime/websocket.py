@@ -73,7 +73,8 @@ class WebSocket(Live):
         self._wheel.add(self)
         try:
             async with trio.open_nursery() as self._nursery:
-                self._begin(since)
+                if self._closing is None:
+                    self._begin(since)
                 self._stream.note_window()
                 with self._scope:
                     await self._read()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hmac
 import math
 import re
+import time
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from paperdb_trio.model import check_collection, check_document, check_id, parse
 from paperdb_trio.rest.messages import EventStream, Request, Response, document_response, json_response
 from paperdb_trio.rest.metrics import metrics_text
 from paperdb_trio.services import Services
+from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.log import EventText, Interest
 from paperdb_trio.store.operations import (
@@ -180,8 +182,21 @@ async def get(call: Call) -> Response:
     """Get one document."""
     collection, id = call.collection, call.id
     wanted = parse_select(call.query.get("select"))
-    data, seq = await call.services.reader.get(call.database_id, collection, id)
+    data, seq = await _read(call, collection, id)
     return document_response(200, project(data, wanted) if wanted else data, seq)
+
+
+async def _read(call: Call, collection: str, id: str) -> Stored:
+    """A document from memory, at once, or from the file. Raises a 404."""
+    cache, key = call.services.cache, (call.database_id, collection, id)
+    found = cache.get(key)
+    if found is None:
+        mark = cache.begin_reading(key)
+        try:
+            found = await call.services.reader.get(*key)
+        finally:
+            cache.end_reading(key, mark, found)
+    return found
 
 
 async def patch(call: Call) -> Response:
@@ -253,8 +268,8 @@ async def changes(call: Call) -> Response:
     wait = _whole(query, "wait", 0, 0, int(services.settings.max_wait))
     head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
     as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
-    if as_stream and "last-event-id" in call.request.headers:
-        query["since"] = call.request.headers["last-event-id"]
+    if as_stream and (last_id := call.request.headers.get("last-event-id")):  # empty: none yet
+        query["since"] = last_id
     if query.get("since", "now" if as_stream else "") == "now":
         position = head
     else:
@@ -274,6 +289,7 @@ async def changes(call: Call) -> Response:
         with services.limits.listener(database.id), trio.move_on_after(wait):
             while not page.events and not page.expired and not services.draining:
                 await services.hub.wait(database.id, collection, page.position)
+                _check_still_good(call)
                 page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
@@ -283,6 +299,17 @@ async def changes(call: Call) -> Response:
         b"false" if page.reached_end else b"true",
     )
     return Response(200, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _check_still_good(call: Call) -> None:
+    """After a wait: whoever asks may still see what there is now. Raises a 401 or 403."""
+    directory = call.services.directory
+    if call.token is not None and time.time() >= call.token.expires:
+        raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
+    identity = directory.identity_of(call.identity.key.id)
+    if identity.key.revoked:
+        raise unauthorized()
+    identity.database.require_realtime()
 
 
 def _cursor_expired(position: int, trimmed: int) -> ApiError:
@@ -382,7 +409,8 @@ async def readyz(services: Services, request: Request) -> Response:
 async def metrics(services: Services, request: Request) -> Response:
     """Counters and gauges in Prometheus's text format; nothing of any one database."""
     wanted = services.settings.metrics_key
-    if wanted and not hmac.compare_digest(request.headers.get("authorization", ""), f"Bearer {wanted}"):
+    given = request.headers.get("authorization", "").encode()  # of text, it compares ASCII only
+    if wanted and not hmac.compare_digest(given, f"Bearer {wanted}".encode()):
         raise unauthorized()
     return Response(200, metrics_text(services), {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 

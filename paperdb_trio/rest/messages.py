@@ -26,6 +26,8 @@ class Request:
 
     def segments(self) -> tuple[str, ...]:
         """The path's segments, each decoded by itself: `%2F` in an id is no separator."""
+        if "%" not in self.path:
+            return tuple(self.path.split("/")[1:])
         try:
             return tuple(unquote_to_bytes(part).decode() for part in self.path.split("/")[1:])
         except UnicodeDecodeError:

@@ -6,7 +6,7 @@ Law: every door (Quart, and whatever else speaks HTTP here) calls `respond` and 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from paperdb_trio.errors import ApiError
@@ -53,11 +53,11 @@ OPEN_ROUTES: Final[dict[str, Callable[[Services, Request], Awaitable[Response]]]
     "/openapi.json": openapi,
 }
 
-# By the number of segments: few patterns are left to compare.
-_BY_LENGTH: Final[dict[int, list[tuple[tuple[str, ...], Route]]]] = {}
+# By the number of segments, and the method: one to three patterns are left to compare.
+_BY_LENGTH: Final[dict[int, dict[str, list[tuple[list[str], Route]]]]] = {}
 for _route in ROUTES:
-    _parts = tuple(_route.pattern.split("/")[1:])
-    _BY_LENGTH.setdefault(len(_parts), []).append((_parts, _route))
+    _parts = _route.pattern.split("/")[1:]
+    _BY_LENGTH.setdefault(len(_parts), {}).setdefault(_route.method, []).append((_parts, _route))
 
 
 def is_api(path: str) -> bool:
@@ -67,18 +67,11 @@ def is_api(path: str) -> bool:
 
 def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
     """Raises a 404, or a 405 that names the methods."""
-    allowed = []
-    for parts, route in _BY_LENGTH.get(len(segments), ()):
-        parameters: dict[str, str] = {}
-        for part, segment in zip(parts, segments, strict=True):
-            if part[0] == ":":
-                parameters[part[1:]] = segment
-            elif part != segment:
-                break
-        else:
-            if route.method == method:
-                return route, parameters
-            allowed.append(route.method)
+    by_method = _BY_LENGTH.get(len(segments), {})
+    found = _find(by_method.get(method, ()), segments)
+    if found is not None:
+        return found
+    allowed = [other for other, candidates in by_method.items() if _find(candidates, segments)]
     if allowed:
         raise ApiError(
             405,
@@ -87,6 +80,21 @@ def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]
             headers={"Allow": ", ".join([*allowed, "OPTIONS"])},
         )
     raise ApiError(404, "NOT_FOUND", "There is nothing at this path")
+
+
+def _find(
+    candidates: Iterable[tuple[list[str], Route]], segments: tuple[str, ...]
+) -> tuple[Route, dict[str, str]] | None:
+    for parts, route in candidates:
+        parameters: dict[str, str] = {}
+        for part, segment in zip(parts, segments, strict=True):
+            if part[0] == ":":
+                parameters[part[1:]] = segment
+            elif part != segment:
+                break
+        else:
+            return route, parameters
+    return None
 
 
 async def respond(services: Services, request: Request) -> Response:

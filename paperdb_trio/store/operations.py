@@ -185,7 +185,7 @@ class Patch:
             document[name] = _stepped(document, name, value) if _is_step(value) else value
         satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, document, created, tx.stamp, self.max_bytes)
-        return Written(self.id, data, tx.update(self.database_id, self.collection, position, data))
+        return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
 
 def _is_step(value: object) -> bool:
@@ -231,7 +231,7 @@ class Replace:
             return Written(self.id, data, seq, created=True)
         position, _, old = found
         data = document_bytes(self.id, self.fields, _decode(old)["createdAt"], tx.stamp, self.max_bytes)
-        return Written(self.id, data, tx.update(self.database_id, self.collection, position, data))
+        return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +245,7 @@ class Delete:
         position, seq, data = _existing(tx, self.database_id, self.collection, self.id)
         if self.condition is not None:
             self.condition.check(seq)
-        return Written(self.id, data, tx.delete(self.database_id, self.collection, position, data))
+        return Written(self.id, data, tx.delete(self.database_id, self.collection, position, self.id, data))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,11 +297,11 @@ class DropSome:
                 or low
             ) - low
         rows = tx.connection.execute(
-            "SELECT position, data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
+            "SELECT position, id, data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
             (low, low + until, self.limit),
         ).fetchall()
-        for position, data in rows:
-            tx.delete(self.database_id, self.collection, position, data.encode())
+        for position, id, data in rows:
+            tx.delete(self.database_id, self.collection, position, id, data.encode())
         done = len(rows) < self.limit
         if done:
             tx.drop_if_empty(self.database_id, self.collection, collection_id)

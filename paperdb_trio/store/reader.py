@@ -19,6 +19,7 @@ import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.model import encode
+from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.query import compile_filter, compile_sort, field
 from paperdb_trio.store.schema import connect, span
 
@@ -129,8 +130,8 @@ class Reader:
 
     # --- documents -------------------------------------------------------------------------------
 
-    async def get(self, database_id: int, collection: str, id: str) -> tuple[bytes, int]:
-        """`(data, seq)` of one document. Raises a 404."""
+    async def get(self, database_id: int, collection: str, id: str) -> Stored:
+        """One document. Raises a 404."""
 
         def query(connection: sqlite3.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
@@ -143,7 +144,7 @@ class Reader:
         row = await self.run(query)
         if row is None:
             raise not_found()
-        return row[0].encode(), row[1]
+        return Stored(row[0].encode(), row[1])
 
     async def find(
         self,

@@ -133,7 +133,7 @@ class Transaction:
         except sqlite3.IntegrityError as error:
             _raise_if_unique_field(error)
             return None
-        self._record(database_id, "insert", collection, data, text)
+        self._record(database_id, "insert", collection, id, data, text)
         self._count(collection_id, 1)
         return seq
 
@@ -156,8 +156,8 @@ class Transaction:
                 ],
             )
             self.changes += [
-                Change(database_id, first + n, "insert", collection, data)
-                for n, (_, data) in enumerate(documents)
+                Change(database_id, first + n, "insert", collection, id, data)
+                for n, (id, data) in enumerate(documents)
             ]
             self._texts += texts
             self._heads[database_id] = first + len(documents) - 1
@@ -165,7 +165,7 @@ class Transaction:
             return first
         return None
 
-    def update(self, database_id: int, collection: str, position: int, data: bytes) -> int:
+    def update(self, database_id: int, collection: str, position: int, id: str, data: bytes) -> int:
         """Raises a 409 like `insert`."""
         text = data.decode()
         try:
@@ -176,12 +176,12 @@ class Transaction:
         except sqlite3.IntegrityError as error:
             _raise_if_unique_field(error)
             raise
-        return self._record(database_id, "update", collection, data, text)
+        return self._record(database_id, "update", collection, id, data, text)
 
-    def delete(self, database_id: int, collection: str, position: int, data: bytes) -> int:
+    def delete(self, database_id: int, collection: str, position: int, id: str, data: bytes) -> int:
         self.connection.execute("DELETE FROM documents WHERE position=?", (position,))
         self._count(position >> SEQ_BITS, -1)
-        return self._record(database_id, "delete", collection, data, data.decode())
+        return self._record(database_id, "delete", collection, id, data, data.decode())
 
     def drop_if_empty(self, database_id: int, collection: str, collection_id: int) -> bool:
         """Remove the collection itself, with its indexes, once no document is left in it."""
@@ -271,9 +271,9 @@ class Transaction:
     def _count(self, collection_id: int, delta: int) -> None:
         self._counts[collection_id] = self._counts.get(collection_id, 0) + delta
 
-    def _record(self, database_id: int, type: str, collection: str, data: bytes, text: str) -> int:
+    def _record(self, database_id: int, type: str, collection: str, id: str, data: bytes, text: str) -> int:
         seq = self._head(database_id) + 1
         self._heads[database_id] = seq
-        self.changes.append(Change(database_id, seq, type, collection, data))
+        self.changes.append(Change(database_id, seq, type, collection, id, data))
         self._texts.append(text)
         return seq

@@ -307,6 +307,18 @@ async def test_rotation_signs_anew_and_keeps_the_old_secrets_good(own_world: Wor
     assert refused(own_world, token(kid=kid)) == INVALID
 
 
+async def test_a_retired_secret_signs_nothing_that_it_cannot_have_signed_before(own_world: World) -> None:
+    """Whoever stole it, which may be why it was rotated, must not use it for ever."""
+    kid, secret = new_signing_secret()
+    admin.add_signing_secret(own_world.file, kid, secret)
+    await own_world.refresh()
+    now = int(time.time())
+    assert verify(own_world.directory, token(claims(exp=now + 86_400))).covers("a")
+    assert refused(own_world, token(claims(exp=now + 86_400 + 120))) == INVALID
+    assert refused(own_world, token(claims(exp=now + 10**9))) == INVALID
+    assert verify(own_world.directory, token(claims(exp=now + 10**9), secret=secret, kid=kid)).covers("a")
+
+
 async def test_the_directory_reads_again_only_what_has_changed(own_world: World) -> None:
     assert not await own_world.refresh()
     admin.add_key(own_world.file, "default", admin.NewKey("k3", "public", "", hash_key("pdb_pk_x")))

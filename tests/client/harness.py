@@ -90,6 +90,16 @@ def short_token(server: Server, *collections: str, seconds: float) -> str:
     return jwt.encode(claims, secret, "HS256", headers={"kid": kid})
 
 
+def shortened(server: Server, token: str, seconds: int) -> str:
+    """A token that the server issued, made to end sooner than it would mint one for."""
+    kid = jwt.get_unverified_header(token)["kid"]
+    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as connection:
+        (secret,) = connection.execute("SELECT secret FROM signing_secrets WHERE kid=?", (kid,)).fetchone()
+    claims = jwt.decode(token, options={"verify_signature": False})
+    claims["exp"] = claims["iat"] + seconds
+    return jwt.encode(claims, secret, "HS256", headers={"kid": kid})
+
+
 class Proxy:
     """Passes connections on to a server, for as long as it is told to.
 

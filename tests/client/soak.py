@@ -2,8 +2,11 @@
 
     python -m tests.client.soak --seed 1 --seconds 60
 
-Writers pour into four collections while the server is killed and restarted, and a proxy between it and the
-subscribers cuts, stalls, delays and refuses. Subscribers of random collections come and go, fast and slow.
+Writers pour into four collections while the server is killed and restarted and its signing secret rotated, and
+a proxy between it and the subscribers cuts, stalls, delays and refuses. Subscribers of random collections come
+and go, fast and slow: some of a client with an API key that renews its tokens every two seconds, some of one
+that asks a back end, whose tokens end in seconds and which is out of order now and then, so that they expire in
+use.
 In the end each must have been given a prefix (those that stayed: all) of the changes in its collections
 after its start, in order, each once, as a reader of the whole log sees them; and every acknowledged write
 must be among them. Prints the seed and the figures; exits with 1 if anything is wrong.
@@ -16,16 +19,21 @@ import random
 import sys
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+import httpx
 import trio
 
 from paperdb_trio import Client, PaperDBError, create_client
 from paperdb_trio.client import link
-from tests.client.harness import Proxy, proxied
+from tests.client.harness import Proxy, proxied, shortened
 from tests.conftest import Server
 
 NAMES = ("a", "b", "c", "d")
+QUICK = ("cut", "cut", "kill", "kill", "restart", "stall", "refuse", "rotate")
+TROUBLES = (*QUICK, "silence")
+"""Each comes once before any comes again."""
 
 
 @dataclass
@@ -39,14 +47,16 @@ class Record:
 
 
 class Soak:
-    def __init__(self, server: Server, seed: int, seconds: float) -> None:
+    def __init__(self, server: Server, seed: int, seconds: float, troubles: tuple[str, ...]) -> None:
         self.server = server
+        self.troubles = troubles
+        self.silent = False
         self.chance = random.Random(seed)
         self.seconds = seconds
         self.records: list[Record] = []
         self.acknowledged: set[int] = set()
         self.stopping = trio.Event()
-        self.cuts = self.kills = 0
+        self.cuts = self.kills = self.rotations = self.expired = 0
 
     async def run(self) -> list[tuple[int, str]]:
         """The whole log, as `(seq, collection)`."""
@@ -57,17 +67,21 @@ class Soak:
             key = self.server.key
             async with (
                 create_client(base_url=proxy.url, api_key=key, token_seconds=30, renewal_margin=28) as db,
+                create_client(base_url=proxy.url, get_token=self.get_token) as asking,
                 create_client(base_url=self.server.url, api_key=key) as direct,
             ):
                 async with trio.open_nursery() as nursery:
                     for _ in range(3):
                         nursery.start_soon(self.write, direct)
-                    for _ in range(6):
+                    for client in (db, db, db, asking, asking, asking):
                         names = chance.sample(NAMES, chance.randrange(1, 4))
                         slow = chance.choice((0, 0.01, 0.03))
-                        nursery.start_soon(self.subscribe, db, names, slow, True)
+                        nursery.start_soon(self.subscribe, client, names, slow, True)
                     nursery.start_soon(self.churn, db)
+                    nursery.start_soon(self.churn, asking)
+                    watching = await nursery.start(self.count_expired, asking)
                     await self.trouble(proxy)
+                    watching.cancel()
                     proxy.budget = lambda: float("inf")
                     self.stopping.set()
                     for name in NAMES:
@@ -129,13 +143,43 @@ class Soak:
                 nursery.start_soon(self.subscribe, db, names, chance.choice((0, 0, 0.3)), False)
                 await trio.sleep(chance.random() * 0.3)
 
+    async def get_token(self) -> str:
+        """What the application's back end answers: a token that the server issued, cut down to seconds."""
+        if self.silent or self.chance.random() < 0.2:
+            raise OSError("the back end is out of order")
+        try:
+            minted = await trio.to_thread.run_sync(partial(self.server.token, *NAMES))
+        except httpx.TransportError as error:
+            raise OSError("the back end has no answer from the server") from error
+        return shortened(self.server, minted, self.chance.choice((2, 3, 4)))
+
+    async def count_expired(
+        self, client: Client, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            async for status in client.realtime.status():
+                self.expired += "expired" in status.reason
+
     async def trouble(self, proxy: Proxy) -> None:
         chance, server = self.chance, self.server
         end = trio.current_time() + self.seconds
+        deck: list[str] = []
         while trio.current_time() < end:
-            await trio.sleep(chance.uniform(0.3, 2))
-            kind = chance.choice(("cut", "kill", "kill", "restart", "stall", "refuse"))
-            if kind == "kill":
+            await trio.sleep(chance.uniform(0.1, 1.5))
+            deck = deck or chance.sample(self.troubles, len(self.troubles))
+            kind = deck.pop()
+            if kind == "rotate":
+                await trio.to_thread.run_sync(server.cli, "keys", "rotate-signing")
+                self.rotations += 1
+            elif kind == "silence":  # what is connected stays so until its token ends
+                budget, proxy.budget = proxy.budget, lambda: float("inf")
+                proxy.cut()
+                await trio.sleep(1)
+                self.silent = True
+                await trio.sleep(chance.uniform(3, 5))
+                self.silent, proxy.budget = False, budget
+            elif kind == "kill":
                 await trio.to_thread.run_sync(server.kill)
                 await trio.sleep(chance.random() * 0.5)
                 await trio.to_thread.run_sync(server.start)
@@ -169,16 +213,17 @@ class Soak:
         return found
 
 
-def soak(server: Server, seed: int, seconds: float) -> list[str]:
+def soak(server: Server, seed: int, seconds: float, troubles: tuple[str, ...] = TROUBLES) -> list[str]:
     """Run, print the figures, return what was wrong."""
     link.MAX_DELAY = 1.0  # a network that is cut every few hundred bytes is tried again before long
-    run = Soak(server, seed, seconds)
+    run = Soak(server, seed, seconds, troubles)
     log = trio.run(run.run)
     faults = run.faults(log)
     delivered = sum(len(record.seqs) for record in run.records)
     print(
         f"seed {seed}: {len(log)} changes, {len(run.records)} subscribers, {delivered} deliveries, "
-        f"{run.kills} kills, {run.cuts} cuts in mid-frame, {len(faults)} faults"
+        f"{run.kills} kills, {run.rotations} rotations, {run.cuts} cuts in mid-frame, "
+        f"{run.expired} tokens that expired in use, {len(faults)} faults"
     )
     return faults
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from paperdb_trio.client import link
-from tests.client.soak import soak
+from tests.client.soak import QUICK, soak
 from tests.conftest import StartServer
 
 
 def test_a_few_seconds_of_every_trouble(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "MAX_DELAY", link.MAX_DELAY)  # what the program sets is undone
-    assert soak(start_server(), seed=1, seconds=3) == []
+    assert soak(start_server(), seed=1, seconds=3, troubles=QUICK) == []

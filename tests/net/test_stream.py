@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, prepare_listener
 
 CHUNK = 1 << 20
 
@@ -19,6 +19,7 @@ CHUNK = 1 << 20
 def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of a TCP connection; ours has small buffers."""
     with socket.socket() as listener:
+        prepare_listener(listener)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         peer = socket.socket()

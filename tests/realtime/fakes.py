@@ -16,7 +16,7 @@ DATABASE = 1
 
 
 def change(seq: int, collection: str = "a", *, size: int = 10, database: int = DATABASE) -> Change:
-    return Change(database, seq, "insert", collection, b'{"n":"%b"}' % (b"x" * size))
+    return Change(database, seq, "insert", collection, str(seq), b'{"n":"%b"}' % (b"x" * size))
 
 
 def payloads(data: bytes | bytearray, *, partial: bool = False) -> list[bytes]:

@@ -65,7 +65,7 @@ def test_a_ping_is_a_ping() -> None:
     assert list(client.events()) == [Ping(payload=bytearray())]
 
 
-CHANGE = Change(1, 42, "update", "messages", '{"text":"é 😀"}'.encode())
+CHANGE = Change(1, 42, "update", "messages", "a", '{"text":"é 😀"}'.encode())
 
 
 def test_the_events_have_the_documented_fields_in_both_modes() -> None:

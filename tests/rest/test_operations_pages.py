@@ -27,7 +27,8 @@ def value(text: str, name: str) -> float:
 def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartServer) -> None:
     server = start_server("--metrics-key", "prometheus")
     assert httpx.get(f"{server.url}/metrics").status_code == 401
-    assert httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer wrong"}).status_code == 401
+    for wrong in (b"Bearer wrong", b"Bearer \xe9", b"prometheus", b"Basic prometheus"):
+        assert httpx.get(f"{server.url}/metrics", headers={b"Authorization": wrong}).status_code == 401
 
     def text() -> str:
         answer = httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer prometheus"})

@@ -119,6 +119,21 @@ async def test_what_waits_together_is_one_commit_and_everybody_is_answered(file:
     )
 
 
+@dataclass
+class Pragmas:
+    """An operation that asks for the settings of the connection that commits."""
+
+    def apply(self, tx: Transaction) -> list[Any]:
+        names = ("synchronous", "journal_mode")
+        return [tx.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
+
+
+async def test_every_commit_is_synced_to_the_disk(file: Path) -> None:
+    """No test can cut the power. NORMAL (1) does not sync the log at a commit (sqlite.org/pragma.html)."""
+    async with running(file) as (writer, _):
+        assert await writer.submit(Pragmas()) == [2, "wal"]
+
+
 async def test_more_than_a_batch_is_several_commits(file: Path) -> None:
     results: dict[int, Any] = {}
     count = 2 * MAX_BATCH + 10

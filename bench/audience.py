@@ -1,0 +1,185 @@
+"""The instrument of every fan-out figure: something that delivers, and subscribers that count bytes.
+
+Law: a round is one publish and all of its deliveries, its cost the CPU time of all the deliverer's processes
+from before the publish until they have come to rest. Rounds of what is compared are interleaved, so that
+whatever else the machine does hits all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.baseline import bare_loop
+from bench.clients import Http, receive, request_bytes
+from bench.readers import Readers, token, websocket
+from bench.server import Process, paperdb
+
+FRAME_HEADER_BYTES = 4
+TEXT = "x" * 100
+"""With ids and times this makes an event of about 250 bytes, a document of about 200."""
+
+
+@dataclass
+class Service:
+    """Something that delivers what is published.
+
+    `subscribe(n)` opens the n-th subscriber; `publish(k)` publishes k events to each, at once, and returns
+    when that is acknowledged, if it is.
+    """
+
+    process: Process
+    subscribe: Callable[[int], socket.socket]
+    publish: Callable[[int], None]
+    settles: float = 0.0
+    """Seconds after which a new subscriber is told nothing more but events."""
+
+
+class Audience:
+    """The subscribers of one service."""
+
+    def __init__(self, service: Service, connections: int) -> None:
+        self.connections = connections
+        self._service = service
+        self._readers = Readers([service.subscribe(n) for n in range(connections)])
+        self._readers.for_seconds(service.settles)
+        self._readers.until_quiet()
+        before = self._readers.received
+        service.publish(1)
+        self._readers.until_quiet()
+        self._size, rest = divmod(self._readers.received - before, connections)
+        if rest or not self._size:
+            raise RuntimeError(f"{self._readers.received - before} bytes came to {connections} subscribers")
+
+    def round(self, events: int = 1) -> float:
+        """Seconds of CPU for `events` events to everyone."""
+        target = self._readers.received + self._size * self.connections * events
+        before = self._service.process.settled_cpu()
+        self._service.publish(events)
+        self._readers.until(target)
+        return self._service.process.settled_cpu() - before
+
+    def close(self) -> None:
+        self._readers.close()
+
+
+def names(collections: int) -> list[str]:
+    return [f"bench{n:03}" for n in range(collections)]
+
+
+class PaperDb:
+    """PaperDB, its subscribers spread evenly over some collections; a publish inserts into each of them."""
+
+    def __init__(self, server: Process, text: str, collections: int, tls: ssl.SSLContext | None) -> None:
+        self.service = Service(server, self._subscribe, self._publish)
+        self._server, self._document, self._collections, self._tls = server, {"text": text}, collections, tls
+        self._http = TlsHttp(server.port, server.key, tls) if tls else Http(server.port, server.key)
+        self._tokens = [token(self._http, name) for name in names(collections)]
+
+    def alone(self, events: int) -> float:
+        """Seconds of CPU of as many inserts into other collections, which have no subscribers."""
+        before = self._server.settled_cpu()
+        self._insert("other_", events)
+        return self._server.settled_cpu() - before
+
+    def frame(self) -> bytes:
+        """An event's frame, just as its subscribers get it."""
+        sock = websocket(self._server.port, self._tokens[0], tls=self._tls)
+        answer = self._http.request("POST", f"/{names(1)[0]}/docs", self._document)
+        event = {"type": "insert", "collection": names(1)[0], "data": answer}
+        size = len(json.dumps(event, separators=(",", ":"))) + FRAME_HEADER_BYTES
+        frame = b""
+        while len(frame) < size:
+            frame += receive(sock)
+        sock.close()
+        if len(frame) != size:
+            raise RuntimeError(f"a frame of {len(frame)} bytes instead of {size}: {frame!r}")
+        return frame
+
+    def close(self) -> None:
+        self._http.close()
+
+    def _subscribe(self, n: int) -> socket.socket:
+        return websocket(self._server.port, self._tokens[n % self._collections], tls=self._tls)
+
+    def _publish(self, events: int) -> None:
+        self._insert("", events)
+
+    def _insert(self, prefix: str, events: int) -> None:
+        """One insert, or one bulk, into each collection."""
+        way, value = ("docs", self._document) if events == 1 else ("bulk", [self._document] * events)
+        for name in names(self._collections):
+            self._http.exchange(request_bytes("POST", f"/{prefix}{name}/{way}", self._server.key, value))
+
+
+@contextmanager
+def paperdb_service(
+    text: str = TEXT, collections: int = 1, tls: tuple[Path, Path] | None = None
+) -> Iterator[PaperDb]:
+    """A server of its own, over TLS with that certificate and key. Raises NotSupported if it has no TLS."""
+    options = ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1])] if tls else []
+    with paperdb(*options) as server:
+        running = PaperDb(server, text, collections, client_tls() if tls else None)
+        yield running
+        running.close()
+
+
+class TlsHttp(Http):
+    """The same over TLS."""
+
+    def __init__(self, port: int, key: str, tls: ssl.SSLContext) -> None:
+        super().__init__(port, key)
+        self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
+
+
+def client_tls() -> ssl.SSLContext:
+    """TLS 1.3 to a server whose certificate is our own and is not checked: that is no cost of the server's."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+@dataclass
+class Deliveries:
+    """µs of CPU per delivery, round by round."""
+
+    bare: list[float] = field(default_factory=list)
+    """The bare loop of os.write: the same bytes to as many sockets."""
+    insert: list[float] = field(default_factory=list)
+    """The same inserts without a subscriber: µs in all, not per delivery."""
+    whole: list[float] = field(default_factory=list)
+    """Insert and deliveries."""
+    net: list[float] = field(default_factory=list)
+    """The same less the insert of the same round."""
+
+
+def measure(
+    connections: int, events: int, rounds: int, *, text: str = TEXT, collections: int = 1
+) -> Deliveries:
+    """PaperDB, the same inserts without subscribers, and the bare loop (which writes one event), in turn."""
+    found = Deliveries()
+    with ExitStack() as stack:
+        bare = stack.enter_context(bare_loop(connections))
+        ours = stack.enter_context(paperdb_service(text, collections))
+        frame = ours.frame()
+        audience = Audience(ours.service, connections)
+        stack.callback(audience.close)
+        deliveries = connections * events
+        for turn in range(rounds + 1):
+            insert = ours.alone(events) * 1e6
+            whole = audience.round(events) * 1e6
+            loop = bare.round(frame, collections) * 1e6
+            if turn == 0:
+                continue  # everything's first
+            found.insert.append(insert)
+            found.whole.append(whole / deliveries)
+            found.net.append((whole - insert) / deliveries)
+            found.bare.append(loop)
+    return found

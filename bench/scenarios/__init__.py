@@ -1,0 +1,35 @@
+"""What is measured: each scenario yields rows, and its docstring's first line is its help."""
+
+from __future__ import annotations
+
+from bench.rows import Scenario
+from bench.scenarios.catchup import catchup
+from bench.scenarios.connections import connect, connections, idle
+from bench.scenarios.fairness import mixed, slow
+from bench.scenarios.fanout import burst, fanout, latency
+from bench.scenarios.growth import growth
+from bench.scenarios.peers import peers
+from bench.scenarios.rest import bulk, rest
+from bench.scenarios.restart import restart
+from bench.scenarios.tls import tls
+
+SCENARIOS: dict[str, Scenario] = {
+    scenario.__name__: scenario
+    for scenario in (
+        fanout,
+        burst,
+        latency,
+        peers,
+        tls,
+        growth,
+        connect,
+        idle,
+        connections,
+        restart,
+        mixed,
+        slow,
+        catchup,
+        rest,
+        bulk,
+    )
+}

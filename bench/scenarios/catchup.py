@@ -1,0 +1,54 @@
+"""How fast the change log is read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+
+from bench.audience import TEXT
+from bench.clients import Http
+from bench.machine import SERVER_CORE, on_core
+from bench.readers import token, websocket
+from bench.rows import Row, Scale, ratio
+from bench.server import directory, paperdb
+
+
+def catchup(scale: Scale) -> Iterator[Row]:
+    """One subscriber reads the whole log, beside a bare SELECT of the same rows."""
+    count = scale(100_000, 20_000, 1000)
+    ours, bare = [], []
+    with directory() as data, paperdb(data=data / "d") as server:
+        http = Http(server.port, server.key)
+        size = 0
+        for _ in range(count // 1000):
+            answer = http.request("POST", "/bench/bulk", [{"text": TEXT}] * 1000)
+            size += sum(_frame_size(document) for document in answer["documents"])
+        secret = token(http, "bench")
+        (file,) = (data / "d").glob("*.sqlite")
+        for _ in range(scale(9, 3, 2)):
+            sock = websocket(server.port, secret, "&since=0")
+            begun = time.perf_counter()
+            received = 0
+            # Cursor mode: `"seq":N,` comes on top of each.
+            while received < size:
+                received += len(sock.recv(1 << 20))
+            ours.append(count / (time.perf_counter() - begun))
+            sock.close()
+            connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+            with on_core(SERVER_CORE):
+                begun = time.perf_counter()
+                for _row in connection.execute("SELECT position, type, collection, data FROM changes"):
+                    pass
+                bare.append(count / (time.perf_counter() - begun))
+            connection.close()
+        http.close()
+    yield Row("bare SELECT of the log", bare, "changes/s")
+    yield Row("one subscriber catching up", ours, "changes/s", "bare SELECT", ratio(ours, bare), "≥ 0.5")
+
+
+def _frame_size(document: dict[str, object]) -> int:
+    """Bytes of the plain-mode frame of its insert."""
+    event = {"type": "insert", "collection": "bench", "data": document}
+    return len(json.dumps(event, separators=(",", ":"))) + 4

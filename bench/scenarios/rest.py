@@ -1,0 +1,142 @@
+"""Requests and documents a second."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+from bench import peers
+from bench.audience import TEXT
+from bench.baseline import BareSqlite
+from bench.clients import Http, load, request_bytes
+from bench.machine import SERVER_CORE, on_core
+from bench.rows import Row, Scale, percentile, ratio
+from bench.server import Process, directory, paperdb
+
+GROUPS = 500
+"""Of 10,000 documents 20 are in each."""
+
+
+@dataclass
+class Contender:
+    """A server, and its requests for the same things."""
+
+    name: str
+    server: Process
+    requests: dict[str, bytes]
+    cpu: dict[str, list[float]] = field(default_factory=dict)
+    rates: dict[str, list[float]] = field(default_factory=dict)
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+
+    def run(self, what: str, connections: int, seconds: float) -> None:
+        """One round of closed loop; keep what it yields."""
+        before = self.server.settled_cpu()
+        answers, took, latencies = load(self.server.port, connections, seconds, self.requests[what])
+        self.cpu.setdefault(what, []).append((self.server.settled_cpu() - before) / answers * 1e6)
+        self.rates.setdefault(what, []).append(answers / took)
+        self.latencies.setdefault(what, []).extend(latencies)
+
+
+KINDS = {"insert, 1 connection": 1, "insert, 64 connections": 64, "get by id, 32 connections": 32}
+FIND = "find 20 of 10,000, unindexed, 8 connections"
+BUDGETS = {"insert, 1 connection": "≥ 1", "insert, 64 connections": "≥ 2.5", "get by id, 32 connections": "≥ 4"}
+
+
+def rest(scale: Scale) -> Iterator[Row]:
+    """Requests a second: durable inserts, gets, finds; beside Quart on Hypercorn and PocketBase, in turn."""
+    count, rounds, seconds = scale(10_000, 10_000, 500), scale(6, 3, 1), scale(2.0, 1.0, 0.1)
+    with ExitStack() as stack:
+        contenders = [
+            _paperdb(stack.enter_context(paperdb("--http", "raw")), "PaperDB", count),
+            _paperdb(stack.enter_context(paperdb("--http", "quart")), "Quart on Hypercorn", count),
+        ]
+        if missing := peers.POCKETBASE.missing():
+            yield Row("PocketBase", [], "", note=missing)
+        else:
+            contenders.append(_pocketbase(stack.enter_context(peers.pocketbase()), count))
+        ours, *others = contenders
+        for what in (*KINDS, FIND):
+            for _ in range(rounds):
+                for contender in contenders:
+                    contender.run(what, KINDS.get(what, 8), seconds)
+            for contender in others:
+                yield _row(contender, what)
+            yield _beside(ours, others, what)
+
+
+def _beside(ours: Contender, others: list[Contender], what: str) -> Row:
+    """Our row: the ratio is to the last of the others, those to the rest are in its note."""
+    row = _row(ours, what)
+    ratios = {other.name: ratio(ours.rates[what], other.rates[what]) for other in others}
+    row.baseline, row.ratio = ratios.popitem()
+    row.budget = BUDGETS.get(what, "") if row.baseline.startswith("PocketBase") else ""
+    row.note = f"beside {row.baseline}; {row.note}"
+    row.note += "".join(f"; {value:.1f} × {name}" for name, value in ratios.items())
+    return row
+
+
+def _row(contender: Contender, what: str) -> Row:
+    cpu = statistics.median(contender.cpu[what])
+    p99 = percentile(contender.latencies[what], 99) * 1e3
+    note = f"{cpu:.0f} µs CPU each, p99 {p99:.1f} ms"
+    return Row(f"{what}: {contender.name}", contender.rates[what], "requests/s", note=note)
+
+
+def _documents(count: int) -> list[dict[str, object]]:
+    return [{"text": TEXT, "group": n % GROUPS} for n in range(count)]
+
+
+def _paperdb(server: Process, name: str, count: int) -> Contender:
+    http = Http(server.port, server.key)
+    for start in range(0, count, 1000):
+        answer = http.request("POST", "/found/bulk", _documents(count)[start : start + 1000])
+    http.close()
+    insert = request_bytes("POST", "/bench/docs", server.key, {"text": TEXT, "group": 1})
+    get = request_bytes("GET", f"/found/docs/{answer['documents'][0]['_id']}", server.key)
+    find = request_bytes("GET", f"/found/docs?filter={quote(json.dumps({'group': 7}))}", server.key)
+    return Contender(name, server, _requests(insert, get, find))
+
+
+def _pocketbase(pocketbase: peers.PocketBase, count: int) -> Contender:
+    id = pocketbase.fill("found", _documents(count))
+    pocketbase.create_collection("bench")
+    path = "/api/collections/{}/records"
+    insert = request_bytes("POST", path.format("bench"), "", {"text": TEXT, "group": 1})
+    get = request_bytes("GET", f"{path.format('found')}/{id}", "")
+    # skipTotal: ours does not count either.
+    query = f"?perPage=100&skipTotal=1&filter={quote('(group=7)')}"
+    find = request_bytes("GET", path.format("found") + query, "")
+    return Contender(pocketbase.name, pocketbase.process, _requests(insert, get, find))
+
+
+def _requests(insert: bytes, get: bytes, find: bytes) -> dict[str, bytes]:
+    return {what: get if what.startswith("get") else insert for what in KINDS} | {FIND: find}
+
+
+def bulk(scale: Scale) -> Iterator[Row]:
+    """Documents a second by bulk requests of 1,000, beside bare SQLite with the same rows and pragmas."""
+    documents = [{"text": TEXT, "n": n} for n in range(1000)]
+    ours, bare, cpu = [], [], []
+    with directory() as place, paperdb(data=place / "d") as server:
+        http = Http(server.port, server.key)
+        sqlite = BareSqlite(str(place / "bare.sqlite"))
+        body = request_bytes("POST", "/bench/bulk", server.key, documents)
+        for _ in range(scale(50, 10, 2)):
+            before, begun = server.cpu, time.perf_counter()
+            answer = http.exchange(body)
+            ours.append(1000 / (time.perf_counter() - begun))
+            cpu.append((server.settled_cpu() - before) * 1e3)
+            rows = [(d["_id"], json.dumps(d)) for d in json.loads(answer)["documents"]]
+            with on_core(SERVER_CORE):
+                bare.append(1000 / sqlite.insert(rows))
+        sqlite.close()
+        http.close()
+    name = "bare SQLite, executemany, 1,000 a commit"
+    yield Row(name, bare, "documents/s")
+    yield Row("bulk of 1,000", ours, "documents/s", name, ratio(ours, bare), "≥ 0.7")
+    yield Row("server CPU of a bulk of 1,000", cpu, "ms")

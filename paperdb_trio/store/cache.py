@@ -1,0 +1,81 @@
+"""Documents that were read before, as they are now: a point read that finds one needs no thread.
+
+Law: event loop only. Holds nothing but what is committed; every commit is applied to it before anybody is
+told of it, so that it is never behind what a client knows. Bounded in bytes; the least recently read go first.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+from paperdb_trio.model import Change
+
+OVERHEAD_BYTES: Final = 400
+"""What an entry takes beside the document's bytes: key, id, tuple, and its place in the dictionary."""
+
+Key = tuple[int, str, str]
+"""Database, collection, id."""
+
+
+class Stored(NamedTuple):
+    data: bytes
+    seq: int
+
+
+class _Reading:
+    """Marks a document that a thread is reading. A commit that comes meanwhile replaces the mark."""
+
+
+class DocumentCache:
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._entries: OrderedDict[Key, Stored] = OrderedDict()
+        self._reading: dict[Key, _Reading] = {}
+
+    def get(self, key: Key) -> Stored | None:
+        found = self._entries.get(key)
+        if found is not None:
+            self._entries.move_to_end(key)
+        return found
+
+    def begin_reading(self, key: Key) -> _Reading:
+        """Before a document that is not here is read from the file."""
+        return self._reading.setdefault(key, _Reading())
+
+    def end_reading(self, key: Key, mark: _Reading, found: Stored | None) -> None:
+        """Keep what was read, unless the document has changed since (or nobody knows, as reading failed)."""
+        if self._reading.get(key) is mark:
+            del self._reading[key]
+            if found is not None:
+                self._put(key, found)
+
+    def apply(self, changes: Iterable[Change]) -> None:
+        """Follow a commit. What nobody has read is not kept: bulk inserts should not sweep out the rest."""
+        if not self._entries and not self._reading:
+            return
+        for change in changes:
+            key = (change.database_id, change.collection, change.id)
+            if self._reading:
+                self._reading.pop(key, None)
+            old = self._entries.get(key)
+            if old is None or old.seq >= change.seq:  # read from the file before its commit was told here
+                continue
+            if change.type == "delete":
+                self._drop(key)
+            else:
+                self._put(key, Stored(change.data, change.seq))
+
+    def _put(self, key: Key, stored: Stored) -> None:
+        old = self._entries.get(key)
+        if old is not None:
+            self._bytes -= len(old.data) + OVERHEAD_BYTES
+        self._entries[key] = stored
+        self._bytes += len(stored.data) + OVERHEAD_BYTES
+        while self._bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: Key) -> None:
+        self._bytes -= len(self._entries.pop(key).data) + OVERHEAD_BYTES

@@ -1,0 +1,119 @@
+"""The bench's own test: each scenario's cheapest form runs and yields rows, so that the bench cannot rot.
+
+Nothing is asserted about time: a figure from here means nothing. A peer that is not installed is a row that
+says so, not a skip.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.chart import draw
+from bench.clients import answer_end, joined
+from bench.machine import raise_file_limit
+from bench.peers import Program
+from bench.rows import TINY, Row, line
+from bench.scenarios import SCENARIOS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def cores() -> Iterator[None]:
+    before = os.sched_getaffinity(0)
+    raise_file_limit()
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "growth"])  # its chart's test runs it
+def test_a_scenario_yields_rows(name: str) -> None:
+    rows = list(SCENARIOS[name](TINY))
+    assert any(row.samples for row in rows)
+    for row in rows:
+        assert row.samples or row.note
+        assert all(math.isfinite(sample) for sample in row.samples)
+        assert "NOT SO" not in row.note
+        assert row.name in line(row)
+        assert len(row.name) <= 66, "the table's column"
+        if row.ratio is not None:
+            assert row.baseline
+
+
+def test_every_scenario_says_what_it_measures_in_one_line() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    for name, scenario in SCENARIOS.items():
+        assert (scenario.__doc__ or "").strip()
+        assert f"  {name} " in done.stdout
+
+
+def test_rows_become_json_and_a_chart(tmp_path: Path) -> None:
+    kept, chart = tmp_path / "rows.json", tmp_path / "chart.svg"
+    command = [sys.executable, "-m", "bench", "growth", "--tiny", "--json", str(kept), "--chart", str(chart)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+    rows = json.loads(kept.read_text())["rows"]
+    assert chart.read_text() == draw(rows)
+    assert all(math.isfinite(sample) for row in rows for sample in row["samples"])
+    points = [
+        element
+        for element in ElementTree.fromstring(chart.read_text()).iter()
+        if element.tag.endswith("circle")
+    ]
+    lines = {row["point"]["line"] for row in rows}
+    assert len(points) == len(rows) + len(lines)  # one each in the legend
+
+
+def test_a_missing_peer_is_told() -> None:
+    assert Program("x", "apt: x", lambda: None).missing() == "not installed (apt: x)"
+    assert Program("x", "apt: x", lambda: "/usr/bin/x").missing() == ""
+
+
+def test_an_interrupted_bench_ends_its_processes() -> None:
+    command = [sys.executable, "-m", "bench", "mixed", "--quick"]
+    bench = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    server: list[int] = []
+    deadline = time.monotonic() + 20
+    while not server and time.monotonic() < deadline:
+        children = Path(f"/proc/{bench.pid}/task/{bench.pid}/children").read_text().split()
+        server = [int(pid) for pid in children]
+        time.sleep(0.02)
+    assert server
+    bench.send_signal(signal.SIGINT)
+    bench.communicate(timeout=30)
+    for pid in server:
+        assert not Path(f"/proc/{pid}").exists()
+
+
+def test_how_answers_end() -> None:
+    counted = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+    assert answer_end(counted) == len(counted)
+    assert answer_end(counted[:-1]) is None
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\r\n\r\na\r\n0123456789\r\n0\r\n\r\n"
+    assert answer_end(chunked) == len(chunked)
+    assert answer_end(chunked[:-2]) is None
+    assert joined(chunked.partition(b"\r\n\r\n")[2]) == b"{\r\n0123456789"
+    assert answer_end(b"HTTP/1.1 204 No Content\r\n\r\n") is not None
+
+
+def test_a_row_without_samples_is_only_told() -> None:
+    assert line(Row("nchan", [], "", note="not installed")).split() == ["nchan", "(not", "installed)"]

@@ -1,0 +1,85 @@
+"""Who is let in while something happens to their key, or to the server, in the middle of their handshake."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+import trio
+
+from paperdb_trio.config import Settings
+from paperdb_trio.net.head import parse_head
+from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.realtime.hub import Hub
+from paperdb_trio.services import Services
+from paperdb_trio.store import admin
+from paperdb_trio.wheel import Wheel
+from tests.auth.test_tokens import World, own_world, token
+
+__all__ = ["own_world"]  # the fixture
+
+HANDSHAKE = (
+    b"GET /?token=%b HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+class Hesitant(ByteStream):
+    """Calls something in the middle of the first write."""
+
+    __slots__ = ("before_first_write",)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        act, self.before_first_write = self.before_first_write, None
+        if act is not None:
+            await act()
+        await super().send_all(data)
+
+
+async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
+    """What a client gets that connects, shakes hands and hears `act` happen meanwhile, until it is closed."""
+    services = Services(
+        Settings(), world.directory, cast(Any, None), cast(Any, None), cast(Any, None), Hub(), assets={}
+    )
+    gateway = Gateway(services, Wheel())
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    raw, _ = listener.accept()
+    raw.setblocking(False)
+    stream = Hesitant(trio.socket.from_stdlib_socket(raw), raw, "test")
+
+    async def meanwhile() -> None:
+        await act(gateway)
+
+    stream.before_first_write = meanwhile
+    with listener, client, trio.fail_after(10):
+        await gateway.serve(stream, parse_head(HANDSHAKE % token().encode()))
+        await stream.finish()
+        client.settimeout(5)
+        received = b""
+        while data := client.recv(65536):
+            received += data
+    assert not gateway.connections
+    head, _, frames = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101")
+    return frames
+
+
+async def test_a_key_that_is_revoked_during_the_handshake_does_not_listen(own_world: World) -> None:
+    async def revoke(gateway: Gateway) -> None:
+        admin.revoke_key(own_world.file, "k1")
+        await own_world.refresh()
+        gateway.enforce()
+
+    frames = await served(own_world, revoke)
+    assert frames[:4] == b"\x88" + frames[1:2] + (4403).to_bytes(2, "big")
+
+
+async def test_a_drain_that_begins_during_the_handshake_says_1012(own_world: World) -> None:
+    async def drain(gateway: Gateway) -> None:
+        await gateway.drain(5)
+
+    frames = await served(own_world, drain)
+    assert frames[:4] == b"\x88" + frames[1:2] + (1012).to_bytes(2, "big")

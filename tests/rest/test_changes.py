@@ -1,0 +1,224 @@
+"""The change log over HTTP: pages, long polls and server-sent events."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Server, StartServer, wait_until
+from tests.realtime.raw import forge
+from tests.rest.tools import refusal
+
+
+def changes(server: Server, collection: str, query: str = "", *, key: str | None = None) -> dict[str, Any]:
+    answer = server.request("GET", f"/{collection}/changes?{query}", key=key)
+    assert answer.status_code == 200, answer.text
+    page = answer.json()
+    assert isinstance(page, dict)
+    return page
+
+
+@contextmanager
+def stream(
+    server: Server, collection: str, query: str = "", *, key: str | None = None, **headers: str
+) -> Iterator[Iterator[str]]:
+    """The lines of a stream of events."""
+    asked = {"Accept": "text/event-stream", "Authorization": f"Bearer {key or server.key}", **headers}
+    with httpx.stream("GET", f"{server.url}/{collection}/changes?{query}", headers=asked, timeout=10) as answer:
+        assert answer.status_code == 200, answer.read()
+        assert answer.headers["content-type"] == "text/event-stream"
+        yield lines_of(answer)
+
+
+def lines_of(answer: httpx.Response) -> Iterator[str]:
+    """Split at newlines only: httpx takes U+2028 for one, which the standard does not (HTML, section 9.2.6)."""
+    rest = ""
+    for text in answer.iter_text():
+        *lines, rest = (rest + text).split("\n")
+        yield from lines
+
+
+def event(lines: Iterator[str]) -> dict[str, Any]:
+    """The next event of a stream; its id must be its seq."""
+    id = ""
+    for line in lines:
+        if line.startswith("id: "):
+            id = line[4:]
+        elif line.startswith("data: "):
+            data = json.loads(line[6:])
+            assert id == str(data["seq"])
+            assert isinstance(data, dict)
+            return data
+    raise AssertionError("the stream ended")
+
+
+class Poll:
+    """A long poll in a thread of its own."""
+
+    def __init__(self, server: Server, path: str, *, key: str | None = None) -> None:
+        self.answer: httpx.Response | None = None
+        self.took = 0.0
+        self._thread = threading.Thread(target=self._run, args=(server, path, key))
+        self._thread.start()
+
+    def _run(self, server: Server, path: str, key: str | None) -> None:
+        began = time.monotonic()
+        self.answer = server.request("GET", path, key=key)
+        self.took = time.monotonic() - began
+
+    def end(self) -> httpx.Response:
+        self._thread.join(30)
+        assert self.answer is not None
+        return self.answer
+
+
+def test_pages_hold_every_change_once_in_order_and_say_where_to_go_on(server: Server, collection: str) -> None:
+    made = [server.insert(collection, {"n": n}) for n in range(7)]
+    server.insert(f"{collection}-other", {})
+    server.request("DELETE", f"/{collection}/docs/{made[0]['_id']}")
+    since, seen, pages = 0, [], 0
+    while True:
+        page = changes(server, collection, f"since={since}&limit=3")
+        assert len(page["changes"]) <= 3
+        assert set(page) == {"changes", "seq", "hasMore"}
+        assert all(set(change) == {"seq", "type", "collection", "data"} for change in page["changes"])
+        seen += page["changes"]
+        since, pages = page["seq"], pages + 1
+        if not page["hasMore"]:
+            break
+    assert pages in (3, 4)
+    assert [change["data"] for change in seen] == [*made, made[0]]
+    assert [change["type"] for change in seen] == ["insert"] * 7 + ["delete"]
+    assert [change["seq"] for change in seen] == sorted({change["seq"] for change in seen})
+    assert changes(server, collection) == changes(server, collection, "since=0")
+    assert changes(server, collection, f"since={since}") == {"changes": [], "seq": since, "hasMore": False}
+    assert changes(server, collection, "since=now")["seq"] >= since
+
+
+def test_a_long_poll_returns_with_the_change_and_else_when_its_time_is_over(
+    server: Server, collection: str
+) -> None:
+    seq = changes(server, collection, "since=now")["seq"]
+    poll = Poll(server, f"/{collection}/changes?since={seq}&wait=30")
+    server.insert(f"{collection}-other", {})  # wakes nobody
+    assert poll.answer is None
+    made = server.insert(collection, {})
+    answer = poll.end()
+    assert [change["data"] for change in answer.json()["changes"]] == [made]
+    assert poll.took < 15
+    again = Poll(server, f"/{collection}/changes?since={answer.json()['seq']}&wait=1")
+    page = again.end().json()
+    assert (page["changes"], page["hasMore"]) == ([], False)
+    assert page["seq"] >= answer.json()["seq"]
+    assert again.took >= 1
+
+
+def test_a_long_poll_ends_at_once_when_the_server_drains(start_server: StartServer) -> None:
+    server = start_server()
+    server.insert("c", {})
+    poll = Poll(server, "/c/changes?since=now&wait=60")
+    wait_until(lambda: "paperdb_connections 2.0" in server.request("GET", "/metrics").text, 10)
+    assert server.stop() == 0
+    assert poll.end().json() == {"changes": [], "seq": 1, "hasMore": False}
+    assert poll.took < 10
+
+
+def test_a_long_poll_whose_key_is_revoked_meanwhile_learns_nothing_more(
+    server: Server, collection: str
+) -> None:
+    revoked, kept = server.new_key(), server.new_key()
+    seq = changes(server, collection, "since=now")["seq"]
+    path = f"/{collection}/changes?since={seq}&wait=30"
+    token = server.token(collection, key=revoked["key"])
+    polls = [Poll(server, path, key=key) for key in (revoked["key"], token, kept["key"])]
+    server.cli("keys", "revoke", revoked["id"])
+    wait_until(lambda: server.request("GET", f"/{collection}/count", key=revoked["key"]).status_code == 401)
+    made = server.insert(collection, {"secret": True})
+    assert [poll.end().status_code for poll in polls] == [401, 401, 200]
+    assert polls[2].end().json()["changes"][0]["data"] == made
+
+
+def test_a_long_poll_outlives_neither_its_token_nor_its_plan(server: Server, collection: str) -> None:
+    server.cli("databases", "create", collection, "--plan", "pro")
+    key = server.new_key(collection)["key"]
+    server.insert("c", {}, key=key)
+    short = forge(server, collection, lifetime=2)
+    polls = [
+        Poll(server, f"/{collection}/changes?since=now&wait=30", key=short),
+        Poll(server, "/c/changes?since=1&wait=30", key=key),
+    ]
+    server.cli("databases", "set-plan", collection, "free")
+    wait_until(lambda: server.request("GET", "/c/changes", key=key).status_code == 403)
+    wait_until(lambda: server.request("GET", f"/{collection}/changes", key=short).status_code == 401, 10)
+    server.insert(collection, {})
+    server.insert("c", {}, key=key)
+    assert refusal(polls[0].end()) == (401, "TOKEN_EXPIRED")
+    assert refusal(polls[1].end()) == (403, "PLAN_REQUIRED")
+
+
+def test_a_stream_tells_the_past_and_then_the_present_with_ids_to_resume_from(
+    server: Server, collection: str
+) -> None:
+    made = [server.insert(collection, {"n": n, "text": "a\nb\u2028ü"}) for n in range(3)]
+    with stream(server, collection, "since=0") as lines:
+        past = [event(lines) for _ in made]
+        assert [change["data"] for change in past] == made
+        live = server.insert(collection, {"n": 3})
+        assert event(lines)["data"] == live
+    resumed = {"Last-Event-ID": str(past[1]["seq"])}
+    with stream(server, collection, "since=0", **resumed) as lines:  # it has the last word
+        assert [event(lines)["data"] for _ in range(2)] == [made[2], live]
+    for headers in ({}, {"Last-Event-ID": ""}):
+        with stream(server, collection, **headers) as lines:  # from now on
+            newest = server.insert(collection, {"n": 4})
+            assert event(lines)["data"] == newest
+
+
+def test_a_token_lets_listen_to_its_collections_only(server: Server, collection: str) -> None:
+    server.insert(collection, {"n": 1})
+    token = server.token(collection)
+    answer = httpx.get(f"{server.url}/{collection}/changes?token={token}&since=0")
+    assert [change["data"]["n"] for change in answer.json()["changes"]] == [1]
+    other = httpx.get(f"{server.url}/{collection}-other/changes?token={token}")
+    assert refusal(other) == (403, "NOT_IN_TOKEN")
+    with stream(server, collection, "since=0", key=token) as lines:
+        assert event(lines)["data"]["n"] == 1
+
+
+@pytest.mark.parametrize("how", ["token", "key"])
+def test_a_stream_ends_when_its_key_is_revoked(server: Server, collection: str, how: str) -> None:
+    created = server.new_key()
+    key = created["key"] if how == "key" else server.token(collection, key=created["key"])
+    with stream(server, collection, key=key) as lines:
+        server.cli("keys", "revoke", created["id"])
+        began = time.monotonic()
+        assert [line for line in lines if line.startswith("data")] == []
+        assert time.monotonic() - began < 1 + 4  # for a busy machine
+
+
+@pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])
+def test_a_cursor_that_the_log_does_not_hold_is_a_410_with_the_oldest_kept(
+    start_server: StartServer, accept: str
+) -> None:
+    server = start_server("--retention-count", "3")
+    server.request("POST", "/c/bulk", json=[{}] * 10)
+    headers = {"Accept": accept}
+    wait_until(lambda: server.request("GET", "/c/changes?since=6").status_code == 410)
+    for since in (0, 6, 11):
+        answer = server.request("GET", f"/c/changes?since={since}", headers=headers)
+        assert refusal(answer) == (410, "CURSOR_EXPIRED")
+        assert answer.json()["oldest"] == 8
+    assert [change["seq"] for change in changes(server, "c", "since=7")["changes"]] == [8, 9, 10]
+
+
+@pytest.mark.parametrize("query", ["since=-1", "since=x", "limit=0", "limit=1001", "wait=61", "wait=-1", "x=1"])
+def test_a_parameter_that_is_wrong_is_a_400(server: Server, collection: str, query: str) -> None:
+    answer = server.request("GET", f"/{collection}/changes?{query}")
+    assert refusal(answer) == (400, "INVALID_REQUEST")
