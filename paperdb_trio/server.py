@@ -30,7 +30,6 @@ from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.realtime.hub import Hub
-from paperdb_trio.rest.app import create_app
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
@@ -97,7 +96,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
-        hypercorn = HypercornConnections(create_app(services), settings)
+        hypercorn = HypercornConnections(services)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)

@@ -153,7 +153,7 @@ class ImportLines:
         elif found[2] == data:
             tally.unchanged += 1
         elif self.replace:
-            tx.update(database_id, collection, found[0], data)
+            tx.update(database_id, collection, found[0], id, data)
             tally.replaced += 1
         else:
             raise ApiError(409, "CONFLICT", f"There is another document '{id}' in '{collection}'")
