@@ -17,7 +17,7 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.store import backup as copies
 from paperdb_trio.store.schema import EXIT_CORRUPT, prepare
 
-EXIT_INCOMPLETE: Final = 9
+EXIT_INCOMPLETE: Final = 10
 
 force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
 file_type = click.Path(path_type=Path)

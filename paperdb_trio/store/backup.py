@@ -27,7 +27,7 @@ from paperdb_trio.store.schema import (
     serving_lock,
 )
 
-EXIT_EXISTS: Final = 8
+EXIT_EXISTS: Final = 9
 
 EPOCH: Final = 1_735_689_600
 """2025-01-01 in seconds. A restored log begins at the milliseconds since then, so that restoring one backup

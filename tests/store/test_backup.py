@@ -90,7 +90,7 @@ def test_a_backup_is_one_file_for_its_owner_only_and_opens_on_a_read_only_disk(c
 def test_a_file_that_is_there_is_overwritten_only_by_force(data: Path, tmp_path: Path) -> None:
     target = tmp_path / "mine"
     target.write_text("precious")
-    fails_here(run_here("backup", target, "--data", data), 8, str(target), "--force")
+    fails_here(run_here("backup", target, "--data", data), 9, str(target), "--force")
     assert target.read_text() == "precious"
     assert run_here("backup", target, "--data", data, "--force").exit_code == 0
     assert rows(target, "SELECT count(*) FROM documents") == [(3,)]
@@ -99,12 +99,12 @@ def test_a_file_that_is_there_is_overwritten_only_by_force(data: Path, tmp_path:
 @pytest.mark.parametrize("name", ["paperdb.sqlite", "../data/paperdb.sqlite"])
 def test_the_database_itself_is_no_place_for_its_backup(data: Path, name: str) -> None:
     before = content(data)
-    fails_here(run_here("backup", data / name, "--data", data, "--force"), 8, "itself")
+    fails_here(run_here("backup", data / name, "--data", data, "--force"), 9, "itself")
     assert content(data) == before
 
 
 def test_a_directory_is_not_overwritten_even_by_force(data: Path, tmp_path: Path) -> None:
-    fails_here(run_here("backup", tmp_path, "--data", data, "--force"), 8, str(tmp_path))
+    fails_here(run_here("backup", tmp_path, "--data", data, "--force"), 9, str(tmp_path))
 
 
 @pytest.mark.parametrize("target", ["none/copy.db", "file/copy.db"])
@@ -204,7 +204,7 @@ def test_restoring_needs_force_over_a_database_and_none_in_a_new_directory(
     data: Path, copy: Path, tmp_path: Path
 ) -> None:
     before = content(data)
-    fails_here(run_here("restore", copy, "--data", data), 8, str(data), "--force")
+    fails_here(run_here("restore", copy, "--data", data), 9, str(data), "--force")
     assert content(data) == before
     assert run_here("restore", copy, "--data", tmp_path / "new" / "deep").exit_code == 0
     new = tmp_path / "new" / "deep" / "paperdb.sqlite"

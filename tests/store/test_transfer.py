@@ -129,7 +129,7 @@ def test_an_output_file_appears_whole_or_not_at_all(data: Path, tmp_path: Path) 
     apply_all(data / "paperdb.sqlite", inserting({"_id": "a"}))
     target = tmp_path / "out"
     target.write_text("precious")
-    fails_here(run_here("export", "--output", target, "--data", data), 8, "--force")
+    fails_here(run_here("export", "--output", target, "--data", data), 9, "--force")
     fails_here(run_here("export", "--output", target, "--force", "--collection", "x", "--data", data), 1, "'x'")
     assert target.read_text() == "precious"
     assert run_here("export", "--output", target, "--force", "--data", data).exit_code == 0
@@ -153,7 +153,7 @@ def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) ->
     same, other = line({"_id": "a", "createdAt": OLD, "updatedAt": OLD}), line({"_id": "b", "n": 1})
     assert import_text(data, same, other).exit_code == 0
     done = import_text(data, same, line({"_id": "b", "n": 2}), line({"_id": "d"}))
-    fails_here(done, 9, "1 lines were refused")
+    fails_here(done, 10, "1 lines were refused")
     assert "1 documents inserted, 0 replaced, 1 unchanged" in done.stdout
     assert "line 2: There is another document 'b' in 'c'" in done.stdout
     done = import_text(data, same, line({"_id": "b", "n": 2}), options=("--replace",))
@@ -189,7 +189,7 @@ def test_a_bad_line_is_refused_by_its_number_and_the_others_are_written(
 ) -> None:
     good = [line({"n": 1}), b"", bad, line({"n": 1})]
     done = import_text(data, *good[:1], *good[3:], *good[:3], options=("--max-document-bytes", "1500"))
-    fails_here(done, 9, "1 lines were refused")
+    fails_here(done, 10, "1 lines were refused")
     assert "line 5: " in done.stdout
     assert reason in done.stdout
     assert len(exported(data)) == 3
@@ -199,7 +199,7 @@ def test_a_schema_in_force_is_held(data: Path) -> None:
     schema = parse_schema({"properties": {"n": {"type": "number", "default": 7}, "u": {"unique": True}}})
     apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", schema))
     done = import_text(data, line({"_id": "a", "u": 1}), line({"n": "text"}), line({"u": 1}))
-    fails_here(done, 9, "2 lines")
+    fails_here(done, 10, "2 lines")
     assert "line 2: Field 'n' must be of type number" in done.stdout
     assert "line 3: Unique field violation" in done.stdout
     assert exported(data)[0]["document"]["n"] == 7
@@ -209,13 +209,13 @@ def test_a_line_without_end_breaks_off_and_what_came_before_is_kept(data: Path) 
     done = import_text(
         data, *[line({})] * 300, b"x" * 200_000, line({}), options=("--max-document-bytes", "1024")
     )
-    fails_here(done, 9, "broke off", "Line 301")
+    fails_here(done, 10, "broke off", "Line 301")
     assert len(exported(data)) >= 250
 
 
 def test_only_the_first_refusals_are_listed(data: Path) -> None:
     done = import_text(data, *[b"x"] * 1000)
-    fails_here(done, 9, "1,000 lines")
+    fails_here(done, 10, "1,000 lines")
     assert done.stdout.count("\n") == 21
 
 
@@ -256,7 +256,7 @@ def test_an_import_and_other_writers_share_one_order(server: Server, collection:
 def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: StartServer) -> None:
     server = start_server("--max-document-bytes", "1024")
     done = import_text(server.data, line({"t": "x" * 2000}), b"x", line({}))
-    fails_here(done, 9, "2 lines")
+    fails_here(done, 10, "2 lines")
     assert "line 1: The document is" in done.stdout
     assert "line 2: Invalid JSON" in done.stdout
 
@@ -309,7 +309,7 @@ def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
     else:
         server.kill()
     _, error = importing.communicate(line({}) * 10, timeout=20)
-    assert importing.returncode == 9, error
+    assert importing.returncode == 10, error
     assert error.startswith(b"paperdb: The import broke off: ")
     assert error.count(b"\n") == 1
     assert "Traceback" not in server.stderr
