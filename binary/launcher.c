@@ -105,7 +105,7 @@ int main(int argc, char **argv) {
     (void)argc;
     struct stat own;
     char roots[4][PATH_MAX] = {"", "", "", "/tmp"};
-    char folder[PATH_MAX], program[PATH_MAX + 16];
+    char folder[PATH_MAX], program[PATH_MAX + 16], libraries[2 * PATH_MAX];
     int file = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
     if (file < 0 || fstat(file, &own) != 0) return fail("cannot read itself");
     image = mmap(NULL, own.st_size, PROT_READ, MAP_PRIVATE, file, 0);
@@ -118,6 +118,10 @@ int main(int argc, char **argv) {
     for (int n = 0; n < 4; n++) {
         if (!prepare(roots[n], folder)) continue;
         snprintf(program, sizeof program, "%s/paperdb", folder);
+        /* PyInstaller's own front wants libz before it looks into its folder. */
+        const char *before = getenv("LD_LIBRARY_PATH");
+        snprintf(libraries, sizeof libraries, "%s/_internal%s%s", folder, before ? ":" : "", before ? before : "");
+        setenv("LD_LIBRARY_PATH", libraries, 1);
         execv(program, argv);
         if (errno != EACCES) return fail(program); /* EACCES: mounted noexec */
     }

@@ -45,6 +45,7 @@ def data(tmp_path: Path) -> Path:
 # --- starting ------------------------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
     server = start_server()
     assert re.fullmatch(r"pdb_sk_[\w-]{43}", server.key)
@@ -57,6 +58,7 @@ def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: St
     assert server.request("GET", "/c/count", key=key).json() == {"count": 1}
 
 
+@pytest.mark.executable
 def test_a_given_first_key_is_the_key_and_is_not_printed(start_server: StartServer) -> None:
     server = start_server(env={"PAPERDB_API_KEY": GOOD_KEY})
     assert server.key == ""
@@ -85,6 +87,7 @@ def test_a_weak_first_key_is_refused_and_a_good_one_may_follow(
         assert server.insert("c", {}, key=GOOD_KEY)["_id"]
 
 
+@pytest.mark.executable
 def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server: Server) -> None:
     done = run("serve", "--data", server.data, "--port", "0")
     fails(done, 5, str(server.data), f"pid {server.pid}")
@@ -92,6 +95,7 @@ def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server:
     assert server.request("GET", "/readyz").status_code == 200
 
 
+@pytest.mark.executable
 def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"key": "a"})
@@ -100,6 +104,7 @@ def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> No
     assert server.request("GET", "/c/docs/a").status_code == 200
 
 
+@pytest.mark.executable
 def test_a_port_in_use_is_refused(data: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
@@ -111,6 +116,7 @@ def test_an_address_that_is_not_ours_is_refused(data: Path, host: str) -> None:
     fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)
 
 
+@pytest.mark.executable
 def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) -> None:
     ours, theirs = os.openpty()
     serving = subprocess.Popen(
@@ -137,6 +143,7 @@ def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) 
     assert plain.index("First secret key") < plain.index("Listening on http://127.0.0.1:") < plain.index("curl")
 
 
+@pytest.mark.executable
 def test_it_can_be_process_1_of_a_container(tmp_path: Path) -> None:
     """Process 1 gets only the signals that it handles, and nobody else reaps its children."""
     alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -254,6 +261,7 @@ def as_nobody() -> list[str]:
     return [sys.executable, "-c", AS_NOBODY]
 
 
+@pytest.mark.executable
 @commands
 def test_a_directory_without_permission_is_refused(data: Path, command: list[str]) -> None:
     data.chmod(0)
@@ -271,6 +279,7 @@ def test_a_directory_without_permission_is_refused(data: Path, command: list[str
     fails(done, 6, str(data), "ermission")
 
 
+@pytest.mark.executable
 def test_a_full_disk_is_one_line(small_disk: Path) -> None:
     """There, and where there is a database already, which is left as it is."""
     new_file(small_disk)
@@ -341,12 +350,14 @@ def test_a_wrong_variable_or_key_is_named(
     fails(run("serve", "--data", tmp_path / "d", "--port", "0", env=env), 2, *words)
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("command", ["keys list", "check", "listen c --key k"])
 def test_every_command_refuses_a_variable_that_nothing_reads(data: Path, command: str) -> None:
     done = run(*command.split(), env={"PAPERDB_DTA": str(data)})
     fails(done, 2, "PAPERDB_DTA", "'PAPERDB_DATA'")
 
 
+@pytest.mark.executable
 def test_version_names_ours_and_what_we_stand_on() -> None:
     done = run("--version")
     assert done.returncode == 0

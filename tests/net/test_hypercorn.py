@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import Server, need, receive
 from tests.realtime.raw import Raw, handshake, running
 
+pytestmark = pytest.mark.executable
+
 
 @pytest.fixture(scope="module")
 def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -139,6 +139,7 @@ def test_commands_that_only_read_need_no_right_to_write(small_disk: Path, tmp_pa
 # --- restore -------------------------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_what_was_backed_up_is_there_again_and_nothing_else(start_server: StartServer, tmp_path: Path) -> None:
     """The server was killed: what is in its write-ahead log must not be replayed into the backup."""
     server = start_server()
@@ -157,6 +158,7 @@ def test_what_was_backed_up_is_there_again_and_nothing_else(start_server: StartS
     assert server.insert("c", {"_id": "new"})["_id"] == "new"
 
 
+@pytest.mark.executable
 def test_a_cursor_of_the_history_that_was_lost_gets_a_gap(start_server: StartServer, tmp_path: Path) -> None:
     """Also when as many changes have come since as were lost, so that its number could be one of theirs."""
     server = start_server()

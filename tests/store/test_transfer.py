@@ -62,6 +62,7 @@ def data(tmp_path: Path) -> Path:
 # --- there and back ------------------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> None:
     """Also documents that are older than the schema of their collection and do not satisfy it, and fields
     whose names mean something to an insert."""
@@ -222,6 +223,7 @@ def test_only_the_first_refusals_are_listed(data: Path) -> None:
 # --- beside a running server ---------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, collection: str) -> None:
     with server.connect(collection, query="since=now") as ws:
         seq = receive(ws)["seq"]
