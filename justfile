@@ -6,7 +6,7 @@ _default:
 
 _venv:
     @test -x {{python}} || python3 -m venv .venv
-    @{{python}} -m pip install -q -e '.[test,bench]'
+    @{{python}} -m pip install -q -e '.[test]'
 
 # Serve ./paperdb-data on port 8000.
 serve *options: _venv
@@ -25,6 +25,10 @@ lint: _venv
 # The benchmarks; `just bench fanout rest --quick` for some of them, quickly.
 bench *options: _venv
     {{python}} -m bench {{options}}
+
+# Those beside other servers, as far as they are installed (README, "How fast, and why", tells the lines).
+bench-peers *options: _venv
+    {{python}} -m bench peers rest {{options}}
 
 # Long proofs: SIGKILL at 200 random moments; thousands of resuming subscribers; readers that do not read.
 crash *options: _venv

@@ -245,14 +245,19 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
         server.kill()
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that tests share; use a `collection` of your own. It must survive whatever they do."""
-    server = Server(tmp_path_factory.mktemp("shared") / "data")
+def shared_server(tmp_path_factory: pytest.TempPathFactory, *options: str) -> Iterator[Server]:
+    """A server that tests share; it must survive whatever they do, and complain of nothing of its own."""
+    server = Server(tmp_path_factory.mktemp("shared") / "data", options)
     yield server
     assert server.process.poll() is None, f"the shared server died: {server.stderr}"
     assert server.stop() == 0
     assert "Traceback" not in server.stderr, server.stderr
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that tests share; use a `collection` of your own."""
+    yield from shared_server(tmp_path_factory)
 
 
 _numbers = itertools.count()

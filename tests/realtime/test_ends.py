@@ -12,11 +12,15 @@ from websockets.sync.client import ClientConnection, connect
 from tests.conftest import Server, receive
 from tests.realtime.raw import Raw, end_of, forge, handshake, new_key, open_raw, say
 
+SLACK = 2.5
+"""Seconds beyond the second that is promised, for a busy machine. What the clocks themselves take is in
+`tests/test_wheel.py`, where time is not real."""
+
 
 def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, collection: str) -> None:
     """In each mode; events go on until then, and a renewal that is refused does not prolong."""
-    began = time.monotonic()
-    token = forge(server, collection, lifetime=1.7)
+    ends = time.monotonic() + 4
+    token = forge(server, collection, lifetime=4)
     sockets: list[ClientConnection] = []
     with ExitStack() as stack:
         for query in ("", "&since=now", "&since=now"):
@@ -28,29 +32,29 @@ def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, col
         assert [receive(sockets[1])["type"] for _ in range(2)] == ["ready", "insert"]
         assert {receive(sockets[2])["type"] for _ in range(3)} == {"ready", "insert", "error"}
         for ws in sockets:
-            assert end_of(ws, 4) == 4401
-            assert 1.5 <= time.monotonic() - began < 1.7 + 1 + 0.8
+            assert end_of(ws) == 4401
+            assert -0.2 <= time.monotonic() - ends < 1 + SLACK
 
 
 def test_renewing_in_time_keeps_the_connection_and_its_events(server: Server, collection: str) -> None:
-    token = forge(server, collection, lifetime=1.6)
+    token = forge(server, collection, lifetime=3)
     with (
         connect(f"{server.ws_url}/?token={token}", proxy=None) as ws,
         connect(f"{server.ws_url}/?token={token}", proxy=None) as not_renewed,
     ):
-        ws.send(json.dumps({"action": "auth", "token": forge(server, collection, lifetime=3)}))
+        ws.send(json.dumps({"action": "auth", "token": forge(server, collection, lifetime=6)}))
         assert receive(ws)["type"] == "authenticated"
-        assert end_of(not_renewed, 4) == 4401  # the first token has ended by now
+        assert end_of(not_renewed) == 4401  # the first token has ended by now
         document = server.insert(collection, {})
         assert receive(ws)["data"] == document
-        assert end_of(ws, 6) == 4401  # and so does the second in its time
+        assert end_of(ws) == 4401  # and so does the second in its time
 
 
 def test_a_shorter_token_shortens_the_connection(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
-        ws.send(json.dumps({"action": "auth", "token": forge(server, collection, lifetime=1.3)}))
+        ws.send(json.dumps({"action": "auth", "token": forge(server, collection, lifetime=3)}))
         assert receive(ws)["type"] == "authenticated"
-        assert end_of(ws, 4) == 4401
+        assert end_of(ws) == 4401
 
 
 def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Server, collection: str) -> None:
@@ -59,8 +63,8 @@ def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Serv
     with connect(url, proxy=None) as ws, server.connect(collection) as other:
         server.cli("keys", "revoke", created["id"])
         revoked = time.monotonic()
-        assert end_of(ws, 3) == 4403
-        assert time.monotonic() - revoked < 1 + 1
+        assert end_of(ws) == 4403
+        assert time.monotonic() - revoked < 1 + SLACK
         document = server.insert(collection, {})
         assert receive(other)["data"] == document
 
@@ -73,11 +77,11 @@ def test_a_connection_is_held_to_the_key_of_its_latest_token(server: Server, col
         assert receive(ws)["type"] == "authenticated"
         with connect(url, proxy=None) as still_old:
             server.cli("keys", "revoke", old["id"])
-            assert end_of(still_old, 3) == 4403
+            assert end_of(still_old) == 4403
         document = server.insert(collection, {})
         assert receive(ws)["data"] == document
         server.cli("keys", "revoke", new["id"])
-        assert end_of(ws, 3) == 4403
+        assert end_of(ws) == 4403
 
 
 def test_a_lost_plan_ends_the_database_s_connections_with_4403(server: Server, collection: str) -> None:
@@ -90,8 +94,8 @@ def test_a_lost_plan_ends_the_database_s_connections_with_4403(server: Server, c
         assert receive(ws)["data"] == document  # pro has realtime as well
         server.cli("databases", "set-plan", collection, "free")
         changed = time.monotonic()
-        assert end_of(ws, 3) == 4403
-        assert time.monotonic() - changed < 1 + 1
+        assert end_of(ws) == 4403
+        assert time.monotonic() - changed < 1 + SLACK
         document = server.insert(collection, {})
         assert receive(other)["data"] == document
 
@@ -104,14 +108,14 @@ def test_a_client_s_own_close_is_answered_with_its_code(server: Server, collecti
 
 def test_a_slow_reader_s_expiry_does_not_wait_for_it(server: Server, collection: str) -> None:
     """The connection is freed even though the peer never reads the close frame."""
-    token = forge(server, collection, lifetime=1.5)
+    token = forge(server, collection, lifetime=3)
     with Raw(server, receive_buffer=4096) as raw:
         raw.send(handshake(server, f"/?token={token}"))
         assert raw.head()[0] == 101
         for _ in range(4):
             server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 20_000}] * 50)
         raw.socket.settimeout(0.25)
-        deadline = time.monotonic() + 6
+        deadline = time.monotonic() + 15
         while time.monotonic() < deadline:  # the server's end is gone when sending is answered with a reset
             try:
                 raw.send(say(action="ping"))

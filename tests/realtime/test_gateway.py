@@ -9,6 +9,7 @@ from typing import Any, cast
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.limits import Limits
 from paperdb_trio.net.head import parse_head
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.gateway import Gateway
@@ -40,8 +41,18 @@ class Hesitant(ByteStream):
 
 async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
     """What a client gets that connects, shakes hands and hears `act` happen meanwhile, until it is closed."""
+    settings = Settings()
+    unused = cast(Any, None)
     services = Services(
-        Settings(), world.directory, cast(Any, None), cast(Any, None), cast(Any, None), Hub(), assets={}
+        settings=settings,
+        limits=Limits(settings),
+        directory=world.directory,
+        writer=unused,
+        reader=unused,
+        cache=unused,
+        log=unused,
+        hub=Hub(),
+        assets={},
     )
     gateway = Gateway(services, Wheel())
     listener = socket.create_server(("127.0.0.1", 0))

@@ -18,17 +18,17 @@ from tests.realtime.raw import PING, PONG, TEXT, frame, open_raw, pour, running,
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("pings") / "data"
-    with running(data, "--ping-interval", "0.5", "--ping-timeout", "0.5") as server:
+    with running(data, "--ping-interval", "0.5", "--ping-timeout", "1.5") as server:
         yield server
 
 
 def test_an_idle_client_that_answers_stays_connected(impatient: Server, collection: str) -> None:
     with (
         impatient.connect(collection, ping_interval=None) as ws,
-        impatient.connect(collection, ping_interval=0.05, ping_timeout=2) as pings_too,
+        impatient.connect(collection, ping_interval=0.05, ping_timeout=20) as pings_too,
     ):
         with pytest.raises(TimeoutError):
-            ws.recv(timeout=1.8)  # three intervals of nothing
+            ws.recv(timeout=3)  # of nothing: more than a ping and its timeout
         document = impatient.insert(collection, {})
         assert receive(ws)["data"] == receive(pings_too)["data"] == document
 
@@ -38,7 +38,7 @@ def test_who_never_answers_is_pinged_once_and_closed_with_4408(impatient: Server
         began = time.monotonic()
         assert raw.frame() == (PING, b"")
         assert raw.close_code() == 4408
-        assert 0.9 <= time.monotonic() - began + 0.5 < 4
+        assert 1.9 <= time.monotonic() - began + 0.5 < 6
 
 
 def test_any_sign_of_life_is_an_answer(impatient: Server, collection: str) -> None:
@@ -69,10 +69,10 @@ def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_u
         assert cursor.message()["type"] == "ready"
         ids = pour(impatient, collection, 1)
         with pytest.raises(TimeoutError):  # time passes, and the server goes on pinging
-            other.recv(timeout=2.2)
+            other.recv(timeout=3)
         for raw in (plain, cursor):
             assert [event["data"]["_id"] for event in until(raw.message, ids[-1])] == ids
-            ending = time.monotonic() + 0.8
+            ending = time.monotonic() + 2.2
             while time.monotonic() < ending:
                 opcode, payload = raw.frame()
                 assert (opcode, payload) == (PING, b"")
@@ -83,15 +83,15 @@ def test_who_has_caught_up_has_the_whole_timeout_to_answer_the_ping(
     start_server: StartServer, collection: str
 ) -> None:
     """The ping lies in the kernel's buffers behind what is unread; only from then on can it be answered."""
-    server = start_server("--ping-interval", "0.5", "--ping-timeout", "2")
+    server = start_server("--ping-interval", "0.5", "--ping-timeout", "3")
     with open_raw(server, collection, receive_buffer=4096) as raw, server.connect("x") as other:
         document = server.insert(collection, {"pad": "x" * 60_000})
         with pytest.raises(TimeoutError):
-            other.recv(timeout=2.8)
+            other.recv(timeout=3.8)
         assert json.loads(raw.frame()[1])["data"] == document
         assert raw.frame() == (PING, b"")
         with pytest.raises(TimeoutError):
-            other.recv(timeout=1.6)
+            other.recv(timeout=2)
         raw.send(frame(PONG))
         document = server.insert(collection, {})
         assert raw.message()["data"] == document

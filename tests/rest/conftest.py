@@ -1,4 +1,7 @@
-"""A client that keeps its connection: a test of hundreds of requests need not open hundreds."""
+"""Every test here runs against both ways of answering HTTP/1.1: our own loop, and Quart on Hypercorn.
+
+A client that keeps its connection: a test of hundreds of requests need not open hundreds.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.conftest import Server
+from tests.conftest import Server, shared_server
+
+
+@pytest.fixture(scope="session", params=["raw", "quart"])
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    yield from shared_server(tmp_path_factory, "--http", request.param)
 
 
 @pytest.fixture(scope="session")

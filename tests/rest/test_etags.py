@@ -69,6 +69,13 @@ def test_an_etag_that_is_not_ours_is_not_the_current_one(
 
 
 @writes
+def test_a_weak_etag_never_matches(api: httpx.Client, docs: str, method: str, body: object) -> None:
+    """RFC 9110, section 13.1.1: If-Match compares strongly. A proxy that compresses makes them weak."""
+    tag = api.post(docs, json={"key": "a", "n": 0}).headers["etag"]
+    assert refusal(write(api, method, f"{docs}/a", body, f"W/{tag}")) == (412, "PRECONDITION_FAILED")
+
+
+@writes
 def test_one_of_several_etags_is_enough_and_a_star_is_any(
     api: httpx.Client, docs: str, method: str, body: object
 ) -> None:

@@ -29,7 +29,12 @@ def reader(file: Path) -> Iterator[Reader]:
 async def one(reader: Reader) -> int:
     """A query that can only be answered when the thread and its connection are free."""
     with trio.fail_after(10):
-        return await reader.run(lambda connection: int(connection.execute("SELECT 1").fetchone()[0]))
+        while True:
+            try:
+                return await reader.run(lambda connection: int(connection.execute("SELECT 1").fetchone()[0]))
+            except ApiError as error:  # a busy machine may not get to it in the time that a test's query has
+                if error.code != "QUERY_TIMEOUT":
+                    raise
 
 
 async def test_a_query_is_stopped_at_its_deadline_and_its_thread_serves_on(reader: Reader) -> None:

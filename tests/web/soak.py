@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Soak:
                     client.subscribe(name, f"stays-{number}-{name}")
                     self.stay.append((client, f"stays-{number}-{name}", name))
             proxy.cut_after = self.budget
-            with self.threads(self.write, self.write, self.write, lambda: self.churn(clients)):
+            with self.threads(*(partial(self.write, n) for n in range(3)), partial(self.churn, clients)):
                 self.trouble(proxy)
             proxy.cut_after = lambda: None
             proxy.refusing = proxy.frozen = False
@@ -121,8 +122,8 @@ class Soak:
             for thread in threads:
                 thread.join()
 
-    def write(self) -> None:
-        chance = random.Random(f"{self.seed}/{threading.get_ident()}")
+    def write(self, number: int) -> None:
+        chance = random.Random(f"{self.seed}/{number}")
         headers = {"Authorization": f"Bearer {self.server.key}"}
         with httpx.Client(base_url=self.server.url, headers=headers, timeout=20) as client:
             mine: list[tuple[str, str]] = []

@@ -154,7 +154,7 @@ def test_a_wrong_clock_changes_nothing(
             node = client(proxy.url, key=None, tokenUrl=url, first=fake)
             node.subscribe(collection, "a")
             began = time.monotonic()
-            wait_until(lambda: len(back_end.asked) == 2)
+            wait_until(lambda: len(back_end.asked) >= 2)
             assert time.monotonic() - began > 1
             assert node.state == "live"
 
