@@ -48,9 +48,10 @@ soak *options: _venv
 storm-sdks *options: _venv
     {{python}} -m tests.stress.sdks {{options}}
 
-# One executable for Linux, dist/paperdb, that needs no Python.
+# One executable for Linux, dist/paperdb, that needs no Python; then `just measure` for its figures.
 binary: _venv
-    {{python}} -m pip install -q pyinstaller
-    .venv/bin/pyinstaller --onefile --name paperdb --collect-data paperdb_trio \
-        --collect-submodules paperdb_trio --distpath dist --workpath build/pyinstaller \
-        --specpath build/pyinstaller paperdb_trio/__main__.py
+    @{{python}} -m pip install -q -e '.[binary]'
+    {{python}} binary/build.py
+
+measure: binary
+    {{python}} binary/measure.py dist/paperdb .venv/bin/paperdb

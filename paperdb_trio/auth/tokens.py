@@ -7,18 +7,28 @@ from __future__ import annotations
 
 import hmac
 import secrets
+import sys
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
-import jwt
 import msgspec
 
 from paperdb_trio.auth.directory import Database, Directory, Identity, Keyring
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import Document, check_collection, new_id, timestamp
+
+# PyJWT takes cryptography along if it can, for algorithms that are refused here: 11 MB and 50 ms.
+_hidden = sys.modules.pop("cryptography", None)
+sys.modules["cryptography"] = None  # type: ignore[assignment]
+try:
+    import jwt
+finally:
+    del sys.modules["cryptography"]
+    if _hidden is not None:
+        sys.modules["cryptography"] = _hidden
 
 ALGORITHM: Final = "HS256"
 ISSUER: Final = "paperdb"

@@ -82,7 +82,7 @@ class Draft(NamedTuple):
         return cls(id, fields, tuple(unique))
 
     def insert(self, tx: Transaction, database_id: int, collection: str, max_bytes: int) -> Written:
-        collection_id = _satisfy_schema(tx, database_id, collection, self.fields)
+        collection_id = satisfy_schema(tx, database_id, collection, self.fields)
         data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, max_bytes)
         if self.unique:
             for name in self.unique:
@@ -135,7 +135,7 @@ class InsertBulk:
             for draft in self.drafts:
                 if isinstance(draft, ApiError) or draft.unique:
                     return None
-                _satisfy_schema(tx, self.database_id, self.collection, draft.fields)
+                satisfy_schema(tx, self.database_id, self.collection, draft.fields)
                 data = document_bytes(draft.id, draft.fields, tx.stamp, tx.stamp, self.max_bytes)
                 prepared.append((draft.id, data))
         except ApiError:
@@ -183,7 +183,7 @@ class Patch:
             document.pop(name, None)
         for name, value in self.fields.items():
             document[name] = _stepped(document, name, value) if _is_step(value) else value
-        _satisfy_schema(tx, self.database_id, self.collection, document)
+        satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, document, created, tx.stamp, self.max_bytes)
         return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
@@ -220,7 +220,7 @@ class Replace:
     max_bytes: int
 
     def apply(self, tx: Transaction) -> Written:
-        collection_id = _satisfy_schema(tx, self.database_id, self.collection, self.fields)
+        collection_id = satisfy_schema(tx, self.database_id, self.collection, self.fields)
         found = None if collection_id is None else tx.document(collection_id, self.id)
         if self.condition is not None:
             self.condition.check(None if found is None else found[1])
@@ -344,7 +344,7 @@ class Trim:
         return trimmed, removable
 
 
-def _satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: Document) -> int | None:
+def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: Document) -> int | None:
     """Apply the collection's schema, if there is one, to the fields; returns the collection's id."""
     collection_id = tx.collection_id(database_id, collection)
     schema = None if collection_id is None else tx.schema(collection_id)

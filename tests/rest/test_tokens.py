@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import Server, wait_until
 from tests.rest.tools import refusal
 
+pytestmark = pytest.mark.executable
+
 
 def mint(server: Server, body: object, key: str | None = None) -> httpx.Response:
     return server.request("POST", "/realtime/token", json=body, key=key)
