@@ -143,7 +143,9 @@ def verify(directory: Directory, token: str) -> Grant:
         raise ApiError(401, "KEY_REVOKED", "The API key that minted this token has been revoked")
     database.require_realtime()
     collections = claims["collections"]
-    return Grant(database, key.id, None if "*" in collections else frozenset(collections), float(claims["exp"]))
+    return Grant(
+        database, key.id, None if "*" in collections else frozenset(collections), float(int(claims["exp"]))
+    )
 
 
 class _Minted(msgspec.Struct, forbid_unknown_fields=True):
