@@ -73,7 +73,6 @@ def _load(services: Services) -> _Loaded:
 def _configured(config: Any, settings: Settings) -> Any:
     config.keep_alive_timeout = settings.keep_alive_timeout
     config.h11_max_incomplete_size = settings.max_head_bytes
-    config.keep_alive_max_requests = 1_000_000  # its default of 1,000 is for HTTP/2 floods
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = None
