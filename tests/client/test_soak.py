@@ -11,4 +11,4 @@ from tests.conftest import StartServer
 
 def test_a_few_seconds_of_every_trouble(start_server: StartServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "MAX_DELAY", link.MAX_DELAY)  # what the program sets is undone
-    assert soak(start_server(), seed=1, seconds=3, troubles=QUICK) == []
+    assert soak(start_server(), seed=1, seconds=2, troubles=QUICK) == []

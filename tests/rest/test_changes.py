@@ -200,7 +200,7 @@ def test_a_stream_ends_when_its_key_is_revoked(server: Server, collection: str, 
         server.cli("keys", "revoke", created["id"])
         began = time.monotonic()
         assert [line for line in lines if line.startswith("data")] == []
-        assert time.monotonic() - began < 1 + 4  # for a busy machine
+        assert time.monotonic() - began < 1 + 8  # with slack for a busy machine
 
 
 @pytest.mark.parametrize("accept", ["application/json", "text/event-stream"])

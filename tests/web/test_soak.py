@@ -9,4 +9,4 @@ from tests.web.soak import QUICK, soak
 
 
 def test_a_few_seconds_of_every_trouble(package: Path, start_server: StartServer) -> None:
-    assert soak(start_server(), package, seed=1, seconds=2.5, troubles=QUICK) == []
+    assert soak(start_server(), package, seed=1, seconds=2, troubles=QUICK) == []
