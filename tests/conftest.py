@@ -32,6 +32,8 @@ COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} 
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PAPERDB_")}
 
+collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
+
 START_SECONDS = 20
 
 
