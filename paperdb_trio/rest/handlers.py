@@ -146,19 +146,19 @@ async def insert_bulk(call: Call) -> Response:
             drafts.append(Draft.parse(value))
         except ApiError as error:
             drafts.append(error)
-    written: list[Written]
+    documents: list[bytes]
     failures: list[BulkFailure]
-    written, failures = await call.services.writer.submit(
+    documents, failures = await call.services.writer.submit(
         InsertBulk(call.database_id, collection, drafts, settings.max_document_bytes, atomic)
     )
     errors = [
         {"index": failure.index, "error": failure.error.message, "code": failure.error.code}
         for failure in failures
     ]
-    response = json_response(200, {"inserted": len(written), "failed": len(failures), "errors": errors})
+    response = json_response(200, {"inserted": len(documents), "failed": len(failures), "errors": errors})
     if not errors:
         response.body = response.body.replace(b',"errors":[]', b"")
-    response.body = response.body[:-1] + b',"documents":[' + b",".join(w.data for w in written) + b"]}"
+    response.body = response.body[:-1] + b',"documents":[' + b",".join(documents) + b"]}"
     return response
 
 
