@@ -6,7 +6,7 @@ _default:
 
 _venv:
     @test -x {{python}} || python3 -m venv .venv
-    @{{python}} -m pip install -q -e '.[test,bench]'
+    @{{python}} -m pip install -q -e '.[test]'
 
 # Serve ./paperdb-data on port 8000.
 serve *options: _venv
@@ -26,6 +26,10 @@ lint: _venv
 bench *options: _venv
     {{python}} -m bench {{options}}
 
+# Those beside other servers, as far as they are installed (README, "How fast, and why", tells the lines).
+bench-peers *options: _venv
+    {{python}} -m bench peers rest {{options}}
+
 # Long proofs: SIGKILL at 200 random moments; thousands of resuming subscribers; readers that do not read.
 crash *options: _venv
     {{python}} -m tests.stress.crash {{options}}
@@ -44,9 +48,10 @@ soak *options: _venv
 storm-sdks *options: _venv
     {{python}} -m tests.stress.sdks {{options}}
 
-# One executable for Linux, dist/paperdb, that needs no Python.
+# One executable for Linux, dist/paperdb, that needs no Python; then `just measure` for its figures.
 binary: _venv
-    {{python}} -m pip install -q pyinstaller
-    .venv/bin/pyinstaller --onefile --name paperdb --collect-data paperdb_trio \
-        --collect-submodules paperdb_trio --distpath dist --workpath build/pyinstaller \
-        --specpath build/pyinstaller paperdb_trio/__main__.py
+    @{{python}} -m pip install -q -e '.[binary]'
+    {{python}} binary/build.py
+
+measure: binary
+    {{python}} binary/measure.py dist/paperdb .venv/bin/paperdb

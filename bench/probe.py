@@ -57,7 +57,7 @@ def probe(server: Process, kind: str, target: str, period: float, *more: str) ->
         running.process.stdout.close()
 
 
-def main(kind: str, port: int, key: str, target: str, period: float, token: str = "", live: int = 0) -> None:
+def main(kind: str, port: int, key: str, target: str, period: float, token: str, live: int) -> None:
     http = Http(port, key)
     if kind == "get":
         once = _get(http, target)
@@ -93,8 +93,7 @@ def _insert(http: Http, collection: str, readers: Readers) -> Callable[[], objec
         before = readers.received
         http.exchange(request)
         if readers.socks and not size:
-            readers.until_quiet()
-            size = readers.received - before
+            size = readers.each_since(before) * len(readers.socks)
         readers.until(before + size)
 
     return once
@@ -102,5 +101,5 @@ def _insert(http: Http, collection: str, readers: Readers) -> Callable[[], objec
 
 if __name__ == "__main__":
     raise_file_limit()
-    kind, port, key, target, period, *more = sys.argv[1:]
-    main(kind, int(port), key, target, float(period), *more[:1], *map(int, more[1:]))
+    kind, port, key, target, period, token, live = [*sys.argv[1:], "", "0"][:7]
+    main(kind, int(port), key, target, float(period), token, int(live))

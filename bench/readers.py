@@ -89,6 +89,19 @@ class Readers:
             before = self.received
             self.for_seconds(seconds)
 
+    def each_since(self, before: int, seconds: float = 10) -> int:
+        """Read until every socket has got as much; returns how much, since `received` was `before`.
+
+        Raises TimeoutError when that is not so.
+        """
+        deadline = time.perf_counter() + seconds
+        while time.perf_counter() < deadline:
+            self.until_quiet()
+            size, rest = divmod(self.received - before, len(self.socks))
+            if size and not rest:
+                return size
+        raise TimeoutError(f"{self.received - before} bytes came to {len(self.socks)} subscribers")
+
     def for_seconds(self, seconds: float) -> None:
         deadline = time.perf_counter() + seconds
         while (left := deadline - time.perf_counter()) > 0:

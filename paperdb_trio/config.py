@@ -83,6 +83,7 @@ class Settings:
     )
     allowed_origins: str = _setting("*", "Web origins that may call, separated by commas; * is any.")
     metrics_key: str = _setting("", "Bearer key that /metrics wants; empty: it is open.")
+    demo: bool = _setting(False, "Fill the collection messages with an example that goes on ticking.")
     log_level: str = _setting("info", "What is logged to stderr: debug, info, warning or error.")
 
     def __post_init__(self) -> None:

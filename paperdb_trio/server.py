@@ -19,6 +19,7 @@ from typing import Final
 
 import trio
 
+from paperdb_trio import demo, intake
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError
@@ -29,7 +30,6 @@ from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.realtime.hub import Hub
-from paperdb_trio.rest.app import create_app
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
@@ -96,10 +96,11 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
-        hypercorn = HypercornConnections(create_app(services), settings)
+        hypercorn = HypercornConnections(services)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)
+        imports = stack.enter_context(intake.listening(file.parent))
 
         # What is alive now stays alive: the collector need not look at it again. With the usual thresholds
         # it takes a third of the time of accepting connections.
@@ -113,6 +114,10 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             core.start_soon(_watch_directory, services, gateway)
             core.start_soon(_trim, services)
             core.start_soon(wheel.run)
+            if imports is not None:
+                core.start_soon(intake.run, services, imports)
+            if settings.demo:
+                core.start_soon(demo.run, services)
             async with trio.open_nursery() as connections:
                 accepting = trio.CancelScope()
                 connections.start_soon(_accept, accepting, door, connections)

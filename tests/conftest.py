@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} 
 """What is tested: the installed package, or an executable."""
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("PAPERDB_")}
+
+collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
 
 START_SECONDS = 20
 
@@ -203,6 +206,27 @@ def receive(ws: ClientConnection, timeout: float = 15) -> dict[str, Any]:
     message = json.loads(ws.recv(timeout=timeout))
     assert isinstance(message, dict)
     return message
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    need("mount")
+    where = tmp_path / "disk"
+    where.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], check=False)
+    if mounted.returncode != 0:
+        if os.environ.get("CI"):
+            pytest.fail("mounting a tmpfs needs root")
+        pytest.skip("mounting a tmpfs needs root")
+    yield where
+    subprocess.run(["umount", "-l", str(where)], check=True)
+
+
+def fill(file: Path) -> None:
+    with file.open("wb", buffering=0) as raw, suppress(OSError):
+        while raw.write(b"\0" * 65536):
+            pass
 
 
 StartServer = Callable[..., Server]

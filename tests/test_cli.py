@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -15,30 +16,23 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner, Result
 
 from paperdb_trio import __version__
-from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
-from tests.auth.commands import fails, run
-from tests.conftest import ENVIRONMENT, Server, StartServer
+from tests.auth.commands import Done, fails, run, run_here
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, need
 from tests.store.tools import new_file
 
 GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 
 
-def fails_as_usage(done: Result, *words: str) -> None:
+def fails_as_usage(done: Done, *words: str) -> None:
     """Click's way: usage, and then what was wrong with it."""
-    assert done.exit_code == 2, done.output
+    assert done.exit_code == 2, done
     assert done.stdout == ""
     _, _, error = done.stderr.partition("Error: ")
     for word in words:
         assert word in error
-
-
-def run_here(*arguments: str | Path) -> Result:
-    """The same without a process of its own: for what is decided before anything is started."""
-    return CliRunner().invoke(main, [*map(str, arguments)], prog_name="paperdb")
 
 
 @pytest.fixture
@@ -51,6 +45,7 @@ def data(tmp_path: Path) -> Path:
 # --- starting ------------------------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
     server = start_server()
     assert re.fullmatch(r"pdb_sk_[\w-]{43}", server.key)
@@ -63,6 +58,7 @@ def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: St
     assert server.request("GET", "/c/count", key=key).json() == {"count": 1}
 
 
+@pytest.mark.executable
 def test_a_given_first_key_is_the_key_and_is_not_printed(start_server: StartServer) -> None:
     server = start_server(env={"PAPERDB_API_KEY": GOOD_KEY})
     assert server.key == ""
@@ -91,6 +87,7 @@ def test_a_weak_first_key_is_refused_and_a_good_one_may_follow(
         assert server.insert("c", {}, key=GOOD_KEY)["_id"]
 
 
+@pytest.mark.executable
 def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server: Server) -> None:
     done = run("serve", "--data", server.data, "--port", "0")
     fails(done, 5, str(server.data), f"pid {server.pid}")
@@ -98,6 +95,7 @@ def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server:
     assert server.request("GET", "/readyz").status_code == 200
 
 
+@pytest.mark.executable
 def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"key": "a"})
@@ -106,6 +104,7 @@ def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> No
     assert server.request("GET", "/c/docs/a").status_code == 200
 
 
+@pytest.mark.executable
 def test_a_port_in_use_is_refused(data: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
@@ -117,9 +116,63 @@ def test_an_address_that_is_not_ours_is_refused(data: Path, host: str) -> None:
     fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)
 
 
+@pytest.mark.executable
+def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    serving = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "d")],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while b"/messages/docs" not in shown:
+            shown += os.read(ours, 4096)
+    finally:
+        serving.terminate()
+        serving.wait(20)
+        os.close(ours)
+    assert b"\x1b[" in shown
+    assert shown.count(b"\n") < 15
+    piped = run("keys", "create", "--data", tmp_path / "d")
+    assert "\x1b" not in piped.stdout
+    plain = re.sub(rb"\x1b\[[0-9;]*m", b"", shown).decode()
+    assert plain.index("First secret key") < plain.index("Listening on http://127.0.0.1:") < plain.index("curl")
+
+
+@pytest.mark.executable
+def test_it_can_be_process_1_of_a_container(tmp_path: Path) -> None:
+    """Process 1 gets only the signals that it handles, and nobody else reaps its children."""
+    alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
+    outer = subprocess.Popen(
+        [*alone, *COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "d")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    try:
+        assert outer.stdout is not None
+        shown = [outer.stdout.readline() for _ in range(2)]
+        assert shown[1].startswith("Listening on"), shown
+        assert (tmp_path / "d" / "paperdb.lock").read_text().strip() == "1"
+        (server,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        os.kill(int(server), signal.SIGTERM)
+        _, errors = outer.communicate(timeout=20)
+    finally:
+        outer.kill()
+        outer.wait()
+    assert outer.returncode == 0
+    assert "SIGTERM: draining" in errors
+    assert "Traceback" not in errors
+
+
 # --- the data directory --------------------------------------------------------------------------
 
-COMMANDS = [["serve", "--port", "0"], ["keys", "list"]]
+COMMANDS = [["serve", "--port", "0"], ["keys", "list"], ["check"]]
 commands = pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 
 
@@ -180,6 +233,10 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, path: str) -
         "databases list",
         "databases create x --plan pro",
         "databases set-plan x pro",
+        "check",
+        "export",
+        "import",
+        "backup copy",
     ],
 )
 def test_other_commands_need_a_directory_that_is_there_and_make_none(tmp_path: Path, command: str) -> None:
@@ -197,17 +254,20 @@ sys.argv[0] = "paperdb"; cli.main()
 """
 
 
-@pytest.mark.skipif("PAPERDB_TEST_COMMAND" in os.environ, reason="imports the package to drop its rights first")
-@pytest.mark.parametrize(
-    "command",
-    COMMANDS,
-    ids=" ".join,
-)
+def as_nobody() -> list[str]:
+    """The command without the rights of root. Python itself may lie where only root can read it."""
+    if "PAPERDB_TEST_COMMAND" in os.environ:
+        return [need("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", *COMMAND]
+    return [sys.executable, "-c", AS_NOBODY]
+
+
+@pytest.mark.executable
+@commands
 def test_a_directory_without_permission_is_refused(data: Path, command: list[str]) -> None:
     data.chmod(0)
     try:
         done = subprocess.run(
-            [sys.executable, "-c", AS_NOBODY, *command, "--data", str(data)],
+            [*as_nobody(), *command, "--data", str(data)],
             capture_output=True,
             text=True,
             env=ENVIRONMENT,
@@ -217,6 +277,19 @@ def test_a_directory_without_permission_is_refused(data: Path, command: list[str
     finally:
         data.chmod(0o700)
     fails(done, 6, str(data), "ermission")
+
+
+@pytest.mark.executable
+def test_a_full_disk_is_one_line(small_disk: Path) -> None:
+    """There, and where there is a database already, which is left as it is."""
+    new_file(small_disk)
+    fill(small_disk / "filler")
+    with closing(sqlite3.connect(f"file:{small_disk}/paperdb.sqlite?immutable=1", uri=True)) as connection:
+        before = list(connection.iterdump())
+    fails(run("serve", "--data", small_disk / "new", "--port", "0"), 6, str(small_disk), "o space left")
+    fails(run("keys", "create", "--data", small_disk), 6, str(small_disk), "full")
+    with closing(sqlite3.connect(f"file:{small_disk}/paperdb.sqlite?immutable=1", uri=True)) as connection:
+        assert list(connection.iterdump()) == before
 
 
 def test_the_directory_and_its_files_are_for_their_owner_only(server: Server) -> None:
@@ -277,11 +350,19 @@ def test_a_wrong_variable_or_key_is_named(
     fails(run("serve", "--data", tmp_path / "d", "--port", "0", env=env), 2, *words)
 
 
+@pytest.mark.executable
+@pytest.mark.parametrize("command", ["keys list", "check", "listen c --key k"])
+def test_every_command_refuses_a_variable_that_nothing_reads(data: Path, command: str) -> None:
+    done = run(*command.split(), env={"PAPERDB_DTA": str(data)})
+    fails(done, 2, "PAPERDB_DTA", "'PAPERDB_DATA'")
+
+
+@pytest.mark.executable
 def test_version_names_ours_and_what_we_stand_on() -> None:
     done = run("--version")
     assert done.returncode == 0
-    assert done.stdout.startswith(f"paperdb {__version__} ")
-    assert "SQLite" in done.stdout
+    numbers = r"\(Python 3\.[\d.]+, SQLite 3\.[\d.]+, trio 0\.[\d.]+\)"
+    assert re.fullmatch(rf"paperdb {re.escape(__version__)} {numbers}\n", done.stdout)
     assert done.stderr == ""
 
 

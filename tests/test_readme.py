@@ -83,3 +83,13 @@ def test_the_terminal_s_line_listens(server: Server) -> None:
             assert made["_id"] in process.stdout.readline()
         finally:
             process.kill()
+
+
+SECURITY = (Path(__file__).parent.parent / "SECURITY.md").read_text()
+
+
+def test_the_page_on_attacks_names_only_settings_that_exist() -> None:
+    known = {f"--{setting.name.replace('_', '-')}" for setting in dataclasses.fields(Settings)}
+    named = set(re.findall(r"`(--[a-z-]+)`", SECURITY))
+    assert named <= known
+    assert len(named) > 20

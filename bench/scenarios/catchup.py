@@ -18,7 +18,10 @@ from bench.server import directory, paperdb
 def catchup(scale: Scale) -> Iterator[Row]:
     """One subscriber reads the whole log, beside a bare SELECT of the same rows."""
     count = scale(100_000, 20_000, 1000)
-    ours, bare = [], []
+    ours: list[float] = []
+    bare: list[float] = []
+    ours_cpu: list[float] = []
+    bare_cpu: list[float] = []
     with directory() as data, paperdb(data=data / "d") as server:
         http = Http(server.port, server.key)
         size = 0
@@ -29,23 +32,28 @@ def catchup(scale: Scale) -> Iterator[Row]:
         (file,) = (data / "d").glob("*.sqlite")
         for _ in range(scale(9, 3, 2)):
             sock = websocket(server.port, secret, "&since=0")
-            begun = time.perf_counter()
+            before, begun = server.settled_cpu(), time.perf_counter()
             received = 0
             # Cursor mode: `"seq":N,` comes on top of each.
             while received < size:
                 received += len(sock.recv(1 << 20))
             ours.append(count / (time.perf_counter() - begun))
+            ours_cpu.append((server.settled_cpu() - before) / count * 1e6)
             sock.close()
             connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
             with on_core(SERVER_CORE):
-                begun = time.perf_counter()
+                before, begun = time.process_time(), time.perf_counter()
                 for _row in connection.execute("SELECT position, type, collection, data FROM changes"):
                     pass
                 bare.append(count / (time.perf_counter() - begun))
+                bare_cpu.append((time.process_time() - before) / count * 1e6)
             connection.close()
         http.close()
     yield Row("bare SELECT of the log", bare, "changes/s")
     yield Row("one subscriber catching up", ours, "changes/s", "bare SELECT", ratio(ours, bare), "≥ 0.5")
+    name = "CPU of the bare SELECT"
+    yield Row(name, bare_cpu, "µs/change")
+    yield Row("server CPU of the subscriber", ours_cpu, "µs/change", name, ratio(ours_cpu, bare_cpu))
 
 
 def _frame_size(document: dict[str, object]) -> int:

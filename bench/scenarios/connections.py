@@ -19,7 +19,9 @@ def connect(scale: Scale) -> Iterator[Row]:
     """Server CPU of a WebSocket connect (handshake, token check, subscription): one token, or each its own."""
     step, rounds = scale(250, 250, 5), scale(10, 3, 2)
     # The cost of loopback and accept() is in the bare loop, too: taken off, the server's own is left.
-    same, distinct, bare = [], [], []
+    same: list[float] = []
+    distinct: list[float] = []
+    bare: list[float] = []
     with paperdb("--tokens-per-second", "0") as server, bare_accept(step * (rounds + 1)) as loop:
         http = Http(server.port, server.key)
         secret = token(http, "bench")

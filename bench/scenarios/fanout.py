@@ -72,17 +72,17 @@ def latency(scale: Scale) -> Iterator[Row]:
             secret = token(http, f"bench{connections}")
             readers.append(Readers([websocket(server.port, secret) for _ in range(connections)]))
         samples: list[list[float]] = [[] for _ in audiences]
+        sizes = [0 for _ in audiences]
         for turn in range(scale(200, 30, 2) + 1):
             for n, connections in enumerate(audiences):
                 request = request_bytes("POST", f"/bench{connections}/docs", server.key, {"text": TEXT})
                 if turn == 0:
                     http.exchange(request)
-                    readers[n].until_quiet(0.1)
+                    sizes[n] = readers[n].each_since(0)
                     continue
-                size = readers[n].received // turn // connections
                 begun = time.perf_counter()
                 http.sock.sendall(request)
-                readers[n].until(readers[n].received + size * connections)
+                readers[n].until(readers[n].received + sizes[n] * connections)
                 samples[n].append((time.perf_counter() - begun) * 1e3)
                 http.sock.recv(65536)
         for reader in readers:

@@ -10,6 +10,9 @@ from bench.baseline import bare_loop
 from bench.peers import PEERS
 from bench.rows import Row, Scale, ratio
 
+OURS = "PaperDB, WebSocket, its durable insert included"
+NET = "PaperDB, the insert without subscribers taken off"
+
 
 def peers(scale: Scale) -> Iterator[Row]:
     """Server CPU per delivery, publishing included: PaperDB, the bare loop and installed peers, in turn."""
@@ -19,7 +22,7 @@ def peers(scale: Scale) -> Iterator[Row]:
         paperdb = stack.enter_context(paperdb_service())
         frame = paperdb.frame()
         message = frame[FRAME_HEADER_BYTES:]
-        audiences = {"PaperDB, WebSocket, durable": Audience(paperdb.service, connections)}
+        audiences = {OURS: Audience(paperdb.service, connections)}
         for name, (program, start) in PEERS.items():
             if missing := program.missing():
                 yield Row(name, [], "", note=missing)
@@ -29,10 +32,12 @@ def peers(scale: Scale) -> Iterator[Row]:
             stack.callback(audience.close)
         bare: list[float] = []
         for count, rounds in ((1, scale(60, 15, 2)), (events, scale(15, 4, 2))):
-            samples: dict[str, list[float]] = {name: [] for name in audiences}
+            samples: dict[str, list[float]] = {name: [] for name in (OURS, NET, *audiences)}
             for turn in range(rounds + 1):
                 single = loop.round(frame) * 1e6
+                insert = paperdb.alone(count)
                 costs = {name: audience.round(count) for name, audience in audiences.items()}
+                costs[NET] = costs[OURS] - insert
                 if turn > 0:
                     bare.append(single)
                     for name, cost in costs.items():
@@ -40,6 +45,6 @@ def peers(scale: Scale) -> Iterator[Row]:
             what = "one event" if count == 1 else f"{count} at once"
             if count == 1:
                 yield Row("one event: bare loop of os.write", bare, "µs/delivery")
-            ours = next(iter(samples.values()))
             for name, sample in samples.items():
-                yield Row(f"{what}: {name}", sample, "µs/delivery", "PaperDB", ratio(sample, ours))
+                against = ratio(sample, samples[OURS])
+                yield Row(f"{what}: {name}", sample, "µs/delivery", f"{what}: {OURS}", against)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,7 +38,11 @@ def _rows(scale: Scale) -> Iterator[Row]:
 
 
 def _deliveries(
-    audiences: list[Audience], alone: list[Callable[[int], float]], connections: int, events: int, rounds: int
+    audiences: list[Audience],
+    alone: Sequence[Callable[[int], float]],
+    connections: int,
+    events: int,
+    rounds: int,
 ) -> Iterator[Row]:
     whole: list[list[float]] = [[], []]
     net: list[list[float]] = [[], []]

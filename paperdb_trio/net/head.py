@@ -136,37 +136,40 @@ class ChunkedDecoder:
 
     def feed(self, data: bytes) -> None:
         """Raises a 400 for bad framing, and for trailers, which had to be announced."""
-        self._buffer += data
+        buffer, at = self._buffer + data, 0  # `at`: what is before it has been taken; nothing is copied for it
         while not self.done:
             if self._left:
-                if len(self._buffer) < self._left:
-                    if self._left > 2:
-                        taken = min(len(self._buffer), self._left - 2)
-                        self.body += self._buffer[:taken]
-                        self._buffer = self._buffer[taken:]
-                        self._left -= taken
-                    return
-                self.body += self._buffer[: self._left - 2]
-                if self._buffer[self._left - 2 : self._left] != b"\r\n":
+                have = len(buffer) - at
+                if have < self._left:
+                    taken = max(0, min(have, self._left - 2))
+                    self.body += memoryview(buffer)[at : at + taken]
+                    self._left -= taken
+                    at += taken
+                    break
+                end = at + self._left
+                self.body += memoryview(buffer)[at : end - 2]
+                if buffer[end - 2 : end] != b"\r\n":
                     raise _bad_chunk("a chunk is longer than its size")
-                self._buffer, self._left = self._buffer[self._left :], 0
-            line, found, rest = self._buffer.partition(b"\r\n")
-            if not found:
-                if len(self._buffer) > self.MAX_LINE:
+                at, self._left = end, 0
+            eol = buffer.find(b"\r\n", at, at + self.MAX_LINE)
+            if eol < 0:
+                if len(buffer) - at >= self.MAX_LINE:
                     raise _bad_chunk("a chunk's size line is too long")
-                return
+                break
+            line = buffer[at:eol]
             size = line.partition(b";")[0]
             if b"\n" in line or not 0 < len(size) <= 8 or any(c not in b"0123456789abcdefABCDEF" for c in size):
                 raise _bad_chunk(f"invalid chunk size {line[:20]!r}")
             length = int(size, 16)
             if length:
-                self._buffer, self._left = rest, length + 2
-            elif len(rest) < 2:
-                return
-            elif rest[:2] != b"\r\n":
+                at, self._left = eol + 2, length + 2
+            elif len(buffer) < eol + 4:
+                break
+            elif buffer[eol + 2 : eol + 4] != b"\r\n":
                 raise _bad_chunk("trailers that no Trailer header announced")
             else:
-                self.done, self.rest = True, rest[2:]
+                at, self.done, self.rest = eol + 4, True, buffer[eol + 4 :]
+        self._buffer = buffer[at:]
 
 
 def _bad_chunk(why: str) -> ApiError:

@@ -2,41 +2,78 @@
 
 Law: Hypercorn's own accept loop is never used (one upgrade request with trailing bytes ends that whole
 server: hypercorn #225). What is used is internal to Hypercorn 0.18; tests/net/test_hypercorn.py holds it.
+Both are loaded by the first connection that needs them: most servers never see one, and they are half of
+the time of a start and a third of the memory.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
 
-from hypercorn.app_wrappers import ASGIWrapper
-from hypercorn.config import Config
-from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
-from quart_trio import QuartTrio
+import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.services import Services
 
 
 class HypercornConnections:
     """Serves streams that the door hands over, each until its peer or the server has had enough."""
 
-    def __init__(self, app: QuartTrio, settings: Settings) -> None:
-        self._config = Config()
-        self._config.keep_alive_timeout = settings.keep_alive_timeout
-        self._config.h11_max_incomplete_size = settings.max_head_bytes
-        self._config.keep_alive_max_requests = 1_000_000  # its default of 1,000 is for HTTP/2 floods
-        self._config.include_server_header = False
-        self._config.accesslog = None
-        self._config.errorlog = None
-        self._wrapped: Any = ASGIWrapper(app)
-        self._context = WorkerContext(None)
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._loading = trio.Lock()
+        self._loaded: _Loaded | None = None
+        self._draining = False
 
     async def serve(self, stream: ByteStream) -> None:
         """Serve one connection to its end; what has been read of it must be unread before."""
-        # Hypercorn decides by AttributeError whether a stream is TLS; ours has no `do_handshake`.
-        await TCPServer(self._wrapped, self._config, self._context, {}, stream)  # type: ignore[arg-type]
+        async with self._loading:
+            if self._loaded is None:
+                # On a thread: the event loop gets its turns between the pieces of half a second's imports.
+                self._loaded = await trio.to_thread.run_sync(_load, self._services)
+                if self._draining:
+                    await self.drain()
+        await self._loaded.serve(stream)
 
     async def drain(self) -> None:
         """Close idle connections now, and the others after the answer that they are waiting for."""
-        await self._context.terminated.set()
+        self._draining = True
+        if self._loaded is not None:
+            await self._loaded.context.terminated.set()
+
+
+class _Loaded(NamedTuple):
+    serve: Callable[[ByteStream], Awaitable[None]]
+    context: Any
+
+
+def _load(services: Services) -> _Loaded:
+    from hypercorn.app_wrappers import ASGIWrapper
+    from hypercorn.config import Config
+    from hypercorn.trio.tcp_server import TCPServer
+    from hypercorn.trio.worker_context import WorkerContext
+
+    from paperdb_trio.rest.app import create_app
+
+    app: Any = ASGIWrapper(create_app(services))
+    config = _configured(Config(), services.settings)
+    context = WorkerContext(None)
+    gc.freeze()  # like what was loaded at the start
+
+    async def serve(stream: ByteStream) -> None:
+        # Hypercorn decides by AttributeError whether a stream is TLS; ours has no `do_handshake`.
+        await TCPServer(app, config, context, {}, stream)  # type: ignore[arg-type]
+
+    return _Loaded(serve, context)
+
+
+def _configured(config: Any, settings: Settings) -> Any:
+    config.keep_alive_timeout = settings.keep_alive_timeout
+    config.h11_max_incomplete_size = settings.max_head_bytes
+    config.include_server_header = False
+    config.accesslog = None
+    config.errorlog = None
+    return config

@@ -19,7 +19,14 @@ from paperdb_trio.auth import tokens
 from paperdb_trio.auth.directory import Directory, Identity, unauthorized
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import check_collection, check_document, check_id, parse_json
-from paperdb_trio.rest.messages import EventStream, Request, Response, document_response, json_response
+from paperdb_trio.rest.messages import (
+    EventStream,
+    Request,
+    Response,
+    body_too_large,
+    document_response,
+    json_response,
+)
 from paperdb_trio.rest.metrics import metrics_text
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import Stored
@@ -44,6 +51,7 @@ DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 2**53
 MAX_SEQ: Final = 2**53
+MAX_TOKEN_REQUEST_BYTES: Final = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -69,14 +77,17 @@ class Call:
     def id(self) -> str:
         return check_id(self.parameters["id"])
 
-    async def json(self) -> Any:
-        """The body as JSON. Raises a 415 for another content type, and what `parse_json` raises."""
+    async def json(self, max_bytes: int | None = None) -> Any:
+        """The body as JSON. Raises a 415 for another content type, a 413, and what `parse_json` raises."""
         kind = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
             raise ApiError(
                 415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is '{kind[:80]}'; expected application/json"
             )
-        return parse_json(await self.request.read_body())
+        body = await self.request.read_body()
+        if max_bytes is not None and len(body) > max_bytes:
+            raise body_too_large(max_bytes)
+        return parse_json(body)
 
 
 def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
@@ -135,19 +146,19 @@ async def insert_bulk(call: Call) -> Response:
             drafts.append(Draft.parse(value))
         except ApiError as error:
             drafts.append(error)
-    written: list[Written]
+    documents: list[bytes]
     failures: list[BulkFailure]
-    written, failures = await call.services.writer.submit(
+    documents, failures = await call.services.writer.submit(
         InsertBulk(call.database_id, collection, drafts, settings.max_document_bytes, atomic)
     )
     errors = [
         {"index": failure.index, "error": failure.error.message, "code": failure.error.code}
         for failure in failures
     ]
-    response = json_response(200, {"inserted": len(written), "failed": len(failures), "errors": errors})
+    response = json_response(200, {"inserted": len(documents), "failed": len(failures), "errors": errors})
     if not errors:
         response.body = response.body.replace(b',"errors":[]', b"")
-    response.body = response.body[:-1] + b',"documents":[' + b",".join(w.data for w in written) + b"]}"
+    response.body = response.body[:-1] + b',"documents":[' + b",".join(documents) + b"]}"
     return response
 
 
@@ -385,7 +396,8 @@ async def drop(call: Call) -> Response:
 async def mint_token(call: Call) -> Response:
     """Mint a realtime token."""
     call.services.limits.token(call.identity.key.id)
-    request = await call.json()
+    # Public keys come here, and 16 MiB of JSON can be 400 MiB of objects.
+    request = await call.json(MAX_TOKEN_REQUEST_BYTES)
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')
     response = json_response(200, tokens.mint(call.services.directory, call.identity, request))

@@ -7,7 +7,7 @@ Law: `apply` runs on the writer's thread, raises `ApiError` only while the trans
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -52,6 +52,10 @@ class Condition:
             raise ApiError(412, "PRECONDITION_FAILED", f"If-Match does not hold: the document {current}")
 
 
+_INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
+"""Fields of a document that is sent for insertion which mean something."""
+
+
 class Draft(NamedTuple):
     """A document as it came in, taken apart: raises the 400s that need no database."""
 
@@ -61,7 +65,10 @@ class Draft(NamedTuple):
 
     @classmethod
     def parse(cls, value: object) -> Draft:
-        fields = check_document(value).copy()
+        document = check_document(value)
+        if document.keys().isdisjoint(_INSTRUCTIONS):
+            return cls(new_id(), document, ())
+        fields = document.copy()
         key, own_id, unique = fields.pop("key", None), fields.pop("_id", None), fields.pop("unique", None)
         if key is not None and own_id is not None and key != own_id:
             raise bad_request("'key' and '_id' differ; give one of them", "INVALID_ID")
@@ -82,7 +89,7 @@ class Draft(NamedTuple):
         return cls(id, fields, tuple(unique))
 
     def insert(self, tx: Transaction, database_id: int, collection: str, max_bytes: int) -> Written:
-        collection_id = _satisfy_schema(tx, database_id, collection, self.fields)
+        collection_id = satisfy_schema(tx, database_id, collection, self.fields)
         data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, max_bytes)
         if self.unique:
             for name in self.unique:
@@ -119,47 +126,51 @@ class InsertBulk:
     max_bytes: int
     atomic: bool
 
-    def apply(self, tx: Transaction) -> tuple[list[Written], list[BulkFailure]]:
-        written = self._insert_at_once(tx)
-        if written is not None:
-            return written, []
+    def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
+        """The documents that are in, as JSON texts, and which failed."""
+        documents = self._insert_at_once(tx)
+        if documents is not None:
+            return documents, []
         if self.atomic:
             with tx.savepoint():
                 return self._insert_all(tx)
         return self._insert_all(tx)
 
-    def _insert_at_once(self, tx: Transaction) -> list[Written] | None:
+    def _insert_at_once(self, tx: Transaction) -> list[bytes] | None:
         """The usual case, in which all is well: twice as fast. None, and nothing is done, if it is not."""
         prepared: list[tuple[str, bytes]] = []
+        collection_id = tx.collection_id(self.database_id, self.collection)
+        schema = None if collection_id is None else tx.schema(collection_id)
         try:
             for draft in self.drafts:
                 if isinstance(draft, ApiError) or draft.unique:
                     return None
-                _satisfy_schema(tx, self.database_id, self.collection, draft.fields)
+                if schema is not None:
+                    schema.apply(draft.fields)
                 data = document_bytes(draft.id, draft.fields, tx.stamp, tx.stamp, self.max_bytes)
                 prepared.append((draft.id, data))
         except ApiError:
             return None
         if not prepared:
             return []
-        first = tx.insert_many(self.database_id, self.collection, prepared)
-        if first is None:
+        if not tx.insert_many(self.database_id, self.collection, prepared):
             return None
-        return [Written(id, data, first + n, True) for n, (id, data) in enumerate(prepared)]
+        return [data for _, data in prepared]
 
-    def _insert_all(self, tx: Transaction) -> tuple[list[Written], list[BulkFailure]]:
-        written: list[Written] = []
+    def _insert_all(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
+        documents: list[bytes] = []
         failures: list[BulkFailure] = []
         for index, draft in enumerate(self.drafts):
             try:
                 if isinstance(draft, ApiError):
                     raise draft
-                written.append(draft.insert(tx, self.database_id, self.collection, self.max_bytes))
+                written = draft.insert(tx, self.database_id, self.collection, self.max_bytes)
+                documents.append(written.data)
             except ApiError as error:
                 if self.atomic:
                     raise ApiError(error.status, error.code, error.message, index=index) from None
                 failures.append(BulkFailure(index, error))
-        return written, failures
+        return documents, failures
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +194,7 @@ class Patch:
             document.pop(name, None)
         for name, value in self.fields.items():
             document[name] = _stepped(document, name, value) if _is_step(value) else value
-        _satisfy_schema(tx, self.database_id, self.collection, document)
+        satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, document, created, tx.stamp, self.max_bytes)
         return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
@@ -220,7 +231,7 @@ class Replace:
     max_bytes: int
 
     def apply(self, tx: Transaction) -> Written:
-        collection_id = _satisfy_schema(tx, self.database_id, self.collection, self.fields)
+        collection_id = satisfy_schema(tx, self.database_id, self.collection, self.fields)
         found = None if collection_id is None else tx.document(collection_id, self.id)
         if self.condition is not None:
             self.condition.check(None if found is None else found[1])
@@ -344,7 +355,7 @@ class Trim:
         return trimmed, removable
 
 
-def _satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: Document) -> int | None:
+def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: Document) -> int | None:
     """Apply the collection's schema, if there is one, to the fields; returns the collection's id."""
     collection_id = tx.collection_id(database_id, collection)
     schema = None if collection_id is None else tx.schema(collection_id)

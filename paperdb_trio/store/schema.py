@@ -1,7 +1,8 @@
 """The SQLite file: where it lies, its tables, how it is opened, and the lock of the one serving process.
 
 Law: the only file that issues DDL (but for the indexes of unique fields, which the writer adds) or
-PRAGMAs. sqlite-utils is used here and in `admin`, never on the way of a write.
+PRAGMAs. sqlite-utils is used here and in `admin`, never on the way of a write, and is imported (60 ms)
+only when there is something to do for it.
 """
 
 from __future__ import annotations
@@ -9,13 +10,10 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
-
-import sqlite_utils
-from sqlite_utils import Migrations
 
 from paperdb_trio.errors import StartupError
 
@@ -41,10 +39,6 @@ def span(owner: int) -> tuple[int, int]:
     return owner << SEQ_BITS, owner << SEQ_BITS | SEQ_MASK
 
 
-migrations = Migrations("paperdb")
-
-
-@migrations()
 def m001_initial(db: Any) -> None:
     for statement in (
         """CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)""",
@@ -75,6 +69,10 @@ def m001_initial(db: Any) -> None:
         db.execute(statement)
 
 
+MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial,)
+"""In order. A name that was released is never changed."""
+
+
 def database_file(data: str | Path) -> Path:
     return Path(data) / "paperdb.sqlite"
 
@@ -86,6 +84,8 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
     query cannot gather more than that in memory: it fails with `sqlite3.DataError`.
     """
     mode = "ro" if read_only else "rw"
+    if read_only and not os.access(file.parent, os.W_OK) and not Path(f"{file}-wal").exists():
+        mode = "ro&immutable=1"  # else SQLite wants to make its files beside it
     uri = f"{file.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=10
@@ -97,9 +97,10 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
     return connection
 
 
-def prepare(data: str | Path, *, create: bool) -> Path:
+def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
     """Make sure that `data` holds a database of this version, and return its file.
 
+    Without `write` it need only be readable, unless it was made by an older version.
     Raises `StartupError`: missing (unless `create`), not writable, corrupt, or made by a newer version.
     """
     directory = Path(data)
@@ -114,8 +115,8 @@ def prepare(data: str | Path, *, create: bool) -> Path:
         if create:
             descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
             os.close(descriptor)
-        elif not os.access(file, os.W_OK):
-            raise PermissionError(13, "not writable")
+        elif not os.access(file, os.W_OK if write else os.R_OK):
+            raise PermissionError(13, "not writable" if write else "not readable")
     except OSError as error:
         raise _unusable(directory, error) from None
     try:
@@ -125,9 +126,13 @@ def prepare(data: str | Path, *, create: bool) -> Path:
                 verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
                     raise sqlite3.DatabaseError(verdict)
+        if not write:
+            with closing(connect(file, read_only=True)) as connection:
+                if not migrate(connection, directory, dry_run=True):
+                    return file
         with closing(connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            _migrate(connection, directory)
+            migrate(connection, directory)
     except sqlite3.DatabaseError as error:
         text = " ".join(str(error).split())
         if "full" in text or "readonly" in text or "unable to open" in text or "I/O" in text:
@@ -150,18 +155,31 @@ def checkpoint(file: Path) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _migrate(connection: sqlite3.Connection, directory: Path) -> None:
-    db = sqlite_utils.Database(connection)
-    known = {migration.name for migration in migrations._migrations}
-    newer = [migration.name for migration in migrations.applied(db) if migration.name not in known]
-    if newer:
+def migrate(connection: sqlite3.Connection, where: Path, *, dry_run: bool = False) -> bool:
+    """Bring the tables to this version; whether there was, or in a `dry_run` is, anything to do for that.
+
+    Raises `StartupError` for what a newer version has made.
+    """
+    applied: set[str] = set()
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name='_sqlite_migrations'").fetchone():
+        rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set='paperdb'")
+        applied = {name for (name,) in rows}
+    known = {migration.__name__ for migration in MIGRATIONS}
+    if applied - known:
         raise StartupError(
-            f"The data directory {directory} was made by a newer version of PaperDB ({newer[-1]}). "
-            "Nothing was changed.",
+            f"{where} was made by a newer version of PaperDB ({max(applied - known)}). Nothing was changed.",
             EXIT_NEWER,
         )
-    if migrations.pending(db):
-        migrations.apply(db)
+    if applied == known:
+        return False
+    if not dry_run:
+        import sqlite_utils
+
+        migrations = sqlite_utils.Migrations("paperdb")
+        for migration in MIGRATIONS:
+            migrations()(migration)
+        migrations.apply(sqlite_utils.Database(connection))
+    return True
 
 
 def _unusable(directory: Path, error: OSError) -> StartupError:
@@ -189,8 +207,10 @@ def serving_lock(data: str | Path) -> Iterator[None]:
                 f"The data directory {data} is being served by another process (pid {holder or 'unknown'})",
                 EXIT_LOCKED,
             ) from None
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        try:
+            os.pwrite(descriptor, f"{os.getpid():<20}\n".encode(), 0)  # in place: the disk may be full
+        except OSError as error:
+            raise _unusable(directory, error) from None
         yield
     finally:
         os.close(descriptor)

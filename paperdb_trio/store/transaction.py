@@ -137,11 +137,9 @@ class Transaction:
         self._count(collection_id, 1)
         return seq
 
-    def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> int | None:
-        """Insert documents `(id, data)` and return the seq of the first; the others' follow it.
-
-        None, and no trace, if one of them cannot be: an id is taken, or a unique value.
-        """
+    def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
+        """Insert documents `(id, data)`; False, and no trace, if one of them cannot be: an id is taken, or
+        a unique value."""
         with suppress(sqlite3.IntegrityError), self.savepoint():
             collection_id = self.collection_id(database_id, collection, create=True)
             assert collection_id is not None
@@ -162,8 +160,8 @@ class Transaction:
             self._texts += texts
             self._heads[database_id] = first + len(documents) - 1
             self._count(collection_id, len(documents))
-            return first
-        return None
+            return True
+        return False
 
     def update(self, database_id: int, collection: str, position: int, id: str, data: bytes) -> int:
         """Raises a 409 like `insert`."""

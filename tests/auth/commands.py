@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
+from typing import NamedTuple
 
+from click.testing import CliRunner
+
+from paperdb_trio.cli import main
 from tests.conftest import COMMAND, ENVIRONMENT
 
 
@@ -23,6 +28,37 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess
 def fails(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
     """It ended with this code, nothing but one line of ours on stderr, and all of the words in it."""
     assert done.returncode == code, done.stderr
+    assert re.fullmatch(r"paperdb: [^\n]+\n", done.stderr), done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+class Done(NamedTuple):
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def run_here(*arguments: str | Path, input: bytes | None = None) -> Done:
+    """The same without a process of its own, for what needs none; unless it is an executable that is tested."""
+    if "PAPERDB_TEST_COMMAND" in os.environ:
+        done = subprocess.run(
+            [*COMMAND, *map(str, arguments)],
+            input=input,
+            capture_output=True,
+            env=ENVIRONMENT,
+            timeout=30,
+            check=False,
+        )
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
+    unset = {name: None for name in os.environ if name.startswith("PAPERDB_")}
+    result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=unset, prog_name="paperdb")
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
+def fails_here(done: Done, code: int, *words: str) -> None:
+    """Like `fails`."""
+    assert done.exit_code == code, done
     assert re.fullmatch(r"paperdb: [^\n]+\n", done.stderr), done.stderr
     for word in words:
         assert word in done.stderr

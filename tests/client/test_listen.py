@@ -77,6 +77,7 @@ def listeners() -> Iterator[list[Listener]]:
             listener.wait()
 
 
+@pytest.mark.executable
 def test_it_prints_resumes_and_ends(start_server: StartServer, listeners: list[Listener]) -> None:
     server = start_server()
     listener = Listener(server, "a", "b")

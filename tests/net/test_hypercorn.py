@@ -4,13 +4,17 @@ served to its end, in HTTP/1.1 and HTTP/2, and that neither a client nor a drain
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
-from tests.conftest import Server, need, receive
+from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.realtime.raw import Raw, handshake, running
+
+pytestmark = pytest.mark.executable
 
 
 @pytest.fixture(scope="module")
@@ -109,3 +113,32 @@ def test_an_upgrade_with_trailing_bytes_ends_one_connection(quart: Server) -> No
             raw.send(handshake(quart, "/somewhere", "Upgrade: h2c").replace(b"websocket", b"h2c", 1) + trailing)
             raw.drop()
     assert quart.request("GET", "/healthz").status_code == 200
+
+
+def test_the_first_who_need_it_may_come_at_once(start_server: StartServer) -> None:
+    """It is loaded then, and once: all of them are served, and the others meanwhile."""
+    server = start_server()
+    unusual = request(server, "GET", "/collections", b"", "Trailer: x")
+    with ExitStack() as stack:
+        raws = [stack.enter_context(Raw(server)) for _ in range(10)]
+        for raw in raws:
+            raw.send(unusual)
+        assert server.insert("c", {})
+        assert [raw.answer()[0] for raw in raws] == [200] * 10
+    assert server.stop() == 0
+    assert "Traceback" not in server.stderr
+
+
+def test_a_drain_while_it_is_loaded_ends_what_waits_for_it(start_server: StartServer) -> None:
+    """Answered or not: such a connection must not idle until its keep-alive ends."""
+    server = start_server("--drain-timeout", "60", "--keep-alive-timeout", "60")
+    unusual = request(server, "GET", "/collections", b"", "Trailer: x")
+    with Raw(server) as raw:
+        raw.send(unusual[:10])
+        wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
+        raw.send(unusual[10:])
+        server.process.send_signal(signal.SIGTERM)
+        raw.drain()
+        assert server.process.wait(10) == 0
+    server.stop()
+    assert "Traceback" not in server.stderr

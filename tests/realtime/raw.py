@@ -4,6 +4,7 @@ tokens that no server would mint, writers that pour."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import sqlite3
@@ -191,7 +192,7 @@ def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes
         "collections": list(collections),
         "permissions": ["read"],
         "iat": int(now),
-        "exp": now + lifetime,
+        "exp": math.ceil(now + lifetime),  # whole seconds, as a server mints them
         "jti": os.urandom(8).hex(),
         **claims,
     }

@@ -13,6 +13,8 @@ from websockets.sync.client import ClientConnection
 from tests.conftest import Server, receive
 from tests.realtime.raw import end_of, forge
 
+pytestmark = pytest.mark.executable
+
 
 def ask(ws: ClientConnection, message: Any) -> dict[str, Any]:
     """Send an action (text as it is) and return the next message."""

@@ -15,6 +15,8 @@ from websockets.sync.client import connect
 from tests.conftest import Server, need, receive, wait_until
 from tests.realtime.raw import Raw, Writers, forge, handshake
 
+pytestmark = pytest.mark.executable
+
 
 def test_every_write_is_one_event_of_the_documented_shape(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:

@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import Server
 from tests.rest.tools import curl, etag, refusal
 
+pytestmark = pytest.mark.executable
+
 
 def listed(api: httpx.Client, name: str) -> dict[str, Any] | None:
     found = [item for item in api.get("/collections").json()["collections"] if item["name"] == name]

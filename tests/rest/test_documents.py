@@ -16,6 +16,8 @@ import pytest
 
 from tests.rest.tools import etag, refusal
 
+pytestmark = pytest.mark.executable
+
 TIMESTAMP = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import re
 
 import httpx
+import pytest
 from openapi_spec_validator import validate
 
 from paperdb_trio.rest.routes import ROUTES
 from tests.conftest import Server, StartServer, wait_until
+
+pytestmark = pytest.mark.executable
 
 
 def test_the_openapi_document_is_valid_and_has_every_route(server: Server) -> None:

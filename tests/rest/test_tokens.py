@@ -13,6 +13,8 @@ import pytest
 from tests.conftest import Server, wait_until
 from tests.rest.tools import refusal
 
+pytestmark = pytest.mark.executable
+
 
 def mint(server: Server, body: object, key: str | None = None) -> httpx.Response:
     return server.request("POST", "/realtime/token", json=body, key=key)
@@ -180,3 +182,9 @@ def test_a_token_is_no_key_to_documents(server: Server, collection: str) -> None
         assert answer.status_code in (401, 403)
     assert mint(server, {"collections": ["*"]}, token).status_code in (401, 403)
     assert server.request("GET", f"/{collection}/docs").json()["documents"] == [document]
+
+
+def test_a_request_for_a_token_is_small(server: Server) -> None:
+    """Public keys may ask, too, and what a large body becomes in memory is many times as large."""
+    answer = server.request("POST", "/realtime/token", json={"collections": ["a"] * 300_000})
+    assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")

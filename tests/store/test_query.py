@@ -213,6 +213,64 @@ def test_not_is_the_exact_complement(
     assert sorted(ids) == list(range(len(documents)))
 
 
+TRICKY = [
+    *(0, -0.0, 0.0, 7, 7.0, 70, -7, -7.0, 7.5, 0.1, 1e-7, -1e-300, 1e6, 10**6, 1e14, 10**14, 1e15, 10**15),
+    *(
+        10**15 - 1,
+        1e15 - 1,
+        1e16,
+        10**16,
+        2**53,
+        2.0**53,
+        1e22,
+        10**22,
+        1e300,
+        123456789.125,
+        True,
+        False,
+        None,
+    ),
+    *(
+        "",
+        "7",
+        "*",
+        "?",
+        "[",
+        "]",
+        "[7]",
+        "a*b",
+        "ab",
+        "a[b]c",
+        "\\",
+        '"',
+        "/",
+        "\x7f",
+        "\x1f",
+        "\n",
+        "é",
+        "e\u0301",
+    ),
+    *("😀", "\u2028", "A", "a", "x" * 990, "x" * 1200, '"a":7', [7], {"a": 7}),
+]
+
+
+@pytest.mark.parametrize("name", ["a", "a*b", "a[0]", "é", "a.b"])
+def test_equal_values_are_found_however_they_are_written(shared_file: Path, name: str) -> None:
+    """A search for the text of a value stands before the comparison: it must not lose any."""
+    documents = [{"other": 7, **at_path(name, value)} for value in TRICKY]
+    with scratch(shared_file) as tx:
+        scope = fill(tx, documents, indexed=False)
+        for operand in TRICKY:
+            if not isinstance(operand, list | dict):
+                expected = [n for n, value in enumerate(TRICKY) if equal(value, operand)]
+                assert found(tx, scope, {name: operand}) == expected, operand
+
+
+def at_path(name: str, value: object) -> dict[str, Any]:
+    first, _, rest = name.partition(".")
+    return {first: at_path(rest, value) if rest else value}
+
+
 ODD_NAMES = [
     "0",
     "$gt",

@@ -8,35 +8,11 @@ from __future__ import annotations
 
 import os
 import resource
-import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Server, StartServer, need, receive, wait_until
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB."""
-    need("mount")
-    where = tmp_path / "disk"
-    where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], check=False)
-    if mounted.returncode != 0:
-        if os.environ.get("CI"):
-            pytest.fail("mounting a tmpfs needs root")
-        pytest.skip("mounting a tmpfs needs root")
-    yield where
-    subprocess.run(["umount", "-l", str(where)], check=True)
-
-
-def fill(file: Path) -> None:
-    with file.open("wb", buffering=0) as raw, suppress(OSError):
-        while raw.write(b"\0" * 65536):
-            pass
+from tests.conftest import Server, StartServer, fill, receive, wait_until
 
 
 def documents(server: Server, collection: str) -> int:

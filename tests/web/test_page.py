@@ -12,6 +12,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ENVIRONMENT, Server, need
 from tests.web.tools import HERE, NODES_WEBSOCKET, Script
 
@@ -47,6 +49,7 @@ def test_the_page_has_the_snippets_that_are_tested() -> None:
     assert token_snippet().endswith("`wss://realtime.paperdb.app?token=${encodeURIComponent(token)}`\n);")
 
 
+@pytest.mark.executable
 def test_subscribe_via_sdk(package: Path, server: Server) -> None:
     subscribe, stop = subscribe_snippet(server)
     source = f"""{subscribe}

@@ -1,0 +1,84 @@
+"""Make dist/paperdb: one executable with the server, every command, and all that it serves.
+
+PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
+behind `launcher.c`, which unpacks it on the first start and becomes it. Why not PyInstaller's own onefile
+mode: see the README, "One executable".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import PyInstaller.__main__
+
+ROOT = Path(__file__).parent.parent
+WORK = ROOT / "build" / "binary"
+NOT_NEEDED = (
+    # What test tools and optional features would bring in.
+    *("hypothesis", "pytest", "_pytest", "yaml", "IPython", "setuptools", "pkg_resources", "distutils"),
+    *(
+        "tkinter",
+        "pydoc",
+        "doctest",
+        "lib2to3",
+        "ensurepip",
+        "xmlrpc",
+        "curses",
+        "readline",
+        "rich",
+        "pygments",
+    ),
+    *("dotenv", "watchdog", "uvloop", "aioquic", "socksio", "brotli", "zstandard", "twisted", "django"),
+)
+
+
+def freeze() -> Path:
+    """The folder with the program `paperdb` and `_internal/`."""
+    options = ["--onedir", "--strip", "--noconfirm", "--log-level=ERROR", "--name=paperdb"]
+    options += [f"--paths={ROOT}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
+    options += [f"--distpath={WORK}", f"--workpath={WORK / 'work'}", f"--specpath={WORK}"]
+    options += [f"--exclude-module={name}" for name in NOT_NEEDED]
+    PyInstaller.__main__.run([*options, str(ROOT / "paperdb_trio" / "__main__.py")])
+    return WORK / "paperdb"
+
+
+def pack(folder: Path) -> bytes:
+    """The files of a folder as the launcher reads them, and the trailer's digest of them."""
+    packed = bytearray()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name, content = os.fsencode(file.relative_to(folder)), file.read_bytes()
+        data = zlib.compress(content, 9)
+        mode = 0o700 if os.access(file, os.X_OK) else 0o600
+        packed += struct.pack("=IIQQ", mode, len(name), len(content), len(data)) + name + data
+    return bytes(packed)
+
+
+def build(target: Path) -> None:
+    folder = freeze()
+    launcher = WORK / "launcher"
+    source = Path(__file__).with_name("launcher.c")
+    subprocess.run(
+        ["gcc", "-Os", "-Wall", "-Wextra", "-Werror", "-s", "-o", launcher, source, "-l:libz.a"], check=True
+    )
+    packed = pack(folder)
+    files = sum(path.is_file() for path in folder.rglob("*"))
+    digest = hashlib.sha256(packed).hexdigest()[:19].encode() + b"\0"
+    head = launcher.read_bytes()
+    head += b"\0" * (-len(head) % 8)
+    target.parent.mkdir(exist_ok=True)
+    new = target.with_suffix(".new")
+    new.write_bytes(head + packed + struct.pack("=QI20s", len(head), files, digest))
+    new.chmod(0o755)
+    new.replace(target)
+    shutil.rmtree(WORK / "work")
+    print(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    build(ROOT / "dist" / "paperdb")

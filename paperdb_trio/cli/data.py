@@ -1,0 +1,137 @@
+"""`paperdb backup`, `restore`, `check`, `export`, `import`: what operators do with a data directory."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import ExitStack
+from io import BufferedReader
+from pathlib import Path
+from typing import BinaryIO, Final
+
+import click
+
+from paperdb_trio.cli.base import data_option, main
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import StartupError
+from paperdb_trio.store import backup as copies
+from paperdb_trio.store.schema import EXIT_CORRUPT, prepare
+
+EXIT_INCOMPLETE: Final = 10
+
+force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
+file_type = click.Path(path_type=Path)
+
+
+@main.command()
+@click.argument("file", type=file_type)
+@force_option
+@data_option
+def backup(file: Path, force: bool, data: str) -> None:
+    """Copy everything into FILE, as it is at one moment, whether or not a server is running.
+
+    FILE is one SQLite file and holds documents, the change log, databases, keys (their hashes) and signing
+    secrets: keep it like a key. Get it back with 'paperdb restore'.
+    """
+    size = copies.backup(data, file, force=force)
+    click.echo(f"Backed up {data} to {file} ({size:,} bytes).")
+
+
+@main.command()
+@click.argument("file", type=file_type)
+@force_option
+@data_option
+def restore(file: Path, force: bool, data: str) -> None:
+    """Put the backup FILE in the place of the database; the server must be stopped.
+
+    Every change log begins anew: whoever resumes with a cursor of before is told of a gap, and fetches the
+    documents again. Keys and plans are as they were: what was revoked since the backup is good again.
+    """
+    copies.restore(file, data, force=force)
+    click.echo(f"Restored {data} from {file}.")
+
+
+@main.command()
+@data_option
+def check(data: str) -> None:
+    """Verify the data directory: exit code 0 if all is well, 3 if not. A server may be running."""
+    from paperdb_trio.store.check import check as check_file
+
+    report = check_file(prepare(data, create=False, write=False))
+    for line in report.databases:
+        click.echo(line)
+    for fault in report.faults:
+        click.echo(f"{click.style('damaged', fg='red')}: {fault}")
+    if report.faults:
+        more = "s" if len(report.faults) > 1 else ""
+        raise StartupError(f"{data} is damaged: {len(report.faults)} fault{more}, listed above", EXIT_CORRUPT)
+    click.echo(click.style("All is well.", fg="green"))
+
+
+@main.command()
+@click.option("--database", "databases", multiple=True, help="Only this database; may be repeated.")
+@click.option("--collection", "collections", multiple=True, help="Only this collection; may be repeated.")
+@click.option("--output", type=file_type, help="A file instead of stdout; appears when it is whole.")
+@force_option
+@data_option
+def export(
+    databases: tuple[str, ...], collections: tuple[str, ...], output: Path | None, force: bool, data: str
+) -> None:
+    """Print every document as a line {"database", "collection", "document"}, as of one moment.
+
+    Behind a collection's documents comes its schema, if it has one: {"database", "collection", "schema"}.
+    Not exported: keys, plans, the change log (and with it seqs and ETags). A server may be running.
+    """
+    from paperdb_trio.store.transfer import export as export_lines
+
+    lines = export_lines(prepare(data, create=False, write=False), databases, collections)
+    with ExitStack() as stack:
+        if output is None:
+            target: BinaryIO = sys.stdout.buffer
+        else:
+            temporary = stack.enter_context(copies.replacing(output, force=force))
+            target = stack.enter_context(temporary.open("wb"))
+        for line in lines:
+            target.write(line + b"\n")
+        target.flush()
+
+
+@main.command("import")
+@click.argument("file", type=click.File("rb"), default="-")
+@click.option("--database", help="Import into this database, whatever the lines say.")
+@click.option("--replace", is_flag=True, help="Replace documents that are there already.")
+@click.option(
+    "--max-document-bytes",
+    type=int,
+    default=Settings().max_document_bytes,
+    envvar="PAPERDB_MAX_DOCUMENT_BYTES",
+    show_default=True,
+    help="Bytes of one document's JSON; a running server goes by its own setting.",
+)
+@data_option
+def import_(
+    file: BufferedReader, database: str | None, replace: bool, max_document_bytes: int, data: str
+) -> None:
+    """Write the documents and schemas of FILE (or stdin), lines as 'paperdb export' prints them.
+
+    A running server writes them itself and sends their events; without one this command does it. Each
+    line stands or falls alone. Ids, createdAt and updatedAt are kept, or made where they are missing;
+    databases must exist. A document that is there already and differs is refused, unless --replace:
+    an import that broke off can simply be repeated.
+    """
+    from paperdb_trio.intake import import_into
+    from paperdb_trio.store.transfer import ImportRequest
+
+    began = time.monotonic()
+    answer = import_into(data, ImportRequest(database, replace), file, max_document_bytes)
+    tally = answer.tally
+    click.echo(
+        f"{tally.inserted:,} documents inserted, {tally.replaced:,} replaced, {tally.unchanged:,} unchanged, "
+        f"{tally.schemas:,} schemas, in {time.monotonic() - began:.1f} s"
+    )
+    for refusal in tally.refusals:
+        click.echo(refusal)
+    if answer.error is not None:
+        raise StartupError(f"The import broke off: {answer.error}", EXIT_INCOMPLETE)
+    if tally.refused:
+        raise StartupError(f"{tally.refused:,} lines were refused, the first listed above", EXIT_INCOMPLETE)

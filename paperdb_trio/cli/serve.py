@@ -1,0 +1,115 @@
+"""`paperdb serve`: its options are the settings; a first start prints all that a newcomer needs."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import trio
+
+from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
+from paperdb_trio.auth.tokens import new_signing_secret
+from paperdb_trio.cli.base import main
+from paperdb_trio.config import Settings, read_toml, setting_type
+from paperdb_trio.errors import StartupError
+from paperdb_trio.model import new_id
+from paperdb_trio.store import admin
+from paperdb_trio.store.schema import prepare, serving_lock
+
+EXIT_FAILED: Final = 70
+
+
+def _serve_options(command: Callable[..., None]) -> Callable[..., None]:
+    for setting in reversed(dataclasses.fields(Settings)):
+        command = click.option(
+            f"--{setting.name.replace('_', '-')}",
+            setting.name,
+            type=setting_type(setting),
+            is_flag=setting_type(setting) is bool,
+            default=None,
+            envvar=f"PAPERDB_{setting.name.upper()}",
+            show_envvar=True,
+            help=f"{setting.metadata['help']}  [default: {setting.default}]",
+        )(command)
+    return command
+
+
+@main.command()
+@_serve_options
+@click.option(
+    "--config", envvar="PAPERDB_CONFIG", show_envvar=True, help="TOML file with any of these settings."
+)
+def serve(config: str | None, **given: Any) -> None:
+    """Serve a data directory until SIGTERM or SIGINT.
+
+    A setting given here goes before its environment variable, and that before the TOML file, where its
+    key is the option's name with underscores. PAPERDB_API_KEY becomes the first secret key on first start.
+    """
+    values = read_toml(config) if config else {}
+    values.update({name: value for name, value in given.items() if value is not None})
+    settings = Settings(**values)
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for library in ("trio-websocket", "hypercorn", "quart", "httpx"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    from paperdb_trio.server import serve as run_server  # half a second of imports that other commands save
+
+    with serving_lock(settings.data):
+        file = prepare(settings.data, create=True)
+        first_key = _set_up(file) if admin.is_empty(file) else None
+        try:
+            trio.run(partial(run_server, settings, file, partial(_announce, settings, first_key)))
+        except* StartupError as group:
+            raise group.exceptions[0] from None
+        except* KeyboardInterrupt:
+            pass
+        except* Exception as group:
+            logging.getLogger("paperdb").critical("the server failed", exc_info=group)
+            sys.exit(EXIT_FAILED)
+
+
+def _set_up(file: Path) -> str:
+    """Prepare a first start; returns the first key. It is printed at once: it is stored nowhere."""
+    given = os.environ.get("PAPERDB_API_KEY")
+    key = check_given_key(given) if given else new_key("secret")
+    admin.set_up(file, admin.NewKey(new_id(), "secret", "first", hash_key(key)), *new_signing_secret())
+    if given:
+        click.echo("The first secret key is the one in PAPERDB_API_KEY.")
+    else:
+        click.echo(f"First secret key, shown only now: {click.style(key, bold=True)}")
+    return key
+
+
+def _announce(settings: Settings, first_key: str | None, url: str) -> None:
+    click.echo(f"Listening on {url}")
+    if first_key is not None:
+        key = '"$PAPERDB_API_KEY"' if os.environ.get("PAPERDB_API_KEY") else first_key
+        bearer = f'-H "Authorization: Bearer {key.strip(chr(34))}" -H "Content-Type: application/json"'
+        paperdb = "paperdb" if shutil.which("paperdb") else shlex.quote(os.path.abspath(sys.argv[0]))
+        curl = "curl"
+        if settings.tls_self_signed:
+            certificate = shlex.quote(str(Path(settings.data, "tls-self-signed.crt").absolute()))
+            curl, paperdb = f"curl --cacert {certificate}", f"SSL_CERT_FILE={certificate} {paperdb}"
+        for title, command in (
+            (
+                "Mint a token",
+                f"""{curl} -X POST {url}/realtime/token {bearer} -d '{{"collections": ["messages"]}}'""",
+            ),
+            ("Listen (leave it running)", f"{paperdb} listen messages --url {url} --key {key}"),
+            ("Insert", f"""{curl} -X POST {url}/messages/docs {bearer} -d '{{"text": "Hello, world"}}'"""),
+        ):
+            click.echo(f"\n{click.style('# ' + title, fg='cyan')}\n{command}")
+        click.echo()
+    sys.stdout.flush()

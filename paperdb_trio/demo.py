@@ -1,0 +1,78 @@
+"""`paperdb serve --demo`: a conversation in the collection `messages`, so that a newcomer sees events at once.
+
+Law: writes like any client, through the writer; touches only documents that it made itself (they have
+`"demo": true`), of which there are never more than `MAX_DOCUMENTS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from typing import Final
+
+import msgspec
+import trio
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.services import Services
+from paperdb_trio.store.operations import Delete, Draft, Insert, Patch
+
+log = logging.getLogger("paperdb.demo")
+
+DATABASE: Final = "default"
+COLLECTION: Final = "messages"
+MAX_DOCUMENTS: Final = 50
+SECONDS: Final = (0.3, 1.5)
+"""Between two writes: from, to."""
+AUTHORS: Final = ("Ada", "Blaise", "Chien-Shiung", "Dorothy", "Emmy", "Fritz")
+TEXTS: Final = (
+    "Good morning!",
+    "Did the deployment go through?",
+    "It did, at the first try.",
+    "The dashboard shows it live.",
+    "Who ordered the second coffee machine?",
+    "I have reconnected, and missed nothing.",
+    "Let us call it a day.",
+)
+
+
+async def run(services: Services) -> None:
+    """Write until cancelled, or until the server drains."""
+    database = services.directory.database_named(DATABASE)
+    if database is None:
+        log.warning("there is no database '%s' to show the demo in", DATABASE)
+        return
+    submit, max_bytes = services.writer.submit, services.settings.max_document_bytes
+    earlier, _, _ = await services.reader.find(
+        database.id,
+        COLLECTION,
+        filter='{"demo":true}',
+        sort="createdAt",
+        limit=1000,
+        offset=0,
+        select="_id",
+        count=False,
+    )
+    ids: list[str] = [msgspec.json.decode(document)["_id"] for document in earlier]
+    conversation = zip(itertools.cycle(AUTHORS), itertools.cycle(TEXTS), strict=False)
+    while not services.draining:
+        what = "insert"
+        if len(ids) >= MAX_DOCUMENTS:
+            what = "delete"
+        elif len(ids) > 3:
+            what = random.choices(("insert", "patch", "delete"), (6, 3, 1))[0]
+        try:
+            if what == "insert":
+                author, text = next(conversation)
+                draft = Draft.parse({"author": author, "text": text, "likes": 0, "demo": True})
+                await submit(Insert(database.id, COLLECTION, draft, max_bytes))
+                ids.append(draft.id)
+            elif what == "patch":
+                likes = {"likes": {"increment": 1}}
+                await submit(Patch(database.id, COLLECTION, random.choice(ids), likes, None, max_bytes))
+            else:
+                await submit(Delete(database.id, COLLECTION, ids.pop(0), None))
+        except ApiError as error:  # somebody deleted the document, put a schema on the collection, …
+            log.info("%s: %s", what, error.message)
+        await trio.sleep(random.uniform(*SECONDS))

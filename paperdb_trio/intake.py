@@ -1,0 +1,173 @@
+"""The way of `paperdb import` into a running server: a Unix socket in the data directory.
+
+Law: only who may write the data directory can open it (mode 0600), so that it asks for no key; what comes
+in goes through the server's own writer, and its events to the subscribers, like any other write.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from io import BufferedReader
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import trio
+
+from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.store.schema import EXIT_LOCKED, prepare, serving_lock
+from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
+from paperdb_trio.store.writer import Writer
+
+if TYPE_CHECKING:  # the command needs nothing of the server
+    from paperdb_trio.services import Services
+
+log = logging.getLogger("paperdb.intake")
+
+NAME: Final = "paperdb.sock"
+PIECE: Final = 65_536
+"""Bytes that are read at once."""
+START_TRIES: Final = 30
+"""Tenths of a second that a server gets between taking the lock and listening."""
+
+
+@contextmanager
+def _short_path(data: Path) -> Iterator[str]:
+    """The socket's path in the 107 bytes that an address has for it, however deep the directory lies."""
+    directory = os.open(data, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{directory}/{NAME}"
+    finally:
+        os.close(directory)
+
+
+# --- the server's side ---------------------------------------------------------------------------
+
+
+@contextmanager
+def listening(data: Path) -> Iterator[socket.socket | None]:
+    """The listening socket, for the process that holds the directory's lock; None where there can be none."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _short_path(data) as path:
+        try:
+            Path(path).unlink(missing_ok=True)  # of a server that was killed
+            listener.bind(path)
+            Path(path).chmod(0o600)  # before `listen`, until which nobody can connect
+            listener.listen()
+        except OSError as error:
+            log.warning("'paperdb import' will not reach this server: %s", error.strerror)
+            yield None
+        else:
+            yield listener
+            Path(path).unlink(missing_ok=True)
+
+
+async def run(services: Services, listener: socket.socket) -> None:
+    """Serve imports until cancelled, each in a task of its own. One that fails ends alone."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        try:
+            async with stream:
+                await stream.send_all(msgspec.json.encode(await _import(services, stream)) + b"\n")
+        except trio.BrokenResourceError:
+            pass
+        except Exception:
+            log.exception("an import failed")
+
+    await trio.serve_listeners(serve, [trio.SocketListener(trio.socket.from_stdlib_socket(listener))])
+
+
+async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer:
+    received = bytearray()
+    while b"\n" not in received:
+        received += await stream.receive_some(PIECE) or b"\n"
+    head, _, data = bytes(received).partition(b"\n")
+
+    async def receive() -> bytes:
+        nonlocal data
+        piece, data = data, b""
+        return piece or bytes(await stream.receive_some(PIECE))
+
+    request = msgspec.json.decode(head, type=ImportRequest)
+    return await _write(request, receive, services.writer, services.settings.max_document_bytes)
+
+
+async def _write(
+    request: ImportRequest, receive: Callable[[], Awaitable[bytes]], writer: Writer, max_bytes: int
+) -> ImportAnswer:
+    """Have everything that `receive` gives, until it gives nothing, written by the writer."""
+    importer = Importer(database=request.database, replace=request.replace, max_bytes=max_bytes)
+    try:
+        while data := await receive():
+            for operation in importer.feed(data):
+                importer.tally.add(await writer.submit(operation))
+        for operation in importer.end():
+            importer.tally.add(await writer.submit(operation))
+    except ApiError as error:
+        return ImportAnswer(importer.tally, error.message)
+    return ImportAnswer(importer.tally, None)
+
+
+# --- the command's side --------------------------------------------------------------------------
+
+
+def import_into(data: str, request: ImportRequest, source: BufferedReader, max_bytes: int) -> ImportAnswer:
+    """Import all of `source`: by the server of the directory, or with its lock if nobody serves it."""
+    file = prepare(data, create=False)
+    for wait in (*[0.1] * START_TRIES, 0.0):
+        connection = _connect(Path(data))
+        if connection is not None:
+            return _send(connection, request, source)
+        try:
+            with serving_lock(data):
+                return trio.run(_import_alone, file, request, source, max_bytes)
+        except StartupError as error:
+            if error.exit_code != EXIT_LOCKED or not wait:
+                raise
+        time.sleep(wait)  # it may just be starting
+    raise AssertionError("the last try raises")
+
+
+async def _import_alone(
+    file: Path, request: ImportRequest, source: BufferedReader, max_bytes: int
+) -> ImportAnswer:
+    async def receive() -> bytes:
+        return await trio.to_thread.run_sync(source.read1, PIECE, abandon_on_cancel=True)
+
+    writer = Writer(file, lambda changes: None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(writer.run)
+        answer = await _write(request, receive, writer, max_bytes)
+        writer.close()
+    return answer
+
+
+def _connect(data: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with _short_path(data) as path:
+            connection.connect(path)
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def _send(connection: socket.socket, request: ImportRequest, source: BufferedReader) -> ImportAnswer:
+    answer = bytearray()
+    with connection, suppress(ConnectionResetError):
+        with suppress(BrokenPipeError):  # it has had enough: its answer says why
+            connection.sendall(msgspec.json.encode(request) + b"\n")
+            while piece := source.read1(PIECE):
+                connection.sendall(piece)
+            connection.shutdown(socket.SHUT_WR)
+        while data := connection.recv(PIECE):
+            answer += data
+    try:
+        return msgspec.json.decode(answer, type=ImportAnswer)
+    except msgspec.DecodeError:
+        return ImportAnswer(Tally(), "the server ended meanwhile; import again")

@@ -1,0 +1,172 @@
+"""Copies of the database file: taken while it is being served, and put back in its place.
+
+Law: a file appears under its name whole and fsynced, or not at all. What is put back begins its change
+logs anew, beyond every seq that a client can have seen: a cursor of a history that the backup does not
+have must get a gap, never silently another history.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from paperdb_trio.errors import StartupError
+from paperdb_trio.store.schema import (
+    EXIT_CORRUPT,
+    EXIT_LOCKED,
+    EXIT_UNWRITABLE,
+    connect,
+    database_file,
+    migrate,
+    prepare,
+    serving_lock,
+)
+
+EXIT_EXISTS: Final = 9
+
+EPOCH: Final = 1_735_689_600
+"""2025-01-01 in seconds. A restored log begins at the milliseconds since then, so that restoring one backup
+twice gives two stretches of seqs that do not meet unless more than 1,000 changes a second are written
+all the time between. It fits into the 40 bits of a seq until 2059."""
+JUMP: Final = 1 << 24
+"""Further changes that may have been lost with the file that the backup replaces."""
+
+
+@contextmanager
+def replacing(path: Path, *, force: bool) -> Iterator[Path]:
+    """A new file beside `path`, readable by its owner only, which at the end takes the place of `path`.
+
+    Raises `StartupError` when `path` is there already (unless `force`) or cannot be written; then, and
+    when the body raises, `path` is as it was and nothing else is left.
+    """
+    if path.exists() and (not force or not path.is_file()):
+        hint = " (--force overwrites it)" if path.is_file() else ""
+        raise StartupError(f"{path} exists already{hint}", EXIT_EXISTS)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        try:
+            yield temporary
+            _fsync(temporary)
+            temporary.replace(path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise StartupError(f"Cannot write {path}: {error.strerror}", EXIT_UNWRITABLE) from None
+
+
+def backup(data: str, target: Path, *, force: bool) -> int:
+    """Copy the database as it is at one moment into the file `target`; returns its size in bytes.
+
+    One step of SQLite's backup API is one read transaction: writers go on meanwhile, and the copy need
+    not begin again because of them.
+    """
+    file = prepare(data, create=False, write=False)
+    if target.exists() and any(target.samefile(own) for own in _files(file) if own.exists()):
+        raise StartupError(f"{target} is the database itself", EXIT_EXISTS)
+    with replacing(target, force=force) as temporary:
+        _copy(file, temporary, f"Cannot back {file} up to {target}")
+    return target.stat().st_size
+
+
+def restore(source: Path, data: str, *, force: bool) -> None:
+    """Put the backup `source` in the place of the database in `data`, which nobody may be serving."""
+    _verify(source)
+    file = database_file(data)
+    with serving_lock(data):
+        if file.exists() and not force:
+            raise StartupError(f"There is a database in {data} already (--force overwrites it)", EXIT_EXISTS)
+        with replacing(file, force=True) as temporary:
+            _copy(source, temporary, f"Cannot restore {source} to {file}")
+            with closing(connect(temporary)) as connection:
+                migrate(connection, source)
+                _begin_logs_anew(connection, _highest_seq(file))
+            if file.exists():
+                _close_down(file)
+
+
+def _copy(source: Path, target: Path, what: str) -> None:
+    try:
+        with closing(connect(source, read_only=True)) as given, closing(connect(target)) as copy:
+            given.backup(copy)
+            copy.execute("PRAGMA journal_mode=DELETE")  # one file, with no write-ahead log beside it
+    except sqlite3.DatabaseError as error:
+        damaged = not isinstance(error, sqlite3.OperationalError)
+        raise StartupError(f"{what}: {error}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE) from None
+
+
+def _verify(source: Path) -> None:
+    """Raises `StartupError`: not there, damaged, not ours, or made by a newer version."""
+    if not source.is_file():
+        raise StartupError(f"There is no backup {source}", 1)
+    try:
+        with closing(connect(source, read_only=True)) as connection:
+            verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='changes'").fetchone():
+                raise StartupError(f"{source} is no PaperDB backup", EXIT_CORRUPT)
+            migrate(connection, source, dry_run=True)
+    except sqlite3.DatabaseError as error:
+        text = " ".join(str(error).split())
+        raise StartupError(
+            f"The backup {source} is damaged: {text}. Nothing was changed.", EXIT_CORRUPT
+        ) from None
+
+
+def _begin_logs_anew(connection: sqlite3.Connection, floor: int) -> None:
+    now = int((time.time() - EPOCH) * 1000)
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE databases SET head=max(head,?)+?", (max(floor, now), JUMP))
+    connection.execute("UPDATE databases SET trimmed=head")
+    connection.execute("DELETE FROM changes")
+    connection.execute("COMMIT")
+
+
+def _highest_seq(file: Path) -> int:
+    """The highest seq of the database that is to be replaced, as far as it can still be read."""
+    if not file.exists():
+        return 0
+    try:
+        with closing(connect(file, read_only=True)) as connection:
+            return int(connection.execute("SELECT coalesce(max(head),0) FROM databases").fetchone()[0])
+    except sqlite3.DatabaseError:
+        return 0
+
+
+def _close_down(file: Path) -> None:
+    """See that no write-ahead log is left beside `file`: it would be replayed into what takes its place.
+
+    Leaving WAL mode moves the log into the file, and succeeds only if nobody else has the file open.
+    """
+    mode = "delete"
+    try:
+        with closing(connect(file)) as connection:
+            (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+    except sqlite3.OperationalError as error:
+        if "locked" in str(error):
+            mode = "locked"
+    except sqlite3.DatabaseError:
+        pass  # damaged: perhaps the reason for restoring
+    if mode != "delete":
+        raise StartupError(f"Another command is using {file}; try again", EXIT_LOCKED)
+    for own in _files(file)[1:]:
+        own.unlink(missing_ok=True)
+
+
+def _files(file: Path) -> list[Path]:
+    return [file, Path(f"{file}-wal"), Path(f"{file}-shm")]
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,126 @@
+"""Whether a database file is what it should be, beyond what SQLite itself can tell.
+
+Law: reads only, in one read transaction: what is committed meanwhile by a running server cannot make a
+sound file look damaged. Each fault is one line for people.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from paperdb_trio.store.schema import SEQ_BITS, SEQ_MASK, connect, span
+
+MAX_FAULTS: Final = 20
+"""Faults of one kind that are listed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`databases`: one line each. `faults`: empty when all is well."""
+
+    databases: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def check(file: Path) -> Report:
+    """Check a whole file. Takes about as long as reading it twice."""
+    report = Report()
+    connection = connect(file, read_only=True)
+    try:
+        connection.execute("BEGIN")
+        for (verdict,) in connection.execute(f"PRAGMA integrity_check({MAX_FAULTS})"):
+            if verdict != "ok":
+                report.faults.append(" ".join(verdict.split()))
+        if not report.faults:  # else the rest would only say the same in other words
+            report.faults.extend(_owners(connection))
+            for id, name, head, trimmed in connection.execute("SELECT id, name, head, trimmed FROM databases"):
+                documents = _collections(connection, id, name, head, report.faults)
+                changes = _log(connection, id, name, head, trimmed, report.faults)
+                report.databases.append(
+                    f"{name}: {documents:,} documents, {changes:,} changes in the log, seq {head:,}"
+                )
+    except sqlite3.DatabaseError as error:
+        report.faults.append(str(error))
+    finally:
+        connection.close()
+    return report
+
+
+_ORPHANS: Final = {
+    "keys of no database": "keys WHERE database_id NOT IN (SELECT id FROM databases)",
+    "collections of no database": "collections WHERE database_id NOT IN (SELECT id FROM databases)",
+    "documents of no collection": "documents WHERE collection_id NOT IN (SELECT id FROM collections)",
+    "documents at another collection's position": f"documents WHERE position>>{SEQ_BITS}<>collection_id",
+    "changes of no database": f"changes WHERE position>>{SEQ_BITS} NOT IN (SELECT id FROM databases)",
+}
+
+
+def _owners(connection: sqlite3.Connection) -> Iterator[str]:
+    for what, rows in _ORPHANS.items():
+        (count,) = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
+        if count:
+            yield f"{count:,} {what}"
+
+
+def _collections(
+    connection: sqlite3.Connection, database_id: int, database: str, head: int, faults: list[str]
+) -> int:
+    """The documents of a database, counted."""
+    total = 0
+    for id, name, counted in connection.execute(
+        "SELECT id, name, documents FROM collections WHERE database_id=?", (database_id,)
+    ).fetchall():
+        where = f"{database}/{name}"
+        (count,) = connection.execute(
+            "SELECT count(*) FROM documents WHERE position BETWEEN ? AND ?", span(id)
+        ).fetchone()
+        if count != counted:
+            faults.append(f"{where}: {count:,} documents, counted as {counted:,}")
+        total += count
+        for document, well_formed, seq in connection.execute(
+            "SELECT id, json_valid(data) AND json_extract(iif(json_valid(data),data,'{}'),'$._id') IS id, seq "
+            "FROM documents WHERE position BETWEEN ?1 AND ?2 AND (NOT json_valid(data) "
+            "OR json_extract(iif(json_valid(data),data,'{}'),'$._id') IS NOT id OR seq NOT BETWEEN 1 AND ?3) "
+            f"LIMIT {MAX_FAULTS}",
+            (*span(id), head),
+        ):
+            what = f"is at seq {seq:,}, beyond {head:,}" if well_formed else "is not its document's JSON"
+            faults.append(f"{where}/{document}: {what}")
+    return total
+
+
+def _log(
+    connection: sqlite3.Connection, database_id: int, database: str, head: int, trimmed: int, faults: list[str]
+) -> int:
+    """The changes in the log of a database, counted."""
+    low, high = span(database_id)
+    (count,) = connection.execute(
+        "SELECT count(*) FROM changes WHERE position BETWEEN ? AND ?", (low, high)
+    ).fetchone()
+    (inside,) = connection.execute(
+        "SELECT count(*) FROM changes WHERE position>? AND position<=?", (low | trimmed, low | head)
+    ).fetchone()
+    log = f"{database}: the log of {trimmed + 1:,} to {head:,}"
+    if inside != count:
+        faults.append(f"{log} has {count - inside:,} changes outside of that")
+    if inside != head - trimmed:
+        faults.append(f"{log} lacks {head - trimmed - inside:,} changes")
+    for (position,) in connection.execute(
+        "SELECT position FROM changes WHERE position BETWEEN ? AND ? AND "
+        "(type NOT IN ('insert','update','delete') OR NOT json_valid(data) "
+        f"OR size<>length(CAST(data AS BLOB))) LIMIT {MAX_FAULTS}",
+        (low, high),
+    ):
+        faults.append(f"{database}: change {position & SEQ_MASK:,} is malformed")
+    for collection, document, seq in connection.execute(
+        "SELECT c.name, d.id, d.seq FROM collections c JOIN documents d ON d.collection_id=c.id "
+        "WHERE c.database_id=?1 AND d.seq>?2 AND NOT EXISTS (SELECT 1 FROM changes WHERE position=?3|d.seq "
+        f"AND collection=c.name AND data=d.data AND type<>'delete') LIMIT {MAX_FAULTS}",
+        (database_id, trimmed, low),
+    ):
+        faults.append(f"{database}/{collection}/{document}: is not what change {seq:,} made it")
+    return int(count)

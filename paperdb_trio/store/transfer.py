@@ -1,0 +1,260 @@
+"""Documents out and in as lines of JSON: `paperdb export` and `paperdb import`.
+
+Law: a line is `{"database", "collection", "document"}` or `{"database", "collection", "schema"}`, and a
+collection's schema comes behind its documents: those of before the schema need not satisfy it. What comes
+in is written by the one writer, like any other write.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from paperdb_trio.errors import ApiError, StartupError, bad_request
+from paperdb_trio.model import (
+    Document,
+    check_collection,
+    check_document,
+    check_id,
+    document_bytes,
+    new_id,
+    parse_json,
+)
+from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
+from paperdb_trio.store.operations import SetSchema, satisfy_schema
+from paperdb_trio.store.schema import connect, span
+from paperdb_trio.store.transaction import Transaction
+
+BATCH_LINES: Final = 250
+BATCH_BYTES: Final = 256 * 1024
+"""Of lines that are written in one operation: about 10 ms, which other writers wait for it."""
+MAX_REFUSALS: Final = 20
+"""Lines whose refusal is told; the others are only counted."""
+
+
+def export(file: Path, databases: tuple[str, ...], collections: tuple[str, ...]) -> Iterator[bytes]:
+    """The lines of all documents and schemas as they are at one moment, without line ends.
+
+    Narrowed to databases and collections of these names, if there are any. Raises `StartupError`, before
+    the first line, for a name that there is not.
+    """
+    with closing(connect(file, read_only=True)) as connection:
+        connection.execute("BEGIN")
+        rows = connection.execute(
+            "SELECT d.name, c.name, c.id, c.schema FROM databases d LEFT JOIN collections c "
+            "ON c.database_id=d.id ORDER BY d.id, c.name"
+        ).fetchall()
+        rows = [row for row in rows if not databases or row[0] in databases]
+        for kind, wanted, found in (
+            ("database", databases, {row[0] for row in rows}),
+            ("collection", collections, {row[1] for row in rows}),
+        ):
+            for name in wanted:
+                if name not in found:
+                    raise StartupError(f"There is no {kind} '{name}'")
+        for database, collection, id, schema in rows:
+            if id is None or (collections and collection not in collections):
+                continue
+            head = b'{"database":"%b","collection":"%b",' % (database.encode(), collection.encode())
+            for (data,) in connection.execute(
+                "SELECT data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position", span(id)
+            ):
+                yield b'%b"document":%b}' % (head, data.encode())
+            if schema is not None:
+                yield b'%b"schema":%b}' % (head, schema.encode())
+
+
+class Imported(NamedTuple):
+    """A document without its system fields, which stand beside it; a moment that is None is now."""
+
+    id: str
+    fields: Document
+    created: str | None
+    updated: str | None
+
+
+class Line(NamedTuple):
+    """One line, checked as far as that needs no database."""
+
+    number: int
+    database: str
+    collection: str
+    content: Imported | DocumentSchema
+
+
+class Tally(msgspec.Struct):
+    """What became of the lines. `refusals`: the first of them, each with its line's number and the reason."""
+
+    inserted: int = 0
+    replaced: int = 0
+    unchanged: int = 0
+    schemas: int = 0
+    refused: int = 0
+    refusals: list[str] = []
+
+    def refuse(self, number: int, error: ApiError) -> None:
+        self.refused += 1
+        if len(self.refusals) < MAX_REFUSALS:
+            self.refusals.append(f"line {number}: {error.message}")
+
+    def add(self, other: Tally) -> None:
+        self.inserted += other.inserted
+        self.replaced += other.replaced
+        self.unchanged += other.unchanged
+        self.schemas += other.schemas
+        self.refused += other.refused
+        self.refusals = (self.refusals + other.refusals)[:MAX_REFUSALS]
+
+
+@dataclass(frozen=True, slots=True)
+class ImportLines:
+    """Write lines, each of which stands or falls alone; returns a tally of them.
+
+    A document that is there already is refused, or with `replace` replaced, unless it is the very same.
+    """
+
+    lines: list[Line]
+    replace: bool
+    max_bytes: int
+
+    def apply(self, tx: Transaction) -> Tally:
+        tally = Tally()
+        ids: dict[str, int] = dict(tx.connection.execute("SELECT name, id FROM databases"))
+        for line in self.lines:
+            try:
+                if line.database not in ids:
+                    raise bad_request(f"There is no database '{line.database}'")
+                if isinstance(line.content, DocumentSchema):
+                    SetSchema(ids[line.database], line.collection, line.content).apply(tx)
+                    tally.schemas += 1
+                else:
+                    self._write(tx, ids[line.database], line.collection, line.content, tally)
+            except ApiError as error:
+                tally.refuse(line.number, error)
+        return tally
+
+    def _write(
+        self, tx: Transaction, database_id: int, collection: str, document: Imported, tally: Tally
+    ) -> None:
+        id, fields, created, updated = document
+        collection_id = satisfy_schema(tx, database_id, collection, fields)
+        data = document_bytes(id, fields, created or tx.stamp, updated or tx.stamp, self.max_bytes)
+        found = None if collection_id is None else tx.document(collection_id, id)
+        if found is None:
+            tx.insert(database_id, collection, id, data)
+            tally.inserted += 1
+        elif found[2] == data:
+            tally.unchanged += 1
+        elif self.replace:
+            tx.update(database_id, collection, found[0], id, data)
+            tally.replaced += 1
+        else:
+            raise ApiError(409, "CONFLICT", f"There is another document '{id}' in '{collection}'")
+
+
+class Importer:
+    """Bytes in, operations out; whoever has an operation committed adds its result to `tally`."""
+
+    def __init__(self, *, database: str | None, replace: bool, max_bytes: int) -> None:
+        self._database = database
+        self._replace = replace
+        self._max_bytes = max_bytes
+        self._max_line = 6 * max_bytes + 4096  # every character may have come as \uXXXX
+        self._buffer = b""
+        self._lines: list[Line] = []
+        self._bytes = 0
+        self._number = 0
+        self.tally = Tally()
+
+    def feed(self, data: bytes) -> Iterator[ImportLines]:
+        """Take a piece of the input. Raises a 413 for a line that is longer than any document can make it."""
+        *lines, self._buffer = (self._buffer + data).split(b"\n")
+        for text in lines:
+            yield from self._take(text)
+        if len(self._buffer) > self._max_line:
+            raise ApiError(413, "LINE_TOO_LONG", f"Line {self._number + 1} is over {self._max_line:,} bytes")
+
+    def end(self) -> Iterator[ImportLines]:
+        yield from self._take(self._buffer)
+        if self._lines:
+            yield self._batch()
+
+    def _take(self, text: bytes) -> Iterator[ImportLines]:
+        self._number += 1
+        if not text.strip():
+            return
+        try:
+            self._lines.append(parse_line(self._number, text, self._database))
+        except ApiError as error:
+            self.tally.refuse(self._number, error)
+        self._bytes += len(text)
+        if len(self._lines) >= BATCH_LINES or self._bytes >= BATCH_BYTES:
+            yield self._batch()
+
+    def _batch(self) -> ImportLines:
+        lines, self._lines, self._bytes = self._lines, [], 0
+        return ImportLines(lines, self._replace, self._max_bytes)
+
+
+def parse_line(number: int, text: bytes, database: str | None = None) -> Line:
+    """A line as bytes, taken apart; `database` goes before what it says. Raises 400s."""
+    value = parse_json(text)
+    if not isinstance(value, dict):
+        raise bad_request('Expected {"database", "collection", "document"}')
+    unknown = sorted(set(value) - {"database", "collection", "document", "schema"})
+    if unknown:
+        raise bad_request(f"Unknown key '{unknown[0][:80]}'; expected database, collection, document or schema")
+    if ("document" in value) == ("schema" in value):
+        raise bad_request("Expected either 'document' or 'schema'")
+    name = database or value.get("database", "default")
+    collection = value.get("collection")
+    if not isinstance(name, str) or not isinstance(collection, str):
+        raise bad_request("'database' and 'collection' must be strings")
+    check_collection(collection)
+    if "schema" in value:
+        return Line(number, name, collection, parse_schema(value["schema"]))
+    fields = check_document(value["document"])
+    id = fields.pop("_id", None)
+    id = new_id() if id is None else check_id(id)
+    document = Imported(id, fields, _moment(fields, "createdAt"), _moment(fields, "updatedAt"))
+    return Line(number, name, collection, document)
+
+
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+
+
+def _moment(fields: Document, name: str) -> str | None:
+    text = fields.pop(name, None)
+    if text is None:
+        return None
+    try:
+        if isinstance(text, str) and _MOMENT.fullmatch(text):
+            datetime.fromisoformat(text)
+            return text
+    except ValueError:
+        pass
+    raise bad_request(f"'{name}' must be a time like 2026-01-31T12:00:00.000Z, or be left out")
+
+
+# --- between `paperdb import` and a running server: see `intake` -------------------------------------
+
+
+class ImportRequest(msgspec.Struct):
+    """The first line that the command sends; the lines to import follow it, until it ends its side."""
+
+    database: str | None
+    replace: bool
+
+
+class ImportAnswer(msgspec.Struct):
+    """What it gets back. `error`: why not all lines were looked at."""
+
+    tally: Tally
+    error: str | None

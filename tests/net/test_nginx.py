@@ -1,0 +1,203 @@
+"""Behind nginx, with the very configuration that the README shows: REST, WebSocket and server-sent events come
+through as they come, and the limits count the clients, not the proxy."""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import ssl
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.conftest import Server, need, receive, wait_until
+from tests.realtime.raw import running
+
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
+
+
+@dataclass
+class Proxy:
+    """nginx in front of `server`, whose key it is. `tls` trusts its certificate."""
+
+    server: Server
+    port: int
+    tls: ssl.SSLContext
+
+    def client(self, address: str = "127.0.0.1") -> httpx.Client:
+        """A client that comes from this address."""
+        return httpx.Client(
+            base_url=f"https://db.example.com:{self.port}",
+            headers={"Authorization": f"Bearer {self.server.key}"},
+            timeout=20,
+            transport=httpx.HTTPTransport(verify=self.tls, local_address=address),
+            trust_env=False,
+        )
+
+    def connect(self, collection: str, address: str = "127.0.0.1", **more: object) -> ClientConnection:
+        """A WebSocket from this address."""
+        token = self.server.token(collection)
+        raw = socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(address, 0))
+        return connect(
+            f"wss://db.example.com:{self.port}/?token={token}&since=now",
+            sock=raw,
+            ssl=self.tls,
+            proxy=None,
+            close_timeout=2,
+            **more,  # type: ignore[arg-type]
+        )
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def written_for_here(snippet: str, changes: dict[str, str]) -> str:
+    for documented, here in changes.items():
+        assert documented in snippet, f"the README's nginx snippet has no '{documented}' any more"
+        snippet = snippet.replace(documented, here)
+    return snippet
+
+
+@pytest.fixture(scope="module")
+def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    nginx, openssl = need("nginx"), need("openssl")
+    home = tmp_path_factory.mktemp("nginx")
+    names = ["-subj", "/CN=db.example.com", "-addext", "subjectAltName=DNS:db.example.com"]
+    files = ["-keyout", home / "key", "-out", home / "certificate"]
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files],
+        check=True,
+        capture_output=True,
+    )
+    (snippet,) = re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
+    port = free_port()
+    with running(home / "data", "--max-connections-per-address", "3") as server:
+        changes = {
+            "listen 443 ssl": f"listen 127.0.0.1:{port} ssl",
+            "127.0.0.1:8000": f"127.0.0.1:{server.port}",
+            "/etc/ssl/certs/db.example.com.pem": str(home / "certificate"),
+            "/etc/ssl/private/db.example.com.key": str(home / "key"),
+        }
+        folders = "".join(
+            f"{kind}_temp_path {home}/{kind};\n"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        (home / "nginx.conf").write_text(
+            f"pid {home}/pid;\nerror_log {home}/error.log;\nworker_processes 1;\nuser root;\n"
+            f"events {{}}\nhttp {{\n{folders}{written_for_here(snippet, changes)}}}\n"
+        )
+        process = subprocess.Popen(
+            [nginx, "-c", home / "nginx.conf", "-p", home, "-g", "daemon off;"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_until(lambda: answers(port) or process.poll() is not None, 10)
+            assert process.poll() is None, process.communicate()[1]
+            yield Proxy(server, port, ssl.create_default_context(cafile=str(home / "certificate")))
+        finally:
+            process.terminate()
+            process.communicate(timeout=10)
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(autouse=True)
+def _known_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`db.example.com` is this machine."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: resolve("127.0.0.1" if host == "db.example.com" else host, *rest, **more),
+    )
+
+
+def test_documents_come_through_large_and_small(proxy: Proxy, collection: str) -> None:
+    with proxy.client() as client:
+        document = client.post(f"/{collection}/docs", json={"text": "é" * 400_000}).json()
+        got = client.get(f"/{collection}/docs/{document['_id']}")
+        assert got.json() == document
+        etag = got.headers["etag"]
+        url = f"/{collection}/docs/{document['_id']}"
+        assert client.patch(url, json={"n": 1}, headers={"If-Match": '"0"'}).status_code == 412
+        assert client.patch(url, json={"n": 1}, headers={"If-Match": etag}).status_code == 200
+        assert client.post(f"/{collection}/bulk", json=[{"text": "x" * 900_000}] * 15).json()["failed"] == 0
+        assert client.delete(f"/{collection}").json() == {"deleted": 16}
+
+
+def test_events_come_through_at_once_both_ways(proxy: Proxy, collection: str) -> None:
+    with proxy.connect(collection) as ws, proxy.client() as client:
+        assert receive(ws)["type"] == "ready"
+        for n in range(20):
+            began = time.monotonic()
+            document = client.post(f"/{collection}/docs", json={"n": n}).json()
+            assert receive(ws)["data"] == document
+            assert time.monotonic() - began < 2
+        ws.send('{"action": "ping", "ref": 7}')
+        assert receive(ws)["ref"] == 7
+
+
+def test_server_sent_events_are_not_held_back(proxy: Proxy, collection: str) -> None:
+    got: list[dict[str, object]] = []
+    ready = threading.Event()
+
+    def listen() -> None:
+        with (
+            proxy.client() as client,
+            client.stream("GET", f"/{collection}/changes", headers={"Accept": "text/event-stream"}) as stream,
+        ):
+            ready.set()
+            for line in stream.iter_lines():
+                if line.startswith("data:"):
+                    got.append(json.loads(line[5:]))
+                    if len(got) == 3:
+                        return
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    with proxy.client() as client:
+        for n in range(1, 4):
+            document = client.post(f"/{collection}/docs", json={}).json()
+            wait_until(lambda n=n: len(got) == n)  # type: ignore[misc]
+            assert got[-1]["data"] == document
+    thread.join(5)
+
+
+def test_a_long_poll_waits_behind_the_proxy_too(proxy: Proxy, collection: str) -> None:
+    with proxy.client() as client:
+        seq = client.get(f"/{collection}/changes").json()["seq"]
+        threading.Timer(1, proxy.server.insert, (collection, {"late": True})).start()
+        answer = client.get(f"/{collection}/changes?since={seq}&wait=10").json()
+    assert [change["data"]["late"] for change in answer["changes"]] == [True]
+
+
+def test_the_limits_count_clients_and_not_the_proxy_whatever_they_claim(proxy: Proxy, collection: str) -> None:
+    """Three connections an address; the header that a client sends itself is replaced."""
+    forged = {"additional_headers": {"X-Forwarded-For": "203.0.113.9"}}
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(proxy.connect(collection, "127.0.0.2", **forged))
+        other_claim = {"additional_headers": {"X-Forwarded-For": "203.0.113.10"}}
+        with pytest.raises(InvalidStatus) as refused, proxy.connect(collection, "127.0.0.2", **other_claim):
+            pass
+        assert refused.value.response.status_code == 503
+        with proxy.connect(collection, "127.0.0.3", **forged) as other:
+            assert receive(other)["type"] == "ready"
+    assert proxy.server.stderr == ""

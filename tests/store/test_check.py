@@ -1,0 +1,105 @@
+"""`paperdb check`: every kind of damage is found and named, and nothing that is sound is called damaged."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.operations import Delete, Patch, SetSchema, Trim
+from tests.auth.commands import fails_here, run_here
+from tests.conftest import Server
+from tests.realtime.raw import Writers
+from tests.store.tools import DATABASE, MAX_BYTES, apply_all, inserting, new_file
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Ten documents, some changed and deleted; the first three changes are trimmed."""
+    file = new_file(tmp_path)
+    schema = parse_schema({"properties": {"n": {"type": "number", "unique": True}}})
+    apply_all(file, SetSchema(DATABASE, "c", schema), *(inserting({"_id": str(n), "n": n}) for n in range(10)))
+    apply_all(file, Patch(DATABASE, "c", "1", {"n": 100}, None, MAX_BYTES), Delete(DATABASE, "c", "2", None))
+    apply_all(file, Trim(DATABASE, 0, 9))
+    return tmp_path
+
+
+def test_a_sound_directory_is_summed_up(data: Path) -> None:
+    done = run_here("check", "--data", data)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == "default: 9 documents, 9 changes in the log, seq 12\nAll is well.\n"
+
+
+def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: str) -> None:
+    with Writers(server, collection) as writers:
+        for _ in range(3):
+            assert "All is well" in server.cli("check")
+    assert writers.acknowledged
+    assert not writers.failures
+
+
+@pytest.mark.parametrize(
+    ("damage", "fault"),
+    [
+        ("UPDATE collections SET documents=8", "default/c: 9 documents, counted as 8"),
+        ("DELETE FROM documents WHERE id='9'", "default/c: 8 documents, counted as 9"),
+        ("UPDATE documents SET data='{' || data WHERE id='9'", "malformed JSON"),
+        ("UPDATE documents SET id='nine' WHERE id='9'", "default/c/nine: is not its document's JSON"),
+        ("UPDATE documents SET seq=99 WHERE id='0'", "default/c/0: is at seq 99, beyond 12"),
+        (
+            "UPDATE documents SET data=json_set(data,'$.n',5.5) WHERE id='9'",
+            "default/c/9: is not what change 10 made it",
+        ),
+        ("UPDATE databases SET head=11", "the log of 4 to 11 has 1 changes outside"),
+        ("UPDATE databases SET head=14", "the log of 4 to 14 lacks 2 changes"),
+        ("UPDATE databases SET trimmed=5", "the log of 6 to 12 has 2 changes outside"),
+        ("DELETE FROM changes WHERE position=(1<<40)+8", "the log of 4 to 12 lacks 1 changes"),
+        ("UPDATE changes SET data='x' WHERE position=(1<<40)+12", "default: change 12 is malformed"),
+        ("UPDATE changes SET type='upsert' WHERE position=(1<<40)+12", "default: change 12 is malformed"),
+        ("UPDATE changes SET size=size+1 WHERE position=(1<<40)+12", "default: change 12 is malformed"),
+        ("UPDATE changes SET position=position+(7<<40) WHERE position=(1<<40)+12", "1 changes of no database"),
+        ("UPDATE documents SET collection_id=77 WHERE id='9'", "1 documents of no collection"),
+        ("UPDATE keys SET database_id=77", "1 keys of no database"),
+        ("UPDATE collections SET database_id=77", "1 collections of no database"),
+    ],
+)
+def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
+    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+        if "malformed JSON" in fault:  # the index of the unique field would refuse it
+            connection.execute("DROP INDEX schema_unique_1_6e")
+            connection.execute("DROP INDEX schema_index_1_6e")
+            fault = "default/c/9: is not its document's JSON"
+        connection.execute(damage)
+        connection.commit()
+    done = run_here("check", "--data", data)
+    assert done.exit_code == 3
+    assert fault in done.stdout
+    assert "All is well" not in done.stdout
+    assert re.fullmatch(r"paperdb: [^\n]+ is damaged: \d faults?, listed above\n", done.stderr)
+
+
+def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
+    """Only SQLite's whole check sees that, not the quick one at start."""
+    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+        (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='documents_id'").fetchone()
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql=? WHERE name='documents_id'", (f"{sql} WHERE id<>'9'",)
+        )
+        connection.commit()
+    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+        connection.execute("REINDEX documents_id")
+        connection.execute("PRAGMA writable_schema=ON")
+        connection.execute("UPDATE sqlite_master SET sql=? WHERE name='documents_id'", (sql,))
+        connection.commit()
+    done = run_here("check", "--data", data)
+    assert (done.exit_code, "documents_id" in done.stdout) == (3, True)
+
+
+def test_what_is_no_database_is_one_line(data: Path) -> None:
+    (data / "paperdb.sqlite").write_bytes(b"\xa5" * 10_000)
+    fails_here(run_here("check", "--data", data), 3, "damaged")

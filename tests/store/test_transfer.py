@@ -1,0 +1,340 @@
+"""`paperdb export` and `import`: what went out comes in again, the same; subscribers see it; a line that is
+wrong harms no other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.operations import Replace, SetSchema
+from paperdb_trio.store.transfer import Importer, Tally
+from tests.auth.commands import fails_here, run_here
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
+from tests.realtime.raw import Writers
+from tests.store.tools import (
+    DATABASE,
+    DOCUMENTS,
+    MAX_BYTES,
+    apply_all,
+    exactly,
+    insert,
+    inserting,
+    new_file,
+    rows,
+    scratch,
+    without_system_fields,
+)
+
+OLD = "2020-01-31T12:00:00.000Z"
+
+
+def line(document: Any, collection: str = "c", **more: Any) -> bytes:
+    return json.dumps({"database": "default", "collection": collection, "document": document, **more}).encode()
+
+
+def import_text(data: Path, *lines: bytes, options: tuple[str, ...] = ()) -> Any:
+    return run_here("import", *options, "--data", data, input=b"\n".join(lines))
+
+
+def exported(data: Path, *options: str) -> list[dict[str, Any]]:
+    done = run_here("export", *options, "--data", data)
+    assert done.exit_code == 0, done.stderr
+    return [json.loads(text) for text in done.stdout.split("\n") if text]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory that nobody serves."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    new_file(directory)
+    return directory
+
+
+# --- there and back ------------------------------------------------------------------------------
+
+
+@pytest.mark.executable
+def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> None:
+    """Also documents that are older than the schema of their collection and do not satisfy it, and fields
+    whose names mean something to an insert."""
+    schema = {"properties": {"email": {"type": "string", "required": True, "unique": True}}}
+    apply_all(
+        data / "paperdb.sqlite",
+        inserting({"_id": "old", "text": "é\n\u2028"}),
+        Replace(DATABASE, "c", "odd", {"key": "k", "unique": ["n"], "n": 1e22}, None, MAX_BYTES),
+        SetSchema(DATABASE, "c", parse_schema(schema)),
+        inserting({"_id": "new", "email": "a@b"}),
+        inserting({"_id": "old"}, "d"),
+    )
+    run_here("databases", "create", "second", "--plan", "free", "--data", data)
+    import_text(data, line({"_id": "x"}), options=("--database", "second"))
+    before = exported(data)
+    assert [item.get("document", {}).get("_id") for item in before] == ["old", "odd", "new", None, "old", "x"]
+    assert before[3] == {"database": "default", "collection": "c", "schema": schema}
+    run_here("export", "--output", tmp_path / "out", "--data", data)
+
+    other = tmp_path / "other"
+    other.mkdir()
+    new_file(other)
+    run_here("databases", "create", "second", "--plan", "free", "--data", other)
+    done = run_here("import", tmp_path / "out", "--data", other)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("5 documents inserted, 0 replaced, 0 unchanged, 1 schemas")
+    assert exported(other) == before
+    assert run_here("check", "--data", other).exit_code == 0
+    (text,) = [text for (text,) in rows(other / "paperdb.sqlite", "SELECT data FROM documents WHERE id='odd'")]
+    assert json.loads(text).keys() == {"_id", "key", "unique", "n", "createdAt", "updatedAt"}
+
+
+@given(st.lists(DOCUMENTS, max_size=4), st.integers(1, 200))
+def test_any_document_in_pieces_of_any_size_comes_back_the_same(
+    shared_file: Path, documents: list[dict[str, Any]], size: int
+) -> None:
+    text = b"\n".join(line({"_id": str(n), **document}) for n, document in enumerate(documents))
+    importer = Importer(database=None, replace=False, max_bytes=MAX_BYTES)
+    pieces = (text[at : at + size] for at in range(0, len(text), size))
+    operations = [operation for piece in pieces for operation in importer.feed(piece)]
+    with scratch(shared_file) as tx:
+        for operation in [*operations, *importer.end()]:
+            importer.tally.add(operation.apply(tx))
+        assert importer.tally == Tally(inserted=len(documents))
+        found = tx.connection.execute("SELECT data FROM documents ORDER BY position").fetchall()
+        inserted = [insert(tx, {"_id": str(n), **document}, "d") for n, document in enumerate(documents)]
+    assert [exactly(without_system_fields(data)) for (data,) in found] == [
+        exactly(without_system_fields(written.data)) for written in inserted
+    ]
+
+
+def test_an_export_is_narrowed_to_what_there_is(data: Path) -> None:
+    apply_all(data / "paperdb.sqlite", inserting({}, "a"), inserting({}, "b"), inserting({}, "c"))
+    run_here("databases", "create", "empty", "--plan", "free", "--data", data)
+    names = [item["collection"] for item in exported(data, "--collection", "a", "--collection", "c")]
+    assert names == ["a", "c"]
+    assert exported(data, "--database", "empty") == []
+    for options in (["--collection", "x"], ["--database", "x"], ["--database", "empty", "--collection", "a"]):
+        done = run_here("export", *options, "--data", data)
+        fails_here(done, 1, options[-1])
+        assert done.stdout == ""
+
+
+def test_an_output_file_appears_whole_or_not_at_all(data: Path, tmp_path: Path) -> None:
+    apply_all(data / "paperdb.sqlite", inserting({"_id": "a"}))
+    target = tmp_path / "out"
+    target.write_text("precious")
+    fails_here(run_here("export", "--output", target, "--data", data), 9, "--force")
+    fails_here(run_here("export", "--output", target, "--force", "--collection", "x", "--data", data), 1, "'x'")
+    assert target.read_text() == "precious"
+    assert run_here("export", "--output", target, "--force", "--data", data).exit_code == 0
+    assert json.loads(target.read_text())["document"]["_id"] == "a"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+# --- what an import does to each line ------------------------------------------------------------
+
+
+def test_times_are_kept_and_made_where_they_are_missing(data: Path) -> None:
+    done = import_text(data, line({"_id": "old", "createdAt": OLD, "updatedAt": OLD}), line({"n": 1}))
+    assert done.exit_code == 0
+    old, new = (item["document"] for item in exported(data))
+    assert (old["createdAt"], old["updatedAt"]) == (OLD, OLD)
+    assert len(new["_id"]) == 21
+    assert new["createdAt"] == new["updatedAt"] > "2026"
+
+
+def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) -> None:
+    same, other = line({"_id": "a", "createdAt": OLD, "updatedAt": OLD}), line({"_id": "b", "n": 1})
+    assert import_text(data, same, other).exit_code == 0
+    done = import_text(data, same, line({"_id": "b", "n": 2}), line({"_id": "d"}))
+    fails_here(done, 10, "1 lines were refused")
+    assert "1 documents inserted, 0 replaced, 1 unchanged" in done.stdout
+    assert "line 2: There is another document 'b' in 'c'" in done.stdout
+    done = import_text(data, same, line({"_id": "b", "n": 2}), options=("--replace",))
+    assert (done.exit_code, "0 documents inserted, 1 replaced, 1 unchanged" in done.stdout) == (0, True)
+    log = rows(data / "paperdb.sqlite", "SELECT type FROM changes ORDER BY position")
+    assert [type for (type,) in log] == ["insert", "insert", "insert", "update"]
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"{", "Invalid JSON"),
+        (b"[]", "Expected"),
+        (b'{"collection": "c"}', "either 'document' or 'schema'"),
+        (b'{"collection": "c", "document": {}, "schema": {}}', "either 'document' or 'schema'"),
+        (b'{"collection": "c", "documents": {}}', "'documents'"),
+        (b'{"collection": 1, "document": {}}', "strings"),
+        (b'{"document": {}}', "strings"),
+        (line({}, "a b"), "a b"),
+        (line([]), "must be a JSON object"),
+        (line({"_id": "a/b"}), "a/b"),
+        (line({"createdAt": "yesterday"}), "createdAt"),
+        (line({"updatedAt": "2020-13-01T00:00:00.000Z"}), "updatedAt"),
+        (line({"text": "x" * 2000}), "at most 1,500"),
+        (line({}, database="nowhere"), "'nowhere'"),
+        (b'{"collection": "c", "schema": {"n": 1}}', "Invalid schema"),
+        (b'{"collection": "c", "schema": {"properties": {"n": {"unique": true}}}}', "Unique field"),
+        (b"\xff", "Invalid JSON"),
+    ],
+)
+def test_a_bad_line_is_refused_by_its_number_and_the_others_are_written(
+    data: Path, bad: bytes, reason: str
+) -> None:
+    good = [line({"n": 1}), b"", bad, line({"n": 1})]
+    done = import_text(data, *good[:1], *good[3:], *good[:3], options=("--max-document-bytes", "1500"))
+    fails_here(done, 10, "1 lines were refused")
+    assert "line 5: " in done.stdout
+    assert reason in done.stdout
+    assert len(exported(data)) == 3
+
+
+def test_a_schema_in_force_is_held(data: Path) -> None:
+    schema = parse_schema({"properties": {"n": {"type": "number", "default": 7}, "u": {"unique": True}}})
+    apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", schema))
+    done = import_text(data, line({"_id": "a", "u": 1}), line({"n": "text"}), line({"u": 1}))
+    fails_here(done, 10, "2 lines")
+    assert "line 2: Field 'n' must be of type number" in done.stdout
+    assert "line 3: Unique field violation" in done.stdout
+    assert exported(data)[0]["document"]["n"] == 7
+
+
+def test_a_line_without_end_breaks_off_and_what_came_before_is_kept(data: Path) -> None:
+    done = import_text(
+        data, *[line({})] * 300, b"x" * 200_000, line({}), options=("--max-document-bytes", "1024")
+    )
+    fails_here(done, 10, "broke off", "Line 301")
+    assert len(exported(data)) >= 250
+
+
+def test_only_the_first_refusals_are_listed(data: Path) -> None:
+    done = import_text(data, *[b"x"] * 1000)
+    fails_here(done, 10, "1,000 lines")
+    assert done.stdout.count("\n") == 21
+
+
+# --- beside a running server ---------------------------------------------------------------------
+
+
+@pytest.mark.executable
+def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, collection: str) -> None:
+    with server.connect(collection, query="since=now") as ws:
+        seq = receive(ws)["seq"]
+        text = b"\n".join(
+            line({"_id": str(n), "createdAt": OLD, "updatedAt": OLD}, collection) for n in range(600)
+        )
+        done = run_here("import", "--data", server.data, input=text)
+        assert (done.exit_code, done.stderr) == (0, "")
+        events = [receive(ws) for _ in range(600)]
+    assert [event["data"]["_id"] for event in events] == [str(n) for n in range(600)]
+    assert [event["seq"] for event in events] == list(range(seq + 1, seq + 601))
+    assert {event["type"] for event in events} == {"insert"}
+    assert {event["data"]["createdAt"] for event in events} == {OLD}
+    assert server.request("GET", f"/{collection}/count").json() == {"count": 600}
+
+
+def test_an_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:
+    with (
+        server.connect(collection, query="since=now", max_queue=None) as ws,
+        Writers(server, collection, count=2) as writers,
+    ):
+        seq = receive(ws)["seq"]
+        done = run_here("import", "--data", server.data, input=b"\n".join([line({}, collection)] * 3000))
+        assert done.exit_code == 0
+        writers.stop()
+        total = 3000 + len(writers.acknowledged)
+        seqs = [receive(ws)["seq"] for _ in range(total)]
+    assert seqs == list(range(seq + 1, seq + total + 1))
+    assert not writers.failures
+
+
+def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: StartServer) -> None:
+    server = start_server("--max-document-bytes", "1024")
+    done = import_text(server.data, line({"t": "x" * 2000}), b"x", line({}))
+    fails_here(done, 10, "2 lines")
+    assert "line 1: The document is" in done.stdout
+    assert "line 2: Invalid JSON" in done.stdout
+
+
+def test_a_directory_deeper_than_a_socket_address_is_long(start_server: StartServer, tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100) / ("e" * 100)
+    server = start_server(data=deep)
+    assert run_here("import", "--data", deep, input=line({})).exit_code == 0
+    assert server.request("GET", "/c/count").json() == {"count": 1}
+
+
+def test_a_socket_that_a_killed_server_left_is_in_nobodys_way(start_server: StartServer) -> None:
+    server = start_server()
+    server.kill()
+    assert (server.data / "paperdb.sock").exists()
+    assert run_here("import", "--data", server.data, input=line({})).exit_code == 0
+    server.start()
+    assert run_here("import", "--data", server.data, input=line({})).exit_code == 0
+    assert server.request("GET", "/c/count").json() == {"count": 2}
+    assert server.stop() == 0
+    assert not (server.data / "paperdb.sock").exists()
+
+
+def start_import(data: Path) -> subprocess.Popen[bytes]:
+    """An import that has given 300 lines and waits for more."""
+    importing = subprocess.Popen(
+        [*COMMAND, "import", "--data", str(data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    assert importing.stdin is not None
+    importing.stdin.write(b"\n".join([line({"pad": "x" * 1000})] * 300))
+    importing.stdin.flush()
+    return importing
+
+
+@pytest.mark.parametrize("how", ["stop", "kill"])
+def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
+    start_server: StartServer, how: str
+) -> None:
+    server = start_server()
+    importing = start_import(server.data)
+    wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
+    began = time.monotonic()
+    if how == "stop":
+        assert server.stop() == 0
+        assert time.monotonic() - began < 4
+    else:
+        server.kill()
+    _, error = importing.communicate(line({}) * 10, timeout=20)
+    assert importing.returncode == 10, error
+    assert error.startswith(b"paperdb: The import broke off: ")
+    assert error.count(b"\n") == 1
+    assert "Traceback" not in server.stderr
+
+
+def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartServer) -> None:
+    server = start_server()
+    importing = start_import(server.data)
+    wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
+    importing.kill()
+    importing.communicate()
+    assert server.insert("c", {})
+    assert run_here("check", "--data", server.data).exit_code == 0
+    assert server.stop() == 0
+    assert "Traceback" not in server.stderr
+
+
+def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> None:
+    importing = start_import(data)
+    try:
+        wait_until(lambda: bool(exported(data)), 10)
+        fails_here(run_here("serve", "--port", "0", "--data", data), 5, f"pid {importing.pid}")
+    finally:
+        importing.communicate(timeout=20)
+    assert importing.returncode == 0
+    assert len(exported(data)) == 300

@@ -1,0 +1,67 @@
+"""What only dist/paperdb has: a launcher that unpacks it once. Collected only when it is what is tested."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import COMMAND, ENVIRONMENT, fill
+
+pytestmark = pytest.mark.executable
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Where it unpacks to if it cannot where it should."""
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home"
+
+
+def start(cache: Path, home: Path) -> subprocess.Popen[str]:
+    places = {"XDG_CACHE_HOME": str(cache), "HOME": str(home)}
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "CACHE_DIRECTORY"}
+    return subprocess.Popen(
+        [*COMMAND, "--version"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment | places,
+    )
+
+
+def works(process: subprocess.Popen[str]) -> bool:
+    output, error = process.communicate(timeout=30)
+    return (process.returncode, output[:8], error) == (0, "paperdb ", "")
+
+
+def test_any_number_of_first_starts_may_race(tmp_path: Path, home: Path) -> None:
+    starts = [start(tmp_path / "cache", home) for _ in range(8)]
+    for process in starts:
+        assert works(process)
+    (folder,) = (tmp_path / "cache").iterdir()
+    assert folder.stat().st_mode & 0o077 == 0
+    assert list(home.iterdir()) == []
+    unpacked = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert works(start(tmp_path / "cache", home))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()} == unpacked
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o710])
+def test_a_folder_that_is_not_ours_alone_is_passed_over(tmp_path: Path, home: Path, mode: int) -> None:
+    assert works(start(tmp_path / "cache", home))
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / "paperdb").write_text("#!/bin/sh\necho gotcha\n")
+    folder.chmod(mode)
+    assert works(start(tmp_path / "cache", home))
+    assert [path.name for path in (home / ".cache").iterdir()] == [folder.name]
+
+
+def test_a_full_disk_is_passed_over_and_nothing_is_left_there(small_disk: Path, home: Path) -> None:
+    fill(small_disk / "filler")
+    os.truncate(small_disk / "filler", 4 << 20)  # room for a part of it
+    assert works(start(small_disk / "cache", home))
+    assert list((small_disk / "cache").iterdir()) == []
+    assert len(list((home / ".cache").iterdir())) == 1
