@@ -340,6 +340,8 @@ class Subscriber:
         page = await self._log.page(
             self._database_id, self._position, self._interest, self._encoding.text, self._rows
         )
+        while self._queue:  # replies given meanwhile: what they say of the position is true before the page
+            await self._send_queued()
         if self.state is not State.CATCHING_UP or version != self._interest_version:
             return
         if page.expired:

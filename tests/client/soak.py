@@ -57,7 +57,7 @@ class Soak:
         self.records: list[Record] = []
         self.acknowledged: set[int] = set()
         self.stopping = trio.Event()
-        self.cuts = self.kills = self.rotations = self.expired = 0
+        self.cuts = self.kills = self.rotations = self.expired = self.writing = 0
 
     async def run(self) -> list[tuple[int, str]]:
         """The whole log, as `(seq, collection)`."""
@@ -85,6 +85,8 @@ class Soak:
                     watching.cancel()
                     proxy.budget = lambda: float("inf")
                     self.stopping.set()
+                    while self.writing:  # nothing comes behind the last document of a collection
+                        await trio.sleep(0.01)
                     for name in NAMES:
                         while not await self.succeeds(direct, name):
                             await trio.sleep(0.1)
@@ -106,6 +108,7 @@ class Soak:
 
     async def write(self, direct: Client) -> None:
         chance = self.chance
+        self.writing += 1
         while not self.stopping.is_set():
             collection = direct.collection(chance.choice(NAMES))
             try:
@@ -118,6 +121,7 @@ class Soak:
             except PaperDBError:
                 await trio.sleep(0.05)
             await trio.sleep(chance.random() * 0.02)
+        self.writing -= 1
 
     async def subscribe(self, db: Client, names: list[str], slow: float, stays: bool) -> None:
         chance = self.chance

@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from paperdb_trio.realtime.frames import text_frame
 from paperdb_trio.realtime.subscriber import BehindTheLog, IllegalMove, State
 from tests.realtime.fakes import FakeSink, World, payloads
 
@@ -273,3 +274,21 @@ async def test_falling_behind_a_log_that_is_trimmed_is_an_error_after_a_prefix(
     got = payloads(sink.data)
     assert 0 < len(got) < 9
     assert got == world.events()[: len(got)]
+
+
+async def test_a_reply_given_while_a_page_is_read_comes_before_the_page(nursery: trio.Nursery) -> None:
+    """It carries `reached`, from which on its reader counts: behind the page it would hide the page's events."""
+    world = World(nursery)
+    world.commit("a", "a")
+    sink = FakeSink()
+    subscriber = world.subscriber(sink, "a")
+    world.log.gate = trio.Event()
+    subscriber.start(0)
+    await wait_all_tasks_blocked()  # the page has been read, and is not here yet
+    for _ in range(2):
+        await subscriber.post(text_frame(b'{"reached":%d}' % subscriber.reached))
+    world.log.gate.set()
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == [b'{"reached":0}', b'{"reached":0}', *world.events()]
+    assert subscriber.reached == 2
+    assert subscriber.state is State.LIVE
