@@ -277,7 +277,7 @@ async def test_falling_behind_a_log_that_is_trimmed_is_an_error_after_a_prefix(
 
 
 async def test_a_reply_given_while_a_page_is_read_comes_before_the_page(nursery: trio.Nursery) -> None:
-    """It carries `reached`, from which on its reader counts: behind the page it would hide the page's events."""
+    """It carries `reached`, from which on its reader counts: behind the page, it would hide its events."""
     world = World(nursery)
     world.commit("a", "a")
     sink = FakeSink()
