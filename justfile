@@ -40,6 +40,17 @@ storm *options: _venv
 slow *options: _venv
     {{python}} -m tests.stress.slow {{options}}
 
+# Heads a byte a second, clients that never read, too many connections, handshakes that end half-way.
+loris *options: _venv
+    {{python}} -m tests.stress.loris {{options}}
+
+deaf *options: _venv
+    {{python}} -m tests.stress.deaf {{options}}
+
+# Mutated inputs against the parsers, in memory, and against a server; `just fuzz --inputs 1000000 --tls`.
+fuzz *options: _venv
+    {{python}} -m tests.fuzz {{options}}
+
 # The same for the SDKs: kills, cuts in mid-frame, tokens that end in use; hundreds of subscriptions at once.
 soak *options: _venv
     {{python}} -m tests.web.soak {{options}}

@@ -72,14 +72,18 @@ class Head:
 
 
 class _Parser:
-    __slots__ = ("head", "target")
+    __slots__ = ("complete", "head", "target")
 
     def __init__(self) -> None:
+        self.complete = False
         self.head = Head()
         self.target = b""
 
     def on_url(self, url: bytes) -> None:
         self.target += url
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
@@ -97,6 +101,8 @@ def parse_head(data: bytes) -> Head:
         pass
     except httptools.HttpParserError as error:
         raise bad_request(f"This is no HTTP/1.1 request: {error}") from None
+    if not protocol.complete:  # two blank lines: llhttp reads over any number of them before a request
+        raise bad_request("This is no HTTP/1.1 request")
     head = protocol.head
     try:
         head.target = protocol.target.decode("ascii")

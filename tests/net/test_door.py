@@ -46,6 +46,7 @@ GARBAGE = {
     "Redis": b"*1\r\n$4\r\nPING\r\n",
     "lower case": b"get / http/1.1\r\nhost: x\r\n\r\n",
     "a frame": b"\x81\x85\0\0\0\0hello",
+    "blank lines": b"\r\n\r\n",
     "no version": b"GET /\r\n\r\n",
     "HTTP/3.0": b"GET / HTTP/3.0\r\nHost: x\r\n\r\n",
     "no host": b"GET / HTTP/1.1\r\n\r\n",
@@ -76,7 +77,7 @@ def test_garbage_gets_a_4xx_or_5xx_or_the_end(door: Server, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", ["zeros", "TLS", "SSH", "lower case", "no host", "two lengths", "a folded header"]
+    "kind", ["zeros", "TLS", "SSH", "lower case", "no host", "two lengths", "a folded header", "blank lines"]
 )
 def test_what_cannot_become_a_request_is_a_400_at_once(door: Server, kind: str) -> None:
     """It is not waited for: half a second later it would have been a 408."""

@@ -1,0 +1,194 @@
+"""A real server against mutated requests, pipelines and handshakes over many connections.
+
+Law: whatever is answered is HTTP to h11's client, WebSocket frames to wsproto's after a 101, and no 5xx but
+`EXPECTED`. A normal client is served after each batch. In the end files and memory are what they were after the
+first batches, nothing was logged with a traceback, and SIGTERM ends the server with 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import ssl
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+import h11
+from wsproto.connection import Connection, ConnectionType
+
+from tests.conftest import Server, wait_until
+from tests.fuzz.corpus import ACTIONS, CHUNKED, FRAMES, HEADS, JSON, mutate
+from tests.realtime.raw import TEXT, frame, handshake
+from tests.stress.harness import memory
+
+BATCH: Final = 64
+WARM_UP: Final = 4
+"""Batches before files and memory are looked at: Quart is loaded by the first that needs it."""
+MORE_MEMORY: Final = 24 * 2**20
+TIMEOUTS: Final = ("--head-timeout", "1", "--body-timeout", "1", "--keep-alive-timeout", "2")
+SMALL_CACHE: Final = ("--cache-bytes", "1000000")
+EXPECTED: Final = (501, 503)
+"""The 5xx that are right: 501 is for an unknown transfer coding (RFC 9112, section 6.1)."""
+_HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+
+
+def requests(server: Server) -> list[bytes]:
+    """Whole requests, pipelines and conversations that this server takes, and the odd ones."""
+    token = server.token("x")
+    head = f"HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n".encode()
+    health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    posts = [
+        b"POST /x/docs %sContent-Length: %d\r\n\r\n%s" % (head, len(body), body)
+        for body in (*JSON, b'{"a":1}', b'{"_id":"one","n":2}')
+    ]
+    chunked = [b"POST /x/docs %sTransfer-Encoding: chunked\r\n\r\n%s" % (head, body) for body in CHUNKED]
+    gets = [
+        b"%s %s %sContent-Length: 0\r\n\r\n" % (method, target, head)
+        for method in (b"GET", b"DELETE", b"PATCH", b"OPTIONS", b"BREW")
+        for target in (
+            b"/x/docs?limit=2&sort=-a",
+            b"/x/docs?filter=%7B%22a%22%3A%7B%22%24gt%22%3A1%7D%7D&skip=1",
+            *(b"/x/docs/one", b"/x/changes?since=0&limit=3", b"/collections", b"/metrics", b"/openapi.json"),
+        )
+    ]
+    events = f"GET /x/changes?token={token} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n".encode()
+    upgrade = handshake(server, f"/?token={token}")
+    talks = [upgrade + frames for frames in (*FRAMES, *(frame(TEXT, action) for action in ACTIONS))]
+    resumed = handshake(server, f"/x/realtime?token={token}&since=0", "Sec-WebSocket-Protocol: paperdb.v1")
+    pipelines = [health * 3, health + posts[-1] + gets[0] + health, posts[-2] * 2 + upgrade + FRAMES[0]]
+    return [*HEADS, *posts, *chunked, *gets, events, *talks, resumed, *pipelines]
+
+
+class Fuzzer:
+    """Sends batches; counts what became of the inputs."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.counts: Counter[str] = Counter()
+        self._context = server.context
+        self._corpus = requests(server)
+
+    def connect(self, *, plain: bool = False) -> socket.socket:
+        sock = socket.create_connection(("127.0.0.1", self.server.port), timeout=10)
+        if self._context is None or plain:
+            return sock
+        return self._context.wrap_socket(sock, server_hostname="127.0.0.1")
+
+    def batch(self, chance: random.Random) -> None:
+        """Many connections at once, each with one input; then one normal client."""
+        sent: list[tuple[bytes, socket.socket]] = []
+        for _ in range(BATCH):
+            data = mutate(chance, self._corpus)
+            plain = chance.random() < 0.1  # for TLS: bytes that are no handshake
+            sock = self.connect(plain=plain)
+            sent.append((data, sock))
+            try:
+                sock.sendall(data)
+                if chance.random() < 0.9:
+                    socket.socket.shutdown(sock, socket.SHUT_WR)  # SSLSocket's own forgets its TLS
+            except OSError:
+                pass  # it was refused before it was whole; the answer is read all the same
+        for data, sock in sent:
+            answer, cut = _drain(sock)
+            sock.close()
+            try:
+                self.counts[_judge(data, answer, cut=cut)] += 1
+            except (AssertionError, h11.RemoteProtocolError) as error:
+                raise AssertionError(f"{data!r} got {answer!r}: {error!r}") from error
+        with self.connect() as sock:
+            sock.sendall(_HEALTH)
+            answer, _ = _drain(sock)
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+
+
+def _drain(sock: socket.socket) -> tuple[bytes, bool]:
+    """Everything up to the end; whether that was a reset. An end that does not come is a failure."""
+    parts = []
+    try:
+        while data := sock.recv(65_536):
+            parts.append(data)
+    except TimeoutError:
+        raise AssertionError(f"no end after {b''.join(parts)!r}") from None
+    except (ConnectionError, ssl.SSLError):
+        return b"".join(parts), True
+    return b"".join(parts), False
+
+
+def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
+    """What the answer was. Raises AssertionError and h11's error."""
+    if not answer:
+        return "no answer"
+    if data.lstrip(b"\r\n").startswith(b"PRI * HTTP/2.0\r\n\r\n") and not answer.startswith(b"HTTP/"):
+        return "HTTP/2"
+    what = ""
+    while answer:
+        client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
+        upgrade = [("Host", "x"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
+        client.send(h11.Request(method="GET", target="/", headers=upgrade))
+        client.send(h11.EndOfMessage())
+        client.receive_data(answer)
+        ended = False
+        while True:
+            event = client.next_event()
+            if event is h11.NEED_DATA:
+                if cut:
+                    return "reset"
+                assert not ended, "an answer is cut short"
+                client.receive_data(b"")
+                ended = True
+            elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
+                return _judge_frames(client.trailing_data[0])
+            elif isinstance(event, h11.Response):
+                assert event.status_code < 500 or event.status_code in EXPECTED, event
+                what = f"HTTP {event.status_code}"
+            elif isinstance(event, h11.EndOfMessage):
+                break
+        answer = client.trailing_data[0]
+    return what
+
+
+def _judge_frames(data: bytes) -> str:
+    client = Connection(ConnectionType.CLIENT)
+    client.receive_data(data)
+    for event in client.events():
+        if hasattr(event, "data") and isinstance(event.data, str):
+            json.loads(event.data)
+    return "WebSocket"
+
+
+def files(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def fuzz(directory: Path, inputs: int, seed: int, *, tls: bool = False) -> Counter[str]:
+    """Send at least that many inputs, in batches, to a server of its own. Raises AssertionError."""
+    server = Server(directory / "data", (*TIMEOUTS, *SMALL_CACHE, *(("--tls-self-signed",) if tls else ())))
+    try:
+        fuzzer = Fuzzer(server)
+        batches = max(-(-inputs // BATCH), WARM_UP + 1)
+        for n in range(batches):
+            if n == WARM_UP:
+                wait_until(lambda: fuzzer.server.process.poll() is not None or _idle(server))
+                open_files, resident = files(server.pid), memory(server.pid)
+            try:
+                fuzzer.batch(random.Random(f"{seed}/{n}"))
+            except Exception as error:
+                raise AssertionError(f"seed {seed}, batch {n}: {error!r}\n{server.stderr}") from error
+        wait_until(lambda: files(server.pid) <= open_files + 2)
+        grown = memory(server.pid) - resident
+        assert grown < MORE_MEMORY, f"{grown:,} bytes more are resident"
+        fuzzer.counts["bytes of memory grown"] = max(0, grown)
+        assert server.stop() == 0
+        assert "Traceback" not in server.stderr, server.stderr
+    finally:
+        server.kill()
+    return fuzzer.counts
+
+
+def _idle(server: Server) -> bool:
+    """Whether no connection is open: what `files` then counts is the server's own."""
+    links = [os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd")]
+    return sum(link.startswith("socket:") for link in links) <= 3

@@ -1,0 +1,259 @@
+"""Our parsers against mutated inputs, in memory, and against those of others.
+
+Law: a parser lets nothing escape but its own error, and says the same however its bytes were cut; what h11
+refuses for its framing we refuse, but for `LENIENT`; what wsproto sends arrives.
+"""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final
+
+import h11
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, Message, Ping, TextMessage
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.model import encode, parse_json
+from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
+from paperdb_trio.realtime.frames import FrameDecoder, Opcode, ProtocolError
+from paperdb_trio.realtime.protocol import BadMessage, parse_action
+from paperdb_trio.store.query import compile_filter
+from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mutate, pieces
+
+MAX_MESSAGE: Final = 1024
+
+Check = Callable[[random.Random], str]
+"""Makes one input and checks it; says what became of it. Raises AssertionError, or what escaped."""
+
+
+def _refused(error: ApiError) -> str:
+    assert error.status == 400, error
+    return "refused"
+
+
+# --- heads ---------------------------------------------------------------------------------------
+
+LENIENT: Final[dict[str, Callable[[bytes, Head], bool]]] = {
+    # RFC 9112, section 2.2: a server should read over a blank line before a request.
+    "a blank line first": lambda data, head: data.startswith((b"\r", b"\n")),
+    # RFC 9112, section 3: a request line may be parsed at any run of white space.
+    "spaces in its first line": lambda data, head: b"  " in data.partition(b"\r\n")[0],
+    # An unusual request is Hypercorn's, and Hypercorn is h11: it refuses the same bytes for us.
+    "left to h11": lambda data, head: head.is_unusual and not head.is_websocket,
+}
+"""Where h11 refuses a head that we take, and why that cannot part two readers of the same bytes."""
+
+
+def check_head(chance: random.Random) -> str:
+    data = (mutate(chance, HEADS) + b"\r\n\r\n").partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+    try:
+        head = parse_head(data)
+    except ApiError as error:
+        return _refused(error)
+    assert head.method, head
+    assert head.target, head
+    assert not (head.chunked and head.content_length is not None), head
+    theirs = h11.Connection(h11.SERVER)
+    theirs.receive_data(data)
+    try:
+        event = theirs.next_event()
+    except h11.RemoteProtocolError as error:
+        for why, excuse in LENIENT.items():
+            if excuse(data, head):
+                return f"taken, not by h11: {why}"
+        raise AssertionError(f"h11 refuses ({error}) what we read as {head}") from None
+    assert isinstance(event, h11.Request), event
+    assert event.target.decode() == head.target, (event, head)
+    assert event.method.decode() == head.method, (event, head)
+    framing = [
+        (name, value) for name, value in event.headers if name in (b"content-length", b"transfer-encoding")
+    ]
+    if head.content_length is not None:
+        assert framing == [(b"content-length", b"%d" % head.content_length)], (framing, head)
+    else:
+        assert head.chunked == bool(framing), (framing, head)
+    return "taken"
+
+
+# --- bodies --------------------------------------------------------------------------------------
+
+
+def _decode(parts: list[bytes]) -> tuple[bytes, bool, bytes] | str:
+    decoder = ChunkedDecoder()
+    rest = b""
+    try:
+        for part in parts:
+            if decoder.done:
+                rest += part
+            else:
+                decoder.feed(part)
+    except ApiError:
+        return "refused"
+    return bytes(decoder.body), decoder.done, decoder.rest + rest
+
+
+def _decode_by_h11(data: bytes) -> tuple[bytes, bool] | str:
+    connection = h11.Connection(h11.SERVER)
+    connection.receive_data(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
+    body = b""
+    try:
+        while True:
+            event = connection.next_event()
+            if isinstance(event, h11.Data):
+                body += event.data
+            elif event is h11.NEED_DATA or isinstance(event, h11.EndOfMessage):
+                return body, event is not h11.NEED_DATA
+    except h11.RemoteProtocolError:
+        return "refused"
+
+
+def check_chunked(chance: random.Random) -> str:
+    data = mutate(chance, CHUNKED)
+    ours = _decode([data])
+    cut = _decode(pieces(chance, data))
+    assert ours == cut, (data, ours, cut)
+    if isinstance(ours, str):
+        return ours
+    if ours[1]:
+        theirs = _decode_by_h11(data)
+        assert theirs == ours[:2], (data, ours, theirs)
+        return "taken"
+    return "not whole"
+
+
+# --- frames --------------------------------------------------------------------------------------
+
+
+def _frames(parts: list[bytes]) -> tuple[list[tuple[int, bytes]], int]:
+    """The frames, and the code of the error at which they end, or 0."""
+    decoder, frames = FrameDecoder(MAX_MESSAGE), []
+    try:
+        for part in parts:
+            got = decoder.feed(part)
+            while got:
+                frames += [(int(frame.opcode), frame.payload) for frame in got]
+                got = decoder.feed(b"")
+    except ProtocolError as error:
+        return frames, error.code
+    return frames, 0
+
+
+def check_frames(chance: random.Random) -> str:
+    data = mutate(chance, FRAMES)
+    ours, code = _frames([data])
+    assert (ours, code) == _frames(pieces(chance, data)), data
+    for opcode, payload in ours:
+        assert opcode != Opcode.TEXT or len(payload) <= MAX_MESSAGE
+        if opcode == Opcode.TEXT:
+            payload.decode()
+    return f"closed with {code}" if code else "taken"
+
+
+def check_round_trip(chance: random.Random) -> str:
+    """What wsproto's client sends, fragmented anyhow and with pings between, is what we read."""
+    text = "".join(chance.choice("aé€\U0001f600\0") for _ in range(chance.choice((0, 1, 30, 125, 126, 200))))
+    client = Connection(ConnectionType.CLIENT)
+    cuts = sorted(chance.randrange(len(text) + 1) for _ in range(chance.randrange(4)))
+    parts = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+    data, pings = b"", 0
+    for n, part in enumerate(parts):
+        data += client.send(TextMessage(part, message_finished=n == len(parts) - 1))
+        if chance.random() < 0.3:
+            data += client.send(Ping(b"p"))
+            pings += 1
+    frames, code = _frames(pieces(chance, data))
+    assert code == 0, (code, data)
+    assert [payload.decode() for opcode, payload in frames if opcode == Opcode.TEXT] == [text]
+    assert len(frames) == 1 + pings
+    return "arrived"
+
+
+def check_wsproto_agrees(chance: random.Random) -> str:
+    """A text that both we and wsproto's server side take is the same text."""
+    data = mutate(chance, FRAMES)
+    ours, code = _frames([data])
+    if code or any(opcode == Opcode.CLOSE for opcode, _ in ours):
+        return "not taken"
+    server = Connection(ConnectionType.SERVER)
+    server.receive_data(data)
+    texts, parts = [], ""
+    for event in server.events():
+        assert not isinstance(event, BytesMessage), (data, event)
+        if isinstance(event, Message):
+            parts += event.data
+            if event.message_finished:
+                texts.append(parts)
+                parts = ""
+    assert texts == [payload.decode() for opcode, payload in ours if opcode == Opcode.TEXT], data
+    return "the same"
+
+
+# --- JSON ----------------------------------------------------------------------------------------
+
+
+def check_json(chance: random.Random) -> str:
+    data = mutate(chance, JSON)
+    try:
+        value = parse_json(data)
+    except ApiError as error:
+        return _refused(error)
+    assert parse_json(encode(value)) == value, data
+    return "taken"
+
+
+_SQLITE: Final = sqlite3.connect(":memory:")
+_SQLITE.execute("CREATE TABLE documents (id TEXT, data TEXT)")
+
+
+def check_filter(chance: random.Random) -> str:
+    text = mutate(chance, FILTERS).decode("utf-8", "surrogateescape")
+    try:
+        sql, parameters = compile_filter(text)
+    except ApiError as error:
+        return _refused(error)
+    _SQLITE.execute(f"EXPLAIN SELECT id FROM documents WHERE {sql}", parameters)
+    return "taken"
+
+
+def check_action(chance: random.Random) -> str:
+    data = mutate(chance, ACTIONS)
+    try:
+        action: Any = parse_action(data)
+    except BadMessage as bad:
+        encode(bad.ref)
+        return "refused"
+    encode(action.ref)
+    return action.name
+
+
+CHECKS: Final[dict[str, Check]] = {
+    "head": check_head,
+    "chunked": check_chunked,
+    "frames": check_frames,
+    "round trip": check_round_trip,
+    "wsproto": check_wsproto_agrees,
+    "json": check_json,
+    "filter": check_filter,
+    "action": check_action,
+}
+
+
+def fuzz(inputs: int, seed: int) -> Counter[str]:
+    """Check that many inputs, each from a generator of its own: `one(name, seed, n)` repeats it."""
+    counts: Counter[str] = Counter()
+    names = list(CHECKS)
+    for n in range(inputs):
+        name = names[n % len(names)]
+        counts[f"{name}: {one(name, seed, n)}"] += 1
+    return counts
+
+
+def one(name: str, seed: int, n: int) -> str:
+    try:
+        return CHECKS[name](random.Random(f"{seed}/{n}"))
+    except Exception as error:
+        raise AssertionError(f"{name!r}, seed {seed}, input {n}: {error!r}") from error

@@ -1,0 +1,23 @@
+"""The fuzzer, short; `just fuzz` is the long version. A failure names the seed and the input."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.fuzz import door, memory
+
+
+def test_parsers_let_nothing_else_escape_and_agree_with_others() -> None:
+    counts = memory.fuzz(20_000, seed=1)
+    assert {name.partition(":")[0] for name in counts} == memory.CHECKS.keys()
+    assert counts["head: taken"] > 500
+    assert counts["head: refused"] > 500
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
+def test_a_server_answers_whatever_comes_and_forgets_it(tmp_path: Path, tls: bool) -> None:
+    counts = door.fuzz(tmp_path, 400, seed=1, tls=tls)
+    assert counts["WebSocket"]
+    assert counts["HTTP 400"]

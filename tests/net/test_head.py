@@ -1,0 +1,19 @@
+"""Heads in memory; `tests/fuzz` has many more of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.net.head import parse_head
+
+
+@pytest.mark.parametrize("data", [b"\r\n\r\n", b"\r\n\r\n\r\n", b"GET / HTTP/1.1\r\n"])
+def test_what_has_no_whole_head_is_a_400(data: bytes) -> None:
+    """llhttp reads over blank lines: two of them once were a DELETE in HTTP/0.0, and Quart's."""
+    with pytest.raises(ApiError):
+        parse_head(data)
+
+
+def test_a_blank_line_before_a_request_is_read_over() -> None:
+    assert parse_head(b"\r\nGET /x HTTP/1.1\r\nHost: x\r\n\r\n").target == "/x"
