@@ -20,6 +20,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.model import encode, parse_json
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.realtime.frames import FrameDecoder, Opcode, ProtocolError
+from paperdb_trio.realtime.handshake import check_handshake
 from paperdb_trio.realtime.protocol import BadMessage, parse_action
 from paperdb_trio.store.query import compile_filter
 from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mutate, pieces
@@ -37,6 +38,15 @@ def _refused(error: ApiError) -> str:
 
 # --- heads ---------------------------------------------------------------------------------------
 
+
+def _is_handshake(head: Head) -> bool:
+    try:
+        check_handshake(head)
+    except ApiError:
+        return False
+    return True
+
+
 LENIENT: Final[dict[str, Callable[[bytes, Head], bool]]] = {
     # RFC 9112, section 2.2: a server should read over a blank line before a request.
     "a blank line first": lambda data, head: data.startswith((b"\r", b"\n")),
@@ -44,6 +54,7 @@ LENIENT: Final[dict[str, Callable[[bytes, Head], bool]]] = {
     "spaces in its first line": lambda data, head: b"  " in data.partition(b"\r\n")[0],
     # An unusual request is Hypercorn's, and Hypercorn is h11: it refuses the same bytes for us.
     "left to h11": lambda data, head: head.is_unusual and not head.is_websocket,
+    "a handshake that is refused": lambda data, head: head.is_websocket and not _is_handshake(head),
 }
 """Where h11 refuses a head that we take, and why that cannot part two readers of the same bytes."""
 

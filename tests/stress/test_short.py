@@ -1,9 +1,11 @@
-"""The stress programs, short: `just crash`, `just storm` and `just slow` are the long versions."""
+"""The stress programs, short: `just crash`, `storm`, `slow`, `loris` and `deaf` are the long versions."""
 
 from __future__ import annotations
 
 from tests.stress.crash import crash
+from tests.stress.deaf import deaf
 from tests.stress.harness import report
+from tests.stress.loris import crowd, handshakes, loris
 from tests.stress.slow import slow
 from tests.stress.storm import storm
 
@@ -18,3 +20,19 @@ def test_a_storm_of_resuming_subscribers_misses_and_repeats_nothing() -> None:
 
 def test_readers_that_do_not_read_are_kept_and_cost_little_and_get_everything_later() -> None:
     assert report(slow(stuck=100, seconds=3, rate=300), 1) == 0
+
+
+def test_heads_of_a_byte_a_second_end_with_408_and_keep_nobody_waiting() -> None:
+    assert report(loris(connections=200, head_timeout=1), 1) == 0
+
+
+def test_connections_beyond_the_limit_are_refused_and_then_there_is_room_again() -> None:
+    assert report(crowd(limit=20, more=20), 1) == 0
+
+
+def test_handshakes_that_stop_half_way_leave_nothing_behind() -> None:
+    assert report(handshakes(connections=100, head_timeout=0.5, seed=1), 1) == 0
+
+
+def test_a_client_that_never_reads_its_answers_is_ended_and_costs_little() -> None:
+    assert report(deaf(clients=5, requests=2000, write_timeout=1), 1) == 0

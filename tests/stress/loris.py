@@ -1,0 +1,216 @@
+"""Clients that send a byte a second, stop in the middle of a handshake, or are too many, beside a normal one.
+
+A normal client is served all the time; a head that does not arrive in time is a 408 and the end; connections
+beyond the limit get 503 with Retry-After, and room again once others have left; files and memory return.
+
+    python -m tests.stress.loris --connections 5000
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import random
+import socket
+import ssl
+import statistics
+import struct
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+import httpx
+
+from tests.conftest import Server
+from tests.stress.harness import PROMISE, memory, new_server, report, until
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"x" * 1000
+REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+PER_CONNECTION = 32 * 1024
+"""Bytes of memory that one unfinished connection may keep in use after its end: Python's free lists."""
+
+
+def files(server: Server) -> int:
+    return len(os.listdir(f"/proc/{server.pid}/fd"))
+
+
+async def trickle(server: Server) -> str:
+    """Send a head, one byte a second; the answer's status line, empty for an end without one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    answer = asyncio.create_task(reader.readline())
+    try:
+        for byte in HEAD:
+            writer.write(bytes((byte,)))
+            done, _ = await asyncio.wait((answer,), timeout=1)
+            if done:
+                return answer.result().decode()
+        return (await asyncio.wait_for(answer, 10)).decode()
+    except ConnectionError:
+        return ""
+    finally:
+        answer.cancel()
+        writer.close()
+
+
+async def normal(server: Server, delays: list[float], stop: asyncio.Event) -> None:
+    """Ask over a connection of its own each time, until told to stop."""
+    async with httpx.AsyncClient(
+        timeout=10, verify=server.context or True, headers={"Connection": "close"}
+    ) as client:
+        while not stop.is_set():
+            began = time.perf_counter()
+            answer = await client.get(f"{server.url}/healthz")
+            delays.append(time.perf_counter() - began)
+            if answer.status_code != 200:
+                raise PROMISE(f"a normal client got {answer.status_code}")
+            await asyncio.sleep(0.01)
+
+
+async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
+    """Heads that trickle in. Raises AssertionError for a broken promise."""
+    server = new_server("--head-timeout", str(head_timeout), "--max-connections-per-address", "0")
+    delays: list[float] = []
+    stop = asyncio.Event()
+    try:
+        await asyncio.to_thread(server.request, "GET", "/healthz")
+        files_before, before = files(server), memory(server.pid)
+        client = asyncio.create_task(normal(server, delays, stop))
+        began = time.monotonic()
+        async with asyncio.timeout(head_timeout * 3 + 60):
+            answers = await asyncio.gather(*(trickle(server) for _ in range(connections)))
+        took = time.monotonic() - began
+        stop.set()
+        await client
+        refused = sum(answer.startswith("HTTP/1.1 408 ") for answer in answers)
+        if refused != connections:
+            raise PROMISE(f"only {refused} of {connections} got a 408: {set(answers)}")
+        await until(lambda: files(server) <= files_before + 1, 10, "the files of the slow ones are closed")
+        grown = memory(server.pid) - before
+        if grown > connections * PER_CONNECTION + 2**23:
+            raise PROMISE(f"{grown:,} bytes were not given back")
+        if server.stop() != 0 or "Traceback" in server.stderr:
+            raise PROMISE(server.stderr)
+    finally:
+        server.kill()
+    return {
+        "heads of a byte a second": connections,
+        "ended with 408": refused,
+        "seconds until all ended": f"{took:.1f}",
+        "normal requests": len(delays),
+        "normal p50, ms": f"{statistics.median(delays) * 1e3:.2f}",
+        "normal p99, ms": f"{statistics.quantiles(delays, n=100)[98] * 1e3:.2f}",
+        "normal max, ms": f"{max(delays) * 1e3:.2f}",
+        "memory kept, KiB": grown // 1024,
+    }
+
+
+async def crowd(limit: int, more: int) -> dict[str, Any]:
+    """More connections than there may be. Raises AssertionError for a broken promise."""
+    server = new_server("--max-connections", str(limit), "--max-connections-per-address", "0")
+    try:
+        held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(limit)]
+        for sock in held:  # all are accepted once each was answered
+            sock.sendall(REQUEST.replace(b"Connection: close\r\n", b""))
+        for sock in held:
+            sock.settimeout(10)
+            if not sock.recv(65_536).startswith(b"HTTP/1.1 200 "):
+                raise PROMISE("a connection within the limit was refused")
+        refused = 0
+        for _ in range(more):
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            with suppress(ConnectionError):
+                writer.write(REQUEST)
+            answer = await asyncio.wait_for(reader.read(), 10)
+            refused += answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in answer
+            writer.close()
+        if refused != more:
+            raise PROMISE(f"only {refused} of {more} got a 503 with Retry-After")
+        for sock in held:
+            sock.close()
+        await until(lambda: files(server) < limit, 10, "room again")
+        if (await asyncio.to_thread(server.request, "GET", "/healthz")).status_code != 200:
+            raise PROMISE("it did not recover")
+        if server.stop() != 0 or "Traceback" in server.stderr:
+            raise PROMISE(server.stderr)
+    finally:
+        server.kill()
+    return {"connections beyond the limit": more, "refused with 503": refused}
+
+
+def hello() -> bytes:
+    """A TLS client's first record."""
+    context = ssl.create_default_context()
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+async def stop_half_way(server: Server, chance: random.Random, data: bytes) -> None:
+    """Begin a TLS handshake and go: silently, with an end, or with a reset."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    sock = writer.get_extra_info("socket")
+    with suppress(ConnectionError):
+        writer.write(data[: chance.randrange(len(data) + 1)] if chance.random() < 0.7 else data)
+        way = chance.randrange(3)
+        if way == 0:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        else:
+            if way == 1:
+                writer.write_eof()
+            await asyncio.wait_for(reader.read(), 20)
+    writer.close()
+
+
+async def handshakes(connections: int, head_timeout: float, seed: int) -> dict[str, Any]:
+    """TLS handshakes that stop half-way. Raises AssertionError for a broken promise."""
+    server = new_server("--tls-self-signed", "--head-timeout", str(head_timeout))
+    chance, data = random.Random(seed), hello()
+    delays: list[float] = []
+    stop = asyncio.Event()
+    try:
+        await asyncio.to_thread(server.request, "GET", "/healthz")
+        files_before, before = files(server), memory(server.pid)
+        client = asyncio.create_task(normal(server, delays, stop))
+        for begun in range(0, connections, 200):
+            count = min(200, connections - begun)
+            await asyncio.gather(*(stop_half_way(server, chance, data) for _ in range(count)))
+        stop.set()
+        await client
+        await until(lambda: files(server) <= files_before + 1, 10, "the files of the broken ones are closed")
+        grown = memory(server.pid) - before
+        if grown > 200 * 2**17 + 2**23:  # OpenSSL's for 200 at once
+            raise PROMISE(f"{grown:,} bytes were not given back")
+        if server.stop() != 0 or "Traceback" in server.stderr:
+            raise PROMISE(server.stderr)
+    finally:
+        server.kill()
+    return {
+        "broken handshakes": connections,
+        "normal handshakes beside them": len(delays),
+        "normal TLS max, ms": f"{max(delays) * 1e3:.2f}",
+        "memory kept with TLS, KiB": grown // 1024,
+    }
+
+
+async def all_of_them(connections: int, head_timeout: float, seed: int) -> dict[str, Any]:
+    return {
+        **await loris(connections, head_timeout),
+        **await crowd(limit=100, more=200),
+        **await handshakes(connections, 1, seed),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--connections", type=int, default=5000)
+    parser.add_argument("--head-timeout", type=float, default=10)
+    parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    o = parser.parse_args()
+    return report(all_of_them(o.connections, o.head_timeout, o.seed), o.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
