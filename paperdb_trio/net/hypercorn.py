@@ -72,6 +72,7 @@ def _load(services: Services) -> _Loaded:
 
 def _configured(config: Any, settings: Settings) -> Any:
     config.keep_alive_timeout = settings.keep_alive_timeout
+    config.keep_alive_max_requests = 100_000  # its default of 1,000 ends a busy client's connection each second
     config.h11_max_incomplete_size = settings.max_head_bytes
     config.include_server_header = False
     config.accesslog = None
