@@ -12,7 +12,7 @@ from tests.fuzz import door, memory
 def test_parsers_let_nothing_else_escape_and_agree_with_others() -> None:
     counts = memory.fuzz(20_000, seed=1)
     assert {name.partition(":")[0] for name in counts} == memory.CHECKS.keys()
-    assert counts["head: taken"] > 500
+    assert counts["head: taken"] > 300
     assert counts["head: refused"] > 500
 
 
