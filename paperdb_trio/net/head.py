@@ -110,7 +110,7 @@ def parse_head(data: bytes) -> Head:
         raise bad_request("The request target must be percent-encoded ASCII") from None
     head.method = parser.get_method().decode("ascii")
     head.version = parser.get_http_version()
-    head.keep_alive = parser.should_keep_alive() or (head.version == "1.1" and _keeps(head))
+    head.keep_alive = head.version == "1.1" and _keeps(head)
     headers = head.headers
     if head.version == "1.1" and ("host" not in headers or "," in headers["host"]):
         raise bad_request("An HTTP/1.1 request needs exactly one Host header")
@@ -121,7 +121,8 @@ def parse_head(data: bytes) -> Head:
 
 
 def _keeps(head: Head) -> bool:
-    # llhttp says "no" for every request that it has only seen the head of and whose body is to come.
+    # llhttp's word is of no use: it says "no" while a body is to come, and "yes" once a request is whole,
+    # whatever its Connection header said.
     return "close" not in (item.lower() for item in head.tokens("connection"))
 
 

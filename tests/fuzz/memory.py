@@ -84,9 +84,13 @@ def check_head(chance: random.Random) -> str:
         (name, value) for name, value in event.headers if name in (b"content-length", b"transfer-encoding")
     ]
     if head.content_length is not None:
-        assert framing == [(b"content-length", b"%d" % head.content_length)], (framing, head)
+        assert [(name, int(value)) for name, value in framing] == [(b"content-length", head.content_length)], (
+            head
+        )
     else:
         assert head.chunked == bool(framing), (framing, head)
+    tokens = b",".join(value for name, value in event.headers if name == b"connection").lower().split(b",")
+    assert head.keep_alive == (head.version == "1.1" and b"close" not in map(bytes.strip, tokens)), head
     return "taken"
 
 

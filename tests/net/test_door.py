@@ -139,6 +139,15 @@ def test_two_pipelined_requests_get_two_answers_in_order(door: Server) -> None:
         assert [raw.answer()[0] for _ in range(3)] == [200, 401, 200]
 
 
+def test_nothing_is_answered_behind_a_connection_close(door: Server) -> None:
+    """RFC 9112, section 9.6: the end comes at once, and what follows is no request any more."""
+    with Raw(door, timeout=3) as raw:
+        raw.send(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
+        status, headers, _ = raw.answer()
+        assert (status, headers["connection"]) == (200, "close")
+        assert raw.drain() == b""
+
+
 def test_a_handshake_behind_a_pipelined_request_is_served(door: Server, collection: str) -> None:
     with Raw(door) as raw:
         raw.send(GET + handshake(door, f"/?token={door.token(collection)}&since=now"))
