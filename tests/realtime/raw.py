@@ -142,7 +142,7 @@ class Raw:
             while True:
                 opcode, payload = self.frame()
                 if opcode == CLOSE:
-                    (code,) = struct.unpack(">H", payload[:2])
+                    code = int.from_bytes(payload[:2], "big") if payload else 1005  # none was given
                     self.socket.sendall(frame(CLOSE, payload[:2]))
         except (EOFError, ConnectionError):
             return code
