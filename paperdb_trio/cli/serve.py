@@ -62,7 +62,8 @@ def serve(config: str | None, **given: Any) -> None:
         level=settings.log_level.upper(),
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    for library in ("trio-websocket", "hypercorn", "quart", "httpx"):
+    # hpack would log every header, keys and tokens among them.
+    for library in ("trio-websocket", "hypercorn", "quart", "httpx", "hpack", "h2"):
         logging.getLogger(library).setLevel(logging.WARNING)
     from paperdb_trio.server import serve as run_server  # half a second of imports that other commands save
 

@@ -178,7 +178,7 @@ class Door:
         if head is not None and upgrade:
             await self._gateway.serve(stream, head)
         else:
-            await self._hypercorn.serve(stream)
+            await self._hypercorn.serve(stream, is_http2=head is None)
 
     def _answers(self, head: Head) -> bool:
         """Whether this request is answered here, and not by Quart."""

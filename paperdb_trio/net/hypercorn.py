@@ -28,7 +28,7 @@ class HypercornConnections:
         self._loaded: _Loaded | None = None
         self._draining = False
 
-    async def serve(self, stream: ByteStream) -> None:
+    async def serve(self, stream: ByteStream, *, is_http2: bool) -> None:
         """Serve one connection to its end; what has been read of it must be unread before."""
         async with self._loading:
             if self._loaded is None:
@@ -36,7 +36,7 @@ class HypercornConnections:
                 self._loaded = await trio.to_thread.run_sync(_load, self._services)
                 if self._draining:
                     await self.drain()
-        await self._loaded.serve(stream)
+        await self._loaded.serve(stream, is_http2)
 
     async def drain(self) -> None:
         """Close idle connections now, and the others after the answer that they are waiting for."""
@@ -46,7 +46,7 @@ class HypercornConnections:
 
 
 class _Loaded(NamedTuple):
-    serve: Callable[[ByteStream], Awaitable[None]]
+    serve: Callable[[ByteStream, bool], Awaitable[None]]
     context: Any
 
 
@@ -59,13 +59,17 @@ def _load(services: Services) -> _Loaded:
     from paperdb_trio.rest.app import create_app
 
     app: Any = ASGIWrapper(create_app(services))
-    config = _configured(Config(), services.settings)
+    http1, http2 = (_configured(Config(), services.settings) for _ in range(2))
+    if services.settings.http == "raw":
+        # One request: h11 reads on more leniently than we (bare LF, folded lines, two lengths), and a proxy in
+        # front may have read something else.
+        http1.keep_alive_max_requests = 1
     context = WorkerContext(None)
     gc.freeze()  # like what was loaded at the start
 
-    async def serve(stream: ByteStream) -> None:
+    async def serve(stream: ByteStream, is_http2: bool) -> None:
         # Hypercorn decides by AttributeError whether a stream is TLS; ours has no `do_handshake`.
-        await TCPServer(app, config, context, {}, stream)  # type: ignore[arg-type]
+        await TCPServer(app, http2 if is_http2 else http1, context, {}, stream)  # type: ignore[arg-type]
 
     return _Loaded(serve, context)
 

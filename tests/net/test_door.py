@@ -282,3 +282,25 @@ def test_running_out_of_file_descriptors_is_survived(start_server: StartServer, 
         assert receive(ws)["data"] == document
     assert server.stop() == 0
     assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [b"GET /healthz HTTP/1.1\nHost: x\n\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", GET],
+    ids=["bare LF", "folded", "good"],
+)
+def test_behind_an_unusual_request_nothing_is_read_by_a_more_lenient_parser(
+    door: Server, behind: bytes
+) -> None:
+    """What goes to Hypercorn is one request: its own parser takes what ours refuses."""
+    with Raw(door) as raw:
+        raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nTrailer: X\r\n\r\n")
+        assert raw.answer()[0] == 200
+        try:
+            raw.send(behind)
+        except OSError:
+            pass
+        assert raw.drain() == b""
+    with Raw(door) as raw:
+        raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nTrailer: X\r\n\r\n" + behind)
+        assert raw.drain().count(b"HTTP/1.1 ") <= 1
