@@ -174,6 +174,12 @@ def _headers(keyring: Keyring) -> dict[str, tuple[bytes, float]]:
     }
 
 
+def _last_expiry(retired_at: float) -> float:
+    """When the last token ends that a secret can have signed before it was retired: whoever got hold of one
+    that was rotated away for that reason must not sign with it for ever."""
+    return retired_at + MAX_SECONDS + ROTATION_SECONDS
+
+
 def _minted_claims(token: str, keyring: Keyring) -> dict[str, Any] | None:
     """Those of a good token that looks exactly like one of ours, for which PyJWT takes 60 to 200 µs, as much
     as the rest of a connect. It says yes or nothing: why a token is bad is for PyJWT to say."""
@@ -192,7 +198,7 @@ def _minted_claims(token: str, keyring: Keyring) -> dict[str, Any] | None:
     now = time.time()
     if (claims.iss, claims.aud) != (ISSUER, AUDIENCE) or not claims.iat <= now < claims.exp:
         return None
-    if claims.exp > retired_at + MAX_SECONDS + ROTATION_SECONDS:
+    if claims.exp > _last_expiry(retired_at):
         return None
     return msgspec.structs.asdict(claims)
 
@@ -220,8 +226,7 @@ def _judged_claims(token: str, keyring: Keyring) -> dict[str, Any]:
         or not all(isinstance(name, str) for name in collections)
     ):
         raise jwt.InvalidTokenError("a claim is of the wrong type")
-    # Whoever got hold of a secret that was rotated away for that reason must not sign with it for ever.
-    if claims["exp"] > retired_at + MAX_SECONDS + ROTATION_SECONDS:
+    if claims["exp"] > _last_expiry(retired_at):
         raise jwt.InvalidTokenError("the secret that signed it was retired before it can have been issued")
     return claims
 

@@ -160,9 +160,13 @@ class Subscriber:
     def _leave_lane(self) -> None:
         if self._slot >= 0:
             assert self._feed is not None
-            self._position = self._feed.lane.leave(self._slot)
-            self._slot = -1
-            self._feed.members.add(self)
+            self._is_out(self._feed, self._feed.lane.leave(self._slot))
+
+    def _is_out(self, feed: Feed, position: int) -> None:
+        """The lane has let us go: from here on we are an ordinary member, with a position of our own."""
+        self._slot = -1
+        self._position = position
+        feed.members.add(self)
 
     def start(self, position: int) -> None:
         """Begin after seq `position`, live if that is the head."""
@@ -248,9 +252,7 @@ class Subscriber:
     def put_out(self, chunk: Chunk, position: int, sent: int) -> None:
         """The lane's: it has let us go, as our writer took only `sent` bytes of the chunk."""
         assert self._feed is not None
-        self._slot = -1
-        self._position = position
-        self._feed.members.add(self)
+        self._is_out(self._feed, position)
         if sent:
             if sent > 0:
                 self._sink.keep(memoryview(chunk.data)[sent:])

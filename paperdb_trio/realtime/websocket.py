@@ -213,9 +213,8 @@ class WebSocket(Live):
         if now < ping_at:
             return ping_at
         if self._pinged < heard:
-            if not self._subscriber.interject(
-                ping_frame()
-            ):  # its own events block the way: it is slow, or gone
+            if not self._subscriber.interject(ping_frame()):
+                # Its own events block the way: it is slow, or gone.
                 if self._stream.peer_is_gone():
                     self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not answer")
                 return now + 1.0
