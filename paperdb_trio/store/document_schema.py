@@ -18,6 +18,8 @@ from paperdb_trio.store.query import field as query_field
 
 MAX_PROPERTIES: Final = 200
 MAX_INDEXES: Final = 32
+MAX_BYTES: Final = 64 * 1024
+"""Of a schema's JSON, defaults and all: `stored_schema` keeps a thousand of them, each write reads its own."""
 
 _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
     "string": lambda value: isinstance(value, str),
@@ -68,7 +70,10 @@ def parse_schema(value: object) -> DocumentSchema:
     properties = tuple(_parse_property(name, rules) for name, rules in value["properties"].items())
     if sum(property.unique or property.index for property in properties) > MAX_INDEXES:
         raise _invalid(f"at most {MAX_INDEXES} properties can be unique or indexed")
-    return DocumentSchema(encode(value), properties)
+    text = encode(value)
+    if len(text) > MAX_BYTES:
+        raise _invalid(f"its JSON has at most {MAX_BYTES:,} bytes")
+    return DocumentSchema(text, properties)
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,84 @@
+"""Requests that are within their rights and would cost others dearly: refused with a code that says why."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.conftest import Server, StartServer
+from tests.rest.tools import refusal
+
+
+def test_a_database_has_a_bounded_number_of_indexes(start_server: StartServer) -> None:
+    """Every insert into any database looks at each of them."""
+    server = start_server()
+    indexed = {"properties": {f"f{n}": {"index": True} for n in range(32)}}
+    for n in range(4):
+        assert server.request("PUT", f"/c{n}/schema", json=indexed).status_code == 200
+    answer = server.request("PUT", "/c4/schema", json={"properties": {"a": {"unique": True}}})
+    assert refusal(answer) == (400, "TOO_MANY_INDEXES")
+    assert server.request("PUT", "/c0/schema", json=indexed).status_code == 200
+    server.insert("c4", {})
+    answer = server.request("POST", "/c4/docs", json={"a": 1, "unique": ["a"]})
+    assert refusal(answer) == (400, "TOO_MANY_INDEXES")
+    assert server.request("DELETE", "/c0/schema").status_code == 200
+    assert server.request("POST", "/c4/docs", json={"a": 1, "unique": ["a"]}).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "select", [",".join(f"f{n}" for n in range(201)), ",".join(["a" + ".b" * 100, "c" + ".d" * 99])]
+)
+def test_a_select_has_a_bounded_number_of_names(api: httpx.Client, docs: str, select: str) -> None:
+    assert api.get(docs, params={"select": select}).status_code == 400
+    assert api.get(docs, params={"select": ",".join(["a"] * 1000)}).status_code == 200
+    assert api.get(docs, params={"select": ",".join(f"f{n}" for n in range(200))}).status_code == 200
+
+
+def test_a_schema_is_small(api: httpx.Client, collection: str) -> None:
+    schema = {"properties": {"a": {"default": "x" * 70_000}}}
+    assert refusal(api.put(f"/{collection}/schema", json=schema)) == (400, "INVALID_SCHEMA")
+
+
+def test_the_one_body_that_a_public_key_may_send_is_small(server: Server) -> None:
+    """What is made for it can hold up the parser, and so everybody, for a second in 16 MiB."""
+    key = server.new_key(public=True)["key"]
+    body = b'{"collections":["a"],"x":[' + b",".join([b"[]"] * 400_000) + b"]}"
+    assert refusal(server.request("POST", "/realtime/token", content=body, key=key)) == (413, "BODY_TOO_LARGE")
+    assert refusal(server.request("PUT", "/a/schema", content=body)) == (413, "BODY_TOO_LARGE")
+
+
+def test_a_key_that_keeps_every_reader_busy_is_revoked_all_the_same(start_server: StartServer) -> None:
+    """Else whoever has stolen one could put off its end by the time of a query or two."""
+    server = start_server("--query-timeout", "8")
+    for _ in range(10):
+        server.request("POST", "/c/bulk", json=[{"text": "x" * 2000}] * 1000)
+    stolen = server.new_key(public=True)
+    while stolen["id"].startswith("-"):  # the command line would take it for an option
+        stolen = server.new_key(public=True)
+    slow = {"or": [{"text": {"contains": f"y{n}"}} for n in range(199)]}  # longer than the timeout
+    query = {"filter": json.dumps(slow)}
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            answer = server.request("GET", "/c/count", params=query, key=stolen["key"])
+            if answer.status_code != 503:
+                return
+
+    askers = [threading.Thread(target=ask) for _ in range(24)]
+    for asker in askers:
+        asker.start()
+    try:
+        time.sleep(1)
+        server.cli("keys", "revoke", stolen["id"])
+        began = time.monotonic()
+        while server.request("POST", "/realtime/token", json={}, key=stolen["key"]).status_code != 401:
+            assert time.monotonic() - began < 1.5, "it still works"
+    finally:
+        stop.set()
+        for asker in askers:
+            asker.join()

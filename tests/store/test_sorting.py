@@ -1,0 +1,36 @@
+"""What a query sorts does not have to fit into memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from paperdb_trio.store.schema import connect, span
+
+
+def peak() -> int:
+    """Bytes: the most that this process has had resident since it was last asked."""
+    text = Path("/proc/self/status").read_text()
+    Path("/proc/self/clear_refs").write_text("5")
+    return int(text.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def test_a_sort_of_much_more_than_the_cache_takes_no_more_memory_than_the_cache(file: Path) -> None:
+    low, _ = span(1)
+    writer = connect(file)
+    writer.execute("BEGIN")
+    rows = ((low | n, 1, str(n), n, json.dumps({"n": -n, "pad": "x" * 5000})) for n in range(12_000))
+    writer.executemany("INSERT INTO documents VALUES (?,?,?,?,?)", rows)
+    writer.execute("COMMIT")
+    writer.close()
+    reader = connect(file, read_only=True)
+    try:
+        peak()
+        before = peak()
+        # With this offset SQLite cannot know that a few rows are enough.
+        reader.execute(
+            "SELECT data FROM documents ORDER BY json_extract(data,'$.n'), data LIMIT 1 OFFSET ?", (2**53,)
+        ).fetchall()
+        assert peak() - before < 50 * 2**20  # sorting in memory: 120
+    finally:
+        reader.close()
