@@ -98,37 +98,34 @@ class FrameDecoder:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._buffer = b""
+        self._buffer = bytearray()  # less than a frame
         self._message: bytearray | None = None  # of a fragmented message, what has come
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes. Raises `ProtocolError`, after those before it were returned."""
-        self._buffer += data
+        buffer = self._buffer
+        buffer += data
         frames: list[Frame] = []
-        while len(self._buffer) >= 2:
-            try:
-                size = self._frame_size()
-            except ProtocolError:
-                if frames:
-                    return frames  # the error is found again with the next bytes, or by `feed(b"")`
+        at = 0
+        try:
+            while len(buffer) - at >= 2:
+                size = self._frame_size(at)
+                if size is None or len(buffer) - at < size:
+                    break
+                frame = self._take(bytes(buffer[at : at + size]))
+                at += size
+                if frame is not None:
+                    frames.append(frame)
+        except ProtocolError:
+            if not frames:  # else it is found again with the next bytes, or by `feed(b"")`
                 raise
-            if size is None or len(self._buffer) < size:
-                break
-            raw, self._buffer = self._buffer[:size], self._buffer[size:]
-            try:
-                frame = self._take(raw)
-            except ProtocolError:
-                self._buffer = raw + self._buffer
-                if frames:
-                    return frames
-                raise
-            if frame is not None:
-                frames.append(frame)
+        finally:
+            del buffer[:at]
         return frames
 
-    def _frame_size(self) -> int | None:
-        """Bytes of the frame at the buffer's start, or None if that cannot be known yet."""
-        first, second = self._buffer[0], self._buffer[1]
+    def _frame_size(self, start: int) -> int | None:
+        """Bytes of the frame that begins there in the buffer, or None if that cannot be known yet."""
+        first, second = self._buffer[start], self._buffer[start + 1]
         opcode, length, at = first & 0x0F, second & 0x7F, 2
         if first & 0x70:
             raise ProtocolError(1002, "reserved bits are set: no extension was agreed on")
@@ -146,10 +143,10 @@ class FrameDecoder:
             raise ProtocolError(1002, "a message begins inside another")
         if length >= 126:
             at = 4 if length == 126 else 10
-            if len(self._buffer) < at:
+            if len(self._buffer) < start + at:
                 return None
             least = 126 if length == 126 else 65536
-            length = int.from_bytes(self._buffer[2:at], "big")
+            length = int.from_bytes(self._buffer[start + 2 : start + at], "big")
             if length < least or length >= 1 << 63:
                 raise ProtocolError(1002, "a length is not in its shortest form")
         before = 0 if self._message is None or opcode >= Opcode.CLOSE else len(self._message)
@@ -167,7 +164,9 @@ class FrameDecoder:
         if opcode >= Opcode.CLOSE:
             return Frame(opcode, payload)
         if not raw[0] & _FIN:
-            self._message = (self._message or bytearray()) + payload
+            if self._message is None:
+                self._message = bytearray()
+            self._message += payload  # in place: of nothing but empty fragments, a copy each would be costly
             return None
         if self._message is not None:
             payload = bytes(self._message + payload)

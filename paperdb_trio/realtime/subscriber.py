@@ -292,7 +292,7 @@ class Subscriber:
 
     async def post(self, data: bytes) -> None:
         """Give the sink something that is no event, behind what is queued. Waits while the queue is full."""
-        while len(self._queue) >= self._queue_events and self.state is not State.CLOSED:
+        while self._is_full() and self.state is not State.CLOSED:
             if self._room is None:
                 self._room = trio.Event()
             await self._room.wait()
@@ -301,6 +301,10 @@ class Subscriber:
             self._enqueue(data)
         elif left:
             self._wake()
+
+    def _is_full(self) -> bool:
+        """What is just being sent counts as well, as far as it came from the queue."""
+        return len(self._queue) >= self._queue_events or self._queued_bytes >= self._queue_bytes
 
     def _make_room(self) -> None:
         if self._room is not None:

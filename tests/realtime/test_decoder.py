@@ -3,6 +3,7 @@ what breaks RFC 6455 is refused with its code, after what came before it, by its
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import pairwise
 
 import pytest
@@ -143,3 +144,20 @@ def test_pongs_and_closes_are_read_back_by_wsproto() -> None:
 def test_binary_is_refused_at_once_whatever_else_it_is() -> None:
     assert decode(FrameDecoder(MAX), frame(BINARY, b"x" * 100_000)[:2], []) == ([], 1003)
     assert decode(FrameDecoder(MAX), frame(PONG) + frame(BINARY, fin=False), [])[1] == 1003
+
+
+def test_neither_fragments_nor_pieces_copy_what_came_before() -> None:
+    """A megabyte of a message or of a frame is there: how much more is taken while nearly nothing comes."""
+    begun = FrameDecoder(1 << 24)
+    begun.feed(frame(TEXT, b"x" * 1_000_000, fin=False))
+    half = FrameDecoder(1 << 24)
+    half.feed(frame(TEXT, b"x" * 2_000_000)[:1_000_000])
+    for decoder, piece in ((begun, frame(0, b"y", fin=False)), (half, b"x")):
+        decoder.feed(piece)  # whatever room is taken ahead
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                decoder.feed(piece)
+            assert tracemalloc.get_traced_memory()[1] < 500_000
+        finally:
+            tracemalloc.stop()

@@ -67,6 +67,27 @@ async def test_a_reply_waits_while_the_queue_is_full_and_can_be_given_up(
     assert sink.pushed == pushed + 1  # nothing is counted as pending that is not there
 
 
+async def test_replies_to_somebody_who_does_not_read_are_bounded_in_bytes(
+    autojump_clock: MockClock, world: World, nursery: trio.Nursery
+) -> None:
+    """A thousand replies, of which each echoes as much as it may, were two megabytes."""
+    sink = FakeSink()
+    subscriber = world.subscriber(sink, queue_bytes=10_000)
+    subscriber.start(0)
+    sink.block()
+    posted = 0
+    with trio.move_on_after(1):
+        while posted < 1000:
+            await subscriber.post(text_frame(b"x" * 1000))
+            posted += 1
+    assert posted < 15
+    sink.unblock()
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == [b"x" * 1000] * posted
+    await subscriber.post(text_frame(b"goes on"))
+    assert payloads(sink.data)[-1] == b"goes on"
+
+
 # --- failures and cancellation -------------------------------------------------------------------
 
 
