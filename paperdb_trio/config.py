@@ -36,7 +36,7 @@ class Settings:
         "127.0.0.1,::1", "Addresses or networks, separated by commas, whose X-Forwarded-For is believed."
     )
 
-    max_connections: int = _setting(15_000, "Open connections in all; more are refused with 503.", 1)
+    max_connections: int = _setting(15_000, "Open connections in all, and streams of HTTP/2 in all; more get 503.", 1)
     max_connections_per_address: int = _setting(
         1000, "The same from one client address, trusted proxies excepted; 0 is any number.", 0
     )
@@ -57,6 +57,9 @@ class Settings:
     keep_alive_timeout: float = _setting(30.0, "Seconds that an idle HTTP connection is kept open.", 0.1)
     write_timeout: float = _setting(
         30.0, "Seconds that an HTTP client may take to read a part of its answer.", 0.1
+    )
+    max_pending_bytes: int = _setting(
+        512 * 1024 * 1024, "Bytes of large answers, in all, that wait for slow readers; more get 503.", 1
     )
     drain_timeout: float = _setting(5.0, "Seconds that requests and sockets get to finish after SIGTERM.", 0.0)
 

@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError, bad_request
+
+SMALL_ANSWER: Final = 65_536
+"""Bytes of an answer that need not be counted: every connection may have one."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -28,7 +31,11 @@ class Limits:
         self._proxies = _networks(settings.trusted_proxies)
         self._per_address = settings.max_connections_per_address
         self._per_database = settings.max_connections_per_database
+        self._most_streams = settings.max_connections
+        self._most_pending = settings.max_pending_bytes
         self._addresses: Counter[str] = Counter()
+        self._streams: Counter[str] = Counter()
+        self._pending = 0
         self._databases: Counter[int] = Counter()
         self._requests = Rate(settings.requests_per_second, "requests")
         self._tokens = Rate(settings.tokens_per_second, "tokens")
@@ -66,6 +73,31 @@ class Limits:
             return
         with _counted(self._addresses, _client_of(address), self._per_address, "from this address"):
             yield
+
+    @contextmanager
+    def stream(self, address: str) -> Iterator[None]:
+        """Count a stream of HTTP/2, which costs what a connection does, while it lasts. Raises a 503."""
+        if self._streams.total() >= self._most_streams:
+            raise too_many_connections()
+        most = 0 if self.is_proxy(address) else self._per_address
+        with _counted(self._streams, _client_of(address), most or self._most_streams, "from this address"):
+            yield
+
+    @contextmanager
+    def pending(self, size: int) -> Iterator[None]:
+        """Count the bytes of an answer while it is written. Raises a 503 when slow readers hold too many."""
+        if self._pending and self._pending + size > self._most_pending:
+            raise ApiError(
+                503,
+                "TOO_MANY_PENDING_BYTES",
+                f"Slow readers hold over {self._most_pending:,} bytes of answers; ask for less at a time",
+                headers={"Retry-After": "5"},
+            )
+        self._pending += size
+        try:
+            yield
+        finally:
+            self._pending -= size
 
     @contextmanager
     def listener(self, database_id: int) -> Iterator[None]:

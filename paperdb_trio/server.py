@@ -84,8 +84,13 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         hub = Hub()
         for database_id, (head, trimmed) in change_log.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
+        # A reader of its own: whoever keeps the others busy must not put off the end of his key.
+        watcher = Reader(
+            file, threads=1, timeout=settings.query_timeout, max_result_bytes=settings.max_result_bytes
+        )
+        stack.callback(watcher.close)
         directory = Directory()
-        await directory.refresh(reader)
+        await directory.refresh(watcher)
         cache = DocumentCache(settings.cache_bytes)
 
         def on_commit(changes: list[Change]) -> None:
@@ -106,12 +111,12 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         # it takes a third of the time of accepting connections.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(20_000, 50, 100)
+        gc.set_threshold(20_000, 10, 10)
 
         async with trio.open_nursery() as core:
             await core.start(writer.run)
             await core.start(hub.run)
-            core.start_soon(_watch_directory, services, gateway)
+            core.start_soon(_watch_directory, services, gateway, watcher)
             core.start_soon(_trim, services)
             core.start_soon(wheel.run)
             if imports is not None:
@@ -180,14 +185,14 @@ async def _drain(
             await trio.sleep(0.01)
 
 
-async def _watch_directory(services: Services, gateway: Gateway) -> None:
+async def _watch_directory(services: Services, gateway: Gateway, reader: Reader) -> None:
     """See what the command line does to databases, keys and plans."""
     while True:
         await trio.sleep(DIRECTORY_SECONDS)
         try:
-            if await services.directory.refresh(services.reader):
+            if await services.directory.refresh(reader):
                 gateway.enforce()
-        except ApiError as error:  # the reader's threads are all busy: look again soon
+        except ApiError as error:  # it took too long: look again soon
             log.warning("could not look for changes of keys and plans: %s", error)
 
 

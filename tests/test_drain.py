@@ -17,6 +17,7 @@ import trio
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.schema import prepare
 from tests.conftest import Server, StartServer, receive, wait_until
+from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, Writers, end_of, handshake, open_raw, pour
 
 SLACK = 2.5
@@ -106,12 +107,15 @@ def test_clients_that_never_read_cannot_delay_the_end(start_server: StartServer,
         open_raw(server, collection, receive_buffer=4096) as websocket,
         open_raw(server, collection, query="since=0", receive_buffer=4096) as cursor,
         Raw(server, receive_buffer=4096) as http,
-        Raw(server, receive_buffer=4096) as quart,
+        Http2(server, window=0) as quart,
     ):
         pour(server, collection, 10)
         http.send(request)
-        quart.send(request.replace(b"\r\n\r\n", b"\r\nExpect: 100-continue\r\n\r\n"))
-        for raw in (websocket, cursor, http, quart):
+        stream = quart.ask(f"/{collection}/docs?limit=1000")
+        quart.flush()
+        while stream not in quart.answers:
+            assert quart.fill()
+        for raw in (websocket, cursor, http):
             assert raw.socket.recv(1) != b""  # the answer has begun, and nothing more is read
         assert end(server) < 1 + 1 + SLACK
 

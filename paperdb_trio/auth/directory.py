@@ -11,6 +11,8 @@ import sqlite3
 from dataclasses import dataclass, field
 from typing import Final
 
+import trio
+
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.admin import admin_version
@@ -73,11 +75,17 @@ class Directory:
 
     def __init__(self) -> None:
         self._now = _Snapshot()
+        self._looked = -math.inf
+
+    def age(self) -> float:
+        """Seconds since the last `refresh` that could read the file."""
+        return trio.current_time() - self._looked
 
     async def refresh(self, reader: Reader) -> bool:
         """Look whether anything has changed, and read it; says whether it had."""
         known = self._now.version
         snapshot = await reader.run(lambda connection: _load(connection, known))
+        self._looked = trio.current_time()
         if snapshot is None:
             return False
         self._now = snapshot

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 import ssl
 from typing import Final
@@ -15,7 +16,7 @@ from typing import Final
 import trio
 
 from paperdb_trio.errors import ApiError, StartupError
-from paperdb_trio.limits import too_many_connections
+from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection, response_bytes
 from paperdb_trio.net.hypercorn import HypercornConnections
@@ -23,7 +24,7 @@ from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.rest.messages import EventStream, error_response
-from paperdb_trio.rest.routes import is_api, respond
+from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 from paperdb_trio.wheel import Wheel
 
@@ -31,6 +32,8 @@ log = logging.getLogger("paperdb.door")
 
 BACKLOG: Final = 4096
 EXIT_PORT: Final = 7
+WARN_SECONDS: Final = 10.0
+"""Between two lines in the log about connections that are refused."""
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -78,7 +81,7 @@ class Door:
         self._gateway = gateway
         self._hypercorn = hypercorn
         self._wheel = wheel
-        self._full = False
+        self._warned = -math.inf
         self._streams: set[ByteStream] = set()
         self._connections: set[HttpConnection] = set()  # those that are answered here
 
@@ -164,7 +167,7 @@ class Door:
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)
-            while head is not None and not head.is_websocket and self._answers(head):
+            while head is not None and not head.is_websocket and self._settings.http == "raw":
                 if not await self._answer(connection, head):
                     return
                 if connection.due is None:
@@ -173,16 +176,12 @@ class Door:
         finally:
             self._wheel.remove(connection)
             self._connections.discard(connection)
-        upgrade = head is not None and head.is_websocket
-        connection.give_back(after_head=upgrade)
-        if head is not None and upgrade:
+        if head is not None and head.is_websocket:
+            connection.give_back(after_head=True)
             await self._gateway.serve(stream, head)
         else:
-            await self._hypercorn.serve(stream, is_http2=head is None)
-
-    def _answers(self, head: Head) -> bool:
-        """Whether this request is answered here, and not by Quart."""
-        return self._settings.http == "raw" and not head.is_unusual and is_api(head.path)
+            connection.give_back()
+            await self._hypercorn.serve(stream)
 
     async def _answer(self, connection: HttpConnection, head: Head) -> bool:
         """Answer the request at hand; whether another may follow."""
@@ -194,13 +193,17 @@ class Door:
                     connection.stream, response.grant, response.collection, response.position
                 )
             return False
-        return await connection.send(response, last=self._services.draining)
+        last = self._services.draining
+        if len(response.body) <= SMALL_ANSWER:
+            return await connection.send(response, last=last)
+        with self._services.limits.pending(len(response.body)):
+            return await connection.send(response, last=last)
 
     def _check_room(self) -> None:
         if self.open <= self._settings.max_connections:
-            self._full = False
             return
-        if not self._full:
+        now = trio.current_time()
+        if now > self._warned + WARN_SECONDS:
+            self._warned = now
             log.warning("refusing connections: %d are open", self._settings.max_connections)
-        self._full = True
         raise too_many_connections()

@@ -6,7 +6,9 @@ are refused, so that nobody in front of us can have read another request out of 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import parse_qs
 
 import httptools
@@ -59,31 +61,26 @@ class Head:
         )
 
     @property
-    def is_unusual(self) -> bool:
-        """Whether this asks for more than a plain exchange of HTTP/1.1: that is for Hypercorn."""
-        headers = self.headers
-        return (
-            self.version not in ("1.1", "1.0")
-            or "upgrade" in headers
-            or "expect" in headers
-            or "trailer" in headers
-            or (self.chunked and (self.version == "1.0" or headers["transfer-encoding"].lower() != "chunked"))
-        )
+    def expects_continue(self) -> bool:
+        """Whether the peer holds its body back until it is told to go on (RFC 9110, section 10.1.1)."""
+        return "expect" in self.headers and self.version == "1.1"
+
+
+# llhttp also takes RTSP and ICE, HTTP/0.9 and 2.0, and any CRs and LFs before the method, not just one blank
+# line (RFC 9112, section 2.2).
+_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[A-Z][A-Z-]* [^\x00-\x20\x7f]+ HTTP/1\.[01]\r\n")
+_ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
 class _Parser:
-    __slots__ = ("complete", "head", "target")
+    __slots__ = ("head", "target")
 
     def __init__(self) -> None:
-        self.complete = False
         self.head = Head()
         self.target = b""
 
     def on_url(self, url: bytes) -> None:
         self.target += url
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
@@ -92,7 +89,9 @@ class _Parser:
 
 
 def parse_head(data: bytes) -> Head:
-    """Parse a head that ends with an empty line. Raises a 400."""
+    """Parse a head, from one blank line or the request line to an empty line. Raises a 400."""
+    if not _REQUEST_LINE.match(data):
+        raise bad_request("This is no HTTP/1.1 request: invalid request line")
     protocol = _Parser()
     parser = httptools.HttpRequestParser(protocol)
     try:
@@ -101,23 +100,50 @@ def parse_head(data: bytes) -> Head:
         pass
     except httptools.HttpParserError as error:
         raise bad_request(f"This is no HTTP/1.1 request: {error}") from None
-    if not protocol.complete:  # two blank lines: llhttp reads over any number of them before a request
-        raise bad_request("This is no HTTP/1.1 request")
     head = protocol.head
     try:
         head.target = protocol.target.decode("ascii")
     except UnicodeDecodeError:
         raise bad_request("The request target must be percent-encoded ASCII") from None
+    if not head.target.startswith("/"):
+        head.target = _origin_form(head.target)
     head.method = parser.get_method().decode("ascii")
     head.version = parser.get_http_version()
     head.keep_alive = head.version == "1.1" and _keeps(head)
     headers = head.headers
-    if head.version == "1.1" and ("host" not in headers or "," in headers["host"]):
+    if "," in headers.get("host", "" if head.version == "1.0" else ","):
         raise bad_request("An HTTP/1.1 request needs exactly one Host header")
     if "content-length" in headers:
         head.content_length = int(headers["content-length"])  # llhttp has checked that it is one number
-    head.chunked = "transfer-encoding" in headers
+    if "transfer-encoding" in headers:
+        _check_coding(head)
+        head.chunked = True
+    if head.expects_continue and headers["expect"].lower() != "100-continue":
+        raise ApiError(417, "EXPECTATION_FAILED", "The only expectation that can be met is 100-continue")
     return head
+
+
+def _origin_form(target: str) -> str:
+    """Of an absolute target, which servers must take (RFC 9112, section 3.2.2), the path and the query."""
+    absolute = _ABSOLUTE.match(target)
+    if absolute is None:
+        return target
+    rest = target[absolute.end() :]
+    return rest if rest.startswith("/") else f"/{rest}"
+
+
+def _check_coding(head: Head) -> None:
+    """Raises a 400 or 501 for a body whose end, or whose coding, is not ours to know (RFC 9112, section 6.1).
+
+    llhttp looks at some of this, but not where there is an Upgrade.
+    """
+    codings = [item.lower() for item in head.tokens("transfer-encoding")]
+    if head.content_length is not None or codings[-1:] != ["chunked"] or head.version == "1.0":
+        raise bad_request(
+            "The last Transfer-Encoding of a request must be chunked, in HTTP/1.1 and without a Content-Length"
+        )
+    if head.headers["transfer-encoding"].lower() != "chunked":
+        raise ApiError(501, "NOT_IMPLEMENTED", "The only Transfer-Encoding of a request can be chunked")
 
 
 def _keeps(head: Head) -> bool:
@@ -126,57 +152,71 @@ def _keeps(head: Head) -> bool:
     return "close" not in (item.lower() for item in head.tokens("connection"))
 
 
-class ChunkedDecoder:
-    """RFC 9112, section 7.1, strictly: no bare LF, no sign, no space; extensions are read over.
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:;[\t -~\x80-\xff]*)?")
+_TRAILERS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n)*\r\n")
 
-    Feed it bytes; `body` grows; once `done`, `rest` is what follows the body.
+
+class ChunkedDecoder:
+    """RFC 9112, section 7.1, strictly: no bare LF, no sign, no space; extensions and trailers are read over.
+
+    Feed it bytes; `body` grows; once `done`, `rest` is what follows the body. It takes time in proportion to
+    the bytes, however small the chunks and the pieces in which they come.
     """
 
-    MAX_LINE = 4096
+    MAX_LINE: Final = 4096
+    """Bytes of a chunk's size line, and of all trailers."""
 
     def __init__(self) -> None:
         self.body = bytearray()
         self.done = False
         self.rest = b""
-        self._buffer = b""
+        self._buffer = b""  # less than a size line, the CRLF of a chunk, or the trailers
         self._left = 0  # bytes of the present chunk with its CRLF
+        self._last = False  # the trailers are all that is to come
 
     def feed(self, data: bytes) -> None:
-        """Raises a 400 for bad framing, and for trailers, which had to be announced."""
-        buffer, at = self._buffer + data, 0  # `at`: what is before it has been taken; nothing is copied for it
-        while not self.done:
+        """Raises a 400 for bad framing."""
+        data = self._buffer + data
+        at = self._read(data)
+        if self.done:
+            self.rest, self._buffer = data[at:], b""
+        else:
+            self._buffer = data[at:]
+
+    def _read(self, data: bytes) -> int:
+        """Take what is whole of `data`; returns where the rest begins."""
+        at, size = 0, len(data)
+        while not self._last:
+            if self._left > 2:
+                end = min(size, at + self._left - 2)
+                self.body += data[at:end]
+                self._left -= end - at
+                at = end
             if self._left:
-                have = len(buffer) - at
-                if have < self._left:
-                    taken = max(0, min(have, self._left - 2))
-                    self.body += memoryview(buffer)[at : at + taken]
-                    self._left -= taken
-                    at += taken
-                    break
-                end = at + self._left
-                self.body += memoryview(buffer)[at : end - 2]
-                if buffer[end - 2 : end] != b"\r\n":
+                if self._left > 2 or size - at < 2:
+                    return at
+                if data[at : at + 2] != b"\r\n":
                     raise _bad_chunk("a chunk is longer than its size")
-                at, self._left = end, 0
-            eol = buffer.find(b"\r\n", at, at + self.MAX_LINE)
-            if eol < 0:
-                if len(buffer) - at >= self.MAX_LINE:
+                at, self._left = at + 2, 0
+            end = data.find(b"\r\n", at, at + self.MAX_LINE + 2)
+            if end < 0:
+                if size - at >= self.MAX_LINE + 2:
                     raise _bad_chunk("a chunk's size line is too long")
-                break
-            line = buffer[at:eol]
-            size = line.partition(b";")[0]
-            if b"\n" in line or not 0 < len(size) <= 8 or any(c not in b"0123456789abcdefABCDEF" for c in size):
-                raise _bad_chunk(f"invalid chunk size {line[:20]!r}")
-            length = int(size, 16)
-            if length:
-                at, self._left = eol + 2, length + 2
-            elif len(buffer) < eol + 4:
-                break
-            elif buffer[eol + 2 : eol + 4] != b"\r\n":
-                raise _bad_chunk("trailers that no Trailer header announced")
-            else:
-                at, self.done, self.rest = eol + 4, True, buffer[eol + 4 :]
-        self._buffer = buffer[at:]
+                return at
+            line = _CHUNK_LINE.fullmatch(data, at, end)
+            if line is None:
+                raise _bad_chunk(f"invalid chunk size {data[at : min(end, at + 20)]!r}")
+            at, length = end + 2, int(line[1], 16)
+            self._left, self._last = (length + 2, False) if length else (0, True)
+        end = at + 2 if data.startswith(b"\r\n", at) else data.find(b"\r\n\r\n", at, at + self.MAX_LINE + 4) + 4
+        if end == 3:
+            if size - at >= self.MAX_LINE + 4:
+                raise _bad_chunk("its trailers are too long")
+            return at
+        if not _TRAILERS.fullmatch(data, at, end):
+            raise _bad_chunk("invalid trailers")
+        self.done = True
+        return end
 
 
 def _bad_chunk(why: str) -> ApiError:

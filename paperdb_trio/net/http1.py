@@ -6,6 +6,7 @@ that Quart calls. Whatever is doubtful in a request's framing ends the connectio
 
 from __future__ import annotations
 
+import re
 import time
 from email.utils import formatdate
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from paperdb_trio.rest.messages import Request, Response, body_too_large
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RECEIVE_BYTES: Final = 65_536
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
@@ -111,7 +113,7 @@ class HttpConnection:
                     f"The request's head did not arrive within {settings.head_timeout:g} s",
                 )
         buffer = self._buffer
-        if buffer.startswith(HTTP2_PREFACE[:18]):
+        if first and buffer.startswith(HTTP2_PREFACE[:18]):
             return None
         end = buffer.find(b"\r\n\r\n") + 4
         if end == 3 or end > settings.max_head_bytes:
@@ -152,20 +154,24 @@ class HttpConnection:
 
     # --- bodies ----------------------------------------------------------------------------------
 
-    async def _read_body(self) -> bytes:
+    async def _read_body(self, max_bytes: int) -> bytes:
         """Raises a 400 (framing, cut short), 408 or 413."""
         head, settings = self._head, self._settings
         self._buffer = self._buffer[self._body_at :]
         self._body_read = True
         head_keep_alive, head.keep_alive = head.keep_alive, False  # until the body is whole
         length = head.content_length or 0
-        if length > settings.max_body_bytes:
-            raise body_too_large(settings.max_body_bytes)
+        if length > max_bytes:
+            raise body_too_large(max_bytes)
         if not head.chunked and len(self._buffer) >= length:
             body, self._buffer = self._buffer[:length], self._buffer[length:]
         else:
             with trio.move_on_after(settings.body_timeout) as scope:
-                body = await (self._receive_chunked() if head.chunked else self._receive_exactly(length))
+                if head.expects_continue and not self._buffer:
+                    await self.stream.send_all(_CONTINUE)
+                body = await (
+                    self._receive_chunked(max_bytes) if head.chunked else self._receive_exactly(length)
+                )
             if scope.cancelled_caught:
                 raise ApiError(
                     408, "BODY_TIMEOUT", f"The body did not arrive within {settings.body_timeout:g} s"
@@ -174,25 +180,25 @@ class HttpConnection:
         return body
 
     async def _receive_exactly(self, length: int) -> bytes:
-        parts, have = [self._buffer], len(self._buffer)
+        # No list of the pieces: of one byte each, they would take 50 times what they hold.
+        body = bytearray(self._buffer)
         self._buffer = b""
-        while have < length:
+        while len(body) < length:
             data = await self.stream.receive_some(RECEIVE_BYTES)
             if not data:
                 raise bad_request("The body is shorter than its Content-Length")
-            parts.append(data)
-            have += len(data)
-        body = b"".join(parts)
-        self._buffer = body[length:]
-        return body[:length]
+            body += data
+        self._buffer = bytes(body[length:])
+        del body[length:]
+        return bytes(body)
 
-    async def _receive_chunked(self) -> bytes:
+    async def _receive_chunked(self, max_bytes: int) -> bytes:
         decoder = ChunkedDecoder()
         data, self._buffer = self._buffer, b""
         while True:
             decoder.feed(data)
-            if len(decoder.body) > self._settings.max_body_bytes:
-                raise body_too_large(self._settings.max_body_bytes)
+            if len(decoder.body) > max_bytes:
+                raise body_too_large(max_bytes)
             if decoder.done:
                 self._buffer = decoder.rest
                 return bytes(decoder.body)
@@ -215,7 +221,9 @@ class HttpConnection:
         self._buffer += data
 
 
+_BEGINNING: Final = re.compile(rb"(?:\r\n)?(?:\r?\Z|[A-Z][A-Z-]{0,23}(?:\Z| ))")
+
+
 def _may_be_http(data: bytes) -> bool:
-    """Whether this can be the beginning of a request: a method in capitals, or a blank line before it."""
-    first = data.lstrip(b"\r\n")[:16].partition(b" ")[0]
-    return first == b"" or (first.isalpha() and first.isupper())
+    """Whether this can be the beginning of a request: of one blank line, and of a method in capitals."""
+    return _BEGINNING.match(data) is not None

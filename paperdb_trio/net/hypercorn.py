@@ -1,4 +1,4 @@
-"""The rest of HTTP: Quart on Hypercorn's connection class, fed with the door's streams.
+"""HTTP/2, and with `--http quart` HTTP/1.1: Quart on Hypercorn's connection class, fed with our streams.
 
 Law: Hypercorn's own accept loop is never used (one upgrade request with trailing bytes ends that whole
 server: hypercorn #225). What is used is internal to Hypercorn 0.18; tests/net/test_hypercorn.py holds it.
@@ -9,14 +9,30 @@ the time of a start and a third of the memory.
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any, Final, NamedTuple
 
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError
+from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.services import Services
+
+log = logging.getLogger("paperdb.hypercorn")
+
+PIECE_BYTES: Final = 16_384
+"""Of an answer, what Hypercorn gets at once: it copies that, and waits once it has two such pieces."""
+UNWANTED_BYTES: Final = 65_536
+"""Of a body that no handler will read; Quart keeps it all the same."""
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+_connection: ContextVar[ByteStream] = ContextVar("connection")
 
 
 class HypercornConnections:
@@ -28,7 +44,7 @@ class HypercornConnections:
         self._loaded: _Loaded | None = None
         self._draining = False
 
-    async def serve(self, stream: ByteStream, *, is_http2: bool) -> None:
+    async def serve(self, stream: ByteStream) -> None:
         """Serve one connection to its end; what has been read of it must be unread before."""
         async with self._loading:
             if self._loaded is None:
@@ -36,7 +52,11 @@ class HypercornConnections:
                 self._loaded = await trio.to_thread.run_sync(_load, self._services)
                 if self._draining:
                     await self.drain()
-        await self._loaded.serve(stream, is_http2)
+        _connection.set(stream)
+        try:
+            await self._loaded.serve(stream)
+        except* self._loaded.faults as group:
+            log.debug("Hypercorn gave up on %s: %r", stream.peer, group.exceptions[0])
 
     async def drain(self) -> None:
         """Close idle connections now, and the others after the answer that they are waiting for."""
@@ -46,39 +66,146 @@ class HypercornConnections:
 
 
 class _Loaded(NamedTuple):
-    serve: Callable[[ByteStream, bool], Awaitable[None]]
+    serve: Callable[[ByteStream], Awaitable[None]]
     context: Any
+    faults: tuple[type[Exception], ...]
+    """What a peer can make Hypercorn fail with: a path that is not ASCII, frames for a stream that has ended.
+    A request that fails in our own code has been answered with a 500 and logged by `respond`."""
 
 
 def _load(services: Services) -> _Loaded:
+    import hypercorn.protocol
+    from h2.exceptions import H2Error
+    from h11 import ProtocolError
     from hypercorn.app_wrappers import ASGIWrapper
     from hypercorn.config import Config
     from hypercorn.trio.tcp_server import TCPServer
     from hypercorn.trio.worker_context import WorkerContext
+    from priority.priority import PriorityError
 
     from paperdb_trio.rest.app import create_app
 
-    app: Any = ASGIWrapper(create_app(services))
-    http1, http2 = (_configured(Config(), services.settings) for _ in range(2))
-    if services.settings.http == "raw":
-        # One request: h11 reads on more leniently than we (bare LF, folded lines, two lengths), and a proxy in
-        # front may have read something else.
-        http1.keep_alive_max_requests = 1
+    hypercorn.protocol.H2Protocol = _without_websockets(hypercorn.protocol.H2Protocol)  # type: ignore
+    app: Any = ASGIWrapper(_bounded(create_app(services), services))
+    config = _configured(Config(), services.settings)
     context = WorkerContext(None)
     gc.freeze()  # like what was loaded at the start
 
-    async def serve(stream: ByteStream, is_http2: bool) -> None:
+    async def serve(stream: ByteStream) -> None:
         # Hypercorn decides by AttributeError whether a stream is TLS; ours has no `do_handshake`.
-        await TCPServer(app, http2 if is_http2 else http1, context, {}, stream)  # type: ignore[arg-type]
+        server = TCPServer(app, config, context, {}, stream)  # type: ignore[arg-type]
+        try:
+            await server
+        finally:
+            _let_go(server)
 
-    return _Loaded(serve, context)
+    return _Loaded(serve, context, (UnicodeDecodeError, KeyError, H2Error, ProtocolError, PriorityError))
 
 
 def _configured(config: Any, settings: Settings) -> Any:
     config.keep_alive_timeout = settings.keep_alive_timeout
     config.keep_alive_max_requests = 100_000  # its default of 1,000 ends a busy client's connection each second
-    config.h11_max_incomplete_size = settings.max_head_bytes
+    config.h11_max_incomplete_size = config.h2_max_header_list_size = settings.max_head_bytes
     config.include_server_header = False
     config.accesslog = None
     config.errorlog = None
     return config
+
+
+def _without_websockets(protocol: Any) -> Any:
+    """Hypercorn says that it takes WebSockets over HTTP/2 (RFC 8441), and has no setting for that. A browser
+    that has an HTTP/2 connection would send them there, to Quart, instead of to our gateway."""
+    from h2.settings import SettingCodes, Settings
+
+    class H2Protocol(protocol):  # type: ignore[misc]
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            settings = dict(self.connection.local_settings)
+            del settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
+            self.connection.local_settings = Settings(client=False, initial_values=settings)
+
+    return H2Protocol
+
+
+def _let_go(server: Any) -> None:
+    """Free what the streams of an ended connection hold: they are cycles, and the collector is slow."""
+    protocol = getattr(getattr(server, "protocol", None), "protocol", None)
+    server.__dict__.clear()
+    if protocol is not None:
+        protocol.__dict__.clear()
+
+
+def _bounded(app: App, services: Services) -> App:
+    """The ASGI app, with bounds that Hypercorn lacks: each exchange through an `_Exchange`, and the streams of
+    HTTP/2 counted as connections are."""
+
+    async def bounded(scope: Any, receive: Any, send: Any) -> None:
+        with ExitStack() as stack:
+            exchange = _Exchange(services, scope, receive, send, stack)
+            try:
+                if scope["http_version"] == "2":
+                    stack.enter_context(services.limits.stream(exchange.connection.peer))
+            except ApiError as error:
+                await exchange.refuse(error)
+            else:
+                await app(scope, exchange.receive, exchange.send)
+
+    return bounded
+
+
+class _Exchange:
+    """A request and its answer.
+
+    A client of HTTP/2 may take no answer (a window of 0) without blocking its connection, whose own deadline
+    then never comes: so each piece of an answer has one. A body where there should be none is not kept.
+    """
+
+    def __init__(self, services: Services, scope: Any, receive: Any, send: Any, stack: ExitStack) -> None:
+        self.connection = _connection.get()
+        self._services = services
+        self._has_body = scope.get("method", "GET") not in ("GET", "HEAD", "DELETE", "OPTIONS")
+        self._receive, self._send = receive, send
+        self._stack = stack
+        self._unwanted = 0
+        self._refused = False
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        if not self._has_body:
+            self._unwanted += len(message.get("body", b""))
+            if self._unwanted > UNWANTED_BYTES:
+                raise self._ended("a body where there should be none")
+        return message
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            size = int(dict(message["headers"]).get(b"content-length", 0))
+            try:
+                if size > SMALL_ANSWER:
+                    self._stack.enter_context(self._services.limits.pending(size))
+            except ApiError as error:
+                await self.refuse(error)
+        if self._refused:
+            return
+        body = memoryview(message.get("body", b""))
+        while len(body) > PIECE_BYTES:
+            await self._send_in_time(message | {"body": body[:PIECE_BYTES], "more_body": True})
+            body = body[PIECE_BYTES:]
+        await self._send_in_time(message | {"body": body} if body else message)
+
+    async def refuse(self, error: ApiError) -> None:
+        """Without a body, which could wait for the client's window."""
+        self._refused = True
+        headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        await self._send_in_time({"type": "http.response.start", "status": error.status, "headers": headers})
+        await self._send_in_time({"type": "http.response.body", "body": b""})
+
+    async def _send_in_time(self, message: Any) -> None:
+        with trio.move_on_after(self._services.settings.write_timeout) as scope:
+            await self._send(message)
+        if scope.cancelled_caught:
+            raise self._ended("the peer does not read")
+
+    def _ended(self, why: str) -> trio.BrokenResourceError:
+        self.connection.abort()
+        return trio.BrokenResourceError(why)

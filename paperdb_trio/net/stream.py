@@ -203,6 +203,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
                     with trio.move_on_after(self.write_timeout) as scope:
                         await trio.lowlevel.wait_writable(self._raw)
                     if scope.cancelled_caught:
+                        self.abort()  # else the kernel keeps what it has taken of us, for minutes
                         raise trio.BrokenResourceError("the peer does not read") from None
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from None

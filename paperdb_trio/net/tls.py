@@ -204,7 +204,13 @@ class TlsStream(ByteStream):
         return b"".join(parts)
 
     def _say_pending(self) -> None:
-        """Write what TLS itself has to say, if that is possible now; else it goes with the next write."""
+        """Write what TLS itself has to say, if that is possible now; else it goes with the next write.
+
+        A peer that asks for ever new keys and reads nothing could make that much: raises BrokenResourceError.
+        """
+        if self._outgoing.pending > RECORDS_BYTES:
+            self._break()
+            raise trio.BrokenResourceError("the peer does not read what TLS has to say")
         if self._outgoing.pending and not self._blocked:
             self._push_raw(self._outgoing.read())
 

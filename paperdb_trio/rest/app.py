@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import trio
 from quart import Response as QuartResponse
 from quart import request
 from quart_trio import QuartTrio
-from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.realtime.eventstream import event_pages
@@ -23,19 +24,21 @@ def create_app(services: Services) -> QuartTrio:
     settings = services.settings
     app = QuartTrio("paperdb_trio", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.config["BODY_TIMEOUT"] = settings.body_timeout
-    app.config["RESPONSE_TIMEOUT"] = None  # long polls; a client that does not read fails in our stream
+    app.config["RESPONSE_TIMEOUT"] = None  # each piece of an answer has one (net.hypercorn)
 
-    async def read_body() -> bytes:
-        try:
-            data = await request.get_data(cache=False)
-        except RequestEntityTooLarge:
-            raise body_too_large(settings.max_body_bytes) from None
-        except RequestTimeout:
-            raise ApiError(
-                408, "BODY_TIMEOUT", f"The body did not arrive within {settings.body_timeout:g} s"
-            ) from None
-        return bytes(data)  # type: ignore[arg-type]  # as_text is False
+    async def read_body(max_bytes: int) -> bytes:
+        body = bytearray()
+        with trio.move_on_after(settings.body_timeout) as scope:
+            try:
+                async for part in request.body:
+                    body += part
+                    if len(body) > max_bytes:
+                        raise body_too_large(max_bytes)
+            except RequestEntityTooLarge:  # its Content-Length says so
+                raise body_too_large(max_bytes) from None
+        if scope.cancelled_caught:
+            raise ApiError(408, "BODY_TIMEOUT", f"The body did not arrive within {settings.body_timeout:g} s")
+        return bytes(body)
 
     # Before routing, so that paths reach our own table as they were sent: no merged slashes, no redirects.
     @app.before_request

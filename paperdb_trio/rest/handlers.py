@@ -23,7 +23,6 @@ from paperdb_trio.rest.messages import (
     EventStream,
     Request,
     Response,
-    body_too_large,
     document_response,
     json_response,
 )
@@ -51,7 +50,9 @@ DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
 MAX_OFFSET: Final = 2**53
 MAX_SEQ: Final = 2**53
-MAX_TOKEN_REQUEST_BYTES: Final = 1024 * 1024
+STALE_SECONDS: Final = 5.0
+"""After which time without a look at the file (there are four a second) the server is not ready."""
+MAX_TOKEN_REQUEST_BYTES: Final = 64 * 1024
 
 
 @dataclass(slots=True)
@@ -84,10 +85,8 @@ class Call:
             raise ApiError(
                 415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is '{kind[:80]}'; expected application/json"
             )
-        body = await self.request.read_body()
-        if max_bytes is not None and len(body) > max_bytes:
-            raise body_too_large(max_bytes)
-        return parse_json(body)
+        most = self.services.settings.max_body_bytes
+        return parse_json(await self.request.read_body(most if max_bytes is None else min(most, max_bytes)))
 
 
 def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
@@ -338,20 +337,8 @@ def _cursor_expired(position: int, trimmed: int) -> ApiError:
 
 async def collections(call: Call) -> Response:
     """List the collections."""
-    rows = await call.services.reader.collections(call.database_id)
-    return json_response(
-        200,
-        {
-            "collections": [
-                {
-                    "name": name,
-                    "count": count,
-                    "schema": None if schema is None else msgspec.Raw(schema.encode()),
-                }
-                for name, count, schema in rows
-            ]
-        },
-    )
+    listed = await call.services.reader.collections(call.database_id)
+    return json_response(200, {"collections": msgspec.Raw(listed)})
 
 
 async def get_schema(call: Call) -> Response:
@@ -366,7 +353,7 @@ async def get_schema(call: Call) -> Response:
 async def put_schema(call: Call) -> Response:
     """Set the schema of a collection."""
     collection = call.collection
-    schema = parse_schema(await call.json())
+    schema = parse_schema(await call.json(call.services.settings.max_document_bytes))
     await call.services.writer.submit(SetSchema(call.database_id, collection, schema))
     return Response(200, schema.text, {"Content-Type": "application/json"})
 
@@ -396,7 +383,7 @@ async def drop(call: Call) -> Response:
 async def mint_token(call: Call) -> Response:
     """Mint a realtime token."""
     call.services.limits.token(call.identity.key.id)
-    # Public keys come here, and 16 MiB of JSON can be 400 MiB of objects.
+    # Public keys come here: what anybody may send is small.
     request = await call.json(MAX_TOKEN_REQUEST_BYTES)
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')
@@ -414,7 +401,8 @@ async def readyz(services: Services, request: Request) -> Response:
     """Whether requests should be sent here: not while draining, nor when the file cannot be read."""
     if services.draining:
         raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
-    await services.reader.run(lambda connection: connection.execute("SELECT 1 FROM meta").fetchone())
+    if services.directory.age() > STALE_SECONDS:
+        raise ApiError(503, "NOT_READY", "The database file could not be read for a while")
     return json_response(200, {"status": "ready"})
 
 

@@ -16,13 +16,13 @@ JSON: Final = "application/json"
 
 @dataclass(slots=True)
 class Request:
-    """`path` is still percent-encoded; `headers` have lower-case names; `read_body` raises ApiErrors."""
+    """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors."""
 
     method: str
     path: str
     query_string: str
     headers: Mapping[str, str]
-    read_body: Callable[[], Awaitable[bytes]]
+    read_body: Callable[[int], Awaitable[bytes]]
 
     def segments(self) -> tuple[str, ...]:
         """The path's segments, each decoded by itself: `%2F` in an id is no separator."""

@@ -60,11 +60,6 @@ for _route in ROUTES:
     _BY_LENGTH.setdefault(len(_parts), {}).setdefault(_route.method, []).append((_parts, _route))
 
 
-def is_api(path: str) -> bool:
-    """Whether a path (still percent-encoded) has the shape of a route of the table."""
-    return path.count("/") in _BY_LENGTH
-
-
 def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
     """Raises a 404, or a 405 that names the methods."""
     by_method = _BY_LENGTH.get(len(segments), {})

@@ -284,23 +284,41 @@ def test_running_out_of_file_descriptors_is_survived(start_server: StartServer, 
     assert "Traceback" not in server.stderr
 
 
-@pytest.mark.parametrize(
-    "behind",
-    [b"GET /healthz HTTP/1.1\nHost: x\n\n", b"GET /healthz HTTP/1.1\r\nHost: x\r\nA: b\r\n c\r\n\r\n", GET],
-    ids=["bare LF", "folded", "good"],
-)
-def test_behind_an_unusual_request_nothing_is_read_by_a_more_lenient_parser(
-    door: Server, behind: bytes
-) -> None:
-    """What goes to Hypercorn is one request: its own parser takes what ours refuses."""
+def post(server: Server, path: str, body: bytes, *headers: str) -> bytes:
+    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {server.key}", *headers)
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode() + body
+
+
+def test_who_expects_it_is_told_to_continue_once_the_body_is_wanted(door: Server, collection: str) -> None:
+    expect = ("Expect: 100-Continue", "Content-Length: 8")
     with Raw(door) as raw:
-        raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nTrailer: X\r\n\r\n")
-        assert raw.answer()[0] == 200
-        try:
-            raw.send(behind)
-        except OSError:
-            pass
+        for path, told in ((f"/{collection}/docs", True), (f"/{collection}/docs", False)):
+            raw.send(post(door, path, b"" if told else b'{"n": 1}', *expect))
+            if told:
+                assert raw.head()[0] == 100
+                raw.send(b'{"n": 1}')
+            assert raw.answer()[0] == 201
+        raw.send(post(door, "/healthz", b"", *expect))  # refused without it
+        status, headers, _ = raw.answer()
+        assert (status, headers["connection"]) == (405, "close")
         assert raw.drain() == b""
+
+
+def test_what_else_is_unusual_is_an_ordinary_request(door: Server, collection: str) -> None:
+    """No other protocol is upgraded to, above all not HTTP/2 in clear text: who is let through a proxy with
+    that speaks past it from then on. Trailers are read over."""
+    h2c = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
+    chunks = b'8\r\n{"n": 1}\r\n0\r\nX-Sum: 1\r\n\r\n'
     with Raw(door) as raw:
-        raw.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nTrailer: X\r\n\r\n" + behind)
-        assert raw.drain().count(b"HTTP/1.1 ") <= 1
+        raw.send(post(door, f"/{collection}/docs", b'{"n": 1}', "Content-Length: 8", *h2c))
+        raw.send(post(door, f"/{collection}/docs", chunks, "Transfer-Encoding: chunked", "Trailer: X-Sum"))
+        raw.send(post(door, "/a/b/c/d/e", b"", "Content-Length: 0"))
+        raw.send(post(door, f"http://elsewhere/{collection}/docs", b'{"n": 1}', "Content-Length: 8"))
+        assert [raw.answer()[0] for _ in range(4)] == [201, 201, 404, 201]
+
+
+def test_http_2_is_not_begun_behind_other_requests(door: Server) -> None:
+    with Raw(door) as raw:
+        raw.send(GET + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        assert [raw.answer()[0] for _ in range(2)] == [200, 400]
+        assert raw.drain() == b""

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 from websockets.sync.client import connect
 
+from paperdb_trio.net.tls import TlsStream
 from tests.auth.commands import fails, run
 from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.realtime.raw import Raw, handshake, open_raw, running, say
@@ -240,3 +242,29 @@ def test_files_that_are_no_certificate_are_refused_at_start(tmp_path: Path) -> N
         (("--tls-cert", certificate, "--tls-key", other), 8, "key values mismatch"),
     ):
         fails(run(*serve, *options), code, words)
+
+
+async def test_a_peer_that_reads_nothing_of_what_tls_has_to_say_is_dropped(tmp_path: Path) -> None:
+    """It may ask for new keys as often as it likes. No TLS library at hand asks and does not read: what OpenSSL
+    would have written is put into its buffer."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
+    client_context = ssl.create_default_context()
+    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = TlsStream(trio.socket.from_stdlib_socket(ours), ours, "peer", server_context)
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.handshake, trio.Lock())
+            client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
+        with client:
+            while stream.push(b"x" * 10_000) >= 0:
+                pass
+            client.send(b"hello")
+            stream._outgoing.write(b"x" * 20_000)
+            assert await stream.receive_some() == b"hello"
+            client.send(b"hello")
+            stream._outgoing.write(b"x" * 60_000)
+            with pytest.raises(trio.BrokenResourceError, match="does not read"):
+                await stream.receive_some()

@@ -116,10 +116,10 @@ class Page:
 
 
 @contextlib.contextmanager
-def chromium(profile: Path) -> Iterator[Browser]:
+def chromium(profile: Path, *flags: str) -> Iterator[Browser]:
     """A browser with an empty profile of its own."""
     process = subprocess.Popen(
-        [need("chromium"), *FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        [need("chromium"), *FLAGS, *flags, f"--user-data-dir={profile}", "about:blank"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

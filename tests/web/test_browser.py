@@ -59,6 +59,29 @@ def test_the_pages_snippets_through_an_import_map(browser: Browser, server: Serv
     assert [line[1] for line in lines if line[0] == "status"] == ["connecting", "live", "closed"]
 
 
+def test_over_tls_documents_go_by_http_2_and_events_by_websocket(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """Chromium opens a WebSocket within the HTTP/2 connection that it has, if the server says that it may."""
+    server = start_server("--tls-self-signed")
+    with (
+        chromium(tmp_path / "profile", "--ignore-certificate-errors") as browser,
+        browser.page(f"{server.url}/healthz") as page,
+    ):
+        assert page.run("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
+        page.run(f"""
+            import("/sdk/paperdb.js").then(({{ createClient }}) => {{
+              window.db = createClient({{ apiKey: {json.dumps(server.key)}, baseUrl: location.origin }});
+              window.events = [];
+              db.realtime.subscribe("messages", (event) => events.push(event));
+              db.realtime.onStatus(({{ state }}) => (window.state = state));
+            }})""")
+        page.wait('window.state === "live"')
+        page.run('db.collection("messages").insert({ text: "x".repeat(100000) }).then(() => 1)')
+        page.wait("events.length === 1")
+        assert page.run("events[0].data.text.length") == 100_000
+
+
 # --- the chat ------------------------------------------------------------------------------------
 
 TEXTS = "[...document.querySelectorAll('#messages li')].map((item) => item.lastChild.textContent)"

@@ -1,0 +1,104 @@
+"""A client of HTTP/2 that does as badly as it is asked to: h2's state machine on a blocking socket."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import DataReceived, ResponseReceived, SettingsAcknowledged, StreamEnded, StreamReset
+from h2.settings import SettingCodes
+
+from tests.conftest import Server
+
+
+class Http2:
+    """One connection, without TLS. `window`: bytes of each answer that it will take, unless it says more."""
+
+    def __init__(self, server: Server, *, window: int | None = None, receive_buffer: int | None = None) -> None:
+        self.server = server
+        self.socket = socket.socket()
+        if receive_buffer is not None:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(10)
+        self.socket.connect(("127.0.0.1", server.port))
+        self.h2 = H2Connection(
+            H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
+        )
+        self.answers: dict[int, tuple[int, bytes]] = {}
+        self.open: set[int] = set()
+        self.acknowledged = False
+        self.h2.initiate_connection()
+        if window is not None:
+            self.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+        self.flush()
+
+    def __enter__(self) -> Http2:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def flush(self) -> None:
+        self.socket.sendall(self.h2.data_to_send())
+
+    def ask(
+        self,
+        path: str | bytes,
+        method: str = "GET",
+        body: bytes | None = None,
+        *,
+        end: bool = True,
+        key: bool = True,
+    ) -> int:
+        """Begin a request; its stream. `flush` sends it."""
+        stream = self.h2.get_next_available_stream_id()
+        headers: list[tuple[Any, Any]] = [
+            (":method", method),
+            (":scheme", "http"),
+            (":authority", "x"),
+            (":path", path),
+        ]
+        if key:
+            headers.append(("authorization", f"Bearer {self.server.key}"))
+        self.h2.send_headers(stream, headers, end_stream=end and body is None)
+        if body is not None:
+            self.h2.send_data(stream, body, end_stream=end)
+        self.open.add(stream)
+        return stream
+
+    def fill(self) -> bool:
+        """Receive more, and take it; False at the end of the connection."""
+        try:
+            data = self.socket.recv(65_536)
+        except ConnectionError:
+            return False
+        for event in self.h2.receive_data(data) if data else ():
+            if isinstance(event, SettingsAcknowledged):
+                self.acknowledged = True
+            elif isinstance(event, ResponseReceived):
+                self.answers[event.stream_id] = int(dict(event.headers)[b":status"]), b""
+            elif isinstance(event, DataReceived):
+                status, body = self.answers[event.stream_id]
+                self.answers[event.stream_id] = status, body + event.data
+                self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, StreamEnded | StreamReset):
+                self.open.discard(event.stream_id)
+        try:
+            self.flush()
+        except OSError:
+            return False
+        return bool(data)
+
+    def answer(self, stream: int) -> tuple[int, bytes]:
+        """Status and body of an answer, once it is whole. Raises EOFError."""
+        while stream in self.open:
+            if not self.fill():
+                raise EOFError
+        return self.answers[stream]
+
+    def drain(self) -> None:
+        """Up to the end of the connection."""
+        while self.fill():
+            pass
