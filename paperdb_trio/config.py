@@ -36,7 +36,9 @@ class Settings:
         "127.0.0.1,::1", "Addresses or networks, separated by commas, whose X-Forwarded-For is believed."
     )
 
-    max_connections: int = _setting(15_000, "Open connections in all, and streams of HTTP/2 in all; more get 503.", 1)
+    max_connections: int = _setting(
+        15_000, "Open connections in all, and streams of HTTP/2 in all; more get 503.", 1
+    )
     max_connections_per_address: int = _setting(
         1000, "The same from one client address, trusted proxies excepted; 0 is any number.", 0
     )

@@ -28,7 +28,7 @@ def main() -> int:
         sent = o.inputs // 100 if o.sent is None else o.sent
         if sent:
             with tempfile.TemporaryDirectory(prefix="paperdb-fuzz-") as directory:
-                show("over sockets", door.fuzz(Path(directory), sent, o.seed, tls=o.tls))
+                show("over sockets", door.fuzz(Path(directory), sent, o.seed, tls=o.tls, batch=1000))
     except AssertionError as error:
         print(f"BROKEN: {error}")
         return 1

@@ -32,11 +32,21 @@ HEADS: Final = [
     b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n",
 ]
+UNUSUAL: Final = [
+    b"GET http://x/healthz HTTP/1.1\r\nHost: y\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+    b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+    _POST + b"Connection: Upgrade\r\nUpgrade: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\nPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    b"CONNECT x:80 HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"DESCRIBE /x RTSP/1.0\r\nHost: x\r\n\r\n",
+    b"M-SEARCH * HTTP/1.1\r\nHost: x\r\n\r\n",
+]
 CHUNKED: Final = [
     b"5\r\nhello\r\n0\r\n\r\nGET ",
     b"1\r\na\r\n1;x=y\r\nb\r\n000A\r\n0123456789\r\n0\r\n\r\n",
     b"0\r\n\r\n",
-    b"0\r\nA: b\r\n\r\n",
+    b"0\r\nA: b\r\nC:\r\n\r\n",
     b"2\r\n\r\n\r\n0\r\n\r\n",
     b"5\nhello\n0\n\n",
     b"-1\r\n\r\n",

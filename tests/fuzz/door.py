@@ -18,18 +18,22 @@ from pathlib import Path
 from typing import Final
 
 import h11
+from h2.connection import H2Connection
+from h2.settings import SettingCodes
 from wsproto.connection import Connection, ConnectionType
 
 from tests.conftest import Server, wait_until
-from tests.fuzz.corpus import ACTIONS, CHUNKED, FRAMES, HEADS, JSON, mutate
+from tests.fuzz.corpus import ACTIONS, CHUNKED, FRAMES, HEADS, JSON, UNUSUAL, mutate
 from tests.realtime.raw import TEXT, frame, handshake
 from tests.stress.harness import memory
 
-BATCH: Final = 64
 WARM_UP: Final = 4
 """Batches before memory is looked at: Quart is loaded by the first that needs it."""
 MORE_MEMORY: Final = 24 * 2**20
-TIMEOUTS: Final = ("--head-timeout", "1", "--body-timeout", "1", "--keep-alive-timeout", "2")
+TIMEOUTS: Final = (
+    *("--head-timeout", "1", "--body-timeout", "1"),
+    *("--keep-alive-timeout", "2", "--write-timeout", "2"),
+)
 SMALL_CACHE: Final = ("--cache-bytes", "1000000")
 EXPECTED: Final = (501, 503)
 """The 5xx that are right: 501 is for an unknown transfer coding (RFC 9112, section 6.1)."""
@@ -60,7 +64,29 @@ def requests(server: Server) -> list[bytes]:
     talks = [upgrade + frames for frames in (*FRAMES, *(frame(TEXT, action) for action in ACTIONS))]
     resumed = handshake(server, f"/x/realtime?token={token}&since=0", "Sec-WebSocket-Protocol: paperdb.v1")
     pipelines = [health * 3, health + posts[-1] + gets[0] + health, posts[-2] * 2 + upgrade + FRAMES[0]]
-    return [*HEADS, *posts, *chunked, *gets, events, *talks, resumed, *pipelines]
+    plain = [*HEADS, *UNUSUAL, *posts, *chunked, *gets, events, *talks, resumed, *pipelines]
+    return plain + [http2(server, **how) for how in ({}, {"window": 0}, {"reset": True}, {"end": False})] * 4
+
+
+def http2(server: Server, *, window: int = 65_535, reset: bool = False, end: bool = True) -> bytes:
+    """A conversation of HTTP/2, as far as a client can have it alone."""
+    h2 = H2Connection()
+    h2.initiate_connection()
+    h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+    for method, path in (("GET", "/sdk/realtime.js"), ("POST", "/x/docs"), ("GET", "/x/docs?limit=2")):
+        stream = h2.get_next_available_stream_id()
+        pseudo = {":method": method, ":scheme": "http", ":authority": "x", ":path": path}
+        headers = [*pseudo.items(), ("authorization", f"Bearer {server.key}")]
+        h2.send_headers(stream, headers, end_stream=method == "GET" and end)
+        if method == "POST":
+            h2.send_data(stream, b'{"a":', end_stream=False)
+            h2.send_data(stream, b"1}", end_stream=end)
+        if reset:
+            h2.reset_stream(stream, 8)
+    h2.ping(b"12345678")
+    h2.prioritize(99, weight=7)
+    h2.increment_flow_control_window(1000)
+    return h2.data_to_send()
 
 
 class Fuzzer:
@@ -78,10 +104,10 @@ class Fuzzer:
             return sock
         return self._context.wrap_socket(sock, server_hostname="127.0.0.1")
 
-    def batch(self, chance: random.Random) -> None:
+    def batch(self, chance: random.Random, size: int) -> None:
         """Many connections at once, each with one input; then one normal client."""
         sent: list[tuple[bytes, socket.socket]] = []
-        for _ in range(BATCH):
+        for _ in range(size):
             data = mutate(chance, self._corpus)
             plain = chance.random() < 0.1  # for TLS: bytes that are no handshake
             sock = self.connect(plain=plain)
@@ -130,7 +156,7 @@ def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
     if not answer:
         return "no answer"
     if data.lstrip(b"\r\n").startswith(b"PRI * HTTP/2.0\r\n\r\n") and not answer.startswith(b"HTTP/"):
-        return "HTTP/2"
+        return _judge_http2(answer, cut=cut)
     what = ""
     while answer:
         client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
@@ -160,6 +186,16 @@ def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
     return what
 
 
+def _judge_http2(data: bytes, *, cut: bool) -> str:
+    """Frames of RFC 9113, whole unless the end was a reset."""
+    while data:
+        size, kind = int.from_bytes(data[:3], "big"), data[3] if len(data) > 3 else 0
+        assert kind <= 9, data
+        assert cut or len(data) >= 9 + size, data
+        data = data[9 + size :]
+    return "HTTP/2"
+
+
 def _judge_frames(data: bytes) -> str:
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(data)
@@ -173,18 +209,18 @@ def files(pid: int) -> int:
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
-def fuzz(directory: Path, inputs: int, seed: int, *, tls: bool = False) -> Counter[str]:
-    """Send at least that many inputs, in batches, to a server of its own. Raises AssertionError."""
+def fuzz(directory: Path, inputs: int, seed: int, *, tls: bool = False, batch: int = 64) -> Counter[str]:
+    """Send at least that many inputs, so many at once, to a server of its own. Raises AssertionError."""
     server = Server(directory / "data", (*TIMEOUTS, *SMALL_CACHE, *(("--tls-self-signed",) if tls else ())))
     try:
         open_files = files(server.pid)
         fuzzer = Fuzzer(server)
-        batches = max(-(-inputs // BATCH), WARM_UP + 1)
+        batches = max(-(-inputs // batch), WARM_UP + 1)
         for n in range(batches):
             if n == WARM_UP:
                 resident = memory(server.pid)
             try:
-                fuzzer.batch(random.Random(f"{seed}/{n}"))
+                fuzzer.batch(random.Random(f"{seed}/{n}"), batch)
             except Exception as error:
                 raise AssertionError(f"seed {seed}, batch {n}: {error!r}\n{server.stderr}") from error
         wait_until(lambda: files(server.pid) <= open_files + 2)

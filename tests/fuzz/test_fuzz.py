@@ -20,4 +20,5 @@ def test_parsers_let_nothing_else_escape_and_agree_with_others() -> None:
 def test_a_server_answers_whatever_comes_and_forgets_it(tmp_path: Path, tls: bool) -> None:
     counts = door.fuzz(tmp_path, 400, seed=1, tls=tls)
     assert counts["WebSocket"]
+    assert counts["HTTP/2"]
     assert counts["HTTP 400"]
