@@ -74,7 +74,7 @@ class _Loaded(NamedTuple):
 
 
 def _load(services: Services) -> _Loaded:
-    import hypercorn.protocol
+    import hypercorn.protocol.h2
     from h2.exceptions import H2Error
     from h11 import ProtocolError
     from hypercorn.app_wrappers import ASGIWrapper
@@ -85,6 +85,7 @@ def _load(services: Services) -> _Loaded:
 
     from paperdb_trio.rest.app import create_app
 
+    hypercorn.protocol.h2.StreamBuffer = _bounded_buffer(hypercorn.protocol.h2.StreamBuffer)  # type: ignore
     hypercorn.protocol.H2Protocol = _without_websockets(hypercorn.protocol.H2Protocol)  # type: ignore
     app: Any = ASGIWrapper(_bounded(create_app(services), services))
     config = _configured(Config(), services.settings)
@@ -127,11 +128,30 @@ def _without_websockets(protocol: Any) -> Any:
     return H2Protocol
 
 
+def _bounded_buffer(buffer: Any) -> Any:
+    """Hypercorn takes more of an answer whenever it has sent little of it, and so all of it from a stream that
+    may send nothing; it should when little is left."""
+
+    class StreamBuffer(buffer):  # type: ignore[misc]
+        async def pop(self, max_length: int) -> bytes:
+            data = bytes(self.buffer[:max_length])
+            del self.buffer[:max_length]
+            if len(self.buffer) < PIECE_BYTES:
+                await self._paused.set()
+            if not self.buffer:
+                await self._is_empty.set()
+            return data
+
+    return StreamBuffer
+
+
 def _let_go(server: Any) -> None:
     """Free what the streams of an ended connection hold: they are cycles, and the collector is slow."""
     protocol = getattr(getattr(server, "protocol", None), "protocol", None)
     server.__dict__.clear()
     if protocol is not None:
+        for buffer in getattr(protocol, "stream_buffers", {}).values():
+            buffer.buffer.clear()
         protocol.__dict__.clear()
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
@@ -30,7 +32,7 @@ def report(program: Coroutine[Any, Any, dict[str, Any]], seed: int) -> int:
     broken: list[BaseException] = []
     try:
         for name, count in asyncio.run(program).items():
-            print(f"{name:28} {count:>12,}" if isinstance(count, int) else f"{name:28} {count:>12}")
+            print(f"{name:36} {count:>12,}" if isinstance(count, int) else f"{name:36} {count:>12}")
     except* PROMISE as group:
         broken.extend(group.exceptions)
     for error in broken:
@@ -132,3 +134,41 @@ def memory(pid: int) -> int:
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) * 1024
     raise ProcessLookupError(pid)
+
+
+def files(pid: int) -> int:
+    """How many files and sockets a process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+class Footprint:
+    """What a server has open and resident now, to see later whether it is back there."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.files = files(server.pid)
+        self.memory = memory(server.pid)
+
+    async def is_back(self, more: int) -> int:
+        """Files are closed, at most so many bytes are kept, and the server ends well: the bytes kept."""
+        await until(lambda: files(self.server.pid) <= self.files + 1, 10, "the files are closed")
+        kept = memory(self.server.pid) - self.memory
+        if kept > more:
+            raise PROMISE(f"{kept:,} bytes were not given back")
+        if await asyncio.to_thread(self.server.stop) != 0 or "Traceback" in self.server.stderr:
+            raise PROMISE(self.server.stderr)
+        return kept
+
+
+async def normal(server: Server, delays: list[float], stop: asyncio.Event) -> None:
+    """Ask over a connection of its own each time, until told to stop."""
+    async with httpx.AsyncClient(
+        timeout=10, verify=server.context or True, headers={"Connection": "close"}
+    ) as client:
+        while not stop.is_set():
+            began = time.perf_counter()
+            answer = await client.get(f"{server.url}/healthz")
+            delays.append(time.perf_counter() - began)
+            if answer.status_code != 200:
+                raise PROMISE(f"a normal client got {answer.status_code}")
+            await asyncio.sleep(0.01)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import random
 import socket
 import ssl
@@ -21,19 +20,13 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import httpx
-
 from tests.conftest import Server
-from tests.stress.harness import PROMISE, memory, new_server, report, until
+from tests.stress.harness import PROMISE, Footprint, files, new_server, normal, report, until
 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"x" * 1000
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 PER_CONNECTION = 32 * 1024
 """Bytes of memory that one unfinished connection may keep in use after its end: Python's free lists."""
-
-
-def files(server: Server) -> int:
-    return len(os.listdir(f"/proc/{server.pid}/fd"))
 
 
 async def trickle(server: Server) -> str:
@@ -54,20 +47,6 @@ async def trickle(server: Server) -> str:
         writer.close()
 
 
-async def normal(server: Server, delays: list[float], stop: asyncio.Event) -> None:
-    """Ask over a connection of its own each time, until told to stop."""
-    async with httpx.AsyncClient(
-        timeout=10, verify=server.context or True, headers={"Connection": "close"}
-    ) as client:
-        while not stop.is_set():
-            began = time.perf_counter()
-            answer = await client.get(f"{server.url}/healthz")
-            delays.append(time.perf_counter() - began)
-            if answer.status_code != 200:
-                raise PROMISE(f"a normal client got {answer.status_code}")
-            await asyncio.sleep(0.01)
-
-
 async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
     """Heads that trickle in. Raises AssertionError for a broken promise."""
     server = new_server("--head-timeout", str(head_timeout), "--max-connections-per-address", "0")
@@ -75,7 +54,7 @@ async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
     stop = asyncio.Event()
     try:
         await asyncio.to_thread(server.request, "GET", "/healthz")
-        files_before, before = files(server), memory(server.pid)
+        before = Footprint(server)
         client = asyncio.create_task(normal(server, delays, stop))
         began = time.monotonic()
         async with asyncio.timeout(head_timeout * 3 + 60):
@@ -86,12 +65,7 @@ async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
         refused = sum(answer.startswith("HTTP/1.1 408 ") for answer in answers)
         if refused != connections:
             raise PROMISE(f"only {refused} of {connections} got a 408: {set(answers)}")
-        await until(lambda: files(server) <= files_before + 1, 10, "the files of the slow ones are closed")
-        grown = memory(server.pid) - before
-        if grown > connections * PER_CONNECTION + 2**23:
-            raise PROMISE(f"{grown:,} bytes were not given back")
-        if server.stop() != 0 or "Traceback" in server.stderr:
-            raise PROMISE(server.stderr)
+        kept = await before.is_back(connections * PER_CONNECTION + 2**23)
     finally:
         server.kill()
     return {
@@ -102,7 +76,7 @@ async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
         "normal p50, ms": f"{statistics.median(delays) * 1e3:.2f}",
         "normal p99, ms": f"{statistics.quantiles(delays, n=100)[98] * 1e3:.2f}",
         "normal max, ms": f"{max(delays) * 1e3:.2f}",
-        "memory kept, KiB": grown // 1024,
+        "memory kept, KiB": kept // 1024,
     }
 
 
@@ -110,7 +84,7 @@ async def crowd(limit: int, more: int) -> dict[str, Any]:
     """More connections than there may be. Raises AssertionError for a broken promise."""
     server = new_server("--max-connections", str(limit), "--max-connections-per-address", "0")
     try:
-        before = files(server)
+        before = Footprint(server)
         held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(limit)]
         for sock in held:  # all are accepted once each was answered
             sock.sendall(REQUEST.replace(b"Connection: close\r\n", b""))
@@ -130,11 +104,10 @@ async def crowd(limit: int, more: int) -> dict[str, Any]:
             raise PROMISE(f"only {refused} of {more} got a 503 with Retry-After")
         for sock in held:
             sock.close()
-        await until(lambda: files(server) <= before + limit // 2, 10, "room again")
+        await until(lambda: files(server.pid) <= before.files + limit // 2, 10, "room again")
         if (await asyncio.to_thread(server.request, "GET", "/healthz")).status_code != 200:
             raise PROMISE("it did not recover")
-        if server.stop() != 0 or "Traceback" in server.stderr:
-            raise PROMISE(server.stderr)
+        await before.is_back(2**23)
     finally:
         server.kill()
     return {"connections beyond the limit": more, "refused with 503": refused}
@@ -173,26 +146,21 @@ async def handshakes(connections: int, head_timeout: float, seed: int) -> dict[s
     stop = asyncio.Event()
     try:
         await asyncio.to_thread(server.request, "GET", "/healthz")
-        files_before, before = files(server), memory(server.pid)
+        before = Footprint(server)
         client = asyncio.create_task(normal(server, delays, stop))
         for begun in range(0, connections, 200):
             count = min(200, connections - begun)
             await asyncio.gather(*(stop_half_way(server, chance, data) for _ in range(count)))
         stop.set()
         await client
-        await until(lambda: files(server) <= files_before + 1, 10, "the files of the broken ones are closed")
-        grown = memory(server.pid) - before
-        if grown > 200 * 2**17 + 2**23:  # OpenSSL's for 200 at once
-            raise PROMISE(f"{grown:,} bytes were not given back")
-        if server.stop() != 0 or "Traceback" in server.stderr:
-            raise PROMISE(server.stderr)
+        kept = await before.is_back(200 * 2**17 + 2**23)  # OpenSSL's for 200 at once
     finally:
         server.kill()
     return {
         "broken handshakes": connections,
         "normal handshakes beside them": len(delays),
         "normal TLS max, ms": f"{max(delays) * 1e3:.2f}",
-        "memory kept with TLS, KiB": grown // 1024,
+        "memory kept with TLS, KiB": kept // 1024,
     }
 
 

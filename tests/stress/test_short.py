@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.stress.crash import crash
 from tests.stress.deaf import deaf
 from tests.stress.harness import report
@@ -34,5 +36,6 @@ def test_handshakes_that_stop_half_way_leave_nothing_behind() -> None:
     assert report(handshakes(connections=100, head_timeout=0.5, seed=1), 1) == 0
 
 
-def test_a_client_that_never_reads_its_answers_is_ended_and_costs_little() -> None:
-    assert report(deaf(clients=5, requests=2000, write_timeout=1), 1) == 0
+@pytest.mark.parametrize("http2", [False, True], ids=["1.1", "2"])
+def test_a_client_that_never_reads_its_answers_is_ended_and_costs_little(http2: bool) -> None:
+    assert report(deaf(clients=5, requests=2000, write_timeout=1, http2=http2), 1) == 0
