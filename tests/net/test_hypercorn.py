@@ -204,7 +204,7 @@ def test_streams_whose_client_takes_nothing_end_after_a_while_and_leave_nothing(
     server = start_server(*TIMEOUTS)
     server.insert("big", {"key": "a", "text": "x" * 500_000})
     after: list[int] = []
-    for _ in range(6):
+    for _ in range(4):
         with Http2(server, window=0) as client:
             for _ in range(90):
                 client.ask("/big/docs/a")
