@@ -25,9 +25,7 @@ from tests.realtime.raw import Raw, handshake, open_raw, running, say
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(
-        tmp_path_factory.mktemp("tls") / "data", "--tls-self-signed", "--head-timeout", "0.5"
-    ) as server:
+    with running(tmp_path_factory.mktemp("tls") / "data", "--tls-self-signed", "--head-timeout", "2") as server:
         yield server
 
 
