@@ -35,6 +35,7 @@ class Limits:
         self._most_pending = settings.max_pending_bytes
         self._addresses: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
+        self._open_streams = 0
         self._pending = 0
         self._databases: Counter[int] = Counter()
         self._requests = Rate(settings.requests_per_second, "requests")
@@ -68,19 +69,27 @@ class Limits:
 
         Raises a 503. A trusted proxy's own connections are not counted: they are many clients'.
         """
-        if not self._per_address or self.is_proxy(address):
-            yield
-            return
-        with _counted(self._addresses, _client_of(address), self._per_address, "from this address"):
+        with self._of_address(self._addresses, address):
             yield
 
     @contextmanager
     def stream(self, address: str) -> Iterator[None]:
         """Count a stream of HTTP/2, which costs what a connection does, while it lasts. Raises a 503."""
-        if self._streams.total() >= self._most_streams:
+        if self._open_streams >= self._most_streams:
             raise too_many_connections()
-        most = 0 if self.is_proxy(address) else self._per_address
-        with _counted(self._streams, _client_of(address), most or self._most_streams, "from this address"):
+        self._open_streams += 1
+        try:
+            with self._of_address(self._streams, address):
+                yield
+        finally:
+            self._open_streams -= 1
+
+    @contextmanager
+    def _of_address(self, counter: Counter[str], address: str) -> Iterator[None]:
+        if not self._per_address or self.is_proxy(address):
+            yield
+            return
+        with _counted(counter, _client_of(address), self._per_address, "from this address"):
             yield
 
     @contextmanager

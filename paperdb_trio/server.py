@@ -67,13 +67,18 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
     ):
         stack.callback(listener.close)
         stack.callback(_checkpoint, file)
-        reader = Reader(
-            file,
-            threads=READER_THREADS,
-            timeout=settings.query_timeout,
-            max_result_bytes=settings.max_result_bytes,
+        # One of its own for keys and plans: whoever keeps the others busy must not put off the end of his key.
+        reader, watcher = (
+            Reader(
+                file,
+                threads=threads,
+                timeout=settings.query_timeout,
+                max_result_bytes=settings.max_result_bytes,
+            )
+            for threads in (READER_THREADS, 1)
         )
         stack.callback(reader.close)
+        stack.callback(watcher.close)
         change_log = ChangeLog(
             file,
             threads=LOG_THREADS,
@@ -84,11 +89,6 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         hub = Hub()
         for database_id, (head, trimmed) in change_log.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
-        # A reader of its own: whoever keeps the others busy must not put off the end of his key.
-        watcher = Reader(
-            file, threads=1, timeout=settings.query_timeout, max_result_bytes=settings.max_result_bytes
-        )
-        stack.callback(watcher.close)
         directory = Directory()
         await directory.refresh(watcher)
         cache = DocumentCache(settings.cache_bytes)

@@ -18,7 +18,7 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.rest.messages import Request, Response, body_too_large
+from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RECEIVE_BYTES: Final = 65_536
@@ -173,9 +173,7 @@ class HttpConnection:
                     self._receive_chunked(max_bytes) if head.chunked else self._receive_exactly(length)
                 )
             if scope.cancelled_caught:
-                raise ApiError(
-                    408, "BODY_TIMEOUT", f"The body did not arrive within {settings.body_timeout:g} s"
-                )
+                raise body_too_late(settings.body_timeout)
         head.keep_alive = head_keep_alive
         return body
 

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 import trio
@@ -74,7 +75,6 @@ class _Loaded(NamedTuple):
 
 
 def _load(services: Services) -> _Loaded:
-    import hypercorn.protocol.h2
     from h2.exceptions import H2Error
     from h11 import ProtocolError
     from hypercorn.app_wrappers import ASGIWrapper
@@ -85,8 +85,7 @@ def _load(services: Services) -> _Loaded:
 
     from paperdb_trio.rest.app import create_app
 
-    hypercorn.protocol.h2.StreamBuffer = _bounded_buffer(hypercorn.protocol.h2.StreamBuffer)  # type: ignore
-    hypercorn.protocol.H2Protocol = _without_websockets(hypercorn.protocol.H2Protocol)  # type: ignore
+    _mend_hypercorn()
     app: Any = ASGIWrapper(_bounded(create_app(services), services))
     config = _configured(Config(), services.settings)
     context = WorkerContext(None)
@@ -113,26 +112,27 @@ def _configured(config: Any, settings: Settings) -> Any:
     return config
 
 
-def _without_websockets(protocol: Any) -> Any:
-    """Hypercorn says that it takes WebSockets over HTTP/2 (RFC 8441), and has no setting for that. A browser
-    that has an HTTP/2 connection would send them there, to Quart, instead of to our gateway."""
+@cache  # once in a process, whose servers share Hypercorn's modules
+def _mend_hypercorn() -> None:
+    """Put two classes of ours in the place of Hypercorn's, which have no settings for what they change."""
     from h2.settings import SettingCodes, Settings
+    from hypercorn import protocol
+    from hypercorn.protocol import h2
 
-    class H2Protocol(protocol):  # type: ignore[misc]
+    class H2Protocol(h2.H2Protocol):
+        """Hypercorn says that it takes WebSockets over HTTP/2 (RFC 8441). A browser that has an HTTP/2
+        connection would send them there, to Quart, instead of to our gateway."""
+
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            settings = dict(self.connection.local_settings)
+            settings: dict[Any, int] = dict(self.connection.local_settings)
             del settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
             self.connection.local_settings = Settings(client=False, initial_values=settings)
 
-    return H2Protocol
+    class StreamBuffer(h2.StreamBuffer):
+        """Hypercorn takes more of an answer whenever it has sent little of it, and so all of it from a stream
+        that may send nothing; it should when little is left."""
 
-
-def _bounded_buffer(buffer: Any) -> Any:
-    """Hypercorn takes more of an answer whenever it has sent little of it, and so all of it from a stream that
-    may send nothing; it should when little is left."""
-
-    class StreamBuffer(buffer):  # type: ignore[misc]
         async def pop(self, max_length: int) -> bytes:
             data = bytes(self.buffer[:max_length])
             del self.buffer[:max_length]
@@ -142,7 +142,9 @@ def _bounded_buffer(buffer: Any) -> Any:
                 await self._is_empty.set()
             return data
 
-    return StreamBuffer
+    patched: Any = protocol
+    patched.H2Protocol = H2Protocol
+    h2.StreamBuffer = StreamBuffer  # type: ignore[misc]
 
 
 def _let_go(server: Any) -> None:

@@ -15,7 +15,14 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.realtime.eventstream import event_pages
-from paperdb_trio.rest.messages import EventStream, Request, Response, body_too_large, error_response
+from paperdb_trio.rest.messages import (
+    EventStream,
+    Request,
+    Response,
+    body_too_large,
+    body_too_late,
+    error_response,
+)
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 
@@ -37,7 +44,7 @@ def create_app(services: Services) -> QuartTrio:
             except RequestEntityTooLarge:  # its Content-Length says so
                 raise body_too_large(max_bytes) from None
         if scope.cancelled_caught:
-            raise ApiError(408, "BODY_TIMEOUT", f"The body did not arrive within {settings.body_timeout:g} s")
+            raise body_too_late(settings.body_timeout)
         return bytes(body)
 
     # Before routing, so that paths reach our own table as they were sent: no merged slashes, no redirects.

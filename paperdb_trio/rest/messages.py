@@ -82,5 +82,9 @@ def error_response(error: ApiError) -> Response:
     return response
 
 
+def body_too_late(seconds: float) -> ApiError:
+    return ApiError(408, "BODY_TIMEOUT", f"The body did not arrive within {seconds:g} s")
+
+
 def body_too_large(max_bytes: int) -> ApiError:
     return ApiError(413, "BODY_TOO_LARGE", f"The request's body is larger than {max_bytes:,} bytes")

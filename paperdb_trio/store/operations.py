@@ -91,10 +91,10 @@ class Draft(NamedTuple):
     def insert(self, tx: Transaction, database_id: int, collection: str, max_bytes: int) -> Written:
         collection_id = satisfy_schema(tx, database_id, collection, self.fields)
         data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, max_bytes)
-        if self.unique:
+        if self.unique and collection_id is not None:
             for name in self.unique:
                 value = self.fields.get(name)
-                if value is not None and collection_id is not None and tx.has_value(collection_id, name, value):
+                if value is not None and tx.has_value(database_id, collection_id, name, value):
                     raise unique_violation(name)
         seq = tx.insert(database_id, collection, self.id, data)
         if seq is None:

@@ -200,7 +200,9 @@ class Transaction:
         self._counts.pop(collection_id, None)
         return True
 
-    def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
+    def has_value(
+        self, database_id: int, collection_id: int, field: str, value: str | int | float | bool
+    ) -> bool:
         """Whether a document of the collection has this value at this field.
 
         The first question about a field adds an index for it, partial to the collection's range, so that
@@ -219,9 +221,6 @@ class Transaction:
                     "a schema can have more",
                     "TOO_MANY_UNIQUE_FIELDS",
                 )
-            (database_id,) = self.connection.execute(
-                "SELECT database_id FROM collections WHERE id=?", (collection_id,)
-            ).fetchone()
             self._check_indexes(database_id, 1)
             self.connection.execute(f'CREATE INDEX "{index}" ON documents ({expression}) WHERE {within}')
         return (

@@ -13,25 +13,38 @@ from h2.settings import SettingCodes
 from tests.conftest import Server
 
 
+def begin(window: int | None = None) -> H2Connection:
+    """A client's side that checks nothing of what it says. `window`: bytes that it takes of an answer."""
+    h2 = H2Connection(H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False))
+    h2.initiate_connection()
+    if window is not None:
+        h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
+    return h2
+
+
+def ask(
+    h2: H2Connection, path: str | bytes, method: str = "GET", *, key: str | None = None, end: bool = True
+) -> int:
+    """The head of a request; its stream."""
+    stream = h2.get_next_available_stream_id()
+    pseudo = {":method": method, ":scheme": "http", ":authority": "x", ":path": path}
+    headers: list[tuple[Any, Any]] = list(pseudo.items())
+    if key is not None:
+        headers.append(("authorization", f"Bearer {key}"))
+    h2.send_headers(stream, headers, end_stream=end)
+    return stream
+
+
 class Http2:
     """One connection, without TLS. `window`: bytes of each answer that it will take, unless it says more."""
 
-    def __init__(self, server: Server, *, window: int | None = None, receive_buffer: int | None = None) -> None:
+    def __init__(self, server: Server, *, window: int | None = None) -> None:
         self.server = server
-        self.socket = socket.socket()
-        if receive_buffer is not None:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        self.socket.settimeout(10)
-        self.socket.connect(("127.0.0.1", server.port))
-        self.h2 = H2Connection(
-            H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False)
-        )
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        self.h2 = begin(window)
         self.answers: dict[int, tuple[int, bytes]] = {}
         self.open: set[int] = set()
         self.acknowledged = False
-        self.h2.initiate_connection()
-        if window is not None:
-            self.h2.update_settings({SettingCodes.INITIAL_WINDOW_SIZE: window})
         self.flush()
 
     def __enter__(self) -> Http2:
@@ -53,16 +66,8 @@ class Http2:
         key: bool = True,
     ) -> int:
         """Begin a request; its stream. `flush` sends it."""
-        stream = self.h2.get_next_available_stream_id()
-        headers: list[tuple[Any, Any]] = [
-            (":method", method),
-            (":scheme", "http"),
-            (":authority", "x"),
-            (":path", path),
-        ]
-        if key:
-            headers.append(("authorization", f"Bearer {self.server.key}"))
-        self.h2.send_headers(stream, headers, end_stream=end and body is None)
+        credential = self.server.key if key else None
+        stream = ask(self.h2, path, method, key=credential, end=end and body is None)
         if body is not None:
             self.h2.send_data(stream, body, end_stream=end)
         self.open.add(stream)

@@ -14,7 +14,7 @@ import pytest
 from websockets.sync.client import ClientConnection
 
 from tests.conftest import Server, StartServer, need, receive, wait_until
-from tests.realtime.raw import Raw, handshake, open_raw, running, say
+from tests.realtime.raw import Raw, handshake, open_raw, request, running, say
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -284,21 +284,16 @@ def test_running_out_of_file_descriptors_is_survived(start_server: StartServer, 
     assert "Traceback" not in server.stderr
 
 
-def post(server: Server, path: str, body: bytes, *headers: str) -> bytes:
-    lines = (f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {server.key}", *headers)
-    return "".join(f"{line}\r\n" for line in (*lines, "")).encode() + body
-
-
 def test_who_expects_it_is_told_to_continue_once_the_body_is_wanted(door: Server, collection: str) -> None:
     expect = ("Expect: 100-Continue", "Content-Length: 8")
     with Raw(door) as raw:
         for path, told in ((f"/{collection}/docs", True), (f"/{collection}/docs", False)):
-            raw.send(post(door, path, b"" if told else b'{"n": 1}', *expect))
+            raw.send(request(door, "POST", path, b"" if told else b'{"n": 1}', *expect))
             if told:
                 assert raw.head()[0] == 100
                 raw.send(b'{"n": 1}')
             assert raw.answer()[0] == 201
-        raw.send(post(door, "/healthz", b"", *expect))  # refused without it
+        raw.send(request(door, "POST", "/healthz", b"", *expect))  # refused without it
         status, headers, _ = raw.answer()
         assert (status, headers["connection"]) == (405, "close")
         assert raw.drain() == b""
@@ -310,10 +305,12 @@ def test_what_else_is_unusual_is_an_ordinary_request(door: Server, collection: s
     h2c = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
     chunks = b'8\r\n{"n": 1}\r\n0\r\nX-Sum: 1\r\n\r\n'
     with Raw(door) as raw:
-        raw.send(post(door, f"/{collection}/docs", b'{"n": 1}', "Content-Length: 8", *h2c))
-        raw.send(post(door, f"/{collection}/docs", chunks, "Transfer-Encoding: chunked", "Trailer: X-Sum"))
-        raw.send(post(door, "/a/b/c/d/e", b"", "Content-Length: 0"))
-        raw.send(post(door, f"http://elsewhere/{collection}/docs", b'{"n": 1}', "Content-Length: 8"))
+        raw.send(request(door, "POST", f"/{collection}/docs", b'{"n": 1}', "Content-Length: 8", *h2c))
+        raw.send(
+            request(door, "POST", f"/{collection}/docs", chunks, "Transfer-Encoding: chunked", "Trailer: X-Sum")
+        )
+        raw.send(request(door, "POST", "/a/b/c/d/e", b"", "Content-Length: 0"))
+        raw.send(request(door, "POST", f"http://elsewhere/{collection}/docs", b'{"n": 1}', "Content-Length: 8"))
         assert [raw.answer()[0] for _ in range(4)] == [201, 201, 404, 201]
 
 

@@ -14,14 +14,14 @@ from contextlib import ExitStack, suppress
 import pytest
 from h2.exceptions import H2Error
 
+from paperdb_trio.net.http1 import HTTP2_PREFACE
 from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.net.http2 import Http2
-from tests.realtime.raw import Raw, handshake, running
+from tests.realtime.raw import Raw, handshake, request, running
 from tests.stress.harness import memory
 
 pytestmark = pytest.mark.executable
 
-HTTP2_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
@@ -31,17 +31,6 @@ def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data = tmp_path_factory.mktemp("quart") / "data"
     with running(data, "--http", "quart", "--max-body-bytes", "20000", "--drain-timeout", "2") as server:
         yield server
-
-
-def request(server: Server, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    lines = [
-        f"{method} {path} HTTP/1.1",
-        "Host: x",
-        f"Authorization: Bearer {server.key}",
-        "Content-Type: application/json",
-        *headers,
-    ]
-    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body
 
 
 def test_documents_and_events_work_the_same_way(quart: Server, collection: str) -> None:

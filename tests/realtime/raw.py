@@ -40,6 +40,18 @@ def handshake(server: Server, target: str, *headers: str, version: str = "13") -
     return "".join(f"{line}\r\n" for line in [*lines, ""]).encode("latin-1")
 
 
+def request(server: Server, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
+    """A request with the server's key, and whatever headers frame its body."""
+    lines = [
+        f"{method} {path} HTTP/1.1",
+        "Host: x",
+        f"Authorization: Bearer {server.key}",
+        "Content-Type: application/json",
+        *headers,
+    ]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body
+
+
 def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, masked: bool = True, rsv: int = 0) -> bytes:
     """One frame from a client (RFC 6455, section 5.2), right or wrong."""
     head = bytes([fin << 7 | rsv << 4 | opcode])

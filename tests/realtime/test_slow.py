@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.realtime.raw import TEXT, open_raw, pour, running, say, until
+from tests.stress.harness import memory
 
 SMALL = 4096
 """A receive buffer that the kernel does not let grow: the rest is the server's affair."""
@@ -84,10 +84,7 @@ def test_many_that_do_not_read_cost_bounded_memory(own: Server, collection: str)
     """20 sockets times 12 MB of events, of which the server may keep about 1 MiB a socket."""
 
     def resident() -> int:
-        status = Path(f"/proc/{own.pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1]) // 1024
+        return memory(own.pid) // 2**20
 
     pour(own, f"{collection}_warm", 12)
     sockets = [open_raw(own, collection, receive_buffer=SMALL) for _ in range(20)]
