@@ -27,6 +27,8 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.tls import trusting
+
 COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} -m paperdb_trio"))
 """What is tested: the installed package, or an executable."""
 
@@ -110,7 +112,7 @@ class Server:
         """For clients of a server with TLS."""
         if self.url.startswith("http://"):
             return None
-        return ssl.create_default_context(cafile=str(self.certificate))
+        return trusting(self.certificate)
 
     @property
     def port(self) -> int:

@@ -22,6 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Server, need, receive, wait_until
 from tests.realtime.raw import running
+from tests.tls import trusting
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
@@ -106,7 +107,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         try:
             wait_until(lambda: answers(port) or process.poll() is not None, 10)
             assert process.poll() is None, process.communicate()[1]
-            yield Proxy(server, port, ssl.create_default_context(cafile=str(home / "certificate")))
+            yield Proxy(server, port, trusting(home / "certificate"))
         finally:
             process.terminate()
             process.communicate(timeout=10)

@@ -21,6 +21,7 @@ from paperdb_trio.net.tls import TlsStream
 from tests.auth.commands import fails, run
 from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.realtime.raw import Raw, handshake, open_raw, running, say
+from tests.tls import trusting
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +183,7 @@ def common_name(port: int) -> str:
 def test_sighup_takes_up_a_new_certificate_and_drops_nobody(start_server: StartServer, tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "first")
     server = start_server("--tls-cert", str(certificate), "--tls-key", str(key))
-    context = ssl.create_default_context(cafile=str(certificate))
+    context = trusting(certificate)
     token = server.request("POST", "/realtime/token", json={"collections": ["a"]}, verify=context).json()[
         "token"
     ]

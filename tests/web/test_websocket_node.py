@@ -19,6 +19,7 @@ from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
 from tests.conftest import need
+from tests.tls import locked
 from tests.web.tools import Script
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -188,7 +189,7 @@ def test_wss_with_a_certificate_that_is_trusted_and_one_that_is_not(folder: Path
     options = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
     names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
     subprocess.run([need("openssl"), *options.split(), *names], check=True, capture_output=True, timeout=20)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = locked(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     context.load_cert_chain(certificate, key)
 
     def handler(ws: ServerConnection) -> None:
