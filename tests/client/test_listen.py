@@ -18,12 +18,13 @@ class Listener:
     """A `paperdb listen` process; `events` and `words` grow as it prints."""
 
     def __init__(self, server: Server, *arguments: str, **env: str) -> None:
+        self._server = server
         self.process = subprocess.Popen(
             [*COMMAND, "listen", *arguments, "--url", server.url],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**ENVIRONMENT, "PAPERDB_API_KEY": server.key, **env},
+            env={**ENVIRONMENT, "PAPERDB_API_KEY": server.key, "PYTHONFAULTHANDLER": "1", **env},
         )
         self.events: list[dict[str, Any]] = []
         self.words = ""
@@ -54,8 +55,13 @@ class Listener:
         return self.wait()
 
     def wait(self) -> int:
+        """The exit code. If it does not end, fails and says where it, and the server, were."""
+        code = None
         try:
             code = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # its stack goes to stderr
+            self.process.wait(5)
         finally:
             self.process.kill()
             self.process.wait()
@@ -64,6 +70,7 @@ class Listener:
             for pipe in (self.process.stdout, self.process.stderr):
                 assert pipe is not None
                 pipe.close()
+        assert code is not None, f"still running; it said: {self.words}\nthe server said: {self._server.stderr}"
         return code
 
 
