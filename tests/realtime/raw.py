@@ -182,14 +182,6 @@ def open_raw(
     return raw
 
 
-def new_key(server: Server, database: str = "default") -> dict[str, str]:
-    """A key whose id the command line does not take for an option."""
-    key = server.new_key(database)
-    while key["id"].startswith("-"):
-        key = server.new_key(database)
-    return key
-
-
 def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes = b"", **claims: Any) -> str:
     """A token signed with the server's own secret (or `secret`), whose claims are as one wants them."""
     with closing(sqlite3.connect(f"{(server.data / 'paperdb.sqlite').as_uri()}?mode=ro", uri=True)) as db:

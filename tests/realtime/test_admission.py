@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, need, receive, wait_until
-from tests.realtime.raw import Raw, forge, handshake, new_key, open_raw, running
+from tests.realtime.raw import Raw, forge, handshake, open_raw, running
 
 
 def segment(value: object) -> str:
@@ -135,7 +135,7 @@ def test_a_token_of_another_server_is_a_401(server: Server, start_server: StartS
 
 
 def test_a_revoked_key_s_token_is_a_401(server: Server, collection: str) -> None:
-    created = new_key(server)
+    created = server.new_key()
     token = server.token(collection, key=created["key"])
     server.cli("keys", "revoke", created["id"])
 

@@ -11,7 +11,7 @@ import jwt
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Server, receive
-from tests.realtime.raw import Raw, end_of, forge, handshake, new_key, open_raw, say
+from tests.realtime.raw import Raw, end_of, forge, handshake, open_raw, say
 
 SLACK = 2.5
 """Seconds beyond the second that is promised, for a busy machine. What the clocks themselves take is in
@@ -59,7 +59,7 @@ def test_a_shorter_token_shortens_the_connection(server: Server, collection: str
 
 
 def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Server, collection: str) -> None:
-    created = new_key(server)
+    created = server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=created['key'])}"
     with connect(url, proxy=None) as ws, server.connect(collection) as other:
         server.cli("keys", "revoke", created["id"])
@@ -71,7 +71,7 @@ def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Serv
 
 
 def test_a_connection_is_held_to_the_key_of_its_latest_token(server: Server, collection: str) -> None:
-    old, new = new_key(server), new_key(server)
+    old, new = server.new_key(), server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=old['key'])}"
     with connect(url, proxy=None) as ws:
         ws.send(json.dumps({"action": "auth", "token": server.token(collection, key=new["key"])}))

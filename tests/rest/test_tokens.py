@@ -153,8 +153,6 @@ def test_a_change_of_plan_is_seen_within_a_second(server: Server) -> None:
 def test_a_new_key_works_and_a_revoked_one_ends_within_a_second(server: Server) -> None:
     server.cli("databases", "create", "test_tokens_keys", "--plan", "pro")
     kept, revoked = (server.new_key("test_tokens_keys") for _ in range(2))
-    while revoked["id"].startswith("-"):  # taken for an option: see tests/auth/test_commands.py
-        revoked = server.new_key("test_tokens_keys")
     token = server.token("c", key=revoked["key"])
     assert listens(server, token) == 200
     server.cli("keys", "revoke", revoked["id"])
