@@ -149,6 +149,8 @@ def _check_coding(head: Head) -> None:
 def _keeps(head: Head) -> bool:
     # llhttp's word is of no use: it says "no" while a body is to come, and "yes" once a request is whole,
     # whatever its Connection header said.
+    if "connection" not in head.headers:
+        return True
     return "close" not in (item.lower() for item in head.tokens("connection"))
 
 

@@ -24,31 +24,27 @@ HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RECEIVE_BYTES: Final = 65_536
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
-_STATUS_LINES: Final = {
-    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
-}
-_date: tuple[int, bytes] = (0, b"")
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+_date: tuple[int, str] = (0, "")
 
 
-def _date_line() -> bytes:
+def _date_line() -> str:
     global _date
     now = int(time.time())
     if now != _date[0]:
-        _date = now, f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
+        _date = now, f"Date: {formatdate(now, usegmt=True)}\r\n"
     return _date[1]
 
 
 def response_bytes(response: Response, *, keep_alive: bool, body: bool = True, endless: bool = False) -> bytes:
     """An answer as bytes; without its `body` for HEAD; `endless`: a body follows until the connection ends."""
-    parts = [_STATUS_LINES[response.status], _date_line()]
-    for name, value in response.headers.items():
-        parts.append(f"{name}: {value}\r\n".encode("latin-1"))
+    lines = [_STATUS_LINES[response.status], _date_line()]
+    lines += [f"{name}: {value}\r\n" for name, value in response.headers.items()]
     if response.status not in (204, 304) and not endless:
-        parts.append(b"Content-Length: %d\r\n" % len(response.body))
-    parts.append(b"\r\n" if keep_alive else b"Connection: close\r\n\r\n")
-    if body:
-        parts.append(response.body)
-    return b"".join(parts)
+        lines.append(f"Content-Length: {len(response.body)}\r\n")
+    lines.append("\r\n" if keep_alive else "Connection: close\r\n\r\n")
+    head = "".join(lines).encode("latin-1")
+    return head + response.body if body else head
 
 
 IDLE_LOOK_SECONDS: Final = 1.0
@@ -98,9 +94,10 @@ class HttpConnection:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._receive()
-        if b"\r\n\r\n" not in self._buffer:
+        end = self._buffer.find(b"\r\n\r\n") + 4
+        if end == 3:
             with trio.move_on_after(settings.head_timeout) as scope:
-                while b"\r\n\r\n" not in self._buffer:
+                while (end := self._buffer.find(b"\r\n\r\n") + 4) == 3:
                     if len(self._buffer) >= settings.max_head_bytes:
                         break
                     if not _may_be_http(self._buffer):
@@ -115,7 +112,6 @@ class HttpConnection:
         buffer = self._buffer
         if first and buffer.startswith(HTTP2_PREFACE[:18]):
             return None
-        end = buffer.find(b"\r\n\r\n") + 4
         if end == 3 or end > settings.max_head_bytes:
             raise ApiError(
                 431, "HEAD_TOO_LARGE", f"The request's head is larger than {settings.max_head_bytes:,} bytes"
@@ -134,7 +130,8 @@ class HttpConnection:
     def request(self) -> Request:
         """The request of the last head. Its body is read when the handler asks for it."""
         head = self._head
-        return Request(head.method, head.path, head.query_string, head.headers, self._read_body)
+        path, _, query_string = head.target.partition("?")
+        return Request(head.method, path, query_string, head.headers, self._read_body)
 
     async def send(self, response: Response, *, last: bool = False) -> bool:
         """Write an answer; whether another request may follow on this connection."""

@@ -20,6 +20,8 @@ import trio
 
 LINGER_SECONDS: Final = 1.0
 GONE_SECONDS: Final = 15
+AT_ONCE_BYTES: Final = 65_536
+"""Of so much at most a write is tried before anything is set up to wait for it."""
 NOT_SENT_BYTES: Final = 128 * 1024
 """What the kernel takes of us beyond what it could send: the rest waits in the subscriber's bounded queue."""
 
@@ -162,6 +164,12 @@ class ByteStream(trio.abc.HalfCloseableStream):
         A write that fits is no checkpoint. Raises BrokenResourceError (also when nothing could be written
         for `write_timeout`) and ClosedResourceError.
         """
+        if len(data) <= AT_ONCE_BYTES and isinstance(data, bytes):
+            left = self.push(data)  # mostly all that there is to do
+            if left == 0:
+                return
+            if left > 0:
+                data = b""
         await self._begin()
         try:
             tail, self._tail = self._tail, b""

@@ -53,11 +53,23 @@ OPEN_ROUTES: Final[dict[str, Callable[[Services, Request], Awaitable[Response]]]
     "/openapi.json": openapi,
 }
 
+
+class _Pattern:
+    """A route's pattern, taken apart: which segments are what they are, and which are parameters."""
+
+    __slots__ = ("fixed", "parameters", "route")
+
+    def __init__(self, route: Route, parts: list[str]) -> None:
+        self.route = route
+        self.fixed = [(n, part) for n, part in enumerate(parts) if not part.startswith(":")]
+        self.parameters = [(n, part[1:]) for n, part in enumerate(parts) if part.startswith(":")]
+
+
 # By the number of segments, and the method: one to three patterns are left to compare.
-_BY_LENGTH: Final[dict[int, dict[str, list[tuple[list[str], Route]]]]] = {}
+_BY_LENGTH: Final[dict[int, dict[str, list[_Pattern]]]] = {}
 for _route in ROUTES:
     _parts = _route.pattern.split("/")[1:]
-    _BY_LENGTH.setdefault(len(_parts), {}).setdefault(_route.method, []).append((_parts, _route))
+    _BY_LENGTH.setdefault(len(_parts), {}).setdefault(_route.method, []).append(_Pattern(_route, _parts))
 
 
 def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
@@ -77,18 +89,13 @@ def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]
     raise ApiError(404, "NOT_FOUND", "There is nothing at this path")
 
 
-def _find(
-    candidates: Iterable[tuple[list[str], Route]], segments: tuple[str, ...]
-) -> tuple[Route, dict[str, str]] | None:
-    for parts, route in candidates:
-        parameters: dict[str, str] = {}
-        for part, segment in zip(parts, segments, strict=True):
-            if part[0] == ":":
-                parameters[part[1:]] = segment
-            elif part != segment:
+def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Route, dict[str, str]] | None:
+    for pattern in candidates:
+        for n, part in pattern.fixed:
+            if segments[n] != part:
                 break
         else:
-            return route, parameters
+            return pattern.route, {name: segments[n] for n, name in pattern.parameters}
     return None
 
 

@@ -244,7 +244,9 @@ _MISSING: Final = object()
 
 def parse_select(text: str | None) -> Selection:
     """The paths of `name,address.city`; `_id` always comes along."""
-    names = list(dict.fromkeys(name.strip() for name in (text or "").split(",") if name.strip()))
+    if not text:
+        return []
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     for name in names:
         field(name)
     # No deadline ends a projection: it is Python, and the event loop waits for its lock meanwhile.
