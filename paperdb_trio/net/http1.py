@@ -17,7 +17,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
 from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -140,9 +140,15 @@ class HttpConnection:
             head.keep_alive = False
         if not self._body_read and not self._skip_body():
             head.keep_alive = False
+        body = head.method != "HEAD"
+        # A large body goes by itself: put behind its head it would be one more copy of what the cache, and
+        # all others that are slow to read it, share.
+        alone = body and len(response.body) > AT_ONCE_BYTES
         await self.stream.send_all(
-            response_bytes(response, keep_alive=head.keep_alive, body=head.method != "HEAD")
+            response_bytes(response, keep_alive=head.keep_alive, body=body and not alone)
         )
+        if alone:
+            await self.stream.send_all(response.body)
         return head.keep_alive
 
     async def send_head(self, response: Response) -> None:
