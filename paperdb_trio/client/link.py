@@ -43,7 +43,10 @@ class Owner(Protocol):
 
 
 class Link:
-    """`run()` it in a nursery; it ends when its last feed leaves, or for good with an error for all."""
+    """`run()` it in a nursery; it ends when its last feed leaves, or for good with an error for all. When it
+    is cancelled or fails, its feeds learn of that by `leave()`, not before: who waits for events within the
+    same nursery should see the cancellation, and no second error beside a Ctrl-C.
+    """
 
     def __init__(self, address: Address, tokens: TokenSource, owner: Owner, *, shared: bool) -> None:
         self._address = address
@@ -163,16 +166,19 @@ class Link:
                         await self._pause(str(refused), 0.0)
         except Stop as stop:
             last = Status(State.CLOSED, stop.error.message, error=stop.error)
-        finally:
-            self.open = False
             for feed in tuple(self.feeds):
                 self.remove(feed)
-                if last.error is not None:
-                    feed.end(last.error)
-                else:
-                    feed.leave("the client has been closed")
+                feed.end(stop.error)
+        finally:
+            self.open = False
             if self.shared:
                 self._owner.show(self, last)
+
+    def leave(self) -> None:
+        """Tell those who are still fed that the client has been closed."""
+        for feed in tuple(self.feeds):
+            self.remove(feed)
+            feed.leave("the client has been closed")
 
     async def _pause(self, reason: str, at_least: float) -> None:
         """Full jitter, so that a restarted server is not stormed."""

@@ -114,10 +114,8 @@ class Realtime:
         self._nursery.start_soon(self._run, link)
 
     async def _run(self, link: Link) -> None:
-        try:
-            await link.run()
-        finally:
-            self._links.remove(link)
+        await link.run()
+        self._links.remove(link)  # one that was cancelled or has failed is left by `_end`
 
     def show(self, link: Link, status: Status) -> None:
         if link is next((other for other in reversed(self._links) if other.shared), None):
@@ -125,6 +123,9 @@ class Realtime:
 
     def _end(self) -> None:
         self._nursery = None
+        for link in self._links:
+            link.leave()
+        self._links.clear()
         self._statuses._end(Status(State.CLOSED, "the client has been closed"))
 
 
