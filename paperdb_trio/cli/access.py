@@ -82,7 +82,8 @@ def keys_list(as_json: bool, data: str) -> None:
     _print_rows(admin.list_keys(prepare(data, create=False, write=False)), as_json)
 
 
-@keys.command("revoke", context_settings={"ignore_unknown_options": True})  # an id may begin with '-'
+# An id may begin with '-', and then have an 'h': neither is an option, least of all -h, which ends well.
+@keys.command("revoke", context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("id")
 @data_option
 def keys_revoke(id: str, data: str) -> None:

@@ -91,10 +91,15 @@ def test_revoking_is_final_and_may_be_repeated(data: Path) -> None:
     assert revoked_at() == first
 
 
-def test_a_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path) -> None:
-    """One id in 64 does, and is pasted as it was shown, without `--`."""
-    admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey("-an_id", "public", "", b"another hash"))
-    assert run("keys", "revoke", "-an_id", "--data", data).returncode == 0
+@pytest.mark.parametrize("id", ["-an_id", "-h", "-oKAyh-9", "--help-", "---data"])
+def test_a_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -> None:
+    """One id in 64 does, and is pasted as it was shown, without `--`. `-h` within one showed the help, with
+    success, and the key lived on."""
+    admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey(id, "public", "", b"another hash"))
+    done = run("keys", "revoke", id, "--data", data)
+    assert (done.returncode, done.stdout) == (0, f"Revoked {id}.\n")
+    listed = {row["id"]: row for row in json.loads(run("keys", "list", "--json", "--data", data).stdout)}
+    assert listed[id]["revokedAt"] is not None
 
 
 def test_commands_and_writes_do_not_hold_each_other_up(server: Server, collection: str) -> None:
