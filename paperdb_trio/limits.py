@@ -34,6 +34,7 @@ class Limits:
         self._most_streams = settings.max_connections
         self._most_pending = settings.max_pending_bytes
         self._addresses: Counter[str] = Counter()
+        self._handshakes: Counter[str] = Counter()
         self._streams: Counter[str] = Counter()
         self._open_streams = 0
         self._pending = 0
@@ -58,7 +59,8 @@ class Limits:
             if not self.is_proxy(client):
                 break
             try:
-                client = str(ipaddress.ip_address(item.strip()))
+                address = ipaddress.ip_address(item.strip())
+                client = str(getattr(address, "ipv4_mapped", None) or address)
             except ValueError:
                 break
         return client
@@ -70,6 +72,14 @@ class Limits:
         Raises a 503. A trusted proxy's own connections are not counted: they are many clients'.
         """
         with self._of_address(self._addresses, address):
+            yield
+
+    @contextmanager
+    def handshake(self, address: str) -> Iterator[None]:
+        """Count a TLS handshake of a client address while it lasts, by itself: behind it, one connection too
+        many still gets an answer. Raises a 503.
+        """
+        with self._of_address(self._handshakes, address):
             yield
 
     @contextmanager

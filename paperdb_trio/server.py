@@ -101,7 +101,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
-        hypercorn = HypercornConnections(services)
+        hypercorn = HypercornConnections(services, wheel)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)

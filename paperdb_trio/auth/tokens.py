@@ -232,4 +232,6 @@ def _judged_claims(token: str, keyring: Keyring) -> dict[str, Any]:
 
 
 def _invalid(why: str) -> ApiError:
+    # Why may quote the token: no lone surrogates, which no answer could carry, and no megabytes.
+    why = why.encode("ascii", "backslashreplace").decode()[:200]
     return ApiError(401, "INVALID_TOKEN", f"Invalid token: {why}")

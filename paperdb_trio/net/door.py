@@ -147,8 +147,14 @@ class Door:
 
     async def _shake_hands(self, stream: TlsStream) -> None:
         stream.write_timeout = self._settings.head_timeout
-        with trio.move_on_after(self._settings.head_timeout) as scope:
-            await stream.handshake(self._handshakes)
+        try:
+            with (
+                self._services.limits.handshake(stream.peer),
+                trio.move_on_after(self._settings.head_timeout) as scope,
+            ):
+                await stream.handshake(self._handshakes)
+        except ApiError as error:
+            raise TlsError(error.message) from None
         if scope.cancelled_caught:
             raise TlsError("its handshake did not arrive in time")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.services import Services
+from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.hypercorn")
 
@@ -33,14 +34,48 @@ UNWANTED_BYTES: Final = 65_536
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-_connection: ContextVar[ByteStream] = ContextVar("connection")
+
+class _Connection:
+    """A stream that Hypercorn serves. On the wheel, which ends it when it has been idle for too long.
+
+    Hypercorn's own timeout does not see a connection of HTTP/2 that never asks. What keeps one open is a
+    request, not a ping.
+    """
+
+    def __init__(self, stream: ByteStream, timeout: float) -> None:
+        self.due: int | None = None  # the wheel's
+        self.stream = stream
+        self._timeout = timeout
+        self._exchanges = 0
+        self._idle_since = trio.current_time()
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        self._exchanges += 1
+        try:
+            yield
+        finally:
+            self._exchanges -= 1
+            self._idle_since = trio.current_time()
+
+    def check(self, now: float) -> float | None:
+        """Called by the wheel."""
+        end = (now if self._exchanges else self._idle_since) + self._timeout
+        if now < end:
+            return end
+        self.stream.end()
+        return None
+
+
+_connection: ContextVar[_Connection] = ContextVar("connection")
 
 
 class HypercornConnections:
     """Serves streams that the door hands over, each until its peer or the server has had enough."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, wheel: Wheel) -> None:
         self._services = services
+        self._wheel = wheel
         self._loading = trio.Lock()
         self._loaded: _Loaded | None = None
         self._draining = False
@@ -53,11 +88,15 @@ class HypercornConnections:
                 self._loaded = await trio.to_thread.run_sync(_load, self._services)
                 if self._draining:
                     await self.drain()
-        _connection.set(stream)
+        connection = _Connection(stream, self._services.settings.keep_alive_timeout)
+        _connection.set(connection)
+        self._wheel.add(connection, trio.current_time())
         try:
             await self._loaded.serve(stream)
         except* self._loaded.faults as group:
             log.debug("Hypercorn gave up on %s: %r", stream.peer, group.exceptions[0])
+        finally:
+            self._wheel.remove(connection)
 
     async def drain(self) -> None:
         """Close idle connections now, and the others after the answer that they are waiting for."""
@@ -115,6 +154,9 @@ def _configured(config: Any, settings: Settings) -> Any:
 @cache  # once in a process, whose servers share Hypercorn's modules
 def _mend_hypercorn() -> None:
     """Put two classes of ours in the place of Hypercorn's, which have no settings for what they change."""
+    from h2.errors import ErrorCodes
+    from h2.events import DataReceived
+    from h2.exceptions import StreamClosedError
     from h2.settings import SettingCodes, Settings
     from hypercorn import protocol
     from hypercorn.protocol import h2
@@ -128,6 +170,20 @@ def _mend_hypercorn() -> None:
             settings: dict[Any, int] = dict(self.connection.local_settings)
             del settings[SettingCodes.ENABLE_CONNECT_PROTOCOL]
             self.connection.local_settings = Settings(client=False, initial_values=settings)
+
+        async def _handle_events(self, events: list[Any]) -> None:
+            for event in events:
+                if isinstance(event, DataReceived) and event.stream_id not in self.streams:
+                    self._take_no_more(event)
+                else:
+                    await super()._handle_events([event])
+            await super()._handle_events([])  # it flushes
+
+        def _take_no_more(self, event: Any) -> None:
+            """A body that comes behind its answer. To Hypercorn it is the end of the whole connection."""
+            self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            with suppress(StreamClosedError):
+                self.connection.reset_stream(event.stream_id, ErrorCodes.NO_ERROR)
 
     class StreamBuffer(h2.StreamBuffer):
         """Hypercorn takes more of an answer whenever it has sent little of it, and so all of it from a stream
@@ -163,10 +219,12 @@ def _bounded(app: App, services: Services) -> App:
 
     async def bounded(scope: Any, receive: Any, send: Any) -> None:
         with ExitStack() as stack:
-            exchange = _Exchange(services, scope, receive, send, stack)
+            connection = _connection.get()
+            exchange = _Exchange(services, connection.stream, scope, receive, send, stack)
+            stack.enter_context(connection.exchange())
             try:
                 if scope["http_version"] == "2":
-                    stack.enter_context(services.limits.stream(exchange.connection.peer))
+                    stack.enter_context(services.limits.stream(connection.stream.peer))
             except ApiError as error:
                 await exchange.refuse(error)
             else:
@@ -182,8 +240,10 @@ class _Exchange:
     then never comes: so each piece of an answer has one. A body where there should be none is not kept.
     """
 
-    def __init__(self, services: Services, scope: Any, receive: Any, send: Any, stack: ExitStack) -> None:
-        self.connection = _connection.get()
+    def __init__(
+        self, services: Services, stream: ByteStream, scope: Any, receive: Any, send: Any, stack: ExitStack
+    ) -> None:
+        self._stream = stream
         self._services = services
         self._has_body = scope.get("method", "GET") not in ("GET", "HEAD", "DELETE", "OPTIONS")
         self._receive, self._send = receive, send
@@ -229,5 +289,5 @@ class _Exchange:
             raise self._ended("the peer does not read")
 
     def _ended(self, why: str) -> trio.BrokenResourceError:
-        self.connection.abort()
+        self._stream.abort()
         return trio.BrokenResourceError(why)

@@ -105,6 +105,8 @@ class ByteStream(trio.abc.HalfCloseableStream):
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._raw)
+            if self._closed:  # meanwhile; a wait that began now would have no end
+                raise trio.ClosedResourceError
             try:
                 data = self._raw.recv(max_bytes)
             except BlockingIOError:

@@ -6,11 +6,13 @@ Law: a thin shell over a subscriber (on a stream of ours), or over pages of the 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from typing import Final
 
 import trio
 
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.errors import ApiError
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.frames import SSE
 from paperdb_trio.realtime.live import Live
@@ -33,7 +35,7 @@ class EventConnection(Live):
 
     async def run(self, position: int) -> None:
         """Send events after `position` until the peer goes, or the connection is closed."""
-        self._wheel.add(self)
+        self._begin_events()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._subscriber.start(position)
@@ -63,7 +65,11 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
     """
     database_id = grant.database.id
     rows = FIRST_ROWS
-    with services.limits.listener(database_id):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(services.limits.listener(database_id))
+        except ApiError:  # the last place was taken since the head was sent: the client comes again
+            return
         while not services.draining and grant.still_good(services.directory):
             page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
             if page.expired:

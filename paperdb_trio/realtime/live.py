@@ -79,7 +79,11 @@ class Live(ABC):
             queue_events=services.settings.queue_events,
             queue_bytes=services.settings.queue_bytes,
         )
-        stream.write_timeout = math.inf  # slow is not gone
+
+    def _begin_events(self) -> None:
+        """Before the first event, and behind the answer to the handshake, which must be read in time."""
+        self._stream.write_timeout = math.inf  # slow is not gone
+        self._wheel.add(self)
 
     def _take_grant(self, grant: Grant) -> None:
         self._grant = grant

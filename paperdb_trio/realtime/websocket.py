@@ -70,7 +70,7 @@ class WebSocket(Live):
 
     async def run(self, since: str | None) -> None:
         """Read actions and send events until the connection ends or is closed; then end it properly."""
-        self._wheel.add(self)
+        self._begin_events()
         try:
             async with trio.open_nursery() as self._nursery:
                 if self._closing is None:
@@ -113,8 +113,12 @@ class WebSocket(Live):
                     position = wanted
                 else:
                     first.append(reply("gap", since=wanted, oldest=trimmed + 1))
-            self._stream.push(b"".join(map(text_frame, first)))
+            frames = b"".join(map(text_frame, first))
+            if self._stream.push(frames) < 0:  # not even the answer to the handshake has been read
+                self._stream.keep(frames)
         self._subscriber.start(position)
+        if self._stream.needs_flush and self._nursery is not None:
+            self._nursery.start_soon(self._stream.send_all, b"")
 
     # --- the client's messages -------------------------------------------------------------------
 

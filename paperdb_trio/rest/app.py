@@ -60,6 +60,11 @@ def create_app(services: Services) -> QuartTrio:
         )
         response = await respond(services, own)
         if isinstance(response, EventStream):
+            try:
+                with services.limits.listener(response.grant.database.id):
+                    pass  # is there room? `event_pages` takes it
+            except ApiError as error:
+                return _quart(error_response(error))
             events = event_pages(services, response.grant, response.collection, response.position)
             return QuartResponse(events, response.status, response.headers)
         return _quart(response)

@@ -86,7 +86,10 @@ class Call:
                 415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is '{kind[:80]}'; expected application/json"
             )
         most = self.services.settings.max_body_bytes
-        return parse_json(await self.request.read_body(most if max_bytes is None else min(most, max_bytes)))
+        body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
+        if self.services.directory.identity_of(self.identity.key.id).key.revoked:  # while the body came
+            raise unauthorized()
+        return parse_json(body)
 
 
 def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:

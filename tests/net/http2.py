@@ -23,15 +23,21 @@ def begin(window: int | None = None) -> H2Connection:
 
 
 def ask(
-    h2: H2Connection, path: str | bytes, method: str = "GET", *, key: str | None = None, end: bool = True
+    h2: H2Connection,
+    path: str | bytes,
+    method: str = "GET",
+    *,
+    key: str | None = None,
+    end: bool = True,
+    **headers: str,
 ) -> int:
     """The head of a request; its stream."""
     stream = h2.get_next_available_stream_id()
     pseudo = {":method": method, ":scheme": "http", ":authority": "x", ":path": path}
-    headers: list[tuple[Any, Any]] = list(pseudo.items())
+    fields: list[tuple[Any, Any]] = [*pseudo.items(), *headers.items()]
     if key is not None:
-        headers.append(("authorization", f"Bearer {key}"))
-    h2.send_headers(stream, headers, end_stream=end)
+        fields.append(("authorization", f"Bearer {key}"))
+    h2.send_headers(stream, fields, end_stream=end)
     return stream
 
 
@@ -64,10 +70,11 @@ class Http2:
         *,
         end: bool = True,
         key: bool = True,
+        **headers: str,
     ) -> int:
         """Begin a request; its stream. `flush` sends it."""
         credential = self.server.key if key else None
-        stream = ask(self.h2, path, method, key=credential, end=end and body is None)
+        stream = ask(self.h2, path, method, key=credential, end=end and body is None, **headers)
         if body is not None:
             self.h2.send_data(stream, body, end_stream=end)
         self.open.add(stream)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
-from h2.exceptions import H2Error
+from h2.exceptions import StreamClosedError
 
 from paperdb_trio.net.http1 import HTTP2_PREFACE
 from tests.conftest import Server, StartServer, need, receive, wait_until
@@ -169,20 +169,6 @@ def test_a_path_that_is_no_ascii_ends_its_connection_and_is_no_failure(server: S
     assert "Traceback" not in server.stderr
 
 
-def test_a_body_that_goes_on_after_its_answer_is_no_failure(server: Server) -> None:
-    with Http2(server) as client:
-        stream = client.ask("/x/docs", "POST", b"x" * 100, end=False, key=False)
-        client.flush()
-        while stream not in client.answers:
-            assert client.fill()
-        with suppress(OSError, H2Error):
-            for _ in range(5):
-                client.h2.send_data(stream, b"x" * 100)
-                client.flush()
-            client.drain()
-    assert "Traceback" not in server.stderr
-
-
 TIMEOUTS = ("--write-timeout", "1", "--keep-alive-timeout", "1")
 
 
@@ -293,3 +279,55 @@ def test_floods_of_reset_streams_let_others_come_between(server: Server) -> None
         client.socket.close()
         pouring.join()
     assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("begun", ["nothing", "half a preface", "a request", "a refused body"])
+def test_a_connection_of_http_2_that_asks_nothing_ends(start_server: StartServer, begun: str) -> None:
+    server = start_server("--keep-alive-timeout", "1", "--head-timeout", "1")
+    if begun == "half a preface":
+        with Raw(server) as raw:
+            raw.send(HTTP2_PREFACE[:18])
+            raw.drain()
+        return
+    with Http2(server) as client:
+        if begun == "a request":
+            assert client.answer(client.ask("/healthz", key=False))[0] == 200
+        elif begun == "a refused body":
+            assert client.answer(client.ask("/a/docs", "POST", end=False, key=False))[0] == 401
+        client.socket.settimeout(8)
+        client.drain()  # a TimeoutError if it stays open
+
+
+def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: StartServer) -> None:
+    server = start_server("--keep-alive-timeout", "1")
+    with Http2(server) as client:
+        status, body = client.answer(client.ask("/a/changes?wait=3"))
+        assert (status, json.loads(body)["changes"]) == (200, [])
+        again = client.ask("/healthz")
+        client.flush()
+        assert client.answer(again)[0] == 200
+
+
+def test_a_body_behind_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
+    with Http2(server) as client:
+        waiting = client.ask(f"/{collection}/changes?since=now&wait=20")
+        refused = client.ask(f"/{collection}/docs", "POST", end=False, key=False)
+        client.flush()
+        assert client.answer(refused)[0] == 401
+        for end in (False, True):
+            with suppress(StreamClosedError):  # we may have been told to stop
+                client.h2.send_data(refused, b"{}" * 5000, end_stream=end)
+            client.flush()
+        document = server.insert(collection, {})
+        status, body = client.answer(waiting)
+        assert (status, json.loads(body)["changes"][0]["data"]) == (200, document)
+    assert "Traceback" not in server.stderr
+
+
+def test_events_beyond_the_limit_of_a_database_are_refused(start_server: StartServer) -> None:
+    server = start_server("--max-connections-per-database", "1")
+    token = server.token("a")
+    with Http2(server) as client, server.connect("a"):
+        stream = client.ask(f"/a/changes?token={token}", key=False, accept="text/event-stream")
+        status, body = client.answer(stream)
+        assert (status, json.loads(body)["code"]) == (503, "TOO_MANY_CONNECTIONS")

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -267,3 +268,19 @@ async def test_a_peer_that_reads_nothing_of_what_tls_has_to_say_is_dropped(tmp_p
             stream._outgoing.write(b"x" * 60_000)
             with pytest.raises(trio.BrokenResourceError, match="does not read"):
                 await stream.receive_some()
+
+
+def test_handshakes_of_one_address_leave_room_for_others(start_server: StartServer) -> None:
+    """A handshake has a count of its own: behind it, one connection too many still gets its answer."""
+    server = start_server("--tls-self-signed", "--max-connections-per-address", "3", "--max-connections", "5")
+
+    def silent() -> socket.socket:
+        return socket.create_connection(("127.0.0.1", server.port), 10, source_address=("127.0.0.2", 0))
+
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(silent())
+        for _ in range(20):
+            with silent() as sock:
+                assert sock.recv(1) == b""  # at once: a handshake has 10 s
+        assert server.request("GET", "/healthz").status_code == 200

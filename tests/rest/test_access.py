@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -249,3 +251,11 @@ def test_a_configured_list_of_origins_lets_in_those_and_no_others(start_server: 
         for origin in ("https://evil.example", "https://a.example.evil", "http://a.example", "null", "*"):
             assert "access-control-allow-origin" not in answer(origin, method).headers
             assert "Origin" in answer(origin, method).headers["vary"]
+
+
+def test_a_token_that_no_answer_could_quote_is_a_401(server: Server, bare: httpx.Client) -> None:
+    header = base64.urlsafe_b64encode(json.dumps({"alg": "HS256", "crit": ["\ud800"], "kid": "x"}).encode())
+    token = f"{header.rstrip(b'=').decode()}.e30.AAAA"
+    answer = bare.get("/a/docs", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()["code"]) == (401, "INVALID_TOKEN")
+    assert "Traceback" not in server.stderr

@@ -11,6 +11,7 @@ import jwt
 import pytest
 
 from tests.conftest import Server, wait_until
+from tests.realtime.raw import Raw
 from tests.rest.tools import refusal
 
 pytestmark = pytest.mark.executable
@@ -186,3 +187,15 @@ def test_a_request_for_a_token_is_small(server: Server) -> None:
     """Public keys may ask, too, and what a large body becomes in memory is many times as large."""
     answer = server.request("POST", "/realtime/token", json={"collections": ["a"] * 300_000})
     assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
+
+
+def test_a_key_that_is_revoked_while_a_body_comes_writes_nothing(server: Server, collection: str) -> None:
+    key = server.new_key()
+    with Raw(server) as raw:
+        credential = f"Authorization: Bearer {key['key']}\r\nContent-Length: 8\r\n"
+        raw.send(f'POST /{collection}/docs HTTP/1.1\r\nHost: x\r\n{credential}\r\n{{"n":'.encode())
+        server.cli("keys", "revoke", key["id"])
+        within_a_second(lambda: server.request("GET", "/collections", key=key["key"]).status_code == 401)
+        raw.send(b" 1}")
+        assert raw.answer()[0] == 401
+    assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
