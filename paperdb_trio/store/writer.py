@@ -47,9 +47,9 @@ _Result = tuple[_Ticket, "outcome.Outcome[Any]"]
 
 
 class Writer:
-    """Run `run()` in a nursery; it ends, and its thread with it, when cancelled or after `close()`,
-    having committed all that was submitted before. It raises what no server can go on after: a damaged
-    file, or a bug in publishing.
+    """Start `run()` in a nursery, which waits until the file is open; it ends, and its thread with it, when
+    cancelled or after `close()`, having committed all that was submitted before. It raises what no server
+    can go on after: a file that cannot be opened, a damaged one, or a bug in publishing.
     """
 
     def __init__(self, file: Path, on_commit: Callable[[list[Change]], None]) -> None:
@@ -57,6 +57,7 @@ class Writer:
         self._on_commit = on_commit
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closed = False
+        self._opened = trio.Event()
         self._closing = trio.Event()
         self.closed = trio.Event()
         self._fatal: BaseException | None = None
@@ -67,8 +68,9 @@ class Writer:
         token = trio.lowlevel.current_trio_token()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._thread, token)
-            task_status.started()
             try:
+                await self._opened.wait()
+                task_status.started()
                 await self._closing.wait()
             finally:
                 self._closed = True
@@ -129,6 +131,8 @@ class Writer:
     def _loop(self, token: trio.lowlevel.TrioToken) -> None:
         connection = connect(self._file)
         try:
+            connection.execute("SELECT value FROM meta").fetchall()  # SQLite opens what it is asked for
+            token.run_sync_soon(self._opened.set)
             while True:
                 first = self._queue.get()
                 if first is _CLOSE:

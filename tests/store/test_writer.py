@@ -261,6 +261,20 @@ async def test_a_bug_in_publishing_ends_the_writer(file: Path) -> None:
     assert ids(file) == {"a"}
 
 
+async def test_it_has_not_started_before_its_file_is_open(tmp_path: Path) -> None:
+    started = False
+
+    async def use() -> None:
+        nonlocal started
+        async with trio.open_nursery() as nursery:
+            await nursery.start(Writer(tmp_path / "missing.sqlite", lambda changes: None).run)
+            started = True
+
+    with trio.fail_after(30), pytest.RaisesGroup(sqlite3.OperationalError, flatten_subgroups=True):
+        await use()
+    assert not started
+
+
 async def test_a_damaged_file_refuses_who_waits_and_ends_the_writer(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
