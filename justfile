@@ -47,6 +47,10 @@ loris *options: _venv
 deaf *options: _venv
     {{python}} -m tests.stress.deaf {{options}}
 
+# Bodies that say much in few bytes, and how long others wait beside each.
+heavy *options: _venv
+    {{python}} -m tests.stress.heavy {{options}}
+
 # Mutated inputs against the parsers, in memory, and against a server; `just fuzz --inputs 1000000 --tls`.
 fuzz *options: _venv
     {{python}} -m tests.fuzz {{options}}

@@ -66,7 +66,7 @@ class Settings:
     drain_timeout: float = _setting(5.0, "Seconds that requests and sockets get to finish after SIGTERM.", 0.0)
 
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
-    max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1)
+    max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1, 10_000)
     query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
     cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
     max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)

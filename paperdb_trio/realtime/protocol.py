@@ -10,7 +10,8 @@ from enum import IntEnum
 from typing import Any, Final
 
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.model import encode, parse_json
+from paperdb_trio.json_input import parse_json
+from paperdb_trio.model import encode
 
 SUBPROTOCOL: Final = "paperdb.v1"
 BEARER: Final = "bearer."

@@ -18,7 +18,8 @@ import trio
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.directory import Directory, Identity, unauthorized
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.model import check_collection, check_document, check_id, parse_json
+from paperdb_trio.json_input import parse_document, parse_json, split_documents
+from paperdb_trio.model import check_collection, check_document, check_id
 from paperdb_trio.rest.messages import (
     EventStream,
     Request,
@@ -53,6 +54,8 @@ MAX_SEQ: Final = 2**53
 STALE_SECONDS: Final = 5.0
 """After which time without a look at the file (there are four a second) the server is not ready."""
 MAX_TOKEN_REQUEST_BYTES: Final = 64 * 1024
+SLICE: Final = 0.002
+"""Seconds of one request's work after which others get a turn."""
 
 
 @dataclass(slots=True)
@@ -78,8 +81,8 @@ class Call:
     def id(self) -> str:
         return check_id(self.parameters["id"])
 
-    async def json(self, max_bytes: int | None = None) -> Any:
-        """The body as JSON. Raises a 415 for another content type, a 413, and what `parse_json` raises."""
+    async def body(self, max_bytes: int | None = None) -> bytes:
+        """The body, which is said to be JSON. Raises a 415 for another content type, and a 413."""
         kind = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
         if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
             raise ApiError(
@@ -89,7 +92,11 @@ class Call:
         body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
         if self.services.directory.identity_of(self.identity.key.id).key.revoked:  # while the body came
             raise unauthorized()
-        return parse_json(body)
+        return body
+
+    async def document(self) -> Any:
+        """The body as what one document is to be. Raises what `body` and `parse_document` raise."""
+        return parse_document(await self.body(), self.services.settings.max_document_bytes)
 
 
 def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
@@ -112,13 +119,25 @@ def authenticate(directory: Directory, request: Request) -> tuple[Identity, toke
     return directory.identity_of(grant.key_id), grant
 
 
+class _Turn:
+    """For work in many steps: from step to step it lets others run, once it has had its share of time."""
+
+    def __init__(self) -> None:
+        self._end = time.perf_counter() + SLICE
+
+    async def passes(self) -> None:
+        if time.perf_counter() > self._end:
+            await trio.lowlevel.checkpoint()
+            self._end = time.perf_counter() + SLICE
+
+
 # --- documents -----------------------------------------------------------------------------------
 
 
 async def insert(call: Call) -> Response:
     """Insert a document."""
     collection = call.collection
-    draft = Draft.parse(await call.json())
+    draft = Draft.parse(await call.document())
     written: Written = await call.services.writer.submit(
         Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
     )
@@ -131,22 +150,15 @@ async def insert_bulk(call: Call) -> Response:
     settings = call.services.settings
     query = call.query
     atomic = _flag(query, "atomic")
-    values = await call.json()
-    if isinstance(values, dict):
-        values = values.get("documents")
-    if not isinstance(values, list):
-        raise bad_request('The body must be an array of documents, or {"documents": [...]}', "INVALID_DOCUMENT")
-    if len(values) > settings.max_bulk_documents:
-        raise ApiError(
-            413,
-            "TOO_MANY_DOCUMENTS",
-            f"{len(values)} documents in one request; at most {settings.max_bulk_documents} are allowed",
-        )
     drafts: list[Draft | ApiError] = []
-    for value in values:
+    turn = _Turn()
+    for text in split_documents(await call.body(), settings.max_bulk_documents):
+        await turn.passes()
         try:
-            drafts.append(Draft.parse(value))
+            drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
         except ApiError as error:
+            if error.code == "INVALID_JSON":
+                raise
             drafts.append(error)
     documents: list[bytes]
     failures: list[BulkFailure]
@@ -215,7 +227,7 @@ async def _read(call: Call, collection: str, id: str) -> Stored:
 async def patch(call: Call) -> Response:
     """Merge into a document."""
     collection, id = call.collection, call.id
-    fields = _own_fields(await call.json(), id)
+    fields = _own_fields(await call.document(), id)
     written: Written = await call.services.writer.submit(
         Patch(
             call.database_id,
@@ -232,7 +244,7 @@ async def patch(call: Call) -> Response:
 async def replace(call: Call) -> Response:
     """Replace a document, or insert it at this id."""
     collection, id = call.collection, call.id
-    fields = _own_fields(await call.json(), id)
+    fields = _own_fields(await call.document(), id)
     written: Written = await call.services.writer.submit(
         Replace(
             call.database_id,
@@ -356,7 +368,7 @@ async def get_schema(call: Call) -> Response:
 async def put_schema(call: Call) -> Response:
     """Set the schema of a collection."""
     collection = call.collection
-    schema = parse_schema(await call.json(call.services.settings.max_document_bytes))
+    schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
     await call.services.writer.submit(SetSchema(call.database_id, collection, schema))
     return Response(200, schema.text, {"Content-Type": "application/json"})
 
@@ -387,7 +399,7 @@ async def mint_token(call: Call) -> Response:
     """Mint a realtime token."""
     call.services.limits.token(call.identity.key.id)
     # Public keys come here: what anybody may send is small.
-    request = await call.json(MAX_TOKEN_REQUEST_BYTES)
+    request = parse_json(await call.body(MAX_TOKEN_REQUEST_BYTES))
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')
     response = json_response(200, tokens.mint(call.services.directory, call.identity, request))

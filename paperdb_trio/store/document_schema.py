@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-import msgspec
-
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS, Document, encode
 from paperdb_trio.store.query import field as query_field
 
@@ -53,7 +52,7 @@ class DocumentSchema:
         for property in self.properties:
             value = document.get(property.name)
             if value is None and property.name not in document and property.default is not None:
-                value = document[property.name] = msgspec.json.decode(encode(property.default))
+                value = document[property.name] = decode(encode(property.default))
             if value is None:
                 if property.required:
                     raise _failed(f"Field '{property.name}' is required")
@@ -79,7 +78,7 @@ def parse_schema(value: object) -> DocumentSchema:
 @lru_cache(maxsize=1024)
 def stored_schema(text: str) -> DocumentSchema:
     """A schema that was parsed before, from the text that is stored of it."""
-    return parse_schema(msgspec.json.decode(text))
+    return parse_schema(decode(text.encode()))
 
 
 def _parse_property(name: str, rules: object) -> Property:

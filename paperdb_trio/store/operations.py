@@ -9,15 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-import msgspec
-
 from paperdb_trio.errors import ApiError, bad_request, not_found, unique_violation
-from paperdb_trio.model import SYSTEM_FIELDS, Document, check_document, check_id, document_bytes, new_id
+from paperdb_trio.json_input import decode
+from paperdb_trio.model import SYSTEM_FIELDS, Document, check_document, check_id, document_bytes, encode, new_id
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.schema import SEQ_BITS, span
-from paperdb_trio.store.transaction import Transaction
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
+from paperdb_trio.store.transaction import MAX_UNIQUE_INDEXES, Transaction
 
 
 class Operation(Protocol):
@@ -57,17 +54,19 @@ _INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
 
 
 class Draft(NamedTuple):
-    """A document as it came in, taken apart: raises the 400s that need no database."""
+    """A document as it came in, taken apart. `fields` is JSON: a thousand documents wait in one request, and as
+    objects they would take 25 times as much memory. `unique` has the values, too."""
 
     id: str
-    fields: Document
-    unique: tuple[str, ...]
+    fields: bytes
+    unique: tuple[tuple[str, Any], ...] = ()
 
     @classmethod
     def parse(cls, value: object) -> Draft:
+        """Raises the 400s that need no database."""
         document = check_document(value)
         if document.keys().isdisjoint(_INSTRUCTIONS):
-            return cls(new_id(), document, ())
+            return cls(new_id(), encode(document))
         fields = document.copy()
         key, own_id, unique = fields.pop("key", None), fields.pop("_id", None), fields.pop("unique", None)
         if key is not None and own_id is not None and key != own_id:
@@ -77,23 +76,33 @@ class Draft(NamedTuple):
         fields.pop("createdAt", None)
         fields.pop("updatedAt", None)
         if unique is None:
-            return cls(id, fields, ())
+            return cls(id, encode(fields))
         if not isinstance(unique, list) or not all(isinstance(name, str) and name for name in unique):
             raise bad_request("'unique' must be an array of field names", "INVALID_UNIQUE")
+        if len(unique) > MAX_UNIQUE_INDEXES:
+            raise bad_request(f"'unique' takes at most {MAX_UNIQUE_INDEXES} fields", "TOO_MANY_UNIQUE_FIELDS")
         for name in unique:
             if "." in name or isinstance(fields.get(name), dict | list):
                 raise bad_request(
                     f"'unique' takes top-level fields with a string, number or boolean; not '{name[:80]}'",
                     "INVALID_UNIQUE",
                 )
-        return cls(id, fields, tuple(unique))
+        return cls(id, encode(fields), tuple((name, fields.get(name)) for name in unique))
+
+    def satisfying(self, schema: DocumentSchema | None) -> Draft:
+        """It with the schema's defaults. Raises what `DocumentSchema.apply` does."""
+        if schema is None:
+            return self
+        fields = decode(self.fields)
+        schema.apply(fields)
+        return Draft(self.id, encode(fields), tuple((name, fields.get(name)) for name, _ in self.unique))
 
     def insert(self, tx: Transaction, database_id: int, collection: str, max_bytes: int) -> Written:
-        collection_id = satisfy_schema(tx, database_id, collection, self.fields)
-        data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, max_bytes)
-        if self.unique and collection_id is not None:
-            for name in self.unique:
-                value = self.fields.get(name)
+        collection_id = tx.collection_id(database_id, collection)
+        draft = self if collection_id is None else self.satisfying(tx.schema(collection_id))
+        data = document_bytes(self.id, draft.fields, tx.stamp, tx.stamp, max_bytes)
+        if collection_id is not None:
+            for name, value in draft.unique:
                 if value is not None and tx.has_value(database_id, collection_id, name, value):
                     raise unique_violation(name)
         seq = tx.insert(database_id, collection, self.id, data)
@@ -145,9 +154,8 @@ class InsertBulk:
             for draft in self.drafts:
                 if isinstance(draft, ApiError) or draft.unique:
                     return None
-                if schema is not None:
-                    schema.apply(draft.fields)
-                data = document_bytes(draft.id, draft.fields, tx.stamp, tx.stamp, self.max_bytes)
+                fields = draft.satisfying(schema).fields
+                data = document_bytes(draft.id, fields, tx.stamp, tx.stamp, self.max_bytes)
                 prepared.append((draft.id, data))
         except ApiError:
             return None
@@ -188,14 +196,14 @@ class Patch:
         position, seq, data = _existing(tx, self.database_id, self.collection, self.id)
         if self.condition is not None:
             self.condition.check(seq)
-        document = _decode(data)
+        document = decode(data)
         created = document["createdAt"]
         for name in SYSTEM_FIELDS:
             document.pop(name, None)
         for name, value in self.fields.items():
             document[name] = _stepped(document, name, value) if _is_step(value) else value
         satisfy_schema(tx, self.database_id, self.collection, document)
-        data = document_bytes(self.id, document, created, tx.stamp, self.max_bytes)
+        data = document_bytes(self.id, encode(document), created, tx.stamp, self.max_bytes)
         return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
 
@@ -232,16 +240,17 @@ class Replace:
 
     def apply(self, tx: Transaction) -> Written:
         collection_id = satisfy_schema(tx, self.database_id, self.collection, self.fields)
+        fields = encode(self.fields)
         found = None if collection_id is None else tx.document(collection_id, self.id)
         if self.condition is not None:
             self.condition.check(None if found is None else found[1])
         if found is None:
-            data = document_bytes(self.id, self.fields, tx.stamp, tx.stamp, self.max_bytes)
+            data = document_bytes(self.id, fields, tx.stamp, tx.stamp, self.max_bytes)
             seq = tx.insert(self.database_id, self.collection, self.id, data)
             assert seq is not None
             return Written(self.id, data, seq, created=True)
         position, _, old = found
-        data = document_bytes(self.id, self.fields, _decode(old)["createdAt"], tx.stamp, self.max_bytes)
+        data = document_bytes(self.id, fields, decode(old)["createdAt"], tx.stamp, self.max_bytes)
         return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
 

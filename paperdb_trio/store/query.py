@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
-from paperdb_trio.model import encode, parse_json
+from paperdb_trio.json_input import parse_json
+from paperdb_trio.model import encode
 
 MAX_FILTER_DEPTH: Final = 8
 """SQLite's parser has a stack of 100; a level of a filter takes up to six of it."""

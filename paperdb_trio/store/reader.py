@@ -14,19 +14,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import msgspec
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
+from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.query import compile_filter, compile_sort, field
 from paperdb_trio.store.schema import connect, span
 
 T = TypeVar("T")
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
-
 
 PROGRESS_STEPS: Final = 1_000_000
 """Steps of SQLite's virtual machine, about 15 ms, between two looks whether a query shall stop."""
@@ -257,7 +254,7 @@ def parse_select(text: str | None) -> Selection:
 
 def project(data: bytes, wanted: Selection) -> bytes:
     """The document with only the wanted paths."""
-    document = _decode(data)
+    document = decode(data)
     result: dict[str, Any] = {}
     for path in wanted:
         value: Any = document

@@ -18,14 +18,15 @@ from typing import Final, NamedTuple
 import msgspec
 
 from paperdb_trio.errors import ApiError, StartupError, bad_request
+from paperdb_trio.json_input import parse_json
 from paperdb_trio.model import (
     Document,
     check_collection,
     check_document,
     check_id,
     document_bytes,
+    encode,
     new_id,
-    parse_json,
 )
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.operations import SetSchema, satisfy_schema
@@ -145,7 +146,7 @@ class ImportLines:
     ) -> None:
         id, fields, created, updated = document
         collection_id = satisfy_schema(tx, database_id, collection, fields)
-        data = document_bytes(id, fields, created or tx.stamp, updated or tx.stamp, self.max_bytes)
+        data = document_bytes(id, encode(fields), created or tx.stamp, updated or tx.stamp, self.max_bytes)
         found = None if collection_id is None else tx.document(collection_id, id)
         if found is None:
             tx.insert(database_id, collection, id, data)

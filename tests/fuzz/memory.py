@@ -18,7 +18,8 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, Message, Ping, TextMessage
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.model import encode, parse_json
+from paperdb_trio.json_input import parse_json
+from paperdb_trio.model import encode
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.realtime.frames import FrameDecoder, Opcode, ProtocolError
 from paperdb_trio.realtime.handshake import check_handshake

@@ -99,6 +99,13 @@ def test_atomic_answers_with_the_first_failure_by_position(api: httpx.Client, bu
     assert (refusal(answer), answer.json()["index"]) == ((409, "CONFLICT"), 0)
 
 
+@pytest.mark.parametrize("bad", ['{"a":}', '"\\u0000"', "[" * 65 + "]" * 65, "1e309", "{}}"])
+def test_what_is_no_json_anywhere_refuses_all(api: httpx.Client, bulk: str, bad: str) -> None:
+    answer = api.post(bulk, content=f'[{{"key":"a"}},{bad},{{"key":"b"}}]')
+    assert refusal(answer) == (400, "INVALID_JSON")
+    assert stored(api, bulk) == []
+
+
 def test_a_thousand_documents_fit_and_one_more_is_a_413(api: httpx.Client, bulk: str) -> None:
     assert refusal(api.post(bulk, json=[{}] * 1001)) == (413, "TOO_MANY_DOCUMENTS")
     assert api.post(bulk, json=[{}] * 1000).json()["inserted"] == 1000

@@ -94,7 +94,8 @@ def test_what_is_no_json_of_ours_is_a_400(api: httpx.Client, collection: str, bo
         ("PUT", f"/{collection}/schema"),
         ("POST", "/realtime/token"),
     ):
-        assert refusal(api.request(method, path, content=body)) == (400, "INVALID_JSON")
+        content = b"[%b]" % body if path.endswith("/bulk") and body.strip() else body
+        assert refusal(api.request(method, path, content=content)) == (400, "INVALID_JSON")
     assert api.get(f"/{collection}/docs").json()["documents"] == [before]
 
 

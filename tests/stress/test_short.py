@@ -1,4 +1,4 @@
-"""The stress programs, short: `just crash`, `storm`, `slow`, `loris` and `deaf` are the long versions."""
+"""The stress programs, short: `just crash`, `storm`, `slow`, `loris`, `deaf`, `heavy` are the long versions."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 from tests.stress.crash import crash
 from tests.stress.deaf import deaf
 from tests.stress.harness import report
+from tests.stress.heavy import heavy
 from tests.stress.loris import crowd, handshakes, loris
 from tests.stress.slow import slow
 from tests.stress.storm import storm
@@ -39,3 +40,7 @@ def test_handshakes_that_stop_half_way_leave_nothing_behind() -> None:
 @pytest.mark.parametrize("http2", [False, True], ids=["1.1", "2"])
 def test_a_client_that_never_reads_its_answers_is_ended_and_costs_little(http2: bool) -> None:
     assert report(deaf(clients=5, requests=2000, write_timeout=1, http2=http2), 1) == 0
+
+
+def test_bodies_that_say_much_in_few_bytes_are_answered_and_memory_returns() -> None:
+    assert report(heavy(mebibytes=1), 0) == 0

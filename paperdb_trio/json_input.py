@@ -1,0 +1,176 @@
+"""JSON in: decoding it, and what is refused beyond its grammar.
+
+Law: no I/O. While it decodes, nothing else in the process runs: the time for a text is in proportion to its
+size whatever it holds, what cannot be a document is refused before, and an array of documents is taken
+apart without decoding them, for the caller to decode one by one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final
+
+import msgspec
+
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import document_too_large
+
+MAX_DEPTH: Final = 64
+"""Levels of nesting in a document. SQLite's JSON functions refuse 2,000; people need about ten."""
+
+
+# --- numbers that msgspec is slow at -------------------------------------------------------------
+
+
+def _float(literal: str) -> float:
+    value = float(literal)
+    if value - value:  # infinite
+        raise ValueError("Number out of range")
+    return value
+
+
+_decode_any = msgspec.json.Decoder().decode
+_decode_extremes = msgspec.json.Decoder(float_hook=_float).decode
+"""msgspec takes up to 10 µs for a number near either end of what a double holds (1e289 and on, 1e-300 and on),
+so that a megabyte could hold up everybody for 1.6 s; Python takes 0.3, but that for every number, ten times
+what msgspec takes for most."""
+_EXPONENTS: Final = bytes.maketrans(b"E123456789", b"e000000000")
+_HARMLESS: Final = 512
+"""Bytes that do not hold enough of such numbers to matter."""
+
+
+def decode(text: bytes) -> Any:
+    """What `text`, JSON, says. Raises what msgspec does."""
+    if len(text) > _HARMLESS and b"e000" in text.translate(_EXPONENTS, b"+-"):
+        return _decode_extremes(text)
+    return _decode_any(text)
+
+
+# --- a text, a document, an array of documents ---------------------------------------------------
+
+
+def parse_json(text: bytes | bytearray | memoryview | msgspec.Raw) -> Any:
+    """Decode a request's JSON text. Raises a 400 `INVALID_JSON` that says where it broke.
+
+    Refused beyond the grammar: lone surrogates, NUL in strings (SQLite's JSON functions end a string
+    there, so a filter could not find it again), numbers beyond a double, and nesting over `MAX_DEPTH`.
+    """
+    text = bytes(text)
+    try:
+        value = decode(text)
+    except (RecursionError, msgspec.MsgspecError, ValueError) as error:
+        raise _invalid(error, text) from None
+    # Nearly every text passes on these scans, which cost less than a walk over the value.
+    size = len(text)
+    if b"\\u0000" in text or (size > _LONG and _has_long_number(text)):
+        _check_scalars(value)
+    elif size > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
+        for _ in _levels(value):
+            pass
+    return value
+
+
+def parse_document(text: bytes | msgspec.Raw, max_bytes: int) -> Any:
+    """The same for what is to be one document. Raises a 413 `DOCUMENT_TOO_LARGE`, before decoding it, too,
+    for one that is too large even without its whitespace and escapes."""
+    text = bytes(text)
+    if len(text) > max_bytes:
+        size = len(text.translate(None, b" \t\r\n")) - 5 * text.count(b"\\u") - text.count(b"\\/")
+        if size > max_bytes:
+            raise document_too_large(size, max_bytes)
+    return parse_json(text)
+
+
+def split_documents(body: bytes, most: int) -> list[msgspec.Raw]:
+    """The elements of an array, or of that in `{"documents": [...]}`, each for `parse_document`.
+
+    Raises a 400 `INVALID_JSON` or `INVALID_DOCUMENT`, and a 413 `TOO_MANY_DOCUMENTS`.
+    """
+    array, wrapped = _array_decoders(most)
+    try:
+        documents = wrapped(body).documents if body.lstrip()[:1] == b"{" else array(body)
+    except msgspec.ValidationError:
+        raise bad_request(
+            'The body must be an array of documents, or {"documents": [...]}', "INVALID_DOCUMENT"
+        ) from None
+    except (RecursionError, msgspec.MsgspecError, ValueError) as error:
+        raise _invalid(error, body) from None
+    texts = [text for text in msgspec.structs.astuple(documents) if text is not msgspec.UNSET]
+    if len(texts) > most:
+        raise ApiError(413, "TOO_MANY_DOCUMENTS", f"At most {most:,} documents are allowed in one request")
+    return texts
+
+
+@lru_cache(maxsize=1)
+def _array_decoders(most: int) -> Any:
+    """An array as a struct of so many fields and one more: unlike a list it makes nothing of the elements
+    beyond, of which 16 MiB can hold eight million."""
+    fields = [(f"_{n}", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for n in range(most + 1)]
+    array = msgspec.defstruct("Documents", fields, array_like=True)
+    wrapped = msgspec.defstruct("Bulk", [("documents", array)])
+    return msgspec.json.Decoder(array).decode, msgspec.json.Decoder(wrapped).decode
+
+
+def _invalid(error: Exception, text: bytes) -> ApiError:
+    if isinstance(error, RecursionError):
+        return _too_deep()
+    if re.search(rb"\\u[dD][89a-fA-F]", text):
+        return bad_request("Invalid JSON: lone surrogate in a string, or text cut short", "INVALID_JSON")
+    return bad_request(f"Invalid JSON: {error}", "INVALID_JSON")
+
+
+def _too_deep() -> ApiError:
+    return bad_request(f"JSON is nested deeper than {MAX_DEPTH} levels", "INVALID_JSON")
+
+
+# --- beyond the grammar --------------------------------------------------------------------------
+
+_LONG: Final = 309  # digits of the largest double, 1.8e308
+_DIGITS: Final = b"0123456789"
+
+
+def _has_long_number(text: bytes) -> bool:
+    """Whether that many digits stand in a row anywhere: they would cover one of the bytes looked at here.
+    Searching the whole text took ten times as long as decoding it."""
+    for n, byte in enumerate(text[_LONG - 1 :: _LONG]):
+        if 48 <= byte <= 57:
+            before, after = text[n * _LONG : (n + 1) * _LONG], text[(n + 1) * _LONG : (n + 2) * _LONG]
+            if len(before) - len(before.rstrip(_DIGITS)) + len(after) - len(after.lstrip(_DIGITS)) >= _LONG:
+                return True
+    return False
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """All arrays and objects, level by level. Raises a 400 for more than `MAX_DEPTH` levels."""
+    level = [value] if type(value) is dict or type(value) is list else []
+    for _ in range(MAX_DEPTH):
+        if not level:
+            return
+        yield level
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is dict or type(item) is list
+        ]
+    if level:
+        raise _too_deep()
+
+
+def _check_scalars(value: Any) -> None:
+    for level in chain([[[value]]], _levels(value)):
+        for container in level:
+            for item in chain(container, container.values()) if type(container) is dict else container:
+                if type(item) is str:
+                    if "\0" in item:
+                        raise bad_request("NUL characters (\\u0000) are not allowed in strings", "INVALID_JSON")
+                elif type(item) is int:
+                    try:
+                        float(item)
+                    except OverflowError:
+                        raise bad_request(
+                            "Number out of range: use at most 1.7976931348623157e308", "INVALID_JSON"
+                        ) from None

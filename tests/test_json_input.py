@@ -1,0 +1,203 @@
+"""JSON in: what is taken, what is refused, and how an array of documents is taken apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paperdb_trio import json_input
+from paperdb_trio.errors import ApiError
+from paperdb_trio.json_input import MAX_DEPTH, decode, parse_document, parse_json, split_documents
+
+
+def refusal(check: Callable[[], object]) -> ApiError | None:
+    try:
+        check()
+    except ApiError as error:
+        return error
+    return None
+
+
+TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner),
+    max_leaves=20,
+)
+
+
+@given(JSON, st.booleans())
+def test_json_is_read_as_pythons_own_reader_reads_it(value: object, ascii: bool) -> None:
+    assert json.dumps(parse_json(json.dumps(value, ensure_ascii=ascii).encode())) == json.dumps(value)
+
+
+NOISE = st.text(alphabet='{}[]",:0123456789eE+-.\\u\0tfn ', max_size=40).map(str.encode)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=40) | NOISE)
+def test_whatever_is_no_json_is_a_400_and_nothing_else(data: bytes) -> None:
+    error = refusal(lambda: parse_json(data))
+    if error is None:
+        assert json.dumps(json.loads(data)) == json.dumps(parse_json(data))
+    else:
+        assert (error.status, error.code) == (400, "INVALID_JSON")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * MAX_DEPTH + "]" * MAX_DEPTH,
+        '{"a":' * (MAX_DEPTH - 1) + "{}" + "}" * (MAX_DEPTH - 1),
+        "[" + "[],{}," * 1000 + "1]",
+        json.dumps("[" * 1000),
+        "1.7976931348623157e308",
+        "-1.7976931348623157e308",
+        "1" + "0" * 308,
+        "5e-324",
+        "1e-400",
+        json.dumps("1" * 400),
+        '"\\\\u0000"',
+        '"\\ud83d\\ude00"',
+    ],
+)
+def test_what_is_within_the_limits_passes(text: str) -> None:
+    assert parse_json(text.encode()) == json.loads(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+        '{"a":[' * 33 + "]}" * 33,
+        "1" + "0" * 309,
+        "-18" + "0" * 307,
+        "1.8e308",
+        '"\\u0000"',
+        '{"\\u0000": 1}',
+        '"\\ud800"',
+        '"\\udc00x"',
+    ],
+)
+def test_what_is_beyond_the_limits_is_refused(text: str) -> None:
+    with pytest.raises(ApiError) as refused:
+        parse_json(text.encode())
+    assert (refused.value.status, refused.value.code) == (400, "INVALID_JSON")
+
+
+@pytest.mark.parametrize("before", [0, 1, 307, 308, 309, 310, 617, 618, 1000])
+@pytest.mark.parametrize("after", [0, 1, 308, 309])
+def test_a_number_beyond_a_double_is_found_wherever_it_stands(before: int, after: int) -> None:
+    def body(digits: int) -> bytes:
+        return b'{"a":"%b","n":%b,"z":"%b"}' % (b"x" * before, b"1" * digits, b"y" * after)
+
+    with pytest.raises(ApiError, match="Number out of range"):
+        parse_json(body(310))
+    assert parse_json(body(309))["n"] == int("1" * 309)
+
+
+# --- numbers that msgspec is slow at -------------------------------------------------------------
+
+EXTREMES = st.builds(
+    "{}{}{}{}".format,
+    st.integers(-999, 999) | st.floats(-99, 99),
+    st.sampled_from(["e", "E"]),
+    st.sampled_from(["", "+", "-", "-0"]),
+    st.integers(0, 400),
+).filter(lambda literal: literal.count("e") + literal.count("E") == 1)
+
+
+@settings(max_examples=300)
+@given(st.lists(EXTREMES, min_size=1), st.booleans())
+def test_however_many_and_extreme_numbers_are_they_are_what_pythons_own_reader_makes_of_them(
+    literals: list[str], many: bool
+) -> None:
+    text = f"[{','.join(literals * (1000 if many else 1))}]"
+    value = json.loads(text)
+    if any(number in (float("inf"), float("-inf")) for number in value):
+        error = refusal(lambda: parse_json(text.encode()))
+        assert error is not None
+        assert (error.code, "out of range" in error.message) == ("INVALID_JSON", True)
+    else:
+        assert list(map(repr, parse_json(text.encode()))) == list(map(repr, value))
+
+
+@pytest.mark.parametrize("literal", ["1e308", "1E308", "1e+308", "-1.7976931348623157E+308", "5e-324"])
+def test_many_numbers_that_msgspec_takes_long_for_are_not_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, literal: str
+) -> None:
+    monkeypatch.setattr(json_input, "_decode_any", None)
+    text = f"[{','.join([literal] * 1000)}]"
+    assert decode(text.encode()) == json.loads(text)
+
+
+# --- a document, and arrays of them --------------------------------------------------------------
+
+
+def test_a_document_that_cannot_fit_is_refused_before_it_is_decoded() -> None:
+    for text in (b'{"a":"%b"}' % (b"x" * 100), b"x" * 101, b"[" * 101):
+        error = refusal(lambda text=text: parse_document(text, 100))  # type: ignore[misc]
+        assert error is not None
+        assert (error.status, error.code) == (413, "DOCUMENT_TOO_LARGE")
+
+
+@given(JSON, st.booleans(), st.sampled_from([None, 1, "\t"]))
+def test_whitespace_and_escapes_do_not_count(value: object, ascii: bool, indent: int | str | None) -> None:
+    text = json.dumps(value, ensure_ascii=ascii, indent=indent).replace("/", "\\/").encode()
+    size = len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode())
+    assert json.dumps(parse_document(text, size)) == json.dumps(value)
+
+
+@given(st.lists(JSON, max_size=5), st.booleans(), st.sampled_from([None, 1]))
+def test_an_array_is_taken_apart_into_what_was_put_together(
+    values: list[object], wrapped: bool, indent: int | None
+) -> None:
+    body = json.dumps({"documents": values, "else": 1} if wrapped else values, indent=indent).encode()
+    parts = split_documents(b" \n" + body, 5)
+    assert [json.dumps(parse_document(part, 10_000)) for part in parts] == list(map(json.dumps, values))
+
+
+@pytest.mark.parametrize("unit", ["{}", "0", "[]", '""'])
+def test_one_too_many_is_too_many_and_so_are_millions(unit: str) -> None:
+    assert len(split_documents(f"[{','.join([unit] * 5)}]".encode(), 5)) == 5
+    for count in (6, 3_000_000):
+        error = refusal(lambda count=count: split_documents(f"[{','.join([unit] * count)}]".encode(), 5))  # type: ignore[misc]
+        assert error is not None
+        assert (error.status, error.code) == (413, "TOO_MANY_DOCUMENTS")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[",
+        b"[1,]",
+        b"[1 2]",
+        b"[1]x",
+        b'[{"a":1]',
+        b'{"documents":[1}',
+        b'{"documents":[1],"x":}',
+        b"[" + b"1," * 20 + b"}",
+        b"[" * 100_000,
+        b'["\\ud800]',
+    ],
+)
+def test_an_array_that_is_broken_anywhere_is_a_400(body: bytes) -> None:
+    error = refusal(lambda: split_documents(body, 5))
+    assert error is not None
+    assert (error.status, error.code) == (400, "INVALID_JSON")
+
+
+def test_a_part_is_checked_when_it_is_parsed() -> None:
+    deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
+    for part in (b'"\xff"', b'"\\u0000"', deep, b"1e309"):
+        (text,) = split_documents(b"[%b]" % part, 5)
+        assert isinstance(text, msgspec.Raw)
+        error = refusal(lambda text=text: parse_document(text, 10_000))  # type: ignore[misc]
+        assert error is not None
+        assert error.code == "INVALID_JSON"
