@@ -25,6 +25,9 @@ MAX_VALUES: Final = 2000
 MAX_HINT: Final = 1000
 """Characters; SQLite refuses patterns over 50,000 bytes, and a long value is seldom worth a hint."""
 
+_RARE_FIRST: Final = "ZQXJYKVBWGFPMHDLUCRNSIOTAEzqxjkvbywgfpmhdlucrnsiotae"
+"""Letters as they are rare in English, and rarer as capitals; other characters come last."""
+
 _TEXT: Final = "='text'"
 _NUMBER: Final = " IN ('integer','real')"
 
@@ -124,20 +127,23 @@ class _Compiler:
         return f"({self.hint(at, value)}{at.value}={self.bind(value)} AND {at.type}{kinds})"
 
     def hint(self, at: Field, value: str | int | float) -> str:
-        """A condition that every document with this value satisfies, and that most others fail in half the
-        time that SQLite needs to parse them: the text `"name":value` stands somewhere in it.
+        """A condition that every document with this value satisfies, and that most others fail in a fifth of
+        the time that SQLite needs to parse them: the text `name":value` stands somewhere in it.
 
         `document_bytes` writes every document, so that equal values have the same text; but for zero, which
         may be -0.0, and for numbers from 1e15 on, which may be 1e15 or in full. A double that is whole
-        begins like the integer.
+        begins like the integer. SQLite tries the pattern wherever its first character stands: it begins at
+        the name's rarest.
         """
         if not at.last or (isinstance(value, int | float) and not 0 < abs(value) < 1e15):
             return ""
-        whole = isinstance(value, float) and value.is_integer()
-        text = f'"{at.last}":{encode(int(value) if whole else value).decode()}'
+        whole = not isinstance(value, str) and value == int(value)
+        start = min(range(len(at.last)), key=lambda n: _rarity(at.last[n]))
+        text = f'{at.last[start:]}":{encode(int(value) if whole else value).decode()}'
         if len(text) > MAX_HINT:
             return ""
         pattern = "".join(f"[{character}]" if character in "*?[" else character for character in text)
+        pattern += "[,}.]" if whole else "[,}]"
         return f"data GLOB {self.bind(f'*{pattern}*')} AND "
 
     def ne(self, at: Field, operand: object, operator: str) -> str:
@@ -205,6 +211,11 @@ _OPERATORS: Final[dict[str, Callable[[_Compiler, Field, object, str], str]]] = {
     "startsWith": _Compiler.starts_with,
     "exists": _Compiler.exists,
 }
+
+
+def _rarity(character: str) -> int:
+    place = _RARE_FIRST.find(character)
+    return place if place >= 0 else len(_RARE_FIRST)
 
 
 def _scalar(operand: object, operator: str) -> Scalar:
