@@ -58,7 +58,7 @@ class Settings:
     body_timeout: float = _setting(60.0, "Seconds for a request's body to arrive.", 0.1)
     keep_alive_timeout: float = _setting(30.0, "Seconds that an idle HTTP connection is kept open.", 0.1)
     write_timeout: float = _setting(
-        30.0, "Seconds that an HTTP client may take to read a part of its answer.", 0.1
+        30.0, "Seconds that an HTTP client may take to read 64 KiB of its answer.", 0.1
     )
     max_pending_bytes: int = _setting(
         512 * 1024 * 1024, "Bytes of large answers, in all, that wait for slow readers; more get 503.", 1

@@ -22,6 +22,8 @@ LINGER_SECONDS: Final = 1.0
 GONE_SECONDS: Final = 15
 AT_ONCE_BYTES: Final = 65_536
 """Of so much at most a write is tried before anything is set up to wait for it."""
+IN_TIME_BYTES: Final = 65_536
+"""Of a long write, what the peer must take within each `write_timeout`."""
 NOT_SENT_BYTES: Final = 128 * 1024
 """What the kernel takes of us beyond what it could send: the rest waits in the subscriber's bounded queue."""
 
@@ -65,7 +67,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self.peer = peer
         self.last_received = trio.current_time()
         self.write_timeout = math.inf
-        """Seconds in which a writer must get something written, else the stream is broken."""
+        """Seconds in which a writer must get `IN_TIME_BYTES`, or all, written, else the stream is broken."""
         self._raw = raw
         self._fd = raw.fileno()
         self._unread = b""
@@ -163,8 +165,8 @@ class ByteStream(trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write `data` behind everything that was begun before.
 
-        A write that fits is no checkpoint. Raises BrokenResourceError (also when nothing could be written
-        for `write_timeout`) and ClosedResourceError.
+        A write that fits is no checkpoint. Raises BrokenResourceError (also when the peer does not take enough
+        within `write_timeout`) and ClosedResourceError.
         """
         if len(data) <= AT_ONCE_BYTES and isinstance(data, bytes):
             left = self.push(data)  # mostly all that there is to do
@@ -203,14 +205,17 @@ class ByteStream(trio.abc.HalfCloseableStream):
     async def _write_raw(self, data: bytes | bytearray | memoryview) -> None:
         """Put bytes on the wire, all of them or the stream is broken."""
         view = memoryview(data)
-        begun = 0
+        begun = due = 0
+        deadline = math.inf
         try:
             while begun < len(view):
                 self._check()
                 try:
                     begun += self._raw.send(view[begun:])
                 except BlockingIOError:
-                    with trio.move_on_after(self.write_timeout) as scope:
+                    if begun >= due:
+                        due, deadline = begun + IN_TIME_BYTES, trio.current_time() + self.write_timeout
+                    with trio.move_on_at(deadline) as scope:
                         await trio.lowlevel.wait_writable(self._raw)
                     if scope.cancelled_caught:
                         self.abort()  # else the kernel keeps what it has taken of us, for minutes

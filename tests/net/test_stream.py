@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import trio
@@ -116,6 +117,29 @@ async def test_a_peer_that_does_not_read_within_the_write_timeout_is_broken(stre
     stream.write_timeout = 0.2
     with pytest.raises(trio.BrokenResourceError, match="does not read"):
         await stream.send_all(b"a" * CHUNK)
+
+
+@pytest.mark.parametrize(("pause", "kept"), [(0.2, False), (0, True)])
+async def test_a_peer_must_take_enough_within_the_write_timeout_not_just_something(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], pause: float, kept: bool
+) -> None:
+    stream.write_timeout = 1
+    pair[1].setblocking(False)
+    taken = 0
+
+    async def read_slowly() -> None:
+        nonlocal taken
+        while True:
+            await trio.lowlevel.wait_readable(pair[1])
+            taken += len(pair[1].recv(4096))
+            await trio.sleep(pause)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read_slowly)
+        with nullcontext() if kept else pytest.raises(trio.BrokenResourceError, match="does not read"):
+            await stream.send_all(b"a" * CHUNK)
+        nursery.cancel_scope.cancel()
+    assert taken > 4096 * 2
 
 
 @pytest.mark.parametrize("end", ["end", "abort"])
