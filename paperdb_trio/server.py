@@ -43,7 +43,6 @@ from paperdb_trio.wheel import Wheel
 log = logging.getLogger("paperdb")
 
 READER_THREADS: Final = 4
-LOG_THREADS: Final = 2
 DIRECTORY_SECONDS: Final = 0.25
 """Between two looks at what the command line may have changed."""
 TRIM_SECONDS: Final = 1.0
@@ -81,7 +80,6 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         stack.callback(watcher.close)
         change_log = ChangeLog(
             file,
-            threads=LOG_THREADS,
             timeout=max(30.0, settings.query_timeout),
             max_document_bytes=settings.max_document_bytes,
         )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import trio
 
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
@@ -29,6 +31,8 @@ class Services:
     log: ChangeLog
     hub: Hub
     assets: Mapping[str, Asset]
+    turns: trio.Lock = field(default_factory=trio.Lock)
+    """Whoever passes through does so alone in this turn of the event loop."""
     draining: bool = False
     open_connections: Callable[[], int] = lambda: 0
     live_connections: Callable[[], int] = lambda: 0

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 
 from paperdb_trio import json_input
 from paperdb_trio.errors import ApiError
-from paperdb_trio.json_input import MAX_DEPTH, decode, parse_document, parse_json, split_documents
+from paperdb_trio.json_input import (
+    MAX_CONTAINERS,
+    MAX_DEPTH,
+    decode,
+    parse_document,
+    parse_json,
+    split_documents,
+)
 
 
 def refusal(check: Callable[[], object]) -> ApiError | None:
@@ -146,6 +153,25 @@ def test_a_document_that_cannot_fit_is_refused_before_it_is_decoded() -> None:
         assert (error.status, error.code) == (413, "DOCUMENT_TOO_LARGE")
 
 
+def test_an_escaped_backslash_before_a_u_is_no_escape() -> None:
+    text = b'{"a":"%b"}' % (b"\\\\u" * 100)
+    assert parse_document(text, len(text)) == json.loads(text)
+    error = refusal(lambda: parse_document(text, len(text) - 1))
+    assert error is not None
+    assert error.code == "DOCUMENT_TOO_LARGE"
+
+
+@pytest.mark.parametrize("unit", ["[]", "{}", "[[]]", '{"a":{}}'])
+def test_arrays_and_objects_are_counted_but_not_what_looks_so_in_strings(unit: str) -> None:
+    containers = unit.count("[") + unit.count("{")
+    fits = (MAX_CONTAINERS - 1) // containers
+    text = f'["{"[{" * MAX_CONTAINERS}","\\"[","\\\\",{",".join([unit] * fits)}'
+    assert len(parse_json((text + "]").encode())) == fits + 3
+    error = refusal(lambda: parse_json(f"{text},{unit}]".encode()))
+    assert error is not None
+    assert (error.code, "arrays and objects" in error.message) == ("INVALID_JSON", True)
+
+
 @given(JSON, st.booleans(), st.sampled_from([None, 1, "\t"]))
 def test_whitespace_and_escapes_do_not_count(value: object, ascii: bool, indent: int | str | None) -> None:
     text = json.dumps(value, ensure_ascii=ascii, indent=indent).replace("/", "\\/").encode()
@@ -182,6 +208,7 @@ def test_one_too_many_is_too_many_and_so_are_millions(unit: str) -> None:
         b'[{"a":1]',
         b'{"documents":[1}',
         b'{"documents":[1],"x":}',
+        b'{"documents":[1},"documents":[]}',
         b"[" + b"1," * 20 + b"}",
         b"[" * 100_000,
         b'["\\ud800]',

@@ -71,7 +71,10 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
         except ApiError:  # the last place was taken since the head was sent: the client comes again
             return
         while not services.draining and grant.still_good(services.directory):
-            page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
+            try:
+                page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
+            except ApiError:  # it could not be read in time: the same
+                return
             if page.expired:
                 return
             position = page.position

@@ -1,13 +1,12 @@
 """The fast path of live subscribers: every committed change, encoded once, handed to all who want it.
 
 Law: hands out only what is committed, each database's changes in order of seq; never waits for a
-subscriber; yields to the event loop at least every `SLICE` while it publishes. It owns who is live and
+subscriber; passes its turn on while it publishes. It owns who is live and
 the bounds of each database's log; everything about one subscriber is in `subscriber`.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,11 +18,12 @@ from paperdb_trio.model import Change
 from paperdb_trio.realtime import lane
 from paperdb_trio.realtime.frames import WAKE, Encoding
 from paperdb_trio.realtime.lane import Chunk, Lane, LaneMember, Write
+from paperdb_trio.turn import Turn
 
-SLICE: Final = 0.002
-"""Seconds of publishing after which others get a turn: a publish to 20,000 sockets takes 0.15 s in all."""
 MAX_JOINED: Final = 1000
-"""Changes of several commits that are published as one."""
+"""Changes that are published as one."""
+PORTION_BYTES: Final = 1024 * 1024
+"""Of changes, how much is published as one: it is encoded and joined without a break."""
 CHUNK_BYTES: Final = 64 * 1024
 """Events are joined into buffers of about this size: one system call per subscriber and buffer."""
 
@@ -114,6 +114,7 @@ class Hub:
         self._parked: trio.lowlevel.Task | None = None
         self._waiters: set[_Waiter] = set()
         self._no_waiting = False
+        self._turn = Turn()
         self.published_changes = 0
         self.deliveries = 0
 
@@ -195,10 +196,7 @@ class Hub:
         task_status.started()
         while True:
             while self._inbox:
-                changes = self._inbox.popleft()
-                while self._inbox and len(changes) < MAX_JOINED:  # under load, fewer and larger writes
-                    changes = changes + self._inbox.popleft()
-                await self._publish(changes)
+                await self._publish(self._next_portion())
             self._parked = trio.lowlevel.current_task()
 
             def unpark(_: object) -> trio.lowlevel.Abort:
@@ -206,6 +204,22 @@ class Hub:
                 return trio.lowlevel.Abort.SUCCEEDED
 
             await trio.lowlevel.wait_task_rescheduled(unpark)
+            self._turn.begin()
+
+    def _next_portion(self) -> list[Change]:
+        """Under load several commits, for fewer and larger writes; of a large commit a part."""
+        portion: list[Change] = []
+        size = 0
+        while self._inbox and len(portion) < MAX_JOINED and size < PORTION_BYTES:
+            changes = self._inbox.popleft()
+            for index, change in enumerate(changes, 1):
+                size += len(change.data)
+                if size >= PORTION_BYTES and index < len(changes):
+                    self._inbox.appendleft(changes[index:])
+                    changes = changes[:index]
+                    break
+            portion = portion + changes if portion else changes
+        return portion
 
     async def wait(self, database_id: int, collection: str, after: int) -> None:
         """Return when there may be a change of the collection after seq `after`, or nobody shall wait."""
@@ -230,7 +244,6 @@ class Hub:
         by_database: dict[int, list[Change]] = {}
         for change in changes:
             by_database.setdefault(change.database_id, []).append(change)
-        slice_end = time.perf_counter() + SLICE
         offered = 0
         for database_id, own in by_database.items():
             database = self._of(database_id)
@@ -241,15 +254,15 @@ class Hub:
                     offered += len(feed.lane) + len(feed.members)
                     feed.lane.begin(chunk)
                     while feed.lane.write_some():
-                        if time.perf_counter() > slice_end:
-                            await trio.lowlevel.checkpoint()
-                            slice_end = time.perf_counter() + SLICE
+                        if self._turn.is_over():
+                            await self._turn.pass_on()
                     # Only now, as who has left the lane in the meantime is among them.
                     for index, member in enumerate(tuple(feed.members)):
                         member.offer(chunk, feed)
-                        if not index % lane.STEP and time.perf_counter() > slice_end:
-                            await trio.lowlevel.checkpoint()
-                            slice_end = time.perf_counter() + SLICE
+                        if not index % lane.STEP and self._turn.is_over():
+                            await self._turn.pass_on()
+                    if self._turn.is_over():  # there may be as many feeds as subscribers
+                        await self._turn.pass_on()
             database.published = own[-1].seq
             database.publishing = False
             for feed, _ in plan:
@@ -257,25 +270,25 @@ class Hub:
                     member.settle()
         self.published_changes += len(changes)
         self.deliveries += offered
+        if self._turn.is_over():
+            await self._turn.pass_on()
 
     @staticmethod
     def _plan(database: _Database, changes: list[Change]) -> list[tuple[Feed, list[Chunk]]]:
         """Which feed gets which buffers. Feeds that want the same events in the same encoding share them."""
         if not database.feeds:
             return []
-        wanted: dict[Feed, list[Change]] = {}
-        everything = database.by_collection.get(None, ())
-        for change in changes:
-            for feed in (*everything, *database.by_collection.get(change.collection, ())):
-                wanted.setdefault(feed, []).append(change)
+        names = frozenset(change.collection for change in changes)
+        feeds = set().union(*(database.by_collection.get(name, ()) for name in (None, *names)))
         texts: dict[tuple[Encoding, int], bytes] = {}
-        buffers: dict[tuple[Encoding, tuple[int, ...]], list[Chunk]] = {}
+        buffers: dict[tuple[Encoding, frozenset[str]], list[Chunk]] = {}
         plan = []
-        for feed, own in wanted.items():
-            encoding = feed.key[0]
-            same = (encoding, tuple(change.seq for change in own))
+        for feed in feeds:
+            encoding, collections = feed.key
+            same = (encoding, names if collections is None else names & collections)
             chunks = buffers.get(same)
             if chunks is None:
+                own = [change for change in changes if change.collection in same[1]]
                 for change in own:
                     if (encoding, change.seq) not in texts:
                         texts[encoding, change.seq] = encoding.event(change)

@@ -5,6 +5,7 @@ Law: ends a connection only through `close`; costs no task and no timer of its o
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from abc import ABC, abstractmethod
@@ -12,6 +13,7 @@ from abc import ABC, abstractmethod
 import trio
 
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.errors import ApiError
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.frames import Encoding
 from paperdb_trio.realtime.protocol import CloseCode
@@ -19,6 +21,8 @@ from paperdb_trio.realtime.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.services import Services
 from paperdb_trio.store.log import Interest
 from paperdb_trio.wheel import Wheel
+
+log = logging.getLogger("paperdb.live")
 
 CLOSE_SECONDS = 1.0
 """What a client gets to finish the message that it is being sent, and then to answer a close frame."""
@@ -107,6 +111,9 @@ class Live(ABC):
             await self._subscriber.run()
         except BehindTheLog:
             self.close(CloseCode.BEHIND_THE_LOG, "behind the log's oldest change")
+        except ApiError as error:  # the log could not be read in time
+            log.warning("a subscriber is sent away: %s", error.message)
+            self.close(CloseCode.RESTARTING, "busy")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.cancel()
         finally:

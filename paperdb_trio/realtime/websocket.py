@@ -41,6 +41,7 @@ from paperdb_trio.realtime.protocol import (
 )
 from paperdb_trio.services import Services
 from paperdb_trio.store.log import Interest
+from paperdb_trio.turn import Turn
 from paperdb_trio.wheel import Wheel
 
 RECEIVE_BYTES: Final = 4096
@@ -49,7 +50,15 @@ RECEIVE_BYTES: Final = 4096
 class WebSocket(Live):
     """One upgraded connection. Its task reads the client's frames."""
 
-    __slots__ = ("_bad_messages", "_behind", "_cursor_mode", "_decoder", "_interest", "_peer_closed")
+    __slots__ = (
+        "_bad_messages",
+        "_behind",
+        "_cursor_mode",
+        "_decoder",
+        "_interest",
+        "_peer_closed",
+        "_turns",
+    )
 
     def __init__(
         self,
@@ -61,6 +70,7 @@ class WebSocket(Live):
         cursor_mode: bool,
     ) -> None:
         super().__init__(services, wheel, stream, grant, interest, CURSOR if cursor_mode else PLAIN)
+        self._turns = services.turns
         self._decoder = FrameDecoder(services.settings.max_message_bytes)
         self._peer_closed = False
         self._interest = interest
@@ -124,7 +134,12 @@ class WebSocket(Live):
 
     async def _read(self) -> None:
         """Read frames until the peer ends, or `close` cancels it."""
+        turn = Turn()
         while data := await self._stream.receive_some(RECEIVE_BYTES):
+            if len(data) == RECEIVE_BYTES:  # there is more: of all who send so much, one in a turn
+                async with self._turns:
+                    pass
+            turn.begin()
             while True:
                 try:
                     frames = self._decoder.feed(data)
@@ -134,18 +149,27 @@ class WebSocket(Live):
                 if not frames:
                     break
                 data = b""
+                pongs = b""  # of the pings in a row: one write for all
                 for frame in frames:
+                    if frame.opcode == Opcode.PING:
+                        pongs += pong_frame(frame.payload)
+                        continue
+                    if pongs:
+                        await self._subscriber.post(pongs)
+                        pongs = b""
                     await self._take(frame)
                     if self._closing is not None:
                         return
+                    if turn.is_over():
+                        await turn.pass_on()
+                if pongs:
+                    await self._subscriber.post(pongs)
 
     async def _take(self, frame: Frame) -> None:
         if frame.opcode == Opcode.TEXT:
             await self._subscriber.post(text_frame(self._answer(frame.payload)))
             if self._bad_messages > MAX_BAD_MESSAGES:
                 self.close(CloseCode.TOO_MANY_BAD_MESSAGES, "too many bad messages")
-        elif frame.opcode == Opcode.PING:
-            await self._subscriber.post(pong_frame(frame.payload))
         elif frame.opcode == Opcode.CLOSE:
             self._peer_closed = True
             self.close(frame.close_code(), "")

@@ -46,6 +46,7 @@ from paperdb_trio.store.operations import (
     Written,
 )
 from paperdb_trio.store.reader import parse_select, project
+from paperdb_trio.turn import Turn
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -54,8 +55,10 @@ MAX_SEQ: Final = 2**53
 STALE_SECONDS: Final = 5.0
 """After which time without a look at the file (there are four a second) the server is not ready."""
 MAX_TOKEN_REQUEST_BYTES: Final = 64 * 1024
-SLICE: Final = 0.002
-"""Seconds of one request's work after which others get a turn."""
+MORE_BULK_BYTES: Final = 4 * 1024 * 1024
+"""That ids, times and a schema's defaults may add to a bulk, beside doubling it."""
+LARGE_BYTES: Final = 64 * 1024
+"""Of JSON, what takes long enough to decode, up to 50 ms a megabyte, to do one in a turn of the event loop."""
 
 
 @dataclass(slots=True)
@@ -96,7 +99,15 @@ class Call:
 
     async def document(self) -> Any:
         """The body as what one document is to be. Raises what `body` and `parse_document` raise."""
-        return parse_document(await self.body(), self.services.settings.max_document_bytes)
+        body = await self.body()
+        await self.turn_for(len(body))
+        return parse_document(body, self.services.settings.max_document_bytes)
+
+    async def turn_for(self, size: int) -> None:
+        """Wait for a turn to decode so much JSON."""
+        if size > LARGE_BYTES:
+            async with self.services.turns:
+                pass
 
 
 def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
@@ -119,18 +130,6 @@ def authenticate(directory: Directory, request: Request) -> tuple[Identity, toke
     return directory.identity_of(grant.key_id), grant
 
 
-class _Turn:
-    """For work in many steps: from step to step it lets others run, once it has had its share of time."""
-
-    def __init__(self) -> None:
-        self._end = time.perf_counter() + SLICE
-
-    async def passes(self) -> None:
-        if time.perf_counter() > self._end:
-            await trio.lowlevel.checkpoint()
-            self._end = time.perf_counter() + SLICE
-
-
 # --- documents -----------------------------------------------------------------------------------
 
 
@@ -151,9 +150,12 @@ async def insert_bulk(call: Call) -> Response:
     query = call.query
     atomic = _flag(query, "atomic")
     drafts: list[Draft | ApiError] = []
-    turn = _Turn()
-    for text in split_documents(await call.body(), settings.max_bulk_documents):
-        await turn.passes()
+    turn = Turn()
+    body = await call.body()
+    for text in split_documents(body, settings.max_bulk_documents):
+        if turn.is_over():
+            await turn.pass_on()
+        await call.turn_for(memoryview(text).nbytes)
         try:
             drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
         except ApiError as error:
@@ -163,7 +165,14 @@ async def insert_bulk(call: Call) -> Response:
     documents: list[bytes]
     failures: list[BulkFailure]
     documents, failures = await call.services.writer.submit(
-        InsertBulk(call.database_id, collection, drafts, settings.max_document_bytes, atomic)
+        InsertBulk(
+            call.database_id,
+            collection,
+            drafts,
+            settings.max_document_bytes,
+            2 * len(body) + MORE_BULK_BYTES,
+            atomic,
+        )
     )
     errors = [
         {"index": failure.index, "error": failure.error.message, "code": failure.error.code}
@@ -208,7 +217,10 @@ async def get(call: Call) -> Response:
     collection, id = call.collection, call.id
     wanted = parse_select(call.query.get("select"))
     data, seq = await _read(call, collection, id)
-    return document_response(200, project(data, wanted) if wanted else data, seq)
+    if wanted:
+        await call.turn_for(len(data))
+        data = project(data, wanted)
+    return document_response(200, data, seq)
 
 
 async def _read(call: Call, collection: str, id: str) -> Stored:

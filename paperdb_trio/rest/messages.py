@@ -49,7 +49,10 @@ class Request:
 
     def query_token(self) -> str:
         """The query's `token`, or nothing."""
-        return self.query_string and dict(parse_qsl(self.query_string)).get("token", "")
+        try:
+            return self.query_string and dict(parse_qsl(self.query_string, max_num_fields=100)).get("token", "")
+        except ValueError:  # more than that
+            return ""
 
 
 @dataclass(slots=True)

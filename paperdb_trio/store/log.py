@@ -9,8 +9,11 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import trio
 
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.schema import SEQ_MASK, connect, span
@@ -19,6 +22,11 @@ PAGE_BYTES: Final = 128 * 1024
 """What a page aims at. It is what one subscriber that does not read keeps in memory."""
 FIRST_ROWS: Final = 250
 MAX_ROWS: Final = 2000
+SCANNED: Final = 20_000
+"""Changes that are looked at in one go, some 15 ms, for those of a few collections: then others get a turn."""
+THREADS: Final = 3
+THREADS_OF_ONE: Final = 2
+"""Of these threads, how many one database may keep busy."""
 
 # The text of an event; `position&…` is the seq.
 _REST: Final = """"type":"'||type||'","collection":"'||collection||'","data":'||data||'}'"""
@@ -59,11 +67,12 @@ class ChangeLog:
     """Pages of the change log, over a pool of threads of its own: subscribers that catch up do not hold
     up queries, nor the other way round. `close()` it when no reader is left."""
 
-    def __init__(self, file: Path, *, threads: int, timeout: float, max_document_bytes: int) -> None:
+    def __init__(self, file: Path, *, timeout: float, max_document_bytes: int) -> None:
         # A page that comes out larger than this fails, and is read again by size.
         self._max_page = max(8 * PAGE_BYTES, max_document_bytes + PAGE_BYTES)
-        self._reader = Reader(file, threads=threads, timeout=timeout, max_result_bytes=self._max_page)
+        self._reader = Reader(file, threads=THREADS, timeout=timeout, max_result_bytes=self._max_page)
         self._file = file
+        self._turns: dict[int, trio.CapacityLimiter] = {}
 
     def close(self) -> None:
         self._reader.close()
@@ -71,10 +80,26 @@ class ChangeLog:
     async def page(
         self, database_id: int, after: int, interest: Interest, text: EventText, rows: int = FIRST_ROWS
     ) -> Page:
-        """Read at most `rows` events after seq `after`, fewer if they would be much over `PAGE_BYTES`."""
-        return await self._reader.run(
-            lambda connection: _read_page(connection, database_id, after, interest, text, rows)
-        )
+        """Read at most `rows` events after seq `after`, fewer if they would be much over `PAGE_BYTES`; none
+        only if there are none up to the end. Raises a 503 `QUERY_TIMEOUT`."""
+        turns = self._turns.get(database_id)
+        if turns is None:
+            turns = self._turns[database_id] = trio.CapacityLimiter(THREADS_OF_ONE)
+        while True:
+            async with turns:
+                page = await self._reader.run(
+                    partial(
+                        _read_page,
+                        database_id=database_id,
+                        after=after,
+                        interest=interest,
+                        text=text,
+                        rows=rows,
+                    )
+                )
+            if page.events or page.reached_end:
+                return page
+            after = page.position
 
     def bounds(self) -> dict[int, tuple[int, int]]:
         """`(head, trimmed)` of every database; for start-up, on the calling thread."""
@@ -99,16 +124,17 @@ def _read_page(
     ).fetchone()
     if not trimmed <= after <= head:
         return Page([], after, True, head, trimmed, expired=True)
+    end = head if interest is None else min(head, after + SCANNED)
     base, _ = span(database_id)
     condition, parameters = _interest_sql(base, interest)
-    limits: list[Any] = [base | after, base | head, *parameters]
+    limits: list[Any] = [base | after, base | end, *parameters]
     source = f"FROM changes WHERE position>? AND position<=?{condition} ORDER BY position LIMIT ?"
     try:
         found, last, events = connection.execute(
             f"SELECT count(*), max(position), group_concat({text.value},char(10)) FROM (SELECT * {source})",
             (*limits, rows),
         ).fetchone()
-        reached_end = found < rows
+        all_found = found < rows
     except sqlite3.DataError:  # larger than a page may be: count first how many rows fit
         fitting, last = connection.execute(
             "SELECT count(*), max(position) FROM (SELECT position, size, sum(size) OVER "
@@ -116,12 +142,13 @@ def _read_page(
             f"FROM (SELECT position, size {source})) WHERE total<=? OR total=size",
             (*limits, rows, PAGE_BYTES),
         ).fetchone()
-        reached_end = False
+        all_found = False
         (events,) = connection.execute(
             f"SELECT group_concat({text.value},char(10)) FROM (SELECT * {source})", (*limits, fitting)
         ).fetchone()
-    position = head if reached_end else last - base
-    return Page([] if events is None else events.encode().split(b"\n"), position, reached_end, head, trimmed)
+    position = end if all_found else last - base
+    events = [] if events is None else events.encode().split(b"\n")
+    return Page(events, position, all_found and end == head, head, trimmed)
 
 
 def _interest_sql(base: int, interest: Interest) -> tuple[str, list[Any]]:

@@ -16,6 +16,9 @@ from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.schema import SEQ_BITS, span
 from paperdb_trio.store.transaction import MAX_UNIQUE_INDEXES, Transaction
 
+STEP_BYTES: Final = 4 * 1024 * 1024
+"""Of what goes in several steps, how much goes in one: others' writes wait for each, some 50 ms."""
+
 
 class Operation(Protocol):
     def apply(self, tx: Transaction) -> Any: ...
@@ -133,6 +136,7 @@ class InsertBulk:
     collection: str
     drafts: list[Draft | ApiError]
     max_bytes: int
+    max_bytes_in_all: int
     atomic: bool
 
     def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
@@ -148,6 +152,7 @@ class InsertBulk:
     def _insert_at_once(self, tx: Transaction) -> list[bytes] | None:
         """The usual case, in which all is well: twice as fast. None, and nothing is done, if it is not."""
         prepared: list[tuple[str, bytes]] = []
+        size = 0
         collection_id = tx.collection_id(self.database_id, self.collection)
         schema = None if collection_id is None else tx.schema(collection_id)
         try:
@@ -157,6 +162,9 @@ class InsertBulk:
                 fields = draft.satisfying(schema).fields
                 data = document_bytes(draft.id, fields, tx.stamp, tx.stamp, self.max_bytes)
                 prepared.append((draft.id, data))
+                size += len(data)
+                if size > self.max_bytes_in_all:
+                    return None
         except ApiError:
             return None
         if not prepared:
@@ -168,12 +176,18 @@ class InsertBulk:
     def _insert_all(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
         documents: list[bytes] = []
         failures: list[BulkFailure] = []
+        size = 0
         for index, draft in enumerate(self.drafts):
             try:
                 if isinstance(draft, ApiError):
                     raise draft
+                if size > self.max_bytes_in_all:
+                    raise ApiError(
+                        413, "BODY_TOO_LARGE", "The schema's defaults make too much of this bulk: send fewer"
+                    )
                 written = draft.insert(tx, self.database_id, self.collection, self.max_bytes)
                 documents.append(written.data)
+                size += len(written.data)
             except ApiError as error:
                 if self.atomic:
                     raise ApiError(error.status, error.code, error.message, index=index) from None
@@ -289,7 +303,7 @@ class SetSchema:
 
 @dataclass(frozen=True, slots=True)
 class DropSome:
-    """Delete at most `limit` documents of a collection that were inserted up to seq `until`.
+    """Delete at most `limit` documents, or `STEP_BYTES`, of a collection that were inserted up to seq `until`.
 
     A large collection goes in several of these, so that other writers wait for none of them long.
     `until` None means: all that are there now. Returns `(deleted, until, done)`; the last step removes the
@@ -316,13 +330,20 @@ class DropSome:
                 ).fetchone()[0]
                 or low
             ) - low
-        rows = tx.connection.execute(
+        found = tx.connection.execute(
             "SELECT position, id, data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
             (low, low + until, self.limit),
-        ).fetchall()
+        )
+        rows, size = [], 0
+        for row in found:
+            rows.append(row)
+            size += len(row[2])
+            if size >= STEP_BYTES:
+                break
+        found.close()
         for position, id, data in rows:
             tx.delete(self.database_id, self.collection, position, id, data.encode())
-        done = len(rows) < self.limit
+        done = len(rows) < self.limit and size < STEP_BYTES
         if done:
             tx.drop_if_empty(self.database_id, self.collection, collection_id)
         return len(rows), until, done
@@ -330,9 +351,9 @@ class DropSome:
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Remove at most `limit` of a database's oldest changes: those of before `cutoff` (seconds since the
-    epoch) and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of the newest change
-    that is gone for ever, and how many this step took."""
+    """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those of before `cutoff`
+    (seconds since the epoch) and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of
+    the newest change that is gone for ever, and how many this step took."""
 
     database_id: int
     cutoff: float
@@ -345,16 +366,19 @@ class Trim:
         ).fetchone()
         base, _ = span(self.database_id)
         rows = tx.connection.execute(
-            "SELECT position, at FROM changes WHERE position>? AND position<=? ORDER BY position LIMIT ?",
+            "SELECT position, at, size FROM changes WHERE position>? AND position<=? ORDER BY position LIMIT ?",
             (base | trimmed, base | head, self.limit),
         ).fetchall()
         cutoff = self.cutoff * 1000
-        removable = 0
-        for position, at in rows:
+        removable = removed = 0
+        for position, at, size in rows:
             # Time may have been set back between two changes; the log is cut in order of seq all the same.
             if at >= cutoff and position - base > head - self.keep:
                 break
             removable += 1
+            removed += size
+            if removed >= STEP_BYTES:
+                break
         if not removable:
             return trimmed, 0
         last = rows[removable - 1][0]

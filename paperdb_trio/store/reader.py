@@ -178,7 +178,10 @@ class Reader:
             more = len(rows) > limit
             if more:
                 rows.pop()
-            return ([project(row, wanted) for row in rows] if wanted else rows), more, total
+            if wanted:
+                with _PROJECTING:
+                    rows = [project(row, wanted) for row in rows]
+            return rows, more, total
 
         return await self.run(query)
 
@@ -235,6 +238,8 @@ def _where(connection: sqlite3.Connection, database_id: int, collection: str, co
 
 
 MAX_SELECT: Final = 200
+_PROJECTING: Final = threading.Lock()
+"""One thread at a time: each document takes the interpreter's lock, which the event loop waits for, too."""
 Selection = list[list[str]]
 _MISSING: Final = object()
 

@@ -49,6 +49,8 @@ class Transaction:
         self.now = now
         self.stamp = timestamp(now)
         self.changes: list[Change] = []
+        self.size = 0
+        """Bytes of the changes' data."""
         self._texts: list[str] = []  # of each change the data, as SQLite takes it
         self._heads: dict[int, int] = {}
         self._collections: dict[tuple[int, str], int] = {}
@@ -76,13 +78,14 @@ class Transaction:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """What happens inside is undone, on disk and here, when it raises."""
-        changes, heads = len(self.changes), self._heads.copy()
+        changes, size, heads = len(self.changes), self.size, self._heads.copy()
         collections, counts = self._collections.copy(), self._counts.copy()
         self.connection.execute("SAVEPOINT operation")
         try:
             yield
         except BaseException:
             del self.changes[changes:], self._texts[changes:]
+            self.size = size
             self._heads, self._collections, self._counts = heads, collections, counts
             if self.connection.in_transaction:  # SQLite ends it by itself when the disk is full
                 self.connection.execute("ROLLBACK TO operation")
@@ -164,6 +167,7 @@ class Transaction:
                 for n, (id, data) in enumerate(documents)
             ]
             self._texts += texts
+            self.size += sum(len(data) for _, data in documents)
             self._heads[database_id] = first + len(documents) - 1
             self._count(collection_id, len(documents))
             return True
@@ -237,8 +241,8 @@ class Transaction:
         """
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
-        self.drop_indexes(collection_id, "schema_unique", "schema_index")
-        self._check_indexes(database_id, sum(2 if p.unique else p.index for p in schema.properties))
+        there = self._indexes(collection_id, "schema_unique") | self._indexes(collection_id, "schema_index")
+        wanted: dict[str, str] = {}  # an index that stays as it is need not be built again
         low, high = span(collection_id)
         for property in schema.properties:
             at = query_field(property.name)
@@ -247,13 +251,20 @@ class Transaction:
                 # To json_extract true is 1, and an array its text; the first term keeps them apart.
                 name = _index_name("schema_unique", collection_id, property.name)
                 terms = f"replace({at.type},'real','integer'), {at.value}"
-                try:
-                    self.connection.execute(f'CREATE UNIQUE INDEX "{name}" ON documents ({terms}) {within}')
-                except sqlite3.IntegrityError:
-                    raise unique_violation(property.name) from None
+                wanted[name] = f'CREATE UNIQUE INDEX "{name}" ON documents ({terms}) {within}'
             if property.index or property.unique:
                 name = _index_name("schema_index", collection_id, property.name)
-                self.connection.execute(f'CREATE INDEX "{name}" ON documents ({at.value}) {within}')
+                wanted[name] = f'CREATE INDEX "{name}" ON documents ({at.value}) {within}'
+        for name in there - wanted.keys():
+            self.connection.execute(f'DROP INDEX "{name}"')
+        missing = [sql for name, sql in wanted.items() if name not in there]
+        self._check_indexes(database_id, len(missing))
+        for sql in missing:
+            try:
+                self.connection.execute(sql)
+            except sqlite3.IntegrityError as error:
+                _raise_if_unique_field(error)
+                raise
         self.connection.execute(
             "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
         )
@@ -304,4 +315,5 @@ class Transaction:
         self._heads[database_id] = seq
         self.changes.append(Change(database_id, seq, type, collection, id, data))
         self._texts.append(text)
+        self.size += len(data)
         return seq

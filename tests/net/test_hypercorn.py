@@ -308,6 +308,16 @@ def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: S
         assert client.answer(again)[0] == 200
 
 
+def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
+    """They cost a millisecond each with 1,000 streams in the tree, and beyond those the connection."""
+    with Http2(server) as client:
+        for stream in range(1, 6001, 2):
+            client.h2.prioritize(stream, weight=16, depends_on=0)
+        stream = client.ask(f"/{collection}/count")
+        client.flush()
+        assert client.answer(stream)[0] == 200
+
+
 def test_a_body_behind_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
     with Http2(server) as client:
         waiting = client.ask(f"/{collection}/changes?since=now&wait=20")

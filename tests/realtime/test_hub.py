@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from paperdb_trio import turn
 from paperdb_trio.model import Change, cursor_event, plain_event
 from paperdb_trio.realtime import hub as hub_module
 from paperdb_trio.realtime import lane as lane_module
@@ -133,7 +134,7 @@ async def test_the_bounds_only_grow() -> None:
 async def test_others_get_their_turn_while_it_publishes(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub_module, "SLICE", -1.0)
+    monkeypatch.setattr(turn, "SLICE", -1.0)
     world = World(nursery)
     for _ in range(lane_module.STEP * 10):
         world.subscriber(FakeSink()).start(0)
@@ -151,6 +152,33 @@ async def test_others_get_their_turn_while_it_publishes(
     nursery.start_soon(other)
     await wait_all_tasks_blocked()
     assert turns >= 9
+
+
+async def test_a_large_commit_is_published_in_portions_and_nothing_is_missing_or_repeated(
+    nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "PORTION_BYTES", 100)
+    monkeypatch.setattr(turn, "SLICE", -1.0)
+    world = World(nursery)
+    sinks = [FakeSink() for _ in range(3)]
+    for sink, names in zip(sinks, [(), ("a",), ("b", "a")], strict=True):
+        world.subscriber(sink, *names).start(0)
+    nursery.start_soon(world.hub.run)
+    await wait_all_tasks_blocked()
+    published = set()
+
+    async def watch() -> None:
+        while world.hub.published(1) < 40:
+            published.add(world.hub.published(1))
+            await trio.lowlevel.checkpoint()
+
+    world.commit(*"ab" * 10)
+    world.commit(*"ab" * 10)
+    nursery.start_soon(watch)
+    await wait_all_tasks_blocked()
+    assert len(published) > 4
+    assert [len(payloads(sink.data)) for sink in sinks] == [40, 20, 40]
+    assert len(set(payloads(sinks[0].data))) == 40
 
 
 async def test_whoever_leaves_leaves_nothing(nursery: trio.Nursery) -> None:
@@ -171,7 +199,7 @@ async def test_a_member_that_leaves_inside_a_publish_gets_nothing_more(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each one, when it is given the change, ends the next."""
-    monkeypatch.setattr(hub_module, "SLICE", -1.0)
+    monkeypatch.setattr(turn, "SLICE", -1.0)
     monkeypatch.setattr(lane_module, "STEP", 1)
     world = World(nursery)
     subscribers: list[Subscriber] = []

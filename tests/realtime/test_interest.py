@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.realtime import hub as hub_module
+from paperdb_trio import turn
 from paperdb_trio.realtime import lane as lane_module
 from tests.realtime.fakes import DATABASE, FakeSink, World, payloads
 
@@ -20,7 +20,7 @@ async def world(nursery: trio.Nursery) -> World:
 @pytest.fixture
 def yielding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that yields after every single offer."""
-    monkeypatch.setattr(hub_module, "SLICE", -1.0)
+    monkeypatch.setattr(turn, "SLICE", -1.0)
     monkeypatch.setattr(lane_module, "STEP", 1)
 
 

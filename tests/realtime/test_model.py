@@ -22,9 +22,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
+from paperdb_trio import turn
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.model import Change, cursor_event
-from paperdb_trio.realtime import hub as hub_module
 from paperdb_trio.realtime import lane as lane_module
 from paperdb_trio.realtime.frames import CURSOR
 from paperdb_trio.realtime.hub import Hub
@@ -81,7 +81,7 @@ class System:
 
     async def run(self, ready: Callable[[trio.lowlevel.TrioToken], None]) -> None:
         self.hub = Hub()
-        self.log = ChangeLog(self._file, threads=2, timeout=10, max_document_bytes=MAX_BYTES)
+        self.log = ChangeLog(self._file, timeout=10, max_document_bytes=MAX_BYTES)
         self.writer = Writer(self._file, self._committed)
         self.end = trio.Event()
         async with trio.open_nursery() as self.nursery:
@@ -102,7 +102,7 @@ class System:
     async def write(self, names: list[str], size: int) -> None:
         for name in names:
             drafts: list[Any] = [Draft.parse({"pad": "x" * size}) for _ in range(2)]
-            await self.writer.submit(InsertBulk(DATABASE, name, drafts, MAX_BYTES, False))
+            await self.writer.submit(InsertBulk(DATABASE, name, drafts, MAX_BYTES, 10 * MAX_BYTES, False))
 
     async def trim(self, keep: int) -> None:
         self.trimmed, _ = await self.writer.submit(Trim(DATABASE, 0, keep, limit=10_000))
@@ -232,8 +232,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._slice = hub_module.SLICE, lane_module.STEP
-        hub_module.SLICE, lane_module.STEP = -1.0, 1  # a checkpoint after each offer
+        self._slice = turn.SLICE, lane_module.STEP
+        turn.SLICE, lane_module.STEP = -1.0, 1  # a checkpoint after each offer
         self._directory = tempfile.TemporaryDirectory()
         self._system = System(Path(self._directory.name))
         self._result: outcome.Outcome[None] = outcome.Value(None)
@@ -300,7 +300,7 @@ class Machine(RuleBasedStateMachine):
             raise
         finally:
             self._thread.join(10)
-            hub_module.SLICE, lane_module.STEP = self._slice
+            turn.SLICE, lane_module.STEP = self._slice
             self._directory.cleanup()
         self._result.unwrap()
 

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.store import admin
+from paperdb_trio.store import log as log_module
 from paperdb_trio.store.log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
 from paperdb_trio.store.operations import Replace, Trim
 from paperdb_trio.store.schema import connect
@@ -18,7 +19,7 @@ from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting,
 
 
 def opened(file: Path) -> ChangeLog:
-    return ChangeLog(file, threads=1, timeout=30, max_document_bytes=MAX_BYTES)
+    return ChangeLog(file, timeout=30, max_document_bytes=MAX_BYTES)
 
 
 async def pages(file: Path, interest: Interest, after: int = 0, n: int = 100) -> list[list[dict[str, Any]]]:
@@ -81,6 +82,27 @@ async def test_large_changes_come_in_more_pages_and_none_is_lost(file: Path, siz
     for page in found:
         total = sum(len(event["data"]["pad"]) for event in page)
         assert len(page) <= 1 or total <= 8 * PAGE_BYTES + max(sizes)
+
+
+@pytest.mark.parametrize("quiet", [9, 10, 11, 25])
+async def test_a_rare_collection_is_found_behind_however_many_changes(
+    file: Path, monkeypatch: pytest.MonkeyPatch, quiet: int
+) -> None:
+    """A page of it that has no events has reached the end, though the log is scanned a little at a time."""
+    monkeypatch.setattr(log_module, "SCANNED", 5)
+    apply_all(
+        file, *(inserting({}, "busy") for _ in range(quiet)), inserting({}, "rare"), inserting({}, "busy")
+    )
+    log = opened(file)
+    try:
+        page = await log.page(DATABASE, 0, {"rare": 0}, EventText.CURSOR)
+        assert [json.loads(event)["seq"] for event in page.events] == [quiet + 1]
+        last = await log.page(DATABASE, page.position, {"rare": 0}, EventText.CURSOR)
+        assert (last.events, last.reached_end) == ([], True)
+        none = await log.page(DATABASE, 0, {"other": 0}, EventText.CURSOR)
+        assert (none.events, none.position, none.reached_end) == ([], quiet + 2, True)
+    finally:
+        log.close()
 
 
 async def test_a_position_that_is_not_in_the_log_is_expired(file: Path) -> None:

@@ -14,10 +14,12 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.store import admin
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.operations import (
+    STEP_BYTES,
     Condition,
     Delete,
     Draft,
     DropSome,
+    Insert,
     InsertBulk,
     Patch,
     Replace,
@@ -132,7 +134,7 @@ WRITES = st.one_of(
 def operation(kind: str, ids: Any, n: int) -> Any:
     if kind in ("bulk", "atomic"):
         drafts: list[Draft | ApiError] = [Draft.parse({"key": id, "n": n}) for id in ids]
-        return InsertBulk(DATABASE, "c", drafts, MAX_BYTES, kind == "atomic")
+        return InsertBulk(DATABASE, "c", drafts, MAX_BYTES, 10 * MAX_BYTES, kind == "atomic")
     return {
         "insert": lambda: inserting({"key": ids, "n": n}),
         "patch": lambda: Patch(DATABASE, "c", ids, {"n": n}, None, MAX_BYTES),
@@ -232,6 +234,17 @@ def test_a_drop_that_ends_exactly_at_a_step_removes_the_collection(file: Path) -
     assert rows(file, "SELECT * FROM collections") == []
 
 
+def test_large_documents_are_dropped_in_more_steps(file: Path) -> None:
+    third = Draft.parse({"pad": "x" * (STEP_BYTES // 3)})
+    apply_all(file, *(Insert(DATABASE, "c", third._replace(id=str(n)), STEP_BYTES) for n in range(7)))
+    steps, until, done = [], None, False
+    while not done:
+        ((count, until, done),) = apply_all(file, DropSome(DATABASE, "c", until))
+        steps.append(count)
+    assert [count for count in steps if count] == [3, 3, 1]
+    assert rows(file, "SELECT * FROM collections") == []
+
+
 def test_a_drop_takes_the_indexes_of_unique_fields_along(file: Path) -> None:
     schema = parse_schema({"properties": {"s": {"unique": True}, "i": {"index": True}}})
     apply_all(file, SetSchema(DATABASE, "c", schema), inserting({"v": 1, "unique": ["v"]}))
@@ -270,6 +283,13 @@ def test_trimming_keeps_the_newest(file: Path, keep: int, left: list[int]) -> No
     assert rows(file, "SELECT count(*) FROM documents") == [(10,)]
 
 
+def test_large_changes_are_trimmed_in_more_steps(file: Path) -> None:
+    third = Draft.parse({"pad": "x" * (STEP_BYTES // 3)})
+    apply_all(file, *(Insert(DATABASE, "c", third._replace(id=str(n)), STEP_BYTES) for n in range(7)))
+    steps = [apply_all(file, Trim(DATABASE, 0, 0))[0] for _ in range(4)]
+    assert steps == [(3, 3), (6, 3), (7, 1), (7, 0)]
+
+
 def test_trimming_by_age_takes_the_old_ones_only(file: Path) -> None:
     apply_all(file, *(inserting({}) for _ in range(5)))
     old = rows(file, "SELECT max(at) FROM changes")[0][0] / 1000
@@ -285,6 +305,44 @@ def test_trimming_leaves_other_databases_alone(file: Path) -> None:
     assert apply_all(file, Trim(DATABASE, 0, 0)) == [(1, 1)]
     assert rows(file, "SELECT trimmed FROM databases ORDER BY id") == [(1,), (0,)]
     assert rows(file, "SELECT count(*) FROM changes") == [(1,)]
+
+
+# --- bulks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("atomic", [False, True])
+def test_what_defaults_make_too_much_of_a_bulk_fails_and_the_rest_stands(file: Path, atomic: bool) -> None:
+    schema = parse_schema({"properties": {"pad": {"default": "x" * 10_000}}})
+    apply_all(file, SetSchema(DATABASE, "c", schema))
+    drafts: list[Draft | ApiError] = [Draft.parse({"n": n}) for n in range(20)]
+    bulk = InsertBulk(DATABASE, "c", drafts, MAX_BYTES, 50_000, atomic)
+    if atomic:
+        with pytest.raises(ApiError) as refused:
+            apply_all(file, bulk)
+        assert (refused.value.status, refused.value.code) == (413, "BODY_TOO_LARGE")
+        assert rows(file, "SELECT count(*) FROM documents") == [(0,)]
+    else:
+        ((documents, failures),) = apply_all(file, bulk)
+        assert [failure.index for failure in failures] == list(range(len(documents), 20))
+        assert 50_000 < sum(map(len, documents)) < 70_000
+        assert {failure.error.code for failure in failures} == {"BODY_TOO_LARGE"}
+        assert rows(file, "SELECT count(*) FROM documents") == [(len(documents),)]
+
+
+def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> None:
+    def put(*names: str) -> dict[str, int]:
+        properties = {name: {"unique": name == "u", "index": True} for name in names}
+        apply_all(file, SetSchema(DATABASE, "c", parse_schema({"properties": properties})))
+        return dict(rows(file, "SELECT name, rootpage FROM sqlite_master WHERE name LIKE 'schema_%'"))
+
+    apply_all(file, inserting({"u": 1, "i": 1, "j": 1}))
+    first, second = put("u", "i"), put("j", "u")
+    assert (len(first), len(second)) == (3, 3)
+    kept = first.keys() & second.keys()
+    assert len(kept) == 2
+    assert all(first[name] == second[name] for name in kept)
+    with pytest.raises(ApiError):
+        apply_all(file, inserting({"u": 1}))
 
 
 # --- conditions ----------------------------------------------------------------------------------

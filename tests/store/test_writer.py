@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,9 +24,9 @@ import trio.testing
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
-from paperdb_trio.store.operations import InsertBulk
+from paperdb_trio.store.operations import Insert, InsertBulk
 from paperdb_trio.store.transaction import Transaction
-from paperdb_trio.store.writer import MAX_BATCH, Writer
+from paperdb_trio.store.writer import ENOUGH_BYTES, ENOUGH_SECONDS, MAX_BATCH, Writer
 from tests.conftest import Server
 from tests.store.tools import DATABASE, MAX_BYTES, Draft, insert, inserting, rows
 
@@ -134,6 +135,36 @@ async def test_every_commit_is_synced_to_the_disk(file: Path) -> None:
         assert await writer.submit(Pragmas()) == [2, "wal"]
 
 
+async def test_large_operations_that_wait_together_are_several_commits(file: Path) -> None:
+    results: dict[int, Any] = {}
+    size = ENOUGH_BYTES // 4
+    async with running(file) as (writer, published):
+        async with trio.open_nursery() as nursery, held(nursery, writer):
+            for n in range(9):
+                operation = Insert(DATABASE, "c", Draft.parse({"pad": "x" * size}), 2 * size)
+                nursery.start_soon(submit_into, writer, operation, results, n)
+            await trio.testing.wait_all_tasks_blocked()
+        assert (writer.commits, writer.operations) == (4, 10)  # the held one, and 4, 4 and 1
+    assert sorted(result.seq for result in results.values()) == list(range(1, 10))
+    assert published.seqs == list(range(1, 10))
+
+
+async def test_a_slow_operation_is_the_last_of_its_commit(file: Path) -> None:
+    class Slow:
+        def apply(self, tx: Transaction) -> None:
+            insert(tx, {})
+            time.sleep(ENOUGH_SECONDS * 1.5)
+
+    results: dict[int, Any] = {}
+    async with running(file) as (writer, _):
+        async with trio.open_nursery() as nursery, held(nursery, writer):
+            for n in range(3):
+                nursery.start_soon(submit_into, writer, Slow(), results, n)
+            await trio.testing.wait_all_tasks_blocked()
+        assert writer.commits == 4
+    assert len(ids(file)) == 3
+
+
 async def test_more_than_a_batch_is_several_commits(file: Path) -> None:
     results: dict[int, Any] = {}
     count = 2 * MAX_BATCH + 10
@@ -196,7 +227,8 @@ async def test_an_operation_that_breaks_fails_alone(
 
 async def test_a_refusal_costs_its_companions_nothing_not_even_a_second_try(file: Path) -> None:
     results: dict[int, Any] = {}
-    atomic = InsertBulk(DATABASE, "b", [Draft.parse({"key": "x"}), Draft.parse({"key": "x"})], MAX_BYTES, True)
+    drafts: list[Draft | ApiError] = [Draft.parse({"key": "x"}), Draft.parse({"key": "x"})]
+    atomic = InsertBulk(DATABASE, "b", drafts, MAX_BYTES, 10 * MAX_BYTES, True)
     operations = [inserting({"key": "a"}), inserting({"key": "a"}), atomic, inserting({"key": "b"})]
     async with running(file) as (writer, published):
         async with trio.open_nursery() as nursery, held(nursery, writer):
