@@ -54,21 +54,20 @@ def decode(text: bytes) -> Any:
 # --- a text, a document, an array of documents ---------------------------------------------------
 
 
-def parse_json(text: bytes | bytearray | memoryview | msgspec.Raw) -> Any:
+def parse_json(text: bytes) -> Any:
     """Decode a request's JSON text. Raises a 400 `INVALID_JSON` that says where it broke.
 
     Refused beyond the grammar: lone surrogates, NUL in strings (SQLite's JSON functions end a string
     there, so a filter could not find it again), numbers beyond a double, and nesting over `MAX_DEPTH`.
     """
-    text = bytes(text)
-    if len(text) > MAX_CONTAINERS and _containers(text) > MAX_CONTAINERS:
+    size = len(text)
+    if size > MAX_CONTAINERS and _containers(text) > MAX_CONTAINERS:
         raise bad_request(f"JSON has more than {MAX_CONTAINERS:,} arrays and objects", "INVALID_JSON")
     try:
-        value = decode(text)
+        value = decode(text) if size > _HARMLESS else _decode_any(text)
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, text) from None
     # Nearly every text passes on these scans, which cost less than a walk over the value.
-    size = len(text)
     if b"\\u0000" in text or (size > _LONG and _has_long_number(text)):
         _check_scalars(value)
     elif size > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
@@ -77,10 +76,9 @@ def parse_json(text: bytes | bytearray | memoryview | msgspec.Raw) -> Any:
     return value
 
 
-def parse_document(text: bytes | msgspec.Raw, max_bytes: int) -> Any:
+def parse_document(text: bytes, max_bytes: int) -> Any:
     """The same for what is to be one document. Raises a 413 `DOCUMENT_TOO_LARGE`, before decoding it, too,
     for one that is too large even without its whitespace and escapes."""
-    text = bytes(text)
     if len(text) > max_bytes:
         bare = text.translate(None, b" \t\r\n").replace(b"\\\\", b"..")
         size = len(bare) - 5 * bare.count(b"\\u") - bare.count(b"\\/")
@@ -89,7 +87,7 @@ def parse_document(text: bytes | msgspec.Raw, max_bytes: int) -> Any:
     return parse_json(text)
 
 
-def split_documents(body: bytes, most: int) -> list[msgspec.Raw]:
+def split_documents(body: bytes, most: int) -> list[bytes]:
     """The elements of an array, or of that in `{"documents": [...]}`, each for `parse_document`.
 
     Raises a 400 `INVALID_JSON` or `INVALID_DOCUMENT`, and a 413 `TOO_MANY_DOCUMENTS`.
@@ -103,7 +101,7 @@ def split_documents(body: bytes, most: int) -> list[msgspec.Raw]:
         ) from None
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, body) from None
-    texts = [text for text in msgspec.structs.astuple(documents) if text is not msgspec.UNSET]
+    texts = [bytes(text) for text in msgspec.structs.astuple(documents) if text is not msgspec.UNSET]
     if len(texts) > most:
         raise ApiError(413, "TOO_MANY_DOCUMENTS", f"At most {most:,} documents are allowed in one request")
     return texts

@@ -9,7 +9,7 @@ import os
 import re
 from collections import deque
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -122,7 +122,7 @@ def document_too_large(size: int, max_bytes: int) -> ApiError:
 # --- changes -------------------------------------------------------------------------------------
 
 
-class Change(NamedTuple):  # made for every write: a frozen dataclass takes three times as long
+class Change(msgspec.Struct, frozen=True, gc=False):  # made for every write, in a third of a NamedTuple's time
     """One committed write, as it is in the change log.
 
     `seq` is positive and strictly increasing within a database, in commit order, never reused.

@@ -155,7 +155,8 @@ async def insert_bulk(call: Call) -> Response:
     for text in split_documents(body, settings.max_bulk_documents):
         if turn.is_over():
             await turn.pass_on()
-        await call.turn_for(memoryview(text).nbytes)
+        if len(text) > LARGE_BYTES:
+            await call.turn_for(len(text))
         try:
             drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
         except ApiError as error:

@@ -7,7 +7,9 @@ Law: `apply` runs on the writer's thread, raises `ApiError` only while the trans
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
+
+import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request, not_found, unique_violation
 from paperdb_trio.json_input import decode
@@ -24,7 +26,7 @@ class Operation(Protocol):
     def apply(self, tx: Transaction) -> Any: ...
 
 
-class Written(NamedTuple):
+class Written(msgspec.Struct, frozen=True, gc=False):
     """What a write of one document left behind: its JSON text, its seq, and whether it is new."""
 
     id: str
@@ -56,7 +58,7 @@ _INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
 """Fields of a document that is sent for insertion which mean something."""
 
 
-class Draft(NamedTuple):
+class Draft(msgspec.Struct, frozen=True, gc=False):
     """A document as it came in, taken apart. `fields` is JSON: a thousand documents wait in one request, and as
     objects they would take 25 times as much memory. `unique` has the values, too."""
 
