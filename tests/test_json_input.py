@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -224,7 +223,7 @@ def test_a_part_is_checked_when_it_is_parsed() -> None:
     deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
     for part in (b'"\xff"', b'"\\u0000"', deep, b"1e309"):
         (text,) = split_documents(b"[%b]" % part, 5)
-        assert isinstance(text, msgspec.Raw)
+        assert isinstance(text, bytes)
         error = refusal(lambda text=text: parse_document(text, 10_000))  # type: ignore[misc]
         assert error is not None
         assert error.code == "INVALID_JSON"
