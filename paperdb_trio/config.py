@@ -61,7 +61,9 @@ class Settings:
         30.0, "Seconds that an HTTP client may take to read 64 KiB of its answer.", 0.1
     )
     max_pending_bytes: int = _setting(
-        512 * 1024 * 1024, "Bytes of large answers, in all, that wait for slow readers; more get 503.", 1
+        512 * 1024 * 1024,
+        "Bytes of large answers and bodies that wait for slow clients, in all; more get 503.",
+        1,
     )
     drain_timeout: float = _setting(5.0, "Seconds that requests and sockets get to finish after SIGTERM.", 0.0)
 

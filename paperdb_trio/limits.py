@@ -19,7 +19,7 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError, bad_request
 
 SMALL_ANSWER: Final = 65_536
-"""Bytes of an answer that need not be counted: every connection may have one."""
+"""Bytes of an answer, or a body, that need not be counted: every connection may have one."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -104,19 +104,38 @@ class Limits:
 
     @contextmanager
     def pending(self, size: int) -> Iterator[None]:
-        """Count the bytes of an answer while it is written. Raises a 503 when slow readers hold too many."""
-        if self._pending and self._pending + size > self._most_pending:
-            raise ApiError(
-                503,
-                "TOO_MANY_PENDING_BYTES",
-                f"Slow readers hold over {self._most_pending:,} bytes of answers; ask for less at a time",
-                headers={"Retry-After": "5"},
-            )
-        self._pending += size
+        """Count the bytes of an answer while it is written. Raises a 503 when slow clients hold too many."""
+        self._hold(size)
         try:
             yield
         finally:
             self._pending -= size
+
+    @contextmanager
+    def arriving(self) -> Iterator[Callable[[int], None]]:
+        """Count a body while it comes: call it with the bytes that there are so far, which raises the same."""
+        held = 0
+
+        def arrived(size: int) -> None:
+            nonlocal held
+            if size > held + SMALL_ANSWER:
+                self._hold(size - held)
+                held = size
+
+        try:
+            yield arrived
+        finally:
+            self._pending -= held
+
+    def _hold(self, size: int) -> None:
+        if self._pending and self._pending + size > self._most_pending:
+            raise ApiError(
+                503,
+                "TOO_MANY_PENDING_BYTES",
+                f"Slow clients hold over {self._most_pending:,} bytes of answers and bodies; try again later",
+                headers={"Retry-After": "5"},
+            )
+        self._pending += size
 
     @contextmanager
     def listener(self, database_id: int) -> Iterator[None]:

@@ -169,7 +169,7 @@ class Door:
 
     async def _serve_requests(self, stream: ByteStream) -> None:
         """Answer one request after the other; raises what the last of them is refused with."""
-        connection = HttpConnection(stream, self._settings)
+        connection = HttpConnection(stream, self._settings, self._services.limits)
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -16,6 +17,7 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.limits import Limits
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
 from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
@@ -57,11 +59,12 @@ class HttpConnection:
     its own for each request took a tenth of a get.
     """
 
-    def __init__(self, stream: ByteStream, settings: Settings) -> None:
+    def __init__(self, stream: ByteStream, settings: Settings, limits: Limits) -> None:
         self.due: int | None = None  # the wheel's
         self._waiting = False
         self.stream = stream
         self._settings = settings
+        self._limits = limits
         self._buffer = b""
         self._head = Head()
         self._body_at = 0
@@ -158,7 +161,7 @@ class HttpConnection:
     # --- bodies ----------------------------------------------------------------------------------
 
     async def _read_body(self, max_bytes: int) -> bytes:
-        """Raises a 400 (framing, cut short), 408 or 413."""
+        """Raises a 400 (framing, cut short), 408, 413 or 503."""
         head, settings = self._head, self._settings
         self._buffer = self._buffer[self._body_at :]
         self._body_read = True
@@ -169,18 +172,20 @@ class HttpConnection:
         if not head.chunked and len(self._buffer) >= length:
             body, self._buffer = self._buffer[:length], self._buffer[length:]
         else:
-            with trio.move_on_after(settings.body_timeout) as scope:
+            with self._limits.arriving() as arrived, trio.move_on_after(settings.body_timeout) as scope:
                 if head.expects_continue and not self._buffer:
                     await self.stream.send_all(_CONTINUE)
                 body = await (
-                    self._receive_chunked(max_bytes) if head.chunked else self._receive_exactly(length)
+                    self._receive_chunked(max_bytes, arrived)
+                    if head.chunked
+                    else self._receive_exactly(length, arrived)
                 )
             if scope.cancelled_caught:
                 raise body_too_late(settings.body_timeout)
         head.keep_alive = head_keep_alive
         return body
 
-    async def _receive_exactly(self, length: int) -> bytes:
+    async def _receive_exactly(self, length: int, arrived: Callable[[int], None]) -> bytes:
         # No list of the pieces: of one byte each, they would take 50 times what they hold.
         body = bytearray(self._buffer)
         self._buffer = b""
@@ -189,17 +194,19 @@ class HttpConnection:
             if not data:
                 raise bad_request("The body is shorter than its Content-Length")
             body += data
+            arrived(len(body))
         self._buffer = bytes(body[length:])
         del body[length:]
         return bytes(body)
 
-    async def _receive_chunked(self, max_bytes: int) -> bytes:
+    async def _receive_chunked(self, max_bytes: int, arrived: Callable[[int], None]) -> bytes:
         decoder = ChunkedDecoder()
         data, self._buffer = self._buffer, b""
         while True:
             decoder.feed(data)
             if len(decoder.body) > max_bytes:
                 raise body_too_large(max_bytes)
+            arrived(len(decoder.body))
             if decoder.done:
                 self._buffer = decoder.rest
                 return bytes(decoder.body)

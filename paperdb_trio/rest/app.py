@@ -35,12 +35,13 @@ def create_app(services: Services) -> QuartTrio:
 
     async def read_body(max_bytes: int) -> bytes:
         body = bytearray()
-        with trio.move_on_after(settings.body_timeout) as scope:
+        with services.limits.arriving() as arrived, trio.move_on_after(settings.body_timeout) as scope:
             try:
                 async for part in request.body:
                     body += part
                     if len(body) > max_bytes:
                         raise body_too_large(max_bytes)
+                    arrived(len(body))
             except RequestEntityTooLarge:  # its Content-Length says so
                 raise body_too_large(max_bytes) from None
         if scope.cancelled_caught:

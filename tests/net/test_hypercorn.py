@@ -4,6 +4,7 @@ served to its end, in HTTP/1.1 and HTTP/2, and that neither a client nor a drain
 from __future__ import annotations
 
 import json
+import select
 import signal
 import subprocess
 import threading
@@ -235,6 +236,28 @@ def test_slow_readers_hold_so_many_bytes_and_no_more(start_server: StartServer, 
         assert (answer.status_code, answer.json()["code"]) == (503, "TOO_MANY_PENDING_BYTES")
         assert server.request("GET", "/big/docs/b").status_code == 200
     wait_until(lambda: server.request("GET", "/big/docs/a").status_code == 200)
+
+
+@pytest.mark.parametrize("http", ["raw", "quart"])
+@pytest.mark.parametrize("chunked", [False, True])
+def test_slow_bodies_hold_so_many_bytes_and_no_more(
+    start_server: StartServer, http: str, chunked: bool
+) -> None:
+    server = start_server("--max-pending-bytes", "2000000", "--http", http)
+    framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000"
+    head = (
+        f"POST /big/docs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n"
+        f"Content-Type: application/json\r\n{framing}\r\n\r\n"
+    )
+    begun = head.encode() + (b"e7ef0\r\n" if chunked else b"") + b" " * 900_000
+    with ExitStack() as stack:
+        raws = [stack.enter_context(Raw(server)) for _ in range(3)]
+        for raw in raws:
+            raw.send(begun)
+        refused = [raw for raw in raws if select.select([raw.socket], [], [], 1)[0]]
+        assert [raw.head()[0] for raw in refused] == [503]
+        assert server.insert("big", {"text": "x" * 10_000})
+    wait_until(lambda: server.request("POST", "/big/docs", json={"text": "x" * 900_000}).status_code == 201)
 
 
 def test_a_body_where_there_should_be_none_is_not_kept(start_server: StartServer) -> None:
