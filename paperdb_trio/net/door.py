@@ -26,6 +26,7 @@ from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.rest.messages import EventStream, error_response
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
+from paperdb_trio.turn import Turn
 from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.door")
@@ -92,11 +93,13 @@ class Door:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
+        turn = Turn()
         while True:
             try:
                 raw, address = self._listener.accept()
             except BlockingIOError:
                 await trio.lowlevel.wait_readable(self._listener)
+                turn.begin()
                 continue
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
@@ -106,7 +109,8 @@ class Door:
                     await trio.lowlevel.checkpoint()
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
-            await trio.lowlevel.checkpoint()
+            if turn.is_over():  # one in a turn would be few when others make the turns long
+                await turn.pass_on()
 
     async def drain(self) -> None:
         """Close the connections that wait for a request; the others end after their present answer."""
@@ -125,7 +129,10 @@ class Door:
         raw.setblocking(False)
         try:
             sock = trio.socket.from_stdlib_socket(raw)
-            stream = ByteStream(sock, raw, peer) if self.tls is None else TlsStream(sock, raw, peer, self.tls)
+            if self.tls is None:
+                stream = ByteStream(sock, raw, peer)
+            else:
+                stream = TlsStream(sock, raw, peer, self.tls, self._services.turns)
         except OSError:  # reset by the peer before we came to it
             raw.close()
             return
@@ -169,7 +176,7 @@ class Door:
 
     async def _serve_requests(self, stream: ByteStream) -> None:
         """Answer one request after the other; raises what the last of them is refused with."""
-        connection = HttpConnection(stream, self._settings, self._services.limits)
+        connection = HttpConnection(stream, self._services)
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)

@@ -136,16 +136,22 @@ def _read_page(
         ).fetchone()
         all_found = found < rows
     except sqlite3.DataError:  # larger than a page may be: count first how many rows fit
-        fitting, last = connection.execute(
-            "SELECT count(*), max(position) FROM (SELECT position, size, sum(size) OVER "
+        fitting, last, size = connection.execute(
+            "SELECT count(*), max(position), max(total) FROM (SELECT position, size, sum(size) OVER "
             "(ORDER BY position ROWS UNBOUNDED PRECEDING) AS total "
             f"FROM (SELECT position, size {source})) WHERE total<=? OR total=size",
             (*limits, rows, PAGE_BYTES),
         ).fetchone()
         all_found = False
-        (events,) = connection.execute(
-            f"SELECT group_concat({text.value},char(10)) FROM (SELECT * {source})", (*limits, fitting)
-        ).fetchone()
+        # The first may be larger than any document may be now: nobody gets past it unless it is read.
+        most = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(most, 2 * size + PAGE_BYTES))
+        try:
+            (events,) = connection.execute(
+                f"SELECT group_concat({text.value},char(10)) FROM (SELECT * {source})", (*limits, fitting)
+            ).fetchone()
+        finally:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
     position = end if all_found else last - base
     events = [] if events is None else events.encode().split(b"\n")
     return Page(events, position, all_found and end == head, head, trimmed)

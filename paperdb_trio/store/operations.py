@@ -86,13 +86,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
             raise bad_request("'unique' must be an array of field names", "INVALID_UNIQUE")
         if len(unique) > MAX_UNIQUE_INDEXES:
             raise bad_request(f"'unique' takes at most {MAX_UNIQUE_INDEXES} fields", "TOO_MANY_UNIQUE_FIELDS")
-        for name in unique:
-            if "." in name or isinstance(fields.get(name), dict | list):
-                raise bad_request(
-                    f"'unique' takes top-level fields with a string, number or boolean; not '{name[:80]}'",
-                    "INVALID_UNIQUE",
-                )
-        return cls(id, encode(fields), tuple((name, fields.get(name)) for name in unique))
+        return cls(id, encode(fields), _unique_values(fields, unique))
 
     def satisfying(self, schema: DocumentSchema | None) -> Draft:
         """It with the schema's defaults. Raises what `DocumentSchema.apply` does."""
@@ -100,7 +94,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
             return self
         fields = decode(self.fields)
         schema.apply(fields)
-        return Draft(self.id, encode(fields), tuple((name, fields.get(name)) for name, _ in self.unique))
+        return Draft(self.id, encode(fields), _unique_values(fields, [name for name, _ in self.unique]))
 
     def insert(self, tx: Transaction, database_id: int, collection: str, max_bytes: int) -> Written:
         collection_id = tx.collection_id(database_id, collection)
@@ -397,6 +391,16 @@ def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: D
     if schema is not None:
         schema.apply(fields)
     return collection_id
+
+
+def _unique_values(fields: Document, names: list[str]) -> tuple[tuple[str, Any], ...]:
+    for name in names:
+        if "." in name or isinstance(fields.get(name), dict | list):
+            raise bad_request(
+                f"'unique' takes top-level fields with a string, number or boolean; not '{name[:80]}'",
+                "INVALID_UNIQUE",
+            )
+    return tuple((name, fields.get(name)) for name in names)
 
 
 def _existing(tx: Transaction, database_id: int, collection: str, id: str) -> tuple[int, int, bytes]:

@@ -249,11 +249,11 @@ def parse_select(text: str | None) -> Selection:
     if not text:
         return []
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        field(name)
     # No deadline ends a projection: it is Python, and the event loop waits for its lock meanwhile.
     if sum(name.count(".") + 1 for name in names) > MAX_SELECT:
         raise bad_request(f"Invalid select: at most {MAX_SELECT} names, each part of a path counted")
+    for name in names:
+        field(name)
     return [name.split(".") for name in ["_id", *names]] if names else []
 
 

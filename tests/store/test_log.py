@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paperdb_trio.store import admin
 from paperdb_trio.store import log as log_module
 from paperdb_trio.store.log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
-from paperdb_trio.store.operations import Replace, Trim
+from paperdb_trio.store.operations import Draft, Insert, Replace, Trim
 from paperdb_trio.store.schema import connect
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
 
@@ -103,6 +103,13 @@ async def test_a_rare_collection_is_found_behind_however_many_changes(
         assert (none.events, none.position, none.reached_end) == ([], quiet + 2, True)
     finally:
         log.close()
+
+
+async def test_a_change_that_is_larger_than_documents_may_be_now_is_read_all_the_same(file: Path) -> None:
+    large = Insert(DATABASE, "c", Draft.parse({"pad": "x" * (10 * MAX_BYTES)}), 20 * MAX_BYTES)
+    apply_all(file, inserting({}), large, inserting({}))
+    found = await pages(file, None)
+    assert [event["seq"] for page in found for event in page] == [1, 2, 3]
 
 
 async def test_a_position_that_is_not_in_the_log_is_expired(file: Path) -> None:

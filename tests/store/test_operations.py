@@ -334,6 +334,15 @@ def test_what_defaults_make_too_much_of_a_bulk_fails_and_the_rest_stands(file: P
         assert rows(file, "SELECT count(*) FROM documents") == [(len(documents),)]
 
 
+@pytest.mark.parametrize("default", [[], {}, [1]])
+def test_a_default_that_cannot_be_unique_is_refused_like_a_value(file: Path, default: object) -> None:
+    schema = parse_schema({"properties": {"tags": {"default": default}}})
+    apply_all(file, SetSchema(DATABASE, "c", schema))
+    with pytest.raises(ApiError) as refused:
+        apply_all(file, inserting({"unique": ["tags"]}))
+    assert refused.value.code == "INVALID_UNIQUE"
+
+
 def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> None:
     def put(*names: str) -> dict[str, int]:
         properties = {name: {"unique": name == "u", "index": True} for name in names}
