@@ -3,8 +3,6 @@ he speaks for."""
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from trio.testing import MockClock
 from websockets.exceptions import InvalidStatus
@@ -67,13 +65,16 @@ def test_a_client_has_its_networks_share_and_gets_it_back() -> None:
 
 def test_one_address_is_refused_beyond_its_share(start_server: StartServer) -> None:
     server = start_server("--max-connections-per-address", "2", "--trusted-proxies", "")
-    raws = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(2)]
+    raws = [Raw(server) for _ in range(2)]
+    for raw in raws:
+        raw.send(GET)
+        assert raw.answer()[0] == 200  # and it stays open
     with Raw(server) as third:
         status, headers, body = third.answer()
         assert (status, headers["retry-after"], body["code"]) == (503, "5", "TOO_MANY_CONNECTIONS")
         assert body["error"] == "Too many connections from this address"
     for raw in raws:
-        raw.close()
+        raw.socket.close()
 
     def served() -> bool:
         with Raw(server) as raw:

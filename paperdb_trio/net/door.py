@@ -31,6 +31,9 @@ from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.door")
 
+SLOW_TURN: Final = 0.01
+"""Seconds of a turn of the event loop, after which as many are accepted as `Turn` lets."""
+
 BACKLOG: Final = 4096
 EXIT_PORT: Final = 7
 WARN_SECONDS: Final = 10.0
@@ -93,7 +96,7 @@ class Door:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
-        turn = Turn()
+        turn, slow = Turn(), False
         while True:
             try:
                 raw, address = self._listener.accept()
@@ -109,8 +112,11 @@ class Door:
                     await trio.lowlevel.checkpoint()
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
-            if turn.is_over():  # one in a turn would be few when others make the turns long
+            # One in a turn, but that would be few when others make the turns long.
+            if not slow or turn.is_over():
+                begun = trio.current_time()
                 await turn.pass_on()
+                slow = trio.current_time() - begun > SLOW_TURN
 
     async def drain(self) -> None:
         """Close the connections that wait for a request; the others end after their present answer."""

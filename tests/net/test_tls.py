@@ -280,6 +280,7 @@ def test_handshakes_of_one_address_leave_room_for_others(start_server: StartServ
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(silent())
+        assert server.request("GET", "/healthz").status_code == 200  # all before it have been accepted
         for _ in range(20):
             with silent() as sock:
                 assert sock.recv(1) == b""  # at once: a handshake has 10 s
