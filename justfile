@@ -47,7 +47,7 @@ loris *options: _venv
 deaf *options: _venv
     {{python}} -m tests.stress.deaf {{options}}
 
-# Bodies that say much in few bytes, and how long others wait beside each.
+# Bodies that say much in few bytes, floods of small frames, and how long others wait beside each.
 heavy *options: _venv
     {{python}} -m tests.stress.heavy {{options}}
 

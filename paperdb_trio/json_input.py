@@ -64,7 +64,7 @@ def parse_json(text: bytes) -> Any:
     if size > MAX_CONTAINERS and _containers(text) > MAX_CONTAINERS:
         raise bad_request(f"JSON has more than {MAX_CONTAINERS:,} arrays and objects", "INVALID_JSON")
     try:
-        value = decode(text) if size > _HARMLESS else _decode_any(text)
+        value = decode(text)
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, text) from None
     # Nearly every text passes on these scans, which cost less than a walk over the value.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import trio
-
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.config import Settings
 from paperdb_trio.limits import Limits
@@ -15,6 +13,7 @@ from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.writer import Writer
+from paperdb_trio.turn import Turns
 from paperdb_trio.web.assets import Asset
 
 
@@ -31,8 +30,7 @@ class Services:
     log: ChangeLog
     hub: Hub
     assets: Mapping[str, Asset]
-    turns: trio.Lock = field(default_factory=trio.Lock)
-    """Whoever passes through does so alone in this turn of the event loop."""
+    turns: Turns = field(default_factory=Turns)
     draining: bool = False
     open_connections: Callable[[], int] = lambda: 0
     live_connections: Callable[[], int] = lambda: 0

@@ -31,3 +31,17 @@ class Turn:
     async def pass_on(self) -> None:
         await trio.lowlevel.checkpoint()
         self.begin()
+
+
+class Turns:
+    """For work that takes long at once: `await turns.next()`, and no other who did so is in this turn of the
+    event loop."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = trio.Lock()
+
+    async def next(self) -> None:
+        async with self._lock:  # handed on, in order, to whoever then runs in the next turn
+            pass

@@ -27,6 +27,7 @@ import httpx
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from paperdb_trio.errors import ApiError
 from tests.tls import trusting
 
 COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} -m paperdb_trio"))
@@ -201,6 +202,15 @@ def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:
             return
         pause.wait(0.02)
     raise AssertionError(f"still not so after {seconds} s")
+
+
+def refusal(check: Callable[[], object]) -> ApiError | None:
+    """What `check` is refused with, if it is."""
+    try:
+        check()
+    except ApiError as error:
+        return error
+    return None
 
 
 def receive(ws: ClientConnection, timeout: float = 15) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -19,15 +18,7 @@ from paperdb_trio.json_input import (
     parse_json,
     split_documents,
 )
-
-
-def refusal(check: Callable[[], object]) -> ApiError | None:
-    try:
-        check()
-    except ApiError as error:
-        return error
-    return None
-
+from tests.conftest import refusal
 
 TEXT = st.text(st.characters(exclude_characters="\0", codec="utf-8"))
 JSON = st.recursive(
@@ -126,9 +117,9 @@ def test_however_many_and_extreme_numbers_are_they_are_what_pythons_own_reader_m
     text = f"[{','.join(literals * (1000 if many else 1))}]"
     value = json.loads(text)
     if any(number in (float("inf"), float("-inf")) for number in value):
-        error = refusal(lambda: parse_json(text.encode()))
-        assert error is not None
-        assert (error.code, "out of range" in error.message) == ("INVALID_JSON", True)
+        with pytest.raises(ApiError, match="out of range") as refused:
+            parse_json(text.encode())
+        assert refused.value.code == "INVALID_JSON"
     else:
         assert list(map(repr, parse_json(text.encode()))) == list(map(repr, value))
 
@@ -147,17 +138,17 @@ def test_many_numbers_that_msgspec_takes_long_for_are_not_left_to_it(
 
 def test_a_document_that_cannot_fit_is_refused_before_it_is_decoded() -> None:
     for text in (b'{"a":"%b"}' % (b"x" * 100), b"x" * 101, b"[" * 101):
-        error = refusal(lambda text=text: parse_document(text, 100))  # type: ignore[misc]
-        assert error is not None
-        assert (error.status, error.code) == (413, "DOCUMENT_TOO_LARGE")
+        with pytest.raises(ApiError) as refused:
+            parse_document(text, 100)
+        assert (refused.value.status, refused.value.code) == (413, "DOCUMENT_TOO_LARGE")
 
 
 def test_an_escaped_backslash_before_a_u_is_no_escape() -> None:
     text = b'{"a":"%b"}' % (b"\\\\u" * 100)
     assert parse_document(text, len(text)) == json.loads(text)
-    error = refusal(lambda: parse_document(text, len(text) - 1))
-    assert error is not None
-    assert error.code == "DOCUMENT_TOO_LARGE"
+    with pytest.raises(ApiError) as refused:
+        parse_document(text, len(text) - 1)
+    assert refused.value.code == "DOCUMENT_TOO_LARGE"
 
 
 @pytest.mark.parametrize("unit", ["[]", "{}", "[[]]", '{"a":{}}'])
@@ -166,9 +157,9 @@ def test_arrays_and_objects_are_counted_but_not_what_looks_so_in_strings(unit: s
     fits = (MAX_CONTAINERS - 1) // containers
     text = f'["{"[{" * MAX_CONTAINERS}","\\"[","\\\\",{",".join([unit] * fits)}'
     assert len(parse_json((text + "]").encode())) == fits + 3
-    error = refusal(lambda: parse_json(f"{text},{unit}]".encode()))
-    assert error is not None
-    assert (error.code, "arrays and objects" in error.message) == ("INVALID_JSON", True)
+    with pytest.raises(ApiError, match="arrays and objects") as refused:
+        parse_json(f"{text},{unit}]".encode())
+    assert refused.value.code == "INVALID_JSON"
 
 
 @given(JSON, st.booleans(), st.sampled_from([None, 1, "\t"]))
@@ -191,9 +182,9 @@ def test_an_array_is_taken_apart_into_what_was_put_together(
 def test_one_too_many_is_too_many_and_so_are_millions(unit: str) -> None:
     assert len(split_documents(f"[{','.join([unit] * 5)}]".encode(), 5)) == 5
     for count in (6, 3_000_000):
-        error = refusal(lambda count=count: split_documents(f"[{','.join([unit] * count)}]".encode(), 5))  # type: ignore[misc]
-        assert error is not None
-        assert (error.status, error.code) == (413, "TOO_MANY_DOCUMENTS")
+        with pytest.raises(ApiError) as refused:
+            split_documents(f"[{','.join([unit] * count)}]".encode(), 5)
+        assert (refused.value.status, refused.value.code) == (413, "TOO_MANY_DOCUMENTS")
 
 
 @pytest.mark.parametrize(
@@ -214,9 +205,9 @@ def test_one_too_many_is_too_many_and_so_are_millions(unit: str) -> None:
     ],
 )
 def test_an_array_that_is_broken_anywhere_is_a_400(body: bytes) -> None:
-    error = refusal(lambda: split_documents(body, 5))
-    assert error is not None
-    assert (error.status, error.code) == (400, "INVALID_JSON")
+    with pytest.raises(ApiError) as refused:
+        split_documents(body, 5)
+    assert (refused.value.status, refused.value.code) == (400, "INVALID_JSON")
 
 
 def test_a_part_is_checked_when_it_is_parsed() -> None:
@@ -224,6 +215,6 @@ def test_a_part_is_checked_when_it_is_parsed() -> None:
     for part in (b'"\xff"', b'"\\u0000"', deep, b"1e309"):
         (text,) = split_documents(b"[%b]" % part, 5)
         assert isinstance(text, bytes)
-        error = refusal(lambda text=text: parse_document(text, 10_000))  # type: ignore[misc]
-        assert error is not None
-        assert error.code == "INVALID_JSON"
+        with pytest.raises(ApiError) as refused:
+            parse_document(text, 10_000)
+        assert refused.value.code == "INVALID_JSON"

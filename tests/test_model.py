@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 
 import pytest
@@ -23,6 +22,7 @@ from paperdb_trio.model import (
     plain_event,
     timestamp,
 )
+from tests.conftest import refusal
 
 STAMP = "2024-01-01T00:00:00.000Z"
 
@@ -60,14 +60,6 @@ def test_a_wrong_collection_name_is_refused(name: str) -> None:
         check_collection(name)
     assert refused.value.code == "INVALID_COLLECTION"
     assert refused.value.message.isprintable()
-
-
-def refusal(check: Callable[[], object]) -> ApiError | None:
-    try:
-        check()
-    except ApiError as error:
-        return error
-    return None
 
 
 @given(st.text())

@@ -122,8 +122,7 @@ class HttpConnection:
                 431, "HEAD_TOO_LARGE", f"The request's head is larger than {settings.max_head_bytes:,} bytes"
             )
         if end > LONG_HEAD_BYTES:
-            async with self._turns:
-                pass
+            await self._turns.next()
         head = self._head = parse_head(buffer[:end])
         self._waiting = False
         self._body_at = end

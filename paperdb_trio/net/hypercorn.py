@@ -23,6 +23,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.services import Services
+from paperdb_trio.turn import Turns
 from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.hypercorn")
@@ -164,7 +165,7 @@ def _mend_hypercorn() -> None:
     from hypercorn.events import RawData
     from hypercorn.protocol import h2
 
-    turns = trio.Lock()
+    turns = Turns()
 
     class H2Protocol(h2.H2Protocol):
         """Hypercorn says that it takes WebSockets over HTTP/2 (RFC 8441). A browser that has an HTTP/2
@@ -182,9 +183,9 @@ def _mend_hypercorn() -> None:
             if not isinstance(event, RawData):
                 return await super().handle(event)
             for start in range(0, len(event.data), TURN_BYTES):
-                async with turns:
-                    if self.closed:
-                        return None
+                await turns.next()
+                if self.closed:
+                    return None
                 await super().handle(RawData(event.data[start : start + TURN_BYTES]))
             return None
 

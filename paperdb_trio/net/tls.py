@@ -20,6 +20,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.turn import Turns
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 EXIT_CERTIFICATE: Final = 8
 SELF_SIGNED_DAYS: Final = 365
 RECORDS_BYTES: Final = 65_536
-RECORD_BYTES: Final = 16_640
-"""Of the largest record, about."""
-SPARSE_BYTES: Final = 2048
 """Plain text that is encrypted at once: a write that is cut off loses, and holds in memory, no more."""
+RECORD_BYTES: Final = 16_640
+"""Of the largest record, about: what is read at once."""
+SPARSE_BYTES: Final = 2048
+"""The same, while what comes is mostly no data."""
 _HANDSHAKE_RECORD: Final = 22  # RFC 8446, section 5.1
 
 PLAIN_ANSWER: Final = (
@@ -137,7 +139,7 @@ class TlsStream(ByteStream):
         raw: socket.socket,
         peer: str,
         context: ssl.SSLContext,
-        turns: trio.Lock,
+        turns: Turns,
     ) -> None:
         super().__init__(sock, raw, peer)
         self._turns = turns
@@ -194,8 +196,7 @@ class TlsStream(ByteStream):
                 return data
             waited = True
             if self._sparse:
-                async with self._turns:
-                    pass
+                await self._turns.next()
             received = await self._receive(SPARSE_BYTES if self._sparse else RECORD_BYTES)
             self._wire += len(received)
             if not received:

@@ -1,8 +1,8 @@
 """The fast path of live subscribers: every committed change, encoded once, handed to all who want it.
 
 Law: hands out only what is committed, each database's changes in order of seq; never waits for a
-subscriber; passes its turn on while it publishes. It owns who is live and
-the bounds of each database's log; everything about one subscriber is in `subscriber`.
+subscriber; passes its turn on while it publishes. It owns who is live and the bounds of each database's
+log; everything about one subscriber is in `subscriber`.
 """
 
 from __future__ import annotations

@@ -137,8 +137,7 @@ class WebSocket(Live):
         turn = Turn()
         while data := await self._stream.receive_some(RECEIVE_BYTES):
             if len(data) == RECEIVE_BYTES:  # there is more: of all who send so much, one in a turn
-                async with self._turns:
-                    pass
+                await self._turns.next()
             turn.begin()
             while True:
                 try:
@@ -149,21 +148,27 @@ class WebSocket(Live):
                 if not frames:
                     break
                 data = b""
-                pongs = b""  # of the pings in a row: one write for all
-                for frame in frames:
-                    if frame.opcode == Opcode.PING:
-                        pongs += pong_frame(frame.payload)
-                        continue
-                    if pongs:
-                        await self._subscriber.post(pongs)
-                        pongs = b""
-                    await self._take(frame)
-                    if self._closing is not None:
-                        return
-                    if turn.is_over():
-                        await turn.pass_on()
-                if pongs:
-                    await self._subscriber.post(pongs)
+                await self._take_all(frames, turn)
+                if self._closing is not None:
+                    return
+
+    async def _take_all(self, frames: list[Frame], turn: Turn) -> None:
+        """Take them in order, up to one that closes. The pongs of pings in a row are written together."""
+        pongs = b""
+        for frame in frames:
+            if frame.opcode == Opcode.PING:
+                pongs += pong_frame(frame.payload)
+                continue
+            if pongs:
+                await self._subscriber.post(pongs)
+                pongs = b""
+            await self._take(frame)
+            if self._closing is not None:
+                return
+            if turn.is_over():
+                await turn.pass_on()
+        if pongs:
+            await self._subscriber.post(pongs)
 
     async def _take(self, frame: Frame) -> None:
         if frame.opcode == Opcode.TEXT:

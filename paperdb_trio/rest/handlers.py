@@ -100,14 +100,9 @@ class Call:
     async def document(self) -> Any:
         """The body as what one document is to be. Raises what `body` and `parse_document` raise."""
         body = await self.body()
-        await self.turn_for(len(body))
+        if len(body) > LARGE_BYTES:
+            await self.services.turns.next()
         return parse_document(body, self.services.settings.max_document_bytes)
-
-    async def turn_for(self, size: int) -> None:
-        """Wait for a turn to decode so much JSON."""
-        if size > LARGE_BYTES:
-            async with self.services.turns:
-                pass
 
 
 def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
@@ -156,7 +151,7 @@ async def insert_bulk(call: Call) -> Response:
         if turn.is_over():
             await turn.pass_on()
         if len(text) > LARGE_BYTES:
-            await call.turn_for(len(text))
+            await call.services.turns.next()
         try:
             drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
         except ApiError as error:
@@ -219,7 +214,8 @@ async def get(call: Call) -> Response:
     wanted = parse_select(call.query.get("select"))
     data, seq = await _read(call, collection, id)
     if wanted:
-        await call.turn_for(len(data))
+        if len(data) > LARGE_BYTES:
+            await call.services.turns.next()
         data = project(data, wanted)
     return document_response(200, data, seq)
 

@@ -25,7 +25,7 @@ MAX_VALUES: Final = 2000
 MAX_HINT: Final = 1000
 """Characters; SQLite refuses patterns over 50,000 bytes, and a long value is seldom worth a hint."""
 
-_RARE_FIRST: Final = "ZQXJYKVBWGFPMHDLUCRNSIOTAEzqxjkvbywgfpmhdlucrnsiotae"
+_RARITY: Final = {letter: n for n, letter in enumerate("ZQXJYKVBWGFPMHDLUCRNSIOTAEzqxjkvbywgfpmhdlucrnsiotae")}
 """Letters as they are rare in English, and rarer as capitals; other characters come last."""
 
 _TEXT: Final = "='text'"
@@ -138,7 +138,7 @@ class _Compiler:
         if not at.last or (isinstance(value, int | float) and not 0 < abs(value) < 1e15):
             return ""
         whole = not isinstance(value, str) and value == int(value)
-        start = min(range(len(at.last)), key=lambda n: _rarity(at.last[n]))
+        start = min(range(len(at.last)), key=lambda n: _RARITY.get(at.last[n], len(_RARITY)))
         text = f'{at.last[start:]}":{encode(int(value) if whole else value).decode()}'
         if len(text) > MAX_HINT:
             return ""
@@ -211,11 +211,6 @@ _OPERATORS: Final[dict[str, Callable[[_Compiler, Field, object, str], str]]] = {
     "startsWith": _Compiler.starts_with,
     "exists": _Compiler.exists,
 }
-
-
-def _rarity(character: str) -> int:
-    place = _RARE_FIRST.find(character)
-    return place if place >= 0 else len(_RARE_FIRST)
 
 
 def _scalar(operand: object, operator: str) -> Scalar:

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -235,11 +234,13 @@ def test_a_drop_that_ends_exactly_at_a_step_removes_the_collection(file: Path) -
     assert rows(file, "SELECT * FROM collections") == []
 
 
+def insert_seven_of_a_third_of_a_step(file: Path) -> None:
+    drafts = [Draft.parse({"pad": "x" * (STEP_BYTES // 3)}) for _ in range(7)]
+    apply_all(file, *(Insert(DATABASE, "c", draft, STEP_BYTES) for draft in drafts))
+
+
 def test_large_documents_are_dropped_in_more_steps(file: Path) -> None:
-    third = Draft.parse({"pad": "x" * (STEP_BYTES // 3)})
-    apply_all(
-        file, *(Insert(DATABASE, "c", msgspec.structs.replace(third, id=str(n)), STEP_BYTES) for n in range(7))
-    )
+    insert_seven_of_a_third_of_a_step(file)
     steps, until, done = [], None, False
     while not done:
         ((count, until, done),) = apply_all(file, DropSome(DATABASE, "c", until))
@@ -287,10 +288,7 @@ def test_trimming_keeps_the_newest(file: Path, keep: int, left: list[int]) -> No
 
 
 def test_large_changes_are_trimmed_in_more_steps(file: Path) -> None:
-    third = Draft.parse({"pad": "x" * (STEP_BYTES // 3)})
-    apply_all(
-        file, *(Insert(DATABASE, "c", msgspec.structs.replace(third, id=str(n)), STEP_BYTES) for n in range(7))
-    )
+    insert_seven_of_a_third_of_a_step(file)
     steps = [apply_all(file, Trim(DATABASE, 0, 0))[0] for _ in range(4)]
     assert steps == [(3, 3), (6, 3), (7, 1), (7, 0)]
 
