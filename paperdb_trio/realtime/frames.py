@@ -64,8 +64,13 @@ def pong_frame(payload: bytes) -> bytes:
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """`code` 1005 (none was given) makes an empty one; a reason is at most 123 bytes."""
-    payload = b"" if code == 1005 else code.to_bytes(2, "big") + reason.encode()[:123]
+    payload = b"" if code == 1005 else code.to_bytes(2, "big") + _cut(reason)
     return _header(len(payload), Opcode.CLOSE) + payload
+
+
+def _cut(reason: str) -> bytes:
+    """As much of it as a close frame holds, cut between characters: half of one would be no UTF-8."""
+    return reason.encode()[:123].decode("utf-8", "ignore").encode()
 
 
 # --- what clients send -----------------------------------------------------------------------------

@@ -187,7 +187,7 @@ async def find(call: Call) -> Response:
     query = call.query
     limit = _whole(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
     offset = _whole(query, "offset", 0, 0, MAX_OFFSET)
-    documents, more, total = await call.services.reader.find(
+    found = await call.services.reader.find(
         call.database_id,
         collection,
         filter=query.get("filter"),
@@ -197,13 +197,13 @@ async def find(call: Call) -> Response:
         select=query.get("select"),
         count=_flag(query, "count"),
     )
-    tail = b"" if total is None else b',"total":%d' % total
-    body = b'{"documents":[%b],"limit":%d,"offset":%d,"hasMore":%b%b}' % (
-        b",".join(documents),
+    body = b'{"documents":[%b],"limit":%d,"offset":%d,"hasMore":%b,"seq":%d%b}' % (
+        b",".join(found.documents),
         limit,
         offset,
-        b"true" if more else b"false",
-        tail,
+        b"true" if found.has_more else b"false",
+        found.seq,
+        b"" if found.total is None else b',"total":%d' % found.total,
     )
     return Response(200, body, {"Content-Type": "application/json"})
 
