@@ -48,8 +48,14 @@ export class FakeSocket {
     this.onclose?.({ code, reason });
     return settle();
   }
+  /** From which seq it is subscribed to what: the collections of its token, unless the URL narrows them. */
   get query() {
-    return Object.fromEntries(this.url.searchParams);
+    const { since, errors, collections = this.tokenNames().join(), ...more } = Object.fromEntries(this.url.searchParams);
+    assert.deepEqual([errors, more], ["close", {}]);
+    return { since, collections };
+  }
+  tokenNames() {
+    return JSON.parse(atob(this.protocols[1].split(".")[2])).collections;
   }
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.conftest import Server
 from tests.web.conftest import MakeClient
 from tests.web.tools import Answer, http_server
@@ -155,7 +157,7 @@ def test_registration_is_one_request_before_writes_and_a_server_without_that_rou
 
     def answer(method: str, path: str, headers: dict[str, str]) -> Answer:
         seen.append((method, path))
-        return (404 if path.endswith("/schema") else 201), "application/json", b'{"_id": "a"}'
+        return (404 if path.endswith("/schema") else 201), "application/json", b'{"_id": "a", "deleted": true}'
 
     with http_server(answer) as url:
         schema = {"users": {"properties": PROPERTIES}}
@@ -192,13 +194,58 @@ def test_reads_are_tried_twice_and_writes_once(client: MakeClient) -> None:
         assert seen == ["GET", "GET"]
 
 
-def test_answers_that_are_not_of_paperdb_are_errors_too(client: MakeClient) -> None:
-    answers = iter([(502, "text/html", b"<h1>Bad gateway"), (200, "text/html", b"<h1>Welcome")])
+CALLS = (
+    "insert({})",
+    "insertBulk([{}])",
+    "find()",
+    'get("a")',
+    'update("a", {})',
+    'replace("a", {})',
+    'delete("a")',
+    "count()",
+)
 
-    with http_server(lambda method, path, headers: next(answers)) as url:
+
+def test_answers_that_are_not_of_paperdb_are_errors_too(client: MakeClient) -> None:
+    answers: list[Answer] = []
+
+    with http_server(lambda method, path, headers: answers[0]) as url:
         node = client(url)
+        answers[:] = [(502, "text/html", b"<h1>Bad gateway")]
         assert node.error("await db.things.insert({})")["code"] == "HTTP_502"
-        assert node.error("await db.things.insert({})")["code"] == "BAD_ANSWER"
+        wrong = (
+            b"<h1>Welcome",
+            b"",
+            b"null",
+            b"[]",
+            b"{}",
+            b'{"_id": 7, "documents": {}, "count": "3", "deleted": 1}',
+        )
+        for body in wrong:
+            answers[:] = [(200, "application/json", body)]
+            for call in CALLS:
+                assert node.error(f"await db.things.{call}")["code"] == "BAD_ANSWER", (call, body)
+            minted = node.error('await db.realtime.generateToken({collections: ["a"]})')
+            assert minted["code"] == "BAD_ANSWER"
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_no_redirect_is_followed(client: MakeClient, server: Server, collection: str, status: int) -> None:
+    """Of a POST it may make a GET, whose answer is no document that was inserted; or take the key elsewhere."""
+    seen: list[str] = []
+
+    def answer(method: str, path: str, headers: dict[str, str]) -> Answer:
+        seen.append(headers.get("host", ""))
+        return status, "text/html", b"<h1>Moved", {"Location": f"{server.url}{path}"}
+
+    with http_server(answer) as url:
+        node = client(url)
+        for call in CALLS:
+            error = node.error(f"await db.{collection}.{call}")
+            assert (error["status"], error["code"]) == (status, "REDIRECTED"), call
+            assert server.url in error["message"]
+    assert len(seen) == len(CALLS)
+    assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
 
 
 def test_the_key_goes_into_a_header_and_nowhere_else(client: MakeClient, server: Server) -> None:

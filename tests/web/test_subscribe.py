@@ -158,7 +158,7 @@ def test_a_revoked_key_closes_and_a_new_subscription_tries_again(
     node.subscribe(collection, "a")
     server.cli("keys", "revoke", key["id"])
     assert node.wait_state("closed")["reason"] == "API key revoked"
-    assert [said["failed"]["code"] for said in node.said if "failed" in said] == ["ACCESS_LOST"]
+    node._wait(lambda: [said["failed"]["code"] for said in node.said if "failed" in said] == ["ACCESS_LOST"])
     node.subscribe(collection, "b", ready=False)
     wait_until(lambda: [status["state"] for status in node.statuses][-2:] == ["connecting", "closed"])
     assert node.statuses[-1]["code"] == "UNAUTHORIZED"

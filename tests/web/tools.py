@@ -369,13 +369,13 @@ class Proxy:
         self._listener.close()
 
 
-Answer = tuple[int, str, bytes]
+Answer = tuple[int, str, bytes] | tuple[int, str, bytes, dict[str, str]]
 
 
 @contextlib.contextmanager
 def http_server(answer: Callable[[str, str, dict[str, str]], Answer | None]) -> Iterator[str]:
     """A web server on loopback; its URL. `answer(method, path, headers)` gives `(status, content type, body)`,
-    or None to end the connection without an answer."""
+    with more headers if it likes, or None to end the connection without an answer."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -386,11 +386,13 @@ def http_server(answer: Callable[[str, str, dict[str, str]], Answer | None]) -> 
             if answered is None:
                 self.close_connection = True
                 return
-            status, content_type, body = answered
+            status, content_type, body, *more = answered
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Access-Control-Allow-Origin", "*")
+            for name, value in (more[0] if more else {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
 

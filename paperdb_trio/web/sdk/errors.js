@@ -6,6 +6,9 @@
 
 const COLLECTION_NAME = /^[A-Za-z0-9_-]{1,64}$/;
 
+/** Shared by all copies of this module: a program may load it as an ES module and by `require`. */
+const IS_OURS = Symbol.for("paperdb.PaperDBError");
+
 /**
  * The server refused, or could not be reached: `status` is the HTTP status (0: no answer), `code` is for
  * programs (CONFLICT, NOT_FOUND, NETWORK, …), `message` for people. Whatever else the answer's JSON held
@@ -19,10 +22,26 @@ export class PaperDBError extends Error {
     this.status = status;
     this.code = code;
   }
+
+  get [IS_OURS]() {
+    return true;
+  }
+
+  static [Symbol.hasInstance](value) {
+    return this === PaperDBError ? value?.[IS_OURS] === true : super[Symbol.hasInstance](value);
+  }
 }
 
 /** Whether the same request is bound to fail again. */
-export const isFinal = ({ status }) => status >= 400 && status < 500 && ![408, 425, 429].includes(status);
+export const isFinal = ({ status }) =>
+  status === 301 || status === 308 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
+
+/** What Node calls a certificate that it does not accept. */
+export const isCertificateCode = (code) =>
+  /^(CERT_|ERR_TLS_CERT_|DEPTH_ZERO_|SELF_SIGNED_|UNABLE_TO_(GET|VERIFY)_)/.test(code);
+
+export const certificateError = (why, cause) =>
+  new PaperDBError(`The server's certificate was not accepted: ${why}`, { code: "CERTIFICATE", cause });
 
 export const invalid = (code, message) => new PaperDBError(message, { status: 400, code });
 
@@ -41,19 +60,29 @@ export function segment(id) {
   return encodeURIComponent(id);
 }
 
-/** A URL, absolute, with `scheme` (http or ws, with an s where it had one) and no slash at its end. */
-export function address(url, scheme) {
-  let parsed;
+const WHOLE_URL = /^(https?|wss?):\/\//i;
+/** In a browser: a path on the page's own host. Anything else would mean that host only by mistake. */
+const RELATIVE_URL = /^\.{0,2}\//;
+
+/** The URL of an `option`, absolute, with `scheme` (http or ws, with an s where it had one), and no slash at its end. */
+export function address(option, url, scheme) {
+  const text = typeof url === "string" || url instanceof URL ? String(url).trim() : "";
+  const isRelative = RELATIVE_URL.test(text) && globalThis.location !== undefined;
+  let parsed = null;
   try {
-    parsed = new URL(url, globalThis.location?.href);
+    if (isRelative || WHOLE_URL.test(text)) parsed = new URL(text, globalThis.location?.href);
   } catch {
-    throw invalid("INVALID_URL", `Invalid URL: '${url}'. Use one like http://127.0.0.1:8000`);
+    // told below
+  }
+  if (parsed === null || !WHOLE_URL.test(parsed.href)) {
+    const shown = text ? `'${text.replace(/.*@/s, "…@")}'` : String(url === "" ? "an empty string" : url);
+    const like = "https://db.example.com (or, in a browser, a path of the page's own host, such as '/')";
+    throw invalid("INVALID_URL", `Invalid ${option}: ${shown}. Use one like ${like}`);
   }
   const { protocol, username, password, search, hash } = parsed;
-  if (!["http:", "https:", "ws:", "wss:"].includes(protocol) || username || password || search || hash) {
-    throw invalid("INVALID_URL", "A URL must be http(s) or ws(s), without credentials, query or fragment");
+  if (username || password || search || hash) {
+    throw invalid("INVALID_URL", `${option} must be without credentials, query or fragment`);
   }
   const secure = protocol === "https:" || protocol === "wss:";
   return `${scheme}${secure ? "s" : ""}://${parsed.host}${parsed.pathname.replace(/\/+$/, "")}`;
 }
-

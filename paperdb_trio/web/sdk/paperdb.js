@@ -5,8 +5,18 @@
  * headers only: never into a URL, an error or a log. A write is sent once; a read at most twice.
  */
 
-import { PaperDBError, address, checkCollection, invalid, isCollectionName, segment } from "./errors.js";
-import { Realtime, ask } from "./realtime.js";
+import {
+  PaperDBError,
+  address,
+  certificateError,
+  checkCollection,
+  invalid,
+  isCertificateCode,
+  isCollectionName,
+  segment,
+} from "./errors.js";
+import { Realtime } from "./realtime.js";
+import { ask } from "./token.js";
 
 export { PaperDBError };
 
@@ -14,7 +24,8 @@ const REQUEST_MS = 30_000;
 
 // --- REST ----------------------------------------------------------------------------------------
 
-const seqs = new WeakMap();
+/** Shared by all copies of this module: a program may load it as an ES module and by `require`. */
+const seqs = (globalThis[Symbol.for("paperdb.seqs")] ??= new WeakMap());
 
 /** The seq of the change that made a document what it is, if REST gave it to us: for `ifMatch`. */
 export const seqOf = (document) => seqs.get(document);
@@ -25,7 +36,7 @@ class Transport {
   #fetch;
 
   constructor({ baseUrl, apiKey, fetch }) {
-    this.#base = address(baseUrl, "http");
+    this.#base = address("baseUrl", baseUrl, "http");
     this.#key = apiKey;
     this.#fetch = (...args) => (fetch ?? globalThis.fetch)(...args);
   }
@@ -34,24 +45,28 @@ class Transport {
     return this.#key?.startsWith("pdb_sk_") ?? false;
   }
 
-  /** The JSON of the answer. Rejects with a PaperDBError. A read is tried a second time if no answer came. */
-  async request(method, path, options = {}) {
+  /**
+   * The JSON of the answer, of which `isGood` says whether it can be one. Rejects with a PaperDBError. A read is
+   * tried a second time if no answer came.
+   */
+  async request(method, path, isGood, options = {}) {
     try {
-      return await this.#send(method, path, options);
+      return await this.#send(method, path, isGood, options);
     } catch (error) {
       if (method !== "GET" || error.code !== "NETWORK" || error.timeout) throw error;
-      return this.#send(method, path, options);
+      return this.#send(method, path, isGood, options);
     }
   }
 
-  async #send(method, path, { query = {}, body, ifMatch, abort = new AbortController() }) {
+  async #send(method, path, isGood, { query = {}, body, ifMatch, abort = new AbortController() }) {
     const headers = {};
     if (this.#key !== undefined) headers.Authorization = `Bearer ${this.#key}`;
     if (body !== undefined) headers["Content-Type"] = "application/json";
     if (ifMatch !== undefined) headers["If-Match"] = ifMatch === "*" ? "*" : `"${ifMatch}"`;
     const search = String(new URLSearchParams(Object.entries(query).filter(([, value]) => value !== undefined)));
     const url = `${this.#base}${path}${search && "?"}${search}`;
-    const init = { method, headers, body: body && JSON.stringify(body), signal: abort.signal };
+    // No redirect is followed: it may make a GET of a write, or take the key to another host.
+    const init = { method, headers, body: body && JSON.stringify(body), signal: abort.signal, redirect: "manual" };
     let timeout = false;
     const timer = setTimeout(() => {
       timeout = true;
@@ -60,10 +75,11 @@ class Transport {
     timer.unref?.(); // the request itself keeps a Node process alive
     try {
       const response = await this.#fetch(url, init);
-      return read(response, await response.text());
+      return read(response, await response.text(), isGood);
     } catch (error) {
       if (error instanceof PaperDBError) throw error;
       const why = timeout ? `nothing within ${REQUEST_MS / 1000} s` : error?.cause?.code ?? error?.message;
+      if (isCertificateCode(why)) throw certificateError(error.cause.message ?? why, error);
       throw new PaperDBError(`No answer from the server: ${why}`, { code: "NETWORK", timeout, cause: error });
     } finally {
       clearTimeout(timer);
@@ -71,21 +87,39 @@ class Transport {
   }
 }
 
-function read(response, text) {
+function read(response, text, isGood) {
   let value;
   try {
     value = JSON.parse(text);
   } catch {
     value = null;
   }
+  const { status, type, redirected } = response;
+  if (type === "opaqueredirect" || redirected || (status >= 300 && status < 400)) throw redirect(response);
   if (!response.ok) throw refusal(response, value);
-  if (value === null || typeof value !== "object") {
-    throw new PaperDBError("The answer is not what PaperDB answers", { status: response.status, code: "BAD_ANSWER" });
+  if (value === null || typeof value !== "object" || !isGood(value)) {
+    throw new PaperDBError("The answer is not what PaperDB answers", { status, code: "BAD_ANSWER" });
   }
   const seq = /^(?:W\/)?"(\d+)"$/.exec(response.headers.get("ETag") ?? "");
   if (seq) seqs.set(value, Number(seq[1]));
   return value;
 }
+
+function redirect({ status, headers }) {
+  const location = headers.get("Location");
+  const message = `Something redirects the request${location ? ` to ${location}` : ""}`;
+  return new PaperDBError(`${message}, which is not followed: use the server's own address`, { status, code: "REDIRECTED" });
+}
+
+// What answers must have. A write's must be what was written, not what some page or another request answers.
+const isDocument = ({ _id }) => typeof _id === "string";
+const isBulk = ({ inserted, failed, documents }) =>
+  typeof inserted === "number" && typeof failed === "number" && Array.isArray(documents);
+const isFound = ({ documents, hasMore }) => Array.isArray(documents) && typeof hasMore === "boolean";
+const isDeleted = ({ deleted, _id }) => deleted === true && typeof _id === "string";
+const isCount = ({ count }) => typeof count === "number";
+const isToken = ({ token }) => typeof token === "string";
+const isAnything = () => true;
 
 function refusal({ status, headers }, value) {
   const { error = `The server answered with HTTP ${status}`, code = `HTTP_${status}`, ...extra } = value ?? {};
@@ -106,82 +140,33 @@ function parameters(options, known) {
   return query;
 }
 
-class Collection {
-  #transport;
-  #path;
-  #properties;
-  #registration;
-
-  constructor(transport, name, schema) {
-    this.#transport = transport;
-    this.#path = `/${checkCollection(name)}`;
-    this.#properties = schema?.properties ?? {};
-    this.#registration = schema && transport.isSecret ? undefined : Promise.resolve();
-    this.name = name;
-  }
-
-  insert(document, options = {}) {
-    return this.#write("POST", "/docs", { body: () => this.#prepare(document, options) });
-  }
-
-  async insertBulk(documents, { atomic = false, unique } = {}) {
-    const body = () => Array.from(documents, (document) => this.#prepare(document, { unique }));
-    const answer = await this.#write("POST", "/bulk", { body, query: atomic ? { atomic } : {} });
-    return { errors: [], ...answer };
-  }
-
-  async find(options = {}) {
-    const query = parameters(options, ["filter", "sort", "limit", "offset", "select", "count"]);
-    const { documents, ...about } = await this.#transport.request("GET", `${this.#path}/docs`, { query });
-    for (const name of ["hasMore", "total", "limit", "offset"]) {
-      Object.defineProperty(documents, name, { value: about[name] });
-    }
-    return documents;
-  }
-
-  async get(id, options = {}) {
-    const query = parameters(options, ["select"]);
-    return this.#transport.request("GET", `${this.#path}/docs/${segment(id)}`, { query });
-  }
-
-  async update(id, fields, { ifMatch } = {}) {
-    return this.#write("PATCH", `/docs/${segment(id)}`, { body: () => asObject(fields), ifMatch });
-  }
-
-  async replace(id, document, { ifMatch } = {}) {
-    return this.#write("PUT", `/docs/${segment(id)}`, { body: () => asObject(document), ifMatch });
-  }
-
-  async delete(id, { ifMatch } = {}) {
-    return this.#write("DELETE", `/docs/${segment(id)}`, { ifMatch });
-  }
-
-  async count(options = {}) {
-    const query = parameters(options, ["filter"]);
-    return (await this.#transport.request("GET", `${this.#path}/count`, { query })).count;
-  }
-
-  async #write(method, path, { body, ...options }) {
-    const value = body?.();
-    await (this.#registration ??= this.#register());
-    return this.#transport.request(method, this.#path + path, { ...options, body: value });
-  }
+/** What `Collection` in paperdb.d.ts says. Its functions use no `this`: a framework may wrap it into a proxy. */
+function makeCollection(transport, name, schema) {
+  const base = `/${checkCollection(name)}`;
+  const properties = schema?.properties ?? {};
+  let registration = schema && transport.isSecret ? undefined : Promise.resolve();
 
   /** Tell the server the schema, before our first write. One that has no such route does without. */
-  async #register() {
+  async function register() {
     try {
-      await this.#transport.request("PUT", `${this.#path}/schema`, { body: { properties: this.#properties } });
+      await transport.request("PUT", `${base}/schema`, isAnything, { body: { properties } });
     } catch (error) {
       if (error.status === 404 || error.status === 405) return;
-      this.#registration = undefined; // the next write tries again
+      registration = undefined; // the next write tries again
       throw error;
     }
   }
 
-  #prepare(document, { key, unique }) {
+  async function write(method, path, isGood, { body, ...options }) {
+    const value = body?.();
+    await (registration ??= register());
+    return transport.request(method, base + path, isGood, { ...options, body: value });
+  }
+
+  function prepare(document, { key, unique }) {
     const prepared = { ...asObject(document) };
     const ruled = [];
-    for (const [field, rule] of Object.entries(this.#properties)) {
+    for (const [field, rule] of Object.entries(properties)) {
       if (prepared[field] === undefined && "default" in rule) prepared[field] = rule.default;
       if (rule.unique) ruled.push(field);
     }
@@ -190,6 +175,46 @@ class Collection {
     else if (ruled.length) prepared.unique ??= ruled;
     return prepared;
   }
+
+  return {
+    name,
+
+    insert: (document, options = {}) =>
+      write("POST", "/docs", isDocument, { body: () => prepare(document, options) }),
+
+    async insertBulk(documents, { atomic = false, unique } = {}) {
+      const body = () => Array.from(documents, (document) => prepare(document, { unique }));
+      const answer = await write("POST", "/bulk", isBulk, { body, query: atomic ? { atomic } : {} });
+      return { errors: [], ...answer };
+    },
+
+    async find(options = {}) {
+      const query = parameters(options, ["filter", "sort", "limit", "offset", "select", "count"]);
+      const { documents, ...about } = await transport.request("GET", `${base}/docs`, isFound, { query });
+      for (const name of ["hasMore", "total", "limit", "offset", "seq"]) {
+        Object.defineProperty(documents, name, { value: about[name] });
+      }
+      return documents;
+    },
+
+    async get(id, options = {}) {
+      const query = parameters(options, ["select"]);
+      return transport.request("GET", `${base}/docs/${segment(id)}`, isDocument, { query });
+    },
+
+    update: async (id, fields, { ifMatch } = {}) =>
+      write("PATCH", `/docs/${segment(id)}`, isDocument, { body: () => asObject(fields), ifMatch }),
+
+    replace: async (id, document, { ifMatch } = {}) =>
+      write("PUT", `/docs/${segment(id)}`, isDocument, { body: () => asObject(document), ifMatch }),
+
+    delete: async (id, { ifMatch } = {}) => write("DELETE", `/docs/${segment(id)}`, isDeleted, { ifMatch }),
+
+    async count(options = {}) {
+      const query = parameters(options, ["filter"]);
+      return (await transport.request("GET", `${base}/count`, isCount, { query })).count;
+    },
+  };
 }
 
 function asObject(value) {
@@ -216,10 +241,11 @@ export function createClient(options = {}) {
   const transport = new Transport({ baseUrl, apiKey: apiKey || undefined, fetch });
   const mint = async ({ collections, permissions = ["read"], expiresIn }, abort) => {
     const body = { collections, permissions, expiresIn };
-    return (await transport.request("POST", "/realtime/token", { body, abort })).token;
+    return (await transport.request("POST", "/realtime/token", isToken, { body, abort })).token;
   };
+  const { realtimeUrl } = options;
   const realtime = new Realtime({
-    url: address(options.realtimeUrl ?? baseUrl, "ws"),
+    url: realtimeUrl == null ? address("baseUrl", baseUrl, "ws") : address("realtimeUrl", realtimeUrl, "ws"),
     obtain: (collections, abort) =>
       getToken ? ask(getToken, collections) : mint({ collections, expiresIn: tokenExpiresIn }, abort),
     Socket: options.WebSocket,
@@ -227,10 +253,10 @@ export function createClient(options = {}) {
   });
   const collections = new Map();
   const collection = (name) => {
-    if (!collections.has(name)) collections.set(name, new Collection(transport, name, schema.get(name)));
+    if (!collections.has(name)) collections.set(name, makeCollection(transport, name, schema.get(name)));
     return collections.get(name);
   };
-  const client = {
+  const client = Object.assign(new Client(), {
     collection,
     close: () => realtime.close(),
     realtime: Object.freeze({
@@ -241,12 +267,19 @@ export function createClient(options = {}) {
         return realtime.status;
       },
     }),
-  };
-  // `then` would make a promise of it, `toJSON` a request of JSON.stringify; they are collections all the
-  // same, by `collection("then")`, as are names that every object has (`constructor`).
-  const isCollection = (name) =>
-    isCollectionName(name) && !(name in client) && name !== "then" && name !== "toJSON";
+  });
+  const isCollection = (name) => isCollectionName(name) && !(name in client) && !NOT_COLLECTIONS.test(name);
   return new Proxy(client, {
     get: (target, name) => (isCollection(name) ? collection(name) : target[name]),
   });
 }
+
+/** No plain object: MobX and the like copy those, and would leave the collections behind. */
+class Client {}
+
+/**
+ * What others look for on any object is a collection by `collection("then")` only, as are names that every object
+ * has (`constructor`). `then` would make a promise of a client, `toJSON` a request of JSON.stringify; names that
+ * begin with `_` are the marks of frameworks (`__v_raw`, `_isMockFunction`).
+ */
+const NOT_COLLECTIONS = /^(_|then$|toJSON$)/;

@@ -5,19 +5,30 @@
  * `auth` action only. Functions of the user's are called when the state is whole, so that they may call back.
  *
  * Invariant: every change with a seq up to `#cursor` has been given to each handler that was to see it, once,
- * in order of seq; none after it has. A subscription begins when the server has heard of it: it sees the
- * changes with a seq over its `from`.
+ * in order of seq; none after it has. A subscription begins when the server has heard of it, and has said at
+ * which seq: it sees the changes with a seq over that, its `from`, and none of before.
  */
 
+import { Calls } from "./calls.js";
+import { AGAIN, NEW_TOKEN, STOP, UNKNOWN, closed, failed } from "./endings.js";
 import { PaperDBError, checkCollection, invalid, isFinal } from "./errors.js";
+import { Timers } from "./timers.js";
+import { Token } from "./token.js";
 
-/** Collections of one token and of one connection; the server's limit. */
+/** Collections of one token and of one connection, and the characters of their names; the server's limits. */
 const MAX_COLLECTIONS = 100;
-const REQUEST_MS = 30_000;
+const MAX_NAMES_LENGTH = 4096;
+/** What a token may take to come, whoever makes it. */
+const TOKEN_MS = 30_000;
 const CONNECT_MS = 10_000;
 /** Backoff with full jitter: a random part of the first, doubled at each failure up to the second. */
 const FIRST_DELAY_MS = 250;
 const MAX_DELAY_MS = 15_000;
+/** How long a connection must have been live until its end is a first failure again, and not one more. */
+const GOOD_MS = 10_000;
+/** The same for tokens that do not come while the connection goes on with the one that it has. */
+const FIRST_RENEWAL_MS = 2_000;
+const MAX_RENEWAL_MS = 30_000;
 /** The types of messages that are changes; everything else answers us, or tells of the connection. */
 const CHANGES = new Set(["insert", "update", "delete"]);
 /** The longest that a server's `Retry-After` is heeded. */
@@ -25,104 +36,13 @@ const LONGEST_WAIT_MS = 60_000;
 const TICK_MS = 5_000;
 /** Two ticks this much further apart than they should be: the machine slept, or its clock was set. */
 const CLOCK_JUMP_MS = 5_000;
-/** Silence after which we ask. The server's own pings cannot be seen from JavaScript. */
+/** How long we go without a change until we ask. The server's own pings cannot be seen from JavaScript, and its
+ * answer has a cursor: without one, a quiet collection's would end up older than a busy database's log. */
 const SILENCE_MS = 25_000;
 const PONG_MS = 10_000;
 const PONG_AFTER_WAKING_MS = 3_000;
 /** The server does not say when it has caught up with changes of no interest: this much silence says so. */
 const QUIET_MS = 1_000;
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
-
-/** What the contract says of a close code; those that are not here: 4400 to 4499 stop, others reconnect. */
-const CLOSE_CODES = {
-  1003: "stop",
-  1007: "stop",
-  1009: "stop",
-  4401: "new token",
-  4408: "reconnect",
-  // The next connection asks for the same cursor, is told of the gap with its bounds, and is live from now.
-  4410: "reconnect",
-};
-
-// --- tokens --------------------------------------------------------------------------------------
-
-/** A realtime token, and what it says of itself; it is for the server to verify. */
-class Token {
-  #text;
-
-  constructor(text) {
-    this.#text = text;
-    const { exp = Infinity, iat = -Infinity, collections = ["*"] } = claims(text);
-    const lifetime = (exp - iat) * 1000;
-    const left = exp * 1000 - Date.now();
-    // What this machine's clock says is left, unless that cannot be: then the clock is wrong.
-    this.ends = Date.now() + (left > 0 && left <= lifetime ? left : lifetime);
-    this.lifetime = lifetime;
-    this.collections = new Set(collections);
-  }
-
-  covers = (collection) => this.collections.has("*") || this.collections.has(collection);
-
-  /** When to get another (milliseconds since the epoch); halfway for one that is shorter than the margin. */
-  renewAt(margin) {
-    return this.ends - (margin < this.lifetime ? margin : this.lifetime / 2);
-  }
-
-  /** For the wire, and nothing else. */
-  reveal() {
-    return this.#text;
-  }
-}
-
-function claims(text) {
-  try {
-    return JSON.parse(atob(text.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))) ?? {};
-  } catch {
-    return {}; // not a token that we can read: it is used as it is
-  }
-}
-
-/** A token of the application's `getToken`. Rejects with a PaperDBError. */
-export async function ask(getToken, collections) {
-  let answer;
-  try {
-    answer = await getToken({ collections, permissions: ["read"] });
-  } catch (error) {
-    if (error instanceof PaperDBError) throw error;
-    const status = [401, 403].includes(error?.status) ? error.status : 0;
-    const code = error?.code ?? "TOKEN_UNAVAILABLE";
-    throw new PaperDBError(`getToken failed: ${error?.message ?? error}`, { status, code, cause: error });
-  }
-  const text = typeof answer === "string" ? answer : answer?.token;
-  if (typeof text === "string" && /^[\w.~+-]+$/.test(text)) return text;
-  throw invalid("TOKEN_UNAVAILABLE", "getToken must resolve to a token (a string)");
-}
-
-// --- realtime ------------------------------------------------------------------------------------
-
-/** Timers by name. One in the background does not keep a Node process alive. */
-class Timers {
-  #running = new Map();
-
-  set(name, ms, run, { background = true } = {}) {
-    this.clear(name);
-    const fire = () => (this.#running.delete(name), run());
-    const id = setTimeout(fire, Math.min(Math.max(ms, 0), LONGEST_TIMER_MS));
-    if (background) id.unref?.();
-    this.#running.set(name, id);
-  }
-
-  has(name) {
-    return this.#running.has(name);
-  }
-
-  clear(...names) {
-    for (const name of names) {
-      clearTimeout(this.#running.get(name));
-      this.#running.delete(name);
-    }
-  }
-}
 
 export class Realtime {
   #url;
@@ -133,24 +53,31 @@ export class Realtime {
   #listeners = new Set();
   #status = { state: "closed", reason: "nothing is subscribed" };
   #phase = "idle"; // idle, connecting, open (ready has come), waiting (to connect again), halted, closed
-  #attempt = 0; // failures since it was last live
+  #attempt = 0; // failures since it was last live for a while
   #generation = 0; // of connections; what was begun for an earlier one is dropped
   #since = 0; // when this connection was begun, ms
-  #heard = 0; // when the last message came, ms
+  #heard = 0; // when the last message came that says how far we are, ms
   #ticked = 0;
-  #cursor = null; // seq of the last change given to handlers, or the head where we began
+  #served = false; // a server was ready once: it can be reached, whatever is wrong now
+  #told = false; // onError knows why the present attempts fail
+  #cursor = null; // seq up to which handlers have been given everything, or the head where we began
   #head = 0; // the log's head when this connection was made
-  #joined = new Map(); // collections that the server was asked for on this connection → {confirmed}
+  #joined = new Map(); // collections that the server was asked for on this connection → the asking's identity
   #denied = new Set(); // collections that the application's token does not cover
-  #renewing = false;
   #socket = null;
   #token = null;
+  #isFresh = false; // the token was made for this connection
+  #haste = 0; // tokens in a row that the clocks wanted renewed too soon
+  #renewing = false;
+  #failures = 0; // of renewals, in a row
+  #lacked = new Set(); // what was wanted when the last one failed
+  #warning = {}; // of the connection that goes on meanwhile, for the status
   #abort = null;
   #refs = 0;
   #replies = new Map();
   #timers = new Timers();
+  #calls = new Calls();
   #scheduled = false;
-  #later = []; // calls of the user's functions that wait until the state is whole
 
   /** `obtain(collections, abort)` resolves to a token's text. `Socket`: a WebSocket class, or undefined. */
   constructor({ url, obtain, Socket, tokenMarginSeconds }) {
@@ -174,16 +101,26 @@ export class Realtime {
     checkCollection(collection);
     if (typeof handler !== "function") throw new TypeError("subscribe(collection, handler) needs a function");
     if (this.#phase === "closed") throw new PaperDBError("This client has been closed", { code: "CLOSED" });
-    const others = new Set([...this.#subscriptions].map((other) => other.collection));
-    if (others.size >= MAX_COLLECTIONS && !others.has(collection)) {
-      throw invalid("TOO_MANY_SUBSCRIPTIONS", `At most ${MAX_COLLECTIONS} collections in one client`);
-    }
-    const subscription = { collection, handler, options, from: null, ready: false, generation: 0 };
+    this.#checkRoom(collection);
+    // `from`: it sees what comes after this seq; null until it is known. `asked`, `began`: generations.
+    const subscription = { collection, handler, options, from: null, asked: 0, began: 0, early: [] };
     this.#subscriptions.add(subscription);
     this.#denied.delete(collection);
     if (this.#phase === "halted") this.#phase = "idle"; // whoever subscribes wants another try
     this.#schedule();
     return () => void (this.#subscriptions.delete(subscription) && this.#schedule());
+  }
+
+  #checkRoom(collection) {
+    const names = new Set([...this.#subscriptions].map((other) => other.collection)).add(collection);
+    const { length } = [...names].join("");
+    if (names.size > MAX_COLLECTIONS) {
+      throw invalid("TOO_MANY_SUBSCRIPTIONS", `At most ${MAX_COLLECTIONS} collections in one client`);
+    }
+    if (length > MAX_NAMES_LENGTH) {
+      const message = `The names of a client's collections may have ${MAX_NAMES_LENGTH} characters in all`;
+      throw invalid("TOO_MANY_SUBSCRIPTIONS", `${message}; with '${collection}' they have ${length}`);
+    }
   }
 
   close() {
@@ -222,29 +159,54 @@ export class Realtime {
     this.#since = Date.now();
     this.#watch(true);
     this.#show({ state: "connecting" });
-    this.#timers.set("connect", REQUEST_MS, () => this.#lost("no token came"), { background: false });
     try {
-      const fresh = !this.#token || Date.now() >= this.#token.renewAt(this.#marginMs);
-      const token = fresh || !this.#wanted().every(this.#token.covers) ? await this.#newToken() : this.#token;
+      const good = this.#token !== null && Date.now() < this.#token.renewAt;
+      this.#isFresh = !good || !this.#wanted().every(this.#token.covers);
+      const token = this.#isFresh ? await this.#newToken() : this.#token;
       const Socket = this.#Socket ?? globalThis.WebSocket ?? (await import("./websocket-node.js")).WebSocket;
       if (generation === this.#generation) this.#open(Socket, token);
     } catch (error) {
       if (generation !== this.#generation) return;
       // What is no PaperDBError has nothing to do with the network: no WebSocket class, a URL it does not take.
-      if (isFinal(error) || !(error instanceof PaperDBError)) this.#halt(error);
-      else this.#lost(error.message, error.retryAfter);
+      const then = isFinal(error) || !(error instanceof PaperDBError) ? STOP : AGAIN;
+      this.#ended({ then, text: error.message, error, retryAfter: error.retryAfter });
     }
   }
+
+  #open(Socket, token) {
+    this.#token = token;
+    const wanted = this.#wanted().filter(token.covers);
+    const begun = wanted.filter((name) => this.#of(name).some(({ from }) => from !== null));
+    if (begun.length === 0) this.#cursor = null;
+    // Those that the server has not heard of yet are added once it is ready: they begin then.
+    const names = this.#cursor === null ? wanted : begun;
+    this.#joined = new Map(names.map((name) => [name, {}]));
+    for (const name of names) this.#take(name);
+    // Names travel once: those in the token need not be in the URL, of which a proxy may take no more than 8 KB.
+    const narrowed = token.isFor(names) ? "" : `&collections=${names.join()}`;
+    const url = `${this.#url}/?since=${this.#cursor ?? "now"}${narrowed}&errors=close`;
+    const socket = new Socket(url, ["paperdb.v1", `bearer.${token.reveal()}`]);
+    socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(data);
+    socket.onclose = ({ code, reason }) => this.#socket === socket && this.#ended(closed(code, reason));
+    // Node 20's own WebSocket says no more than this of a handshake that fails: "close" never follows.
+    socket.onerror = (event) => {
+      if (this.#socket === socket && this.#phase === "connecting") this.#ended(failed(event));
+    };
+    this.#socket = socket;
+    this.#timers.set("connect", CONNECT_MS, () => this.#lost("connecting took too long"), { background: false });
+  }
+
+  // --- tokens ------------------------------------------------------------------------------------
 
   /** A token for all that is subscribed. Rejects with a PaperDBError, also if it covers nothing of that. */
   async #newToken() {
     const generation = this.#generation;
-    this.#abort = new AbortController();
     this.#denied.clear();
     const wanted = this.#wanted();
-    const token = new Token(await this.#obtain([...new Set([...wanted, ...this.#joined.keys()])], this.#abort));
+    const text = await this.#inTime([...new Set([...wanted, ...this.#joined.keys()])]);
+    const token = new Token(text, this.#marginMs, this.#haste);
     if (generation !== this.#generation) return token;
-    this.#token = token;
+    this.#haste = token.isHasty ? this.#haste + 1 : 0;
     const uncovered = wanted.filter((name) => !token.covers(name));
     const error = (name) => {
       const message = `The token does not cover the collection '${name}'`;
@@ -255,44 +217,96 @@ export class Realtime {
     return token;
   }
 
+  /** The text of a token for these. Somebody else's function may never settle. */
+  #inTime(collections) {
+    const generation = this.#generation;
+    const abort = (this.#abort = new AbortController());
+    return new Promise((resolve, reject) => {
+      let isLate = false;
+      const giveUp = () => {
+        isLate = true;
+        abort.abort();
+        reject(new PaperDBError(`no token came within ${TOKEN_MS / 1000} s`, { code: "TOKEN_UNAVAILABLE" }));
+      };
+      this.#timers.set("token", TOKEN_MS, giveUp, { background: this.#phase === "open" });
+      const stop = () => isLate || generation !== this.#generation || this.#timers.clear("token");
+      this.#obtain(collections, abort).then(resolve, reject).finally(stop);
+    });
+  }
+
   #deny(name, error) {
     this.#denied.add(name);
     for (const subscription of this.#of(name)) {
-      Object.assign(subscription, { from: null, ready: false }); // should it be covered again, it begins anew
-      this.#queue(() => this.#report(error, subscription));
+      Object.assign(subscription, { from: null, asked: 0, early: [] }); // covered again, it begins anew
+      this.#calls.queue(() => this.#calls.report(error, subscription));
     }
   }
 
-  #open(Socket, token) {
-    const wanted = this.#wanted().filter(token.covers);
-    const begun = wanted.filter((name) => this.#of(name).some(({ from }) => from !== null));
-    if (begun.length === 0) this.#cursor = null;
-    // Those that the server has not heard of yet are added once it is ready: they begin then.
-    const names = this.#cursor === null ? wanted : begun;
-    this.#joined = new Map(names.map((name) => [name, { confirmed: true }]));
-    const query = new URLSearchParams({ since: this.#cursor ?? "now", collections: names.join() });
-    const socket = new Socket(`${this.#url}/?${query}`, ["paperdb.v1", `bearer.${token.reveal()}`]);
-    socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#socket === socket && this.#closed(code, reason);
-    // Node 20's own WebSocket says no more than this of a handshake that fails: "close" never follows.
-    socket.onerror = (event) => {
-      if (this.#socket !== socket || this.#phase !== "connecting") return;
-      this.#closed(1006, event?.status ? `HTTP ${event.status}` : "");
-    };
-    this.#socket = socket;
-    this.#timers.set("connect", CONNECT_MS, () => this.#lost("connecting took too long"), { background: false });
+  #planRenewal() {
+    this.#timers.set("renew", this.#token.renewAt - Date.now(), () => void this.#renew());
+  }
+
+  /** A new token for the connection that we have. What only that one covers waits for it. */
+  async #renew() {
+    this.#renewing = true;
+    this.#timers.clear("renew");
+    const generation = this.#generation;
+    try {
+      let token;
+      do {
+        token = await this.#newToken();
+        if (generation !== this.#generation) return;
+        // Once more, if something was joined meanwhile which the token was not asked to cover.
+      } while (!this.#wanted().every((name) => token.covers(name) || !this.#joined.has(name)));
+      this.#leaveAll((name) => !token.covers(name));
+      this.#token = token;
+      this.#ask("auth", { token: token.reveal() }, (error) => this.#renewed(error));
+    } catch (error) {
+      if (generation !== this.#generation) return;
+      this.#renewing = false;
+      if (isFinal(error)) return this.#halt(error);
+      const longest = Math.min(MAX_RENEWAL_MS, FIRST_RENEWAL_MS * 2 ** this.#failures++);
+      this.#timers.set("renew", (longest * (1 + Math.random())) / 2, () => void this.#renew());
+      this.#lacked = new Set(this.#wanted());
+      this.#warn({ reason: `the token could not be renewed: ${error.message}` });
+    }
+  }
+
+  #renewed(error) {
+    if (error) {
+      this.#token = null;
+      return this.#lost(`the new token was refused: ${error.code}`);
+    }
+    this.#renewing = false;
+    this.#failures = 0;
+    this.#warn({});
+    this.#planRenewal();
+    return this.#align();
+  }
+
+  /** The connection goes on, with something that the status should say. */
+  #warn(warning) {
+    if (this.#warning.reason === warning.reason) return;
+    this.#warning = warning;
+    this.#show({ state: this.#status.state, ...warning });
   }
 
   // --- the end of a connection -------------------------------------------------------------------
 
-  #closed(code, reason) {
-    const policy = CLOSE_CODES[code] ?? (code >= 4400 && code < 4500 ? "stop" : "reconnect");
-    const text = `closed with ${code} ${reason}`.trim();
-    // Before `ready`: a browser does not say what a handshake was refused for. Another token will tell.
-    if (policy === "new token" || this.#phase === "connecting") this.#token = null;
-    if (policy !== "stop") return this.#lost(text);
-    const [status, name] = code === 4403 ? [403, "ACCESS_LOST"] : [400, "CLOSED"];
-    return this.#halt(new PaperDBError(reason || text, { status, code: name, closeCode: code }));
+  #ended({ then, text, error, retryAfter }) {
+    const connecting = this.#phase === "connecting";
+    const badCertificate = error.code === "CERTIFICATE";
+    if (then === NEW_TOKEN || (connecting && then === UNKNOWN)) this.#token = null;
+    if (then === STOP || (badCertificate && !this.#served)) return this.#halt(error);
+    if (badCertificate || (connecting && then === NEW_TOKEN && this.#isFresh)) this.#tell(error);
+    return this.#lost(text, retryAfter);
+  }
+
+  /** Say why it fails, once, though it is tried again: it may be for somebody to mend. */
+  #tell(error) {
+    if (this.#told) return;
+    this.#told = true;
+    for (const subscription of this.#subscriptions) this.#calls.queue(() => this.#calls.report(error, subscription));
   }
 
   /** Drop what there is of a connection, quietly. */
@@ -302,10 +316,13 @@ export class Realtime {
     this.#socket = null;
     this.#abort?.abort();
     this.#abort = null;
-    this.#timers.clear("connect", "retry", "renew", "pong", "quiet");
+    this.#timers.clear("connect", "token", "retry", "renew", "pong", "quiet", "good");
     this.#replies.clear();
     this.#joined.clear();
+    for (const subscription of this.#subscriptions) subscription.early = [];
     this.#renewing = false;
+    this.#failures = 0;
+    this.#warning = {};
     if (socket === null) return;
     socket.onmessage = socket.onclose = null;
     socket.onerror = () => {};
@@ -324,9 +341,10 @@ export class Realtime {
   #halt(error) {
     this.#end();
     this.#phase = "halted";
+    this.#token = null;
     this.#watch(false);
     this.#show({ state: "closed", reason: error.message, code: error.code });
-    for (const subscription of this.#subscriptions) this.#queue(() => this.#report(error, subscription));
+    for (const subscription of this.#subscriptions) this.#calls.queue(() => this.#calls.report(error, subscription));
   }
 
   #rest(reason) {
@@ -343,9 +361,8 @@ export class Realtime {
   // --- messages ----------------------------------------------------------------------------------
 
   #receive(text) {
-    this.#heard = Date.now();
     this.#timers.clear("pong");
-    this.#flush();
+    this.#calls.flush();
     if (this.#socket === null) return;
     let message;
     try {
@@ -363,9 +380,13 @@ export class Realtime {
   #ready(head) {
     this.#timers.clear("connect");
     this.#phase = "open";
+    this.#heard = Date.now();
+    this.#served = true;
+    this.#told = false;
     this.#head = head;
     this.#cursor ??= head;
     this.#planRenewal();
+    this.#begin([...this.#subscriptions].filter(({ asked }) => asked === this.#generation), head);
     this.#align();
     if (this.#cursor === head) this.#live();
     else this.#show({ state: "catching up" });
@@ -373,9 +394,9 @@ export class Realtime {
   }
 
   #live() {
-    this.#attempt = 0;
     this.#timers.clear("quiet");
-    this.#show({ state: "live" });
+    if (!this.#timers.has("good")) this.#timers.set("good", GOOD_MS, () => (this.#attempt = 0));
+    this.#show({ state: "live", ...this.#warning });
   }
 
   #awaitQuiet() {
@@ -388,26 +409,38 @@ export class Realtime {
     for (const subscription of [...this.#subscriptions]) {
       if (subscription.from === null) continue;
       subscription.from = this.#head; // which is lower than before if the server was set back to a backup
-      if (subscription.generation !== this.#generation) this.#defer(subscription, "onGap", { since, oldest });
+      if (subscription.began !== this.#generation) this.#defer(subscription, "onGap", { since, oldest });
     }
     this.#live();
   }
 
   #change({ type, collection, data, seq }, text) {
+    this.#heard = Date.now();
     if (seq <= this.#cursor) return;
     this.#cursor = seq;
     let given = false;
     for (const subscription of this.#of(collection)) {
-      if (subscription.from === null || seq <= subscription.from || !this.#subscriptions.has(subscription)) continue;
+      const { from, asked, early, handler } = subscription;
+      if (from === null ? asked !== this.#generation : seq <= from) continue;
+      if (!this.#subscriptions.has(subscription)) continue;
       // Each handler has a copy of its own: what one does to it harms no other.
-      const own = given ? JSON.parse(text).data : data;
+      const event = { type, collection, data: given ? JSON.parse(text).data : data, seq };
       given = true;
-      this.#run(subscription, subscription.handler, { type, collection, data: own, seq });
+      if (from === null) early.push(event); // until the server says where it begins
+      else this.#calls.run(subscription, handler, event);
     }
     if (this.#status.state === "catching up" && seq >= this.#head) this.#live();
     else this.#awaitQuiet();
   }
 
+  /** Everything up to `seq` has been sent. */
+  #pong(seq) {
+    this.#heard = Date.now();
+    if (seq > this.#cursor) this.#cursor = seq;
+    if (this.#status.state === "catching up" && this.#cursor >= this.#head) this.#live();
+  }
+
+  /** `onReply(error, message)`: `error` is null unless the message is one. */
   #ask(action, fields, onReply = () => {}) {
     const ref = ++this.#refs;
     this.#replies.set(ref, onReply);
@@ -418,7 +451,7 @@ export class Realtime {
     const onReply = this.#replies.get(message.ref);
     this.#replies.delete(message.ref);
     const { type, code, message: text } = message;
-    onReply?.(type === "error" ? new PaperDBError(text, { status: 400, code }) : null);
+    onReply?.(type === "error" ? new PaperDBError(text, { status: 400, code }) : null, message);
   }
 
   // --- what is subscribed ------------------------------------------------------------------------
@@ -427,24 +460,34 @@ export class Realtime {
   #align() {
     const wanted = this.#wanted();
     this.#leaveAll((name) => !wanted.includes(name));
-    for (const [name, { confirmed }] of this.#joined) if (confirmed) this.#begin(name);
-    const missing = wanted.filter((name) => !this.#joined.has(name));
-    if (missing.length === 0 || this.#renewing) return;
-    if (missing.every(this.#token.covers)) for (const name of missing) this.#join(name);
-    else void this.#renew();
+    const isNew = ({ asked }) => asked !== this.#generation;
+    const missing = wanted.filter((name) => !this.#joined.has(name) || this.#of(name).some(isNew));
+    const covered = missing.filter(this.#token.covers);
+    for (const name of covered) this.#join(name);
+    if (covered.length === missing.length || this.#renewing) return;
+    // After a failure there will be another try: only what is new is reason for one at once.
+    const isAwaited = (name) => this.#token.covers(name) || this.#lacked.has(name);
+    if (this.#failures === 0 || !missing.every(isAwaited)) void this.#renew();
   }
 
+  /** Ask for a collection, also if the server sends it already: its reply says where new handlers begin. */
   #join(name) {
-    const joining = { confirmed: false };
+    const joining = this.#joined.get(name) ?? {};
     this.#joined.set(name, joining);
-    this.#floor(name); // from when it is sent: changes may come before the reply does
-    this.#ask("subscribe", { collection: name }, (error) => {
+    const taken = this.#take(name);
+    this.#ask("subscribe", { collection: name }, (error, { seq = this.#cursor }) => {
       if (this.#joined.get(name) !== joining) return; // left, or left and joined again, meanwhile
-      joining.confirmed = true;
-      if (!error) return this.#begin(name);
+      if (!error) return this.#begin(taken, Math.max(seq, this.#head));
       this.#joined.delete(name);
       return this.#deny(name, error);
     });
+  }
+
+  /** The handlers of a collection that this connection is asked for from now on. */
+  #take(name) {
+    const taken = this.#of(name).filter(({ asked }) => asked !== this.#generation);
+    for (const subscription of taken) subscription.asked = this.#generation;
+    return taken;
   }
 
   #leaveAll(unwanted) {
@@ -454,47 +497,13 @@ export class Realtime {
     }
   }
 
-  /** Handlers that are new see what comes after all that we know to be committed. */
-  #floor(name) {
-    const fresh = this.#of(name).filter(({ from }) => from === null);
-    for (const subscription of fresh) {
-      subscription.from = Math.max(this.#head, this.#cursor);
-      subscription.generation = this.#generation;
-    }
-  }
-
-  #begin(name) {
-    this.#floor(name);
-    for (const subscription of this.#of(name).filter(({ ready }) => !ready)) {
-      subscription.ready = true;
+  /** Those that are new see what comes after `seq`. */
+  #begin(subscriptions, seq) {
+    for (const subscription of subscriptions.filter(({ from }) => from === null)) {
+      const { early, handler } = subscription;
+      Object.assign(subscription, { from: seq, began: this.#generation, early: [] });
       this.#defer(subscription, "onReady");
-    }
-  }
-
-  #planRenewal(delay = this.#token.renewAt(this.#marginMs) - Date.now()) {
-    this.#timers.set("renew", delay, () => void this.#renew());
-  }
-
-  /** A new token for the connection that we have. What is to be subscribed waits for it. */
-  async #renew() {
-    this.#renewing = true;
-    this.#timers.clear("renew");
-    const generation = this.#generation;
-    try {
-      const token = await this.#newToken();
-      if (generation !== this.#generation) return;
-      this.#leaveAll((name) => !token.covers(name));
-      this.#ask("auth", { token: token.reveal() }, (error) => {
-        if (error) return this.#lost(`the new token was refused: ${error.code}`);
-        this.#renewing = false;
-        this.#planRenewal();
-        return this.#align();
-      });
-    } catch (error) {
-      if (generation !== this.#generation) return;
-      this.#renewing = false;
-      if (isFinal(error)) this.#halt(error);
-      else this.#planRenewal(FIRST_DELAY_MS + (Math.random() * MAX_DELAY_MS) / 3);
+      for (const event of early.filter((event) => event.seq > seq)) this.#later(subscription, handler, event);
     }
   }
 
@@ -541,7 +550,7 @@ export class Realtime {
 
   #probe(ms) {
     if (this.#timers.has("pong")) return;
-    this.#ask("ping", {});
+    this.#ask("ping", {}, (error, { seq }) => this.#pong(seq));
     const due = Date.now() + ms;
     // If we come late ourselves, the answer may lie unread: one more look.
     const look = () => (Date.now() > due + 500 ? this.#timers.set("pong", 1000, () => this.#again()) : this.#again());
@@ -551,44 +560,17 @@ export class Realtime {
   // --- other people's functions ------------------------------------------------------------------
 
   #show(status) {
-    if (status.state === "live" && this.#status.state === "live") return;
+    if (status.state === "live" && this.#status.state === "live" && status.reason === this.#status.reason) return;
     this.#status = Object.freeze(status);
-    for (const listener of this.#listeners) this.#queue(() => this.#run(null, listener, status));
+    for (const listener of this.#listeners) this.#calls.queue(() => this.#calls.run(null, listener, status));
   }
 
   #defer(subscription, name, ...args) {
     const run = subscription.options[name];
-    if (run) this.#queue(() => this.#subscriptions.has(subscription) && this.#run(subscription, run, ...args));
+    if (run) this.#later(subscription, run, ...args);
   }
 
-  /** Call it in a microtask, or before the next message, whichever comes first. */
-  #queue(call) {
-    if (this.#later.push(call) === 1) queueMicrotask(() => this.#flush());
-  }
-
-  #flush() {
-    for (const call of this.#later.splice(0)) call();
-  }
-
-  #run(subscription, run, ...args) {
-    const failed = (error) => this.#report(error, subscription);
-    try {
-      const result = run(...args);
-      if (typeof result?.then === "function") Promise.resolve(result).catch(failed);
-    } catch (error) {
-      failed(error);
-    }
-  }
-
-  #report(error, subscription) {
-    try {
-      const { onError } = subscription?.options ?? {};
-      if (onError) return void onError(error);
-    } catch (another) {
-      console.error("paperdb: an onError function failed:", another);
-    }
-    const of = subscription ? `the subscription to '${subscription.collection}'` : "a status listener";
-    return console.error(`paperdb: ${of}:`, error);
+  #later(subscription, run, ...args) {
+    this.#calls.queue(() => this.#subscriptions.has(subscription) && this.#calls.run(subscription, run, ...args));
   }
 }
-

@@ -2,8 +2,8 @@
  * A WebSocket client for Node without one (20 and 21): RFC 6455 over node:http, as much as PaperDB needs.
  *
  * Law: loaded only where there is no global WebSocket. The same `on…` properties, and no others; what a
- * handshake was refused with is on the error event as `status`. No extensions. Every way in which a
- * connection can end leads to one `onclose`.
+ * handshake was refused with is on the error event: `status`, `retryAfter`, and of a PaperDB server `code` and
+ * `message`. No extensions. Every way in which a connection can end leads to one `onclose`.
  */
 
 import { createHash, randomBytes } from "node:crypto";
@@ -21,6 +21,9 @@ const PONG = 10;
 const MAX_MESSAGE_BYTES = 64 * 1024 * 1024;
 /** What the other side gets to answer a close frame, ms. */
 const CLOSE_MS = 1_000;
+/** What is read of a refusal's body, and for how long it is waited for, ms. */
+const MAX_REFUSAL_BYTES = 65_536;
+const REFUSAL_MS = 1_000;
 const NO_STATUS = 1005;
 const ABNORMAL = 1006;
 
@@ -79,6 +82,15 @@ function decode(bytes) {
     return decoder.decode(bytes);
   } catch {
     throw new Violation(1007, "text that is not UTF-8");
+  }
+}
+
+/** The object that a JSON text is; empty for anything else. */
+function parse(bytes) {
+  try {
+    return { ...JSON.parse(bytes) };
+  } catch {
+    return {};
   }
 }
 
@@ -154,7 +166,7 @@ export class WebSocket {
     this.#request = (secure ? httpsRequest : httpRequest)(target, { headers, agent: false });
     this.#request.on("upgrade", (response, socket, head) => this.#upgraded(response, socket, head, key, protocols));
     this.#request.on("response", (response) => this.#refused(response));
-    this.#request.on("error", (error) => this.#failed({ message: error.message }));
+    this.#request.on("error", (error) => this.#failed({ message: error.message, code: error.code }));
     this.#request.end();
   }
 
@@ -205,10 +217,22 @@ export class WebSocket {
   }
 
   #refused(response) {
-    response.on("error", () => {});
-    response.resume();
-    this.#request.destroy();
-    this.#failed({ status: response.statusCode, message: `HTTP ${response.statusCode}` });
+    const { statusCode: status, headers } = response;
+    const parts = [];
+    let size = 0;
+    const tell = () => {
+      clearTimeout(timer);
+      this.#request.destroy();
+      const { error: message = `HTTP ${status}`, code } = parse(Buffer.concat(parts));
+      this.#failed({ status, message, code, retryAfter: Number(headers["retry-after"]) || 0 });
+    };
+    const timer = setTimeout(tell, REFUSAL_MS);
+    response.on("data", (part) => {
+      parts.push(part);
+      size += part.length;
+      if (size > MAX_REFUSAL_BYTES) response.destroy();
+    });
+    for (const end of ["end", "error", "close"]) response.on(end, tell);
   }
 
   #failed(about) {
