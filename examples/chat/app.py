@@ -49,8 +49,10 @@ class PaperDB:
         return self.call("POST", f"/{COLLECTION}/docs", {"author": author, "text": text})
 
     def latest(self) -> Any:
+        """The newest messages, oldest first, and the seq of the last change that they show."""
         query = urllib.parse.urlencode({"sort": "-createdAt", "limit": SHOWN})
-        return self.call("GET", f"/{COLLECTION}/docs?{query}")["documents"][::-1]
+        found = self.call("GET", f"/{COLLECTION}/docs?{query}")
+        return {"messages": found["documents"][::-1], "seq": found["seq"]}
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -54,14 +54,15 @@ class Browser:
                 return result
 
     @contextlib.contextmanager
-    def page(self, url: str) -> Iterator[Page]:
-        """A tab, in front of the others, that has loaded `url`."""
+    def page(self, url: str, first: str = "") -> Iterator[Page]:
+        """A tab, in front of the others, that has loaded `url`; a script of ours runs `first` in it."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, target, session)
         try:
             page.show()
             page.call("Page.enable")
+            page.call("Page.addScriptToEvaluateOnNewDocument", source=first)
             page.call("Page.navigate", url=url)
             page.wait("document.readyState === 'complete'")
             yield page

@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.web.cdp import Browser, Page, chromium
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import page_server
+from tests.web.tools import Answer, http_server, page_server
 
 CHAT = Path(__file__).parents[2] / "examples/chat/app.py"
 
@@ -57,6 +57,55 @@ def test_the_pages_snippets_through_an_import_map(browser: Browser, server: Serv
     event = next(line[1] for line in lines if line[0] == "plain")
     assert sorted(event) == ["collection", "data", "type"]
     assert [line[1] for line in lines if line[0] == "status"] == ["connecting", "live", "closed"]
+
+
+def test_a_handshake_refused_for_good_is_told_and_not_tried_again(
+    browser: Browser, start_server: StartServer
+) -> None:
+    """A browser does not show the status of a handshake; the close code says it."""
+    server = start_server("--max-subscriptions", "10")
+    with browser.page(f"{server.url}/healthz") as page:
+        page.run(f"""
+            import("/sdk/paperdb.js").then(({{ createClient }}) => {{
+              window.errors = [];
+              window.sockets = 0;
+              class Counted extends WebSocket {{ constructor(...args) {{ super(...args); sockets += 1; }} }}
+              const apiKey = {json.dumps(server.key)};
+              window.db = createClient({{ apiKey, baseUrl: "/", WebSocket: Counted }});
+              const onError = ({{ code }}) => errors.push(code);
+              for (let n = 0; n < 11; n += 1) db.realtime.subscribe(`c${{n}}`, () => {{}}, {{ onError }});
+            }})""")
+        page.wait("window.errors?.length === 11")
+        assert page.run("[...new Set(errors)]") == ["TOO_MANY_SUBSCRIPTIONS"]
+        assert page.run("db.realtime.status.code") == "TOO_MANY_SUBSCRIPTIONS"
+        assert page.run("sockets") == 1
+
+
+REDIRECT = """
+    const { createClient } = await import("/sdk/paperdb.js");
+    const db = createClient({ apiKey: "pdb_sk_x", baseUrl: "/moved" });
+    return db.a.insert({}).catch(({ code, status }) => [code, status]);
+"""
+
+
+def test_no_redirect_is_followed_and_no_address_guessed(browser: Browser, server: Server) -> None:
+    seen: list[str] = []
+
+    def answer(method: str, path: str, headers: dict[str, str]) -> Answer:
+        seen.append(f"{method} {path}")
+        if path.startswith("/moved"):
+            return 302, "text/plain", b"", {"Location": "/elsewhere"}
+        if path.startswith("/sdk/"):
+            return 200, "text/javascript", server.request("GET", path).content
+        return 200, "text/html", b"<!doctype html><body>"
+
+    with http_server(answer) as url, browser.page(url) as page:
+        assert page.run(f"(async () => {{ {REDIRECT} }})()") == ["REDIRECTED", 0]
+        for base in ("undefined", "null", '""', '"db.example.com"', '"db.example.com:8000"'):
+            made = f'import("/sdk/paperdb.js").then((p) => p.createClient({{ apiKey: "k", baseUrl: {base} }}))'
+            assert page.run(f"{made}.catch(({{ code }}) => code)") == "INVALID_URL", base
+    assert "POST /moved/a/docs" in seen
+    assert not any("elsewhere" in line for line in seen)
 
 
 def test_over_tls_documents_go_by_http_2_and_events_by_websocket(
@@ -151,6 +200,57 @@ def test_two_tabs_talk(browser: Browser, chat: Chat, tmp_path: Path) -> None:
         first.screenshot(tmp_path / "chat.png")
         key = first.run("document.documentElement.outerHTML + JSON.stringify(localStorage)")
         assert chat.server.key not in key
+
+
+HOLD_LISTS = """
+    const answered = fetch;
+    window.held = [];
+    window.fetch = async (url, request) => {
+      const response = await answered(url, request);
+      if (url === "messages" && !request) await new Promise((resolve) => held.push(resolve));
+      return response;
+    };
+"""
+
+
+def test_what_happens_while_the_list_is_on_its_way(browser: Browser, chat: Chat) -> None:
+    texts = ("deleted", "edited", "stays", "edited, then deleted", "last")
+    ids = [chat.server.insert("chat", {"author": "Bob", "text": text})["_id"] for text in texts]
+    with browser.page(chat.url, HOLD_LISTS) as page:
+        chat.wait_state(page, "live")
+        page.wait("held.length === 1")  # the server has answered; the page has not been told
+        chat.server.request("DELETE", f"/chat/docs/{ids[0]}")
+        for id in (ids[1], ids[3]):
+            chat.server.request("PATCH", f"/chat/docs/{id}", json={"text": "after"})
+        chat.server.request("DELETE", f"/chat/docs/{ids[3]}")
+        made = chat.server.insert("chat", {"author": "Bob", "text": "new"})
+        page.wait(f"{TEXTS}.includes('new')")
+        page.run("held[0]()")
+        page.wait(f"{TEXTS}.includes('stays')")
+        assert page.run(TEXTS) == ["after", "stays", "last", "new"]
+        chat.server.request("DELETE", f"/chat/docs/{made['_id']}")
+        page.wait(f"!{TEXTS}.includes('new')")
+
+
+def test_after_a_gap_the_page_shows_what_there_is(browser: Browser, chat: Chat) -> None:
+    chat.server.options = ("--retention-count", "5")
+    chat.server.stop()
+    chat.server.start()
+    old = chat.server.insert("chat", {"author": "Bob", "text": "deleted in the gap"})
+    chat.post("stays")
+    with browser.page(chat.url) as first, browser.page(chat.url) as second:
+        for page in (first, second):
+            chat.wait_state(page, "live")
+            page.wait(f"{TEXTS}.length === 2")
+        first.freeze(True)
+        chat.server.kill()
+        chat.server.start()
+        chat.server.request("DELETE", f"/chat/docs/{old['_id']}")
+        chat.server.request("POST", "/other/bulk", json=[{}] * 50)
+        wait_until(lambda: chat.server.request("GET", "/chat/changes?since=2").status_code == 410)
+        first.show()
+        first.freeze(False)
+        chat.wait_shown(first)
 
 
 def test_offline_and_online_again(browser: Browser, chat: Chat) -> None:

@@ -123,6 +123,33 @@ def test_a_client_that_cannot_work_is_refused_at_once(client: MakeClient) -> Non
         assert "secret" not in error["message"]
 
 
+def test_a_missing_address_never_means_the_pages_own_host(client: MakeClient) -> None:
+    """In a browser a URL may be relative to the page, where it says so."""
+    node = client()
+    node.run('globalThis.location = {href: "https://page.example/app/"}')
+    create = 'const {createClient} = await import("paperdb"); const apiKey = "pdb_sk_x";'
+    missing = ("undefined", "null", '""', '" "', "{}", "7")
+    for wrong in (*missing, '"db.example.com"', '"db.example.com:80"', '"a:b@db"'):
+        error = node.error(f"{create} createClient({{apiKey, baseUrl: {wrong}}})")
+        assert error["code"] == "INVALID_URL", wrong
+        assert error["message"].startswith("Invalid baseUrl: "), wrong
+        assert "a:b" not in error["message"]
+        if wrong not in ("undefined", "null"):
+            error = node.error(f'{create} createClient({{apiKey, baseUrl: "/", realtimeUrl: {wrong}}})')
+            assert error["message"].startswith("Invalid realtimeUrl: "), wrong
+    asked = f"""{create} let asked; const fetch = async (url) => {{ asked = url; throw 0; }};
+        await createClient({{apiKey, baseUrl: BASE, fetch}}).a.count().catch(() => 0); return asked;"""
+    for base, url in (
+        ('"/"', "https://page.example"),
+        ('"/db/"', "https://page.example/db"),
+        ('"./"', "https://page.example/app"),
+        ('"//db.example"', "https://db.example"),
+        ('new URL("http://x/db//")', "http://x/db"),
+        ('" wss://x:8/db "', "https://x:8/db"),
+    ):
+        assert node.run(asked.replace("BASE", base)) == f"{url}/a/count"
+
+
 # --- schema --------------------------------------------------------------------------------------
 
 PROPERTIES = {
