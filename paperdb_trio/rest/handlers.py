@@ -47,6 +47,7 @@ from paperdb_trio.store.operations import (
 )
 from paperdb_trio.store.reader import parse_select, project
 from paperdb_trio.turn import Turn
+from paperdb_trio.web.assets import TARBALL
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -440,12 +441,20 @@ async def metrics(services: Services, request: Request) -> Response:
 
 
 def asset(services: Services, request: Request) -> Response:
-    """A file of the SDK, or the live page. Clients ask again each time, and are told that it is the same."""
+    """A file of the SDK, or the live page. Clients ask again each time, unless it can have no other content."""
     found = services.assets[request.path]
-    headers = {"ETag": found.etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    headers = {"ETag": found.etag, "Cache-Control": found.caching, "X-Content-Type-Options": "nosniff"}
+    if found.permanent is not None:
+        headers["Content-Location"] = found.permanent
     if request.headers.get("if-none-match") == found.etag:
         return Response(304, b"", headers)
     return Response(200, found.body, {"Content-Type": found.content_type, **headers})
+
+
+def another_tarball(services: Services) -> ApiError:
+    """The 404 for the SDK of a server of another version."""
+    ours = services.assets[TARBALL].permanent
+    return ApiError(404, "NOT_FOUND", f"This server's SDK is another one: /sdk/{ours}")
 
 
 # --- parameters ----------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from paperdb_trio.rest.messages import Request, Response, error_response, json_r
 from paperdb_trio.rest.openapi import openapi_document
 from paperdb_trio.rest.table import Access, Route
 from paperdb_trio.services import Services
+from paperdb_trio.web.assets import ANY_TARBALL
 
 log = logging.getLogger("paperdb.rest")
 
@@ -121,6 +122,8 @@ async def _respond(services: Services, request: Request) -> Response:
         return await OPEN_ROUTES[request.path](services, request)
     if method == "GET" and request.path in services.assets:
         return handlers.asset(services, request)
+    if method == "GET" and ANY_TARBALL.fullmatch(request.path):
+        raise handlers.another_tarball(services)
     segments = request.segments()
     identity, token = authenticate(services.directory, request)
     services.limits.request(identity.key.id)

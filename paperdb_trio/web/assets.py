@@ -1,7 +1,8 @@
 """The files that the server serves to clients, in memory.
 
 Law: read once, at start; the same bytes at every start, so that an ETag or a checksum
-in somebody's lock file stays good until the SDK itself changes.
+in somebody's lock file stays good until the SDK itself changes. The tarball has an address
+with its checksum in it, too, which never has another content.
 """
 
 from __future__ import annotations
@@ -9,11 +10,15 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
+import re
 import tarfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Final
+
+from paperdb_trio.web.commonjs import to_commonjs
 
 CONTENT_TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
@@ -22,19 +27,29 @@ CONTENT_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
 }
 NOT_SERVED: Final = frozenset({"package.json"})
-"""In the tarball only."""
+"""In the tarball only, as is what is made for CommonJS."""
 TARBALL: Final = "/sdk/paperdb.tgz"
+"""Always the present one."""
+ANY_TARBALL: Final = re.compile(r"/sdk/paperdb-[^/]+\.tgz")
+"""The address of a tarball of some version, ours or another."""
+REVALIDATED: Final = "no-cache"
+IMMUTABLE: Final = "public, max-age=31536000, immutable"
 MTIME: Final = 499_162_500
 """1985-10-26T08:15:00Z: what npm itself gives to every file that it packs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """`etag` is the header's value, quotes included."""
+    """`etag` and `caching` (Cache-Control) are the headers' values, quotes included.
+
+    `permanent`: the name, beside this one, under which this content will be for good.
+    """
 
     content_type: str
     body: bytes
     etag: str
+    caching: str = REVALIDATED
+    permanent: str | None = None
 
 
 def load() -> dict[str, Asset]:
@@ -45,10 +60,25 @@ def load() -> dict[str, Asset]:
         if file.name.endswith((".js", ".d.ts", ".json"))
     }
     assets = {f"/sdk/{name}": _asset(name, body) for name, body in files.items() if name not in NOT_SERVED}
-    assets[TARBALL] = _asset(TARBALL, tarball(files))
+    packed = tarball({**files, **for_commonjs(files)})
+    version = json.loads(files["package.json"])["version"]
+    name = f"paperdb-{version}-{hashlib.sha256(packed).hexdigest()[:16]}.tgz"
+    assets[TARBALL] = replace(_asset(name, packed), permanent=name)
+    assets[f"/sdk/{name}"] = replace(_asset(name, packed), caching=IMMUTABLE)
     page = resources.files(__package__).joinpath("pages", "index.html")
-    assets["/"] = _asset(page.name, page.read_bytes())
+    assets["/"] = _asset(page.name, page.read_bytes().replace(b"__TARBALL__", name.encode()))
     return assets
+
+
+def for_commonjs(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The same modules for `require`, and the types under the name that TypeScript looks for beside them."""
+    made = {
+        f"{name.removesuffix('.js')}.cjs": to_commonjs(body.decode()).encode()
+        for name, body in files.items()
+        if name.endswith(".js")
+    }
+    types = {f"{name.removesuffix('.ts')}.cts": body for name, body in files.items() if name.endswith(".d.ts")}
+    return {**made, **types}
 
 
 def _asset(name: str, body: bytes) -> Asset:

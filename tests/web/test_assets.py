@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 import tarfile
 from pathlib import Path
 
+import httpx
+import pytest
+
 import paperdb_trio
 from paperdb_trio.web import assets
+from paperdb_trio.web.commonjs import to_commonjs
+from tests.conftest import Server
+from tests.web.tools import need_node, npm
 
 
 def test_the_package_has_the_version_of_the_server(package: Path) -> None:
@@ -24,25 +32,65 @@ def test_what_is_served_is_what_lies_in_the_folder() -> None:
         if file.name != "package.json":
             assert served[f"/sdk/{file.name}"].body == file.read_bytes()
     assert served["/sdk/paperdb.js"].content_type == "text/javascript; charset=utf-8"
-    assert len({asset.etag for asset in served.values()}) == len(served)
+    assert len({asset.etag for asset in served.values()}) == len(served) - 1  # the tarball has two addresses
 
 
-def test_the_tarball_is_the_same_every_time_and_has_every_file_that_the_package_names() -> None:
-    body = assets.load()[assets.TARBALL].body
-    assert assets.load()[assets.TARBALL].body == body
+def unpacked(body: bytes) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(body)) as archive:
         assert {entry.mtime for entry in archive} == {assets.MTIME}
-        names = set(archive.getnames())
-        described = archive.extractfile("package/package.json")
-        assert described is not None
-        files = json.load(described)["files"]
-    assert names == {f"package/{name}" for name in [*files, "package.json"]}
+        return {
+            entry.name.removeprefix("package/"): archive.extractfile(entry).read()  # type: ignore[union-attr]
+            for entry in archive
+        }
+
+
+def test_the_tarball_is_the_same_every_time_and_has_every_file_for_both_kinds_of_modules() -> None:
+    body = assets.load()[assets.TARBALL].body
+    assert assets.load()[assets.TARBALL].body == body
+    files = unpacked(body)
+    folder = {file.name for file in (Path(assets.__file__).parent / "sdk").iterdir()}
+    commonjs = {name.replace(".js", ".cjs") for name in folder if name.endswith(".js")}
+    assert files.keys() == folder | commonjs | {"paperdb.d.cts"}
+    exported = re.findall(r'"\./([^"]+)"', json.dumps(json.loads(files["package.json"])["exports"]))
+    assert set(exported) <= files.keys()
+    assert files["paperdb.d.cts"] == files["paperdb.d.ts"]
+
+
+def test_the_tarball_is_at_an_address_of_its_content_too(server: Server) -> None:
+    always = server.request("GET", assets.TARBALL)
+    assert always.headers["cache-control"] == "no-cache"
+    name = always.headers["content-location"]
+    checksum = hashlib.sha256(always.content).hexdigest()[:16]
+    assert name == f"paperdb-{paperdb_trio.__version__}-{checksum}.tgz"
+    fixed = httpx.get(f"{server.url}/sdk/{name}")
+    assert (fixed.content, fixed.headers["cache-control"]) == (always.content, assets.IMMUTABLE)
+    assert f"sdk/{name}" in httpx.get(server.url).text
+    other = httpx.get(f"{server.url}/sdk/paperdb-0.0.1-0123456789abcdef.tgz")
+    assert other.status_code == 404
+    assert f"/sdk/{name}" in other.json()["error"]
+
+
+def test_a_lock_file_with_that_address_installs_again(server: Server, tmp_path: Path) -> None:
+    need_node()
+    name = server.request("GET", assets.TARBALL).headers["content-location"]
+    npm(tmp_path, "install", f"{server.url}/sdk/{name}", lock=True)
+    locked = json.loads((tmp_path / "package-lock.json").read_text())["packages"]["node_modules/paperdb"]
+    assert locked["resolved"] == f"{server.url}/sdk/{name}"
+    npm(tmp_path, "ci", lock=True)
+    assert (tmp_path / "node_modules/paperdb/paperdb.cjs").exists()
+
+
+@pytest.mark.parametrize(
+    "line", ['import x from "y";', "export default 3;", 'export * from "./x.js";', "x = import(name);"]
+)
+def test_what_cannot_be_made_into_commonjs_is_refused(line: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(line.removeprefix("x = "))):
+        to_commonjs(f"const a = 1;\n{line}\n")
 
 
 def test_every_module_that_is_imported_is_served() -> None:
     served = assets.load()
-    for name in ("paperdb", "realtime"):
-        text = served[f"/sdk/{name}.js"].body.decode()
-        imported = {part.split('"')[0] for part in text.split('"./')[1:]}
-        assert imported
-        assert all(f"/sdk/{file}" in served for file in imported)
+    texts = [asset.body.decode() for path, asset in served.items() if path.endswith(".js")]
+    imported = {part.split('"')[0] for text in texts for part in text.split('"./')[1:]}
+    assert "realtime.js" in imported
+    assert all(f"/sdk/{file}" in served for file in imported)

@@ -34,9 +34,9 @@ EITHER_WEBSOCKET = pytest.mark.parametrize(
 )
 
 
-def npm(folder: Path, *arguments: str) -> None:
-    """Run npm quietly in `folder`, leaving no lock file."""
-    flags = ("--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error")
+def npm(folder: Path, *arguments: str, lock: bool = False) -> None:
+    """Run npm quietly in `folder`, leaving no lock file unless it is asked for."""
+    flags = ("--no-audit", "--no-fund", "--loglevel=error", *(() if lock else ("--no-package-lock",)))
     done = subprocess.run(
         [need("npm"), *arguments, *flags], cwd=folder, capture_output=True, text=True, timeout=90, check=False
     )

@@ -66,7 +66,7 @@ const RELATIVE_URL = /^\.{0,2}\//;
 
 /** The URL of an `option`, absolute, with `scheme` (http or ws, with an s where it had one), and no slash at its end. */
 export function address(option, url, scheme) {
-  const text = typeof url === "string" || url instanceof URL ? String(url).trim() : "";
+  const text = typeof url === "string" ? url.trim() : String(url?.href ?? "");
   const isRelative = RELATIVE_URL.test(text) && globalThis.location !== undefined;
   let parsed = null;
   try {

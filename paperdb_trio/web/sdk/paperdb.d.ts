@@ -108,6 +108,8 @@ export interface FindOptions<D> {
 /** The documents found; `hasMore` says whether there are others after them. */
 export type Found<D> = D[] & {
   readonly hasMore: boolean;
+  /** The seq of the last change that they show: what an event with a higher one says is newer. */
+  readonly seq: number;
   readonly limit: number;
   readonly offset: number;
   /** Only with `count: true`. */
@@ -184,9 +186,13 @@ export interface Gap {
   oldest: number;
 }
 
-/** `retryIn` is in seconds. `closed` is final until the next `subscribe`. */
+/**
+ * `retryIn` is in seconds. `closed` is final until the next `subscribe`. `live` and `catching up` have a `reason`
+ * while the token cannot be renewed: the connection goes on until the present one ends.
+ */
 export type Status =
-  | { readonly state: "connecting" | "live" | "catching up" }
+  | { readonly state: "connecting" }
+  | { readonly state: "live" | "catching up"; readonly reason?: string }
   | { readonly state: "offline"; readonly reason: string; readonly retryIn: number }
   | ({ readonly state: "gap" } & Readonly<Gap>)
   | { readonly state: "closed"; readonly reason: string; readonly code?: string };
@@ -196,7 +202,11 @@ export interface SubscribeOptions {
   onReady?: () => unknown;
   /** Changes were missed: fetch again what you keep a copy of. Changes after the gap go on coming. */
   onGap?: (gap: Gap) => unknown;
-  /** What the handler threw, or why the subscription ended. Without it: `console.error`. */
+  /**
+   * What the handler threw, or why the subscription ended. Also, once an outage, what may be for somebody to mend
+   * while it is tried again: the server refuses tokens that were just made, or its certificate is no longer good.
+   * Without it: `console.error`.
+   */
   onError?: (error: unknown) => unknown;
 }
 
@@ -254,16 +264,27 @@ export type WebSocketClass = new (url: string, protocols?: string[]) => {
   close(code?: number): void;
 };
 
+/** What a `fetch` must do: the browser's and Node's do. It gets `redirect: "manual"`. */
+export type FetchFunction = (url: string, init?: any) => Promise<{
+  readonly ok: boolean;
+  readonly status: number;
+  readonly headers: { get(name: string): string | null };
+  text(): Promise<string>;
+}>;
+
 type Answer<T> = T | Promise<T>;
 
 export interface ClientOptions<S extends Schema = {}> {
-  /** http(s) or ws(s), with or without a path; in a browser it may be relative, such as `"/"`. */
-  baseUrl: string;
+  /** http(s) or ws(s), with or without a path; in a browser also a path of the page's own host, such as `"/"`. */
+  baseUrl: string | { readonly href: string };
   /** `baseUrl` if left out. */
-  realtimeUrl?: string;
+  realtimeUrl?: string | { readonly href: string };
   /** `pdb_sk_…` or `pdb_pk_…`. A secret key belongs on a server. */
   apiKey?: string;
-  /** For front ends that hold no key: asks your own back end for a token that covers `collections`. */
+  /**
+   * For front ends that hold no key: asks your own back end for a token that covers `collections`. It has 30 s. An
+   * error of it that has `status` 401 or 403 ends the subscriptions; after others it is asked again, less and less often.
+   */
   getToken?: (wanted: { collections: string[]; permissions: ["read"] }) => Answer<string | { token: string }>;
   /** With a secret key it registers itself before the first write to each of its collections. */
   schema?: S;
@@ -271,13 +292,16 @@ export interface ClientOptions<S extends Schema = {}> {
   tokenExpiresIn?: number;
   /** Seconds before a token's end at which it is renewed: 60; halfway for a token that lives shorter than that. */
   tokenMarginSeconds?: number;
-  fetch?: typeof fetch;
+  fetch?: FetchFunction;
   WebSocket?: WebSocketClass;
 }
 
 interface ClientMethods<S extends Schema> {
   readonly realtime: Realtime<S>;
-  /** Any collection, also one whose name is taken here (`close`) or by every object (`constructor`). */
+  /**
+   * Any collection, also one whose name is taken here (`close`) or by every object (`constructor`), is looked for by
+   * others (`then`, `toJSON`), or begins with `_`.
+   */
   collection<K extends keyof S & string>(name: K): Collection<DocumentOf<S[K]>, DraftOf<S[K]>>;
   collection<T extends object = AnyDraft>(name: string): Collection<ReadAs<T>, DraftFor<T>>;
   /** End all subscriptions. Documents can still be read and written. */
