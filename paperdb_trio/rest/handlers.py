@@ -302,7 +302,7 @@ async def changes(call: Call) -> Response:
     wait = _whole(query, "wait", 0, 0, int(services.settings.max_wait))
     head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
     as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
-    if as_stream and (last_id := call.request.headers.get("last-event-id")):  # empty: none yet
+    if as_stream and (last_id := _last_event_id(call)):
         query["since"] = last_id
     if query.get("since", "now" if as_stream else "") == "now":
         position = head
@@ -333,6 +333,14 @@ async def changes(call: Call) -> Response:
         b"false" if page.reached_end else b"true",
     )
     return Response(200, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _last_event_id(call: Call) -> str | None:
+    """Where a stream that was cut off goes on. Empty: no event has come yet.
+
+    Polyfills of `EventSource` send it as a parameter, since a header of theirs would need a preflight.
+    """
+    return call.request.headers.get("last-event-id") or call.query.get("lastEventId")
 
 
 def _check_still_good(call: Call) -> None:
