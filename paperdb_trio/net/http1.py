@@ -18,7 +18,9 @@ import trio
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
+from paperdb_trio.realtime.frames import chunk
 from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
+from paperdb_trio.rest.routes import refusal
 from paperdb_trio.services import Services
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -37,15 +39,19 @@ def _date_line() -> str:
     return _date[1]
 
 
-def response_bytes(response: Response, *, keep_alive: bool, body: bool = True, endless: bool = False) -> bytes:
-    """An answer as bytes; without its `body` for HEAD; `endless`: a body follows until the connection ends."""
+def response_bytes(response: Response, *, keep_alive: bool, body: bool = True) -> bytes:
+    """An answer as bytes; without its `body` for HEAD."""
+    head = _response_head(response, None if response.status in (204, 304) else len(response.body), keep_alive)
+    return head + response.body if body else head
+
+
+def _response_head(response: Response, length: int | None, keep_alive: bool) -> bytes:
     lines = [_STATUS_LINES[response.status], _date_line()]
     lines += [f"{name}: {value}\r\n" for name, value in response.headers.items()]
-    if response.status not in (204, 304) and not endless:
-        lines.append(f"Content-Length: {len(response.body)}\r\n")
+    if length is not None:
+        lines.append(f"Content-Length: {length}\r\n")
     lines.append("\r\n" if keep_alive else "Connection: close\r\n\r\n")
-    head = "".join(lines).encode("latin-1")
-    return head + response.body if body else head
+    return "".join(lines).encode("latin-1")
 
 
 IDLE_LOOK_SECONDS: Final = 1.0
@@ -158,9 +164,26 @@ class HttpConnection:
             await self.stream.send_all(response.body)
         return head.keep_alive
 
-    async def send_head(self, response: Response) -> None:
-        """Write the head of an answer whose body ends with the connection."""
-        await self.stream.send_all(response_bytes(response, keep_alive=False, endless=True))
+    async def refuse(self, error: ApiError) -> None:
+        """Answer the request at hand, or what there is of one, with `error`. No other may follow."""
+        method, origin = self._head.method, self._head.headers.get("origin")
+        if self._waiting:  # for a head that has not come, or is not to be had
+            found = _ORIGIN_LINE.search(self._buffer)
+            method, origin = "", None if found is None else found[1].decode("latin-1")
+        response = refusal(self._settings, method, origin, error)
+        await self.stream.send_all(response_bytes(response, keep_alive=False, body=method != "HEAD"))
+
+    async def begin_endless(self, response: Response, first: bytes) -> bool:
+        """Write the head and the `first` bytes of an answer without an end; whether its body is chunked.
+
+        In HTTP/1.0, which knows no chunks, it ends with the connection.
+        """
+        chunked = self._head.version == "1.1"
+        if chunked:
+            response.headers["Transfer-Encoding"] = "chunked"
+        head = _response_head(response, None, keep_alive=False)
+        await self.stream.send_all(head + (chunk(first) if chunked else first))
+        return chunked
 
     # --- bodies ----------------------------------------------------------------------------------
 
@@ -233,9 +256,10 @@ class HttpConnection:
         self._buffer += data
 
 
-_BEGINNING: Final = re.compile(rb"(?:\r\n)?(?:\r?\Z|[A-Z][A-Z-]{0,23}(?:\Z| ))")
+_ORIGIN_LINE: Final = re.compile(rb"\r\norigin:[ \t]*([^\r\n]*)\r\n", re.IGNORECASE)
+_BEGINNING: Final = re.compile(rb"(?:\r\n)?(?:\r?\Z|[A-Za-z][A-Za-z-]{0,23}(?:\Z| ))")
 
 
 def _may_be_http(data: bytes) -> bool:
-    """Whether this can be the beginning of a request: of one blank line, and of a method in capitals."""
+    """Whether this can be the beginning of a request: of one blank line, and of a method."""
     return _BEGINNING.match(data) is not None

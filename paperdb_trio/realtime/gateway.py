@@ -94,14 +94,16 @@ class Gateway:
             stack.enter_context(limits.listener(grant.database.id))
             yield
 
-    async def serve_events(self, stream: ByteStream, grant: Grant, collection: str, position: int) -> None:
+    async def serve_events(
+        self, stream: ByteStream, grant: Grant, collection: str, position: int, *, chunked: bool
+    ) -> None:
         """Serve server-sent events until the connection ends; the head of the answer has been sent.
 
         What `enforce` and `drain` ended while it was being sent ends here.
         """
         if self._services.draining or not grant.still_good(self._services.directory):
             return
-        connection = EventConnection(self._services, self._wheel, stream, grant, collection)
+        connection = EventConnection(self._services, self._wheel, stream, grant, collection, chunked=chunked)
         self.connections.add(connection)
         try:
             await connection.run(position)
@@ -116,8 +118,8 @@ class Gateway:
         if services.draining:
             raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
         check_handshake(head)
-        origin, origins = head.headers.get("origin"), services.settings.origins
-        if origin is not None and "*" not in origins and origin not in origins:
+        origin = head.headers.get("origin")
+        if origin is not None and not services.settings.origins.allows(origin):
             raise ApiError(403, "ORIGIN_NOT_ALLOWED", "This web origin may not connect")
         offered = _offered(head)
         bearer = _bearer(offered)
