@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.web.cdp import Browser, Page, chromium
 from tests.web.test_page import subscribe_snippet, token_snippet
+from tests.web.test_tokens import BackEnd
 from tests.web.tools import Answer, Proxy, http_server, page_server
 
 CHAT = Path(__file__).parents[2] / "examples/chat/app.py"
@@ -149,6 +151,27 @@ def test_an_event_source_that_is_cut_off_before_its_first_event_misses_nothing(
         page.wait("events.length === 1", 30)
         assert page.run("events[0].data") == missed
         assert page.run("source.readyState") == 1
+
+
+def test_the_readmes_event_source_goes_on_when_its_token_ends(
+    browser: Browser, server: Server, collection: str
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+    (snippet,) = re.findall(r"```js\n(let since = .*?)```", readme, re.DOTALL)
+    snippet = snippet.replace("http://127.0.0.1:8000/messages", f"{server.url}/{collection}")
+    snippet = snippet.replace("console.log(JSON.parse(data))", "lines.push(JSON.parse(data).data.n)")
+    back_end = BackEnd(server, 3)
+    with http_server(back_end) as token_url, browser.page(f"{server.url}/healthz") as page:
+        page.run(f"""
+            window.lines = [];
+            window.newToken = async () => (await fetch("{token_url}/?collections={collection}")).text();""")
+        page.run(f"{snippet}; void listen();")
+        page.wait('since !== "now"')
+        for n in range(1, 4):
+            server.insert(collection, {"n": n})
+            wait_until(lambda n=n: len(back_end.asked) > n, 20)  # type: ignore[misc]
+        page.wait("lines.length === 3")
+        assert page.run("lines") == [1, 2, 3]
 
 
 # --- the chat ------------------------------------------------------------------------------------
