@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.files import inherit
 from paperdb_trio.store.schema import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
 from paperdb_trio.store.writer import Writer
@@ -57,6 +58,7 @@ def listening(data: Path) -> Iterator[socket.socket | None]:
             Path(path).unlink(missing_ok=True)  # of a server that was killed
             listener.bind(path)
             Path(path).chmod(0o600)  # before `listen`, until which nobody can connect
+            inherit(Path(path), data)
             listener.listen()
         except OSError as error:
             log.warning("'paperdb import' will not reach this server: %s", error.strerror)

@@ -248,7 +248,8 @@ def test_other_commands_need_a_directory_that_is_there_and_make_none(tmp_path: P
 
 AS_NOBODY = """
 import os, sys
-import paperdb_trio.cli as cli, paperdb_trio.server, encodings.idna
+import paperdb_trio.cli as cli, paperdb_trio.server, paperdb_trio.store.transfer
+import encodings.idna, importlib.metadata, sqlite_utils
 if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
 sys.argv[0] = "paperdb"; cli.main()
 """

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import DATABASE_NAME, timestamp
-from paperdb_trio.store.schema import EXIT_UNWRITABLE, connect
+from paperdb_trio.store.schema import connect, unwritable
 
 if TYPE_CHECKING:
     import sqlite_utils
@@ -36,7 +37,7 @@ def _transaction(file: Path) -> Iterator[sqlite_utils.Database]:
             connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
             connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise StartupError(f"Cannot write to {file}: {error}", EXIT_UNWRITABLE) from None
+            raise StartupError(f"Cannot write to {file}: {error}{unwritable(file)}", EXIT_UNWRITABLE) from None
 
 
 def is_empty(file: Path) -> bool:
