@@ -122,7 +122,7 @@ def setting_type(setting: dataclasses.Field[Any]) -> type:
 def read_toml(path: str) -> dict[str, Any]:
     """The settings of a TOML file. Raises `StartupError` that names an unknown key and the nearest one."""
     try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
+        values = tomllib.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartupError(f"Cannot read the config file {path}: {error}", 2) from None
     known = {setting.name: setting_type(setting) for setting in dataclasses.fields(Settings)}

@@ -91,6 +91,11 @@ def test_a_toml_file_gives_settings_of_every_type(toml: Path) -> None:
     assert settings.host == FIELDS["host"].default
 
 
+def test_a_byte_order_mark_before_a_toml_file_is_no_part_of_it(toml: Path) -> None:
+    toml.write_text("port = 1\n", "utf-8-sig")
+    assert read_toml(str(toml)) == {"port": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
