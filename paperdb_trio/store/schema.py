@@ -11,7 +11,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ EXIT_NEWER: Final = 4
 EXIT_LOCKED: Final = 5
 
 LOCK: Final = "paperdb.lock"
+FULL: Final = 64 * 1024
+"""Bytes: SQLite wants 32 KiB for `-shm`, and says "disk I/O error" where there are none."""
 
 CHECKED_AT_START: Final = 64 * 1024 * 1024
 """Files up to this size (bytes) are checked whole at start: 0.1 s. Larger ones: `paperdb check`."""
@@ -84,9 +86,14 @@ def own_files(file: Path) -> list[Path]:
     return [file, Path(f"{file}-wal"), Path(f"{file}-shm")]
 
 
-def unwritable(file: Path) -> str:
-    """Whose the first of its files is that this process may not write, for an error; nothing if all is ours."""
-    return not_ours((*own_files(file), file.parent))
+def told(file: Path, error: sqlite3.Error) -> str:
+    """What SQLite says, in one line, and what it does not: that the disk is full, or whose a file is."""
+    text = " ".join(str(error).split())
+    with suppress(OSError):
+        room = os.statvfs(file.parent)
+        if "full" not in text and room.f_bavail * room.f_frsize < FULL:
+            return f"{text} (the disk is full)"
+    return text + not_ours((*own_files(file), file.parent))
 
 
 def connect(file: Path, *, read_only: bool = False, max_length: int | None = None) -> sqlite3.Connection:
@@ -150,7 +157,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
         text = " ".join(str(error).split())
         if "full" in text or "readonly" in text or "unable to open" in text or "I/O" in text:
             raise StartupError(
-                f"Cannot write to the data directory {directory}: {text}{unwritable(file)}", EXIT_UNWRITABLE
+                f"Cannot write to the data directory {directory}: {told(file, error)}", EXIT_UNWRITABLE
             ) from None
         raise StartupError(
             f"The database file {file} is damaged: {text}. Nothing was changed; restore a backup.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from paperdb_trio.model import new_id
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.operations import Replace, SetSchema
 from paperdb_trio.store.transfer import Importer, Tally
-from tests.auth.commands import fails_here, run_here
+from tests.auth.commands import fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.realtime.raw import Writers
 from tests.store.tools import (
@@ -417,6 +418,41 @@ def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartSer
     assert run_here("check", "--data", server.data).exit_code == 0
     assert server.stop() == 0
     assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_an_import_is_interrupted_in_silence_and_what_it_wrote_stays(
+    start_server: StartServer, data: Path, served: bool
+) -> None:
+    if served:
+        start_server(data=data)
+    importing = start_import(data)
+    wait_until(lambda: bool(exported(data)), 10)
+    importing.send_signal(signal.SIGINT)
+    output, error = importing.communicate(timeout=20)
+    assert (importing.returncode, output, error) == (130, b"", b"")
+    assert run_here("check", "--data", data).exit_code == 0
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, data: Path, served: bool) -> None:
+    if served:
+        start_server(data=data)
+    done = run_here("import", "/proc/self/mem", "--data", data)
+    fails_here(done, 10, "The import broke off: the input cannot be read: Input/output error")
+    done = run_here("import", data, "--data", data)
+    assert (done.exit_code, "Is a directory" in done.stderr) == (2, True)
+    done = run_here("import", data / "none", "--data", data)
+    assert (done.exit_code, "No such file" in done.stderr) == (2, True)
+
+
+def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
+    new_file(small_disk)
+    lines = [line({"pad": "x" * 100_000})] * 300
+    (small_disk.parent / "lines").write_bytes(b"\n".join(lines))
+    done = run("import", small_disk.parent / "lines", "--data", small_disk)
+    fails(done, 10, "The import broke off: The disk is full")
+    assert not (small_disk / "paperdb.sock").exists()
 
 
 def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> None:
