@@ -23,7 +23,6 @@ from paperdb_trio.cli.streams import cannot_write, open_standard_streams
 from paperdb_trio.config import check_environment, nearest
 from paperdb_trio.errors import StartupError
 
-
 # Only `serve` logs. A command says in its one line what went wrong, and not what the writer thinks of it.
 logging.getLogger("paperdb").addHandler(logging.NullHandler())
 
@@ -92,7 +91,13 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 )
 def main() -> None:
     """PaperDB: a realtime document database that anyone can host."""
-    check_environment(os.environ)
+    port = check_environment(os.environ)
+    if port is not None and click.get_current_context().invoked_subcommand == "serve":
+        click.echo(
+            f"paperdb: PAPERDB_PORT={port} describes a service named paperdb and is ignored "
+            "(in Kubernetes, enableServiceLinks: false keeps it out)",
+            err=True,
+        )
 
 
 data_option = click.option(
