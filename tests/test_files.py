@@ -132,7 +132,7 @@ def test_a_backup_that_is_killed_as_process_1_does_not_stop_the_next(tmp_path: P
 
 
 @pytest.mark.executable
-def test_sigterm_ends_a_backup_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_ends_a_backup_that_leaves_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     apply_all(new_file(data), *(inserting({"pad": "x" * 900_000}) for _ in range(80)))
