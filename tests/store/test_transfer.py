@@ -144,12 +144,14 @@ def test_whatever_a_server_took_at_the_edge_of_its_limits_comes_back_and_may_com
 
 
 def test_what_is_there_already_is_measured_by_no_rule_of_today(data: Path) -> None:
-    """Neither by a schema that is younger, nor by a limit that was larger; what comes new is."""
+    """Neither by a schema that is younger, nor by a limit that was larger, nor by what an id may be; what comes
+    new is."""
     required = parse_schema({"properties": {"n": {"required": True}, "d": {"default": 7}}})
     apply_all(
         data / "paperdb.sqlite",
         inserting({"_id": "old"}),
         inserting({"_id": "large", "n": "x" * 5000}),
+        Replace(DATABASE, "c", "..", {}, None, MAX_BYTES),
         SetSchema(DATABASE, "c", required),
         inserting({"_id": "new", "n": 1}),
     )
@@ -158,16 +160,18 @@ def test_what_is_there_already_is_measured_by_no_rule_of_today(data: Path) -> No
     for options in ((), ("--replace",)):
         done = import_text(data, *lines, options=("--max-document-bytes", "1024", *options))
         assert (done.exit_code, done.stderr) == (0, "")
-        assert "0 documents inserted, 0 replaced, 3 unchanged, 1 schemas" in done.stdout
+        assert "0 documents inserted, 0 replaced, 4 unchanged, 1 schemas" in done.stdout
     assert exported(data) == before
     done = import_text(
         data,
         line({"_id": "old", "m": 1}),
         line({"_id": "large", "n": "y" * 5000}),
+        line({"_id": ".", "n": 1}),
         options=("--max-document-bytes", "1024", "--replace"),
     )
     assert "line 1: Field 'n' is required" in done.stdout
     assert "line 2: The document is 5," in done.stdout
+    assert "line 3: Invalid document id: '.'" in done.stdout
 
 
 def test_a_schema_may_be_larger_than_a_document(data: Path) -> None:
@@ -262,6 +266,7 @@ def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) ->
         (line({}, "a b"), "a b"),
         (line([]), "must be a JSON object"),
         (line({"_id": "a/b"}), "a/b"),
+        (line({"_id": 5}), "Invalid document id: 5"),
         (line({"createdAt": "yesterday"}), "createdAt"),
         (line({"updatedAt": "2020-13-01T00:00:00.000Z"}), "updatedAt"),
         (line({"text": "x" * 2000}), "at most 1,500"),
