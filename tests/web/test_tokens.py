@@ -64,7 +64,7 @@ def test_a_token_is_renewed_in_place_before_it_ends(
 def test_the_margin_is_an_option_and_so_is_the_lifetime(
     client: MakeClient, server: Server, proxy: Proxy, collection: str
 ) -> None:
-    node = client(proxy.url, tokenExpiresIn=30, tokenMarginSeconds=24)  # every 5 s; not sooner, whatever one asks
+    node = client(proxy.url, tokenExpiresIn=30, tokenMarginSeconds=24)  # every 5 s at the soonest
     node.subscribe(collection, "a")
     wait_until(lambda: len(proxy.mints) >= 3)
     assert all('"expiresIn":30' in mint for mint in proxy.mints)
