@@ -168,6 +168,19 @@ CASES = {
           db.close();
         }
     """,
+    "who subscribes again on each error does so ever less often": """
+        const { db } = connect();
+        let errors = 0;
+        const subscribe = () => db.realtime.subscribe("a", () => {}, { onError });
+        const onError = () => ((errors += 1), off(), (off = subscribe()));
+        let off = subscribe();
+        await settle();
+        for (let time = 0; time < 60; time += 1) {
+          if (latest().onclose) await latest().end(4400, "NOT_IN_TOKEN: No");
+          await pass(1_000);
+        }
+        assert.ok(errors > 5 && errors < 12, errors);
+    """,
     "a handshake that fails in Node says why": """
         const refuse = async (about, then) => {
           const { db, statuses, mints } = connect();

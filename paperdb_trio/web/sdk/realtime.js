@@ -106,7 +106,8 @@ export class Realtime {
     const subscription = { collection, handler, options, from: null, asked: 0, began: 0, early: [] };
     this.#subscriptions.add(subscription);
     this.#denied.delete(collection);
-    if (this.#phase === "halted") this.#phase = "idle"; // whoever subscribes wants another try
+    // Whoever subscribes wants another try; not without pause, if it is an onError that does so.
+    if (this.#phase === "halted") this.#lost(this.#status.reason);
     this.#schedule();
     return () => void (this.#subscriptions.delete(subscription) && this.#schedule());
   }
@@ -306,7 +307,7 @@ export class Realtime {
   #tell(error) {
     if (this.#told) return;
     this.#told = true;
-    for (const subscription of this.#subscriptions) this.#calls.queue(() => this.#calls.report(error, subscription));
+    this.#reportToAll(error);
   }
 
   /** Drop what there is of a connection, quietly. */
@@ -344,7 +345,7 @@ export class Realtime {
     this.#token = null;
     this.#watch(false);
     this.#show({ state: "closed", reason: error.message, code: error.code });
-    for (const subscription of this.#subscriptions) this.#calls.queue(() => this.#calls.report(error, subscription));
+    this.#reportToAll(error);
   }
 
   #rest(reason) {
@@ -558,6 +559,10 @@ export class Realtime {
   }
 
   // --- other people's functions ------------------------------------------------------------------
+
+  #reportToAll(error) {
+    for (const subscription of this.#subscriptions) this.#calls.queue(() => this.#calls.report(error, subscription));
+  }
 
   #show(status) {
     if (status.state === "live" && this.#status.state === "live" && status.reason === this.#status.reason) return;
