@@ -43,15 +43,19 @@ def create_client(
     """A client on Trio: `async with create_client(base_url=…, api_key=…) as db`.
 
     `base_url` is http(s), with a path if the server is behind one; `realtime_url`, ws(s) or http(s), the
-    same unless given. `api_key` is for trusted programs; others give `get_token`, an async function that
-    asks the application's own back end for a token, and can then only subscribe. With both, tokens come
-    from `get_token`.
+    same unless given. Requests go through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, unless
+    NO_PROXY exempts the host; the socket connects directly.
+
+    `api_key` is for trusted programs; others give `get_token`, an async function that asks the
+    application's own back end for a token, and can then only subscribe. With both, tokens come from
+    `get_token`.
 
     `schema`: `{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True,
     "default": …}}}}`; applied to inserts, and given to the server before a collection's first write if
     the key is a secret one.
 
-    `timeout`: seconds without an answer after which a request has failed. `token_seconds` (30 to 86,400)
+    `timeout`: seconds without an answer after which a request has failed, or a call of `get_token`; the latter
+    is tried again. `token_seconds` (30 to 86,400)
     is what tokens are minted for; each is renewed `renewal_margin` seconds before its end, without
     interrupting anything. `ssl_context` for https and wss; by default the system's certificates.
 
@@ -60,7 +64,7 @@ def create_client(
     return Client(
         Endpoint(base_url, api_key, schema, timeout, ssl_context),
         get_token,
-        requests.check_url(realtime_url or base_url, ("ws", "wss", "http", "https")),
+        requests.check_url(base_url if realtime_url is None else realtime_url, ("ws", "wss", "http", "https")),
         token_seconds,
         renewal_margin,
     )
@@ -108,12 +112,12 @@ class Client:
     ) -> None:
         if get_token is None and not endpoint.has_key:
             raise ValueError("Give an api_key, or get_token")
-        if renewal_margin < 0 or math.isnan(renewal_margin):
+        if not 0 <= renewal_margin < math.inf:
             raise ValueError("renewal_margin is a number of seconds")
         self._endpoint = endpoint
         self._transport = AsyncTransport(endpoint)
         obtain = (
-            asking(get_token)
+            asking(get_token, endpoint.timeout)
             if get_token is not None
             else minting(
                 lambda collections: requests.mint(sorted(collections), ("read",), token_seconds),

@@ -19,14 +19,17 @@ import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import refusal
+from paperdb_trio.client.requests import Answer, network, refusal
 
 SUBPROTOCOL = "paperdb.v1"
 CONNECT_SECONDS = 10.0
-"""For the TCP connection, for TLS with the handshake, and for the server's first message: each."""
+"""For the connection with TLS, for the handshake, and for the server's first message: each."""
 CLOSE_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""An event is its document and some 100 bytes. A document is at most 1 MiB, and fits into a request's body, at
+most 16 MiB, unless the server's settings say otherwise."""
 RECEIVE_BYTES = 64 * 1024
+MAX_RETRY_AFTER = 60.0
 
 
 class Message(msgspec.Struct):
@@ -93,26 +96,37 @@ def closed(code: int, reason: str) -> Exception:
     if policy == "reconnect":
         return Lost(text)
     status, name = (403, "ACCESS_LOST") if code == 4403 else (400, "CLOSED")
-    return Stop(PaperDBError(status, name, f"The server ended the subscription: {text}", {"close_code": code}))
+    what = "The server ended the subscription"
+    if code == 1009:  # ours: what we send is small
+        what = f"An event is larger than the {MAX_MESSAGE_BYTES >> 20} MiB that this client takes"
+    return Stop(PaperDBError(status, name, f"{what}: {text}", {"close_code": code}))
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
     """What an HTTP answer in the place of the handshake means."""
-    error = refusal(status, body)
+    error = refusal(Answer(status, body, headers))
     if status == 401:
         return TokenRefused(error)
+    if status < 300:
+        message = f"HTTP {status} in the place of a WebSocket: does a proxy pass on the Upgrade header?"
+        return Stop(PaperDBError(status, "BAD_ANSWER", message))
+    return unobtained(error)
+
+
+def unobtained(error: PaperDBError) -> Lost | Stop:
+    """What it means for a connection that something it needs came to this error."""
     if not error.transient:
         return Stop(error)
-    try:
-        retry_after = min(max(float(headers.get("retry-after", "0")), 0.0), 60.0)
-    except ValueError:  # a date
-        retry_after = 0.0
-    return Lost(str(error), retry_after=retry_after)
+    return Lost(str(error), retry_after=min(error.extra.get("retry_after", 0), MAX_RETRY_AFTER))
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to connect: a ws(s) or http(s) URL, taken apart. `context` is for TLS."""
+    """Where to connect: a ws(s) or http(s) URL, taken apart. `context` is for TLS.
+
+    A path is that of the server as a whole, as for REST, and ends with a slash as in a proxy's `location /db/`;
+    the server's own name for the socket may be given, too.
+    """
 
     host: str
     port: int
@@ -126,7 +140,7 @@ class Address:
         return cls(
             parts.hostname or "",
             parts.port or (443 if tls else 80),
-            parts.path or "/",
+            parts.path if parts.path.endswith("/realtime") else parts.path.rstrip("/") + "/",
             (context or ssl.create_default_context()) if tls else None,
         )
 
@@ -136,11 +150,17 @@ class Address:
         return host if self.port == (443 if self.context else 80) else f"{host}:{self.port}"
 
     async def connect(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+        """Raises OSError, and BrokenResourceError for what goes wrong with TLS."""
+        plain = await trio.open_tcp_stream(self.host, self.port)
         if self.context is None:
-            return await trio.open_tcp_stream(self.host, self.port)
-        return await trio.open_ssl_over_tcp_stream(
-            self.host, self.port, ssl_context=self.context, https_compatible=True
-        )
+            return plain
+        stream = trio.SSLStream(plain, self.context, server_hostname=self.host, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
 
 
 class _Watched(trio.abc.Stream):
@@ -229,8 +249,10 @@ async def converse(
     try:
         with trio.fail_after(CONNECT_SECONDS):
             stream = await address.connect()
-    except (OSError, trio.TooSlowError) as error:
-        raise Lost(str(error) or "connecting took too long") from None
+    except trio.TooSlowError:
+        raise Lost("connecting took too long") from None
+    except (OSError, trio.BrokenResourceError) as error:
+        raise unobtained(network(error)) from None
     failure: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:

@@ -68,8 +68,8 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS) ->
             await trio.sleep(0.01)
 
 
-def short_token(server: Server, *collections: str, seconds: float) -> str:
-    """A token that ends sooner than the server would mint one for."""
+def short_token(server: Server, *collections: str, seconds: float, issued: float = -30) -> str:
+    """A token that ends sooner than the server would mint one for. Both in seconds from now."""
     with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as connection:
         kid, secret = connection.execute(
             "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
@@ -83,7 +83,7 @@ def short_token(server: Server, *collections: str, seconds: float) -> str:
         "key": key,
         "collections": list(collections),
         "permissions": ["read"],
-        "iat": now - 30,
+        "iat": now + issued,
         "exp": now + seconds,
         "jti": str(random.random()),
     }

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import base64
 import math
+import ssl
+import time
 from collections import Counter
 from functools import partial
 from typing import Any
 
 import httpx
+import jwt
 import msgspec
 import pytest
 import trio
 
 from paperdb_trio import PaperDBError, State, create_client
-from paperdb_trio.client import link, session
+from paperdb_trio.client import backoff, token
 from paperdb_trio.client.token import Token, read_token
 from tests.client.harness import (
+    SECONDS,
     eventually,
     nothing_more,
     numbers,
@@ -30,8 +34,8 @@ from tests.conftest import Server, StartServer
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "MAX_DELAY", 0.2)
-    monkeypatch.setattr(session, "RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.2)
+    monkeypatch.setattr(token, "RENEWAL_PAUSE", 0.2)
 
 
 async def test_a_token_is_renewed_in_place(server: Server, collection: str) -> None:
@@ -89,21 +93,120 @@ async def test_a_token_that_ends_in_use_is_replaced(
         assert proxy.websockets >= 2
 
 
-async def test_a_kept_token_that_has_ended_meanwhile(server: Server, collection: str) -> None:
-    """The application is asked once more, and only once, before its token counts as refused."""
-    tokens = [short_token(server, collection, seconds=-5)]
+@pytest.mark.parametrize(
+    ("issued", "ends", "reason"),
+    [(-60, -5, "The token has expired"), (600, 900, "not yet valid")],
+    ids=["ended", "not-begun"],
+)
+async def test_a_token_that_only_its_time_speaks_against(
+    server: Server, collection: str, issued: float, ends: float, reason: str
+) -> None:
+    """As when the server's clock was set and the application keeps its tokens: it is asked until it has
+    another, less and less often, and the status says what is wrong."""
+    asked = 0
+    tokens = [short_token(server, collection, seconds=ends, issued=issued)]
 
     async def get_token() -> str:
+        nonlocal asked
+        asked += 1
         return tokens[-1]
 
     async with create_client(base_url=server.url, get_token=get_token) as db:
-        with pytest.raises(PaperDBError) as caught:
-            await db.realtime.subscribe(collection).__aenter__()
-        assert (caught.value.status, caught.value.code) == (401, "TOKEN_EXPIRED")
-        db.realtime._tokens._last = read_token(tokens[0])
-        tokens.append(short_token(server, collection, seconds=60))
-        async with db.realtime.subscribe(collection):
+        subscription = db.realtime.subscribe(collection)
+        async with trio.open_nursery() as nursery:
+
+            @nursery.start_soon
+            async def mend() -> None:
+                await eventually(lambda: asked >= 3)
+                refused = [s for s in subscription.status()._kept if s.state is State.OFFLINE]
+                assert reason in refused[0].reason
+                assert refused[0].retry_in is not None
+                tokens.append(short_token(server, collection, seconds=60))
+
+            with trio.fail_after(SECONDS):
+                async with subscription as events:
+                    await nothing_more(events, collection, server)
+
+
+async def test_a_kept_token_that_has_ended_meanwhile(server: Server, collection: str) -> None:
+    """One that was good before is replaced at once."""
+    async with create_client(base_url=server.url, api_key=server.key) as db:
+        db.realtime._tokens._last = read_token(short_token(server, collection, seconds=-5))
+        subscription = db.realtime.subscribe(collection)
+        async with subscription:
             pass
+        assert State.OFFLINE not in {status.state for status in subscription.status()._kept}
+
+
+async def test_a_token_of_another_server_is_refused_for_good(server: Server, collection: str) -> None:
+    async def get_token() -> str:
+        return jwt.encode({"exp": time.time() + 900}, "0" * 32, "HS256")
+
+    async with create_client(base_url=server.url, get_token=get_token) as db:
+        with pytest.raises(PaperDBError, match="not issued by this server") as caught:
+            await db.realtime.subscribe(collection).__aenter__()
+        assert (caught.value.status, caught.value.code) == (401, "INVALID_TOKEN")
+
+
+async def test_a_wrong_clock_does_not_renew_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's clock makes of a token: the next one is not asked for before a pause."""
+    now = time.time()
+    trio_now = trio.current_time()
+    for ahead in (-900, -30, 0, 14.5 * 60, 899.9, 900, 5000):
+        monkeypatch.setattr("paperdb_trio.client.token.time.time", lambda ahead=ahead: now + ahead)
+        for lifetime in (1, 30, 60, 900):
+            claims = {"iat": now, "exp": now + lifetime, "collections": ["a"]}
+            for margin in (0, 60, 1000):
+                renewed = read_token(jwt.encode(claims, "0" * 32, "HS256")).renew_at(margin)
+                assert renewed >= trio_now + token.RENEWAL_PAUSE
+
+
+async def test_a_get_token_that_never_returns(
+    server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the token is renewed: it is tried again, the status tells, what the present token covers is
+    subscribed at once, and nothing of what is subscribed is held up."""
+    other = collection + "_other"
+    hanging, cancelled = False, 0
+
+    async def get_token() -> str:
+        nonlocal cancelled
+        if hanging:
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled += 1
+        return await trio.to_thread.run_sync(partial(server.token, collection, other, expiresIn=30))
+
+    client = create_client(base_url=server.url, get_token=get_token, renewal_margin=29, timeout=0.2)
+    async with client as db, db.realtime.subscribe(collection) as events:
+        hanging = True
+        await eventually(lambda: "get_token did not return within 0.2 s" in events.status().current.reason)
+        assert events.status().current.state is State.LIVE
+        assert events.status().current.retry_in is not None
+        await eventually(lambda: cancelled >= 3)
+        with trio.fail_after(SECONDS):
+            async with db.realtime.subscribe(other) as others:
+                await nothing_more(others, other, server)
+            async with db.realtime.subscribe(other, since=0) as others:
+                assert (await take(others, 1))[0].collection == other
+        await nothing_more(events, collection, server)
+        hanging = False
+        await eventually(lambda: events.status().current.reason == "")
+        assert events.status().current.state is State.LIVE
+
+
+async def test_a_first_token_that_never_comes_is_told(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url, get_token=trio.sleep_forever, timeout=0.1) as db:
+        subscription = db.realtime.subscribe(collection)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscription.__aenter__)
+            with trio.fail_after(SECONDS):
+                async for status in subscription.status():
+                    if status.state is State.OFFLINE:
+                        break
+            assert "get_token did not return within 0.1 s" in status.reason
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_revoked_key_ends_everything_with_an_error(start_server: StartServer) -> None:
@@ -181,7 +284,7 @@ async def test_the_token_goes_into_a_header(server: Server, collection: str) -> 
             pass
     lines = [line for data in seen for line in data.split(b"\r\n")]
     (upgrade,) = [line for line in lines if line.startswith(b"GET ")]
-    assert upgrade == f"GET /?since=now&collections={collection} HTTP/1.1".encode()
+    assert upgrade == b"GET /?since=now HTTP/1.1"  # the token says which collections
     assert any(line.lower().startswith(b"authorization: bearer ey") for line in lines)
 
 
@@ -219,6 +322,11 @@ async def test_what_the_applications_token_does_not_cover(server: Server, collec
         await nothing_more(events, collection, server)
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("failure", "status"),
     [
@@ -230,6 +338,7 @@ async def test_what_the_applications_token_does_not_cover(server: Server, collec
             401,
         ),
         (PaperDBError(403, "MINE", "not you"), 403),
+        (caused(httpx.ConnectError("TLS"), ssl.SSLCertVerificationError("expired")), 400),
     ],
 )
 async def test_an_application_that_has_no_token(server: Server, failure: Exception, status: int) -> None:

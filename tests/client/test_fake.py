@@ -9,7 +9,7 @@ import trio
 from trio_websocket import WebSocketRequest
 
 from paperdb_trio import GapError, PaperDBError, State, create_client
-from paperdb_trio.client import link, session, wire
+from paperdb_trio.client import backoff, link, session, token, wire
 from paperdb_trio.client.wire import Lost, Stop, TokenRefused
 from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
 from tests.conftest import Server
@@ -17,7 +17,8 @@ from tests.conftest import Server
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "MAX_DELAY", 0.1)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
+    monkeypatch.setattr(token, "RENEWAL_PAUSE", 0.0)
 
 
 async def quiet(peer: Peer) -> None:
@@ -186,7 +187,7 @@ async def test_a_renewal_that_is_refused_leads_to_a_new_connection(server: Serve
 
     async with (
         faked(script, continuing_at_10) as fake,
-        create_client(base_url=fake.url, get_token=get_token, renewal_margin=29.9) as db,
+        create_client(base_url=fake.url, get_token=get_token, renewal_margin=29) as db,
         db.realtime.subscribe("a") as events,
     ):
         assert numbers(await take(events, 1)) == [1]
@@ -202,7 +203,7 @@ async def continuing_at_10(peer: Peer) -> None:
 async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by a soak test: the cursor of those that stay must not jump to the head."""
     # Else its first delay may be over before "b" has come.
-    monkeypatch.setattr("paperdb_trio.client.link.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("paperdb_trio.client.backoff.random.uniform", lambda low, high: high)
     left = trio.Event()
 
     async def offline_then(peer: Peer) -> None:
@@ -365,17 +366,27 @@ async def test_a_peer_that_goes_away_during_the_handshake(monkeypatch: pytest.Mo
         nursery.cancel_scope.cancel()
 
 
-async def test_delays_grow_with_full_jitter_and_start_over_once_live(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_delays_grow_with_full_jitter_and_start_over_after_a_good_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection that ends as soon as it has begun is one more failure."""
     asked: list[tuple[float, float]] = []
 
     def uniform(low: float, high: float) -> float:
         asked.append((low, high))
         return 0.0
 
-    monkeypatch.setattr(link, "MAX_DELAY", 15.0)
-    monkeypatch.setattr("paperdb_trio.client.link.random.uniform", uniform)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 15.0)
+    monkeypatch.setattr("paperdb_trio.client.backoff.random.uniform", uniform)
+
+    async def good(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        await trio.sleep(link.GOOD_SECONDS)
+        await peer.ws.aclose(1012)
+
+    monkeypatch.setattr(link, "GOOD_SECONDS", 0.5)
     async with (
-        faked(*[garbage] * 8, closing(1012), garbage, quiet) as fake,
+        faked(garbage, *[closing(1012)] * 3, *[garbage] * 4, good, garbage, quiet) as fake,
         create_client(base_url=fake.url, get_token=any_token) as db,
         db.realtime.subscribe("a"),
     ):

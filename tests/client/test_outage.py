@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from paperdb_trio import PaperDBError, State, create_client
-from paperdb_trio.client import link, session
+from paperdb_trio.client import backoff, session
 from tests.client.harness import SECONDS, eventually, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server, StartServer
 
@@ -16,7 +16,7 @@ from tests.conftest import Server, StartServer
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages of a test are short; so are its waits."""
-    monkeypatch.setattr(link, "MAX_DELAY", 0.2)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.2)
 
 
 async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer) -> None:

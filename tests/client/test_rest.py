@@ -132,7 +132,10 @@ def test_the_key_is_shown_nowhere(server: Server, collection: str, caplog: pytes
 
 
 class Recorder(ThreadingHTTPServer):
-    """Answers `answers[method, path]` (`(status, body)`; None: closes without a word) and notes requests."""
+    """Answers `answers[method, path]` (`(status, body)`; None: closes without a word) and notes requests.
+
+    What has no answer is answered with a document that could be a schema, too. Answers come with `headers`.
+    """
 
     daemon_threads = True
 
@@ -140,6 +143,7 @@ class Recorder(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
         self.answers: dict[tuple[str, str], tuple[int, bytes] | None] = {}
+        self.headers: dict[str, str] = {}
         super().__init__(("127.0.0.1", 0), _Handler)
 
     @property
@@ -153,11 +157,12 @@ class _Handler(BaseHTTPRequestHandler):
     def answer(self) -> None:
         self.server.requests.append((self.command, self.path))
         self.server.bodies.append(self.rfile.read(int(self.headers.get("content-length", "0"))))
-        answer = self.server.answers.get((self.command, self.path), (200, b"{}"))
+        answer = self.server.answers.get((self.command, self.path), (200, b'{"_id": "x", "properties": {}}'))
         if answer is None:
             return
         self.send_response(answer[0])
-        self.send_header("Content-Length", str(len(answer[1])))
+        for name, value in {"Content-Length": str(len(answer[1])), **self.server.headers}.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(answer[1])
 
@@ -191,9 +196,9 @@ async def test_reads_are_tried_twice_and_writes_once(recorder: Recorder) -> None
 def test_answers_that_are_not_papers(recorder: Recorder) -> None:
     with create_sync_client(base_url=recorder.url + "/behind", api_key="k") as db:
         recorder.answers["GET", "/behind/a/count"] = (502, b"<html>Bad gateway</html>")
-        with pytest.raises(PaperDBError, match="<html>Bad gateway") as caught:
+        with pytest.raises(PaperDBError, match="HTTP 502: Bad gateway") as caught:
             db.a.count()
-        assert (caught.value.status, caught.value.code) == (502, "HTTP_502")
+        assert (caught.value.status, caught.value.code, caught.value.transient) == (502, "HTTP_502", True)
         recorder.answers["GET", "/behind/a/count"] = (200, b"<html>Log in</html>")
         with pytest.raises(PaperDBError) as caught:
             db.a.count()
