@@ -126,7 +126,6 @@ class Client:
         )
         address = Address.parse(realtime_url, endpoint.ssl_context)
         self.realtime = Realtime(self._transport, address, TokenSource(obtain, renewal_margin))
-        self._nurseries = trio.open_nursery()
 
     def __repr__(self) -> str:
         return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
@@ -141,6 +140,7 @@ class Client:
         return self.collection(name)
 
     async def __aenter__(self) -> Client:
+        self._nurseries = trio.open_nursery()
         self.realtime._nursery = await self._nurseries.__aenter__()
         return self
 

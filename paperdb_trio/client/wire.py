@@ -12,8 +12,9 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
+import httpx
 import msgspec
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
@@ -135,12 +136,13 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, context: ssl.SSLContext | None) -> Address:
-        parts = urlsplit(url)
+        parts = httpx.URL(url)  # encodes host and path as REST's are
         tls = parts.scheme in ("https", "wss")
+        path = parts.raw_path.decode()
         return cls(
-            parts.hostname or "",
+            parts.raw_host.decode(),
             parts.port or (443 if tls else 80),
-            parts.path if parts.path.endswith("/realtime") else parts.path.rstrip("/") + "/",
+            path if path.endswith("/realtime") else path.rstrip("/") + "/",
             (context or ssl.create_default_context()) if tls else None,
         )
 

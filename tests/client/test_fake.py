@@ -9,8 +9,7 @@ import trio
 from trio_websocket import WebSocketRequest
 
 from paperdb_trio import GapError, PaperDBError, State, create_client
-from paperdb_trio.client import backoff, link, session, token, wire
-from paperdb_trio.client.wire import Lost, Stop, TokenRefused
+from paperdb_trio.client import backoff, link, session, token
 from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
 from tests.conftest import Server
 
@@ -68,25 +67,6 @@ async def test_codes_after_which_it_stops(code: int) -> None:
             await take(events, 1)
         assert caught.value.extra == {"close_code": code}
         assert len(fake.peers) == 1
-
-
-def test_refused_handshakes() -> None:
-    def meaning(status: int, body: bytes = b"") -> Exception:
-        return wire.refused(status, body, {})
-
-    assert isinstance(meaning(401), TokenRefused)
-    for status in (400, 403, 404, 426, 302):
-        assert isinstance(meaning(status), Stop)
-    for status in (408, 429, 500, 503):
-        assert isinstance(meaning(status), Lost)
-    waits = [("5", 5.0), ("900", 60.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
-    for value, wait in waits:
-        lost = wire.refused(503, b"", {"retry-after": value})
-        assert isinstance(lost, Lost)
-        assert lost.retry_after == wait
-    stop = meaning(403, b'{"error": "Only on Pro", "code": "PLAN_REQUIRED", "plan": "free"}')
-    assert isinstance(stop, Stop)
-    assert stop.error.extra == {"plan": "free"}
 
 
 async def test_a_reply_with_a_seq_is_where_a_subscription_begins() -> None:
