@@ -44,7 +44,7 @@ async def run(services: Services) -> None:
         log.warning("there is no database '%s' to show the demo in", DATABASE)
         return
     submit, max_bytes = services.writer.submit, services.settings.max_document_bytes
-    earlier, _, _ = await services.reader.find(
+    earlier = await services.reader.find(
         database.id,
         COLLECTION,
         filter='{"demo":true}',
@@ -54,7 +54,7 @@ async def run(services: Services) -> None:
         select="_id",
         count=False,
     )
-    ids: list[str] = [msgspec.json.decode(document)["_id"] for document in earlier]
+    ids: list[str] = [msgspec.json.decode(document)["_id"] for document in earlier.documents]
     conversation = zip(itertools.cycle(AUTHORS), itertools.cycle(TEXTS), strict=False)
     while not services.draining:
         what = "insert"

@@ -39,6 +39,9 @@ MAX_SECONDS: Final = 86_400
 ROTATION_SECONDS: Final = 60
 """What a running server, or its clock, may take to notice that the signing secret has been rotated."""
 MAX_COLLECTIONS: Final = 100
+MAX_NAMES_LENGTH: Final = 4096
+"""Characters of all names together. Such a token is under 6 KiB, and so fits into a line of a request's head
+behind any proxy (nginx takes 8 KiB), as the same names do beside it."""
 PERMISSIONS: Final = ("read", "write")
 
 
@@ -86,6 +89,12 @@ def mint(directory: Directory, identity: Identity, request: Document) -> dict[st
             raise bad_request("'collections' must be an array of strings")
         if name != "*":
             check_collection(name)
+    length = sum(map(len, collections))
+    if length > MAX_NAMES_LENGTH:
+        raise bad_request(
+            f"The names in 'collections' have {length:,} characters in all; at most {MAX_NAMES_LENGTH:,}"
+            " are allowed"
+        )
     if "*" in collections and not identity.key.secret:
         raise ApiError(403, "READ_ONLY_KEY", "Only a secret key can mint a token for every collection ('*')")
     permissions = request.get("permissions", ["read"])

@@ -22,6 +22,7 @@ from paperdb_trio.net.http1 import HttpConnection, response_bytes
 from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
+from paperdb_trio.realtime.frames import sse_progress
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.rest.messages import EventStream, error_response
 from paperdb_trio.rest.routes import respond
@@ -207,9 +208,13 @@ class Door:
         response = await respond(self._services, connection.request())
         if isinstance(response, EventStream):
             with self._gateway.admission(connection.stream, head, response.grant):
-                await connection.send_head(response)
+                chunked = await connection.begin_endless(response, sse_progress(response.position))
                 await self._gateway.serve_events(
-                    connection.stream, response.grant, response.collection, response.position
+                    connection.stream,
+                    response.grant,
+                    response.collection,
+                    response.position,
+                    chunked=chunked,
                 )
             return False
         last = self._services.draining

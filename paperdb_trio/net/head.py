@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from typing import Final
-from urllib.parse import parse_qs
 
 import httptools
 
@@ -38,15 +37,6 @@ class Head:
     @property
     def query_string(self) -> str:
         return self.target.partition("?")[2]
-
-    @property
-    def query(self) -> dict[str, str]:
-        """The query's parameters; of a repeated one the last. Raises a 400."""
-        try:
-            pairs = parse_qs(self.query_string, keep_blank_values=True, max_num_fields=100)
-        except ValueError:
-            raise bad_request("The query has over 100 parameters") from None
-        return {key: values[-1] for key, values in pairs.items()}
 
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of a header."""

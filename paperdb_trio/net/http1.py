@@ -18,6 +18,7 @@ import trio
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
+from paperdb_trio.realtime.frames import chunk
 from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
 from paperdb_trio.services import Services
 
@@ -37,15 +38,19 @@ def _date_line() -> str:
     return _date[1]
 
 
-def response_bytes(response: Response, *, keep_alive: bool, body: bool = True, endless: bool = False) -> bytes:
-    """An answer as bytes; without its `body` for HEAD; `endless`: a body follows until the connection ends."""
+def response_bytes(response: Response, *, keep_alive: bool, body: bool = True) -> bytes:
+    """An answer as bytes; without its `body` for HEAD."""
+    head = _response_head(response, None if response.status in (204, 304) else len(response.body), keep_alive)
+    return head + response.body if body else head
+
+
+def _response_head(response: Response, length: int | None, keep_alive: bool) -> bytes:
     lines = [_STATUS_LINES[response.status], _date_line()]
     lines += [f"{name}: {value}\r\n" for name, value in response.headers.items()]
-    if response.status not in (204, 304) and not endless:
-        lines.append(f"Content-Length: {len(response.body)}\r\n")
+    if length is not None:
+        lines.append(f"Content-Length: {length}\r\n")
     lines.append("\r\n" if keep_alive else "Connection: close\r\n\r\n")
-    head = "".join(lines).encode("latin-1")
-    return head + response.body if body else head
+    return "".join(lines).encode("latin-1")
 
 
 IDLE_LOOK_SECONDS: Final = 1.0
@@ -158,9 +163,17 @@ class HttpConnection:
             await self.stream.send_all(response.body)
         return head.keep_alive
 
-    async def send_head(self, response: Response) -> None:
-        """Write the head of an answer whose body ends with the connection."""
-        await self.stream.send_all(response_bytes(response, keep_alive=False, endless=True))
+    async def begin_endless(self, response: Response, first: bytes) -> bool:
+        """Write the head and the `first` bytes of an answer without an end; whether its body is chunked.
+
+        In HTTP/1.0, which knows no chunks, it ends with the connection.
+        """
+        chunked = self._head.version == "1.1"
+        if chunked:
+            response.headers["Transfer-Encoding"] = "chunked"
+        head = _response_head(response, None, keep_alive=False)
+        await self.stream.send_all(head + (chunk(first) if chunked else first))
+        return chunked
 
     # --- bodies ----------------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.realtime.eventstream import StreamCut
 from paperdb_trio.services import Services
 from paperdb_trio.turn import Turns
 from paperdb_trio.wheel import Wheel
@@ -159,11 +160,12 @@ def _mend_hypercorn() -> None:
     """Put two classes of ours in the place of Hypercorn's, which have no settings for what they change."""
     from h2.errors import ErrorCodes
     from h2.events import DataReceived
-    from h2.exceptions import StreamClosedError
+    from h2.exceptions import H2Error, StreamClosedError
     from h2.settings import SettingCodes, Settings
     from hypercorn import protocol
     from hypercorn.events import RawData
     from hypercorn.protocol import h2
+    from hypercorn.protocol.events import StreamClosed
 
     turns = Turns()
 
@@ -188,6 +190,16 @@ def _mend_hypercorn() -> None:
                     return None
                 await super().handle(RawData(event.data[start : start + TURN_BYTES]))
             return None
+
+        async def stream_send(self, event: Any) -> None:
+            """Reset an answer that its app has left without an end: Hypercorn would leave the client waiting."""
+            if isinstance(event, StreamClosed):
+                buffer = self.stream_buffers.get(event.stream_id)
+                if buffer is not None and not buffer._complete:
+                    with suppress(H2Error):
+                        self.connection.reset_stream(event.stream_id, ErrorCodes.INTERNAL_ERROR)
+                    await self._flush()
+            await super().stream_send(event)
 
         async def _priority_updated(self, event: Any) -> None:
             """Priorities are deprecated (RFC 9113, section 5.3.2), and cost 1 ms a frame with 1,000 streams."""
@@ -249,7 +261,10 @@ def _bounded(app: App, services: Services) -> App:
             except ApiError as error:
                 await exchange.refuse(error)
             else:
-                await app(scope, exchange.receive, exchange.send)
+                try:
+                    await app(scope, exchange.receive, exchange.send)
+                except* StreamCut:
+                    pass  # Hypercorn finds an answer without an end, and does not make one
 
     return bounded
 

@@ -7,31 +7,41 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
-from typing import Final
 
 import trio
 
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.realtime.frames import SSE
-from paperdb_trio.realtime.live import Live
+from paperdb_trio.realtime.frames import LAST_CHUNK, SSE, SSE_CHUNKED, chunk, sse_progress
+from paperdb_trio.realtime.live import CLOSE_SECONDS, Live
+from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
 from paperdb_trio.store.log import FIRST_ROWS
 from paperdb_trio.wheel import Wheel
 
-HEARTBEAT: Final = b": still here\n\n"
-
 
 class EventConnection(Live):
-    """A connection that has been answered with an endless body; its peer has nothing more to say."""
+    """A connection that has been answered with an endless body; its peer has nothing more to say.
 
-    __slots__ = ()
+    The body is `chunked` (not in HTTP/1.0): its last chunk tells an end that is meant, so that the client need
+    not come again as it is, from a server that was killed or restarts.
+    """
+
+    __slots__ = ("_chunked",)
 
     def __init__(
-        self, services: Services, wheel: Wheel, stream: ByteStream, grant: Grant, collection: str
+        self,
+        services: Services,
+        wheel: Wheel,
+        stream: ByteStream,
+        grant: Grant,
+        collection: str,
+        *,
+        chunked: bool,
     ) -> None:
-        super().__init__(services, wheel, stream, grant, {collection: 0}, SSE)
+        super().__init__(services, wheel, stream, grant, {collection: 0}, SSE_CHUNKED if chunked else SSE)
+        self._chunked = chunked
 
     async def run(self, position: int) -> None:
         """Send events after `position` until the peer goes, or the connection is closed."""
@@ -44,39 +54,56 @@ class EventConnection(Live):
                         pass  # it has nothing to say but goodbye
                 self._subscriber.close()
                 # If it is behind the log it comes back with its last id, and is told that this is too old.
-                await self._sent()
+                if await self._sent() and self._chunked and self._is_final():
+                    with trio.move_on_after(CLOSE_SECONDS):
+                        await self._stream.send_all(LAST_CHUNK)
                 self._nursery.cancel_scope.cancel()
         finally:
             self._wheel.remove(self)
             self._subscriber.close()
             self._stream.end()
 
+    def _is_final(self) -> bool:
+        return self._closing is not None and self._closing[0] in (
+            CloseCode.TOKEN_EXPIRED,
+            CloseCode.ACCESS_LOST,
+        )
+
     def _check_peer(self, now: float) -> float:
         if self._stream.peer_is_gone():
             self._scope.cancel()
-        self._subscriber.interject(HEARTBEAT)
+        progress = sse_progress(self._subscriber.reached)
+        self._subscriber.interject(chunk(progress) if self._chunked else progress)
         return now + self._settings.ping_interval
 
 
-async def event_pages(services: Services, grant: Grant, collection: str, position: int) -> AsyncIterator[bytes]:
-    """The same for a framework that wants an iterator: pages of the log, and heartbeats between them.
+class StreamCut(Exception):
+    """The stream ends before its time: its client must not take that for the end, and is to come again."""
 
-    Ends when the grant does, the log has moved on beyond the position, or the server drains.
+
+async def event_pages(services: Services, grant: Grant, collection: str, position: int) -> AsyncIterator[bytes]:
+    """The same for a framework that wants an iterator: pages of the log, and progress between them.
+
+    Ends when the grant does. Raises `StreamCut` when the log has moved on beyond the position or cannot be
+    read, or the server drains.
     """
     database_id = grant.database.id
     rows = FIRST_ROWS
     with ExitStack() as stack:
         try:
             stack.enter_context(services.limits.listener(database_id))
-        except ApiError:  # the last place was taken since the head was sent: the client comes again
-            return
-        while not services.draining and grant.still_good(services.directory):
+        except ApiError as error:  # the last place was taken since the head was sent
+            raise StreamCut from error
+        yield sse_progress(position)
+        while grant.still_good(services.directory):
+            if services.draining:
+                raise StreamCut
             try:
                 page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
-            except ApiError:  # it could not be read in time: the same
-                return
+            except ApiError as error:  # it could not be read in time
+                raise StreamCut from error
             if page.expired:
-                return
+                raise StreamCut
             position = page.position
             if page.events:
                 yield SSE.join(page.events)
@@ -84,4 +111,4 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
                 with trio.move_on_after(min(services.settings.ping_interval, 1.0)) as waiting:
                     await services.hub.wait(database_id, collection, position)
                 if waiting.cancelled_caught:
-                    yield HEARTBEAT
+                    yield sse_progress(position)

@@ -64,8 +64,13 @@ def pong_frame(payload: bytes) -> bytes:
 
 def close_frame(code: int, reason: str = "") -> bytes:
     """`code` 1005 (none was given) makes an empty one; a reason is at most 123 bytes."""
-    payload = b"" if code == 1005 else code.to_bytes(2, "big") + reason.encode()[:123]
+    payload = b"" if code == 1005 else code.to_bytes(2, "big") + _cut(reason)
     return _header(len(payload), Opcode.CLOSE) + payload
+
+
+def _cut(reason: str) -> bytes:
+    """As much of it as a close frame holds, cut between characters: half of one would be no UTF-8."""
+    return reason.encode()[:123].decode("utf-8", "ignore").encode()
 
 
 # --- what clients send -----------------------------------------------------------------------------
@@ -214,6 +219,23 @@ def sse_messages(events: list[bytes]) -> bytes:
     return b"".join(parts)
 
 
+def sse_progress(seq: int) -> bytes:
+    """A server-sent event that says how far everything has been sent, so that a client which reconnects loses
+    nothing though no change has come yet. `EventSource` does not give it to `onmessage`: it has another name.
+
+    Its data is empty, and is there all the same, because polyfills take no `id` from an event without data.
+    """
+    return b"event: progress\nid: %d\ndata\n\n" % seq
+
+
+def chunk(data: bytes) -> bytes:
+    """One chunk of a chunked body (RFC 9112, section 7.1); nothing for nothing, which would end the body."""
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
     """How one kind of subscriber gets its events: the text of each, and the bytes around them."""
@@ -226,5 +248,6 @@ class Encoding:
 PLAIN: Final = Encoding(EventText.PLAIN, plain_event, text_frames)
 CURSOR: Final = Encoding(EventText.CURSOR, cursor_event, text_frames)
 SSE: Final = Encoding(EventText.CURSOR, cursor_event, sse_messages)
+SSE_CHUNKED: Final = Encoding(EventText.CURSOR, cursor_event, lambda events: chunk(sse_messages(events)))
 WAKE: Final = Encoding(EventText.CURSOR, lambda change: b"", lambda events: b"")
 """For those who only want to know that there is something: they read the log then."""

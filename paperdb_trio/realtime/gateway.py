@@ -18,16 +18,19 @@ from paperdb_trio.limits import too_many_subscriptions
 from paperdb_trio.model import check_collection
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.parameters import parse_parameters
 from paperdb_trio.realtime.eventstream import EventConnection
+from paperdb_trio.realtime.frames import close_frame
 from paperdb_trio.realtime.handshake import check_handshake, handshake_answer
 from paperdb_trio.realtime.live import Live
-from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode
+from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refusal_close
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
 from paperdb_trio.store.log import Interest
 from paperdb_trio.wheel import Wheel
 
 PATHS: Final = ("/", "/realtime")
+PARAMETERS: Final = ("token", "since", "collections", "errors")
 
 
 class Gateway:
@@ -39,8 +42,26 @@ class Gateway:
         self.connections: set[Live] = set()
 
     async def serve(self, stream: ByteStream, head: Head) -> None:
-        """Serve one connection until it ends; its head has been read. Raises an `ApiError` that refuses it."""
-        query = head.query
+        """Serve one connection until it ends; its head has been read. Raises an `ApiError` that refuses it,
+        unless the client has asked to be told by a close code."""
+        try:
+            await self._serve(stream, head)
+        except ApiError as error:
+            await self.refuse(stream, head, error)
+
+    async def refuse(self, stream: ByteStream, head: Head, error: ApiError) -> None:
+        """Tell a client with `?errors=close` why it is refused, after the upgrade; raise `error` for others.
+
+        A browser does not say why a handshake was refused, nor even that it was: its page would try for ever.
+        """
+        if "errors=close" not in head.query_string.split("&"):
+            raise error
+        check_handshake(head)
+        protocol = SUBPROTOCOL if SUBPROTOCOL in (offered := _offered(head)) else _bearer(offered)
+        await stream.send_all(handshake_answer(head, protocol) + close_frame(*refusal_close(error)))
+
+    async def _serve(self, stream: ByteStream, head: Head) -> None:
+        query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
         grant, protocol = self._admit(head, query)
         since = query.get("since")
         if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):
@@ -73,14 +94,16 @@ class Gateway:
             stack.enter_context(limits.listener(grant.database.id))
             yield
 
-    async def serve_events(self, stream: ByteStream, grant: Grant, collection: str, position: int) -> None:
+    async def serve_events(
+        self, stream: ByteStream, grant: Grant, collection: str, position: int, *, chunked: bool
+    ) -> None:
         """Serve server-sent events until the connection ends; the head of the answer has been sent.
 
         What `enforce` and `drain` ended while it was being sent ends here.
         """
         if self._services.draining or not grant.still_good(self._services.directory):
             return
-        connection = EventConnection(self._services, self._wheel, stream, grant, collection)
+        connection = EventConnection(self._services, self._wheel, stream, grant, collection, chunked=chunked)
         self.connections.add(connection)
         try:
             await connection.run(position)
@@ -98,8 +121,8 @@ class Gateway:
         origin, origins = head.headers.get("origin"), services.settings.origins
         if origin is not None and "*" not in origins and origin not in origins:
             raise ApiError(403, "ORIGIN_NOT_ALLOWED", "This web origin may not connect")
-        offered = head.tokens("sec-websocket-protocol")
-        bearer = next((item for item in offered if item.startswith(BEARER)), None)
+        offered = _offered(head)
+        bearer = _bearer(offered)
         grant = tokens.verify(services.directory, _token(head, query, bearer))
         # A client that offers protocols must be answered with one of them.
         return grant, SUBPROTOCOL if SUBPROTOCOL in offered else bearer
@@ -115,6 +138,14 @@ class Gateway:
         """End connections whose key or plan is no longer good, after the directory has changed."""
         for connection in tuple(self.connections):
             connection.enforce()
+
+
+def _offered(head: Head) -> list[str]:
+    return head.tokens("sec-websocket-protocol")
+
+
+def _bearer(offered: list[str]) -> str | None:
+    return next((item for item in offered if item.startswith(BEARER)), None)
 
 
 def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:

@@ -22,9 +22,11 @@ MAX_BAD_MESSAGES: Final = 10
 class CloseCode(IntEnum):
     """4000 to 4399 and 1xxx: reconnect. 4400 to 4499: what each name says."""
 
-    RESTARTING = 1012
     BINARY = 1003
+    RESTARTING = 1012
+    TRY_AGAIN_LATER = 1013
     TOO_MANY_BAD_MESSAGES = 4400
+    REFUSED = 4400
     TOKEN_EXPIRED = 4401
     ACCESS_LOST = 4403
     PING_TIMEOUT = 4408
@@ -87,6 +89,19 @@ def reply(kind: str, ref: Any = None, **fields: Any) -> bytes:
     if ref is not None:
         body["ref"] = ref
     return encode(body)
+
+
+def refusal_close(error: ApiError) -> tuple[int, str]:
+    """The close code and the reason of a handshake's refusal, for a client that cannot see an HTTP status."""
+    if error.status == 503:
+        code = CloseCode.RESTARTING if error.code == "SHUTTING_DOWN" else CloseCode.TRY_AGAIN_LATER
+    elif error.status == 401:
+        code = CloseCode.ACCESS_LOST if error.code == "KEY_REVOKED" else CloseCode.TOKEN_EXPIRED
+    elif error.code in ("PLAN_REQUIRED", "ORIGIN_NOT_ALLOWED"):
+        code = CloseCode.ACCESS_LOST
+    else:
+        code = CloseCode.REFUSED
+    return code, f"{error.code}: {error.message}"
 
 
 def error_reply(error: ApiError, ref: Any = None) -> bytes:

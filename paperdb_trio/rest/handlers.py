@@ -187,7 +187,7 @@ async def find(call: Call) -> Response:
     query = call.query
     limit = _whole(query, "limit", DEFAULT_LIMIT, 1, MAX_LIMIT)
     offset = _whole(query, "offset", 0, 0, MAX_OFFSET)
-    documents, more, total = await call.services.reader.find(
+    found = await call.services.reader.find(
         call.database_id,
         collection,
         filter=query.get("filter"),
@@ -197,13 +197,13 @@ async def find(call: Call) -> Response:
         select=query.get("select"),
         count=_flag(query, "count"),
     )
-    tail = b"" if total is None else b',"total":%d' % total
-    body = b'{"documents":[%b],"limit":%d,"offset":%d,"hasMore":%b%b}' % (
-        b",".join(documents),
+    body = b'{"documents":[%b],"limit":%d,"offset":%d,"hasMore":%b,"seq":%d%b}' % (
+        b",".join(found.documents),
         limit,
         offset,
-        b"true" if more else b"false",
-        tail,
+        b"true" if found.has_more else b"false",
+        found.seq,
+        b"" if found.total is None else b',"total":%d' % found.total,
     )
     return Response(200, body, {"Content-Type": "application/json"})
 
@@ -302,7 +302,7 @@ async def changes(call: Call) -> Response:
     wait = _whole(query, "wait", 0, 0, int(services.settings.max_wait))
     head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
     as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
-    if as_stream and (last_id := call.request.headers.get("last-event-id")):  # empty: none yet
+    if as_stream and (last_id := _last_event_id(call)):
         query["since"] = last_id
     if query.get("since", "now" if as_stream else "") == "now":
         position = head
@@ -333,6 +333,14 @@ async def changes(call: Call) -> Response:
         b"false" if page.reached_end else b"true",
     )
     return Response(200, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
+
+
+def _last_event_id(call: Call) -> str | None:
+    """Where a stream that was cut off goes on. Empty: no event has come yet.
+
+    Polyfills of `EventSource` send it as a parameter, since a header of theirs would need a preflight.
+    """
+    return call.request.headers.get("last-event-id") or call.query.get("lastEventId")
 
 
 def _check_still_good(call: Call) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode
+from paperdb_trio.parameters import parse_parameters
 
 JSON: Final = "application/json"
 
@@ -34,18 +35,8 @@ class Request:
             raise bad_request("The path is not percent-encoded UTF-8") from None
 
     def query(self, *known: str) -> dict[str, str]:
-        """The query's parameters. Raises a 400 for one that is not `known`: most likely a typing error."""
-        if not self.query_string:
-            return {}
-        try:
-            pairs = parse_qsl(self.query_string, keep_blank_values=True, errors="strict", max_num_fields=100)
-        except ValueError:
-            raise bad_request("The query is not percent-encoded UTF-8, or has over 100 parameters") from None
-        for name, _ in pairs:
-            if name not in known and name != "token":
-                expected = ", ".join(known) or "none"
-                raise bad_request(f"Unknown query parameter '{name[:80]}'; expected: {expected}")
-        return dict(pairs)
+        """The query's parameters, as `parse_parameters` has them."""
+        return parse_parameters(self.query_string, known)
 
     def query_token(self) -> str:
         """The query's `token`, or nothing."""

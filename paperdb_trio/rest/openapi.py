@@ -17,6 +17,7 @@ _PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "count": ({"type": "boolean", "default": False}, "Add the total of all that match"),
     "atomic": ({"type": "boolean", "default": False}, "All or none"),
     "since": ({"type": "string"}, "The seq of the last change seen, or now"),
+    "lastEventId": ({"type": "string"}, "What polyfills of EventSource send for Last-Event-ID"),
     "wait": ({"type": "integer", "minimum": 0, "default": 0}, "Seconds to wait for a change"),
 }
 _ERROR: Final = {
@@ -62,6 +63,8 @@ def _operation(route: Route, names: list[str]) -> dict[str, Any]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
     ]
     for name in route.query:
+        if name == "token":  # a security scheme
+            continue
         schema, description = _PARAMETERS[name]
         parameters.append({"name": name, "in": "query", "schema": schema, "description": description})
     operation: dict[str, Any] = {

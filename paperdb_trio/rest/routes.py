@@ -21,6 +21,7 @@ log = logging.getLogger("paperdb.rest")
 
 
 _FIND: Final = ("filter", "sort", "limit", "offset", "select", "count")
+_CHANGES: Final = ("since", "limit", "wait", "lastEventId", "token")
 
 ROUTES: Final = (
     Route("POST", "/:collection/docs", handlers.insert, Access.WRITE),
@@ -31,7 +32,7 @@ ROUTES: Final = (
     Route("PUT", "/:collection/docs/:id", handlers.replace, Access.WRITE),
     Route("DELETE", "/:collection/docs/:id", handlers.delete, Access.WRITE),
     Route("GET", "/:collection/count", handlers.count, Access.READ, ("filter",)),
-    Route("GET", "/:collection/changes", handlers.changes, Access.LISTEN, ("since", "limit", "wait")),
+    Route("GET", "/:collection/changes", handlers.changes, Access.LISTEN, _CHANGES),
     Route("GET", "/:collection/schema", handlers.get_schema, Access.READ),
     Route("PUT", "/:collection/schema", handlers.put_schema, Access.WRITE),
     Route("DELETE", "/:collection/schema", handlers.delete_schema, Access.WRITE),

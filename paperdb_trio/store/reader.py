@@ -12,7 +12,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
@@ -57,6 +57,16 @@ class _Lease:
             self._stopped = True
             if self._connection is not None:
                 self._connection.interrupt()
+
+
+class Found(NamedTuple):
+    """What a find answers. `documents` are JSON texts; `total` counts all that match, if it was asked for;
+    `seq` is the head of the change log in the very snapshot that was read: the changes after it are missing."""
+
+    documents: list[bytes]
+    has_more: bool
+    total: int | None
+    seq: int
 
 
 class Reader:
@@ -154,16 +164,17 @@ class Reader:
         offset: int,
         select: str | None,
         count: bool,
-    ) -> tuple[list[bytes], bool, int | None]:
-        """`(documents, has_more, total)`: JSON texts; `total` of all that match only when `count`."""
+    ) -> Found:
+        """A page of the documents that match; their `total` only when `count`."""
         condition, parameters = compile_filter(filter)
         order = compile_sort(sort)
         wanted = parse_select(select)
 
-        def query(connection: sqlite3.Connection) -> tuple[list[bytes], bool, int | None]:
+        def query(connection: sqlite3.Connection) -> Found:
+            (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
             where = _where(connection, database_id, collection, condition)
             if where is None:
-                return [], False, 0 if count else None
+                return Found([], False, 0 if count else None, head)
             (text,) = connection.execute(
                 f"SELECT group_concat(data,char(10)) FROM "
                 f"(SELECT data FROM documents WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?)",
@@ -181,7 +192,7 @@ class Reader:
             if wanted:
                 with _PROJECTING:
                     rows = [project(row, wanted) for row in rows]
-            return rows, more, total
+            return Found(rows, more, total, head)
 
         return await self.run(query)
 

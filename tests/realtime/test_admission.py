@@ -7,10 +7,11 @@ import functools
 import json
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import jwt
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, need, receive, wait_until
@@ -353,3 +354,81 @@ def test_a_refused_handshake_leaves_the_server_as_it_was(server: Server, collect
     with open_raw(server, collection) as raw, server.connect(collection) as ws:
         document = server.insert(collection, {})
         assert raw.message()["data"] == receive(ws)["data"] == document
+
+
+# --- for clients that cannot see a status ----------------------------------------------------------
+
+
+def closed_with(server: Server, target: str, **more: Any) -> tuple[int, str]:
+    """The close code and reason that a client gets which asked for them."""
+    with connect(server.ws_url + target, proxy=None, close_timeout=2, **more) as ws:
+        with pytest.raises(ConnectionClosed) as closed:
+            ws.recv(timeout=10)
+        assert closed.value.rcvd is not None
+        return closed.value.rcvd.code, closed.value.rcvd.reason
+
+
+@pytest.mark.parametrize(
+    ("target", "code", "word"),
+    [
+        ("/?token=x&errors=close", 4401, "INVALID_TOKEN: "),
+        ("/?errors=close", 4401, "TOKEN_MISSING: "),
+        ("/?token=EXPIRED&errors=close", 4401, "TOKEN_EXPIRED: "),
+        ("/?token=GOOD&collections=y&errors=close", 4400, "NOT_IN_TOKEN: "),
+        ("/?token=GOOD&collections=é&errors=close", 4400, "INVALID_COLLECTION: "),
+        ("/?token=GOOD&since=-1&errors=close", 4400, "INVALID_REQUEST: Invalid since: '-1'"),
+        ("/?token=GOOD&sinse=1&errors=close", 4400, "INVALID_REQUEST: Unknown query parameter 'sinse'"),
+        ("/nowhere?token=GOOD&errors=close", 4400, "NOT_FOUND: "),
+        ("/?errors=close&token=MANY", 4400, "TOO_MANY_SUBSCRIPTIONS: "),
+    ],
+)
+def test_a_refusal_comes_as_a_close_code_to_those_who_ask(
+    start_server: StartServer, target: str, code: int, word: str
+) -> None:
+    server = start_server("--max-subscriptions", "10")
+    target = target.replace("GOOD", server.token("x")).replace("EXPIRED", forge(server, "x", lifetime=-1))
+    target = target.replace("MANY", server.token(*(f"c{n}" for n in range(11))))
+    for protocols in (None, ["paperdb.v1", "bearer.x"], ["bearer.x"]):
+        more = {} if protocols is None else {"subprotocols": protocols}
+        if protocols and "TOKEN_MISSING" in word:
+            continue  # now there is one
+        found, reason = closed_with(server, target.replace("é", "%C3%A9"), **more)
+        assert found == code
+        assert reason.startswith(word)
+    with pytest.raises(InvalidStatus):  # and by a status to all others
+        connect(server.ws_url + target.replace("é", "%C3%A9").replace("errors=close", ""), proxy=None)
+
+
+def test_a_key_a_plan_and_an_origin_that_are_refused_close_with_4403(start_server: StartServer) -> None:
+    server = start_server("--allowed-origins", "https://app.example.com")
+    token = server.token("x")
+    target = f"/?token={token}&errors=close"
+    assert closed_with(server, target, origin="https://evil.example.com")[0] == 4403
+    key = server.new_key()
+    revoked = f"/?token={server.token('x', key=key['key'])}&errors=close"
+    server.cli("keys", "revoke", key["id"])
+    wait_until(lambda: closed_with(server, revoked) == (4403, closed_with(server, revoked)[1]))
+    server.cli("databases", "set-plan", "default", "free")
+    wait_until(lambda: closed_with(server, target)[1].startswith("PLAN_REQUIRED: "))
+    assert closed_with(server, target)[0] == 4403
+
+
+def test_a_full_database_closes_with_1013(start_server: StartServer) -> None:
+    server = start_server("--max-connections-per-database", "1")
+    with server.connect("x"):
+        code, reason = closed_with(server, f"/?token={server.token('x')}&errors=close")
+    assert (code, reason.partition(":")[0]) == (1013, "TOO_MANY_CONNECTIONS")
+
+
+def test_what_is_no_handshake_is_refused_by_a_status_all_the_same(server: Server) -> None:
+    with Raw(server) as raw:
+        raw.send(handshake(server, "/?token=x&errors=close", version="12"))
+        assert raw.answer()[0] == 426
+
+
+@pytest.mark.parametrize("query", ["token=GOOD&token=GOOD", "token=GOOD&since=1&since=2", "token=GOOD&sinse=1"])
+def test_a_parameter_that_is_unknown_or_given_twice_is_a_400(server: Server, query: str) -> None:
+    with Raw(server) as raw:
+        raw.send(handshake(server, "/?" + query.replace("GOOD", server.token("x"))))
+        status, _, body = raw.answer()
+    assert (status, body["code"]) == (400, "INVALID_REQUEST")

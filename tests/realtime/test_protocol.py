@@ -86,5 +86,5 @@ def test_replies_have_a_ref_only_where_one_was_given() -> None:
 
 def test_the_close_codes_are_the_documented_ones() -> None:
     codes = {code.value for code in CloseCode} - {1000}
-    assert codes <= {1001, 1003, 1007, 1009, 1011, 1012, 4400, 4401, 4403, 4408, 4410}
+    assert codes <= {1001, 1003, 1007, 1009, 1011, 1012, 1013, 4400, 4401, 4403, 4408, 4410}
     assert {1003, 1012, 4400, 4401, 4403, 4408, 4410} <= codes

@@ -189,6 +189,7 @@ def test_limit_and_offset_cut_a_page(
 ) -> None:
     answer = api.get(people, params={"limit": limit, "offset": offset}).json()
     assert [document["_id"] for document in answer.pop("documents")] == found
+    assert answer.pop("seq") >= 4
     assert answer == {"limit": limit, "offset": offset, "hasMore": more}
 
 
@@ -198,6 +199,15 @@ def test_total_counts_all_that_match_and_only_when_asked(api: httpx.Client, peop
     assert (len(answer["documents"]), answer["total"], answer["hasMore"]) == (1, 3, True)
     assert "total" not in api.get(people, params={"count": "false"}).json()
     assert api.get("/no_such/docs", params={"count": "true"}).json()["total"] == 0
+
+
+def test_the_seq_is_that_of_the_last_change_that_the_documents_show(api: httpx.Client, docs: str) -> None:
+    written = api.post(docs, json={"key": "a"})
+    found = api.get(docs).json()
+    assert found["seq"] == int(written.headers["etag"].strip('"'))
+    deleted = api.delete(f"{docs}/a")
+    found = api.get(docs).json()
+    assert (found["documents"], found["seq"]) == ([], int(deleted.headers["etag"].strip('"')))
 
 
 def test_the_default_limit_is_100_and_pages_join_without_gap_or_overlap(api: httpx.Client, docs: str) -> None:
@@ -212,7 +222,9 @@ def test_the_default_limit_is_100_and_pages_join_without_gap_or_overlap(api: htt
 
 
 def test_a_collection_that_does_not_exist_is_empty(api: httpx.Client) -> None:
-    assert api.get("/no_such/docs").json() == {"documents": [], "limit": 100, "offset": 0, "hasMore": False}
+    answer = api.get("/no_such/docs").json()
+    assert answer.pop("seq") >= 0
+    assert answer == {"documents": [], "limit": 100, "offset": 0, "hasMore": False}
     assert api.get("/no_such/count").json() == {"count": 0}
 
 

@@ -75,6 +75,7 @@ def test_defaults_are_read_and_900_seconds_and_no_two_tokens_are_alike(server: S
         {"collections": ["*"]},
         {"collections": ["a", "*"]},
         {"collections": [f"c{n}" for n in range(100)]},
+        {"collections": [f"{n:064}" for n in range(64)]},
     ],
 )
 def test_what_is_allowed_is_granted_as_asked(server: Server, body: dict[str, Any]) -> None:
@@ -99,6 +100,7 @@ def test_what_is_allowed_is_granted_as_asked(server: Server, body: dict[str, Any
         ({"collections": ["a", ""]}, "''"),
         ({"collections": ["a*"]}, "'a*'"),
         ({"collections": ["a"] * 101}, "'collections'"),
+        ({"collections": [f"{n:064}" for n in range(65)]}, "4,160"),
         ({"collections": ["a"], "permissions": []}, "'permissions'"),
         ({"collections": ["a"], "permissions": ["write"]}, "'permissions'"),
         ({"collections": ["a"], "permissions": ["read", "admin"]}, "'permissions'"),

@@ -101,8 +101,8 @@ async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reade
     with pytest.raises(ApiError) as refused:
         await find(5)
     assert (refused.value.status, refused.value.code) == (400, "RESULT_TOO_LARGE")
-    documents, more, _ = await find(2)
-    assert (len(documents), more) == (2, True)
+    found = await find(2)
+    assert (len(found.documents), found.has_more, found.seq) == (2, True, 5)
     assert await one(reader) == 1
 
 
