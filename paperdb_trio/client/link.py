@@ -74,7 +74,7 @@ class Link:
 
     def has_room(self, collections: frozenset[str]) -> bool:
         together = self.wanted | collections
-        return self.open and len(together) <= MAX_COLLECTIONS and len(",".join(together)) <= MAX_NAMES
+        return self.open and len(together) <= MAX_COLLECTIONS and sum(map(len, together)) <= MAX_NAMES
 
     def add(self, feed: Feed) -> None:
         feed.link = self

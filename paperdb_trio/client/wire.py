@@ -76,6 +76,7 @@ class Stop(Exception):
 
 Policy = Literal["reconnect", "new token", "stop"]
 CLOSE_CODES: Mapping[int, Policy] = {
+    1002: "stop",
     1003: "stop",
     1007: "stop",
     1009: "stop",

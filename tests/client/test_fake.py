@@ -44,7 +44,7 @@ async def continuing(peer: Peer) -> None:
     await peer.closed()
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 4000, 4399, 4401, 4408, 4410])
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4000, 4399, 4401, 4408, 4410])
 async def test_codes_after_which_it_goes_on(code: int) -> None:
     async with (
         faked(closing(code), continuing) as fake,
@@ -55,7 +55,7 @@ async def test_codes_after_which_it_goes_on(code: int) -> None:
         assert len(fake.peers) == 2
 
 
-@pytest.mark.parametrize("code", [1003, 1007, 1009, 4400, 4403, 4409, 4499])
+@pytest.mark.parametrize("code", [1002, 1003, 1007, 1009, 4400, 4403, 4409, 4499])
 async def test_codes_after_which_it_stops(code: int) -> None:
     async with (
         faked(closing(code)) as fake,

@@ -239,6 +239,27 @@ async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: Start
                     await take(events, 1)
 
 
+async def test_a_quiet_collection_does_not_age_out_while_connected(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has moved on, but nothing of its own was missed: a lost connection is no gap."""
+    monkeypatch.setattr(session, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(session, "PONG_SECONDS", 0.05)
+    server = start_server("--retention-count", "10", "--retention-age", "0")
+    async with proxied(server) as proxy:
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with client as db, db.realtime.subscribe("quiet") as events:
+            await write(server, "busy", range(300))
+            await trimmed(server, 200)
+            link = events._feed.link
+            assert link is not None
+            await eventually(lambda: link.cursor == 300)
+            proxy.cut()
+            await write(server, "quiet", range(1))
+            assert numbers(await take(events, 1)) == [0]
+            assert proxy.websockets == 2
+
+
 async def trimmed(server: Server, seq: int) -> None:
     """Wait until retention has removed everything up to `seq`."""
 
