@@ -4,6 +4,8 @@ wrong harms no other."""
 from __future__ import annotations
 
 import json
+import re
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paperdb_trio.json_input import MAX_CONTAINERS, MAX_DEPTH
+from paperdb_trio.model import new_id
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.operations import Replace, SetSchema
 from paperdb_trio.store.transfer import Importer, Tally
-from tests.auth.commands import fails_here, run_here
+from tests.auth.commands import fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.realtime.raw import Writers
 from tests.store.tools import (
@@ -114,6 +118,93 @@ def test_any_document_in_pieces_of_any_size_comes_back_the_same(
     ]
 
 
+def nested(levels: int) -> dict[str, Any]:
+    return {"in": nested(levels - 1)} if levels > 1 else {}
+
+
+@pytest.mark.executable
+def test_whatever_a_server_took_at_the_edge_of_its_limits_comes_back_and_may_come_again(
+    server: Server, data: Path, collection: str
+) -> None:
+    """The line around a document counts for none of a document's limits, nor does the array of a bulk."""
+    edges: list[dict[str, Any]] = [
+        nested(MAX_DEPTH),
+        {"in": [[]] * (MAX_CONTAINERS - 2)},
+        {"in": "é" * ((1024 * 1024 - 200) // 2)},
+        {"in": '\\\n"' * 170_000},
+        {"": None, "key ": 1e308, "createdAt ": 10**308},
+    ]
+    for document in edges:
+        server.insert(collection, document)
+        for bulk in ([document], {"documents": [document]}):
+            answer = server.request("POST", f"/{collection}/bulk", json=bulk).json()
+            assert answer["inserted"] == 1, answer
+        assert server.request("PUT", f"/{collection}/docs/{new_id()}", json=document).status_code == 201
+    text = server.cli("export", "--collection", collection).encode()
+    for directory, became in ((server.data, "unchanged"), (data, "inserted"), (data, "unchanged")):
+        done = run_here("import", "--data", directory, input=text)
+        assert (done.exit_code, done.stderr) == (0, ""), done.stdout
+        assert re.search(rf"\b20 (documents )?{became}", done.stdout)
+    assert run_here("export", "--data", data).stdout.encode() == text
+
+
+def test_what_is_there_already_is_measured_by_no_rule_of_today(data: Path) -> None:
+    """Neither by a schema that is younger, nor by a limit that was larger; what comes new is."""
+    required = parse_schema({"properties": {"n": {"required": True}, "d": {"default": 7}}})
+    apply_all(
+        data / "paperdb.sqlite",
+        inserting({"_id": "old"}),
+        inserting({"_id": "large", "n": "x" * 5000}),
+        SetSchema(DATABASE, "c", required),
+        inserting({"_id": "new", "n": 1}),
+    )
+    before = exported(data)
+    lines = [json.dumps(item).encode() for item in before]
+    for options in ((), ("--replace",)):
+        done = import_text(data, *lines, options=("--max-document-bytes", "1024", *options))
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert "0 documents inserted, 0 replaced, 3 unchanged, 1 schemas" in done.stdout
+    assert exported(data) == before
+    done = import_text(
+        data,
+        line({"_id": "old", "m": 1}),
+        line({"_id": "large", "n": "y" * 5000}),
+        options=("--max-document-bytes", "1024", "--replace"),
+    )
+    assert "line 1: Field 'n' is required" in done.stdout
+    assert "line 2: The document is 5," in done.stdout
+
+
+def test_a_schema_may_be_larger_than_a_document(data: Path) -> None:
+    """Also where its line is read in two pieces."""
+    schema = {"properties": {f"{n}": {"default": "x" * 300} for n in range(190)}}
+    apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema(schema)))
+    text = run_here("export", "--data", data).stdout.encode()
+    done = run_here("import", "--data", data, "--max-document-bytes", "1024", input=b"\n" * 40_000 + text)
+    assert (done.exit_code, "1 schemas" in done.stdout) == (0, True), done
+
+
+def test_lines_without_times_may_come_again(data: Path) -> None:
+    """Those that the first import made are not held against them; nor are a schema's defaults."""
+    apply_all(
+        data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema({"properties": {"d": {"default": 7}}}))
+    )
+    lines = [line({"_id": "a", "n": 1}), line({"_id": "b", "createdAt": OLD}), line({"_id": "c", "d": 8})]
+    assert "3 documents inserted" in import_text(data, *lines).stdout
+    before = exported(data)
+    done = import_text(data, *lines)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "0 documents inserted, 0 replaced, 3 unchanged" in done.stdout
+    assert exported(data) == before
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text(line({"_id": "é"}).decode(), "utf-8-sig")
+    assert run_here("import", tmp_path / "lines", "--data", data).exit_code == 0
+    done = import_text(data, line({"_id": "a"}), b"\xef\xbb\xbf" + line({}))
+    assert "line 2: Invalid JSON" in done.stdout  # it is none elsewhere
+
+
 def test_an_export_is_narrowed_to_what_there_is(data: Path) -> None:
     apply_all(data / "paperdb.sqlite", inserting({}, "a"), inserting({}, "b"), inserting({}, "c"))
     run_here("databases", "create", "empty", "--plan", "free", "--data", data)
@@ -208,7 +299,7 @@ def test_a_schema_in_force_is_held(data: Path) -> None:
 
 def test_a_line_without_end_breaks_off_and_what_came_before_is_kept(data: Path) -> None:
     done = import_text(
-        data, *[line({})] * 300, b"x" * 200_000, line({}), options=("--max-document-bytes", "1024")
+        data, *[line({})] * 300, b"x" * 500_000, line({}), options=("--max-document-bytes", "1024")
     )
     fails_here(done, 10, "broke off", "Line 301")
     assert len(exported(data)) >= 250
@@ -327,6 +418,41 @@ def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartSer
     assert run_here("check", "--data", server.data).exit_code == 0
     assert server.stop() == 0
     assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_an_import_is_interrupted_in_silence_and_what_it_wrote_stays(
+    start_server: StartServer, data: Path, served: bool
+) -> None:
+    if served:
+        start_server(data=data)
+    importing = start_import(data)
+    wait_until(lambda: bool(exported(data)), 10)
+    importing.send_signal(signal.SIGINT)
+    output, error = importing.communicate(timeout=20)
+    assert (importing.returncode, output, error) == (130, b"", b"")
+    assert run_here("check", "--data", data).exit_code == 0
+
+
+@pytest.mark.parametrize("served", [False, True])
+def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, data: Path, served: bool) -> None:
+    if served:
+        start_server(data=data)
+    done = run_here("import", "/proc/self/mem", "--data", data)
+    fails_here(done, 10, "The import broke off: the input cannot be read: Input/output error")
+    done = run_here("import", data, "--data", data)
+    assert (done.exit_code, "Is a directory" in done.stderr) == (2, True)
+    done = run_here("import", data / "none", "--data", data)
+    assert (done.exit_code, "No such file" in done.stderr) == (2, True)
+
+
+def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
+    new_file(small_disk)
+    lines = [line({"pad": "x" * 100_000})] * 300
+    (small_disk.parent / "lines").write_bytes(b"\n".join(lines))
+    done = run("import", small_disk.parent / "lines", "--data", small_disk)
+    fails(done, 10, "The import broke off: The disk is full")
+    assert not (small_disk / "paperdb.sock").exists()
 
 
 def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> None:
