@@ -135,16 +135,30 @@ def read_token(text: str) -> Token:
     `exp - iat` from now.
     """
     now = trio.current_time()
-    claims: Any = {}
+    claims = _claims(text)
+    try:
+        lifetime = float(claims["exp"]) - float(claims["iat"])
+    except (KeyError, TypeError, ValueError):
+        return Token(text, _collections(claims), now, math.inf)
+    left = ends_at(text) - time.time()
+    return Token(text, _collections(claims), now, now + (left if 0 < left <= lifetime else lifetime))
+
+
+def ends_at(text: str) -> float:
+    """What a token says of its end, in seconds since the epoch; infinite if it says nothing."""
+    try:
+        return float(_claims(text)["exp"])
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+
+
+def _claims(text: str) -> dict[str, Any]:
     try:
         payload = text.split(".")[1]
         claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        issued, ends = float(claims["iat"]), float(claims["exp"])
-    except (IndexError, KeyError, TypeError, ValueError, msgspec.MsgspecError):
-        return Token(text, _collections(claims), now, math.inf)
-    lifetime = ends - issued
-    left = ends - time.time()
-    return Token(text, _collections(claims), now, now + (left if 0 < left <= lifetime else lifetime))
+    except (IndexError, ValueError, msgspec.MsgspecError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
 def is_passing(code: str, message: str) -> bool:
@@ -153,8 +167,8 @@ def is_passing(code: str, message: str) -> bool:
     return code == "TOKEN_EXPIRED" or "not yet valid" in message
 
 
-def _collections(claims: Any) -> frozenset[str] | None:
-    names = claims.get("collections") if isinstance(claims, dict) else None
+def _collections(claims: dict[str, Any]) -> frozenset[str] | None:
+    names = claims.get("collections")
     if not isinstance(names, list) or "*" in names:
         return None
     return frozenset(map(str, names))

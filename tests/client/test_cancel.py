@@ -11,7 +11,7 @@ import trio
 
 from paperdb_trio import create_client
 from paperdb_trio.client import token
-from paperdb_trio.client.client import leaves
+from paperdb_trio.errors import leaves
 from tests.client.harness import SECONDS, numbers, proxied, take, write
 from tests.conftest import Server
 
