@@ -181,10 +181,8 @@ def test_a_token_that_has_ended_is_one_line(server: Server, collection: str, lis
     listener = Listener(server, collection, "--token", short_token(server, collection, seconds=-5))
     listeners.append(listener)
     assert listener.wait() == 1
-    assert (
-        listener.words
-        == "paperdb: The server refused: The token has expired; get a new one (401 TOKEN_EXPIRED)\n"
-    )
+    words = "The server refused: The token has expired; get a new one (401 TOKEN_EXPIRED)"
+    assert listener.words == f"paperdb: {words}\n"
     listener = Listener(server, collection, "--token", short_token(server, collection, seconds=3))
     listeners.append(listener)
     assert listener.wait() == 1

@@ -147,13 +147,20 @@ async def test_a_head_that_is_too_large_is_said_to_be(start_server: StartServer)
 
 
 async def test_a_hundred_long_names(server: Server) -> None:
-    """In the token, and nowhere else: the request's head stays within what servers and proxies take."""
+    """In the token, and nowhere else: the request's head stays within what servers and proxies take. More of
+    them than one token takes are given another socket."""
     names = [f"{n:040}" for n in range(100)]
+    more = [f"{n:064}" for n in range(40)]
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe(*names) as events,
+        db.realtime.subscribe(*more[:20]) as some,
+        db.realtime.subscribe(*more[20:], *names[:50]) as others,
     ):
         await nothing_more(events, names[99], server)
+        await nothing_more(some, more[0], server)
+        await nothing_more(others, more[39], server)
+        assert len(db.realtime._links) == 3
 
 
 # --- events that are large ------------------------------------------------------------------------
