@@ -163,8 +163,9 @@ def _claims(text: str) -> dict[str, Any]:
 
 def is_passing(code: str, message: str) -> bool:
     """Whether a token was refused for its time only. The server's clock was set, or `get_token` keeps tokens
-    for too long: both come right by themselves."""
-    return code == "TOKEN_EXPIRED" or "not yet valid" in message
+    for too long: both come right by themselves. One that is too new is an `INVALID_TOKEN`, in words that end
+    with the claim that says so."""
+    return code == "TOKEN_EXPIRED" or message.endswith(("(iat)", "(nbf)"))
 
 
 def _collections(claims: dict[str, Any]) -> frozenset[str] | None:
