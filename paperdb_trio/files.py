@@ -34,10 +34,10 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
     Raises `StartupError` when `path` is there already (unless `force`) or cannot be written; then, when the
     body raises, and when a signal ends the process, `path` is as it was and nothing else is left.
     """
-    if path.exists() and (not force or not path.is_file()):
-        hint = " (--force overwrites it)" if path.is_file() else ""
-        raise StartupError(f"{path} exists already{hint}", EXIT_EXISTS)
     try:
+        if path.exists() and (not force or not path.is_file()):
+            hint = " (--force overwrites it)" if path.is_file() else ""
+            raise StartupError(f"{path} exists already{hint}", EXIT_EXISTS)
         with _signals_raise(), partial(path) as temporary:
             yield temporary
     except OSError as error:

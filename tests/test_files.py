@@ -132,7 +132,7 @@ def test_a_backup_that_is_killed_as_process_1_does_not_stop_the_next(tmp_path: P
 
 
 @pytest.mark.executable
-def test_sigterm_ends_a_backup_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+def test_sigterm_ends_a_backup_that_leaves_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     apply_all(new_file(data), *(inserting({"pad": "x" * 900_000}) for _ in range(80)))
@@ -260,14 +260,27 @@ def test_a_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, clos
 
 
 @pytest.mark.executable
-def test_a_place_for_a_file_that_is_not_ours_is_named_with_its_owner(theirs: Path, tmp_path: Path) -> None:
+def test_a_place_for_a_file_that_is_not_ours_is_named_with_its_owner(theirs: Path) -> None:
     for path in (new_file(theirs), *theirs.iterdir()):
         os.chown(path, NOBODY, NOBODY)
     place = theirs.parent
-    done = by_nobody("backup", place / "copy", "--data", theirs)
-    fails(done, 6, f"Cannot write {place}/copy", f"({place} belongs to root; this is nobody)")
-    done = by_nobody("export", "--output", place / "copy", "--data", theirs)
-    fails(done, 6, f"Cannot write {place}/copy", f"({place} belongs to root; this is nobody)")
+    for mode in (0o755, 0o700):
+        shut = place / "shut"
+        shut.mkdir(exist_ok=True)
+        shut.chmod(mode)
+        for command in (["backup"], ["export", "--output"]):
+            done = by_nobody(*command, shut / "copy", "--data", theirs)
+            fails(
+                done, 6, f"Cannot write {shut}/copy: Permission denied ({shut} belongs to root; this is nobody)"
+            )
+
+
+@pytest.mark.executable
+def test_a_backup_that_cannot_be_read_is_not_called_damaged(theirs: Path) -> None:
+    assert run_here("backup", theirs.parent / "copy", "--data", new_file(theirs).parent).exit_code == 0
+    done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force")
+    copy = theirs.parent / "copy"
+    fails(done, 6, f"Cannot read the backup {copy}: Permission denied ({copy} belongs to root; this is nobody)")
 
 
 def test_a_file_that_is_there_keeps_what_rights_its_group_has(tmp_path: Path) -> None:

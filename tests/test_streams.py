@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.auth.commands import run_here
-from tests.conftest import COMMAND, ENVIRONMENT, StartServer, fill, wait_until
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
 from tests.store.tools import apply_all, inserting, new_file, rows
 
 pytestmark = pytest.mark.executable
@@ -104,6 +104,17 @@ def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
     assert done.returncode == 6
     assert done.stdout.count("\n") == 1
     assert done.stderr == "paperdb: Cannot write the answer to stdout: Broken pipe\n"
+
+
+@pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
+def test_a_listener_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
+    """A pipe that nobody reads is its end: tests/client/test_listen.py."""
+    server.insert(collection, {})
+    where = ("--url", server.url, "--key", server.key, "--since", "0")
+    code, _, error = ends(start(stdout, "listen", collection, *where))
+    assert code == 6
+    assert error.endswith(f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n")
+    assert "Traceback" not in error
 
 
 @broken

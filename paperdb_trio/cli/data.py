@@ -21,7 +21,7 @@ from paperdb_trio.store.schema import EXIT_CORRUPT, prepare
 EXIT_INCOMPLETE: Final = 10
 
 force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
-file_type = click.Path(path_type=Path)
+file_type = click.Path(readable=False, path_type=Path)  # what cannot be read is told with its owner
 
 
 @main.command()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from paperdb_trio.errors import StartupError
-from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing
+from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
 from paperdb_trio.store.schema import (
     EXIT_CORRUPT,
     EXIT_LOCKED,
@@ -43,8 +43,9 @@ def backup(data: str, target: Path, *, force: bool) -> int:
     of them.
     """
     file = prepare(data, create=False, write=False)
-    if target.exists() and any(target.samefile(own) for own in own_files(file) if own.exists()):
-        raise StartupError(f"{target} is the database itself", EXIT_EXISTS)
+    with suppress(OSError):
+        if any(target.samefile(own) for own in own_files(file) if own.exists()):
+            raise StartupError(f"{target} is the database itself", EXIT_EXISTS)
     with replacing(target, force=force) as temporary:
         _copy(file, temporary, f"Cannot back {file} up to {target}")
     return target.stat().st_size
@@ -80,9 +81,15 @@ def _copy(source: Path, target: Path, what: str) -> None:
 
 
 def _verify(source: Path) -> None:
-    """Raises `StartupError`: not there, damaged, not ours, or made by a newer version."""
-    if not source.is_file():
-        raise StartupError(f"There is no backup {source}", 1)
+    """Raises `StartupError`: not there, not readable, damaged, not ours, or made by a newer version."""
+    try:
+        if not source.is_file():
+            raise StartupError(f"There is no backup {source}", 1)
+        source.open("rb").close()
+    except OSError as error:
+        raise StartupError(
+            f"Cannot read the backup {source}: {error.strerror}{whose(error, source)}", EXIT_UNWRITABLE
+        ) from None
     try:
         with closing(connect(source, read_only=True)) as connection:
             verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]

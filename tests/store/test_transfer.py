@@ -446,6 +446,15 @@ def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, da
     assert (done.exit_code, "No such file" in done.stderr) == (2, True)
 
 
+def test_a_full_disk_leaves_nothing_of_an_export(data: Path, small_disk: Path) -> None:
+    apply_all(data / "paperdb.sqlite", *(inserting({"pad": "x" * 100_000}) for _ in range(200)))
+    done = run_here("export", "--output", small_disk / "lines", "--data", data)
+    fails_here(done, 6, f"Cannot write {small_disk}/lines: No space left on device")
+    assert list(small_disk.iterdir()) == []
+    done = run_here("export", "--output", small_disk / "none" / "lines", "--data", data)
+    fails_here(done, 6, f"Cannot write {small_disk}/none/lines: No such file or directory")
+
+
 def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
     new_file(small_disk)
     lines = [line({"pad": "x" * 100_000})] * 300
