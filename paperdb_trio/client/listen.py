@@ -75,8 +75,9 @@ async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]
             on_status(f"listening to {names} from seq {seq}")
         elif status.state is State.OFFLINE:
             on_status(f"disconnected ({status.reason}); again in {status.retry_in or 0:.1f} s, from seq {seq}")
-        elif status.retry_in is not None:
-            on_status(f"still connected, but {status.reason}; again in {status.retry_in:.1f} s")
+        elif status.state is State.LIVE and status.reason:
+            again = "" if status.retry_in is None else f"; again in {status.retry_in:.1f} s"
+            on_status(f"still connected, but {status.reason}{again}")
         if isinstance(status.error, GapError):
             gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
             on_status(f"{gap} are no longer kept; going on from seq {seq}")

@@ -23,7 +23,7 @@ from paperdb_trio.client.errors import PaperDBError
 from paperdb_trio.client.feed import Feed
 from paperdb_trio.client.token import Token, TokenSource, is_passing
 from paperdb_trio.client.types import State
-from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire
+from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire, retry_after
 
 if TYPE_CHECKING:
     from paperdb_trio.client.link import Link
@@ -232,9 +232,9 @@ class Session:
             except PaperDBError as error:
                 if not (error.transient or is_passing(error.code, error.message)):
                     self._give_up(error)
-                    break
+                    return
                 reason = f"no new token: {error}"
-                wait = backoff.next(error.extra.get("retry_after", 0))
+                wait = backoff.next(retry_after(error))
             link.note(reason, wait)
             await trio.sleep(wait)
         if reason:
@@ -266,6 +266,7 @@ class Session:
         connects anew, and if there is still no token then, that is what its feeds are told."""
         if trio.current_time() >= self._renew_at:
             self._renew_at = math.inf
+            self._link.note(f"no new token: {error}")
         for feed in tuple(self._link.feeds):
             if not self._token.covers(feed.collections):
                 self._link.remove(feed)

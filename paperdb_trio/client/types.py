@@ -95,8 +95,9 @@ class State(Enum):
 class Status:
     """A state and why.
 
-    `retry_in`: seconds until it connects again (offline), or asks again for a token (live). `error` (gap, and closed for good): what the
-    iterators raise. `cursor`: seq up to which everything has been received, None before the first time.
+    `retry_in`: seconds until it connects again (offline), or asks again for a token (live). `error` (gap, and
+    closed for good): what the iterators raise. `cursor`: seq up to which everything has been received, None
+    before the first time.
     """
 
     state: State

@@ -120,7 +120,13 @@ def unobtained(error: PaperDBError) -> Lost | Stop:
     """What it means for a connection that something it needs came to this error."""
     if not error.transient:
         return Stop(error)
-    return Lost(str(error), retry_after=min(error.extra.get("retry_after", 0), MAX_RETRY_AFTER))
+    return Lost(str(error), retry_after=retry_after(error))
+
+
+def retry_after(error: PaperDBError) -> float:
+    """Seconds that the server wants to be left in peace for; not more than is sensible."""
+    seconds = error.extra.get("retry_after")
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if isinstance(seconds, int | float) else 0.0
 
 
 @dataclass(frozen=True, slots=True)

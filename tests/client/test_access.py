@@ -196,6 +196,26 @@ async def test_a_get_token_that_never_returns(
         assert events.status().current.state is State.LIVE
 
 
+async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
+    server: Server, collection: str
+) -> None:
+    tokens = [short_token(server, collection, seconds=3)]
+
+    async def get_token() -> str:
+        if tokens:
+            return tokens.pop()
+        raise PaperDBError(403, "MINE", "logged out")
+
+    client = create_client(base_url=server.url, get_token=get_token, renewal_margin=2.9)
+    async with client as db, db.realtime.subscribe(collection) as events:
+        await eventually(lambda: "logged out" in events.status().current.reason)
+        assert events.status().current.state is State.LIVE
+        await write(server, collection, range(1))
+        assert numbers(await take(events, 1)) == [0]
+        with pytest.raises(PaperDBError, match="logged out"):
+            await take(events, 1)
+
+
 async def test_a_first_token_that_never_comes_is_told(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, get_token=trio.sleep_forever, timeout=0.1) as db:
         subscription = db.realtime.subscribe(collection)

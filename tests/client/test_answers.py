@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from paperdb_trio import PaperDBError, SyncClient, create_client, create_sync_client
+from paperdb_trio.client import wire
 from tests.client.conftest import Recorder
 
 
@@ -122,3 +123,8 @@ def test_an_answer_says_when_to_come_again(recorder: Recorder) -> None:
             with pytest.raises(PaperDBError, match="Too many") as caught:
                 db.a.count()
             assert caught.value.extra == extra
+        recorder.headers = {}
+        recorder.answers["GET", "/a/count"] = (429, b'{"error": "Too many", "retry_after": "soon"}')
+        with pytest.raises(PaperDBError) as caught:
+            db.a.count()
+        assert wire.retry_after(caught.value) == 0
