@@ -17,11 +17,13 @@ from typing import Any
 
 import jwt
 import msgspec
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from paperdb_trio import Event
 from paperdb_trio.client.realtime import Subscription
+from paperdb_trio.client.token import Token
 from tests.conftest import Server
 
 SECONDS = 10
@@ -98,6 +100,11 @@ def shortened(server: Server, token: str, seconds: int) -> str:
     claims = jwt.decode(token, options={"verify_signature": False})
     claims["exp"] = claims["iat"] + seconds
     return jwt.encode(claims, secret, "HS256", headers={"kid": kid})
+
+
+def renew_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens, though they are good for long."""
+    monkeypatch.setattr(Token, "renew_at", lambda token, margin: token.obtained + 0.2)
 
 
 class Proxy:

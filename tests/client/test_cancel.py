@@ -10,9 +10,8 @@ import pytest
 import trio
 
 from paperdb_trio import create_client
-from paperdb_trio.client import token
 from paperdb_trio.errors import leaves
-from tests.client.harness import SECONDS, numbers, proxied, take, write
+from tests.client.harness import SECONDS, numbers, proxied, renew_soon, take, write
 from tests.conftest import Server
 
 
@@ -123,7 +122,7 @@ async def test_a_ctrl_c_in_a_task_of_ours_is_all_that_comes_out(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It can strike anywhere. Here: where the token is renewed, while the consumer waits for events."""
-    monkeypatch.setattr(token, "RENEWAL_PAUSE", 0.0)
+    renew_soon(monkeypatch)
     tokens = iter([server.token(collection, expiresIn=30)])
 
     async def get_token() -> str:
@@ -133,7 +132,7 @@ async def test_a_ctrl_c_in_a_task_of_ours_is_all_that_comes_out(
 
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012
         async with (
-            create_client(base_url=server.url, get_token=get_token, renewal_margin=29) as db,
+            create_client(base_url=server.url, get_token=get_token) as db,
             db.realtime.subscribe(collection) as events,
         ):
             async for _ in events:

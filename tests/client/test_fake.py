@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import trio
 from trio_websocket import WebSocketRequest
 
 from paperdb_trio import GapError, PaperDBError, State, create_client
-from paperdb_trio.client import backoff, link, session, token
+from paperdb_trio.client import backoff, link, session
 from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
-from tests.conftest import Server
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
-    monkeypatch.setattr(token, "RENEWAL_PAUSE", 0.0)
 
 
 async def quiet(peer: Peer) -> None:
@@ -151,64 +147,6 @@ async def test_what_is_refused_on_a_live_connection_is_refused_to_who_asked() ->
             await db.realtime.subscribe("b").__aenter__()
         assert caught.value.status == 403
         assert numbers(await take(events, 1)) == [1]
-
-
-async def test_a_renewal_that_is_refused_leads_to_a_new_connection(server: Server) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.say(type="ready", seq=10)
-        asked = await peer.heard("auth")
-        await peer.say(type="error", ref=asked["ref"], code="INVALID_TOKEN", message="no")
-        await peer.closed()
-
-    tokens = (server.token("a", expiresIn=30 + n) for n in itertools.count())
-
-    async def get_token() -> str:
-        return next(tokens)
-
-    async with (
-        faked(script, continuing_at_10) as fake,
-        create_client(base_url=fake.url, get_token=get_token, renewal_margin=29) as db,
-        db.realtime.subscribe("a") as events,
-    ):
-        assert numbers(await take(events, 1)) == [1]
-        assert fake.peers[0].authorization != fake.peers[1].authorization
-
-
-async def test_a_renewal_that_only_its_time_speaks_against_is_tried_again_in_place(server: Server) -> None:
-    """What the old token covers goes on meanwhile, and the status tells."""
-
-    async def script(peer: Peer) -> None:
-        await peer.say(type="ready", seq=10)
-        for n, why in enumerate(("the token is not yet valid", "the token has expired")):
-            asked = await peer.heard("auth")
-            await peer.event(11 + n, n=n)
-            await peer.say(type="error", ref=asked["ref"], code="TOKEN_EXPIRED", message=why)
-        asked = await peer.heard("auth")
-        await peer.say(type="authenticated", ref=asked["ref"])
-        await peer.event(13, n=2)
-        await peer.closed()
-
-    tokens = (server.token("a", expiresIn=30 + n) for n in itertools.count())
-
-    async def get_token() -> str:
-        return next(tokens)
-
-    async with (
-        faked(script) as fake,
-        create_client(base_url=fake.url, get_token=get_token, renewal_margin=29) as db,
-        db.realtime.subscribe("a") as events,
-    ):
-        assert numbers(await take(events, 3)) == [0, 1, 2]
-        assert len(fake.peers) == 1
-        await eventually(lambda: events.status().current.reason == "")
-        reasons = [status.reason for status in events.status()._kept if status.state is State.LIVE]
-        assert any("the token has expired" in reason for reason in reasons)
-
-
-async def continuing_at_10(peer: Peer) -> None:
-    await peer.say(type="ready", seq=10)
-    await peer.event(11, n=1)
-    await peer.closed()
 
 
 async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
