@@ -11,6 +11,7 @@ import fcntl
 import os
 import pwd
 import signal
+import stat
 import struct
 import threading
 from collections.abc import Iterable, Iterator
@@ -52,9 +53,12 @@ def partial(path: Path) -> Iterator[Path]:
     _sweep(path.parent)
     temporary, descriptor = _claim_new(path.parent)
     try:
-        inherit(descriptor, path if path.exists() else path.parent)
-        if path.exists():
+        # In a directory like /tmp what is there may be anybody's, put there to be given what comes.
+        if path.exists() and not path.parent.stat().st_mode & stat.S_ISVTX:
+            inherit(descriptor, path)
             os.fchmod(descriptor, path.stat().st_mode & 0o770)
+        else:
+            inherit(descriptor, path.parent)
         yield temporary
         os.fsync(descriptor)
         temporary.replace(path)

@@ -283,6 +283,18 @@ def test_a_backup_that_cannot_be_read_is_not_called_damaged(theirs: Path) -> Non
     fails(done, 6, f"Cannot read the backup {copy}: Permission denied ({copy} belongs to root; this is nobody)")
 
 
+def test_in_a_directory_like_tmp_nobody_is_given_what_replaces_a_file_of_theirs(theirs: Path) -> None:
+    os.chown(theirs, 0, 0)
+    theirs.chmod(0o1777)
+    (theirs / "x").write_text("mine soon")
+    (theirs / "x").chmod(0o666)
+    os.chown(theirs / "x", NOBODY, NOBODY)
+    with replacing(theirs / "x", force=True) as temporary:
+        temporary.write_text("secret")
+    assert owners(theirs) == {"x": (0, 0)}
+    assert (theirs / "x").stat().st_mode & 0o777 == 0o600
+
+
 def test_a_file_that_is_there_keeps_what_rights_its_group_has(tmp_path: Path) -> None:
     target = tmp_path / "x"
     for before, after in ((0o644, 0o640), (0o600, 0o600), (0o666, 0o660)):

@@ -76,8 +76,11 @@ COMMANDS = [
 ]
 
 
-@broken
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    ("command", "stdout"),
+    [(command, ">/dev/full") for command in COMMANDS]
+    + [(command, how) for command in ("--help", "keys create", "check", "export") for how in (">&-", ">&3")],
+)
 def test_an_answer_that_cannot_be_written_is_one_line(
     data: Path, monkeypatch: pytest.MonkeyPatch, command: str, stdout: str
 ) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 STDOUT: Final = 1
 STDERR: Final = 2
+BUFFER: Final = 65_536
+"""Bytes: an export is written in pieces of this size."""
 
 
 def open_standard_streams() -> None:
@@ -51,7 +53,7 @@ def _is_open(number: int) -> bool:
 def _stream(number: int, before: TextIO | None, *, closed: bool) -> TextIO:
     raw = _Raw(number, closed=closed)
     return io.TextIOWrapper(
-        io.BufferedWriter(raw),
+        io.BufferedWriter(raw, BUFFER),
         encoding=before.encoding if before is not None else "utf-8",
         errors=before.errors if before is not None else "backslashreplace",
         line_buffering=number == STDERR or raw.isatty(),

@@ -159,9 +159,10 @@ class ImportLines:
             made = created or times["createdAt"], updated or times["updatedAt"]
             return document_bytes(id, encode(fields), *made, max(self.max_bytes, len(old))) == old
 
-        if is_there():  # whatever has become of the limits and the schema since
+        if is_there():  # whatever has become of the limits, the schema and the rules for ids since
             tally.unchanged += 1
             return
+        check_id(id)
         satisfy_schema(tx, database_id, collection, fields)
         data = document_bytes(id, encode(fields), created or tx.stamp, updated or tx.stamp, self.max_bytes)
         if found is None:
@@ -251,7 +252,10 @@ def parse_line(number: int, text: bytes, database: str | None = None) -> Line:
     assert isinstance(line.document, msgspec.Raw)
     fields = check_document(parse_json(bytes(line.document)))
     id = fields.pop("_id", None)
-    id = new_id() if id is None else check_id(id)
+    if id is None:
+        id = new_id()
+    elif not isinstance(id, str):
+        check_id(id)
     document = Imported(id, fields, _moment(fields, "createdAt"), _moment(fields, "updatedAt"))
     return Line(number, name, collection, document)
 
