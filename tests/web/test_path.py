@@ -4,15 +4,14 @@ Node, the live page and the chat in Chromium."""
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, Server, need, wait_until
-from tests.net.test_nginx import README, answers, free_port
+from tests.conftest import ENVIRONMENT, Server
+from tests.nginx import free_port, nginx
 from tests.web.cdp import Browser, chromium
 from tests.web.conftest import MakeClient
 from tests.web.test_browser import CHAT, TEXTS
@@ -22,9 +21,7 @@ from tests.web.tools import EITHER_WEBSOCKET
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[str]:
     """The proxy's URL. PaperDB is at `/db/`, the chat, which knows it by that address, at `/chat/`."""
-    home = tmp_path_factory.mktemp("nginx")
-    (snippet,) = re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
-    port = free_port()
+    home, port = tmp_path_factory.mktemp("nginx"), free_port()
     url = f"http://127.0.0.1:{port}"
     chat = subprocess.Popen(
         [sys.executable, str(CHAT), "--paperdb", f"{url}/db", "--port", "0"],
@@ -34,35 +31,20 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[
     )
     assert chat.stdout is not None
     chat_url = chat.stdout.readline().rpartition(" ")[2].strip()
-    snippet = re.sub(r"\n *ssl_certificate.*", "", snippet)
-    for documented, here in {
-        "listen 443 ssl": f"listen 127.0.0.1:{port}",
+    changes = {
+        "listen 443 ssl;": f"listen 127.0.0.1:{port};",
+        "ssl_certificate     /etc/ssl/certs/db.example.com.pem;": "",
+        "ssl_certificate_key /etc/ssl/private/db.example.com.key;": "",
         "127.0.0.1:8000": f"127.0.0.1:{server.port}",
         "location / {": f"location /chat/ {{ proxy_pass {chat_url}/; }}\n    location /db/ {{",
         "proxy_pass http://paperdb;": "proxy_pass http://paperdb/;",
-    }.items():
-        assert documented in snippet
-        snippet = snippet.replace(documented, here)
-    folders = "".join(
-        f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    )
-    (home / "nginx.conf").write_text(
-        f"pid {home}/pid;\nerror_log {home}/error.log;\nworker_processes 1;\nuser root;\n"
-        f"events {{}}\nhttp {{\n{folders}{snippet}}}\n"
-    )
-    nginx = subprocess.Popen(
-        [need("nginx"), "-c", home / "nginx.conf", "-p", home, "-g", "daemon off;"],
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    }
     try:
-        wait_until(lambda: answers(port) or nginx.poll() is not None, 10)
-        assert nginx.poll() is None, nginx.communicate()[1]
-        yield url
+        with nginx(home, port, changes):
+            yield url
     finally:
-        for process in (nginx, chat):
-            process.terminate()
-            process.communicate(timeout=10)
+        chat.terminate()
+        chat.communicate(timeout=10)
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +54,15 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @EITHER_WEBSOCKET
-@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize(
+    ("base", "realtime"),
+    [("/db", None), ("/db/", None), ("/db", "/db"), ("/db", "/db/"), ("/db", "/db/realtime")],
+)
 def test_documents_and_changes(
-    client: MakeClient, proxy: str, collection: str, flags: tuple[str, ...], slash: str
+    client: MakeClient, proxy: str, collection: str, flags: tuple[str, ...], base: str, realtime: str | None
 ) -> None:
-    realtime = {"realtimeUrl": proxy.replace("http", "ws") + "/db" + slash} if slash else {}
-    node = client(f"{proxy}/db{slash}", flags=flags, **realtime)
+    more = {} if realtime is None else {"realtimeUrl": proxy.replace("http", "ws") + realtime}
+    node = client(proxy + base, flags=flags, **more)
     node.subscribe(collection, "a")
     made = node.run(f"return db.{collection}.insert({{n: 1}})")
     assert [event["data"] for event in node.wait_events("a", 1)] == [made]

@@ -81,7 +81,8 @@ export class Realtime {
 
   /** `obtain(collections, abort)` resolves to a token's text. `Socket`: a WebSocket class, or undefined. */
   constructor({ url, obtain, Socket, tokenMarginSeconds }) {
-    this.#url = url;
+    // Under a path, too: the server is at `/` there, or at `/realtime`.
+    this.#url = url.endsWith("/realtime") ? url : `${url}/`;
     this.#obtain = obtain;
     this.#Socket = Socket;
     this.#marginMs = tokenMarginSeconds * 1000;
@@ -185,7 +186,7 @@ export class Realtime {
     for (const name of names) this.#take(name);
     // Names travel once: those in the token need not be in the URL, of which a proxy may take no more than 8 KB.
     const narrowed = token.isFor(names) ? "" : `&collections=${names.join()}`;
-    const url = `${this.#url}/?since=${this.#cursor ?? "now"}${narrowed}&errors=close`;
+    const url = `${this.#url}?since=${this.#cursor ?? "now"}${narrowed}&errors=close`;
     const socket = new Socket(url, ["paperdb.v1", `bearer.${token.reveal()}`]);
     socket.onmessage = ({ data }) => this.#socket === socket && this.#receive(data);
     socket.onclose = ({ code, reason }) => this.#socket === socket && this.#ended(closed(code, reason));
