@@ -73,6 +73,12 @@ class Settings:
     cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
     max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)
 
+    max_wal_bytes: int = _setting(
+        64 * 1024 * 1024,
+        "Bytes of the write-ahead log from which on reads pause for a moment, so that it can begin anew.",
+        1024 * 1024,
+    )
+
     queue_events: int = _setting(1000, "Batches of events that wait for one slow live subscriber.", 1)
     queue_bytes: int = _setting(
         256 * 1024, "Bytes that wait for one slow live subscriber before it is fed from the log.", 1024
@@ -107,6 +113,13 @@ class Settings:
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise StartupError(
                 f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
+            )
+
+        if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
+            raise StartupError(
+                f"Setting 'max_document_bytes' is {self.max_document_bytes}; expected at most "
+                f"'max_result_bytes', which is {self.max_result_bytes}",
+                2,
             )
 
     @property

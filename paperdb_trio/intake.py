@@ -22,7 +22,7 @@ import trio
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store.schema import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.writer import Writer, finish_drops
 
 if TYPE_CHECKING:  # the command needs nothing of the server
     from paperdb_trio.services import Services
@@ -141,6 +141,7 @@ async def _import_alone(
     writer = Writer(file, lambda changes: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
+        await finish_drops(writer)  # else it would come for what is imported now
         answer = await _write(request, receive, writer, max_bytes)
         writer.close()
     return answer
