@@ -19,15 +19,15 @@ class Place:
     """Make one while the database is open: SQLite keeps its write-ahead log as long as somebody has it open."""
 
     def __init__(self, file: Path) -> None:
-        self._file, self._log = str(file.absolute()), f"{file.absolute()}-wal"
+        self._file, self._wal = str(file.absolute()), f"{file.absolute()}-wal"
         self._known: tuple[int, int, int, int] | None = None
         self._known = self._look()[0]
 
     def _look(self) -> tuple[tuple[int, int, int, int], int]:
-        file, log = os.stat(self._file), os.stat(self._log)
-        return (file.st_dev, file.st_ino, log.st_dev, log.st_ino), log.st_size
+        file, wal = os.stat(self._file), os.stat(self._wal)
+        return (file.st_dev, file.st_ino, wal.st_dev, wal.st_ino), wal.st_size
 
-    def log_bytes(self) -> int | None:
+    def wal_bytes(self) -> int | None:
         """The size of the write-ahead log; None if it, or the database, is not where it was. It takes 5 µs."""
         try:
             found, size = self._look()
@@ -37,7 +37,7 @@ class Place:
 
     def fault(self) -> Fault | None:
         """What keeps writes from being stored, as far as can be told without a write."""
-        if self.log_bytes() is None:
+        if self.wal_bytes() is None:
             return "gone"
         return None if os.access(self._file, os.W_OK) else "read-only"
 

@@ -86,6 +86,7 @@ class Writer:
         self._gate = gate or ReadGate()
         self._gate.on_empty = lambda: self._queue.put(_UNREAD)
         self._max_wal_bytes = max_wal_bytes
+        self._wal_bytes = 0
         self._open_gate_at: float | None = None  # while it is closed
         self._next_try = 0.0
         self._place: Place | None = None
@@ -223,33 +224,34 @@ class Writer:
 
     # --- the write-ahead log ---------------------------------------------------------------------
 
-    def _look_at_log(self, connection: sqlite3.Connection, size: int) -> None:
-        """After a commit: see that a log of this size does not grow for ever."""
-        if size <= self._max_wal_bytes:
+    def _bound_log(self, connection: sqlite3.Connection) -> None:
+        """After a commit: see that the log does not grow for ever."""
+        if self._wal_bytes <= self._max_wal_bytes:
             return
         now = time.monotonic()
         if self._open_gate_at is not None:
             if now >= self._open_gate_at:
                 self._open_gate()
         elif now >= self._next_try:
-            self._open_gate_at = now + PATIENCE * size / self._max_wal_bytes
+            self._open_gate_at = now + PATIENCE * self._wal_bytes / self._max_wal_bytes
             if self._gate.close():
                 self._begin_log_anew(connection)
 
     def _begin_log_anew(self, connection: sqlite3.Connection) -> None:
         """Empty the log. Nobody reads in this process; if another one does, it stays as it is."""
+        busy = True
         try:
             connection.execute("PRAGMA busy_timeout=0")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         except sqlite3.Error as error:
             log.warning("the write-ahead log stays long: %s", error)
         finally:
             connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-            self._open_gate()
+            self._open_gate(BETWEEN_TRIES if busy else 0.0)
 
-    def _open_gate(self) -> None:
+    def _open_gate(self, pause: float = BETWEEN_TRIES) -> None:
         self._open_gate_at = None
-        self._next_try = time.monotonic() + BETWEEN_TRIES
+        self._next_try = time.monotonic() + pause
         self._gate.open()
 
     # --- commits ---------------------------------------------------------------------------------
@@ -288,6 +290,8 @@ class Writer:
         if refused is not None:
             results, changes = [(ticket, outcome.Error(refused)) for ticket in batch], []
         token.run_sync_soon(self._deliver, results, changes)
+        if refused is None:
+            self._bound_log(connection)
         return len(results)
 
     def _refusal(self) -> ApiError | None:
@@ -313,12 +317,12 @@ class Writer:
         tx.flush()
         connection.execute("COMMIT")
         assert self._place is not None
-        log_bytes = self._place.log_bytes()
-        if log_bytes is None:
+        wal_bytes = self._place.wal_bytes()
+        if wal_bytes is None:
             log.critical("%s was removed, replaced or unmounted: nothing is stored any more", self._file)
             self._gone = True
             raise storage_gone()
-        self._look_at_log(connection, log_bytes)
+        self._wal_bytes = wal_bytes
         self.commits += 1
         self.operations += len(results)
         return results, tx.changes
