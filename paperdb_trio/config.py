@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.origins import Origins, parse_origins
 
 
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -94,7 +95,9 @@ class Settings:
     http: str = _setting(
         "raw", "Who answers plain HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower)."
     )
-    allowed_origins: str = _setting("*", "Web origins that may call, separated by commas; * is any.")
+    allowed_origins: str = _setting(
+        "*", "Web origins that may call, separated by commas, like https://*.example.com; * is any."
+    )
     metrics_key: str = _setting("", "Bearer key that /metrics wants; empty: it is open.")
     demo: bool = _setting(False, "Fill the collection messages with an example that goes on ticking.")
     log_level: str = _setting("info", "What is logged to stderr: debug, info, warning or error.")
@@ -114,6 +117,7 @@ class Settings:
             raise StartupError(
                 f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
             )
+        parse_origins(self.allowed_origins)
 
         if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
             raise StartupError(
@@ -123,8 +127,8 @@ class Settings:
             )
 
     @property
-    def origins(self) -> frozenset[str]:
-        return frozenset(origin.strip() for origin in self.allowed_origins.split(",") if origin.strip())
+    def origins(self) -> Origins:
+        return parse_origins(self.allowed_origins)
 
 
 def setting_type(setting: dataclasses.Field[Any]) -> type:

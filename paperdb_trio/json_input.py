@@ -97,7 +97,8 @@ def split_documents(body: bytes, most: int) -> list[bytes]:
         documents = _array_decoder(most)(array)
     except msgspec.ValidationError:
         raise bad_request(
-            'The body must be an array of documents, or {"documents": [...]}', "INVALID_DOCUMENT"
+            'The body must be an array of documents, or {"documents": [...]} and nothing else',
+            "INVALID_DOCUMENT",
         ) from None
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, body) from None
@@ -107,7 +108,7 @@ def split_documents(body: bytes, most: int) -> list[bytes]:
     return texts
 
 
-class _Wrapped(msgspec.Struct):
+class _Wrapped(msgspec.Struct, forbid_unknown_fields=True):
     documents: msgspec.Raw
 
 

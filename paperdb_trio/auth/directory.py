@@ -100,7 +100,7 @@ class Directory:
             return known
         id = self._now.key_ids.get(hash_key(key))
         if id is None or self._now.keys[id].revoked:
-            raise unauthorized()
+            raise unauthorized(": there is no such API key, or it has been revoked")
         identity = self._now.identities[key] = self.identity_of(id)
         return identity
 
@@ -133,11 +133,12 @@ class Directory:
         return self._now.signing
 
 
-def unauthorized() -> ApiError:
+def unauthorized(why: str = "") -> ApiError:
+    """A 401 with the hosted service's sentence, to which `why` is added."""
     return ApiError(
         401,
         "UNAUTHORIZED",
-        "Missing or invalid Authorization header",
+        f"Missing or invalid Authorization header{why}",
         headers={"WWW-Authenticate": 'Bearer realm="paperdb"'},
     )
 

@@ -11,6 +11,7 @@ import logging
 import math
 import socket
 import ssl
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import trio
@@ -18,13 +19,13 @@ import trio
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
 from paperdb_trio.net.head import Head
-from paperdb_trio.net.http1 import HttpConnection, response_bytes
+from paperdb_trio.net.http1 import HttpConnection
 from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.frames import sse_progress
 from paperdb_trio.realtime.gateway import Gateway
-from paperdb_trio.rest.messages import EventStream, error_response
+from paperdb_trio.rest.messages import EventStream
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 from paperdb_trio.turn import Turn
@@ -34,6 +35,10 @@ log = logging.getLogger("paperdb.door")
 
 SLOW_TURN: Final = 0.01
 """Seconds of a turn of the event loop, after which as many are accepted as `Turn` lets."""
+
+MOST_TURNED_AWAY: Final = 256
+"""Connections beyond the limit whose heads are waited for; more are refused unread."""
+TURN_AWAY_SECONDS: Final = 1.0
 
 BACKLOG: Final = 4096
 EXIT_PORT: Final = 7
@@ -87,6 +92,7 @@ class Door:
         self._hypercorn = hypercorn
         self._wheel = wheel
         self._warned = -math.inf
+        self._turning_away = 0
         self._streams: set[ByteStream] = set()
         self._connections: set[HttpConnection] = set()  # those that are answered here
 
@@ -174,16 +180,40 @@ class Door:
 
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
-        try:
-            self._check_room()
-            with self._services.limits.connection(stream.peer):
-                await self._serve_requests(stream)
-        except ApiError as error:
-            await stream.send_all(response_bytes(error_response(error), keep_alive=False))
-
-    async def _serve_requests(self, stream: ByteStream) -> None:
-        """Answer one request after the other; raises what the last of them is refused with."""
         connection = HttpConnection(stream, self._services)
+        with ExitStack() as place:
+            try:
+                self._check_room()
+                place.enter_context(self._services.limits.connection(stream.peer))
+            except ApiError as error:
+                await self._turn_away(connection, error)
+                return
+            try:
+                await self._serve_requests(stream, connection)
+            except ApiError as error:
+                await connection.refuse(error)
+
+    async def _turn_away(self, connection: HttpConnection, error: ApiError) -> None:
+        """Refuse a connection for which there is no room, having read its head if that comes soon: a browser
+        shows its page a refusal, and `Retry-After`, only if it answers what was asked."""
+        head = None
+        if self._turning_away < MOST_TURNED_AWAY:
+            self._turning_away += 1
+            try:
+                with trio.move_on_after(TURN_AWAY_SECONDS), suppress(ApiError):
+                    head = await connection.read_head(first=True)
+            finally:
+                self._turning_away -= 1
+        try:
+            if head is not None and head.is_websocket:
+                await self._gateway.refuse(connection.stream, head, error)
+            else:
+                await connection.refuse(error)
+        except ApiError:
+            await connection.refuse(error)
+
+    async def _serve_requests(self, stream: ByteStream, connection: HttpConnection) -> None:
+        """Answer one request after the other; raises what the last of them is refused with."""
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)

@@ -59,6 +59,7 @@ class Head:
 # llhttp also takes RTSP and ICE, HTTP/0.9 and 2.0, and any CRs and LFs before the method, not just one blank
 # line (RFC 9112, section 2.2).
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[A-Z][A-Z-]* [^\x00-\x20\x7f]+ HTTP/1\.[01]\r\n")
+_SMALL_METHOD: Final = re.compile(rb"(?:\r\n)?((?=[A-Z]*[a-z])[A-Za-z]{3,7}) [^\x00-\x20\x7f]+ HTTP/1\.")
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
@@ -81,6 +82,10 @@ class _Parser:
 def parse_head(data: bytes) -> Head:
     """Parse a head, from one blank line or the request line to an empty line. Raises a 400."""
     if not _REQUEST_LINE.match(data):
+        small = _SMALL_METHOD.match(data)
+        if small is not None:  # a proxy may think otherwise of `head` than we do: better none of us answers
+            method = small[1].decode()
+            raise bad_request(f"Methods are case-sensitive: '{method}' is not {method.upper()}")
         raise bad_request("This is no HTTP/1.1 request: invalid request line")
     protocol = _Parser()
     parser = httptools.HttpRequestParser(protocol)

@@ -20,6 +20,7 @@ from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
 from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
 from paperdb_trio.realtime.frames import chunk
 from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
+from paperdb_trio.rest.routes import refusal
 from paperdb_trio.services import Services
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -163,6 +164,15 @@ class HttpConnection:
             await self.stream.send_all(response.body)
         return head.keep_alive
 
+    async def refuse(self, error: ApiError) -> None:
+        """Answer the request at hand, or what there is of one, with `error`. No other may follow."""
+        method, origin = self._head.method, self._head.headers.get("origin")
+        if self._waiting:  # for a head that has not come, or is not to be had
+            found = _ORIGIN_LINE.search(self._buffer)
+            method, origin = "", None if found is None else found[1].decode("latin-1")
+        response = refusal(self._settings, method, origin, error)
+        await self.stream.send_all(response_bytes(response, keep_alive=False, body=method != "HEAD"))
+
     async def begin_endless(self, response: Response, first: bytes) -> bool:
         """Write the head and the `first` bytes of an answer without an end; whether its body is chunked.
 
@@ -246,9 +256,10 @@ class HttpConnection:
         self._buffer += data
 
 
-_BEGINNING: Final = re.compile(rb"(?:\r\n)?(?:\r?\Z|[A-Z][A-Z-]{0,23}(?:\Z| ))")
+_ORIGIN_LINE: Final = re.compile(rb"\r\norigin:[ \t]*([^\r\n]*)\r\n", re.IGNORECASE)
+_BEGINNING: Final = re.compile(rb"(?:\r\n)?(?:\r?\Z|[A-Za-z][A-Za-z-]{0,23}(?:\Z| ))")
 
 
 def _may_be_http(data: bytes) -> bool:
-    """Whether this can be the beginning of a request: of one blank line, and of a method in capitals."""
+    """Whether this can be the beginning of a request: of one blank line, and of a method."""
     return _BEGINNING.match(data) is not None

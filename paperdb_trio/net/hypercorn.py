@@ -23,6 +23,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.eventstream import StreamCut
+from paperdb_trio.rest.routes import refusal
 from paperdb_trio.services import Services
 from paperdb_trio.turn import Turns
 from paperdb_trio.wheel import Wheel
@@ -192,7 +193,7 @@ def _mend_hypercorn() -> None:
             return None
 
         async def stream_send(self, event: Any) -> None:
-            """Reset an answer that its app has left without an end: Hypercorn would leave the client waiting."""
+            """Reset an answer that its app leaves without an end: Hypercorn lets the client wait."""
             if isinstance(event, StreamClosed):
                 buffer = self.stream_buffers.get(event.stream_id)
                 if buffer is not None and not buffer._complete:
@@ -281,6 +282,7 @@ class _Exchange:
     ) -> None:
         self._stream = stream
         self._services = services
+        self._scope = scope
         self._has_body = scope.get("method", "GET") not in ("GET", "HEAD", "DELETE", "OPTIONS")
         self._receive, self._send = receive, send
         self._stack = stack
@@ -314,8 +316,16 @@ class _Exchange:
     async def refuse(self, error: ApiError) -> None:
         """Without a body, which could wait for the client's window."""
         self._refused = True
-        headers = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
-        await self._send_in_time({"type": "http.response.start", "status": error.status, "headers": headers})
+        origin = dict(self._scope["headers"]).get(b"origin")
+        response = refusal(
+            self._services.settings,
+            self._scope["method"],
+            None if origin is None else origin.decode("latin-1"),
+            error,
+        )
+        response.headers.pop("Content-Type", None)
+        headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.items()]
+        await self._send_in_time({"type": "http.response.start", "status": response.status, "headers": headers})
         await self._send_in_time({"type": "http.response.body", "body": b""})
 
     async def _send_in_time(self, message: Any) -> None:

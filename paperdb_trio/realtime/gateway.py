@@ -118,8 +118,8 @@ class Gateway:
         if services.draining:
             raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
         check_handshake(head)
-        origin, origins = head.headers.get("origin"), services.settings.origins
-        if origin is not None and "*" not in origins and origin not in origins:
+        origin = head.headers.get("origin")
+        if origin is not None and not services.settings.origins.allows(origin):
             raise ApiError(403, "ORIGIN_NOT_ALLOWED", "This web origin may not connect")
         offered = _offered(head)
         bearer = _bearer(offered)

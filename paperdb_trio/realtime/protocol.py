@@ -73,6 +73,12 @@ def parse_action(text: bytes) -> Action:
         name = message.get("action")
         if not isinstance(name, str) or name not in ACTIONS:
             raise bad_request(f"'action' must be one of: {', '.join(ACTIONS)}", "UNKNOWN_ACTION")
+        unknown = message.keys() - {"action", "ref", *ACTIONS[name]}
+        if unknown:
+            expected = ", ".join(("action", *ACTIONS[name], "ref"))
+            raise bad_request(
+                f"Unknown '{min(unknown)[:80]}' in '{name}'; expected {expected}", "INVALID_MESSAGE"
+            )
         argument: Any = ""
         for key in ACTIONS[name]:
             argument = message.get(key)

@@ -11,6 +11,7 @@ import trio
 from quart import Response as QuartResponse
 from quart import request
 from quart_trio import QuartTrio
+from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from paperdb_trio.errors import ApiError
@@ -23,7 +24,7 @@ from paperdb_trio.rest.messages import (
     body_too_late,
     error_response,
 )
-from paperdb_trio.rest.routes import respond
+from paperdb_trio.rest.routes import refusal, respond
 from paperdb_trio.services import Services
 
 
@@ -56,7 +57,7 @@ def create_app(services: Services) -> QuartTrio:
             request.method,
             scope["raw_path"].decode("ascii"),
             scope["query_string"].decode("latin-1"),
-            {name.lower(): value for name, value in request.headers.items()},
+            _joined(request.headers),
             read_body,
         )
         response = await respond(services, own)
@@ -74,9 +75,19 @@ def create_app(services: Services) -> QuartTrio:
     async def refused(error: HTTPException) -> QuartResponse:
         status = error.code or 500
         code = (error.name or "error").upper().replace(" ", "_")
-        return _quart(error_response(ApiError(status, code, error.description or code)))
+        refused = ApiError(status, code, error.description or code)
+        return _quart(refusal(settings, request.method, request.headers.get("origin"), refused))
 
     return app
+
+
+def _joined(headers: Headers) -> dict[str, str]:
+    """By lower-case names; the values of a repeated header are joined by commas (RFC 9110, section 5.3)."""
+    joined: dict[str, str] = {}
+    for name, value in headers.items():
+        key = name.lower()
+        joined[key] = f"{joined[key]},{value}" if key in joined else value
+    return joined
 
 
 def _quart(response: Response) -> QuartResponse:

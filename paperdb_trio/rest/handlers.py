@@ -9,6 +9,7 @@ import hmac
 import math
 import re
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,11 +22,13 @@ from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_document, parse_json, split_documents
 from paperdb_trio.model import check_collection, check_document, check_id
 from paperdb_trio.rest.messages import (
+    NO_STORE,
     EventStream,
     Request,
     Response,
     document_response,
     json_response,
+    json_text_response,
 )
 from paperdb_trio.rest.metrics import metrics_text
 from paperdb_trio.services import Services
@@ -33,6 +36,7 @@ from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.log import EventText, Interest
 from paperdb_trio.store.operations import (
+    EVERY_SEQ,
     BulkFailure,
     Condition,
     Delete,
@@ -62,6 +66,18 @@ LARGE_BYTES: Final = 64 * 1024
 """Of JSON, what takes long enough to decode, up to 50 ms a megabyte, to do one in a turn of the event loop."""
 
 
+def _is_json(content_type: str) -> bool:
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    charsets = [part[8:].strip('"') for part in parameters if part.startswith("charset=")]
+    return (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))) and all(
+        charset in ("utf-8", "utf8", "us-ascii") for charset in charsets
+    )
+
+
+def _unsupported(message: str, headers: dict[str, str] | None = None) -> ApiError:
+    return ApiError(415, "UNSUPPORTED_MEDIA_TYPE", message, headers=headers)
+
+
 @dataclass(slots=True)
 class Call:
     """One request to one route: who asks, the parameters of path and query, and the request itself."""
@@ -87,10 +103,15 @@ class Call:
 
     async def body(self, max_bytes: int | None = None) -> bytes:
         """The body, which is said to be JSON. Raises a 415 for another content type, and a 413."""
-        kind = self.request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-        if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
-            raise ApiError(
-                415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is '{kind[:80]}'; expected application/json"
+        headers = self.request.headers
+        given = headers.get("content-type", "application/json")
+        if given != "application/json" and not _is_json(given):
+            raise _unsupported(f"Content-Type is '{given[:80]}'; expected application/json, in UTF-8")
+        coding = headers.get("content-encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise _unsupported(
+                f"Content-Encoding is '{coding[:80]}'; expected a body that is not compressed",
+                {"Accept-Encoding": "identity"},
             )
         most = self.services.settings.max_body_bytes
         body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
@@ -112,14 +133,12 @@ def authenticate(directory: Directory, request: Request) -> tuple[Identity, toke
     With a token the identity is that of the key behind it, which may do no more than the grant says.
     """
     headers = request.headers
-    credential = headers.get("x-api-key", "")
-    if "authorization" in headers:
-        scheme, _, credential = headers["authorization"].partition(" ")
-        if scheme.lower() != "bearer":
-            raise unauthorized()
-    elif not credential:
-        credential = request.query_token()
+    scheme, _, credential = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":  # Basic, say, is a proxy's in front of us
+        credential = headers.get("x-api-key") or request.query_token()
     credential = credential.strip()
+    if not credential:
+        raise unauthorized()
     if credential.count(".") != 2:  # a JWT has two dots, an API key none
         return directory.identify(credential), None
     grant = tokens.verify(directory, credential)
@@ -206,7 +225,7 @@ async def find(call: Call) -> Response:
         found.seq,
         b"" if found.total is None else b',"total":%d' % found.total,
     )
-    return Response(200, body, {"Content-Type": "application/json"})
+    return json_text_response(200, body)
 
 
 async def get(call: Call) -> Response:
@@ -214,6 +233,11 @@ async def get(call: Call) -> Response:
     collection, id = call.collection, call.id
     wanted = parse_select(call.query.get("select"))
     data, seq = await _read(call, collection, id)
+    condition = _condition(call)
+    if condition is not None:
+        condition.check_match(seq)
+        if condition.excludes(seq):
+            return Response(304, b"", {"ETag": f'"{seq}"', "Cache-Control": NO_STORE})
     if wanted:
         if len(data) > LARGE_BYTES:
             await call.services.turns.next()
@@ -244,7 +268,7 @@ async def patch(call: Call) -> Response:
             collection,
             id,
             fields,
-            _if_match(call),
+            _condition(call),
             call.services.settings.max_document_bytes,
         )
     )
@@ -261,7 +285,7 @@ async def replace(call: Call) -> Response:
             collection,
             id,
             fields,
-            _if_match(call),
+            _condition(call),
             call.services.settings.max_document_bytes,
         )
     )
@@ -272,7 +296,7 @@ async def delete(call: Call) -> Response:
     """Delete a document."""
     collection, id = call.collection, call.id
     written: Written = await call.services.writer.submit(
-        Delete(call.database_id, collection, id, _if_match(call))
+        Delete(call.database_id, collection, id, _condition(call))
     )
     response = json_response(200, {"deleted": True, "_id": id})
     response.headers["ETag"] = f'"{written.seq}"'
@@ -333,7 +357,7 @@ async def changes(call: Call) -> Response:
         page.position,
         b"false" if page.reached_end else b"true",
     )
-    return Response(200, body, {"Content-Type": "application/json", "Cache-Control": "no-store"})
+    return json_text_response(200, body)
 
 
 def _last_event_id(call: Call) -> str | None:
@@ -380,7 +404,7 @@ async def get_schema(call: Call) -> Response:
     schema = await call.services.reader.schema(call.database_id, collection)
     if schema is None:
         raise ApiError(404, "NOT_FOUND", f"The collection '{collection}' has no schema")
-    return Response(200, schema.encode(), {"Content-Type": "application/json"})
+    return json_text_response(200, schema.encode())
 
 
 async def put_schema(call: Call) -> Response:
@@ -388,7 +412,7 @@ async def put_schema(call: Call) -> Response:
     collection = call.collection
     schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
     await call.services.writer.submit(SetSchema(call.database_id, collection, schema))
-    return Response(200, schema.text, {"Content-Type": "application/json"})
+    return json_text_response(200, schema.text)
 
 
 async def delete_schema(call: Call) -> Response:
@@ -401,6 +425,11 @@ async def delete_schema(call: Call) -> Response:
 async def drop(call: Call) -> Response:
     """Remove a collection."""
     collection = call.collection
+    if call.query.get("confirm") != collection:
+        raise bad_request(
+            f"This removes the whole collection; expected its name again: /{collection}?confirm={collection}",
+            "CONFIRMATION_NEEDED",
+        )
     deleted, until, done = 0, None, False
     # Once begun it is finished, even if the client goes: a collection half deleted is nobody's wish.
     try:
@@ -428,9 +457,7 @@ async def mint_token(call: Call) -> Response:
     request = parse_json(await call.body(MAX_TOKEN_REQUEST_BYTES))
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')
-    response = json_response(200, tokens.mint(call.services.directory, call.identity, request))
-    response.headers["Cache-Control"] = "no-store"
-    return response
+    return json_response(200, tokens.mint(call.services.directory, call.identity, request))
 
 
 async def healthz(services: Services, request: Request) -> Response:
@@ -472,7 +499,7 @@ def asset(services: Services, request: Request) -> Response:
 
 # --- parameters ----------------------------------------------------------------------------------
 
-_ENTITY_TAG: Final = re.compile(r'\s*"?([0-9]{1,18})"?\s*')
+_ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
 
 
 def _own_fields(value: object, id: str) -> dict[str, Any]:
@@ -487,15 +514,23 @@ def _own_fields(value: object, id: str) -> dict[str, Any]:
     return fields
 
 
-def _if_match(call: Call) -> Condition | None:
-    header = call.request.headers.get("if-match")
+def _condition(call: Call) -> Condition | None:
+    """What If-Match and If-None-Match ask for."""
+    headers = call.request.headers
+    if "if-match" not in headers and "if-none-match" not in headers:
+        return None
+    return Condition(_seqs(headers.get("if-match")), _seqs(headers.get("if-none-match")))
+
+
+def _seqs(header: str | None) -> Container[int] | None:
+    """Those that the entity tags of a header name. One that is none of ours is no error: it is not the current
+    one (RFC 9110, section 13.1.1). Weak ones count: a proxy that compresses makes ours weak."""
     if header is None:
         return None
     if header.strip() == "*":
-        return Condition(frozenset(), any=True)
-    # A tag that is none of ours, or weak, is no error: it is not the current one (RFC 9110, section 13.1.1).
+        return EVERY_SEQ
     matches = map(_ENTITY_TAG.fullmatch, header.split(","))
-    return Condition(frozenset(int(match[1]) for match in matches if match is not None))
+    return frozenset(int(match[1]) for match in matches if match is not None)
 
 
 def _whole(query: dict[str, str], name: str, default: int, low: int, high: int) -> int:

@@ -13,6 +13,8 @@ from paperdb_trio.model import encode
 from paperdb_trio.parameters import parse_parameters
 
 JSON: Final = "application/json"
+NO_STORE: Final = "no-store"
+"""Documents are for whoever had the key: no cache may keep them."""
 
 
 @dataclass(slots=True)
@@ -63,11 +65,15 @@ class EventStream(Response):
 
 
 def json_response(status: int, value: Any) -> Response:
-    return Response(status, encode(value), {"Content-Type": JSON})
+    return json_text_response(status, encode(value))
+
+
+def json_text_response(status: int, text: bytes) -> Response:
+    return Response(status, text, {"Content-Type": JSON, "Cache-Control": NO_STORE})
 
 
 def document_response(status: int, data: bytes, seq: int) -> Response:
-    return Response(status, data, {"Content-Type": JSON, "ETag": f'"{seq}"'})
+    return Response(status, data, {"Content-Type": JSON, "Cache-Control": NO_STORE, "ETag": f'"{seq}"'})
 
 
 def error_response(error: ApiError) -> Response:

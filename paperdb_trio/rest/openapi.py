@@ -17,6 +17,7 @@ _PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
     "count": ({"type": "boolean", "default": False}, "Add the total of all that match"),
     "atomic": ({"type": "boolean", "default": False}, "All or none"),
     "since": ({"type": "string"}, "The seq of the last change seen, or now"),
+    "confirm": ({"type": "string"}, "The collection's name again"),
     "lastEventId": ({"type": "string"}, "What polyfills of EventSource send for Last-Event-ID"),
     "wait": ({"type": "integer", "minimum": 0, "default": 0}, "Seconds to wait for a change"),
 }

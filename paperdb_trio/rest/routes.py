@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import replace
 from typing import Final
 
-from paperdb_trio.errors import ApiError
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.model import COLLECTION_NAME
 from paperdb_trio.rest import handlers
 from paperdb_trio.rest.handlers import Call, authenticate
 from paperdb_trio.rest.messages import Request, Response, error_response, json_response
@@ -19,6 +22,7 @@ from paperdb_trio.services import Services
 
 log = logging.getLogger("paperdb.rest")
 
+_PREFLIGHT: Final = Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
 
 _FIND: Final = ("filter", "sort", "limit", "offset", "select", "count")
 _CHANGES: Final = ("since", "limit", "wait", "lastEventId", "token")
@@ -27,17 +31,17 @@ ROUTES: Final = (
     Route("POST", "/:collection/docs", handlers.insert, Access.WRITE),
     Route("POST", "/:collection/bulk", handlers.insert_bulk, Access.WRITE, ("atomic",)),
     Route("GET", "/:collection/docs", handlers.find, Access.READ, _FIND),
-    Route("GET", "/:collection/docs/:id", handlers.get, Access.READ, ("select",)),
-    Route("PATCH", "/:collection/docs/:id", handlers.patch, Access.WRITE),
-    Route("PUT", "/:collection/docs/:id", handlers.replace, Access.WRITE),
-    Route("DELETE", "/:collection/docs/:id", handlers.delete, Access.WRITE),
+    Route("GET", "/:collection/docs/:id", handlers.get, Access.READ, ("select",), conditional=True),
+    Route("PATCH", "/:collection/docs/:id", handlers.patch, Access.WRITE, conditional=True),
+    Route("PUT", "/:collection/docs/:id", handlers.replace, Access.WRITE, conditional=True),
+    Route("DELETE", "/:collection/docs/:id", handlers.delete, Access.WRITE, conditional=True),
     Route("GET", "/:collection/count", handlers.count, Access.READ, ("filter",)),
     Route("GET", "/:collection/changes", handlers.changes, Access.LISTEN, _CHANGES),
     Route("GET", "/:collection/schema", handlers.get_schema, Access.READ),
     Route("PUT", "/:collection/schema", handlers.put_schema, Access.WRITE),
     Route("DELETE", "/:collection/schema", handlers.delete_schema, Access.WRITE),
     Route("GET", "/collections", handlers.collections, Access.READ),
-    Route("DELETE", "/:collection", handlers.drop, Access.WRITE),
+    Route("DELETE", "/:collection", handlers.drop, Access.WRITE, ("confirm",)),
     Route("POST", "/realtime/token", handlers.mint_token, Access.READ),
 )
 
@@ -84,10 +88,17 @@ def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]
         raise ApiError(
             405,
             "METHOD_NOT_ALLOWED",
-            f"{method} is not allowed here; use {' or '.join(allowed)}",
+            _not_allowed(method, segments, allowed),
             headers={"Allow": ", ".join([*allowed, "OPTIONS"])},
         )
     raise ApiError(404, "NOT_FOUND", "There is nothing at this path")
+
+
+def _not_allowed(method: str, segments: tuple[str, ...], allowed: list[str]) -> str:
+    # Of a collection's own path only dropping it is allowed, which is the last thing to recommend.
+    if len(segments) == 1 and COLLECTION_NAME.match(segments[0]):
+        return f"{method} is not allowed here; the documents are at /{segments[0]}/docs"
+    return f"{method} is not allowed here; use {' or '.join(allowed)}"
 
 
 def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Route, dict[str, str]] | None:
@@ -109,14 +120,25 @@ async def respond(services: Services, request: Request) -> Response:
     except Exception:
         log.exception("%s %s failed", request.method, request.path[:200])
         response = error_response(ApiError(500, "INTERNAL", "Internal error; the server's log has the details"))
-    _allow_origin(services, request, response)
+    allow_origin(services.settings, request.method, request.headers.get("origin"), response)
+    return response
+
+
+def refusal(settings: Settings, method: str, origin: str | None, error: ApiError) -> Response:
+    """The answer of a door that does not get as far as `respond`.
+
+    A preflight goes through: only then does a browser ask, and show its page what the refusal says.
+    """
+    response = _PREFLIGHT if method == "OPTIONS" else error_response(error)
+    response = replace(response, headers=dict(response.headers))
+    allow_origin(settings, method, origin, response)
     return response
 
 
 async def _respond(services: Services, request: Request) -> Response:
     method = "GET" if request.method == "HEAD" else request.method
     if method == "OPTIONS":
-        return Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
+        return replace(_PREFLIGHT, headers=dict(_PREFLIGHT.headers))
     if method == "GET" and request.path in OPEN_ROUTES:
         return await OPEN_ROUTES[request.path](services, request)
     if method == "GET" and request.path in services.assets:
@@ -127,31 +149,33 @@ async def _respond(services: Services, request: Request) -> Response:
     route, parameters = match(method, segments)
     if token is not None and route.access is not Access.LISTEN:
         raise ApiError(403, "TOKEN_NOT_ALLOWED", "A realtime token can only listen; use an API key here")
-    if route.access is Access.WRITE and not identity.key.secret:
-        raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")
+    if route.access is Access.WRITE:
+        if not identity.key.secret:
+            raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")
+        if not route.conditional and ("if-match" in request.headers or "if-none-match" in request.headers):
+            raise bad_request("If-Match and If-None-Match are for one document: they hold nothing back here")
     return await route.handler(
         Call(services, request, identity, parameters, request.query(*route.query), token)
     )
 
 
-def _allow_origin(services: Services, request: Request, response: Response) -> None:
+def allow_origin(settings: Settings, method: str, origin: str | None, response: Response) -> None:
     """CORS (Fetch, section 3.2). No cookies are used, so that `*` gives nothing away."""
-    origin = request.headers.get("origin")
     if origin is None:
         return
-    origins = services.settings.origins
+    origins = settings.origins
     headers = response.headers
-    if "*" in origins:
+    if origins.any:
         headers["Access-Control-Allow-Origin"] = "*"
     else:
         headers["Vary"] = "Origin"
-        if origin not in origins:
+        if not origins.allows(origin):
             return
         headers["Access-Control-Allow-Origin"] = origin
     headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
-    if request.method == "OPTIONS":
+    if method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
         headers["Access-Control-Allow-Headers"] = (
-            "Authorization, X-API-Key, Content-Type, If-Match, Last-Event-ID"
+            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Last-Event-ID"
         )
         headers["Access-Control-Max-Age"] = "86400"

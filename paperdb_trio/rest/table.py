@@ -25,3 +25,5 @@ class Route:
     handler: Callable[[Call], Awaitable[Response]]
     access: Access
     query: tuple[str, ...] = ()
+    conditional: bool = False
+    """Whether it takes If-Match and If-None-Match."""

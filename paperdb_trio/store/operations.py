@@ -6,6 +6,7 @@ Law: `apply` runs on the writer's thread, raises `ApiError` only while the trans
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -42,17 +43,34 @@ class BulkFailure:
     error: ApiError
 
 
+EVERY_SEQ: Final = range(1 << 62)
+"""What `*` stands for in a condition."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """If-Match: the seqs of which the document's must be one. `any` is `*`: it must exist."""
+    """If-Match, the seqs of which the document's must be one, and If-None-Match, of which it must be none; each
+    None if it was not asked for."""
 
-    seqs: frozenset[int]
-    any: bool = False
+    match: Container[int] | None = None
+    none_match: Container[int] | None = None
 
     def check(self, seq: int | None) -> None:
-        if seq is None or not (self.any or seq in self.seqs):
-            current = "does not exist" if seq is None else f'is at "{seq}"'
-            raise ApiError(412, "PRECONDITION_FAILED", f"If-Match does not hold: the document {current}")
+        """Raises a 412. `seq` None: there is no such document."""
+        self.check_match(seq)
+        if seq is not None and self.excludes(seq):
+            raise self._failed("If-None-Match", seq)
+
+    def check_match(self, seq: int | None) -> None:
+        if self.match is not None and (seq is None or seq not in self.match):
+            raise self._failed("If-Match", seq)
+
+    def _failed(self, header: str, seq: int | None) -> ApiError:
+        current = "does not exist" if seq is None else f'is at "{seq}"'
+        return ApiError(412, "PRECONDITION_FAILED", f"{header} does not hold: the document {current}")
+
+    def excludes(self, seq: int) -> bool:
+        return self.none_match is not None and seq in self.none_match
 
 
 _INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
@@ -74,10 +92,9 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         if document.keys().isdisjoint(_INSTRUCTIONS):
             return cls(new_id(), encode(document))
         fields = document.copy()
-        key, own_id, unique = fields.pop("key", None), fields.pop("_id", None), fields.pop("unique", None)
-        if key is not None and own_id is not None and key != own_id:
-            raise bad_request("'key' and '_id' differ; give one of them", "INVALID_ID")
-        chosen = key if key is not None else own_id
+        chosen, unique = fields.pop("_id", None), fields.pop("unique", None)
+        if chosen is None:  # beside `_id`, `key` is a field like others
+            chosen = fields.pop("key", None)
         id = new_id() if chosen is None else check_id(chosen)
         fields.pop("createdAt", None)
         fields.pop("updatedAt", None)

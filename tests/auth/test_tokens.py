@@ -372,4 +372,4 @@ async def test_keys_are_long_random_and_stored_as_a_hash_only(own_world: World, 
 def test_no_other_key_identifies_anyone(world: World, key: str) -> None:
     with pytest.raises(ApiError) as error:
         world.directory.identify(key)
-    assert (error.value.status, error.value.message) == (401, "Missing or invalid Authorization header")
+    assert (error.value.status, error.value.code) == (401, "UNAUTHORIZED")

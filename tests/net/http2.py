@@ -49,6 +49,7 @@ class Http2:
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
         self.h2 = begin(window)
         self.answers: dict[int, tuple[int, bytes]] = {}
+        self.headers: dict[int, dict[str, str]] = {}
         self.open: set[int] = set()
         self.acknowledged = False
         self.flush()
@@ -90,7 +91,9 @@ class Http2:
             if isinstance(event, SettingsAcknowledged):
                 self.acknowledged = True
             elif isinstance(event, ResponseReceived):
-                self.answers[event.stream_id] = int(dict(event.headers)[b":status"]), b""
+                headers = {name.decode(): value.decode() for name, value in event.headers}
+                self.headers[event.stream_id] = headers
+                self.answers[event.stream_id] = int(headers[":status"]), b""
             elif isinstance(event, DataReceived):
                 status, body = self.answers[event.stream_id]
                 self.answers[event.stream_id] = status, body + event.data

@@ -139,7 +139,7 @@ def test_documents_come_through_large_and_small(proxy: Proxy, collection: str) -
         assert client.patch(url, json={"n": 1}, headers={"If-Match": '"0"'}).status_code == 412
         assert client.patch(url, json={"n": 1}, headers={"If-Match": etag}).status_code == 200
         assert client.post(f"/{collection}/bulk", json=[{"text": "x" * 900_000}] * 15).json()["failed"] == 0
-        assert client.delete(f"/{collection}").json() == {"deleted": 16}
+        assert client.delete(f"/{collection}?confirm={collection}").json() == {"deleted": 16}
 
 
 def test_events_come_through_at_once_both_ways(proxy: Proxy, collection: str) -> None:

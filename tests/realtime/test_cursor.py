@@ -67,7 +67,7 @@ def test_since_replays_every_kind_of_change_exactly_as_it_was_live(server: Serve
         server.request("PATCH", f"/{collection}/docs/{one['_id']}", json={"n": 1})
         server.request("POST", f"/{collection}/bulk", json=[{"n": n} for n in range(20)])
         server.request("DELETE", f"/{collection}/docs/{one['_id']}")
-        server.request("DELETE", f"/{collection}")
+        server.request("DELETE", f"/{collection}?confirm={collection}")
         events = [receive(live) for _ in range(43)]
     assert [event["type"] for event in events] == ["insert", "update", *["insert"] * 20, *["delete"] * 21]
     assert [e["seq"] for e in events] == sorted({e["seq"] for e in events})

@@ -177,7 +177,7 @@ def test_dropping_a_collection_is_a_delete_event_for_each_document(server: Serve
         "documents"
     ]
     with server.connect(collection) as ws:
-        assert server.request("DELETE", f"/{collection}").json() == {"deleted": 700}
+        assert server.request("DELETE", f"/{collection}?confirm={collection}").json() == {"deleted": 700}
         events = [receive(ws) for _ in documents]
         assert {event["type"] for event in events} == {"delete"}
         assert sorted(event["data"]["_id"] for event in events) == sorted(d["_id"] for d in documents)

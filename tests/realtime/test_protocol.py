@@ -21,8 +21,8 @@ from paperdb_trio.realtime.protocol import Action, BadMessage, CloseCode, error_
         ({"action": "ping", "ref": "x" * 128}, Action("ping", "", "x" * 128)),
         ({"action": "subscribe", "collection": "a", "ref": "r"}, Action("subscribe", "a", "r")),
         ({"action": "unsubscribe", "collection": "a"}, Action("unsubscribe", "a", None)),
-        ({"action": "auth", "token": "t", "collection": 5}, Action("auth", "t", None)),
-        ({"ref": None, "action": "ping", "more": [1]}, Action("ping", "", None)),
+        ({"action": "auth", "token": "t"}, Action("auth", "t", None)),
+        ({"ref": None, "action": "ping"}, Action("ping", "", None)),
     ],
 )
 def test_an_action_is_read(message: dict[str, Any], action: Action) -> None:
@@ -43,6 +43,8 @@ def test_an_action_is_read(message: dict[str, Any], action: Action) -> None:
         ('{"action": "subscribe", "collection": null, "ref": 1}', "INVALID_MESSAGE", 1),
         ('{"action": "auth", "ref": 1}', "INVALID_MESSAGE", 1),
         ('{"action": "ping", "ref": []}', "INVALID_MESSAGE", None),
+        ('{"action": "subscribe", "collection": "a", "since": 5, "ref": 1}', "INVALID_MESSAGE", 1),
+        ('{"action": "ping", "collection": "a"}', "INVALID_MESSAGE", None),
         ('{"action": "ping", "ref": "' + "x" * 129 + '"}', "INVALID_MESSAGE", None),
     ],
 )

@@ -106,6 +106,12 @@ def test_what_is_no_json_anywhere_refuses_all(api: httpx.Client, bulk: str, bad:
     assert stored(api, bulk) == []
 
 
+def test_what_stands_beside_the_documents_is_a_400(api: httpx.Client, bulk: str) -> None:
+    answer = api.post(bulk, json={"documents": [{}], "atomic": True})
+    assert refusal(answer) == (400, "INVALID_DOCUMENT")
+    assert stored(api, bulk) == []
+
+
 def test_a_thousand_documents_fit_and_one_more_is_a_413(api: httpx.Client, bulk: str) -> None:
     assert refusal(api.post(bulk, json=[{}] * 1001)) == (413, "TOO_MANY_DOCUMENTS")
     assert api.post(bulk, json=[{}] * 1000).json()["inserted"] == 1000

@@ -40,15 +40,44 @@ def test_collections_are_listed_by_name(api: httpx.Client, collection: str) -> N
     assert {f"{collection}{letter}" for letter in "ca_"} <= set(names)
 
 
+@pytest.mark.parametrize(
+    "query", ["", "?confirm=", "?confirm=true", "?confirm={c}x", "?confirm={c}&confirm={c}"]
+)
+def test_a_collection_is_dropped_only_by_its_name(api: httpx.Client, collection: str, query: str) -> None:
+    api.post(f"/{collection}/docs", json={"key": "a"})
+    answer = api.delete(f"/{collection}{query.format(c=collection)}")
+    assert answer.status_code == 400
+    assert api.get(f"/{collection}/count").json() == {"count": 1}
+
+
+def test_an_id_that_clients_fold_into_the_collection_deletes_nothing(
+    api: httpx.Client, collection: str
+) -> None:
+    api.post(f"/{collection}/docs", json={"key": "a"})
+    for id in (".", "..", "%2E", "%2e%2E"):  # httpx folds the first two, as browsers do
+        assert api.delete(f"/{collection}/docs/{id}").status_code in (400, 404, 405)
+        assert refusal(
+            api.post(f"/{collection}/docs", json={"_id": id.replace("%2E", ".").replace("%2e", ".")})
+        )
+    assert api.get(f"/{collection}/count").json() == {"count": 1}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "PUT"])
+def test_the_path_of_a_collection_points_to_its_documents(api: httpx.Client, method: str) -> None:
+    answer = api.request(method, "/messages")
+    assert refusal(answer) == (405, "METHOD_NOT_ALLOWED")
+    assert answer.json()["error"] == f"{method} is not allowed here; the documents are at /messages/docs"
+
+
 def test_dropping_removes_the_collection_and_tells_how_many_went(api: httpx.Client, collection: str) -> None:
     api.post(f"/{collection}/bulk", json=[{"key": str(n)} for n in range(700)])
     api.post(f"/{collection}x/docs", json={"key": "stays"})
-    answer = api.delete(f"/{collection}")
+    answer = api.delete(f"/{collection}?confirm={collection}")
     assert (answer.status_code, answer.json()) == (200, {"deleted": 700})
     assert listed(api, collection) is None
     assert api.get(f"/{collection}/docs").json()["documents"] == []
     assert api.get(f"/{collection}/docs/5").status_code == 404
-    assert refusal(api.delete(f"/{collection}")) == (404, "NOT_FOUND")
+    assert refusal(api.delete(f"/{collection}?confirm={collection}")) == (404, "NOT_FOUND")
     assert api.get(f"/{collection}x/docs/stays").status_code == 200
     assert api.post(f"/{collection}/docs", json={"key": "5"}).status_code == 201
     assert api.get(f"/{collection}/count").json() == {"count": 1}
@@ -58,7 +87,7 @@ def test_a_dropped_collection_takes_its_unique_fields_and_its_seqs_along(
     api: httpx.Client, collection: str
 ) -> None:
     first = api.post(f"/{collection}/docs", json={"key": "a", "v": 1, "unique": ["v"]})
-    api.delete(f"/{collection}")
+    api.delete(f"/{collection}?confirm={collection}")
     second = api.post(f"/{collection}/docs", json={"key": "a", "v": 1, "unique": ["v"]})
     assert second.status_code == 201
     assert etag(second) > etag(first)
@@ -70,7 +99,7 @@ def test_what_is_inserted_while_a_collection_is_dropped_is_whole_or_gone(
     api.post(f"/{collection}/bulk", json=[{} for _ in range(1000)])
     with ThreadPoolExecutor(5) as pool:
         inserts = [pool.submit(api.post, f"/{collection}/docs", json={"n": n}) for n in range(40)]
-        dropped = pool.submit(api.delete, f"/{collection}").result()
+        dropped = pool.submit(api.delete, f"/{collection}?confirm={collection}").result()
     inserted = [insert.result() for insert in inserts]
     assert {answer.status_code for answer in inserted} == {201}
     left = api.get(f"/{collection}/docs", params={"limit": 1000}).json()["documents"]
@@ -84,7 +113,7 @@ def test_names_of_letters_digits_underscores_and_hyphens_work(api: httpx.Client,
     assert api.post(f"/{name}/docs", json={"key": "a"}).status_code == 201
     assert api.get(f"/{name}/docs/a").json()["_id"] == "a"
     assert api.get(f"/{name}/count").json() == {"count": 1}
-    assert api.delete(f"/{name}").json() == {"deleted": 1}
+    assert api.delete(f"/{name}?confirm={name}").json() == {"deleted": 1}
 
 
 ROUTES = [
@@ -287,7 +316,7 @@ def test_a_wrong_schema_is_a_400_and_creates_nothing(
 
 def test_a_schema_goes_with_its_collection(api: httpx.Client, collection: str) -> None:
     put_schema(api, collection, v={"required": True, "unique": True, "index": True})
-    assert api.delete(f"/{collection}").json() == {"deleted": 0}
+    assert api.delete(f"/{collection}?confirm={collection}").json() == {"deleted": 0}
     assert [api.post(f"/{collection}/docs", json=body).status_code for body in ({}, {"v": 1}, {"v": 1})] == [
         201
     ] * 3

@@ -59,9 +59,13 @@ def quoted(id: str) -> bytes:
     return "".join(f"%{byte:02X}" for byte in id.encode()).encode()
 
 
-def test_key_and_id_may_agree_but_not_differ(api: httpx.Client, docs: str) -> None:
-    assert api.post(docs, json={"key": "a", "_id": "a"}).json()["_id"] == "a"
-    assert refusal(api.post(docs, json={"key": "b", "_id": "c"})) == (400, "INVALID_ID")
+def test_beside_an_id_key_is_a_field_like_others(api: httpx.Client, docs: str) -> None:
+    assert "key" not in api.post(docs, json={"key": "a"}).json()
+    for id, key in (("b", "c"), ("d", "d"), ("e", None), ("f", {"n": 1})):
+        inserted = api.post(docs, json={"_id": id, "key": key, "n": 1}).json()
+        assert (inserted["_id"], inserted["key"], inserted["n"]) == (id, key, 1)
+        assert api.get(f"{docs}/{id}").json() == inserted
+    assert len(api.post(docs, json={"_id": None}).json()["_id"]) == 21
 
 
 @pytest.mark.parametrize("key", [None, 5, "", {"a": 1}, ["a"], True])

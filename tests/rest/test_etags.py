@@ -69,10 +69,56 @@ def test_an_etag_that_is_not_ours_is_not_the_current_one(
 
 
 @writes
-def test_a_weak_etag_never_matches(api: httpx.Client, docs: str, method: str, body: object) -> None:
-    """RFC 9110, section 13.1.1: If-Match compares strongly. A proxy that compresses makes them weak."""
+def test_a_weak_etag_matches(api: httpx.Client, docs: str, method: str, body: object) -> None:
+    """Not so in RFC 9110, section 13.1.1; but a proxy that compresses makes ours weak."""
     tag = api.post(docs, json={"key": "a", "n": 0}).headers["etag"]
-    assert refusal(write(api, method, f"{docs}/a", body, f"W/{tag}")) == (412, "PRECONDITION_FAILED")
+    assert refusal(write(api, method, f"{docs}/a", body, 'W/"1"')) == (412, "PRECONDITION_FAILED")
+    assert write(api, method, f"{docs}/a", body, f"W/{tag}").status_code == 200
+
+
+def test_if_none_match_writes_only_what_is_not_there(api: httpx.Client, docs: str) -> None:
+    for path in (f"{docs}/a", f"{docs}/b"):  # the first of a collection, and another
+        new = api.put(path, json={"n": 1}, headers={"If-None-Match": "*"})
+        assert new.status_code == 201
+        again = api.put(path, json={"n": 2}, headers={"If-None-Match": "*"})
+        assert refusal(again) == (412, "PRECONDITION_FAILED")
+        assert api.get(path).json()["n"] == 1
+    tag = api.get(f"{docs}/a").headers["etag"]
+    for method, body in (("PUT", {"n": 3}), ("PATCH", {"n": 3}), ("DELETE", None)):
+        refused = api.request(method, f"{docs}/a", json=body, headers={"If-None-Match": tag})
+        assert refusal(refused) == (412, "PRECONDITION_FAILED")
+    assert api.patch(f"{docs}/a", json={"n": 4}, headers={"If-None-Match": '"1"'}).status_code == 200
+
+
+def test_a_get_with_conditions(api: httpx.Client, docs: str) -> None:
+    tag = api.post(docs, json={"key": "a"}).headers["etag"]
+    for form in (tag, f"W/{tag}", f'"1", {tag}', "*"):
+        answer = api.get(f"{docs}/a", headers={"If-None-Match": form})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+    assert api.get(f"{docs}/a", headers={"If-None-Match": '"1"'}).status_code == 200
+    assert api.get(f"{docs}/a", headers={"If-Match": tag}).status_code == 200
+    assert refusal(api.get(f"{docs}/a", headers={"If-Match": '"1"'})) == (412, "PRECONDITION_FAILED")
+    assert api.get(f"{docs}/b", headers={"If-None-Match": "*"}).status_code == 404
+
+
+@pytest.mark.parametrize("header", ["If-Match", "If-None-Match"])
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "/{c}/docs", {"n": 1}),
+        ("POST", "/{c}/bulk", [{"n": 1}]),
+        ("PUT", "/{c}/schema", {"properties": {}}),
+        ("DELETE", "/{c}/schema", None),
+        ("DELETE", "/{c}?confirm={c}", None),
+    ],
+)
+def test_a_condition_where_there_can_be_none_is_a_400(
+    api: httpx.Client, collection: str, header: str, method: str, path: str, body: object
+) -> None:
+    api.post(f"/{collection}/docs", json={"key": "a"})
+    answer = api.request(method, path.format(c=collection), json=body, headers={header: "*"})
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert api.get(f"/{collection}/count").json() == {"count": 1}
 
 
 @writes

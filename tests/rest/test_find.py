@@ -210,6 +210,15 @@ def test_the_seq_is_that_of_the_last_change_that_the_documents_show(api: httpx.C
     assert (found["documents"], found["seq"]) == ([], int(deleted.headers["etag"].strip('"')))
 
 
+@pytest.mark.parametrize(
+    "query", ["limit=1&limit=2", "filter={}&filter={}", "select=a&select=a", "count=true&limit=1&count=true"]
+)
+def test_a_parameter_given_twice_is_a_400(api: httpx.Client, people: str, query: str) -> None:
+    answer = api.get(f"{people}?{query}")
+    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert "given twice" in answer.json()["error"]
+
+
 def test_the_default_limit_is_100_and_pages_join_without_gap_or_overlap(api: httpx.Client, docs: str) -> None:
     bulk = docs.removesuffix("docs") + "bulk"
     api.post(bulk, json=[{"key": f"{n:03}", "g": n % 3} for n in range(250)])

@@ -68,7 +68,7 @@ def test_the_same_id_in_both_is_two_documents(pair: tuple[Database, Database]) -
         ("GET", "/secret/schema", None),
         ("PATCH", "/secret/docs/a", {"n": 2}),
         ("DELETE", "/secret/docs/a", None),
-        ("DELETE", "/secret", None),
+        ("DELETE", "/secret?confirm=secret", None),
         ("DELETE", "/secret/schema", None),
         ("GET", "/collections", None),
     ],
@@ -92,7 +92,7 @@ def test_dropping_a_collection_leaves_its_namesake_alone(pair: tuple[Database, D
     one, two = pair
     for database in pair:
         database.ask("POST", "/dropped/bulk", json=[{"v": n, "unique": ["v"]} for n in range(20)])
-    assert one.ask("DELETE", "/dropped").json() == {"deleted": 20}
+    assert one.ask("DELETE", "/dropped?confirm=dropped").json() == {"deleted": 20}
     assert two.ask("GET", "/dropped/count").json() == {"count": 20}
     assert two.ask("POST", "/dropped/docs", json={"v": 5, "unique": ["v"]}).status_code == 409
 

@@ -14,6 +14,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.store import admin
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.operations import (
+    EVERY_SEQ,
     STEP_BYTES,
     Condition,
     Delete,
@@ -367,9 +368,14 @@ def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> No
         (Condition(frozenset({4, 5})), 5, True),
         (Condition(frozenset({4})), 5, False),
         (Condition(frozenset()), 5, False),
-        (Condition(frozenset(), any=True), 5, True),
-        (Condition(frozenset(), any=True), None, False),
+        (Condition(EVERY_SEQ), 5, True),
+        (Condition(EVERY_SEQ), None, False),
         (Condition(frozenset({5})), None, False),
+        (Condition(none_match=EVERY_SEQ), 5, False),
+        (Condition(none_match=EVERY_SEQ), None, True),
+        (Condition(none_match=frozenset({4})), 5, True),
+        (Condition(none_match=frozenset({4, 5})), 5, False),
+        (Condition(frozenset({5}), frozenset({5})), 5, False),
     ],
 )
 def test_a_condition_holds_for_its_seqs_and_never_for_nothing(

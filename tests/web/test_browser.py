@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.web.cdp import Browser, Page, chromium
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import page_server
+from tests.web.tools import Proxy, page_server
 
 CHAT = Path(__file__).parents[2] / "examples/chat/app.py"
 
@@ -80,6 +80,26 @@ def test_over_tls_documents_go_by_http_2_and_events_by_websocket(
         page.run('db.collection("messages").insert({ text: "x".repeat(100000) }).then(() => 1)')
         page.wait("events.length === 1")
         assert page.run("events[0].data.text.length") == 100_000
+
+
+def test_an_event_source_that_is_cut_off_before_its_first_event_misses_nothing(
+    browser: Browser, server: Server, collection: str
+) -> None:
+    token = server.token(collection)
+    with Proxy(server.port) as proxy, browser.page(f"{proxy.url}/healthz") as page:
+        page.run(f"""
+            window.events = [];
+            window.source = new EventSource("/{collection}/changes?token={token}");
+            source.onmessage = ({{ data }}) => events.push(JSON.parse(data));
+            source.addEventListener("progress", ({{ lastEventId }}) => (window.position = lastEventId));""")
+        page.wait("window.position !== undefined")
+        proxy.refusing = True
+        proxy.cut()
+        missed = server.insert(collection, {"n": 1})
+        proxy.refusing = False
+        page.wait("events.length === 1", 30)
+        assert page.run("events[0].data") == missed
+        assert page.run("source.readyState") == 1
 
 
 # --- the chat ------------------------------------------------------------------------------------
