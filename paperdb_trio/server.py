@@ -47,8 +47,8 @@ READER_THREADS: Final = 4
 DIRECTORY_SECONDS: Final = 0.25
 """Between two looks at what the command line may have changed."""
 TRIM_SECONDS: Final = 1.0
-DROP_SECONDS: Final = 5.0
-"""Between two looks whether the removal of a collection has failed and is to be tried again."""
+DROP_SECONDS: Final = 1.0
+"""Between two looks whether the removal of a collection was broken off and is to go on."""
 KEEP_TIME_SECONDS: Final = 3600.0
 LAST_WORDS: Final = 0.5
 """Of the drain time: who still waits for the disk is refused, so that the refusal can be sent."""
@@ -217,6 +217,7 @@ async def _trim(services: Services) -> None:
     settings, writer, hub = services.settings, services.writer, services.hub
     kept = -math.inf
     while not services.draining:
+        await trio.sleep(TRIM_SECONDS)
         try:
             if trio.current_time() >= kept + KEEP_TIME_SECONDS:
                 await writer.submit(KeepTime(writer.clock))
@@ -231,12 +232,12 @@ async def _trim(services: Services) -> None:
         except ApiError as error:
             if not services.draining:
                 log.warning("could not trim the change log: %s", error)
-        await trio.sleep(TRIM_SECONDS)
 
 
 async def _finish_drops(services: Services) -> None:
     """Go on removing the collections that a server before, or a request that failed, has begun to remove."""
     while not services.draining:
+        await trio.sleep(DROP_SECONDS)
         if services.drops_left:
             services.drops_left = False
             try:
@@ -245,7 +246,6 @@ async def _finish_drops(services: Services) -> None:
                 services.drops_left = True
                 if not services.draining:
                     log.warning("could not remove a collection: %s", error)
-        await trio.sleep(DROP_SECONDS)
 
 
 def _raise_file_limit(settings: Settings) -> None:

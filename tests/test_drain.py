@@ -284,3 +284,33 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
                 inserted.append(event["data"]["_id"])
     assert inserted == ["since"]
     assert server.request("GET", "/collections").json()["collections"][0]["count"] == 1
+
+
+def test_a_long_step_of_the_writer_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
+    """Indexes of many documents take long to build: it is given up, and nothing of it is there."""
+    server = start_server("--drain-timeout", "0.8")
+    for _ in range(20):
+        documents = [{"a": {"b": list(range(250))}} for _ in range(1000)]
+        assert server.request("POST", f"/{collection}/bulk", json=documents).status_code == 200
+    schema = {"properties": {f"f{n}": {"index": True} for n in range(30)}}
+    answers = []
+
+    def put() -> None:
+        answers.append(server.request("PUT", f"/{collection}/schema", json=schema))
+
+    def is_busy() -> bool:
+        authorization = {"Authorization": f"Bearer {server.key}"}
+        try:
+            httpx.post(f"{server.url}/other/docs", json={}, headers=authorization, timeout=0.3, trust_env=False)
+        except httpx.ReadTimeout:
+            return True
+        return False
+
+    putting = threading.Thread(target=put)
+    putting.start()
+    wait_until(is_busy)
+    assert end(server) < 0.8 + SLACK
+    putting.join()
+    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "SHUTTING_DOWN")
+    server.start()
+    assert server.request("GET", f"/{collection}/schema").status_code == 404

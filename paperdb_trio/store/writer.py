@@ -12,6 +12,7 @@ import queue
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,6 +90,7 @@ class Writer:
         self._wal_bytes = 0
         self._open_gate_at: float | None = None  # while it is closed
         self._next_try = 0.0
+        self._connection: sqlite3.Connection | None = None  # the thread's
         self._place: Place | None = None
         self._gone = False
         self._stopped = False
@@ -128,7 +130,10 @@ class Writer:
 
     def stop(self) -> None:
         """Like `close`, but at once: refuse what is waiting, too, and interrupt what is under way."""
-        self._stopped = True
+        self._stopped = True  # for the next statement, if the interrupt comes between two
+        if self._connection is not None:
+            with suppress(sqlite3.ProgrammingError):  # it is closed already
+                self._connection.interrupt()
         self.close()
 
     def fault(self) -> Fault | None:
@@ -177,7 +182,7 @@ class Writer:
         await trio.to_thread.run_sync(self._loop, token, limiter=trio.CapacityLimiter(1))
 
     def _loop(self, token: trio.lowlevel.TrioToken) -> None:
-        connection = connect(self._file)
+        connection = self._connection = connect(self._file)
         try:
             self._begin(connection)
             token.run_sync_soon(self._opened.set)
@@ -277,14 +282,16 @@ class Writer:
             try:
                 results, changes = self._commit(connection, batch)
             except Exception as error:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
                 refused = self._refusal()
+                if connection.in_transaction:
+                    # When stopped, this may be interrupted, too; then closing rolls back.
+                    with suppress(sqlite3.OperationalError) if self._stopped else nullcontext():
+                        connection.execute("ROLLBACK")
                 if refused is None and len(batch) > 1:
                     for ticket in batch:
                         self._commit_or_split(connection, [ticket], token)
                     return len(batch)
-                if isinstance(error, sqlite3.DatabaseError) and _code_of(error) in _DAMAGED:
+                if _code_of(error) in _DAMAGED:
                     raise
                 refused = refused or _storage_error(error)
         if refused is not None:

@@ -40,13 +40,12 @@ class Endless:
 
 async def test_a_long_statement_is_interrupted_when_the_writer_is_stopped(file: Path) -> None:
     endless, results = Endless(), dict[int, Any]()
-    async with running(file) as (writer, _):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(submit_into, writer, endless, results, 0)
-            assert await trio.to_thread.run_sync(endless.running.wait, 10)
-            nursery.start_soon(submit_into, writer, inserting({"key": "behind"}), results, 1)
-            await trio.testing.wait_all_tasks_blocked()
-            writer.stop()
+    async with running(file) as (writer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(submit_into, writer, endless, results, 0)
+        assert await trio.to_thread.run_sync(endless.running.wait, 10)
+        nursery.start_soon(submit_into, writer, inserting({"key": "behind"}), results, 1)
+        await trio.testing.wait_all_tasks_blocked()
+        writer.stop()
     assert [result.code for result in results.values()] == ["SHUTTING_DOWN"] * 2
     assert ids(file) == set()
     assert rows(file, "SELECT * FROM meta WHERE name='half'") == []
@@ -54,12 +53,11 @@ async def test_a_long_statement_is_interrupted_when_the_writer_is_stopped(file: 
 
 async def test_what_waits_when_the_writer_is_stopped_is_refused(file: Path) -> None:
     results: dict[int, Any] = {}
-    async with running(file) as (writer, published):
-        async with trio.open_nursery() as nursery, held(nursery, writer):
-            for n in range(300):  # more than one batch
-                nursery.start_soon(submit_into, writer, inserting({"key": str(n)}), results, n)
-            await trio.testing.wait_all_tasks_blocked()
-            writer.stop()
+    async with running(file) as (writer, published), trio.open_nursery() as nursery, held(nursery, writer):
+        for n in range(300):  # more than one batch
+            nursery.start_soon(submit_into, writer, inserting({"key": str(n)}), results, n)
+        await trio.testing.wait_all_tasks_blocked()
+        writer.stop()
     assert {result.code for result in results.values()} == {"SHUTTING_DOWN"}
     assert len(results) == 300
     assert (ids(file), published.seqs) == (set(), [])
@@ -196,7 +194,7 @@ def test_a_checkpoint_at_the_end_has_its_time(file: Path) -> None:
         stranger.execute("SELECT count(*) FROM documents").fetchone()
         with closing(connect(file)) as another:
             another.execute("UPDATE meta SET value=value+1")
-        with pytest.raises(sqlite3.OperationalError, match="another process|interrupted"):
+        with pytest.raises(sqlite3.OperationalError, match=r"another process|interrupted"):
             checkpoint(file, 0.1)
     checkpoint(file, 10)
     assert not Path(f"{file}-wal").exists()
