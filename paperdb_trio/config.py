@@ -72,7 +72,9 @@ class Settings:
     max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1, 10_000)
     query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
     cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
-    max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)
+    max_result_bytes: int = _setting(
+        32 * 1024 * 1024, "Bytes of one find's documents; at least those of one document.", 1024 * 1024
+    )
 
     max_wal_bytes: int = _setting(
         64 * 1024 * 1024,

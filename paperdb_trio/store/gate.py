@@ -1,6 +1,6 @@
 """Lets the write-ahead log start anew although somebody is always reading.
 
-Law: reads wait here, on their threads, and only while the gate is closed; the writer closes it for a moment.
+Law: reads wait here, on their threads, while the gate is closed. The writer closes it, each time for a moment.
 SQLite can move the log's content into the file while others read, but begins the log anew only when nobody
 reads from it. With readers that overlap that never happens: 1 GB in four minutes.
 """
@@ -8,6 +8,7 @@ reads from it. With readers that overlap that never happens: 1 GB in four minute
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 
@@ -17,30 +18,30 @@ class ReadGate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._readers = 0
-        self._closed = False
+        self._closed_until = 0.0
         self.on_empty: Callable[[], None] = lambda: None
 
     def enter(self) -> None:
         """Before a read transaction; `leave` after it."""
         with self._changed:
-            while self._closed:
-                self._changed.wait()
+            while (seconds := self._closed_until - time.monotonic()) > 0:
+                self._changed.wait(seconds)
             self._readers += 1
 
     def leave(self) -> None:
         with self._changed:
             self._readers -= 1
-            emptied = self._closed and not self._readers
+            emptied = self._closed_until > 0 and not self._readers
         if emptied:
             self.on_empty()
 
-    def close(self) -> bool:
-        """Let nobody in until `open`; whether nobody is inside."""
+    def close(self, seconds: float) -> bool:
+        """Let nobody in until `open`, or for so long; whether nobody is inside."""
         with self._changed:
-            self._closed = True
+            self._closed_until = time.monotonic() + seconds
             return not self._readers
 
     def open(self) -> None:
         with self._changed:
-            self._closed = False
+            self._closed_until = 0.0
             self._changed.notify_all()

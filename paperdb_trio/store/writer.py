@@ -40,9 +40,9 @@ wait for, and hold in memory, grows with the largest operation, not with 256 of 
 
 PATIENCE: Final = 0.5
 """Seconds that reads are held back, at most, for the write-ahead log to begin anew when it has reached its
-bound; twice as long when it is twice as large, and so on. A query may run for longer than that."""
+bound; twice as long when it is twice as large, and so on, as a query may take longer than that."""
 BETWEEN_TRIES: Final = 1.0
-"""Seconds until the next try, when somebody went on reading: a long query, or another process."""
+"""Seconds until the next try, when somebody has gone on reading: a long query, or another process."""
 PROGRESS_STEPS: Final = 1_000_000
 """Steps of SQLite's virtual machine, about 15 ms, between two looks whether a long statement shall stop."""
 
@@ -88,7 +88,6 @@ class Writer:
         self._gate.on_empty = lambda: self._queue.put(_UNREAD)
         self._max_wal_bytes = max_wal_bytes
         self._wal_bytes = 0
-        self._open_gate_at: float | None = None  # while it is closed
         self._next_try = 0.0
         self._connection: sqlite3.Connection | None = None  # the thread's
         self._place: Place | None = None
@@ -211,53 +210,39 @@ class Writer:
         """Wait for operations; those that wait together, and whether they are the last."""
         batch: list[_Ticket] = []
         while len(batch) < MAX_BATCH and not (batch and self._queue.empty()):
-            if self._open_gate_at is None:
-                item = self._queue.get()
-            else:
-                try:
-                    item = self._queue.get(timeout=max(0.0, self._open_gate_at - time.monotonic()))
-                except queue.Empty:
-                    self._open_gate()
-                    continue
+            item = self._queue.get()
             if item is _CLOSE:
                 return batch, True
-            if item is not _UNREAD:
-                batch.append(item)
-            elif self._open_gate_at is not None:
+            if item is _UNREAD:
                 self._begin_log_anew(connection)
+            else:
+                batch.append(item)
         return batch, False
 
     # --- the write-ahead log ---------------------------------------------------------------------
 
     def _bound_log(self, connection: sqlite3.Connection) -> None:
         """After a commit: see that the log does not grow for ever."""
-        if self._wal_bytes <= self._max_wal_bytes:
-            return
         now = time.monotonic()
-        if self._open_gate_at is not None:
-            if now >= self._open_gate_at:
-                self._open_gate()
-        elif now >= self._next_try:
-            self._open_gate_at = now + PATIENCE * self._wal_bytes / self._max_wal_bytes
-            if self._gate.close():
-                self._begin_log_anew(connection)
+        if self._wal_bytes <= self._max_wal_bytes or now < self._next_try:
+            return
+        patience = PATIENCE * self._wal_bytes / self._max_wal_bytes
+        self._next_try = now + patience + BETWEEN_TRIES
+        if self._gate.close(patience):
+            self._begin_log_anew(connection)
 
     def _begin_log_anew(self, connection: sqlite3.Connection) -> None:
         """Empty the log. Nobody reads in this process; if another one does, it stays as it is."""
-        busy = True
         try:
             connection.execute("PRAGMA busy_timeout=0")
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                self._next_try = 0.0
         except sqlite3.Error as error:
             log.warning("the write-ahead log stays long: %s", error)
         finally:
             connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
-            self._open_gate(BETWEEN_TRIES if busy else 0.0)
-
-    def _open_gate(self, pause: float = BETWEEN_TRIES) -> None:
-        self._open_gate_at = None
-        self._next_try = time.monotonic() + pause
-        self._gate.open()
+            self._gate.open()
 
     # --- commits ---------------------------------------------------------------------------------
 
