@@ -14,9 +14,9 @@ import trio.testing
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.operations import DropSome
+from paperdb_trio.store.operations import DropSome, KeepTime
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import checkpoint, connect
+from paperdb_trio.store.schema import checkpoint, connect, prepare
 from paperdb_trio.store.transaction import Transaction
 from paperdb_trio.store.writer import Writer, finish_drops
 from tests.store.test_reader import ENDLESS
@@ -215,3 +215,18 @@ async def test_a_writer_whose_file_is_gone_acknowledges_nothing(file: Path) -> N
         with pytest.raises(ApiError):  # what was written meanwhile is not known here
             await writer.submit(inserting({"key": "d"}))
     assert published.seqs == [1]
+
+
+async def test_a_file_of_an_older_version_is_as_good(file: Path) -> None:
+    """It has no table of drops, and no time of the log's clock. Nor does an older version mind that."""
+    with closing(connect(file)) as connection:
+        connection.execute("DROP TABLE drops")
+        connection.execute("DELETE FROM meta WHERE name<>'admin_version'")
+    apply_all(file, *(inserting({"key": str(n)}) for n in range(20)))
+    assert prepare(file.parent, create=False) == file
+    async with running(file) as (writer, _):
+        assert await writer.submit(DropSome(DATABASE, "c", None, limit=10))
+        await writer.submit(KeepTime(writer.clock))
+        await finish_drops(writer)
+    assert ids(file) == set()
+    assert rows(file, "SELECT name FROM _sqlite_migrations") == [("m001_initial",)]
