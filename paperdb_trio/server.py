@@ -50,9 +50,11 @@ TRIM_SECONDS: Final = 1.0
 DROP_SECONDS: Final = 1.0
 """Between two looks whether the removal of a collection was broken off and is to go on."""
 KEEP_TIME_SECONDS: Final = 3600.0
+"""Between two notes of the log's clock in the file; see `LogClock.keep`."""
 LAST_WORDS: Final = 0.5
 """Of the drain time: who still waits for the disk is refused, so that the refusal can be sent."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
+"""To move the write-ahead log at the end, when the drain time is over."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim, each of 250 changes in about 1 ms: writers get in between."""
 
