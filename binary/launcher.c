@@ -2,12 +2,14 @@
  *
  * Law: this process is replaced (exec), never a parent: signals, kill -9, the pid in the lock and process 1
  * of a container are those of the server itself. A folder is used only if it belongs to us alone; it
- * appears under its name whole, so that any number of first starts may race.
+ * appears under its name whole, so that any number of first starts may race. One that is being unpacked is locked
+ * by the process that does it: what has nobody's lock was left by a dead one, and the next first start removes it.
  *
  * Behind the program lie, for each file: a struct entry, its path, its bytes as zlib compresses them; at the
  * very end a struct trailer. binary/build.py writes them.
  */
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <ftw.h>
@@ -16,10 +18,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
+
+#define FRESH ".paperdb-new-" /* begins the name of a folder that is not whole yet */
 
 struct entry { uint32_t mode, path_length; uint64_t size, packed_size; };
 struct trailer { uint64_t offset; uint32_t files; char digest[20]; };
@@ -83,6 +88,33 @@ static int discard(const char *path, const struct stat *info, int kind, struct F
     return remove(path);
 }
 
+/* Remove what first starts have left under `root` that were killed. */
+static void sweep(const char *root) {
+    DIR *found = opendir(root);
+    char path[PATH_MAX];
+    for (struct dirent *one; found != NULL && (one = readdir(found)) != NULL;) {
+        if (strncmp(one->d_name, FRESH, strlen(FRESH)) != 0
+            || snprintf(path, sizeof path, "%s/%s", root, one->d_name) >= PATH_MAX || !is_ours(path)) continue;
+        int lock = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        if (lock >= 0 && flock(lock, LOCK_EX | LOCK_NB) == 0) nftw(path, discard, 8, FTW_DEPTH | FTW_PHYS);
+        if (lock >= 0) close(lock);
+    }
+    if (found != NULL) closedir(found);
+}
+
+/* Make a folder of our own under `root` and lock it; the lock ends with the process, or when what it returns is
+ * closed. Negative if there can be none. */
+static int make_fresh(const char *root, char fresh[PATH_MAX]) {
+    for (int tries = 0; tries < 100; tries++) {
+        if (snprintf(fresh, PATH_MAX, "%s/" FRESH "XXXXXX", root) >= PATH_MAX || mkdtemp(fresh) == NULL) return -1;
+        int lock = open(fresh, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+        /* Somebody's sweep may have come between; a file system without locks is not swept. */
+        if (lock >= 0 && (flock(lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) && is_ours(fresh)) return lock;
+        if (lock >= 0) close(lock);
+    }
+    return -1;
+}
+
 /* The folder of this version under `root`, unpacked if need be; false if it cannot be there. */
 static int prepare(const char *root, char folder[PATH_MAX]) {
     char fresh[PATH_MAX];
@@ -90,10 +122,13 @@ static int prepare(const char *root, char folder[PATH_MAX]) {
     if (length >= PATH_MAX || root[0] != '/') return 0;
     if (is_ours(folder)) return 1;
     mkdir(root, 0700);
-    if (snprintf(fresh, sizeof fresh, "%s/.paperdb-XXXXXX", root) >= PATH_MAX || mkdtemp(fresh) == NULL) return 0;
-    if (unpack(fresh) == 0 && rename(fresh, folder) == 0) return 1;
-    nftw(fresh, discard, 8, FTW_DEPTH | FTW_PHYS);
-    return is_ours(folder); /* another first start was faster */
+    sweep(root);
+    int lock = make_fresh(root, fresh);
+    if (lock < 0) return 0;
+    int done = unpack(fresh) == 0 && rename(fresh, folder) == 0;
+    if (!done) nftw(fresh, discard, 8, FTW_DEPTH | FTW_PHYS);
+    close(lock);
+    return done || is_ours(folder); /* another first start was faster */
 }
 
 static int fail(const char *what) {

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.origins import Origins, parse_origins
@@ -141,7 +142,7 @@ def setting_type(setting: dataclasses.Field[Any]) -> type:
 def read_toml(path: str) -> dict[str, Any]:
     """The settings of a TOML file. Raises `StartupError` that names an unknown key and the nearest one."""
     try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
+        values = tomllib.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise StartupError(f"Cannot read the config file {path}: {error}", 2) from None
     known = {setting.name: setting_type(setting) for setting in dataclasses.fields(Settings)}
@@ -155,13 +156,29 @@ def read_toml(path: str) -> dict[str, Any]:
     return values
 
 
-def check_environment(environment: Mapping[str, str]) -> None:
-    """Refuse a `PAPERDB_…` variable that nothing reads: it is most likely a typing error."""
+_PORT_URL: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+_SERVICE: Final = re.compile(  # of Kubernetes, for a service `paperdb` or `paperdb-…`, and of Docker's links
+    r"PAPERDB_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_ADDR|(_PORT)?(_START|_END)?))"
+    r"|PAPERDB_(NAME|ENV_\w+)"
+)
+
+
+def check_environment(environment: MutableMapping[str, str]) -> str | None:
+    """Refuse a `PAPERDB_…` variable that nothing reads: it is most likely a typing error.
+
+    Not one that Kubernetes or Docker has put there for a service of our name. That may be PAPERDB_PORT, too,
+    which then is taken out and returned.
+    """
     known = {f"PAPERDB_{setting.name.upper()}" for setting in dataclasses.fields(Settings)}
     known |= {"PAPERDB_API_KEY", "PAPERDB_CONFIG", "PAPERDB_URL", "PAPERDB_TOKEN"}
-    for name in environment:
-        if name.startswith("PAPERDB_") and name not in known:
+    for name, value in environment.items():
+        if not name.startswith("PAPERDB_") or name in known or _SERVICE.fullmatch(name):
+            continue
+        if not (name.endswith("_PORT") and _PORT_URL.fullmatch(value)):
             raise StartupError(f"Unknown environment variable {name}{nearest(name, known)}", 2)
+    if _PORT_URL.fullmatch(environment.get("PAPERDB_PORT", "")):
+        return environment.pop("PAPERDB_PORT")
+    return None
 
 
 def nearest(name: str, known: Mapping[str, Any] | set[str]) -> str:

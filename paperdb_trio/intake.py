@@ -20,6 +20,7 @@ import msgspec
 import trio
 
 from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.files import inherit
 from paperdb_trio.store.schema import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
 from paperdb_trio.store.writer import Writer, finish_drops
@@ -57,6 +58,7 @@ def listening(data: Path) -> Iterator[socket.socket | None]:
             Path(path).unlink(missing_ok=True)  # of a server that was killed
             listener.bind(path)
             Path(path).chmod(0o600)  # before `listen`, until which nobody can connect
+            inherit(Path(path), data)
             listener.listen()
         except OSError as error:
             log.warning("'paperdb import' will not reach this server: %s", error.strerror)
@@ -136,7 +138,7 @@ async def _import_alone(
     file: Path, request: ImportRequest, source: BufferedReader, max_bytes: int
 ) -> ImportAnswer:
     async def receive() -> bytes:
-        return await trio.to_thread.run_sync(source.read1, PIECE, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(_read, source, abandon_on_cancel=True)
 
     writer = Writer(file, lambda changes: None)
     async with trio.open_nursery() as nursery:
@@ -145,6 +147,17 @@ async def _import_alone(
         answer = await _write(request, receive, writer, max_bytes)
         writer.close()
     return answer
+
+
+def _read(source: BufferedReader) -> bytes:
+    """The next piece; nothing at the end. Raises `ApiError`.
+
+    From below the buffer, whose lock a thread that still waits here would hold: Python dies of that at exit.
+    """
+    try:
+        return getattr(source, "raw", source).read(PIECE) or b""
+    except OSError as error:
+        raise ApiError(400, "UNREADABLE", f"the input cannot be read: {error.strerror}") from None
 
 
 def _connect(data: Path) -> socket.socket | None:
@@ -159,16 +172,21 @@ def _connect(data: Path) -> socket.socket | None:
 
 
 def _send(connection: socket.socket, request: ImportRequest, source: BufferedReader) -> ImportAnswer:
-    answer = bytearray()
+    received, unread = bytearray(), None
     with connection, suppress(ConnectionResetError):
         with suppress(BrokenPipeError):  # it has had enough: its answer says why
             connection.sendall(msgspec.json.encode(request) + b"\n")
-            while piece := source.read1(PIECE):
-                connection.sendall(piece)
+            try:
+                while piece := _read(source):
+                    connection.sendall(piece)
+            except ApiError as error:
+                unread = error.message
             connection.shutdown(socket.SHUT_WR)
         while data := connection.recv(PIECE):
-            answer += data
+            received += data
     try:
-        return msgspec.json.decode(answer, type=ImportAnswer)
+        answer = msgspec.json.decode(received, type=ImportAnswer)
     except msgspec.DecodeError:
         return ImportAnswer(Tally(), "the server ended meanwhile; import again")
+    answer.error = answer.error or unread
+    return answer

@@ -11,12 +11,14 @@ import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import document_too_large
+
+Envelope = TypeVar("Envelope")
 
 MAX_DEPTH: Final = 64
 """Levels of nesting in a document. SQLite's JSON functions refuse 2,000; people need about ten."""
@@ -93,7 +95,7 @@ def split_documents(body: bytes, most: int) -> list[bytes]:
     Raises a 400 `INVALID_JSON` or `INVALID_DOCUMENT`, and a 413 `TOO_MANY_DOCUMENTS`.
     """
     try:
-        array = _decode_wrapped(body).documents if body.lstrip()[:1] == b"{" else body
+        array = unwrap(body, _wrapped).documents if body.lstrip()[:1] == b"{" else body
         documents = _array_decoder(most)(array)
     except msgspec.ValidationError:
         raise bad_request(
@@ -108,11 +110,25 @@ def split_documents(body: bytes, most: int) -> list[bytes]:
     return texts
 
 
+def unwrap(text: bytes, envelope: msgspec.json.Decoder[Envelope]) -> Envelope:
+    """What stands around a document, which itself stays `msgspec.Raw`, for `parse_json`: a document's limits
+    are not for the text around it.
+
+    Raises a 400 `INVALID_JSON`, and msgspec's ValidationError for JSON of another shape.
+    """
+    try:
+        return envelope.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except (RecursionError, msgspec.MsgspecError, ValueError) as error:
+        raise _invalid(error, text) from None
+
+
 class _Wrapped(msgspec.Struct, forbid_unknown_fields=True):
     documents: msgspec.Raw
 
 
-_decode_wrapped = msgspec.json.Decoder(_Wrapped).decode
+_wrapped: Final = msgspec.json.Decoder(_Wrapped)
 
 
 @lru_cache(maxsize=1)

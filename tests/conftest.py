@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import HealthCheck, settings
 from websockets.sync.client import ClientConnection, connect
 
 from paperdb_trio.errors import ApiError
@@ -38,6 +39,14 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
 
 START_SECONDS = 20
+
+# How fast this machine is decides nothing. A fixture that examples share is one that is made for that.
+settings.register_profile(
+    "paperdb",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("paperdb")
 
 
 def need(program: str) -> str:

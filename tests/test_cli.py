@@ -22,6 +22,7 @@ from paperdb_trio.config import Settings
 from tests.auth.commands import Done, fails, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, need
 from tests.store.tools import new_file
+from tests.test_config import service_variables
 
 GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 
@@ -248,7 +249,8 @@ def test_other_commands_need_a_directory_that_is_there_and_make_none(tmp_path: P
 
 AS_NOBODY = """
 import os, sys
-import paperdb_trio.cli as cli, paperdb_trio.server, encodings.idna
+import paperdb_trio.cli as cli, paperdb_trio.server, paperdb_trio.store.transfer
+import encodings.idna, importlib.metadata, sqlite_utils
 if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
 sys.argv[0] = "paperdb"; cli.main()
 """
@@ -355,6 +357,31 @@ def test_a_wrong_variable_or_key_is_named(
 def test_every_command_refuses_a_variable_that_nothing_reads(data: Path, command: str) -> None:
     done = run(*command.split(), env={"PAPERDB_DTA": str(data)})
     fails(done, 2, "PAPERDB_DTA", "'PAPERDB_DATA'")
+
+
+@pytest.mark.executable
+def test_a_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
+    """Kubernetes tells each pod of it. Its PAPERDB_PORT is an address, and what the file says counts."""
+    (tmp_path / "c.toml").write_text("port = 0\n")
+    env = ENVIRONMENT | {**service_variables("PAPERDB"), "PAPERDB_CONFIG": str(tmp_path / "c.toml")}
+    command = [*COMMAND, "serve", "--data", str(tmp_path / "d")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as serving:
+        assert serving.stdout is not None
+        assert serving.stderr is not None
+        while not (line := serving.stdout.readline()).startswith("Listening on"):
+            assert line
+        assert not line.endswith(":8000\n")
+        first = serving.stderr.readline()
+        serving.terminate()
+        rest = serving.stderr.read()
+    assert serving.returncode == 0
+    assert first.startswith("paperdb: PAPERDB_PORT=tcp://10.0.0.1:8000 ")
+    assert "enableServiceLinks: false" in first
+    assert "PAPERDB_PORT" not in rest
+    done = run("keys", "list", "--data", tmp_path / "d", env=service_variables("PAPERDB"))
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.executable

@@ -99,6 +99,11 @@ def test_a_toml_file_gives_settings_of_every_type(toml: Path) -> None:
     assert settings.host == FIELDS["host"].default
 
 
+def test_a_byte_order_mark_before_a_toml_file_is_no_part_of_it(toml: Path) -> None:
+    toml.write_text("port = 1\n", "utf-8-sig")
+    assert read_toml(str(toml)) == {"port": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -136,6 +141,63 @@ def test_every_setting_has_a_variable_and_a_misspelt_variable_is_refused() -> No
     ) as error:
         check_environment({"PAPERDB_MAX_BODY_BYTE": "1"})
     assert error.value.exit_code == 2
+
+
+def service_variables(name: str, port: str = "8000", protocol: str = "tcp") -> dict[str, str]:
+    """What Kubernetes sets for a service, and what Docker's --link adds to it
+    (kubernetes/pkg/kubelet/envvars/envvars.go; docs.docker.com/engine/network/links)."""
+    url = f"{protocol}://10.0.0.1:{port}"
+    one = f"{name}_PORT_{port}_{protocol.upper()}"
+    return {
+        f"{name}_SERVICE_HOST": "10.0.0.1",
+        f"{name}_SERVICE_PORT": port,
+        f"{name}_SERVICE_PORT_HTTP_API": port,
+        f"{name}_PORT": url,
+        one: url,
+        f"{one}_PROTO": protocol,
+        f"{one}_PORT": port,
+        f"{one}_ADDR": "10.0.0.1",
+    }
+
+
+def test_the_variables_of_a_service_of_our_name_are_none_of_ours() -> None:
+    link = {
+        "PAPERDB_NAME": "/web/paperdb",
+        "PAPERDB_ENV_PAPERDB_HOST": "0.0.0.0",
+        "PAPERDB_PORT_8000_TCP_START": "tcp://172.17.0.2:8000",
+        "PAPERDB_PORT_8000_TCP_PORT_END": "8001",
+    }
+    for name in ("PAPERDB", "PAPERDB_PRIMARY", "PAPERDB_1"):
+        for protocol in ("tcp", "udp", "sctp"):
+            environment = {"PAPERDB_HOST": "::", **service_variables(name, protocol=protocol), **link}
+            port = check_environment(environment)
+            assert port == (f"{protocol}://10.0.0.1:8000" if name == "PAPERDB" else None)
+            assert "PAPERDB_PORT" not in environment
+            assert environment["PAPERDB_HOST"] == "::"
+    ours = {"PAPERDB_PORT": "80"}
+    assert check_environment(ours) is None
+    assert ours == {"PAPERDB_PORT": "80"}
+    assert check_environment({"PAPERDB_PORT": "tcp://[fd00::1]:8000"}) == "tcp://[fd00::1]:8000"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PAPERDB_PORTS", "tcp://10.0.0.1:8000"),
+        ("PAPERDB_PROT", "tcp://10.0.0.1:8000"),
+        ("PAPERDB_LISTEN_PORT", "8000"),
+        ("PAPERDB_PORT_8000", "tcp://10.0.0.1:8000"),
+        ("PAPERDB_PORT_HTTP_TCP", "x"),
+        ("PAPERDB_PORT_8000_TCP_HOST", "x"),
+        ("PAPERDB_SERVICE", "x"),
+        ("PAPERDB_SERVICE_HOSTS", "x"),
+        ("PAPERDB_ENV", "x"),
+        ("PAPERDB_NAMES", "x"),
+    ],
+)
+def test_what_only_resembles_them_is_refused(name: str, value: str) -> None:
+    with pytest.raises(StartupError, match=f"{name}\\b"):
+        check_environment({name: value})
 
 
 def test_nothing_is_suggested_for_what_resembles_nothing() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import COMMAND, ENVIRONMENT, fill
+from tests.conftest import COMMAND, ENVIRONMENT, fill, wait_until
 
 pytestmark = pytest.mark.executable
 
@@ -65,3 +66,25 @@ def test_a_full_disk_is_passed_over_and_nothing_is_left_there(small_disk: Path, 
     assert works(start(small_disk / "cache", home))
     assert list((small_disk / "cache").iterdir()) == []
     assert len(list((home / ".cache").iterdir())) == 1
+
+
+def test_what_a_killed_first_start_left_is_removed_by_the_next(tmp_path: Path, home: Path) -> None:
+    cache = tmp_path / "cache"
+
+    def unpacking() -> bool:
+        return cache.exists() and any(path.name.startswith(".paperdb-new-") for path in cache.iterdir())
+
+    for _ in range(50):
+        shutil.rmtree(cache, ignore_errors=True)
+        process = start(cache, home)
+        wait_until(lambda: unpacking() or process.poll() is not None)  # noqa: B023 - called at once
+        process.kill()
+        process.communicate()
+        if unpacking():
+            break
+    assert unpacking()
+    starts = [start(cache, home) for _ in range(4)]
+    for process in starts:
+        assert works(process)
+    assert len(list(cache.iterdir())) == 1
+    assert list(home.iterdir()) == []

@@ -69,6 +69,14 @@ def test_the_javascript_is_the_product_page_s_but_for_the_hosts(server: Server) 
     assert ours.strip() == re.sub(r"\n  realtimeUrl: .*", "", theirs).strip()
 
 
+def test_the_service_is_tried_again_after_what_may_pass() -> None:
+    """Not after wrong usage, a damaged file or a newer one's, or a wrong certificate: those need somebody."""
+    (unit,) = blocks("ini")
+    assert "\nRestart=on-failure\n" in unit
+    assert re.findall(r"RestartPreventExitStatus=(.*)", unit) == ["2 3 4 8"]
+    assert re.findall(r"RestartSec=(\d+)", unit) == ["3"]  # 5 starts in 10 s, and systemd gives up
+
+
 def test_the_terminal_s_line_listens(server: Server) -> None:
     (line,) = re.findall(r"`\.venv/bin/paperdb (listen messages) --key pdb_sk_…`", README)
     command = [sys.executable, "-m", "paperdb_trio", *line.split(), "--key", server.key, "--url", server.url]

@@ -65,13 +65,16 @@ def keys_create(database: str, public: bool, label: str, as_json: bool, data: st
     """Create a key. It is shown once."""
     kind = "public" if public else "secret"
     key, id = new_key(kind), new_id()
-    admin.add_key(prepare(data, create=False), database, admin.NewKey(id, kind, label, hash_key(key)))
-    if as_json:
-        click.echo(json.dumps({"id": id, "key": key, "database": database, "kind": kind}))
-    else:
-        click.echo(
-            f"{kind.capitalize()} key {id} for '{database}', shown only now: {click.style(key, bold=True)}"
-        )
+
+    def show() -> None:
+        if as_json:
+            click.echo(json.dumps({"id": id, "key": key, "database": database, "kind": kind}))
+        else:
+            click.echo(
+                f"{kind.capitalize()} key {id} for '{database}', shown only now: {click.style(key, bold=True)}"
+            )
+
+    admin.add_key(prepare(data, create=False), database, admin.NewKey(id, kind, label, hash_key(key)), show)
 
 
 @keys.command("list")

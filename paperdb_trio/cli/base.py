@@ -6,21 +6,29 @@ code that says what kind it was.
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import signal
 import sqlite3
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from paperdb_trio import __version__
+from paperdb_trio.cli.streams import cannot_write, open_standard_streams
 from paperdb_trio.config import check_environment, nearest
 from paperdb_trio.errors import StartupError
 
+# Only `serve` logs. A command says in its one line what went wrong, and not what the writer thinks of it.
+logging.getLogger("paperdb").addHandler(logging.NullHandler())
+
 
 class Group(click.Group):
-    """Names the nearest command for a misspelt one, and turns our errors into one line."""
+    """Names the nearest command for a misspelt one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -30,13 +38,40 @@ class Group(click.Group):
                 f"No such command '{args[0]}'{nearest(args[0], self.commands)}", ctx
             ) from error
 
-    def invoke(self, ctx: click.Context) -> Any:
+
+class Main(Group):
+    """Turns our errors into one line."""
+
+    def main(self, *args: Any, **more: Any) -> Any:
+        open_standard_streams()
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **more)
         except StartupError as error:
-            sys.stdout.flush()
             click.echo(f"paperdb: {error}", err=True)
-            ctx.exit(error.exit_code)
+            sys.exit(error.exit_code)
+
+    def make_context(self, *args: Any, **more: Any) -> click.Context:
+        with _told():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _told():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """For both of these click would end with 1, which means something else here."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise cannot_write(error) from None
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BaseExceptionGroup as group:  # of a nursery
+        if group.split(KeyboardInterrupt)[1] is not None:
+            raise
+        sys.exit(128 + signal.SIGINT)
 
 
 def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
@@ -50,13 +85,19 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(cls=Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_version, help="Show versions."
 )
 def main() -> None:
     """PaperDB: a realtime document database that anyone can host."""
-    check_environment(os.environ)
+    port = check_environment(os.environ)
+    if port is not None and click.get_current_context().invoked_subcommand == "serve":
+        click.echo(
+            f"paperdb: PAPERDB_PORT={port} describes a service named paperdb and is ignored "
+            "(in Kubernetes, enableServiceLinks: false keeps it out)",
+            err=True,
+        )
 
 
 data_option = click.option(

@@ -14,13 +14,14 @@ import click
 from paperdb_trio.cli.base import data_option, main
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import replacing
 from paperdb_trio.store import backup as copies
 from paperdb_trio.store.schema import EXIT_CORRUPT, prepare
 
 EXIT_INCOMPLETE: Final = 10
 
 force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
-file_type = click.Path(path_type=Path)
+file_type = click.Path(readable=False, path_type=Path)  # what cannot be read is told with its owner
 
 
 @main.command()
@@ -89,7 +90,7 @@ def export(
         if output is None:
             target: BinaryIO = sys.stdout.buffer
         else:
-            temporary = stack.enter_context(copies.replacing(output, force=force))
+            temporary = stack.enter_context(replacing(output, force=force))
             target = stack.enter_context(temporary.open("wb"))
         for line in lines:
             target.write(line + b"\n")

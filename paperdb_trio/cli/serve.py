@@ -25,6 +25,8 @@ from paperdb_trio.model import new_id
 from paperdb_trio.store import admin
 from paperdb_trio.store.schema import prepare, serving_lock
 
+log = logging.getLogger("paperdb")
+
 EXIT_FAILED: Final = 70
 
 
@@ -77,7 +79,7 @@ def serve(config: str | None, **given: Any) -> None:
         except* KeyboardInterrupt:
             pass
         except* Exception as group:
-            logging.getLogger("paperdb").critical("the server failed", exc_info=group)
+            log.critical("the server failed", exc_info=group)
             sys.exit(EXIT_FAILED)
 
 
@@ -85,32 +87,42 @@ def _set_up(file: Path) -> str:
     """Prepare a first start; returns the first key. It is printed at once: it is stored nowhere."""
     given = os.environ.get("PAPERDB_API_KEY")
     key = check_given_key(given) if given else new_key("secret")
-    admin.set_up(file, admin.NewKey(new_id(), "secret", "first", hash_key(key)), *new_signing_secret())
-    if given:
-        click.echo("The first secret key is the one in PAPERDB_API_KEY.")
-    else:
-        click.echo(f"First secret key, shown only now: {click.style(key, bold=True)}")
+
+    def show() -> None:
+        if not given:
+            click.echo(f"First secret key, shown only now: {click.style(key, bold=True)}")
+
+    admin.set_up(file, admin.NewKey(new_id(), "secret", "first", hash_key(key)), *new_signing_secret(), show)
     return key
 
 
 def _announce(settings: Settings, first_key: str | None, url: str) -> None:
-    click.echo(f"Listening on {url}")
-    if first_key is not None:
-        key = '"$PAPERDB_API_KEY"' if os.environ.get("PAPERDB_API_KEY") else first_key
-        bearer = f'-H "Authorization: Bearer {key.strip(chr(34))}" -H "Content-Type: application/json"'
-        paperdb = "paperdb" if shutil.which("paperdb") else shlex.quote(os.path.abspath(sys.argv[0]))
-        curl = "curl"
-        if settings.tls_self_signed:
-            certificate = shlex.quote(str(Path(settings.data, "tls-self-signed.crt").absolute()))
-            curl, paperdb = f"curl --cacert {certificate}", f"SSL_CERT_FILE={certificate} {paperdb}"
-        for title, command in (
-            (
-                "Mint a token",
-                f"""{curl} -X POST {url}/realtime/token {bearer} -d '{{"collections": ["messages"]}}'""",
-            ),
-            ("Listen (leave it running)", f"{paperdb} listen messages --url {url} --key {key}"),
-            ("Insert", f"""{curl} -X POST {url}/messages/docs {bearer} -d '{{"text": "Hello, world"}}'"""),
-        ):
-            click.echo(f"\n{click.style('# ' + title, fg='cyan')}\n{command}")
-        click.echo()
-    sys.stdout.flush()
+    """Say where the server is, and what one can do with it. A server whose stdout nobody reads serves on."""
+    try:
+        if first_key is not None and os.environ.get("PAPERDB_API_KEY"):
+            click.echo("The first secret key is the one in PAPERDB_API_KEY.")
+        click.echo(f"Listening on {url}")
+        if first_key is not None:
+            _show_first_steps(settings, first_key, url)
+    except (StartupError, BrokenPipeError) as error:
+        log.warning("%s; listening on %s", error, url)
+
+
+def _show_first_steps(settings: Settings, first_key: str, url: str) -> None:
+    key = '"$PAPERDB_API_KEY"' if os.environ.get("PAPERDB_API_KEY") else first_key
+    bearer = f'-H "Authorization: Bearer {key.strip(chr(34))}" -H "Content-Type: application/json"'
+    paperdb = "paperdb" if shutil.which("paperdb") else shlex.quote(os.path.abspath(sys.argv[0]))
+    curl = "curl"
+    if settings.tls_self_signed:
+        certificate = shlex.quote(str(Path(settings.data, "tls-self-signed.crt").absolute()))
+        curl, paperdb = f"curl --cacert {certificate}", f"SSL_CERT_FILE={certificate} {paperdb}"
+    for title, command in (
+        (
+            "Mint a token",
+            f"""{curl} -X POST {url}/realtime/token {bearer} -d '{{"collections": ["messages"]}}'""",
+        ),
+        ("Listen (leave it running)", f"{paperdb} listen messages --url {url} --key {key}"),
+        ("Insert", f"""{curl} -X POST {url}/messages/docs {bearer} -d '{{"text": "Hello, world"}}'"""),
+    ):
+        click.echo(f"\n{click.style('# ' + title, fg='cyan')}\n{command}")
+    click.echo()

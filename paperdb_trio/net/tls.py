@@ -19,6 +19,7 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE, partial, whose
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.turn import Turns
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography import x509
 
 EXIT_CERTIFICATE: Final = 8
+SELF_SIGNED: Final = ("tls-self-signed.crt", "tls-self-signed.key")
 SELF_SIGNED_DAYS: Final = 365
 RECORDS_BYTES: Final = 65_536
 """Plain text that is encrypted at once: a write that is cut off loses, and holds in memory, no more."""
@@ -54,7 +56,14 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_self_signed:
         if certificate or key:
             raise StartupError("Give --tls-cert and --tls-key, or --tls-self-signed, not both", 2)
-        certificate, key = map(str, self_signed(Path(settings.data), settings.host))
+        try:
+            certificate, key = map(str, self_signed(Path(settings.data), settings.host))
+        except OSError as error:
+            raise StartupError(
+                f"Cannot make a certificate in {settings.data}: {error.strerror}"
+                f"{whose(error, *(Path(settings.data, name) for name in SELF_SIGNED), Path(settings.data))}",
+                EXIT_UNWRITABLE,
+            ) from None
     if not certificate and not key:
         return None
     if not certificate or not key:
@@ -87,14 +96,19 @@ def self_signed(data: Path, host: str) -> tuple[Path, Path]:
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 
-    certificate, key = data / "tls-self-signed.crt", data / "tls-self-signed.key"
+    certificate, key = (data / name for name in SELF_SIGNED)
     now = datetime.datetime.now(datetime.UTC)
     names = {"localhost", socket.gethostname(), "127.0.0.1", "::1", host} - {"0.0.0.0", "::", ""}
     if certificate.exists() and key.exists():
-        old = x509.load_pem_x509_certificate(certificate.read_bytes())
-        known = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        if old.not_valid_after_utc > now and {str(name.value) for name in known} >= names:
-            return certificate, key
+        try:
+            old = x509.load_pem_x509_certificate(certificate.read_bytes())
+            fits = old.public_key() == serialization.load_pem_private_key(key.read_bytes(), None).public_key()
+        except ValueError:
+            fits = False  # what a process was killed in the middle of
+        if fits and old.not_valid_after_utc > now:
+            known = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            if {str(name.value) for name in known} >= names:
+                return certificate, key
     private = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "PaperDB, self-signed")])
     made = (
@@ -113,9 +127,8 @@ def self_signed(data: Path, host: str) -> tuple[Path, Path]:
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
     for path, content in ((key, private_bytes), (certificate, made.public_bytes(serialization.Encoding.PEM))):
-        path.unlink(missing_ok=True)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            file.write(content)
+        with partial(path) as temporary:
+            temporary.write_bytes(content)
     return certificate, key
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import DATABASE_NAME, timestamp
-from paperdb_trio.store.schema import EXIT_UNWRITABLE, connect
+from paperdb_trio.store.schema import connect, told
 
 if TYPE_CHECKING:
     import sqlite_utils
@@ -26,17 +27,23 @@ PLANS = ("free", "pro", "team")
 
 
 @contextmanager
-def _transaction(file: Path) -> Iterator[sqlite_utils.Database]:
+def _transaction(file: Path, show: Callable[[], None] | None = None) -> Iterator[sqlite_utils.Database]:
+    """`show` shows a secret to its owner, before the commit: what could not be shown is not stored. It must not
+    take long, since nobody else can write meanwhile: a line or two."""
     import sqlite_utils  # 60 ms that a server's start saves
 
+    shown = ""
     with closing(connect(file)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield sqlite_utils.Database(connection)
             connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
+            if show is not None:
+                show()
+                shown = "; the key that was shown is not stored"
             connection.execute("COMMIT")
         except sqlite3.OperationalError as error:
-            raise StartupError(f"Cannot write to {file}: {error}", EXIT_UNWRITABLE) from None
+            raise StartupError(f"Cannot write to {file}: {told(file, error)}{shown}", EXIT_UNWRITABLE) from None
 
 
 def is_empty(file: Path) -> bool:
@@ -44,9 +51,12 @@ def is_empty(file: Path) -> bool:
     return not _rows(file, "SELECT 1 FROM databases LIMIT 1")
 
 
-def set_up(file: Path, key: NewKey, kid: str, secret: bytes) -> None:
-    """What a first start needs, in one transaction: the database `default`, a key, a signing secret."""
-    with _transaction(file) as db:
+def set_up(file: Path, key: NewKey, kid: str, secret: bytes, show: Callable[[], None] | None = None) -> None:
+    """What a first start needs, in one transaction: the database `default`, a key, a signing secret.
+
+    If `show`, which shows the key, raises, nothing is set up.
+    """
+    with _transaction(file, show) as db:
         _insert_database(db, "default", "team")
         _insert_key(db, "default", key)
         _insert_signing_secret(db, kid, secret)
@@ -89,8 +99,9 @@ class NewKey:
     hash: bytes
 
 
-def add_key(file: Path, database: str, key: NewKey) -> None:
-    with _transaction(file) as db:
+def add_key(file: Path, database: str, key: NewKey, show: Callable[[], None] | None = None) -> None:
+    """If `show`, which shows the key, raises, there is none."""
+    with _transaction(file, show) as db:
         _insert_key(db, database, key)
 
 

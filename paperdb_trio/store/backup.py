@@ -1,75 +1,51 @@
 """Copies of the database file: taken while it is being served, and put back in its place.
 
-Law: a file appears under its name whole and fsynced, or not at all. What is put back begins its change
+Law: files appear as `files` makes them. What is put back begins its change
 logs anew, beyond every seq that a client can have seen: a cursor of a history that the backup does not
 have must get a gap, never silently another history.
 """
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
 from paperdb_trio.store.schema import (
     EXIT_CORRUPT,
     EXIT_LOCKED,
-    EXIT_UNWRITABLE,
     connect,
     database_file,
     migrate,
+    own_files,
     prepare,
     serving_lock,
 )
-
-EXIT_EXISTS: Final = 9
 
 EPOCH: Final = 1_735_689_600
 """2025-01-01 in seconds. A restored log begins at the milliseconds since then, so that restoring one backup
 twice gives two stretches of seqs that do not meet unless more than 1,000 changes a second are written
 all the time between. It fits into the 40 bits of a seq until 2059."""
+STEP_PAGES: Final = 4096
+"""Of a copy, 16 MiB: what a signal waits for."""
 JUMP: Final = 1 << 24
 """Further changes that may have been lost with the file that the backup replaces."""
-
-
-@contextmanager
-def replacing(path: Path, *, force: bool) -> Iterator[Path]:
-    """A new file beside `path`, readable by its owner only, which at the end takes the place of `path`.
-
-    Raises `StartupError` when `path` is there already (unless `force`) or cannot be written; then, and
-    when the body raises, `path` is as it was and nothing else is left.
-    """
-    if path.exists() and (not force or not path.is_file()):
-        hint = " (--force overwrites it)" if path.is_file() else ""
-        raise StartupError(f"{path} exists already{hint}", EXIT_EXISTS)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        try:
-            yield temporary
-            _fsync(temporary)
-            temporary.replace(path)
-            _fsync(path.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise StartupError(f"Cannot write {path}: {error.strerror}", EXIT_UNWRITABLE) from None
 
 
 def backup(data: str, target: Path, *, force: bool) -> int:
     """Copy the database as it is at one moment into the file `target`; returns its size in bytes.
 
-    One step of SQLite's backup API is one read transaction: writers go on meanwhile, and the copy need
-    not begin again because of them.
+    It is taken in one read transaction: writers go on meanwhile, and the copy need not begin again because
+    of them.
     """
     file = prepare(data, create=False, write=False)
-    if target.exists() and any(target.samefile(own) for own in _files(file) if own.exists()):
-        raise StartupError(f"{target} is the database itself", EXIT_EXISTS)
+    with suppress(OSError):
+        if any(target.samefile(own) for own in own_files(file) if own.exists()):
+            raise StartupError(f"{target} is the database itself", EXIT_EXISTS)
     with replacing(target, force=force) as temporary:
         _copy(file, temporary, f"Cannot back {file} up to {target}")
     return target.stat().st_size
@@ -94,7 +70,10 @@ def restore(source: Path, data: str, *, force: bool) -> None:
 def _copy(source: Path, target: Path, what: str) -> None:
     try:
         with closing(connect(source, read_only=True)) as given, closing(connect(target)) as copy:
-            given.backup(copy)
+            given.execute("BEGIN")
+            given.execute("SELECT 1 FROM sqlite_master").fetchall()  # the moment
+            # A signal is seen between two steps, and only if Python runs there.
+            given.backup(copy, pages=STEP_PAGES, progress=lambda *_: None)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, with no write-ahead log beside it
     except sqlite3.DatabaseError as error:
         damaged = not isinstance(error, sqlite3.OperationalError)
@@ -102,9 +81,15 @@ def _copy(source: Path, target: Path, what: str) -> None:
 
 
 def _verify(source: Path) -> None:
-    """Raises `StartupError`: not there, damaged, not ours, or made by a newer version."""
-    if not source.is_file():
-        raise StartupError(f"There is no backup {source}", 1)
+    """Raises `StartupError`: not there, not readable, damaged, not ours, or made by a newer version."""
+    try:
+        if not source.is_file():
+            raise StartupError(f"There is no backup {source}", 1)
+        source.open("rb").close()
+    except OSError as error:
+        raise StartupError(
+            f"Cannot read the backup {source}: {error.strerror}{whose(error, source)}", EXIT_UNWRITABLE
+        ) from None
     try:
         with closing(connect(source, read_only=True)) as connection:
             verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
@@ -156,17 +141,5 @@ def _close_down(file: Path) -> None:
         pass  # damaged: perhaps the reason for restoring
     if mode != "delete":
         raise StartupError(f"Another command is using {file}; try again", EXIT_LOCKED)
-    for own in _files(file)[1:]:
+    for own in own_files(file)[1:]:
         own.unlink(missing_ok=True)
-
-
-def _files(file: Path) -> list[Path]:
-    return [file, Path(f"{file}-wal"), Path(f"{file}-shm")]
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -12,16 +12,20 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE, make_directory, not_ours, open_or_create, whose
 
 EXIT_CORRUPT: Final = 3
 EXIT_NEWER: Final = 4
 EXIT_LOCKED: Final = 5
-EXIT_UNWRITABLE: Final = 6
+
+LOCK: Final = "paperdb.lock"
+FULL: Final = 64 * 1024
+"""Bytes: SQLite wants 32 KiB for `-shm`, and says "disk I/O error" where there are none."""
 
 CHECKED_AT_START: Final = 64 * 1024 * 1024
 """Files up to this size (bytes) are checked whole at start: 0.1 s. Larger ones: `paperdb check`."""
@@ -87,6 +91,21 @@ def database_file(data: str | Path) -> Path:
     return Path(data) / "paperdb.sqlite"
 
 
+def own_files(file: Path) -> list[Path]:
+    """The database file, and what SQLite makes beside it."""
+    return [file, Path(f"{file}-wal"), Path(f"{file}-shm")]
+
+
+def told(file: Path, error: sqlite3.Error) -> str:
+    """What SQLite says, in one line, and what it does not: that the disk is full, or whose a file is."""
+    text = " ".join(str(error).split())
+    with suppress(OSError):
+        room = os.statvfs(file.parent)
+        if "full" not in text and room.f_bavail * room.f_frsize < FULL:
+            return f"{text} (the disk is full)"
+    return text + not_ours((*own_files(file), file.parent))
+
+
 def connect(file: Path, *, read_only: bool = False, max_length: int | None = None) -> sqlite3.Connection:
     """Open a connection in autocommit mode that any one thread at a time may use.
 
@@ -125,8 +144,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
         raise StartupError(f"There is no PaperDB in {directory} (run 'paperdb serve' first, or give --data)", 1)
     try:
         if create:
-            descriptor = os.open(file, os.O_CREAT | os.O_RDWR, 0o600)
-            os.close(descriptor)
+            os.close(open_or_create(file))
         elif not os.access(file, os.W_OK if write else os.R_OK):
             raise PermissionError(13, "not writable" if write else "not readable")
     except OSError as error:
@@ -150,7 +168,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
         text = " ".join(str(error).split())
         if "full" in text or "readonly" in text or "unable to open" in text or "I/O" in text:
             raise StartupError(
-                f"Cannot write to the data directory {directory}: {text}", EXIT_UNWRITABLE
+                f"Cannot write to the data directory {directory}: {told(file, error)}", EXIT_UNWRITABLE
             ) from None
         raise StartupError(
             f"The database file {file} is damaged: {text}. Nothing was changed; restore a backup.",
@@ -210,7 +228,10 @@ def migrate(connection: sqlite3.Connection, where: Path, *, dry_run: bool = Fals
 
 
 def _unusable(directory: Path, error: OSError) -> StartupError:
-    return StartupError(f"Cannot use the data directory {directory}: {error.strerror}", EXIT_UNWRITABLE)
+    own = (database_file(directory), directory / LOCK, directory)
+    return StartupError(
+        f"Cannot use the data directory {directory}: {error.strerror}{whose(error, *own)}", EXIT_UNWRITABLE
+    )
 
 
 @contextmanager
@@ -221,8 +242,8 @@ def serving_lock(data: str | Path) -> Iterator[None]:
     """
     directory = Path(data)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(directory / "paperdb.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        make_directory(directory)
+        descriptor = open_or_create(directory / LOCK)
     except OSError as error:
         raise _unusable(directory, error) from None
     try:

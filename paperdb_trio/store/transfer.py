@@ -7,18 +7,19 @@ in is written by the one writer, like any other write.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from paperdb_trio.errors import ApiError, StartupError, bad_request
-from paperdb_trio.json_input import parse_json
+from paperdb_trio.json_input import decode, parse_json, unwrap
 from paperdb_trio.model import (
     Document,
     check_collection,
@@ -28,6 +29,7 @@ from paperdb_trio.model import (
     encode,
     new_id,
 )
+from paperdb_trio.store.document_schema import MAX_BYTES as MAX_SCHEMA_BYTES
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.operations import SetSchema, satisfy_schema
 from paperdb_trio.store.schema import connect, span
@@ -145,13 +147,28 @@ class ImportLines:
         self, tx: Transaction, database_id: int, collection: str, document: Imported, tally: Tally
     ) -> None:
         id, fields, created, updated = document
-        collection_id = satisfy_schema(tx, database_id, collection, fields)
-        data = document_bytes(id, encode(fields), created or tx.stamp, updated or tx.stamp, self.max_bytes)
+        collection_id = tx.collection_id(database_id, collection)
         found = None if collection_id is None else tx.document(collection_id, id)
+
+        def is_there() -> bool:
+            """Whether the document is the one that is there; of times that are missing any will do."""
+            if found is None:
+                return False
+            old = found[2]
+            times = {} if created and updated else decode(old)
+            made = created or times["createdAt"], updated or times["updatedAt"]
+            return document_bytes(id, encode(fields), *made, max(self.max_bytes, len(old))) == old
+
+        if is_there():  # whatever has become of the limits, the schema and the rules for ids since
+            tally.unchanged += 1
+            return
+        check_id(id)
+        satisfy_schema(tx, database_id, collection, fields)
+        data = document_bytes(id, encode(fields), created or tx.stamp, updated or tx.stamp, self.max_bytes)
         if found is None:
             tx.insert(database_id, collection, id, data)
             tally.inserted += 1
-        elif found[2] == data:
+        elif is_there():  # with the schema's defaults
             tally.unchanged += 1
         elif self.replace:
             tx.update(database_id, collection, found[0], id, data)
@@ -167,7 +184,8 @@ class Importer:
         self._database = database
         self._replace = replace
         self._max_bytes = max_bytes
-        self._max_line = 6 * max_bytes + 4096  # every character may have come as \uXXXX
+        # Every character may have come as \uXXXX.
+        self._max_line = 6 * max(max_bytes, MAX_SCHEMA_BYTES) + 4096
         self._buffer = b""
         self._lines: list[Line] = []
         self._bytes = 0
@@ -189,6 +207,8 @@ class Importer:
 
     def _take(self, text: bytes) -> Iterator[ImportLines]:
         self._number += 1
+        if self._number == 1:
+            text = text.removeprefix(codecs.BOM_UTF8)
         if not text.strip():
             return
         try:
@@ -204,26 +224,38 @@ class Importer:
         return ImportLines(lines, self._replace, self._max_bytes)
 
 
+class _Envelope(msgspec.Struct, forbid_unknown_fields=True):
+    database: Any = "default"
+    collection: Any = None
+    document: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    schema: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_envelope: Final = msgspec.json.Decoder(_Envelope)
+
+
 def parse_line(number: int, text: bytes, database: str | None = None) -> Line:
     """A line as bytes, taken apart; `database` goes before what it says. Raises 400s."""
-    value = parse_json(text)
-    if not isinstance(value, dict):
-        raise bad_request('Expected {"database", "collection", "document"}')
-    unknown = sorted(set(value) - {"database", "collection", "document", "schema"})
-    if unknown:
-        raise bad_request(f"Unknown key '{unknown[0][:80]}'; expected database, collection, document or schema")
-    if ("document" in value) == ("schema" in value):
-        raise bad_request("Expected either 'document' or 'schema'")
-    name = database or value.get("database", "default")
-    collection = value.get("collection")
-    if not isinstance(name, str) or not isinstance(collection, str):
+    try:
+        line = unwrap(text, _envelope)
+    except msgspec.ValidationError as error:
+        found = str(error)[:120].replace("`", "'")
+        raise bad_request(f'Expected {{"database", "collection", "document" or "schema"}}: {found}') from None
+    name = database or line.database
+    if not isinstance(name, str) or not isinstance(line.collection, str):
         raise bad_request("'database' and 'collection' must be strings")
-    check_collection(collection)
-    if "schema" in value:
-        return Line(number, name, collection, parse_schema(value["schema"]))
-    fields = check_document(value["document"])
+    collection = check_collection(line.collection)
+    if isinstance(line.document, msgspec.Raw) == isinstance(line.schema, msgspec.Raw):
+        raise bad_request("Expected either 'document' or 'schema'")
+    if isinstance(line.schema, msgspec.Raw):
+        return Line(number, name, collection, parse_schema(parse_json(bytes(line.schema))))
+    assert isinstance(line.document, msgspec.Raw)
+    fields = check_document(parse_json(bytes(line.document)))
     id = fields.pop("_id", None)
-    id = new_id() if id is None else check_id(id)
+    if id is None:
+        id = new_id()
+    elif not isinstance(id, str):
+        check_id(id)
     document = Imported(id, fields, _moment(fields, "createdAt"), _moment(fields, "updatedAt"))
     return Line(number, name, collection, document)
 

@@ -18,7 +18,7 @@ import pytest
 import trio
 from websockets.sync.client import connect
 
-from paperdb_trio.net.tls import TlsStream
+from paperdb_trio.net.tls import TlsStream, self_signed
 from paperdb_trio.turn import Turns
 from tests.auth.commands import fails, run
 from tests.conftest import Server, StartServer, need, receive, wait_until
@@ -243,6 +243,21 @@ def test_files_that_are_no_certificate_are_refused_at_start(tmp_path: Path) -> N
         (("--tls-cert", certificate, "--tls-key", other), 8, "key values mismatch"),
     ):
         fails(run(*serve, *options), code, words)
+
+
+@pytest.mark.parametrize("name", ["tls-self-signed.crt", "tls-self-signed.key"])
+@pytest.mark.parametrize("left", ["", "another", "cut"])
+def test_a_certificate_that_a_killed_process_left_half_made_is_made_anew(
+    start_server: StartServer, tmp_path: Path, name: str, left: str
+) -> None:
+    data, others = tmp_path / "data", tmp_path / "others"
+    for directory in (data, others):
+        directory.mkdir()
+        self_signed(directory, "127.0.0.1")
+    whole = (data / name).read_text()
+    (data / name).write_text({"": "", "another": (others / name).read_text(), "cut": whole[:60]}[left])
+    server = start_server("--tls-self-signed", data=data)
+    assert server.request("GET", "/healthz").status_code == 200
 
 
 async def test_a_peer_that_reads_nothing_of_what_tls_has_to_say_is_dropped(tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ def test_a_full_disk_leaves_nothing_behind(start_server: StartServer, small_disk
     assert (small_disk / "old.db").read_text() == "the last good one"
 
 
+def test_a_full_disk_is_called_so_whatever_sqlite_says(small_disk: Path) -> None:
+    new_file(small_disk)
+    fill(small_disk / "filler")
+    for command in ("keys create", "export", "check", "import"):
+        done = run_here(*command.split(), "--data", small_disk, input=b"")
+        fails_here(done, 6, str(small_disk), "disk is full")
+
+
 def test_commands_that_only_read_need_no_right_to_write(small_disk: Path, tmp_path: Path) -> None:
     apply_all(new_file(small_disk), inserting({"_id": "a"}))
     for path in small_disk.glob("*-*"):

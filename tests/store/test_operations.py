@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
@@ -47,8 +47,6 @@ from tests.store.tools import (
     without_system_fields,
 )
 
-fast = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
 
 def patch(tx: Transaction, fields: dict[str, Any], id: str = "a") -> Written:
     return Patch(DATABASE, "c", id, fields, None, MAX_BYTES).apply(tx)
@@ -83,7 +81,7 @@ def merged(document: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-@settings(fast, max_examples=400)
+@settings(max_examples=400)
 @given(
     document=DOCUMENTS,
     patches=st.lists(st.dictionaries(NAMES, VALUES | STEPS, max_size=3), min_size=1, max_size=4),
@@ -106,7 +104,7 @@ def test_patch_does_what_a_dict_does(
         assert exactly(without_system_fields(stored)) == exactly(document)
 
 
-@settings(fast, max_examples=200)
+@settings(max_examples=200)
 @given(document=DOCUMENTS, id=st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=128))
 def test_what_is_stored_is_what_was_given(shared_file: Path, document: dict[str, Any], id: str) -> None:
     with scratch(shared_file) as tx:
@@ -167,7 +165,7 @@ def expected(kind: str, ids: Any, there: dict[str, int], n: int) -> list[tuple[s
     return [("update" if exists else "insert", ids)]
 
 
-@settings(fast, max_examples=150)
+@settings(max_examples=150)
 @given(writes=st.lists(WRITES, max_size=12), schema=st.booleans())
 def test_documents_changes_and_counters_follow_every_write(
     shared_file: Path, writes: list[tuple[str, Any]], schema: bool

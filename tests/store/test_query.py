@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
@@ -38,7 +38,6 @@ from tests.store.tools import (
 )
 
 MISSING = object()
-fast = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def at(document: object, path: str) -> object:
@@ -172,7 +171,7 @@ def found(tx: Transaction, scope: str, filter: dict[str, Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("operator", OPERANDS)
-@settings(fast, max_examples=80)
+@settings(max_examples=80)
 @given(data=st.data(), indexed=st.booleans())
 def test_each_operator_finds_what_the_predicate_finds(
     shared_file: Path, operator: str, data: st.DataObject, indexed: bool
@@ -183,7 +182,7 @@ def test_each_operator_finds_what_the_predicate_finds(
     assert ids == [n for n, document in enumerate(documents) if HOLDS[operator](at(document, "a"), operand)]
 
 
-@settings(fast, max_examples=300)
+@settings(max_examples=300)
 @given(documents=st.lists(DOCUMENTS, min_size=1, max_size=8), filter=FILTERS, indexed=st.booleans())
 @example(documents=[{"a": 2**63}, {"a": 2**63 - 1}], filter={"a": {"gt": 2**63 - 1}}, indexed=True)
 @example(documents=[{"a": 2**64}, {"a": 2.0**64}], filter={"a": {"in": [2**64 + 1]}}, indexed=True)
@@ -201,7 +200,7 @@ def test_sql_finds_what_the_predicate_finds(
     assert ids == [n for n, document in enumerate(documents) if matches(document, filter)]
 
 
-@settings(fast, max_examples=150)
+@settings(max_examples=150)
 @given(documents=st.lists(DOCUMENTS, min_size=1, max_size=4), filter=FILTERS)
 def test_not_is_the_exact_complement(
     shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any]
@@ -325,7 +324,7 @@ def compare(one: object, two: object) -> int:
     return (left > right) - (left < right)
 
 
-@settings(fast, max_examples=300)
+@settings(max_examples=300)
 @given(
     documents=st.lists(DOCUMENTS, min_size=2, max_size=8),
     order=st.lists(st.tuples(st.sampled_from(["", "-", "+"]), PATHS), max_size=3),

@@ -1,11 +1,9 @@
-"""`paperdb export` and `import`: what went out comes in again, the same; subscribers see it; a line that is
-wrong harms no other."""
+"""`paperdb export` and `import`: what went out comes in again, the same; a wrong line harms no other."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import time
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paperdb_trio.json_input import MAX_CONTAINERS, MAX_DEPTH
+from paperdb_trio.model import new_id
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.operations import Replace, SetSchema
 from paperdb_trio.store.transfer import Importer, Tally
 from tests.auth.commands import fails_here, run_here
-from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
-from tests.realtime.raw import Writers
+from tests.conftest import Server
 from tests.store.tools import (
     DATABASE,
     DOCUMENTS,
@@ -114,6 +113,97 @@ def test_any_document_in_pieces_of_any_size_comes_back_the_same(
     ]
 
 
+def nested(levels: int) -> dict[str, Any]:
+    return {"in": nested(levels - 1)} if levels > 1 else {}
+
+
+@pytest.mark.executable
+def test_whatever_a_server_took_at_the_edge_of_its_limits_comes_back_and_may_come_again(
+    server: Server, data: Path, collection: str
+) -> None:
+    """The line around a document counts for none of a document's limits, nor does the array of a bulk."""
+    edges: list[dict[str, Any]] = [
+        nested(MAX_DEPTH),
+        {"in": [[]] * (MAX_CONTAINERS - 2)},
+        {"in": "é" * ((1024 * 1024 - 200) // 2)},
+        {"in": '\\\n"' * 170_000},
+        {"": None, "key ": 1e308, "createdAt ": 10**308},
+    ]
+    for document in edges:
+        server.insert(collection, document)
+        for bulk in ([document], {"documents": [document]}):
+            answer = server.request("POST", f"/{collection}/bulk", json=bulk).json()
+            assert answer["inserted"] == 1, answer
+        assert server.request("PUT", f"/{collection}/docs/{new_id()}", json=document).status_code == 201
+    text = server.cli("export", "--collection", collection).encode()
+    for directory, became in ((server.data, "unchanged"), (data, "inserted"), (data, "unchanged")):
+        done = run_here("import", "--data", directory, input=text)
+        assert (done.exit_code, done.stderr) == (0, ""), done.stdout
+        assert re.search(rf"\b20 (documents )?{became}", done.stdout)
+    assert run_here("export", "--data", data).stdout.encode() == text
+
+
+def test_what_is_there_already_is_measured_by_no_rule_of_today(data: Path) -> None:
+    """Neither by a schema that is younger, nor by a limit that was larger, nor by what an id may be; what comes
+    new is."""
+    required = parse_schema({"properties": {"n": {"required": True}, "d": {"default": 7}}})
+    apply_all(
+        data / "paperdb.sqlite",
+        inserting({"_id": "old"}),
+        inserting({"_id": "large", "n": "x" * 5000}),
+        Replace(DATABASE, "c", "..", {}, None, MAX_BYTES),
+        SetSchema(DATABASE, "c", required),
+        inserting({"_id": "new", "n": 1}),
+    )
+    before = exported(data)
+    lines = [json.dumps(item).encode() for item in before]
+    for options in ((), ("--replace",)):
+        done = import_text(data, *lines, options=("--max-document-bytes", "1024", *options))
+        assert (done.exit_code, done.stderr) == (0, "")
+        assert "0 documents inserted, 0 replaced, 4 unchanged, 1 schemas" in done.stdout
+    assert exported(data) == before
+    done = import_text(
+        data,
+        line({"_id": "old", "m": 1}),
+        line({"_id": "large", "n": "y" * 5000}),
+        line({"_id": ".", "n": 1}),
+        options=("--max-document-bytes", "1024", "--replace"),
+    )
+    assert "line 1: Field 'n' is required" in done.stdout
+    assert "line 2: The document is 5," in done.stdout
+    assert "line 3: Invalid document id: '.'" in done.stdout
+
+
+def test_a_schema_may_be_larger_than_a_document(data: Path) -> None:
+    """Also where its line is read in two pieces."""
+    schema = {"properties": {f"{n}": {"default": "x" * 300} for n in range(190)}}
+    apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema(schema)))
+    text = run_here("export", "--data", data).stdout.encode()
+    done = run_here("import", "--data", data, "--max-document-bytes", "1024", input=b"\n" * 40_000 + text)
+    assert (done.exit_code, "1 schemas" in done.stdout) == (0, True), done
+
+
+def test_lines_without_times_may_come_again(data: Path) -> None:
+    """Those that the first import made are not held against them; nor are a schema's defaults."""
+    apply_all(
+        data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema({"properties": {"d": {"default": 7}}}))
+    )
+    lines = [line({"_id": "a", "n": 1}), line({"_id": "b", "createdAt": OLD}), line({"_id": "c", "d": 8})]
+    assert "3 documents inserted" in import_text(data, *lines).stdout
+    before = exported(data)
+    done = import_text(data, *lines)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "0 documents inserted, 0 replaced, 3 unchanged" in done.stdout
+    assert exported(data) == before
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines").write_text(line({"_id": "é"}).decode(), "utf-8-sig")
+    assert run_here("import", tmp_path / "lines", "--data", data).exit_code == 0
+    done = import_text(data, line({"_id": "a"}), b"\xef\xbb\xbf" + line({}))
+    assert "line 2: Invalid JSON" in done.stdout  # it is none elsewhere
+
+
 def test_an_export_is_narrowed_to_what_there_is(data: Path) -> None:
     apply_all(data / "paperdb.sqlite", inserting({}, "a"), inserting({}, "b"), inserting({}, "c"))
     run_here("databases", "create", "empty", "--plan", "free", "--data", data)
@@ -176,6 +266,7 @@ def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) ->
         (line({}, "a b"), "a b"),
         (line([]), "must be a JSON object"),
         (line({"_id": "a/b"}), "a/b"),
+        (line({"_id": 5}), "Invalid document id: 5"),
         (line({"createdAt": "yesterday"}), "createdAt"),
         (line({"updatedAt": "2020-13-01T00:00:00.000Z"}), "updatedAt"),
         (line({"text": "x" * 2000}), "at most 1,500"),
@@ -208,7 +299,7 @@ def test_a_schema_in_force_is_held(data: Path) -> None:
 
 def test_a_line_without_end_breaks_off_and_what_came_before_is_kept(data: Path) -> None:
     done = import_text(
-        data, *[line({})] * 300, b"x" * 200_000, line({}), options=("--max-document-bytes", "1024")
+        data, *[line({})] * 300, b"x" * 500_000, line({}), options=("--max-document-bytes", "1024")
     )
     fails_here(done, 10, "broke off", "Line 301")
     assert len(exported(data)) >= 250
@@ -220,121 +311,10 @@ def test_only_the_first_refusals_are_listed(data: Path) -> None:
     assert done.stdout.count("\n") == 21
 
 
-# --- beside a running server ---------------------------------------------------------------------
-
-
-@pytest.mark.executable
-def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, collection: str) -> None:
-    with server.connect(collection, query="since=now") as ws:
-        seq = receive(ws)["seq"]
-        text = b"\n".join(
-            line({"_id": str(n), "createdAt": OLD, "updatedAt": OLD}, collection) for n in range(600)
-        )
-        done = run_here("import", "--data", server.data, input=text)
-        assert (done.exit_code, done.stderr) == (0, "")
-        events = [receive(ws) for _ in range(600)]
-    assert [event["data"]["_id"] for event in events] == [str(n) for n in range(600)]
-    assert [event["seq"] for event in events] == list(range(seq + 1, seq + 601))
-    assert {event["type"] for event in events} == {"insert"}
-    assert {event["data"]["createdAt"] for event in events} == {OLD}
-    assert server.request("GET", f"/{collection}/count").json() == {"count": 600}
-
-
-def test_an_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:
-    with (
-        server.connect(collection, query="since=now", max_queue=None) as ws,
-        Writers(server, collection, count=2) as writers,
-    ):
-        seq = receive(ws)["seq"]
-        done = run_here("import", "--data", server.data, input=b"\n".join([line({}, collection)] * 3000))
-        assert done.exit_code == 0
-        writers.stop()
-        total = 3000 + len(writers.acknowledged)
-        seqs = [receive(ws)["seq"] for _ in range(total)]
-    assert seqs == list(range(seq + 1, seq + total + 1))
-    assert not writers.failures
-
-
-def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: StartServer) -> None:
-    server = start_server("--max-document-bytes", "1024")
-    done = import_text(server.data, line({"t": "x" * 2000}), b"x", line({}))
-    fails_here(done, 10, "2 lines")
-    assert "line 1: The document is" in done.stdout
-    assert "line 2: Invalid JSON" in done.stdout
-
-
-def test_a_directory_deeper_than_a_socket_address_is_long(start_server: StartServer, tmp_path: Path) -> None:
-    deep = tmp_path / ("d" * 100) / ("e" * 100)
-    server = start_server(data=deep)
-    assert run_here("import", "--data", deep, input=line({})).exit_code == 0
-    assert server.request("GET", "/c/count").json() == {"count": 1}
-
-
-def test_a_socket_that_a_killed_server_left_is_in_nobodys_way(start_server: StartServer) -> None:
-    server = start_server()
-    server.kill()
-    assert (server.data / "paperdb.sock").exists()
-    assert run_here("import", "--data", server.data, input=line({})).exit_code == 0
-    server.start()
-    assert run_here("import", "--data", server.data, input=line({})).exit_code == 0
-    assert server.request("GET", "/c/count").json() == {"count": 2}
-    assert server.stop() == 0
-    assert not (server.data / "paperdb.sock").exists()
-
-
-def start_import(data: Path) -> subprocess.Popen[bytes]:
-    """An import that has given 300 lines and waits for more."""
-    importing = subprocess.Popen(
-        [*COMMAND, "import", "--data", str(data)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=ENVIRONMENT,
-    )
-    assert importing.stdin is not None
-    importing.stdin.write(b"\n".join([line({"pad": "x" * 1000})] * 300))
-    importing.stdin.flush()
-    return importing
-
-
-@pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
-    start_server: StartServer, how: str
-) -> None:
-    server = start_server()
-    importing = start_import(server.data)
-    wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
-    began = time.monotonic()
-    if how == "stop":
-        assert server.stop() == 0
-        assert time.monotonic() - began < 4
-    else:
-        server.kill()
-    _, error = importing.communicate(line({}) * 10, timeout=20)
-    assert importing.returncode == 10, error
-    assert error.startswith(b"paperdb: The import broke off: ")
-    assert error.count(b"\n") == 1
-    assert "Traceback" not in server.stderr
-
-
-def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartServer) -> None:
-    server = start_server()
-    importing = start_import(server.data)
-    wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
-    importing.kill()
-    importing.communicate()
-    assert server.insert("c", {})
-    assert run_here("check", "--data", server.data).exit_code == 0
-    assert server.stop() == 0
-    assert "Traceback" not in server.stderr
-
-
-def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> None:
-    importing = start_import(data)
-    try:
-        wait_until(lambda: bool(exported(data)), 10)
-        fails_here(run_here("serve", "--port", "0", "--data", data), 5, f"pid {importing.pid}")
-    finally:
-        importing.communicate(timeout=20)
-    assert importing.returncode == 0
-    assert len(exported(data)) == 300
+def test_a_full_disk_leaves_nothing_of_an_export(data: Path, small_disk: Path) -> None:
+    apply_all(data / "paperdb.sqlite", *(inserting({"pad": "x" * 100_000}) for _ in range(200)))
+    done = run_here("export", "--output", small_disk / "lines", "--data", data)
+    fails_here(done, 6, f"Cannot write {small_disk}/lines: No space left on device")
+    assert list(small_disk.iterdir()) == []
+    done = run_here("export", "--output", small_disk / "none" / "lines", "--data", data)
+    fails_here(done, 6, f"Cannot write {small_disk}/none/lines: No such file or directory")

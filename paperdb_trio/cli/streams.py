@@ -1,0 +1,93 @@
+"""The standard streams of a command, and what happens when nobody can read them.
+
+Law: an answer that stdout does not take ends the command with one line and an exit code, whatever was writing
+it; what stderr does not take is lost, and nothing else is. After its first failure a stream takes everything
+in silence, so that neither a second line nor Python's own at exit follows.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import sys
+from typing import TYPE_CHECKING, Final, TextIO
+
+from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+STDOUT: Final = 1
+STDERR: Final = 2
+BUFFER: Final = 65_536
+"""Bytes: an export is written in pieces of this size."""
+
+
+def open_standard_streams() -> None:
+    """Put our own in the place of Python's, unless somebody else (a test) has done so already."""
+    closed = {number for number in (0, STDOUT, STDERR) if not _is_open(number)}
+    for _ in closed:
+        os.open(os.devnull, os.O_RDWR)  # takes the lowest number: else the next file would become stdout
+    if sys.stdin is None:
+        sys.stdin = open(0)  # noqa: SIM115 - as Python's own, it stays open
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(STDOUT, sys.stdout, closed=STDOUT in closed)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(STDERR, sys.stderr, closed=STDERR in closed)
+
+
+def cannot_write(error: OSError) -> StartupError:
+    return StartupError(f"Cannot write the answer to stdout: {error.strerror}", EXIT_UNWRITABLE)
+
+
+def _is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def _stream(number: int, before: TextIO | None, *, closed: bool) -> TextIO:
+    raw = _Raw(number, closed=closed)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw, BUFFER),
+        encoding=before.encoding if before is not None else "utf-8",
+        errors=before.errors if before is not None else "backslashreplace",
+        line_buffering=number == STDERR or raw.isatty(),
+    )
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, number: int, *, closed: bool) -> None:
+        self._number = number
+        self._closed = closed
+        self._failed = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._number
+
+    def isatty(self) -> bool:
+        return os.isatty(self._number)
+
+    def write(self, data: ReadableBuffer) -> int:
+        """Raises `StartupError` for stdout; BrokenPipeError, which `listen` takes for the end, as it is."""
+        while not self._failed:
+            try:
+                if self._closed:
+                    raise OSError(0, "it is closed")
+                return os.write(self._number, data)
+            except BlockingIOError:  # whoever gave us the stream has made it so
+                select.select([], [self._number], [])
+            except OSError as error:
+                self._failed = True
+                if self._number == STDOUT:
+                    if isinstance(error, BrokenPipeError):
+                        raise
+                    raise cannot_write(error) from None
+        return memoryview(data).nbytes

@@ -1,0 +1,307 @@
+"""Files appear whole or not at all, whatever ends the process; what dead ones left is swept away, never what
+is in use; and what root makes belongs to whom it should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paperdb_trio.errors import StartupError
+from paperdb_trio.files import PARTIAL, make_directory, partial, replacing
+from tests.auth.commands import fails, run_here
+from tests.conftest import COMMAND, ENVIRONMENT, need, wait_until
+from tests.store.tools import apply_all, inserting, new_file
+from tests.test_cli import as_nobody
+
+NOBODY = 65534
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from paperdb_trio.files import replacing
+with replacing(Path(sys.argv[1]), force=True) as temporary:
+    temporary.write_text("half")
+    Path(f"{temporary}-journal").write_text("half")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+def begin(target: Path, *before: str) -> subprocess.Popen[str]:
+    """A process that is in the middle of writing a file."""
+    process = subprocess.Popen(
+        [*before, sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def end(process: subprocess.Popen[str], number: int) -> int:
+    process.send_signal(number)
+    process.communicate(timeout=20)
+    return process.returncode
+
+
+def partials(directory: Path) -> list[str]:
+    return [path.name for path in directory.iterdir() if PARTIAL in path.name]
+
+
+# --- leftovers -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_cleans_up(tmp_path: Path, number: int) -> None:
+    (tmp_path / "x").write_text("precious")
+    assert end(begin(tmp_path / "x"), number) == 128 + number
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "precious"
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    process = begin(tmp_path / "x", need("nohup"))
+    process.send_signal(signal.SIGHUP)
+    assert end(process, signal.SIGTERM) == 143
+
+
+def test_what_a_killed_process_left_is_swept_by_the_next_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+    assert end(begin(tmp_path / "x"), signal.SIGKILL) == -signal.SIGKILL
+    assert len(partials(tmp_path)) == 2  # SQLite's journal is a leftover, too
+    live = begin(tmp_path / "y")
+    try:
+        assert len(partials(tmp_path)) == 2
+        with replacing(tmp_path / "x", force=False) as temporary:
+            assert len(partials(tmp_path)) == 3
+            temporary.write_text("whole")
+        assert (tmp_path / "x").read_text() == "whole"
+        assert len(partials(tmp_path)) == 2
+    finally:
+        end(live, signal.SIGTERM)
+    assert partials(tmp_path) == []
+
+
+def test_any_number_may_write_and_sweep_at_once(tmp_path: Path) -> None:
+    """Nobody sweeps what another has just begun, also in the moment in which it is not locked yet."""
+    code = (
+        "import sys; from pathlib import Path; from paperdb_trio.files import replacing\n"
+        "for n in range(200):\n"
+        "    with replacing(Path(sys.argv[1]), force=True) as temporary: temporary.write_text(sys.argv[1])"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / str(n))], stderr=subprocess.PIPE, env=ENVIRONMENT
+        )
+        for n in range(4)
+    ]
+    for process in processes:
+        _, error = process.communicate(timeout=60)
+        assert (process.returncode, error) == (0, b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2", "3"]
+    assert all(path.read_text() == str(path) for path in tmp_path.iterdir())
+
+
+@pytest.mark.executable
+def test_a_backup_that_is_killed_as_process_1_does_not_stop_the_next(tmp_path: Path) -> None:
+    """In a container each is process 1: a name with the process's id was there already."""
+    alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
+    data = tmp_path / "data"
+    data.mkdir()
+    apply_all(new_file(data), *(inserting({"pad": "x" * 900_000}) for _ in range(40)))
+    target = tmp_path / "copies" / "copy.db"
+    target.parent.mkdir()
+    backup = [*COMMAND, "backup", str(target), "--data", str(data), "--force"]
+    for _ in range(50):
+        with subprocess.Popen([*alone, *backup], stdout=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+            wait_until(lambda: bool(partials(target.parent)) or process.poll() is not None)
+            process.kill()
+        if partials(target.parent):
+            break
+    assert partials(target.parent)
+    done = subprocess.run(
+        [*alone, *backup], capture_output=True, text=True, env=ENVIRONMENT, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [path.name for path in target.parent.iterdir()] == ["copy.db"]
+
+
+@pytest.mark.executable
+def test_sigterm_ends_a_backup_that_leaves_nothing(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    apply_all(new_file(data), *(inserting({"pad": "x" * 900_000}) for _ in range(80)))
+    (tmp_path / "copies").mkdir()
+    command = [*COMMAND, "backup", str(tmp_path / "copies" / "copy.db"), "--data", str(data), "--force"]
+    for _ in range(50):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, env=ENVIRONMENT) as process:
+            wait_until(lambda: bool(partials(tmp_path / "copies")) or process.poll() is not None)
+            process.terminate()
+        assert partials(tmp_path / "copies") == []
+        if process.returncode == 143:
+            break
+    assert process.returncode == 143
+
+
+# --- owners --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def theirs() -> Iterator[Path]:
+    """A directory of another user's, which that user can reach."""
+    if os.geteuid() != 0:
+        if os.environ.get("CI"):
+            pytest.fail("giving files away needs root")
+        pytest.skip("giving files away needs root")
+    with tempfile.TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        path = Path(made, "data")
+        path.mkdir(0o700)
+        os.chown(path, NOBODY, NOBODY)
+        yield path
+
+
+def owners(directory: Path) -> dict[str, tuple[int, int]]:
+    return {path.name: (path.stat().st_uid, path.stat().st_gid) for path in directory.iterdir()}
+
+
+def by_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*as_nobody(), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        cwd="/",
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.executable
+def test_what_root_restores_the_service_can_open(theirs: Path, tmp_path: Path) -> None:
+    new_file(tmp_path)
+    assert run_here("backup", tmp_path / "copy", "--data", tmp_path).exit_code == 0
+    assert run_here("restore", tmp_path / "copy", "--data", theirs).exit_code == 0
+    assert owners(theirs) == dict.fromkeys(("paperdb.sqlite", "paperdb.lock"), (NOBODY, NOBODY))
+    assert by_nobody("keys", "create", "--data", theirs).returncode == 0
+    file = theirs / "paperdb.sqlite"
+    os.chown(file, NOBODY, 4242)
+    file.chmod(0o644)
+    os.chown(theirs, 0, 0)  # what is replaced counts for more than the directory
+    assert run_here("restore", tmp_path / "copy", "--data", theirs, "--force").exit_code == 0
+    assert owners(theirs)["paperdb.sqlite"] == (NOBODY, 4242)
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.executable
+def test_whatever_root_runs_in_a_directory_leaves_it_to_its_owner(theirs: Path, tmp_path: Path) -> None:
+    """Also while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
+    seen = {}
+    command = [*COMMAND, "serve", "--port", "0", "--tls-self-signed", "--data", str(theirs)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT
+    ) as serving:
+        assert serving.stdout is not None
+        for line in serving.stdout:
+            if line.startswith("Listening"):
+                break
+        seen |= owners(theirs)
+        serving.kill()
+    for arguments in ("keys list", "keys create", "check", "export", "databases create d --plan pro"):
+        assert run_here(*arguments.split(), "--data", theirs).exit_code == 0
+        seen |= owners(theirs)
+    assert run_here("import", "--data", theirs, input=b'{"collection":"c","document":{}}').exit_code == 0
+    assert run_here("backup", theirs / "copy", "--data", theirs).exit_code == 0
+    assert run_here("export", "--output", theirs / "lines", "--data", theirs).exit_code == 0
+    seen |= owners(theirs)
+    names = {f"paperdb.{end}" for end in ("lock", "sock", "sqlite", "sqlite-wal", "sqlite-shm")}
+    assert seen.keys() == names | {"tls-self-signed.key", "tls-self-signed.crt", "copy", "lines"}
+    assert set(seen.values()) == {(NOBODY, NOBODY)}
+
+
+def test_a_new_directory_belongs_to_the_owner_of_the_one_above(theirs: Path) -> None:
+    make_directory(theirs / "a" / "b")
+    assert owners(theirs) | owners(theirs / "a") == {"a": (NOBODY, NOBODY), "b": (NOBODY, NOBODY)}
+
+
+@pytest.mark.executable
+@pytest.mark.parametrize(
+    ("closed", "command"),
+    [
+        ("paperdb.sqlite", "serve --port 0"),
+        ("paperdb.sqlite", "keys list"),
+        ("paperdb.sqlite", "keys create"),
+        ("paperdb.sqlite", "export"),
+        ("paperdb.lock", "serve --port 0"),
+        ("paperdb.lock", "import"),
+        (".", "serve --port 0"),
+        (".", "keys list"),
+    ],
+)
+def test_a_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, closed: str, command: str) -> None:
+    new_file(theirs)
+    (theirs / "paperdb.lock").touch(0o600)
+    for path in theirs.iterdir():
+        os.chown(path, NOBODY, NOBODY)
+    os.chown(theirs / closed, 0, 0)
+    (theirs / closed).chmod(0o600)
+    done = by_nobody(*command.split(), "--data", theirs)
+    fails(
+        done,
+        6,
+        f"Cannot use the data directory {theirs}",
+        f"({theirs / closed} belongs to root; this is nobody)",
+    )
+
+
+@pytest.mark.executable
+def test_a_place_for_a_file_that_is_not_ours_is_named_with_its_owner(theirs: Path) -> None:
+    for path in (new_file(theirs), *theirs.iterdir()):
+        os.chown(path, NOBODY, NOBODY)
+    place = theirs.parent
+    for mode in (0o755, 0o700):
+        shut = place / "shut"
+        shut.mkdir(exist_ok=True)
+        shut.chmod(mode)
+        for command in (["backup"], ["export", "--output"]):
+            done = by_nobody(*command, shut / "copy", "--data", theirs)
+            fails(
+                done, 6, f"Cannot write {shut}/copy: Permission denied ({shut} belongs to root; this is nobody)"
+            )
+
+
+@pytest.mark.executable
+def test_a_backup_that_cannot_be_read_is_not_called_damaged(theirs: Path) -> None:
+    assert run_here("backup", theirs.parent / "copy", "--data", new_file(theirs).parent).exit_code == 0
+    done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force")
+    copy = theirs.parent / "copy"
+    fails(done, 6, f"Cannot read the backup {copy}: Permission denied ({copy} belongs to root; this is nobody)")
+
+
+def test_in_a_directory_like_tmp_nobody_is_given_what_replaces_a_file_of_theirs(theirs: Path) -> None:
+    os.chown(theirs, 0, 0)
+    theirs.chmod(0o1777)
+    (theirs / "x").write_text("mine soon")
+    (theirs / "x").chmod(0o666)
+    os.chown(theirs / "x", NOBODY, NOBODY)
+    with replacing(theirs / "x", force=True) as temporary:
+        temporary.write_text("secret")
+    assert owners(theirs) == {"x": (0, 0)}
+    assert (theirs / "x").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_file_that_is_there_keeps_what_rights_its_group_has(tmp_path: Path) -> None:
+    target = tmp_path / "x"
+    for before, after in ((0o644, 0o640), (0o600, 0o600), (0o666, 0o660)):
+        target.touch()
+        target.chmod(before)
+        with partial(target) as temporary:
+            temporary.write_text("new")
+        assert target.stat().st_mode & 0o777 == after
+    with pytest.raises(StartupError, match="exists already"), replacing(target, force=False):
+        raise AssertionError

@@ -1,0 +1,201 @@
+"""Streams that nobody can read: one line, the right exit code, and no secret that nobody saw."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.auth.commands import run_here
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
+from tests.store.tools import apply_all, inserting, new_file, rows
+
+pytestmark = pytest.mark.executable
+
+GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
+REASONS = {">/dev/full": "No space left on device", ">&-": "it is closed", ">&3": "Broken pipe"}
+broken = pytest.mark.parametrize("stdout", REASONS)
+
+
+def start(redirection: str, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    """`paperdb` with its streams redirected; 3 is a pipe that nobody reads."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = f'exec 3>&{writing}; exec "$@" {redirection}'
+    try:
+        return subprocess.Popen(
+            ["bash", "-c", script, "bash", *COMMAND, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT | (env or {}),
+            pass_fds=(writing,),
+        )
+    finally:
+        os.close(writing)
+
+
+def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    with process:
+        output, error = process.communicate(timeout=30)
+    return process.returncode, output, error
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory with a document that nobody serves."""
+    directory = tmp_path / "data"
+    directory.mkdir()
+    apply_all(new_file(directory), inserting({"_id": "a"}))
+    return directory
+
+
+def keys(data: Path) -> int:
+    return len(rows(data / "paperdb.sqlite", "SELECT * FROM keys"))
+
+
+# --- stdout --------------------------------------------------------------------------------------
+
+COMMANDS = [
+    *(
+        "--version",
+        "--help",
+        "keys --help",
+        "keys list",
+        "keys create",
+        "keys create --json",
+        "keys list --json",
+    ),
+    *("keys rotate-signing", "keys revoke key-id", "databases list", "databases create d --plan pro"),
+    *("databases set-plan default pro", "check", "export", "backup copy", "import lines"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "stdout"),
+    [(command, ">/dev/full") for command in COMMANDS]
+    + [(command, how) for command in ("--help", "keys create", "check", "export") for how in (">&-", ">&3")],
+)
+def test_an_answer_that_cannot_be_written_is_one_line(
+    data: Path, monkeypatch: pytest.MonkeyPatch, command: str, stdout: str
+) -> None:
+    monkeypatch.chdir(data)
+    Path("lines").write_text('{"collection": "c", "document": {}}')
+    where = [] if "--" in command.split()[-1] and "json" not in command else ["--data", data]
+    code, output, error = ends(start(stdout, *command.split(), *where))
+    assert (code, output) == (6, "")
+    assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"
+    assert keys(data) == 1  # those that could not be shown are none
+
+
+def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
+    apply_all(data / "paperdb.sqlite", *(inserting({"pad": "x" * 10_000}) for _ in range(100)))
+    script = 'set -o pipefail; "$@" | head -n 1'
+    done = subprocess.run(
+        ["bash", "-c", script, "bash", *COMMAND, "export", "--data", str(data)],
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 6
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == "paperdb: Cannot write the answer to stdout: Broken pipe\n"
+
+
+@pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
+def test_a_listener_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
+    """A pipe that nobody reads is its end: tests/client/test_listen.py."""
+    server.insert(collection, {})
+    where = ("--url", server.url, "--key", server.key, "--since", "0")
+    code, _, error = ends(start(stdout, "listen", collection, *where))
+    assert code == 6
+    assert error.endswith(f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n")
+    assert "Traceback" not in error
+
+
+@broken
+def test_a_first_key_that_cannot_be_shown_is_not_made(
+    start_server: StartServer, tmp_path: Path, stdout: str
+) -> None:
+    data = tmp_path / "new"
+    code, output, error = ends(start(stdout, "serve", "--port", "0", "--data", data))
+    assert (code, output) == (6, "")
+    assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"
+    assert keys(data) == 0
+    server = start_server(data=data)
+    assert server.insert("c", {}, key=server.key)
+
+
+@broken
+@pytest.mark.parametrize("first", [True, False])
+def test_a_server_without_a_secret_to_show_serves_on(
+    data: Path, tmp_path: Path, stdout: str, first: bool
+) -> None:
+    where = tmp_path / "new" if first else data
+    with start(stdout, "serve", "--port", "0", "--data", where, env={"PAPERDB_API_KEY": GOOD_KEY}) as serving:
+        assert serving.stderr is not None
+        line = serving.stderr.readline()
+        assert re.search(rf"WARNING paperdb: .*{REASONS[stdout]}; listening on http://127.0.0.1:\d+\n", line)
+        serving.terminate()
+        _, rest = serving.communicate(timeout=20)
+    assert serving.returncode == 0
+    assert "WARNING" not in rest
+    assert "Exception" not in rest
+
+
+def test_a_key_that_cannot_be_stored_is_not_shown_if_that_is_known_before(data: Path) -> None:
+    done = run_here("keys", "create", "--database", "nowhere", "--data", data)
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
+def test_a_key_that_was_shown_but_could_not_be_stored_is_told(small_disk: Path) -> None:
+    with closing(sqlite3.connect(new_file(small_disk))) as other:
+        other.execute("SELECT * FROM keys").fetchall()  # so that all files are there
+        fill(small_disk / "filler")
+        done = run_here("keys", "create", "--data", small_disk)
+        assert (done.exit_code, done.stdout.count("pdb_sk_")) == (6, 1)
+        assert done.stderr.endswith("disk is full; the key that was shown is not stored\n")
+        assert other.execute("SELECT count(*) FROM keys").fetchone() == (1,)
+
+
+# --- stderr, and all of them ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
+def test_an_error_that_nobody_reads_has_its_exit_code_all_the_same(data: Path, stderr: str) -> None:
+    assert ends(start(stderr, "keys", "revoke", "nobody", "--data", data)) == (1, "", "")
+    assert ends(start(stderr, "keys", "lst")) == (2, "", "")
+    assert ends(start(f"{stderr} >&-", "keys", "list", "--data", data)) == (6, "", "")
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
+def test_a_server_whose_log_nobody_reads_serves_and_drains(data: Path, stderr: str) -> None:
+    with start(stderr, "serve", "--port", "0", "--data", data) as serving:
+        assert serving.stdout is not None
+        assert serving.stdout.readline().startswith("Listening on ")
+        serving.terminate()
+        serving.communicate(timeout=20)
+    assert serving.returncode == 0
+
+
+def test_a_file_never_takes_the_place_of_a_closed_stream(data: Path) -> None:
+    """What is written to stderr would be written into it."""
+    with start("<&- >&- 2>&-", "serve", "--port", "0", "--data", data) as serving:
+        wait_until(lambda: (data / "paperdb.sock").exists())
+        streams = {os.readlink(f"/proc/{serving.pid}/fd/{number}") for number in (0, 1, 2)}
+        assert streams == {"/dev/null"}
+        serving.terminate()
+    assert serving.returncode == 0
+
+
+def test_an_import_from_a_closed_stdin_has_nothing_to_import(data: Path) -> None:
+    code, output, error = ends(start("<&-", "import", "--data", data))
+    assert (code, error) == (0, "")
+    assert output.startswith("0 documents inserted")
