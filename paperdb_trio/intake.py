@@ -143,8 +143,12 @@ async def _import_alone(
     writer = Writer(file, lambda changes: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
-        await finish_drops(writer)  # else it would come for what is imported now
-        answer = await _write(request, receive, writer, max_bytes)
+        try:
+            await finish_drops(writer)  # else the next server removes what is found "unchanged" here
+        except ApiError as error:
+            answer = ImportAnswer(Tally(), error.message)
+        else:
+            answer = await _write(request, receive, writer, max_bytes)
         writer.close()
     return answer
 
