@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import click
 import trio
 
 from paperdb_trio.cli.base import main
-from paperdb_trio.errors import StartupError
+from paperdb_trio.errors import StartupError, leaves
 
 
 @main.command()
@@ -26,7 +25,7 @@ def listen(
     """Print every change of COLLECTIONS, one JSON object a line, as it happens.
 
     Reconnects and resumes by itself. The "seq" of the last line is the cursor: give it to --since and
-    nothing is missed or repeated.
+    nothing is missed or repeated. Ends with 6 when nobody takes its lines.
     """
     if since is not None and since != "now" and not (since.isascii() and since.isdigit()):
         raise click.BadParameter(f"'{since}' is neither a seq nor 'now'", param_hint="--since")
@@ -42,12 +41,15 @@ def listen(
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    failure: BaseException | None = None
     try:
         seq = None if since in (None, "now") else int(since)
         trio.run(listen_to, url, list(collections), seq, key, token, event, status)
     except* StartupError as group:
-        raise group.exceptions[0] from None
+        failure = next(leaves(group))
     except* KeyboardInterrupt:
         pass
-    except* BrokenPipeError:  # `| head`: nobody reads on; keep Python from telling so at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except* BrokenPipeError as group:  # `| head`
+        failure = next(leaves(group))
+    if failure is not None:
+        raise failure

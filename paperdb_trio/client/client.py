@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from paperdb_trio.client.realtime import Realtime
 from paperdb_trio.client.token import GetToken, TokenSource, asking, minting
 from paperdb_trio.client.types import Permission, Schema
 from paperdb_trio.client.wire import Address
+from paperdb_trio.errors import leaves
 
 TIMEOUT = 30.0
 TOKEN_SECONDS = 900
@@ -43,15 +44,19 @@ def create_client(
     """A client on Trio: `async with create_client(base_url=…, api_key=…) as db`.
 
     `base_url` is http(s), with a path if the server is behind one; `realtime_url`, ws(s) or http(s), the
-    same unless given. `api_key` is for trusted programs; others give `get_token`, an async function that
-    asks the application's own back end for a token, and can then only subscribe. With both, tokens come
-    from `get_token`.
+    same unless given. Requests go through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, unless
+    NO_PROXY exempts the host; the socket connects directly.
+
+    `api_key` is for trusted programs; others give `get_token`, an async function that asks the
+    application's own back end for a token, and can then only subscribe. With both, tokens come from
+    `get_token`.
 
     `schema`: `{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True,
     "default": …}}}}`; applied to inserts, and given to the server before a collection's first write if
     the key is a secret one.
 
-    `timeout`: seconds without an answer after which a request has failed. `token_seconds` (30 to 86,400)
+    `timeout`: seconds without an answer after which a request has failed, or a call of `get_token`; the latter
+    is tried again. `token_seconds` (30 to 86,400)
     is what tokens are minted for; each is renewed `renewal_margin` seconds before its end, without
     interrupting anything. `ssl_context` for https and wss; by default the system's certificates.
 
@@ -60,7 +65,7 @@ def create_client(
     return Client(
         Endpoint(base_url, api_key, schema, timeout, ssl_context),
         get_token,
-        requests.check_url(realtime_url or base_url, ("ws", "wss", "http", "https")),
+        requests.check_url(base_url if realtime_url is None else realtime_url, ("ws", "wss", "http", "https")),
         token_seconds,
         renewal_margin,
     )
@@ -86,15 +91,6 @@ def _shown(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep; an exception that is no group is its own leaf."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
-
-
 class Client:
     """Any attribute is a collection: `db.messages` is `db.collection("messages")`."""
 
@@ -108,12 +104,12 @@ class Client:
     ) -> None:
         if get_token is None and not endpoint.has_key:
             raise ValueError("Give an api_key, or get_token")
-        if renewal_margin < 0 or math.isnan(renewal_margin):
+        if not 0 <= renewal_margin < math.inf:
             raise ValueError("renewal_margin is a number of seconds")
         self._endpoint = endpoint
         self._transport = AsyncTransport(endpoint)
         obtain = (
-            asking(get_token)
+            asking(get_token, endpoint.timeout)
             if get_token is not None
             else minting(
                 lambda collections: requests.mint(sorted(collections), ("read",), token_seconds),
@@ -122,7 +118,6 @@ class Client:
         )
         address = Address.parse(realtime_url, endpoint.ssl_context)
         self.realtime = Realtime(self._transport, address, TokenSource(obtain, renewal_margin))
-        self._nurseries = trio.open_nursery()
 
     def __repr__(self) -> str:
         return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
@@ -137,6 +132,7 @@ class Client:
         return self.collection(name)
 
     async def __aenter__(self) -> Client:
+        self._nurseries = trio.open_nursery()
         self.realtime._nursery = await self._nurseries.__aenter__()
         return self
 

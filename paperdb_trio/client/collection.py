@@ -58,7 +58,8 @@ class Collection:
         """Documents that match `filter`, such as `{"age": {"gte": 18}}`.
 
         `sort`: field names, `-` in front for descending. `limit`: 1 to 1,000, the server's default is 100.
-        `select`: only these fields. `count`: also count all that match, into `.total`.
+        `select`: only these fields. `count`: also count all that match, into `.total`. The list's `.seq` is
+        where a subscription goes on from it: `subscribe(…, since=found.seq)`.
         """
         return await self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count))
 

@@ -10,6 +10,8 @@ from typing import Any
 
 TRANSIENT = frozenset({0, 408, 425, 429})
 """Statuses after which the same request may succeed later; so may every 5xx."""
+FINAL = frozenset({"CERTIFICATE", "BAD_ANSWER"})
+"""Codes that no later try changes, whatever the status."""
 
 
 class PaperDBError(Exception):
@@ -17,9 +19,12 @@ class PaperDBError(Exception):
 
     `status` is the HTTP status, 0 when there was no answer; `code` is stable and for programs
     (`CONFLICT`, `NOT_FOUND`, `NETWORK`, …); `message` is for people; `extra` is whatever else the
-    server's answer held (for 403 `PLAN_REQUIRED`: `plan`), empty if nothing.
+    server's answer held (for 403 `PLAN_REQUIRED`: `plan`), empty if nothing; `extra["retry_after"]` is the
+    seconds of a `Retry-After` header.
 
     Of the client's own making are `NETWORK` (status 0: no answer; a write may or may not have happened),
+    `CERTIFICATE` (status 0: the server's is not trusted; nothing was sent), `REDIRECTED` (something in front
+    of the server redirects; nothing is followed, so that a write stays a write and a key where it belongs),
     `BAD_ANSWER` (what answered is not PaperDB), and for subscriptions `TOKEN_UNAVAILABLE` (`get_token`
     failed), `ACCESS_LOST` (key revoked, plan lost) and `CLOSED` (`extra["close_code"]` says why).
     """
@@ -40,7 +45,7 @@ class PaperDBError(Exception):
     @property
     def transient(self) -> bool:
         """Whether trying again later makes sense."""
-        return self.status in TRANSIENT or self.status >= 500
+        return self.code not in FINAL and (self.status in TRANSIENT or self.status >= 500)
 
 
 class GapError(PaperDBError):

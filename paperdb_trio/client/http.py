@@ -1,8 +1,8 @@
 """The two ways a request travels: httpx on Trio, and blocking httpx.
 
 Law: the only file that holds an API key, and it puts it in one header; never in a URL, a repr, a log or
-an error. Reads are tried twice when the network fails, writes once: whether a write that got no answer
-has happened is for the caller to find out.
+an error, and never to another host: redirects are not followed. Reads are tried twice when the network fails,
+writes once: whether a write that got no answer has happened is for the caller to find out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import httpx
 
 from paperdb_trio.client import requests
 from paperdb_trio.client.errors import PaperDBError
+from paperdb_trio.client.proxy import proxy_for
 from paperdb_trio.client.requests import Answer, Request
 from paperdb_trio.client.schema import SchemaBook
 from paperdb_trio.client.types import Schema
@@ -29,7 +30,8 @@ NO_SUCH_ROUTE = (404, 405)
 class Endpoint:
     """What both transports share: address, key, schemas, and the order of sending.
 
-    `base_url` is http(s). `timeout` in seconds is for connecting, and for each wait for bytes.
+    `base_url` is http(s). `timeout` in seconds is for connecting, and for each wait for bytes. `ssl_context` is
+    for https; by default it trusts the system's certificates, as the socket's does. Raises ValueError.
     """
 
     def __init__(
@@ -42,20 +44,31 @@ class Endpoint:
     ) -> None:
         self.base_url = requests.check_url(base_url, ("http", "https"))
         key = None if api_key is None else api_key.strip()
-        if key is not None and not (key and key.isascii() and key.isprintable() and " " not in key):
+        if key == "":
+            raise ValueError("The api_key is empty")
+        if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
             raise ValueError("The api_key holds characters that no key has")  # and is not shown
         self.has_key = key is not None
         self._headers = {"User-Agent": "paperdb-python"}
         if key is not None:
             self._headers["Authorization"] = f"Bearer {key}"
         self.schemas = SchemaBook(schema, register=key is not None and key.startswith("pdb_sk_"))
+        if ssl_context is None and self.base_url.startswith("https:"):
+            ssl_context = ssl.create_default_context()
         self.ssl_context = ssl_context
-        self._timeout = timeout
+        self.timeout = timeout
+        self._proxy = proxy_for(self.base_url)
 
     def options(self) -> dict[str, Any]:
         """The arguments of either httpx client."""
-        verify = True if self.ssl_context is None else self.ssl_context
-        return {"headers": self._headers, "timeout": self._timeout, "verify": verify}
+        return {
+            "headers": self._headers,
+            "timeout": self.timeout,
+            "verify": True if self.ssl_context is None else self.ssl_context,
+            "proxy": self._proxy,
+            "trust_env": False,
+            "follow_redirects": False,
+        }
 
     def arguments(self, request: Request[Any]) -> dict[str, Any]:
         """The arguments of either httpx client's `build_request`."""
@@ -98,7 +111,7 @@ def _exchange(request: Request[T]) -> Exchange[T]:
     if isinstance(came, httpx.TransportError) and request.repeatable:
         came = yield request
     if isinstance(came, httpx.Response):
-        return request.result(Answer(came.status_code, came.content, came.headers.get("etag", "")))
+        return request.result(Answer(came.status_code, came.content, came.headers))
     raise requests.network(came) from came
 
 

@@ -12,24 +12,27 @@ reader from its log, holds the rest.
 
 from __future__ import annotations
 
-import random
+import math
 from typing import Protocol
 
 import trio
 
+from paperdb_trio.client.backoff import Backoff
 from paperdb_trio.client.buffer import Received
 from paperdb_trio.client.errors import GapError, PaperDBError
 from paperdb_trio.client.feed import Feed
 from paperdb_trio.client.session import Again, Session
-from paperdb_trio.client.token import Token, TokenSource
+from paperdb_trio.client.token import Token, TokenSource, is_passing
 from paperdb_trio.client.types import State, Status
-from paperdb_trio.client.wire import Address, Lost, Stop, TokenRefused, converse
+from paperdb_trio.client.wire import Address, Lost, Stop, TokenRefused, converse, unobtained
 
-FIRST_DELAY = 0.25
-MAX_DELAY = 15.0
+GOOD_SECONDS = 10.0
+"""What a connection must have lasted for its loss to count as the first one: what accepts and then closes is
+left in peace like what refuses."""
 IDLE = Status(State.CLOSED, "nothing is subscribed")
 MAX_COLLECTIONS = 100
-"""What one token, and so one link, can cover."""
+MAX_NAMES = 4096
+"""What one token, and so one link, can cover: so many, with so many characters in all."""
 
 
 class Owner(Protocol):
@@ -57,8 +60,9 @@ class Link:
         self.open = True
         self._scope = trio.CancelScope()
         self.cursor = 0
-        self.has_begun = False
-        self._delay = FIRST_DELAY
+        self.has_cursor = False
+        self._backoff = Backoff()
+        self._begun_at = math.inf
         self._status = Status(State.CONNECTING)
         self._session: Session | None = None
 
@@ -69,7 +73,8 @@ class Link:
         return frozenset[str]().union(*(feed.collections for feed in self.feeds))
 
     def has_room(self, collections: frozenset[str]) -> bool:
-        return self.open and len(self.wanted | collections) <= MAX_COLLECTIONS
+        together = self.wanted | collections
+        return self.open and len(together) <= MAX_COLLECTIONS and sum(map(len, together)) <= MAX_NAMES
 
     def add(self, feed: Feed) -> None:
         feed.link = self
@@ -97,14 +102,22 @@ class Link:
     # --- what the session tells ------------------------------------------------------------------
 
     def show(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
-        self._status = Status(state, reason, retry_in, cursor=self.cursor if self.has_begun else None)
+        self._status = Status(state, reason, retry_in, cursor=self.cursor if self.has_cursor else None)
         for feed in self.feeds:
             feed.statuses._publish(self._status)
         if self.shared:
             self._owner.show(self, self._status)
 
+    def note(self, reason: str = "", retry_in: float | None = None) -> None:
+        """The connection is as it was; something about it is told, or (no reason) is over."""
+        self.show(self._status.state, reason, retry_in)
+
+    def begins(self) -> None:
+        """The server is ready: from here on the cursor is one."""
+        self._begun_at = trio.current_time()
+        self.has_cursor = True
+
     def is_live(self) -> None:
-        self._delay = FIRST_DELAY
         self.show(State.LIVE)
 
     async def deliver(self, event: Received) -> None:
@@ -163,7 +176,7 @@ class Link:
                     except Lost as lost:
                         await self._pause(str(lost), lost.retry_after)
                     except TokenRefused as refused:
-                        await self._pause(str(refused), 0.0)
+                        await self._pause(str(refused))
         except Stop as stop:
             last = Status(State.CLOSED, stop.error.message, error=stop.error)
             for feed in tuple(self.feeds):
@@ -180,10 +193,10 @@ class Link:
             self.remove(feed)
             feed.leave("the client has been closed")
 
-    async def _pause(self, reason: str, at_least: float) -> None:
-        """Full jitter, so that a restarted server is not stormed."""
-        wait = max(random.uniform(0, self._delay), at_least)
-        self._delay = min(self._delay * 2, MAX_DELAY)
+    async def _pause(self, reason: str, at_least: float = 0.0) -> None:
+        if trio.current_time() >= self._begun_at + GOOD_SECONDS:
+            self._backoff.reset()
+        wait = self._backoff.next(at_least)
         self.show(State.OFFLINE, reason, retry_in=wait)
         await trio.sleep(wait)
 
@@ -193,7 +206,7 @@ class Link:
         try:
             token, fresh = await self._tokens.get(asked)
         except PaperDBError as error:
-            raise (Lost(str(error)) if error.transient else Stop(error)) from None
+            raise unobtained(error) from None
         self.refuse_uncovered(token, asked)
         return token, fresh
 
@@ -206,24 +219,27 @@ class Link:
                 feed.end(PaperDBError(403, "NOT_IN_TOKEN", f"The token does not cover: {names}"))
 
     async def _connect(self) -> None:
+        self._begun_at = math.inf
         self.show(State.CONNECTING)
         token, fresh = await self._token()
         session = Session(self, self._tokens, token)
         positions = [self._position(feed) for feed in self.feeds if feed.start is not None]
         if positions:
             self.cursor = min(positions)
-            self.has_begun = True
-        query = {
-            "since": "now" if session.from_head else str(self.cursor),
-            "collections": ",".join(sorted(session.subscribed)),
-        }
+            self.has_cursor = True
+        query = {"since": "now" if session.from_head else str(self.cursor)}
+        if token.collections != frozenset(session.subscribed):  # the names travel once
+            query["collections"] = ",".join(sorted(session.subscribed))
         self._session = session
         try:
             await converse(self._address, token.text, query, session.run)
         except TokenRefused as refused:
             self._tokens.forget(token)
-            if refused.error is None:  # it has expired in use
+            error = refused.error
+            if error is None:  # it has expired in use
                 raise
-            raise (Stop(refused.error) if fresh else Again()) from None
+            if not fresh:
+                raise Again from None
+            raise (refused if is_passing(error.code, error.message) else Stop(error)) from None
         finally:
             self._session = None

@@ -6,16 +6,18 @@ the last line is always a cursor to go on from.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import msgspec
 import trio
 
-from paperdb_trio.client.client import create_client, leaves
+from paperdb_trio.client.client import create_client
 from paperdb_trio.client.errors import GapError, PaperDBError
 from paperdb_trio.client.status import Statuses
+from paperdb_trio.client.token import ends_at
 from paperdb_trio.client.types import State
-from paperdb_trio.errors import StartupError
+from paperdb_trio.errors import StartupError, leaves
 
 
 async def listen(
@@ -29,11 +31,14 @@ async def listen(
 ) -> None:
     """Call `on_event` with the JSON text of every event (with its `seq`), for ever.
 
-    `since`: a seq, or None for now. A `token` goes before the `key`. Raises `StartupError` when the server
-    refuses for good: bad token, no plan, key revoked; what was missed for good is only told.
+    `since`: a seq, or None for now. A `token` goes before the `key`; there is no other one when it ends. Raises
+    `StartupError` when the server refuses for good: bad token, no plan, key revoked; what was missed for good
+    is only told.
     """
 
     async def given_token() -> str:
+        if ends_at(token or "") <= time.time():
+            raise PaperDBError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
         return token or ""
 
     if url.startswith("ws"):
@@ -42,6 +47,7 @@ async def listen(
         client = create_client(base_url=url, api_key=key, get_token=given_token if token else None)
     except ValueError as error:
         raise StartupError(str(error), 2) from None
+    failure: PaperDBError | None = None
     try:
         async with client as db, trio.open_nursery() as nursery:
             subscription = db.realtime.subscribe(*collections, since=since, on_gap="continue")
@@ -56,7 +62,9 @@ async def listen(
                     }
                     on_event(msgspec.json.encode(line).decode())
     except* PaperDBError as group:
-        raise StartupError(f"The server refused: {next(leaves(group))}") from None
+        failure = next(error for error in leaves(group) if isinstance(error, PaperDBError))
+    if failure is not None:
+        raise StartupError(f"The server refused: {failure}" if failure.status else str(failure))
 
 
 async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]) -> None:
@@ -67,6 +75,9 @@ async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]
             on_status(f"listening to {names} from seq {seq}")
         elif status.state is State.OFFLINE:
             on_status(f"disconnected ({status.reason}); again in {status.retry_in or 0:.1f} s, from seq {seq}")
+        elif status.state is State.LIVE and status.reason:
+            again = "" if status.retry_in is None else f"; again in {status.retry_in:.1f} s"
+            on_status(f"still connected, but {status.reason}{again}")
         if isinstance(status.error, GapError):
             gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
             on_status(f"{gap} are no longer kept; going on from seq {seq}")

@@ -7,9 +7,10 @@ Law: no I/O and no credentials; a request in plain values, an answer's bytes in,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -21,13 +22,16 @@ T = TypeVar("T")
 
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ETAG = re.compile(r'(?:W/)?"(\d+)"\Z')
+_TAG = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
+    """`headers` by their names in lower case."""
+
     status: int
     body: bytes
-    etag: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ class Request(Generic[T]):
     def result(self, answer: Answer) -> T:
         """Read the answer. Raises `PaperDBError` for anything but a 2xx with the expected JSON."""
         if not 200 <= answer.status < 300:
-            raise refusal(answer.status, answer.body)
+            raise refusal(answer)
         try:
             return self.read(answer)
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
@@ -72,31 +76,68 @@ def check_collection(name: str) -> str:
 
 def check_url(url: str, schemes: Sequence[str]) -> str:
     """`url` without its trailing slashes. Raises ValueError for what is no URL with one of `schemes`."""
-    parts = urlsplit(url)
-    if parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError(f"Invalid URL {url!r}; expected something like {schemes[0]}://127.0.0.1:8000")
+    wrong = ValueError(f"Invalid URL {url!r}; expected something like {schemes[0]}://127.0.0.1:8000")
+    if not isinstance(url, str) or any(character.isspace() for character in url):
+        raise wrong
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        usable = parts.port != 0  # reading it raises, too
+    except ValueError:
+        raise wrong from None
+    if not usable or parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment:
+        raise wrong
     if parts.username or parts.password:
         raise ValueError("The URL holds a user name or password; PaperDB takes an api_key instead")
     return url.rstrip("/")
 
 
-def refusal(status: int, body: bytes) -> PaperDBError:
-    """The error in an answer's body; if there is none, one that quotes the beginning of the body."""
+def refusal(answer: Answer) -> PaperDBError:
+    """The error in an answer's body; if there is none, one that says what came instead."""
+    status = answer.status
+    seconds = answer.headers.get("retry-after", "")  # or a date
+    waiting = {"retry_after": int(seconds)} if seconds.isascii() and seconds.isdecimal() else {}
     try:
-        value = msgspec.json.decode(body)
-        extra = {str(name): item for name, item in value.items() if name not in ("error", "code")}
+        value = msgspec.json.decode(answer.body)
+        extra = {str(name): item for name, item in value.items() if name not in ("error", "code")} | waiting
         return PaperDBError(status, str(value.get("code") or f"HTTP_{status}"), str(value["error"]), extra)
     except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError, KeyError):
-        text = body[:200].decode("utf-8", "replace").strip()
-        return PaperDBError(status, f"HTTP_{status}", text or f"The server answered with HTTP {status}")
+        pass
+    if 300 <= status < 400:
+        target = answer.headers.get("location", "").partition("?")[0][:200]
+        return PaperDBError(
+            status,
+            "REDIRECTED",
+            f"Redirected to {target or 'another address'}; redirects are not followed. "
+            "Is the URL the server's own, with the right scheme and path?",
+        )
+    words = " ".join(_TAG.sub(" ", answer.body[:2000].decode("utf-8", "replace")).split())[:200]
+    return PaperDBError(status, f"HTTP_{status}", f"The server answered with HTTP {status}: {words}", waiting)
 
 
 def network(error: Exception) -> PaperDBError:
-    """Status 0, code `NETWORK`, for an exception of the transport, in the words of what caused it."""
-    cause: BaseException | None = error
-    while cause is not None and not str(cause):  # as when a certificate is not trusted
-        cause = cause.__cause__ or cause.__context__
-    return PaperDBError(0, "NETWORK", f"No answer from the server: {cause or type(error).__name__}")
+    """Status 0, code `NETWORK`, for an exception of the transport, in the words of what caused it; code
+    `CERTIFICATE` if it is that."""
+    if (distrust := distrusted(error)) is not None:
+        return PaperDBError(
+            0,
+            "CERTIFICATE",
+            f"The server's certificate is not trusted: {distrust.verify_message or distrust}. "
+            "Give an ssl_context that trusts it, or name its CA's file in SSL_CERT_FILE.",
+        )
+    words = next((text for text in map(str, _causes(error)) if text), type(error).__name__)
+    return PaperDBError(0, "NETWORK", f"No answer from the server: {words}")
+
+
+def distrusted(error: Exception) -> ssl.SSLCertVerificationError | None:
+    """What was wrong with a certificate, if that is behind `error`."""
+    return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 # --- documents -----------------------------------------------------------------------------------
@@ -153,7 +194,7 @@ def write(
 
 
 def delete(collection: str, id: str, if_match: int | None) -> Request[None]:
-    return Request("DELETE", _path(collection, "docs", id), _nothing, if_match=if_match, collection=collection)
+    return Request("DELETE", _path(collection, "docs", id), _deleted, if_match=if_match, collection=collection)
 
 
 def count(collection: str, filter: Mapping[str, Any] | None) -> Request[int]:
@@ -166,7 +207,11 @@ def count(collection: str, filter: Mapping[str, Any] | None) -> Request[int]:
 
 def put_schema(collection: str, properties: Mapping[str, Any]) -> Request[None]:
     return Request(
-        "PUT", _path(collection, "schema"), _nothing, body=_encode({"properties": properties}), repeatable=True
+        "PUT",
+        _path(collection, "schema"),
+        _registered,
+        body=_encode({"properties": properties}),
+        repeatable=True,
     )
 
 
@@ -202,44 +247,81 @@ def _encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
 
 
-def _decode(answer: Answer) -> Any:
-    return msgspec.json.decode(answer.body)
+class _Found(msgspec.Struct):
+    documents: list[dict[str, Any]]
+    limit: int
+    offset: int
+    has_more: bool = msgspec.field(name="hasMore")
+    total: int | None = None
+    seq: int | None = None
+
+
+class _Inserted(msgspec.Struct):
+    inserted: int
+    failed: int
+    documents: list[dict[str, Any]]
+    errors: list[BulkFailure] = []
+
+
+class _Counted(msgspec.Struct):
+    count: int
+
+
+class _Token(msgspec.Struct):
+    token: Annotated[str, msgspec.Meta(min_length=1)]
+    expires_in: float = msgspec.field(name="expiresIn")
+
+
+class _Deleted(msgspec.Struct):
+    deleted: Literal[True]
+
+
+class _Schema(msgspec.Struct):
+    properties: dict[str, Any]
+
+
+def _checked(fields: dict[str, Any]) -> Document:
+    if "_id" not in fields:
+        raise ValueError("a document without _id")
+    return Document(fields)
 
 
 def _document(answer: Answer) -> Document:
-    document = Document(_decode(answer))
-    if match := _ETAG.match(answer.etag):
+    document = _checked(msgspec.json.decode(answer.body, type=dict[str, Any]))
+    if match := _ETAG.match(answer.headers.get("etag", "")):
         document.seq = int(match[1])
     return document
 
 
 def _documents(answer: Answer) -> Documents:
-    value = _decode(answer)
+    found = msgspec.json.decode(answer.body, type=_Found)
     return Documents(
-        map(Document, value["documents"]),
-        limit=value["limit"],
-        offset=value["offset"],
-        has_more=value["hasMore"],
-        total=value.get("total"),
+        map(_checked, found.documents),
+        limit=found.limit,
+        offset=found.offset,
+        has_more=found.has_more,
+        total=found.total,
+        seq=found.seq,
     )
 
 
 def _bulk(answer: Answer) -> BulkResult:
-    value = _decode(answer)
-    errors = [BulkFailure(item["index"], item["error"], item["code"]) for item in value.get("errors", ())]
-    return BulkResult(
-        value["inserted"], value["failed"], [Document(item) for item in value["documents"]], errors
-    )
+    came = msgspec.json.decode(answer.body, type=_Inserted)
+    return BulkResult(came.inserted, came.failed, [_checked(fields) for fields in came.documents], came.errors)
 
 
 def _count(answer: Answer) -> int:
-    return int(_decode(answer)["count"])
+    return msgspec.json.decode(answer.body, type=_Counted).count
 
 
 def _minted(answer: Answer) -> Minted:
-    value = _decode(answer)
-    return Minted(str(value["token"]), float(value["expiresIn"]))
+    came = msgspec.json.decode(answer.body, type=_Token)
+    return Minted(came.token, came.expires_in)
 
 
-def _nothing(answer: Answer) -> None:
-    return None
+def _deleted(answer: Answer) -> None:
+    msgspec.json.decode(answer.body, type=_Deleted)
+
+
+def _registered(answer: Answer) -> None:
+    msgspec.json.decode(answer.body, type=_Schema)

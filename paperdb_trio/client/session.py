@@ -11,29 +11,30 @@ carries. A server whose reply has none leaves open from when on it counts: then 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 import trio
 
+from paperdb_trio.client.backoff import Backoff
 from paperdb_trio.client.buffer import Received
 from paperdb_trio.client.errors import PaperDBError
 from paperdb_trio.client.feed import Feed
-from paperdb_trio.client.token import Token, TokenSource
+from paperdb_trio.client.token import Token, TokenSource, is_passing
 from paperdb_trio.client.types import State
-from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire
+from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire, retry_after
 
 if TYPE_CHECKING:
     from paperdb_trio.client.link import Link
 
-PING_SECONDS = 25.0
-"""Between two pings of ours. The server's own go unanswered by a connection that is half open."""
+PING_SECONDS = 10.0
+"""Behind the time for an answer to the last one. The server's own pings tell nothing of a connection that is
+half open; and its answers to ours keep the cursor of a quiet collection young."""
 PONG_SECONDS = 15.0
 READY_SECONDS = 10.0
 QUIET_SECONDS = 1.0
 """A server that is catching up sends without pause: when it is quiet this long, the link is live."""
-RETRY_SECONDS = 1.0
-"""Between attempts to get a token for a connection that is fine."""
 EVENTS = frozenset({"insert", "update", "delete"})
 AUTH = "auth"
 
@@ -60,7 +61,10 @@ class Session:
         self.from_head = len(self._new) == len(feeds)
         self.changed = trio.Event()
         self.changed.set()
-        self._replaced = trio.Event()
+        self._uncovered = trio.Event()
+        self._renew_at = token.renew_at(tokens.margin)
+        self._answer: trio.Event | None = None
+        self._denial: PaperDBError | None = None
         self._refs = itertools.count(1)
         self._asked: dict[int, Feed] = {}
         self._head = 0
@@ -98,7 +102,7 @@ class Session:
             feed.start = self._head
         if self.from_head:
             link.cursor = self._head
-        link.has_begun = True
+        link.begins()
         self._catching_up = link.cursor < self._head
         if self._catching_up:
             link.show(State.CATCHING_UP)
@@ -131,9 +135,13 @@ class Session:
 
     def _answered(self, message: Message) -> None:
         feed = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
-        if message.type == "error":
-            if message.ref == AUTH:
-                raise TokenRefused(None)
+        if message.ref == AUTH and self._answer is not None:
+            if message.type == "error":
+                if not is_passing(message.code, message.message):
+                    raise TokenRefused(None)
+                self._denial = PaperDBError(401, message.code, message.message)
+            self._answer.set()
+        elif message.type == "error":
             if feed is not None and feed.link is self._link:
                 self._link.remove(feed)
                 status = 403 if message.code == "NOT_IN_TOKEN" else 400
@@ -174,42 +182,24 @@ class Session:
             if not self._paused and max(self._wire.heard, self._resumed) < sent:
                 raise Lost("no answer to a ping")
 
-    async def _renew(self) -> None:
-        """Give the server a new token before the old one ends."""
-        while True:
-            token, replaced = self._token, self._replaced
-            with trio.move_on_at(token.renew_at(self._tokens.margin)):
-                await replaced.wait()
-            if token is self._token:
-                try:
-                    await self._authorize()
-                except PaperDBError:
-                    # The old one may yet be good for a while. When it ends the link connects anew, and
-                    # if there is still no token then, that is what its feeds are told.
-                    await replaced.wait()
-            # Not in a tight loop, should `get_token` give out tokens that are about to end.
-            await trio.sleep(RETRY_SECONDS)
-
     async def _reconcile(self) -> None:
-        """Have the server send what the feeds want now."""
+        """Have the server send what the feeds want now, as far as the token goes."""
         link = self._link
         while True:
             await self.changed.wait()
             self.changed = trio.Event()
-            for name in sorted(self.subscribed - link.wanted):
-                self.subscribed.discard(name)
-                await self._wire.send({"action": "unsubscribe", "collection": name})
-            new = [feed for feed in link.feeds if feed.start is None and not feed.unanswered]
-            try:
-                if new and not self._token.covers(link.wanted):
-                    await self._authorize()
-            except PaperDBError as error:
-                for feed in new:
-                    link.remove(feed)
-                    feed.end(error)
-            for feed in new:
-                if feed in link.feeds and self._token.covers(feed.collections):
-                    await self._subscribe(feed)
+            await self._unsubscribe()
+            for feed in tuple(link.feeds):
+                if feed in link.feeds and feed.start is None and not feed.unanswered:
+                    if self._token.covers(feed.collections):
+                        await self._subscribe(feed)
+                    else:
+                        self._uncovered.set()
+
+    async def _unsubscribe(self) -> None:
+        for name in sorted(self.subscribed - self._link.wanted):
+            self.subscribed.discard(name)
+            await self._wire.send({"action": "unsubscribe", "collection": name})
 
     async def _subscribe(self, feed: Feed) -> None:
         feed.unanswered = len(feed.collections)
@@ -219,24 +209,65 @@ class Session:
             self.subscribed.add(name)
             await self._wire.send({"action": "subscribe", "collection": name, "ref": ref})
 
-    async def _authorize(self) -> None:
-        """Get a token for all that is wanted, and give it to the server, whose answer `_read` awaits.
+    # --- tokens ----------------------------------------------------------------------------------
 
-        Raises a `PaperDBError` that trying again would not help. Ends feeds that the token doesn't cover.
+    async def _renew(self) -> None:
+        """Give the server a new token before the old one ends, and when a feed wants what it does not cover."""
+        while True:
+            with trio.move_on_at(self._renew_at):
+                await self._uncovered.wait()
+            self._uncovered = trio.Event()
+            await self._authorize()
+            self.changed.set()
+
+    async def _authorize(self) -> None:
+        """Replace the token, trying for as long as there is a reason to. Meanwhile everything goes on."""
+        link = self._link
+        backoff = Backoff()
+        reason = ""
+        while trio.current_time() >= self._renew_at or not self._token.covers(link.wanted):
+            try:
+                await self._replace()
+                continue
+            except PaperDBError as error:
+                if not (error.transient or is_passing(error.code, error.message)):
+                    self._give_up(error)
+                    return
+                reason = f"no new token: {error}"
+                wait = backoff.next(retry_after(error))
+            link.note(reason, wait)
+            await trio.sleep(wait)
+        if reason:
+            link.note()
+
+    async def _replace(self) -> None:
+        """Get a token for all that is wanted, and give it to the server. Ends feeds that it does not cover.
+
+        Raises what was wrong with it, or with getting it, as a `PaperDBError`.
         """
         link = self._link
-        while True:
-            asked = link.wanted
-            try:
-                token = await self._tokens.fresh(asked)
-                break
-            except PaperDBError as error:
-                if not error.transient:
-                    raise
-            await trio.sleep(RETRY_SECONDS)
+        asked = link.wanted
+        token = await self._tokens.another(asked, self._token)
         link.refuse_uncovered(token, asked)
-        if token.covers(frozenset(self.subscribed)):
-            self._token = token
-            self._replaced.set()
-            self._replaced = trio.Event()
+        await self._unsubscribe()
+        if not token.covers(frozenset(self.subscribed)):
+            return  # one that was added meanwhile, and that the old token covers
+        if token.text != self._token.text:
+            self._answer, self._denial = trio.Event(), None
             await self._wire.send({"action": AUTH, "token": token.text, "ref": AUTH})
+            await self._answer.wait()
+            if self._denial is not None:
+                raise self._denial
+        self._token = token
+        self._renew_at = token.renew_at(self._tokens.margin)
+
+    def _give_up(self, error: PaperDBError) -> None:
+        """No other token can be had. The one in use may yet be good for a while: when it ends, the link
+        connects anew, and if there is still no token then, that is what its feeds are told."""
+        if trio.current_time() >= self._renew_at:
+            self._renew_at = math.inf
+            self._link.note(f"no new token: {error}")
+        for feed in tuple(self._link.feeds):
+            if not self._token.covers(feed.collections):
+                self._link.remove(feed)
+                feed.end(error)

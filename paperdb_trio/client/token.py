@@ -17,7 +17,13 @@ import msgspec
 import trio
 
 from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import Minted, Request
+from paperdb_trio.client.requests import Minted, Request, distrusted
+
+RENEWAL_PAUSE = 10.0
+"""Seconds from one token to the next, whatever the arithmetic says: by a clock that is wrong each of them is
+about to end. One that does end sooner costs a new connection, at the same cursor."""
+SPARE = 5.0
+"""Seconds that a token must have left for a new connection, which then renews it."""
 
 GetToken = Callable[[], Awaitable[str]]
 Send = Callable[[Request[Minted]], Awaitable[Minted]]
@@ -25,19 +31,24 @@ Send = Callable[[Request[Minted]], Awaitable[Minted]]
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`collections` None: every one, or unknown. `expires` on Trio's clock; infinite if it cannot be told."""
+    """`collections` None: every one, or unknown. `obtained` and `expires` on Trio's clock; the latter is
+    infinite if it cannot be told."""
 
     text: str = field(repr=False)
     collections: frozenset[str] | None
-    lifetime: float
+    obtained: float
     expires: float
 
     def covers(self, collections: frozenset[str]) -> bool:
         return self.collections is None or collections <= self.collections
 
     def renew_at(self, margin: float) -> float:
-        """`margin` seconds before its end; halfway through for one that lives shorter than that."""
-        return self.expires - (margin if margin < self.lifetime else self.lifetime / 2)
+        """`margin` seconds before its end; halfway to it for one that has less left than that."""
+        left = self.expires - self.obtained
+        return max(self.expires - (margin if margin < left else left / 2), self.obtained + RENEWAL_PAUSE)
+
+    def is_due(self, margin: float) -> bool:
+        return trio.current_time() >= self.renew_at(margin)
 
 
 class TokenSource:
@@ -52,18 +63,21 @@ class TokenSource:
     async def get(self, collections: frozenset[str]) -> tuple[Token, bool]:
         """A token that covers `collections` if there is one, and whether it is fresh.
 
-        A fresh one of `get_token` may not cover them. Raises `PaperDBError`.
+        A fresh one of `get_token` may not cover them. One that is not is used until its end, so that nobody
+        waits for who renews it. Raises `PaperDBError`.
         """
-        async with self._obtaining:  # many links that lost their sockets at once share what the first gets
-            last = self._last
-            now = trio.current_time()
-            if last is not None and last.covers(collections) and now < last.renew_at(self.margin):
-                return last, False
-            return await self.fresh(collections), True
+        last = self._last
+        if last is not None and last.covers(collections) and trio.current_time() < last.expires - SPARE:
+            return last, False
+        return await self.another(collections, last), True
 
-    async def fresh(self, collections: frozenset[str]) -> Token:
-        self._last = await self._obtain(collections)
-        return self._last
+    async def another(self, collections: frozenset[str], old: Token | None) -> Token:
+        """One in the place of `old`; those who ask at once share what the first gets. Raises `PaperDBError`."""
+        async with self._obtaining:
+            last = self._last
+            if last is None or last is old or not last.covers(collections) or last.is_due(self.margin):
+                last = self._last = await self._obtain(collections)
+            return last
 
     def forget(self, token: Token) -> None:
         """The server does not take it any more."""
@@ -79,17 +93,21 @@ def minting(
     async def obtain(collections: frozenset[str]) -> Token:
         asked = trio.current_time()
         minted = await send(mint(collections))
-        return Token(minted.token, collections, minted.expires_in, asked + minted.expires_in)
+        return Token(minted.token, collections, asked, asked + minted.expires_in)
 
     return obtain
 
 
-def asking(get_token: GetToken) -> Callable[[frozenset[str]], Awaitable[Token]]:
-    """Tokens by the application's own back end, which decides what they cover."""
+def asking(get_token: GetToken, seconds: float) -> Callable[[frozenset[str]], Awaitable[Token]]:
+    """Tokens by the application's own back end, which decides what they cover; each within so many seconds."""
 
     async def obtain(collections: frozenset[str]) -> Token:
+        text = None
         try:
-            text = await get_token()
+            with trio.move_on_after(seconds) as scope:
+                text = await get_token()
+            if scope.cancelled_caught:
+                raise PaperDBError(0, "TOKEN_UNAVAILABLE", f"get_token did not return within {seconds:g} s")
         except PaperDBError:
             raise
         except Exception as error:
@@ -105,6 +123,8 @@ def _status(error: Exception) -> int:
     """What kind of failure `get_token` met: 0, no answer; what its back end answered; 400, a mistake."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code
+    if distrusted(error) is not None:
+        return 400
     return 0 if isinstance(error, OSError | httpx.TransportError | trio.TooSlowError) else 400
 
 
@@ -115,20 +135,41 @@ def read_token(text: str) -> Token:
     `exp - iat` from now.
     """
     now = trio.current_time()
-    claims: Any = {}
+    claims = _claims(text)
+    try:
+        lifetime = float(claims["exp"]) - float(claims["iat"])
+    except (KeyError, TypeError, ValueError):
+        return Token(text, _collections(claims), now, math.inf)
+    left = ends_at(text) - time.time()
+    return Token(text, _collections(claims), now, now + (left if 0 < left <= lifetime else lifetime))
+
+
+def ends_at(text: str) -> float:
+    """What a token says of its end, in seconds since the epoch; infinite if it says nothing."""
+    try:
+        return float(_claims(text)["exp"])
+    except (KeyError, TypeError, ValueError):
+        return math.inf
+
+
+def _claims(text: str) -> dict[str, Any]:
     try:
         payload = text.split(".")[1]
         claims = msgspec.json.decode(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        issued, ends = float(claims["iat"]), float(claims["exp"])
-    except (IndexError, KeyError, TypeError, ValueError, msgspec.MsgspecError):
-        return Token(text, _collections(claims), math.inf, math.inf)
-    lifetime = ends - issued
-    left = ends - time.time()
-    return Token(text, _collections(claims), lifetime, now + (left if 0 < left <= lifetime else lifetime))
+    except (IndexError, ValueError, msgspec.MsgspecError):
+        return {}
+    return claims if isinstance(claims, dict) else {}
 
 
-def _collections(claims: Any) -> frozenset[str] | None:
-    names = claims.get("collections") if isinstance(claims, dict) else None
+def is_passing(code: str, message: str) -> bool:
+    """Whether a token was refused for its time only. The server's clock was set, or `get_token` keeps tokens
+    for too long: both come right by themselves. One that is too new is an `INVALID_TOKEN`, in words that end
+    with the claim that says so."""
+    return code == "TOKEN_EXPIRED" or message.endswith(("(iat)", "(nbf)"))
+
+
+def _collections(claims: dict[str, Any]) -> frozenset[str] | None:
+    names = claims.get("collections")
     if not isinstance(names, list) or "*" in names:
         return None
     return frozenset(map(str, names))

@@ -29,7 +29,9 @@ class Document(dict[str, Any]):
 
 
 class Documents(list[Document]):
-    """What `find` found: a list. `total` counts all that match, if it was asked for with `count=True`."""
+    """What `find` found: a list. `total` counts all that match, if it was asked for with `count=True`. `seq` is
+    that of the last change that it has seen, to subscribe from (`since=`), where the server says so.
+    """
 
     def __init__(
         self,
@@ -39,12 +41,14 @@ class Documents(list[Document]):
         offset: int,
         has_more: bool,
         total: int | None = None,
+        seq: int | None = None,
     ) -> None:
         super().__init__(documents)
         self.limit = limit
         self.offset = offset
         self.has_more = has_more
         self.total = total
+        self.seq = seq
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +95,9 @@ class State(Enum):
 class Status:
     """A state and why.
 
-    `retry_in` (offline): seconds until it connects again. `error` (gap, and closed for good): what the
-    iterators raise. `cursor`: seq up to which everything has been received, None before the first time.
+    `retry_in`: seconds until it connects again (offline), or asks again for a token (live). `error` (gap, and
+    closed for good): what the iterators raise. `cursor`: seq up to which everything has been received, None
+    before the first time.
     """
 
     state: State

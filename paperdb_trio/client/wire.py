@@ -12,21 +12,26 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
+import httpx
 import msgspec
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
 from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import refusal
+from paperdb_trio.client.requests import Answer, network, refusal
+from paperdb_trio.errors import leaves
 
 SUBPROTOCOL = "paperdb.v1"
 CONNECT_SECONDS = 10.0
-"""For the TCP connection, for TLS with the handshake, and for the server's first message: each."""
+"""For the connection with TLS, for the handshake, and for the server's first message: each."""
 CLOSE_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""An event is its document and some 100 bytes. A document is at most 1 MiB, and fits into a request's body, at
+most 16 MiB, unless the server's settings say otherwise."""
 RECEIVE_BYTES = 64 * 1024
+MAX_RETRY_AFTER = 60.0
 
 
 class Message(msgspec.Struct):
@@ -72,6 +77,7 @@ class Stop(Exception):
 
 Policy = Literal["reconnect", "new token", "stop"]
 CLOSE_CODES: Mapping[int, Policy] = {
+    1002: "stop",
     1003: "stop",
     1007: "stop",
     1009: "stop",
@@ -93,26 +99,43 @@ def closed(code: int, reason: str) -> Exception:
     if policy == "reconnect":
         return Lost(text)
     status, name = (403, "ACCESS_LOST") if code == 4403 else (400, "CLOSED")
-    return Stop(PaperDBError(status, name, f"The server ended the subscription: {text}", {"close_code": code}))
+    what = "The server ended the subscription"
+    if code == 1009:  # ours: what we send is small
+        what = f"An event is larger than the {MAX_MESSAGE_BYTES >> 20} MiB that this client takes"
+    return Stop(PaperDBError(status, name, f"{what}: {text}", {"close_code": code}))
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
     """What an HTTP answer in the place of the handshake means."""
-    error = refusal(status, body)
+    error = refusal(Answer(status, body, headers))
     if status == 401:
         return TokenRefused(error)
+    if status < 300:
+        message = f"HTTP {status} in the place of a WebSocket: does a proxy pass on the Upgrade header?"
+        return Stop(PaperDBError(status, "BAD_ANSWER", message))
+    return unobtained(error)
+
+
+def unobtained(error: PaperDBError) -> Lost | Stop:
+    """What it means for a connection that something it needs came to this error."""
     if not error.transient:
         return Stop(error)
-    try:
-        retry_after = min(max(float(headers.get("retry-after", "0")), 0.0), 60.0)
-    except ValueError:  # a date
-        retry_after = 0.0
-    return Lost(str(error), retry_after=retry_after)
+    return Lost(str(error), retry_after=retry_after(error))
+
+
+def retry_after(error: PaperDBError) -> float:
+    """Seconds that the server wants to be left in peace for; not more than is sensible."""
+    seconds = error.extra.get("retry_after")
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER) if isinstance(seconds, int | float) else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to connect: a ws(s) or http(s) URL, taken apart. `context` is for TLS."""
+    """Where to connect: a ws(s) or http(s) URL, taken apart. `context` is for TLS.
+
+    A path is that of the server as a whole, as for REST, and ends with a slash as in a proxy's `location /db/`;
+    the server's own name for the socket may be given, too.
+    """
 
     host: str
     port: int
@@ -121,12 +144,13 @@ class Address:
 
     @classmethod
     def parse(cls, url: str, context: ssl.SSLContext | None) -> Address:
-        parts = urlsplit(url)
+        parts = httpx.URL(url)  # encodes host and path as REST's are
         tls = parts.scheme in ("https", "wss")
+        path = parts.raw_path.decode()
         return cls(
-            parts.hostname or "",
+            parts.raw_host.decode(),
             parts.port or (443 if tls else 80),
-            parts.path or "/",
+            path if path.endswith("/realtime") else path.rstrip("/") + "/",
             (context or ssl.create_default_context()) if tls else None,
         )
 
@@ -136,11 +160,17 @@ class Address:
         return host if self.port == (443 if self.context else 80) else f"{host}:{self.port}"
 
     async def connect(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+        """Raises OSError, and BrokenResourceError for what goes wrong with TLS."""
+        plain = await trio.open_tcp_stream(self.host, self.port)
         if self.context is None:
-            return await trio.open_tcp_stream(self.host, self.port)
-        return await trio.open_ssl_over_tcp_stream(
-            self.host, self.port, ssl_context=self.context, https_compatible=True
-        )
+            return plain
+        stream = trio.SSLStream(plain, self.context, server_hostname=self.host, https_compatible=True)
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        return stream
 
 
 class _Watched(trio.abc.Stream):
@@ -229,8 +259,10 @@ async def converse(
     try:
         with trio.fail_after(CONNECT_SECONDS):
             stream = await address.connect()
-    except (OSError, trio.TooSlowError) as error:
-        raise Lost(str(error) or "connecting took too long") from None
+    except trio.TooSlowError:
+        raise Lost("connecting took too long") from None
+    except (OSError, trio.BrokenResourceError) as error:
+        raise unobtained(network(error)) from None
     failure: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
@@ -240,14 +272,12 @@ async def converse(
                 failure = error
             nursery.cancel_scope.cancel()
     except* ConnectionRejected as group:
-        rejection = group.exceptions[0]
-        while isinstance(rejection, ExceptionGroup):
-            rejection = rejection.exceptions[0]
+        rejection = next(leaves(group))
         assert isinstance(rejection, ConnectionRejected)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejection.headers}
         failure = refused(rejection.status_code, rejection.body or b"", headers)
     except* Exception as group:  # trio-websocket's reader: nothing of ours runs in it
-        failure = failure or Lost(f"connection lost: {group.exceptions[0]!r}")
+        failure = failure or Lost(f"connection lost: {next(leaves(group))!r}")
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:

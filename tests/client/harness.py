@@ -17,11 +17,13 @@ from typing import Any
 
 import jwt
 import msgspec
+import pytest
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketRequest, serve_websocket
 
 from paperdb_trio import Event
 from paperdb_trio.client.realtime import Subscription
+from paperdb_trio.client.token import Token
 from tests.conftest import Server
 
 SECONDS = 10
@@ -68,8 +70,8 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS) ->
             await trio.sleep(0.01)
 
 
-def short_token(server: Server, *collections: str, seconds: float) -> str:
-    """A token that ends sooner than the server would mint one for."""
+def short_token(server: Server, *collections: str, seconds: float, issued: float = -30) -> str:
+    """A token that ends sooner than the server would mint one for. Both in seconds from now."""
     with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as connection:
         kid, secret = connection.execute(
             "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
@@ -83,7 +85,7 @@ def short_token(server: Server, *collections: str, seconds: float) -> str:
         "key": key,
         "collections": list(collections),
         "permissions": ["read"],
-        "iat": now - 30,
+        "iat": now + issued,
         "exp": now + seconds,
         "jti": str(random.random()),
     }
@@ -98,6 +100,11 @@ def shortened(server: Server, token: str, seconds: int) -> str:
     claims = jwt.decode(token, options={"verify_signature": False})
     claims["exp"] = claims["iat"] + seconds
     return jwt.encode(claims, secret, "HS256", headers={"kid": kid})
+
+
+def renew_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens, though they are good for long."""
+    monkeypatch.setattr(Token, "renew_at", lambda token, margin: token.obtained + 0.2)
 
 
 class Proxy:

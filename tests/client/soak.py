@@ -26,7 +26,7 @@ import httpx
 import trio
 
 from paperdb_trio import Client, PaperDBError, create_client
-from paperdb_trio.client import link
+from paperdb_trio.client import backoff, token
 from tests.client.harness import Proxy, proxied, shortened
 from tests.conftest import Server
 
@@ -220,7 +220,8 @@ class Soak:
 
 def soak(server: Server, seed: int, seconds: float, troubles: tuple[str, ...] = TROUBLES) -> list[str]:
     """Run, print the figures, return what was wrong."""
-    link.MAX_DELAY = 1.0  # a network that is cut every few hundred bytes is tried again before long
+    backoff.MAX_DELAY = 1.0  # a network that is cut every few hundred bytes is tried again before long
+    token.RENEWAL_PAUSE = 1.0
     run = Soak(server, seed, seconds, troubles)
     log = trio.run(run.run)
     faults = run.faults(log)

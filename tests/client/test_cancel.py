@@ -10,8 +10,8 @@ import pytest
 import trio
 
 from paperdb_trio import create_client
-from paperdb_trio.client.client import leaves
-from tests.client.harness import SECONDS, numbers, proxied, take, write
+from paperdb_trio.errors import leaves
+from tests.client.harness import SECONDS, numbers, proxied, renew_soon, take, write
 from tests.conftest import Server
 
 
@@ -118,18 +118,21 @@ class CtrlC(BaseException):
     """As a KeyboardInterrupt, which would end pytest."""
 
 
-async def test_a_ctrl_c_in_a_task_of_ours_is_all_that_comes_out(server: Server, collection: str) -> None:
+async def test_a_ctrl_c_in_a_task_of_ours_is_all_that_comes_out(
+    server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It can strike anywhere. Here: where the token is renewed, while the consumer waits for events."""
+    renew_soon(monkeypatch)
     tokens = iter([server.token(collection, expiresIn=30)])
 
     async def get_token() -> str:
-        for token in tokens:
-            return token
+        for text in tokens:
+            return text
         raise CtrlC
 
     with pytest.raises(BaseExceptionGroup) as caught:  # noqa: PT012
         async with (
-            create_client(base_url=server.url, get_token=get_token, renewal_margin=29.5) as db,
+            create_client(base_url=server.url, get_token=get_token) as db,
             db.realtime.subscribe(collection) as events,
         ):
             async for _ in events:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 import trio
 from trio_websocket import WebSocketRequest
 
 from paperdb_trio import GapError, PaperDBError, State, create_client
-from paperdb_trio.client import link, session, wire
-from paperdb_trio.client.wire import Lost, Stop, TokenRefused
+from paperdb_trio.client import backoff, link, session
 from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
-from tests.conftest import Server
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(link, "MAX_DELAY", 0.1)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
 
 
 async def quiet(peer: Peer) -> None:
@@ -44,7 +40,7 @@ async def continuing(peer: Peer) -> None:
     await peer.closed()
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 4000, 4399, 4401, 4408, 4410])
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4000, 4399, 4401, 4408, 4410])
 async def test_codes_after_which_it_goes_on(code: int) -> None:
     async with (
         faked(closing(code), continuing) as fake,
@@ -55,7 +51,7 @@ async def test_codes_after_which_it_goes_on(code: int) -> None:
         assert len(fake.peers) == 2
 
 
-@pytest.mark.parametrize("code", [1003, 1007, 1009, 4400, 4403, 4409, 4499])
+@pytest.mark.parametrize("code", [1002, 1003, 1007, 1009, 4400, 4403, 4409, 4499])
 async def test_codes_after_which_it_stops(code: int) -> None:
     async with (
         faked(closing(code)) as fake,
@@ -67,25 +63,6 @@ async def test_codes_after_which_it_stops(code: int) -> None:
             await take(events, 1)
         assert caught.value.extra == {"close_code": code}
         assert len(fake.peers) == 1
-
-
-def test_refused_handshakes() -> None:
-    def meaning(status: int, body: bytes = b"") -> Exception:
-        return wire.refused(status, body, {})
-
-    assert isinstance(meaning(401), TokenRefused)
-    for status in (400, 403, 404, 426, 302):
-        assert isinstance(meaning(status), Stop)
-    for status in (408, 429, 500, 503):
-        assert isinstance(meaning(status), Lost)
-    waits = [("5", 5.0), ("900", 60.0), ("-1", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", 0.0)]
-    for value, wait in waits:
-        lost = wire.refused(503, b"", {"retry-after": value})
-        assert isinstance(lost, Lost)
-        assert lost.retry_after == wait
-    stop = meaning(403, b'{"error": "Only on Pro", "code": "PLAN_REQUIRED", "plan": "free"}')
-    assert isinstance(stop, Stop)
-    assert stop.error.extra == {"plan": "free"}
 
 
 async def test_a_reply_with_a_seq_is_where_a_subscription_begins() -> None:
@@ -172,37 +149,10 @@ async def test_what_is_refused_on_a_live_connection_is_refused_to_who_asked() ->
         assert numbers(await take(events, 1)) == [1]
 
 
-async def test_a_renewal_that_is_refused_leads_to_a_new_connection(server: Server) -> None:
-    async def script(peer: Peer) -> None:
-        await peer.say(type="ready", seq=10)
-        asked = await peer.heard("auth")
-        await peer.say(type="error", ref=asked["ref"], code="INVALID_TOKEN", message="no")
-        await peer.closed()
-
-    tokens = (server.token("a", expiresIn=30 + n) for n in itertools.count())
-
-    async def get_token() -> str:
-        return next(tokens)
-
-    async with (
-        faked(script, continuing_at_10) as fake,
-        create_client(base_url=fake.url, get_token=get_token, renewal_margin=29.9) as db,
-        db.realtime.subscribe("a") as events,
-    ):
-        assert numbers(await take(events, 1)) == [1]
-        assert fake.peers[0].authorization != fake.peers[1].authorization
-
-
-async def continuing_at_10(peer: Peer) -> None:
-    await peer.say(type="ready", seq=10)
-    await peer.event(11, n=1)
-    await peer.closed()
-
-
 async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
     """Found by a soak test: the cursor of those that stay must not jump to the head."""
     # Else its first delay may be over before "b" has come.
-    monkeypatch.setattr("paperdb_trio.client.link.random.uniform", lambda low, high: high)
+    monkeypatch.setattr("paperdb_trio.client.backoff.random.uniform", lambda low, high: high)
     left = trio.Event()
 
     async def offline_then(peer: Peer) -> None:
@@ -365,17 +315,27 @@ async def test_a_peer_that_goes_away_during_the_handshake(monkeypatch: pytest.Mo
         nursery.cancel_scope.cancel()
 
 
-async def test_delays_grow_with_full_jitter_and_start_over_once_live(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_delays_grow_with_full_jitter_and_start_over_after_a_good_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection that ends as soon as it has begun is one more failure."""
     asked: list[tuple[float, float]] = []
 
     def uniform(low: float, high: float) -> float:
         asked.append((low, high))
         return 0.0
 
-    monkeypatch.setattr(link, "MAX_DELAY", 15.0)
-    monkeypatch.setattr("paperdb_trio.client.link.random.uniform", uniform)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 15.0)
+    monkeypatch.setattr("paperdb_trio.client.backoff.random.uniform", uniform)
+
+    async def good(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        await trio.sleep(link.GOOD_SECONDS)
+        await peer.ws.aclose(1012)
+
+    monkeypatch.setattr(link, "GOOD_SECONDS", 0.5)
     async with (
-        faked(*[garbage] * 8, closing(1012), garbage, quiet) as fake,
+        faked(garbage, *[closing(1012)] * 3, *[garbage] * 4, good, garbage, quiet) as fake,
         create_client(base_url=fake.url, get_token=any_token) as db,
         db.realtime.subscribe("a"),
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import threading
@@ -11,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.client.harness import short_token
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, wait_until
+
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
 
 class Listener:
@@ -146,20 +150,54 @@ def test_a_given_token_is_used_and_a_wrong_url_named(server: Server, listeners: 
     assert wrong.stderr.count("\n") == 1
 
 
-def test_nobody_reads_on(server: Server, collection: str) -> None:
+@pytest.mark.parametrize(
+    ("stdout", "lines", "why"),
+    [
+        ("| head -n 1", 1, "Broken pipe"),
+        pytest.param("> /dev/full", 0, "No space left on device", marks=needs_full),
+        (">&-", 0, "it is closed"),
+    ],
+)
+def test_nobody_takes_its_lines(server: Server, collection: str, stdout: str, lines: int, why: str) -> None:
     documents = [{"n": n, "text": "x" * 1000} for n in range(500)]  # more than a pipe holds
     assert server.request("POST", f"/{collection}/bulk", json=documents).json()["inserted"] == 500
+    command = f"{' '.join(COMMAND)} listen {collection} --since 0 --url {server.url}"
     done = subprocess.run(
-        ["sh", "-c", f"{' '.join(COMMAND)} listen {collection} --since 0 --url {server.url} | head -n 1"],
+        ["sh", "-c", f"{{ {command}; echo ended with $? >&2; }} {stdout}"],
         capture_output=True,
         text=True,
         env={**ENVIRONMENT, "PAPERDB_API_KEY": server.key},
         timeout=20,
         check=False,
     )
-    assert json.loads(done.stdout)["data"]["n"] == 0
-    assert "Traceback" not in done.stderr
-    assert "BrokenPipe" not in done.stderr
+    assert [json.loads(line)["data"]["n"] for line in done.stdout.splitlines()] == list(range(lines))
+    listening, *ended = done.stderr.splitlines()
+    assert "listening to" in listening
+    assert ended == [f"paperdb: Cannot write the answer to stdout: {why}", "ended with 6"]
+
+
+def test_a_token_that_has_ended_is_one_line(server: Server, collection: str, listeners: list[Listener]) -> None:
+    """There is no other: to try again is of no use."""
+    listener = Listener(server, collection, "--token", short_token(server, collection, seconds=-5))
+    listeners.append(listener)
+    assert listener.wait() == 1
+    words = "The server refused: The token has expired; get a new one (401 TOKEN_EXPIRED)"
+    assert listener.words == f"paperdb: {words}\n"
+    listener = Listener(server, collection, "--token", short_token(server, collection, seconds=3))
+    listeners.append(listener)
+    assert listener.wait() == 1
+    assert listener.words.splitlines()[-1] == f"paperdb: {words}"
+
+
+def test_the_largest_document_is_printed(start_server: StartServer, listeners: list[Listener]) -> None:
+    server = start_server("--max-document-bytes", str(3 << 20))
+    listener = Listener(server, "a")
+    listeners.append(listener)
+    wait_until(listener.is_listening, 10)
+    document = server.insert("a", {"text": "x" * (3 * 2**20 - 200)})
+    wait_until(lambda: len(listener.events) == 1)
+    assert listener.events[0]["data"] == document
+    assert listener.end() == 0
 
 
 def test_a_revoked_key_ends_it(server: Server, collection: str, listeners: list[Listener]) -> None:

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from paperdb_trio import PaperDBError, State, create_client
-from paperdb_trio.client import link, session
+from paperdb_trio.client import backoff, session
 from tests.client.harness import SECONDS, eventually, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server, StartServer
 
@@ -16,7 +16,7 @@ from tests.conftest import Server, StartServer
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Outages of a test are short; so are its waits."""
-    monkeypatch.setattr(link, "MAX_DELAY", 0.2)
+    monkeypatch.setattr(backoff, "MAX_DELAY", 0.2)
 
 
 async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer) -> None:
@@ -237,6 +237,27 @@ async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: Start
             with pytest.raises(GapError):
                 async with db.realtime.subscribe("a", since=1) as events:
                     await take(events, 1)
+
+
+async def test_a_quiet_collection_does_not_age_out_while_connected(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The log has moved on, but nothing of its own was missed: a lost connection is no gap."""
+    monkeypatch.setattr(session, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(session, "PONG_SECONDS", 0.05)
+    server = start_server("--retention-count", "10", "--retention-age", "0")
+    async with proxied(server) as proxy:
+        client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
+        async with client as db, db.realtime.subscribe("quiet") as events:
+            await write(server, "busy", range(300))
+            await trimmed(server, 200)
+            link = events._feed.link
+            assert link is not None
+            await eventually(lambda: link.cursor == 300)
+            proxy.cut()
+            await write(server, "quiet", range(1))
+            assert numbers(await take(events, 1)) == [0]
+            assert proxy.websockets == 2
 
 
 async def trimmed(server: Server, seq: int) -> None:

@@ -87,6 +87,17 @@ async def test_since_brings_what_came_after_first(server: Server, collection: st
             await nothing_more(events, collection, server)
 
 
+async def test_a_subscription_goes_on_from_what_was_found(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url, api_key=server.key) as db:
+        await write(server, collection, range(3))
+        found = await db.collection(collection).find()
+        await write(server, collection, range(3, 5))
+        async with db.realtime.subscribe(collection, since=found.seq) as events:
+            assert len(found) == 3
+            assert numbers(await take(events, 2)) == [3, 4]
+            await nothing_more(events, collection, server)
+
+
 async def test_subscriptions_come_and_go_while_others_listen(server: Server, collection: str) -> None:
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,

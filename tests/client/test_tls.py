@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ssl
 import subprocess
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
-from tests.client.harness import nothing_more
-from tests.conftest import Server, need
+from paperdb_trio import PaperDBError, State, create_client, create_sync_client
+from tests.client.harness import SECONDS, nothing_more
+from tests.conftest import COMMAND, ENVIRONMENT, Server, need
 
 
 @pytest.fixture
@@ -68,16 +70,62 @@ async def test_over_tls(server: Server, collection: str, certificate: Path) -> N
             assert await db.collection(collection).count() == 0
             await nothing_more(events, collection, server)
         async with create_client(base_url=url, api_key=server.key) as db:
-            with pytest.raises(PaperDBError, match="certificate verify failed"):
-                await db.collection(collection).count()
+            await refused_for_good(db.collection(collection).count)
+            await refused_for_good(db.realtime.subscribe(collection).__aenter__)
         mixed = create_client(base_url=server.url, realtime_url=url.replace("https", "wss"), api_key=server.key)
-        async with mixed as db, trio.open_nursery() as inner:
+        async with mixed as db:
             subscription = db.realtime.subscribe(collection)
-            inner.start_soon(subscription.__aenter__)
-            with trio.fail_after(5):
-                async for status in subscription.status():
-                    if status.state is State.OFFLINE:
-                        break
-            assert "certificate verify failed" in status.reason
-            inner.cancel_scope.cancel()
+            await refused_for_good(subscription.__aenter__)
+            assert subscription.status().current.state is State.CLOSED
+        other_name = create_client(
+            base_url=url.replace("127.0.0.1", "localhost"), api_key=server.key, ssl_context=trusting
+        )
+        async with other_name as db:
+            await refused_for_good(db.collection(collection).count, "Hostname mismatch")
+            await refused_for_good(db.realtime.subscribe(collection).__aenter__, "Hostname mismatch")
+        await trio.to_thread.run_sync(blocking, url, server.key)
         nursery.cancel_scope.cancel()
+
+
+async def refused_for_good(call: Callable[[], Awaitable[object]], why: str = "self-signed") -> None:
+    with trio.fail_after(SECONDS), pytest.raises(PaperDBError, match=f"not trusted: {why}") as caught:
+        await call()
+    assert (caught.value.code, caught.value.transient) == ("CERTIFICATE", False)
+
+
+def blocking(url: str, key: str) -> None:
+    with create_sync_client(base_url=url, api_key=key) as db, pytest.raises(PaperDBError) as caught:
+        db.a.count()
+    assert (caught.value.code, caught.value.transient) == ("CERTIFICATE", False)
+
+
+async def test_certificates_of_the_environment_are_trusted_by_requests_and_socket(
+    server: Server, collection: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(terminate_tls, server, certificate)
+        async with (
+            create_client(base_url=url, api_key=server.key) as db,
+            db.realtime.subscribe(collection) as events,
+        ):
+            assert await db.collection(collection).count() == 0
+            await nothing_more(events, collection, server)
+        nursery.cancel_scope.cancel()
+
+
+def test_listen_says_so_and_ends(server: Server, certificate: Path) -> None:
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with trio.open_nursery() as nursery:
+            url = await nursery.start(terminate_tls, server, certificate)
+            command = [*COMMAND, "listen", "a", "--url", url, "--key", server.key]
+            done: subprocess.CompletedProcess[str] = await trio.to_thread.run_sync(
+                partial(subprocess.run, command, capture_output=True, text=True, env=ENVIRONMENT, timeout=20)
+            )
+            nursery.cancel_scope.cancel()
+        return done
+
+    done = trio.run(main)
+    assert done.returncode == 1
+    assert "The server's certificate is not trusted: self-signed certificate" in done.stderr
+    assert done.stderr.count("\n") == 1

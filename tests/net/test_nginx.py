@@ -4,7 +4,6 @@ through as they come, and the limits count the clients, not the proxy."""
 from __future__ import annotations
 
 import json
-import re
 import socket
 import ssl
 import subprocess
@@ -13,7 +12,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import pytest
@@ -21,10 +19,9 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Server, need, receive, wait_until
+from tests.nginx import free_port, nginx
 from tests.realtime.raw import running
 from tests.tls import trusting
-
-README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
 
 @dataclass
@@ -59,21 +56,9 @@ class Proxy:
         )
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def written_for_here(snippet: str, changes: dict[str, str]) -> str:
-    for documented, here in changes.items():
-        assert documented in snippet, f"the README's nginx snippet has no '{documented}' any more"
-        snippet = snippet.replace(documented, here)
-    return snippet
-
-
 @pytest.fixture(scope="module")
 def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
-    nginx, openssl = need("nginx"), need("openssl")
+    openssl = need("openssl")
     home = tmp_path_factory.mktemp("nginx")
     names = ["-subj", "/CN=db.example.com", "-addext", "subjectAltName=DNS:db.example.com"]
     files = ["-keyout", home / "key", "-out", home / "certificate"]
@@ -82,7 +67,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
         check=True,
         capture_output=True,
     )
-    (snippet,) = re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
     port = free_port()
     with running(home / "data", "--max-connections-per-address", "3") as server:
         changes = {
@@ -91,31 +75,8 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
             "/etc/ssl/certs/db.example.com.pem": str(home / "certificate"),
             "/etc/ssl/private/db.example.com.key": str(home / "key"),
         }
-        folders = "".join(
-            f"{kind}_temp_path {home}/{kind};\n"
-            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        )
-        (home / "nginx.conf").write_text(
-            f"pid {home}/pid;\nerror_log {home}/error.log;\nworker_processes 1;\nuser root;\n"
-            f"events {{}}\nhttp {{\n{folders}{written_for_here(snippet, changes)}}}\n"
-        )
-        process = subprocess.Popen(
-            [nginx, "-c", home / "nginx.conf", "-p", home, "-g", "daemon off;"],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            wait_until(lambda: answers(port) or process.poll() is not None, 10)
-            assert process.poll() is None, process.communicate()[1]
+        with nginx(home, port, changes):
             yield Proxy(server, port, trusting(home / "certificate"))
-        finally:
-            process.terminate()
-            process.communicate(timeout=10)
-
-
-def answers(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,7 @@ async def main() -> None:
         found = await db.collection("messages").find({"n": {"gte": 1}}, sort="-n", limit=5, count=True)
         assert_type(found, Documents)
         assert_type(found.total, int | None)
+        assert_type(found.seq, int | None)
         names: list[str] = [document["name"] for document in found]
         assert_type(await db.messages.get("id", select=names), Document)
         assert_type(await db.messages.update("id", {"n": {"increment": 1}}, if_match=inserted.seq), Document)

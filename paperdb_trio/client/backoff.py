@@ -1,0 +1,27 @@
+"""How long to wait before what has failed is tried again.
+
+Law: no I/O, no clock.
+"""
+
+from __future__ import annotations
+
+import random
+
+FIRST_DELAY = 0.25
+MAX_DELAY = 15.0
+
+
+class Backoff:
+    """Twice as long each time, with full jitter, so that a restarted server is not stormed."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self._delay = FIRST_DELAY
+
+    def next(self, at_least: float = 0.0) -> float:
+        """The seconds to wait now."""
+        wait = max(random.uniform(0, self._delay), at_least)
+        self._delay = min(self._delay * 2, MAX_DELAY)
+        return wait

@@ -1,0 +1,57 @@
+"""nginx with the configuration that the README shows, changed where a test must: it listens elsewhere."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.conftest import need, wait_until
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+@contextmanager
+def nginx(home: Path, port: int, changes: dict[str, str]) -> Iterator[None]:
+    """Until the block is left. `changes` are replacements in the snippet; `port` is where it then listens."""
+    program = need("nginx")
+    (snippet,) = re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
+    folders = "".join(
+        f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (home / "nginx.conf").write_text(
+        f"pid {home}/pid;\nerror_log {home}/error.log;\nworker_processes 1;\nuser root;\n"
+        f"events {{}}\nhttp {{\n{folders}{_changed(snippet, changes)}}}\n"
+    )
+    process = subprocess.Popen(
+        [program, "-c", home / "nginx.conf", "-p", home, "-g", "daemon off;"],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: _answers(port) or process.poll() is not None, 10)
+        assert process.poll() is None, process.communicate()[1]
+        yield
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def _changed(snippet: str, changes: dict[str, str]) -> str:
+    for documented, here in changes.items():
+        assert documented in snippet, f"the README's nginx snippet has no '{documented}' any more"
+        snippet = snippet.replace(documented, here)
+    return snippet
+
+
+def _answers(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
