@@ -51,7 +51,10 @@ def changes(server: Server, since: int | None = None) -> dict[str, Any]:
 
 
 def oldest(server: Server) -> int:
-    return int(changes(server)["changes"][0]["seq"])
+    found = changes(server)
+    if found["status"] == 410:  # it was just being trimmed
+        return int(found["oldest"])
+    return int(found["changes"][0]["seq"])
 
 
 @pytest.mark.parametrize("step", [-50 * 365 * DAY, -30, 30 * DAY, 14 * 365 * DAY])
