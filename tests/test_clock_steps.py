@@ -52,8 +52,6 @@ def changes(server: Server, since: int | None = None) -> dict[str, Any]:
 
 def oldest(server: Server) -> int:
     found = changes(server)
-    if found["status"] == 410:  # it was just being trimmed
-        return int(found["oldest"])
     return int(found["changes"][0]["seq"])
 
 

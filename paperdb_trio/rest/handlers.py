@@ -344,6 +344,8 @@ async def changes(call: Call) -> Response:
         return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
     interest: Interest = {collection: 0}
     page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
+    while page.expired and "since" not in query:  # trimmed meanwhile: the oldest is what was asked for
+        page = await services.log.page(database.id, page.trimmed, interest, EventText.CURSOR, limit)
     if wait and not page.events and not page.expired:
         with services.limits.listener(database.id), trio.move_on_after(wait):
             while not page.events and not page.expired and not services.draining:

@@ -466,3 +466,7 @@ def _existing(tx: Transaction, database_id: int, collection: str, id: str) -> tu
     if found is None:
         raise not_found()
     return found
+
+
+HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops)
+"""What the server does of its own accord, also when nobody asks for anything: no activity of users."""

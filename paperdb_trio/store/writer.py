@@ -23,7 +23,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
 from paperdb_trio.store import clock
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.operations import DropSome, Operation, PendingDrops
+from paperdb_trio.store.operations import HOUSEKEEPING, DropSome, Operation, PendingDrops
 from paperdb_trio.store.place import Fault, Place, storage_gone
 from paperdb_trio.store.schema import BUSY_SECONDS, connect
 from paperdb_trio.store.transaction import Transaction
@@ -315,8 +315,10 @@ class Writer:
             self._gone = True
             raise storage_gone()
         self._wal_bytes = wal_bytes
-        self.commits += 1
-        self.operations += len(results)
+        asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
+        if asked:
+            self.commits += 1
+            self.operations += asked
         return results, tx.changes
 
 
