@@ -73,7 +73,15 @@ class Settings:
     max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1, 10_000)
     query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
     cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
-    max_result_bytes: int = _setting(32 * 1024 * 1024, "Bytes of one find's documents.", 1024 * 1024)
+    max_result_bytes: int = _setting(
+        32 * 1024 * 1024, "Bytes of one find's documents; at least those of one document.", 1024 * 1024
+    )
+
+    max_wal_bytes: int = _setting(
+        64 * 1024 * 1024,
+        "Bytes of the write-ahead log from which on reads pause for a moment, so that it can begin anew.",
+        1024 * 1024,
+    )
 
     queue_events: int = _setting(1000, "Batches of events that wait for one slow live subscriber.", 1)
     queue_bytes: int = _setting(
@@ -113,6 +121,13 @@ class Settings:
                 f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
             )
         parse_origins(self.allowed_origins)
+
+        if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
+            raise StartupError(
+                f"Setting 'max_document_bytes' is {self.max_document_bytes}; expected at most "
+                f"'max_result_bytes', which is {self.max_result_bytes}",
+                2,
+            )
 
     @property
     def origins(self) -> Origins:

@@ -23,7 +23,7 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
 from paperdb_trio.store.schema import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.writer import Writer, finish_drops
 
 if TYPE_CHECKING:  # the command needs nothing of the server
     from paperdb_trio.services import Services
@@ -143,7 +143,12 @@ async def _import_alone(
     writer = Writer(file, lambda changes: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
-        answer = await _write(request, receive, writer, max_bytes)
+        try:
+            await finish_drops(writer)  # else the next server removes what is found "unchanged" here
+        except ApiError as error:
+            answer = ImportAnswer(Tally(), error.message)
+        else:
+            answer = await _write(request, receive, writer, max_bytes)
         writer.close()
     return answer
 

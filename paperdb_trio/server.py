@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import resource
 import signal
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,11 +32,12 @@ from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
+from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.log import ChangeLog
-from paperdb_trio.store.operations import Trim
+from paperdb_trio.store.operations import KeepTime, Trim
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import checkpoint
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.schema import BUSY_SECONDS, checkpoint
+from paperdb_trio.store.writer import Writer, finish_drops
 from paperdb_trio.web.assets import load as load_assets
 from paperdb_trio.wheel import Wheel
 
@@ -46,6 +47,14 @@ READER_THREADS: Final = 4
 DIRECTORY_SECONDS: Final = 0.25
 """Between two looks at what the command line may have changed."""
 TRIM_SECONDS: Final = 1.0
+DROP_SECONDS: Final = 1.0
+"""Between two looks whether the removal of a collection was broken off and is to go on."""
+KEEP_TIME_SECONDS: Final = 3600.0
+"""Between two notes of the log's clock in the file; see `LogClock.keep`."""
+LAST_WORDS: Final = 0.5
+"""Of the drain time: who still waits for the disk is refused, so that the refusal can be sent."""
+MIN_CHECKPOINT_SECONDS: Final = 0.25
+"""To move the write-ahead log at the end, when the drain time is over."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim, each of 250 changes in about 1 ms: writers get in between."""
 
@@ -65,7 +74,9 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
     ):
         stack.callback(listener.close)
-        stack.callback(_checkpoint, file)
+        ends_at = math.inf  # from SIGTERM on
+        stack.callback(lambda: _checkpoint(file, ends_at - trio.current_time()))
+        gate = ReadGate()
         # One of its own for keys and plans: whoever keeps the others busy must not put off the end of his key.
         reader, watcher = (
             Reader(
@@ -73,6 +84,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 threads=threads,
                 timeout=settings.query_timeout,
                 max_result_bytes=settings.max_result_bytes,
+                gate=gate,
             )
             for threads in (READER_THREADS, 1)
         )
@@ -82,6 +94,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             file,
             timeout=max(30.0, settings.query_timeout),
             max_document_bytes=settings.max_document_bytes,
+            gate=gate,
         )
         stack.callback(change_log.close)
         hub = Hub()
@@ -95,7 +108,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             cache.apply(changes)
             hub.on_commit(changes)
 
-        writer = Writer(file, on_commit)
+        writer = Writer(file, on_commit, gate=gate, max_wal_bytes=settings.max_wal_bytes)
         services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
@@ -116,6 +129,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             await core.start(hub.run)
             core.start_soon(_watch_directory, services, gateway, watcher)
             core.start_soon(_trim, services)
+            core.start_soon(_finish_drops, services)
             core.start_soon(wheel.run)
             if imports is not None:
                 core.start_soon(intake.run, services, imports)
@@ -130,19 +144,20 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 try:
                     name = await _end_signal(signals, settings, door)
                     log.info("%s: draining for at most %g s", name, settings.drain_timeout)
-                    await _drain(services, accepting, gateway, door)
+                    ends_at = trio.current_time() + settings.drain_timeout
+                    await _drain(services, accepting, gateway, door, ends_at)
                 finally:
+                    writer.stop()
                     door.abort()
                     connections.cancel_scope.cancel()
-            writer.close()
             await writer.closed.wait()
             core.cancel_scope.cancel()
     log.info("stopped")
 
 
-def _checkpoint(file: Path) -> None:
+def _checkpoint(file: Path, seconds: float) -> None:
     try:
-        checkpoint(file)
+        checkpoint(file, min(max(seconds, MIN_CHECKPOINT_SECONDS), BUSY_SECONDS))
     except sqlite3.Error as error:
         log.warning("the write-ahead log stays: %s", error)
 
@@ -166,21 +181,26 @@ async def _end_signal(signals: AsyncIterator[int], settings: Settings, door: Doo
 
 
 async def _drain(
-    services: Services,
-    accepting: trio.CancelScope,
-    gateway: Gateway,
-    door: Door,
+    services: Services, accepting: trio.CancelScope, gateway: Gateway, door: Door, ends_at: float
 ) -> None:
-    """Accept no more, let requests finish and close sockets with 1012, for `drain_timeout` at most."""
+    """Accept no more, let requests finish and close sockets with 1012, until `ends_at`. Who waits for a write
+    shortly before that is refused."""
     services.draining = True
     services.hub.stop_waiting()
     accepting.cancel()
     seconds = services.settings.drain_timeout
-    await door.drain()
-    await gateway.drain(seconds)
-    with trio.move_on_after(seconds):
-        while door.open:
-            await trio.sleep(0.01)
+    with trio.move_on_at(ends_at):
+        await door.drain()
+        await gateway.drain(seconds)
+        with trio.move_on_after(seconds - min(LAST_WORDS, seconds / 4)):
+            await _until_empty(door)
+        services.writer.stop()
+        await _until_empty(door)
+
+
+async def _until_empty(door: Door) -> None:
+    while door.open:
+        await trio.sleep(0.01)
 
 
 async def _watch_directory(services: Services, gateway: Gateway, reader: Reader) -> None:
@@ -196,20 +216,38 @@ async def _watch_directory(services: Services, gateway: Gateway, reader: Reader)
 
 async def _trim(services: Services) -> None:
     """Keep the change logs within their age and count, in steps that writers hardly notice."""
-    settings = services.settings
-    while True:
+    settings, writer, hub = services.settings, services.writer, services.hub
+    kept = -math.inf
+    while not services.draining:
         await trio.sleep(TRIM_SECONDS)
-        for database_id in services.directory.database_ids():
-            removed = services.hub.committed(database_id) - services.hub.trimmed(database_id)
-            try:
+        try:
+            if trio.current_time() >= kept + KEEP_TIME_SECONDS:
+                await writer.submit(KeepTime(writer.clock))
+                kept = trio.current_time()
+            for database_id in services.directory.database_ids():
+                removed = hub.committed(database_id) - hub.trimmed(database_id)
                 while removed:
-                    trimmed, removed = await services.writer.submit(
-                        Trim(database_id, time.time() - settings.retention_age, settings.retention_count)
-                    )
-                    services.hub.set_trimmed(database_id, trimmed)
+                    cutoff = writer.clock.now() - settings.retention_age
+                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, settings.retention_count))
+                    hub.set_trimmed(database_id, trimmed)
                     await trio.sleep(TRIM_PAUSE)
-            except ApiError as error:
+        except ApiError as error:
+            if not services.draining:
                 log.warning("could not trim the change log: %s", error)
+
+
+async def _finish_drops(services: Services) -> None:
+    """Go on removing the collections that a server before, or a request that failed, has begun to remove."""
+    while not services.draining:
+        await trio.sleep(DROP_SECONDS)
+        if services.drops_left:
+            services.drops_left = False
+            try:
+                await finish_drops(services.writer, TRIM_PAUSE)
+            except ApiError as error:
+                services.drops_left = True
+                if not services.draining:
+                    log.warning("could not remove a collection: %s", error)
 
 
 def _raise_file_limit(settings: Settings) -> None:

@@ -19,7 +19,8 @@ from paperdb_trio.web.assets import Asset
 
 @dataclass(slots=True)
 class Services:
-    """`draining`: SIGTERM has come; nothing new is begun."""
+    """`draining`: SIGTERM has come; nothing new is begun. `drops_left`: the file may have collections in it
+    whose removal nobody is going on with."""
 
     settings: Settings
     limits: Limits
@@ -32,5 +33,6 @@ class Services:
     assets: Mapping[str, Asset]
     turns: Turns = field(default_factory=Turns)
     draining: bool = False
+    drops_left: bool = True
     open_connections: Callable[[], int] = lambda: 0
     live_connections: Callable[[], int] = lambda: 0

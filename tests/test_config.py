@@ -71,6 +71,13 @@ def test_a_word_that_is_not_one_of_those_expected_is_refused(name: str, value: s
     assert error.value.exit_code == 2
 
 
+def test_a_document_that_could_not_be_read_again_may_not_be_written() -> None:
+    with pytest.raises(StartupError, match=r"'max_document_bytes' is 40000000; .*'max_result_bytes'") as error:
+        Settings(max_document_bytes=40_000_000)
+    assert error.value.exit_code == 2
+    Settings(max_document_bytes=40_000_000, max_result_bytes=40_000_000)
+
+
 @pytest.mark.parametrize(
     ("text", "allowed"),
     [

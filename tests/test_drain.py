@@ -9,8 +9,10 @@ import socket
 import sqlite3
 import threading
 import time
+from contextlib import closing, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 
@@ -232,3 +234,83 @@ async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path
     assert not is_closed()
     release.set()
     wait_until(is_closed)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
+    start_server: StartServer, collection: str, how: signal.Signals
+) -> None:
+    """Its events come all the same, each once; what is inserted meanwhile stays."""
+    server = start_server("--drain-timeout", "0.8")
+    count, answers = 0, list[httpx.Response]()
+    for _ in range(60):
+        bulk = server.request("POST", f"/{collection}/bulk", json=[{} for _ in range(1000)])
+        count += bulk.json()["inserted"]
+
+    def drop() -> None:
+        with suppress(httpx.TransportError):
+            answers.append(server.request("DELETE", f"/{collection}", params={"confirm": collection}))
+
+    with server.connect(collection, query="since=now", max_queue=None) as ws:
+        cursor = receive(ws)["seq"]
+        dropping = threading.Thread(target=drop)
+        dropping.start()
+        assert receive(ws)["type"] == "delete"  # it is under way
+        began = time.monotonic()
+        server.process.send_signal(how)
+        code = server.process.wait(20)
+        took = time.monotonic() - began
+    dropping.join()
+    server.stop()
+    assert "Traceback" not in server.stderr
+    if how == signal.SIGTERM:
+        assert (code, [answer.status_code for answer in answers]) == (0, [503])
+        assert answers[0].json()["code"] == "SHUTTING_DOWN"
+        assert took < 0.8 + SLACK
+    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as file:
+        (left,) = file.execute("SELECT count(*) FROM documents").fetchone()
+    assert 0 < left < count
+    server.start()
+    server.insert(collection, {"key": "since"})
+    deleted, inserted = set(), []
+    with server.connect(collection, query=f"since={cursor}", max_queue=None) as ws:
+        assert receive(ws)["type"] == "ready"
+        while len(deleted) < count:
+            event = receive(ws)
+            if event["type"] == "delete":
+                assert event["data"]["_id"] not in deleted
+                deleted.add(event["data"]["_id"])
+            else:
+                inserted.append(event["data"]["_id"])
+    assert inserted == ["since"]
+    assert server.request("GET", "/collections").json()["collections"][0]["count"] == 1
+
+
+def test_a_long_step_of_the_writer_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
+    """Indexes of many documents take long to build: it is given up, and nothing of it is there."""
+    server = start_server("--drain-timeout", "0.8")
+    for _ in range(20):
+        documents = [{"a": {"b": list(range(250))}} for _ in range(1000)]
+        assert server.request("POST", f"/{collection}/bulk", json=documents).status_code == 200
+    schema = {"properties": {f"f{n}": {"index": True} for n in range(30)}}
+    answers = []
+
+    def put() -> None:
+        answers.append(server.request("PUT", f"/{collection}/schema", json=schema))
+
+    def is_busy() -> bool:
+        authorization = {"Authorization": f"Bearer {server.key}"}
+        try:
+            httpx.post(f"{server.url}/other/docs", json={}, headers=authorization, timeout=0.3, trust_env=False)
+        except httpx.ReadTimeout:
+            return True
+        return False
+
+    putting = threading.Thread(target=put)
+    putting.start()
+    wait_until(is_busy)
+    assert end(server) < 0.8 + SLACK
+    putting.join()
+    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "SHUTTING_DOWN")
+    server.start()
+    assert server.request("GET", f"/{collection}/schema").status_code == 404

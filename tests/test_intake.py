@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from paperdb_trio.store.operations import DropSome
 from tests.auth.commands import fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.realtime.raw import Writers
 from tests.store.test_transfer import OLD, exported, import_text, line
-from tests.store.tools import new_file
+from tests.store.tools import DATABASE, apply_all, new_file, rows
 
 
 @pytest.fixture
@@ -175,3 +176,13 @@ def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> Non
         importing.communicate(timeout=20)
     assert importing.returncode == 0
     assert len(exported(data)) == 300
+
+
+def test_what_was_being_removed_is_gone_before_an_import(data: Path) -> None:
+    """Its server was killed: the next one must not take what is imported meanwhile."""
+    lines = [line({"_id": str(n), "createdAt": OLD, "updatedAt": OLD}) for n in range(20)]
+    assert import_text(data, *lines).exit_code == 0
+    apply_all(data / "paperdb.sqlite", DropSome(DATABASE, "c", None, limit=10))
+    done = import_text(data, *lines)
+    assert (done.exit_code, "20 documents inserted, 0 replaced, 0 unchanged" in done.stdout) == (0, True)
+    assert rows(data / "paperdb.sqlite", "SELECT * FROM drops") == []

@@ -38,6 +38,8 @@ MIN_SECONDS: Final = 30
 MAX_SECONDS: Final = 86_400
 ROTATION_SECONDS: Final = 60
 """What a running server, or its clock, may take to notice that the signing secret has been rotated."""
+SLACK_SECONDS: Final = 60
+"""That a token may come from the future: clocks are set back a little. It ends when it says, all the same."""
 MAX_COLLECTIONS: Final = 100
 MAX_NAMES_LENGTH: Final = 4096
 """Characters of all names together. Such a token is under 6 KiB, and so fits into a line of a request's head
@@ -205,7 +207,7 @@ def _minted_claims(token: str, keyring: Keyring) -> dict[str, Any] | None:
     except (msgspec.MsgspecError, ValueError):
         return None
     now = time.time()
-    if (claims.iss, claims.aud) != (ISSUER, AUDIENCE) or not claims.iat <= now < claims.exp:
+    if (claims.iss, claims.aud) != (ISSUER, AUDIENCE) or not claims.iat - SLACK_SECONDS <= now < claims.exp:
         return None
     if claims.exp > _last_expiry(retired_at):
         return None
@@ -224,17 +226,21 @@ def _judged_claims(token: str, keyring: Keyring) -> dict[str, Any]:
         algorithms=[ALGORITHM],
         audience=AUDIENCE,
         issuer=ISSUER,
-        options={"require": ["exp", "iat", "sub", "key", "collections"]},
+        # A leeway of PyJWT's would be one for `exp`, too.
+        options={"require": ["exp", "iat", "sub", "key", "collections"], "verify_iat": False},
     )
     collections = claims["collections"]
     if (
         not isinstance(claims["key"], str)
+        or not isinstance(claims["iat"], int | float)
         or not isinstance(claims["exp"], int | float)
         or not claims["exp"] < 2**53
         or not isinstance(collections, list)
         or not all(isinstance(name, str) for name in collections)
     ):
         raise jwt.InvalidTokenError("a claim is of the wrong type")
+    if not claims["iat"] - SLACK_SECONDS <= time.time():
+        raise jwt.ImmatureSignatureError("it was issued in the future (iat)")
     if claims["exp"] > _last_expiry(retired_at):
         raise jwt.InvalidTokenError("the secret that signed it was retired before it can have been issued")
     return claims

@@ -49,6 +49,7 @@ from paperdb_trio.store.operations import (
     SetSchema,
     Written,
 )
+from paperdb_trio.store.place import storage_gone
 from paperdb_trio.store.reader import parse_select, project
 from paperdb_trio.turn import Turn
 from paperdb_trio.web.assets import TARBALL
@@ -344,6 +345,8 @@ async def changes(call: Call) -> Response:
         return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
     interest: Interest = {collection: 0}
     page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
+    while page.expired and "since" not in query:  # trimmed meanwhile: the oldest is what was asked for
+        page = await services.log.page(database.id, page.trimmed, interest, EventText.CURSOR, limit)
     if wait and not page.events and not page.expired:
         with services.limits.listener(database.id), trio.move_on_after(wait):
             while not page.events and not page.expired and not services.draining:
@@ -432,10 +435,18 @@ async def drop(call: Call) -> Response:
         )
     deleted, until, done = 0, None, False
     # Once begun it is finished, even if the client goes: a collection half deleted is nobody's wish.
-    with trio.CancelScope(shield=True):
-        while not done:
-            step, until, done = await call.services.writer.submit(DropSome(call.database_id, collection, until))
-            deleted += step
+    try:
+        with trio.CancelScope(shield=True):
+            while not done:
+                drop = DropSome(call.database_id, collection, until)
+                step, until, done = await call.services.writer.submit(drop)
+                deleted += step
+    except ApiError as error:
+        if until is None:
+            raise
+        call.services.drops_left = True
+        message = f"{error.message.rstrip('.')}. The rest of the collection is removed as soon as possible."
+        raise ApiError(error.status, error.code, message, headers=error.headers) from None
     return json_response(200, {"deleted": deleted})
 
 
@@ -458,11 +469,16 @@ async def healthz(services: Services, request: Request) -> Response:
 
 
 async def readyz(services: Services, request: Request) -> Response:
-    """Whether requests should be sent here: not while draining, nor when the file cannot be read."""
+    """Whether requests should be sent here: not while draining, nor when the file cannot be used."""
     if services.draining:
         raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
     if services.directory.age() > STALE_SECONDS:
         raise ApiError(503, "NOT_READY", "The database file could not be read for a while")
+    fault = services.writer.fault()
+    if fault == "gone":
+        raise storage_gone()
+    if fault == "read-only":
+        raise ApiError(503, "NOT_READY", "The database file cannot be written to: it is read-only")
     return json_response(200, {"status": "ready"})
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import trio
 
+from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.schema import SEQ_MASK, connect, span
 
@@ -67,10 +68,14 @@ class ChangeLog:
     """Pages of the change log, over a pool of threads of its own: subscribers that catch up do not hold
     up queries, nor the other way round. `close()` it when no reader is left."""
 
-    def __init__(self, file: Path, *, timeout: float, max_document_bytes: int) -> None:
+    def __init__(
+        self, file: Path, *, timeout: float, max_document_bytes: int, gate: ReadGate | None = None
+    ) -> None:
         # A page that comes out larger than this fails, and is read again by size.
         self._max_page = max(8 * PAGE_BYTES, max_document_bytes + PAGE_BYTES)
-        self._reader = Reader(file, threads=THREADS, timeout=timeout, max_result_bytes=self._max_page)
+        self._reader = Reader(
+            file, threads=THREADS, timeout=timeout, max_result_bytes=self._max_page, gate=gate
+        )
         self._file = file
         self._turns: dict[int, trio.CapacityLimiter] = {}
 

@@ -15,6 +15,7 @@ import msgspec
 from paperdb_trio.errors import ApiError, bad_request, not_found, unique_violation
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS, Document, check_document, check_id, document_bytes, encode, new_id
+from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.schema import SEQ_BITS, span
 from paperdb_trio.store.transaction import MAX_UNIQUE_INDEXES, Transaction
@@ -224,13 +225,13 @@ class Patch:
         if self.condition is not None:
             self.condition.check(seq)
         document = decode(data)
-        created = document["createdAt"]
+        created, updated = _times(document, tx)
         for name in SYSTEM_FIELDS:
             document.pop(name, None)
         for name, value in self.fields.items():
             document[name] = _stepped(document, name, value) if _is_step(value) else value
         satisfy_schema(tx, self.database_id, self.collection, document)
-        data = document_bytes(self.id, encode(document), created, tx.stamp, self.max_bytes)
+        data = document_bytes(self.id, encode(document), created, updated, self.max_bytes)
         return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
 
@@ -277,7 +278,7 @@ class Replace:
             assert seq is not None
             return Written(self.id, data, seq, created=True)
         position, _, old = found
-        data = document_bytes(self.id, fields, decode(old)["createdAt"], tx.stamp, self.max_bytes)
+        data = document_bytes(self.id, fields, *_times(decode(old), tx), self.max_bytes)
         return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
 
 
@@ -321,6 +322,9 @@ class DropSome:
     A large collection goes in several of these, so that other writers wait for none of them long.
     `until` None means: all that are there now. Returns `(deleted, until, done)`; the last step removes the
     collection itself. Raises a 404 for a collection that does not exist.
+
+    What is begun is in the file: whoever finds it there goes on, be it a server that comes later. Documents
+    that were inserted since stay, and so does the collection then.
     """
 
     database_id: int
@@ -335,14 +339,18 @@ class DropSome:
                 return 0, self.until, True
             raise ApiError(404, "NOT_FOUND", f"There is no collection '{self.collection}'")
         low, high = span(collection_id)
-        until = self.until
-        if until is None:
-            until = (
-                tx.connection.execute(
-                    "SELECT max(position) FROM documents WHERE position BETWEEN ? AND ?", (low, high)
-                ).fetchone()[0]
-                or low
-            ) - low
+        if self.until is None:
+            (last,) = tx.connection.execute(
+                "SELECT max(position) FROM documents WHERE position BETWEEN ? AND ?", (low, high)
+            ).fetchone()
+            until = (last or low) - low
+        else:  # perhaps by now that of a second request; none: another one is through with it
+            row = tx.connection.execute(
+                "SELECT until FROM drops WHERE collection_id=?", (collection_id,)
+            ).fetchone()
+            if row is None:
+                return 0, self.until, True
+            (until,) = row
         found = tx.connection.execute(
             "SELECT position, id, data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
             (low, low + until, self.limit),
@@ -358,14 +366,38 @@ class DropSome:
             tx.delete(self.database_id, self.collection, position, id, data.encode())
         done = len(rows) < self.limit and size < STEP_BYTES
         if done:
+            tx.connection.execute("DELETE FROM drops WHERE collection_id=?", (collection_id,))
             tx.drop_if_empty(self.database_id, self.collection, collection_id)
+        elif self.until is None:
+            tx.connection.execute("INSERT OR REPLACE INTO drops VALUES (?,?)", (collection_id, until))
         return len(rows), until, done
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDrops:
+    """Asks for the next step of every collection whose removal was begun and not finished."""
+
+    def apply(self, tx: Transaction) -> list[DropSome]:
+        rows = tx.connection.execute(
+            "SELECT c.database_id, c.name, d.until FROM drops d JOIN collections c ON c.id=d.collection_id"
+        )
+        return [DropSome(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class KeepTime:
+    """Write down what the log's clock says."""
+
+    clock: LogClock
+
+    def apply(self, tx: Transaction) -> None:
+        self.clock.keep(tx.connection)
 
 
 @dataclass(frozen=True, slots=True)
 class Trim:
     """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those of before `cutoff`
-    (seconds since the epoch) and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of
+    (seconds of `LogClock`) and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of
     the newest change that is gone for ever, and how many this step took."""
 
     database_id: int
@@ -385,7 +417,8 @@ class Trim:
         cutoff = self.cutoff * 1000
         removable = removed = 0
         for position, at, size in rows:
-            # Time may have been set back between two changes; the log is cut in order of seq all the same.
+            # Before there was a `LogClock`, time may have been set back between two changes; the log is cut in
+            # order of seq all the same.
             if at >= cutoff and position - base > head - self.keep:
                 break
             removable += 1
@@ -410,6 +443,13 @@ def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: D
     return collection_id
 
 
+def _times(document: Document, tx: Transaction) -> tuple[str, str]:
+    """`createdAt` and the new `updatedAt` of a document that is there. The computer's clock may have been set
+    back, or the document imported with times to come: within a document time never runs backwards."""
+    created = document["createdAt"]
+    return created, max(tx.stamp, document["updatedAt"], created)
+
+
 def _unique_values(fields: Document, names: list[str]) -> tuple[tuple[str, Any], ...]:
     for name in names:
         if "." in name or isinstance(fields.get(name), dict | list):
@@ -426,3 +466,7 @@ def _existing(tx: Transaction, database_id: int, collection: str, id: str) -> tu
     if found is None:
         raise not_found()
     return found
+
+
+HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops)
+"""What the server does of its own accord, also when nobody asks for anything: no activity of users."""

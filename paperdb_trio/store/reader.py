@@ -10,7 +10,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -20,6 +21,7 @@ from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store.cache import Stored
+from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.query import compile_filter, compile_sort, field
 from paperdb_trio.store.schema import connect, span
 
@@ -72,7 +74,16 @@ class Found(NamedTuple):
 class Reader:
     """A pool of read-only connections, one per thread. `close()` it when no query runs any more."""
 
-    def __init__(self, file: Path, *, threads: int, timeout: float, max_result_bytes: int) -> None:
+    def __init__(
+        self,
+        file: Path,
+        *,
+        threads: int,
+        timeout: float,
+        max_result_bytes: int,
+        gate: ReadGate | None = None,
+    ) -> None:
+        self._gate = gate or ReadGate()
         self._timeout = timeout
         self._limiter = trio.CapacityLimiter(threads)
         self._idle: deque[sqlite3.Connection] = deque(
@@ -99,6 +110,7 @@ class Reader:
         lease = _Lease()
 
         def work() -> T:
+            self._gate.enter()
             connection = self._idle.pop()  # the last in use: its pages are in the CPU's cache
             lease.start(connection)
             try:
@@ -108,6 +120,7 @@ class Reader:
                 lease.end()
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
+                self._gate.leave()
                 self._idle.append(connection)
                 if self._closed:
                     self._close_idle()
@@ -140,13 +153,20 @@ class Reader:
     async def get(self, database_id: int, collection: str, id: str) -> Stored:
         """One document. Raises a 404."""
 
-        def query(connection: sqlite3.Connection) -> tuple[str, int] | None:
+        def fetch(connection: sqlite3.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
                 "SELECT data, seq FROM documents WHERE id=?3 AND collection_id="
                 "(SELECT id FROM collections WHERE database_id=?1 AND name=?2)",
                 (database_id, collection, id),
             ).fetchone()
             return row
+
+        def query(connection: sqlite3.Connection) -> tuple[str, int] | None:
+            try:
+                return fetch(connection)
+            except sqlite3.DataError:
+                with _any_length(connection):
+                    return fetch(connection)
 
         row = await self.run(query)
         if row is None:
@@ -175,20 +195,23 @@ class Reader:
             where = _where(connection, database_id, collection, condition)
             if where is None:
                 return Found([], False, 0 if count else None, head)
-            (text,) = connection.execute(
-                f"SELECT group_concat(data,char(10)) FROM "
-                f"(SELECT data FROM documents WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?)",
-                (*parameters, limit + 1, offset),
-            ).fetchone()
+            source = f"FROM documents WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
+            joined = f"SELECT group_concat(data,char(10)) FROM (SELECT data {source})"
+            try:
+                (text,) = connection.execute(joined, (*parameters, limit + 1, offset)).fetchone()
+                behind = None
+            except sqlite3.DataError:  # too large, perhaps only for the one that is not to be shown
+                with _any_length(connection) if limit == 1 else nullcontext():
+                    (text,) = connection.execute(joined, (*parameters, limit, offset)).fetchone()
+                behind = connection.execute(f"SELECT 1 {source}", (*parameters, 1, offset + limit)).fetchone()
             rows = [] if text is None else text.encode().split(b"\n")
             total = None
             if count:
                 (total,) = connection.execute(
                     f"SELECT count(*) FROM documents WHERE {where}", parameters
                 ).fetchone()
-            more = len(rows) > limit
-            if more:
-                rows.pop()
+            more = len(rows) > limit or behind is not None
+            del rows[limit:]
             if wanted:
                 with _PROJECTING:
                     rows = [project(row, wanted) for row in rows]
@@ -236,6 +259,16 @@ class Reader:
             ).fetchone()
         )
         return None if row is None else row[0]
+
+
+@contextmanager
+def _any_length(connection: sqlite3.Connection) -> Iterator[None]:
+    """For one document alone, which may be of a time when larger ones were allowed: it must be readable."""
+    most = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**31 - 1)
+    try:
+        yield
+    finally:
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
 
 
 def _where(connection: sqlite3.Connection, database_id: int, collection: str, condition: str) -> str | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,9 @@ FULL: Final = 64 * 1024
 
 CHECKED_AT_START: Final = 64 * 1024 * 1024
 """Files up to this size (bytes) are checked whole at start: 0.1 s. Larger ones: `paperdb check`."""
+
+BUSY_SECONDS: Final = 10
+"""That a connection waits for another process's lock."""
 
 SEQ_BITS: Final = 40
 SEQ_MASK: Final = (1 << SEQ_BITS) - 1
@@ -77,6 +81,12 @@ MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial,)
 """In order. A name that was released is never changed."""
 
 
+DROPS: Final = """CREATE TABLE IF NOT EXISTS drops (
+    collection_id INTEGER PRIMARY KEY, until INTEGER NOT NULL)"""
+"""Collections that are being removed: documents that were inserted up to seq `until` go, in several steps. No
+migration: what does not know of it can still use the file, it only does not finish them."""
+
+
 def database_file(data: str | Path) -> Path:
     return Path(data) / "paperdb.sqlite"
 
@@ -107,7 +117,7 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
         mode = "ro&immutable=1"  # else SQLite wants to make its files beside it
     uri = f"{file.absolute().as_uri()}?mode={mode}"
     connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=32, timeout=10
+        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=32, timeout=BUSY_SECONDS
     )
     if max_length is not None:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_length)
@@ -153,6 +163,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
         with closing(connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
             migrate(connection, directory)
+            connection.execute(DROPS)
     except sqlite3.DatabaseError as error:
         text = " ".join(str(error).split())
         if "full" in text or "readonly" in text or "unable to open" in text or "I/O" in text:
@@ -166,13 +177,27 @@ def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
     return file
 
 
-def checkpoint(file: Path) -> None:
+def checkpoint(file: Path, seconds: float = BUSY_SECONDS) -> None:
     """Move everything from the write-ahead log into the file, which then is all there is to copy.
 
-    Raises `sqlite3.Error`; nothing is lost then, the log is kept.
+    Raises `sqlite3.Error`, also when it is not done within `seconds`; nothing is lost then, the log is kept.
     """
-    with closing(connect(file)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with closing(connect(file)) as connection, closing(connect(file, read_only=True)) as witness:
+        # The last who closes a file moves the log, too, however long that takes: that shall not be us.
+        witness.execute("SELECT 1 FROM meta").fetchall()
+        connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+        timer = threading.Timer(seconds, connection.interrupt)
+        timer.start()
+        try:
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error:
+            connection.close()
+            raise
+        finally:
+            timer.cancel()
+        if busy:
+            connection.close()
+            raise sqlite3.OperationalError("another process is using it")
 
 
 def migrate(connection: sqlite3.Connection, where: Path, *, dry_run: bool = False) -> bool:

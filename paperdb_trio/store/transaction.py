@@ -42,11 +42,14 @@ def _raise_if_unique_field(error: sqlite3.IntegrityError) -> None:
 
 
 class Transaction:
-    """`changes` holds what is to be appended to the change log and published, in order."""
+    """`changes` holds what is to be appended to the change log and published, in order.
 
-    def __init__(self, connection: sqlite3.Connection, now: float) -> None:
+    `now` is what the computer's clock says, for documents; `log_time` that of `LogClock`, for changes.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, now: float, log_time: float) -> None:
         self.connection = connection
-        self.now = now
+        self.log_time = log_time
         self.stamp = timestamp(now)
         self.changes: list[Change] = []
         self.size = 0
@@ -59,7 +62,7 @@ class Transaction:
 
     def flush(self) -> None:
         """Append the change rows and the counters; called once, just before COMMIT."""
-        at = int(self.now * 1000)
+        at = int(self.log_time * 1000)
         self.connection.executemany(
             "INSERT INTO changes VALUES (?,?,?,?,?,?)",
             [

@@ -1,7 +1,8 @@
 """The one writer: group commit on one thread, one connection.
 
 Law: the only code that writes documents and changes. Requests that wait together are committed together,
-with one fsync; they are answered, and their changes published, after that and in commit order.
+with one fsync; they are answered, and their changes published, after that and in commit order. It also keeps
+the write-ahead log short, which only it can.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import queue
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +21,11 @@ import trio
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
-from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.schema import connect
+from paperdb_trio.store import clock
+from paperdb_trio.store.gate import ReadGate
+from paperdb_trio.store.operations import HOUSEKEEPING, DropSome, Operation, PendingDrops
+from paperdb_trio.store.place import Fault, Place, storage_gone
+from paperdb_trio.store.schema import BUSY_SECONDS, connect
 from paperdb_trio.store.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
@@ -33,7 +38,16 @@ ENOUGH_SECONDS: Final = 0.05
 """What a transaction has written, or how long it has taken, when it takes no further operation: what others
 wait for, and hold in memory, grows with the largest operation, not with 256 of them."""
 
+PATIENCE: Final = 0.5
+"""Seconds that reads are held back, at most, for the write-ahead log to begin anew when it has reached its
+bound; twice as long when it is twice as large, and so on, as a query may take longer than that."""
+BETWEEN_TRIES: Final = 1.0
+"""Seconds until the next try, when somebody has gone on reading: a long query, or another process."""
+PROGRESS_STEPS: Final = 1_000_000
+"""Steps of SQLite's virtual machine, about 15 ms, between two looks whether a long statement shall stop."""
+
 _CLOSE: Final = object()
+_UNREAD: Final = object()
 _DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
@@ -54,11 +68,31 @@ class Writer:
     """Start `run()` in a nursery, which waits until the file is open; it ends, and its thread with it, when
     cancelled or after `close()`, having committed all that was submitted before. It raises what no server
     can go on after: a file that cannot be opened, a damaged one, or a bug in publishing.
+
+    Whoever reads in this process goes through `gate`. `clock` is there once the file is open.
     """
 
-    def __init__(self, file: Path, on_commit: Callable[[list[Change]], None]) -> None:
+    clock: clock.LogClock
+
+    def __init__(
+        self,
+        file: Path,
+        on_commit: Callable[[list[Change]], None],
+        *,
+        gate: ReadGate | None = None,
+        max_wal_bytes: int = 64 * 1024 * 1024,
+    ) -> None:
         self._file = file
         self._on_commit = on_commit
+        self._gate = gate or ReadGate()
+        self._gate.on_empty = lambda: self._queue.put(_UNREAD)
+        self._max_wal_bytes = max_wal_bytes
+        self._wal_bytes = 0
+        self._next_try = 0.0
+        self._connection: sqlite3.Connection | None = None  # the thread's
+        self._place: Place | None = None
+        self._gone = False
+        self._stopped = False
         self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._closed = False
         self._opened = trio.Event()
@@ -93,14 +127,28 @@ class Writer:
         self._closed = True
         self._closing.set()
 
+    def stop(self) -> None:
+        """Like `close`, but at once: refuse what is waiting, too, and interrupt what is under way."""
+        self._stopped = True  # for the next statement, if the interrupt comes between two
+        if self._connection is not None:
+            with suppress(sqlite3.ProgrammingError):  # it is closed already
+                self._connection.interrupt()
+        self.close()
+
+    def fault(self) -> Fault | None:
+        """What keeps writes from being stored, as far as is known."""
+        if self._gone or self._place is None:
+            return "gone"
+        return self._place.fault()
+
     async def submit(self, operation: Operation) -> Any:
         """Have an operation committed, and return its result once it is on disk.
 
         Cancelling stops the waiting, not the write. Raises `ApiError`: the operation's own, 507
-        `STORAGE_FULL`, 503 `STORAGE_ERROR`, or 503 `SHUTTING_DOWN`.
+        `STORAGE_FULL`, 503 `STORAGE_ERROR`, 503 `STORAGE_GONE`, or 503 `SHUTTING_DOWN`.
         """
         if self._closed:
-            raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
+            raise _shutting_down()
         ticket = _Ticket(operation, trio.lowlevel.current_task())
         self._queue.put(ticket)
 
@@ -133,22 +181,13 @@ class Writer:
         await trio.to_thread.run_sync(self._loop, token, limiter=trio.CapacityLimiter(1))
 
     def _loop(self, token: trio.lowlevel.TrioToken) -> None:
-        connection = connect(self._file)
+        connection = self._connection = connect(self._file)
         try:
-            connection.execute("SELECT value FROM meta").fetchall()  # SQLite opens what it is asked for
+            self._begin(connection)
             token.run_sync_soon(self._opened.set)
-            while True:
-                first = self._queue.get()
-                if first is _CLOSE:
-                    break
-                batch = [first]
-                closing = False
-                while len(batch) < MAX_BATCH and not self._queue.empty():
-                    ticket = self._queue.get()
-                    if ticket is _CLOSE:
-                        closing = True
-                        break
-                    batch.append(ticket)
+            closing = False
+            while not closing:
+                batch, closing = self._next_batch(connection)
                 try:
                     while batch:
                         del batch[: self._commit_or_split(connection, batch, token)]
@@ -157,11 +196,55 @@ class Writer:
                     token.run_sync_soon(self._fail, error)
                     for ticket in batch:
                         self._refuse(token, ticket, _storage_error(error))
-                if closing:
-                    break
             self._refuse_rest(token)
         finally:
+            self._gate.open()
             connection.close()
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
+        self.clock = clock.continued(connection)  # SQLite opens what it is asked for
+        self._place = Place(self._file)
+
+    def _next_batch(self, connection: sqlite3.Connection) -> tuple[list[_Ticket], bool]:
+        """Wait for operations; those that wait together, and whether they are the last."""
+        batch: list[_Ticket] = []
+        while len(batch) < MAX_BATCH and not (batch and self._queue.empty()):
+            item = self._queue.get()
+            if item is _CLOSE:
+                return batch, True
+            if item is _UNREAD:
+                self._begin_log_anew(connection)
+            else:
+                batch.append(item)
+        return batch, False
+
+    # --- the write-ahead log ---------------------------------------------------------------------
+
+    def _bound_log(self, connection: sqlite3.Connection) -> None:
+        """After a commit: see that the log does not grow for ever."""
+        now = time.monotonic()
+        if self._wal_bytes <= self._max_wal_bytes or now < self._next_try:
+            return
+        patience = PATIENCE * self._wal_bytes / self._max_wal_bytes
+        self._next_try = now + patience + BETWEEN_TRIES
+        if self._gate.close(patience):
+            self._begin_log_anew(connection)
+
+    def _begin_log_anew(self, connection: sqlite3.Connection) -> None:
+        """Empty the log. Nobody reads in this process; if another one does, it stays as it is."""
+        try:
+            connection.execute("PRAGMA busy_timeout=0")
+            (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not busy:
+                self._next_try = 0.0
+        except sqlite3.Error as error:
+            log.warning("the write-ahead log stays long: %s", error)
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+            self._gate.open()
+
+    # --- commits ---------------------------------------------------------------------------------
 
     def _refuse(self, token: trio.lowlevel.TrioToken, ticket: _Ticket, error: ApiError) -> None:
         result: outcome.Outcome[Any] = outcome.Error(error)
@@ -171,35 +254,50 @@ class Writer:
         """After a failure that closed us, somebody may still be waiting behind the mark."""
         while not self._queue.empty():
             ticket = self._queue.get()
-            if ticket is not _CLOSE:
-                self._refuse(token, ticket, ApiError(503, "SHUTTING_DOWN", "The server is shutting down"))
+            if isinstance(ticket, _Ticket):
+                self._refuse(token, ticket, _shutting_down())
 
     def _commit_or_split(
         self, connection: sqlite3.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
     ) -> int:
         """Commit the batch, or the first of it that are enough, as one; if that fails, each alone, so that one
         bad operation (a bug, or too large for the disk's last room) fails by itself. How many are done."""
-        try:
-            results, changes = self._commit(connection, batch)
-        except Exception as error:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            if len(batch) > 1:
-                for ticket in batch:
-                    self._commit_or_split(connection, [ticket], token)
-                return len(batch)
-            if isinstance(error, sqlite3.DatabaseError) and _code_of(error) in _DAMAGED:
-                raise
-            results, changes = [(batch[0], outcome.Error(_storage_error(error)))], []
+        refused = self._refusal()
+        if refused is None:
+            try:
+                results, changes = self._commit(connection, batch)
+            except Exception as error:
+                refused = self._refusal()
+                if connection.in_transaction:
+                    # When stopped, this may be interrupted, too; then closing rolls back.
+                    with suppress(sqlite3.OperationalError) if self._stopped else nullcontext():
+                        connection.execute("ROLLBACK")
+                if refused is None and len(batch) > 1:
+                    for ticket in batch:
+                        self._commit_or_split(connection, [ticket], token)
+                    return len(batch)
+                if _code_of(error) in _DAMAGED:
+                    raise
+                refused = refused or _storage_error(error)
+        if refused is not None:
+            results, changes = [(ticket, outcome.Error(refused)) for ticket in batch], []
         token.run_sync_soon(self._deliver, results, changes)
+        if refused is None:
+            self._bound_log(connection)
         return len(results)
+
+    def _refusal(self) -> ApiError | None:
+        """What every write is refused with from now on."""
+        if self._stopped:
+            return _shutting_down()
+        return storage_gone() if self._gone else None
 
     def _commit(
         self, connection: sqlite3.Connection, batch: list[_Ticket]
     ) -> tuple[list[_Result], list[Change]]:
         connection.execute("BEGIN IMMEDIATE")
         end = time.monotonic() + ENOUGH_SECONDS
-        tx = Transaction(connection, time.time())
+        tx = Transaction(connection, time.time(), self.clock.now())
         results: list[_Result] = []
         for ticket in batch:
             try:
@@ -210,9 +308,22 @@ class Writer:
                 break
         tx.flush()
         connection.execute("COMMIT")
-        self.commits += 1
-        self.operations += len(results)
+        assert self._place is not None
+        wal_bytes = self._place.wal_bytes()
+        if wal_bytes is None:
+            log.critical("%s was removed, replaced or unmounted: nothing is stored any more", self._file)
+            self._gone = True
+            raise storage_gone()
+        self._wal_bytes = wal_bytes
+        asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
+        if asked:
+            self.commits += 1
+            self.operations += asked
         return results, tx.changes
+
+
+def _shutting_down() -> ApiError:
+    return ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
 
 
 def _code_of(error: Exception) -> int:
@@ -239,3 +350,13 @@ def _storage_error(error: Exception) -> ApiError:
         )
     log.error("write failed", exc_info=error)
     return ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
+
+
+async def finish_drops(writer: Writer, pause: float = 0.0) -> None:
+    """Remove what has begun to be removed, waiting a little between the steps. Raises what `submit` does."""
+    drop: DropSome
+    for drop in await writer.submit(PendingDrops()):
+        done = False
+        while not done:
+            _, _, done = await writer.submit(drop)
+            await trio.sleep(pause)

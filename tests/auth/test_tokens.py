@@ -21,7 +21,7 @@ import trio
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.directory import Directory
 from paperdb_trio.auth.keys import hash_key, new_key
-from paperdb_trio.auth.tokens import mint, new_signing_secret, verify
+from paperdb_trio.auth.tokens import SLACK_SECONDS, mint, new_signing_secret, verify
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store import admin
 from paperdb_trio.store.reader import Reader
@@ -218,6 +218,18 @@ def test_claims_of_another_type_are_refused(world: World, changes: dict[str, Any
 def test_an_expired_token_is_told_so(world: World, seconds: int) -> None:
     now = int(time.time())
     assert refused(world, token(claims(iat=now - 10**9, exp=now + seconds))) == (401, "TOKEN_EXPIRED")
+
+
+@pytest.mark.parametrize("seconds", [2, 30, 59])
+def test_a_clock_that_was_set_back_does_not_refuse_the_tokens_at_hand(world: World, seconds: int) -> None:
+    now = int(time.time())
+    assert verify(world.directory, token(claims(iat=now + seconds, exp=now + seconds + 60))).covers("a")
+
+
+def test_a_token_of_the_future_is_refused_and_none_lives_longer_than_it_says(world: World) -> None:
+    now = int(time.time())
+    assert refused(world, token(claims(iat=now + SLACK_SECONDS + 5, exp=now + 600))) == INVALID
+    assert refused(world, token(claims(iat=now - 60, exp=now))) == (401, "TOKEN_EXPIRED")
 
 
 def test_a_token_that_was_good_before_still_expires_and_cannot_be_altered(world: World) -> None:

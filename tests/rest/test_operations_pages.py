@@ -46,3 +46,12 @@ def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartSe
         assert value(text(), "paperdb_changes_total") == 1
         assert value(text(), "paperdb_deliveries_total") == 1
     wait_until(lambda: value(text(), "paperdb_live_connections") == 0)
+
+
+def test_what_the_server_does_by_itself_is_no_operation(start_server: StartServer) -> None:
+    server = start_server("--retention-count", "1")
+    for n in range(3):
+        server.insert("c", {"n": n})
+    wait_until(lambda: server.request("GET", "/c/changes?since=1").status_code == 410)  # it has been trimmed
+    metrics = server.request("GET", "/metrics").text
+    assert (value(metrics, "paperdb_operations_total"), value(metrics, "paperdb_commits_total")) == (3, 3)

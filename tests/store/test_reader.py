@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.operations import Draft, Insert
 from paperdb_trio.store.reader import Reader
 from tests.store.tools import DATABASE, apply_all, inserting
 
@@ -104,6 +105,31 @@ async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reade
     found = await find(2)
     assert (len(found.documents), found.has_more, found.seq) == (2, True, 5)
     assert await one(reader) == 1
+
+
+@pytest.mark.parametrize("sort", [None, "-createdAt", "pad"])
+async def test_a_find_needs_room_for_what_it_shows_only(reader: Reader, file: Path, sort: str | None) -> None:
+    """Not for the one behind, by which it knows that there are more."""
+    apply_all(file, *(inserting({"key": f"{n}", "pad": "x" * 700_000}) for n in range(3)))
+    more: dict[str, Any] = {"filter": None, "sort": sort, "select": None, "count": True}
+    for offset in range(3):
+        found = await reader.find(DATABASE, "c", limit=1, offset=offset, **more)
+        assert (len(found.documents), found.has_more, found.total) == (1, offset < 2, 3)
+    with pytest.raises(ApiError) as refused:
+        await reader.find(DATABASE, "c", limit=2, offset=0, **more)
+    assert refused.value.code == "RESULT_TOO_LARGE"
+
+
+async def test_a_document_of_a_time_with_larger_limits_can_be_read(reader: Reader, file: Path) -> None:
+    draft = Draft.parse({"key": "large", "pad": "x" * 3_000_000})
+    apply_all(file, Insert(DATABASE, "c", draft, 4_000_000), inserting({"key": "small"}))
+    stored = await reader.get(DATABASE, "c", "large")
+    assert len(stored.data) > 3_000_000
+    more: dict[str, Any] = {"filter": None, "sort": None, "select": None, "count": False}
+    found = await reader.find(DATABASE, "c", limit=1, offset=0, **more)
+    assert (found.documents, found.has_more) == ([stored.data], True)
+    with pytest.raises(ApiError):
+        await reader.find(DATABASE, "c", limit=2, offset=0, **more)
 
 
 async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Reader) -> None:

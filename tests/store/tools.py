@@ -34,7 +34,7 @@ def scratch(file: Path) -> Iterator[Transaction]:
     """A write transaction that is rolled back: hundreds of examples need no fsync."""
     with closing(connect(file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        yield Transaction(connection, time.time())
+        yield Transaction(connection, time.time(), time.time())
         connection.execute("ROLLBACK")
 
 
@@ -42,7 +42,7 @@ def scratch(file: Path) -> Iterator[Transaction]:
 def committed(file: Path) -> Iterator[Transaction]:
     with closing(connect(file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        transaction = Transaction(connection, time.time())
+        transaction = Transaction(connection, time.time(), time.time())
         yield transaction
         transaction.flush()
         connection.execute("COMMIT")

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.conftest import Server, StartServer, fill, receive, wait_until
+from tests.conftest import Server, StartServer, fill, need, receive, wait_until
 
 
 def documents(server: Server, collection: str) -> int:
@@ -105,3 +109,80 @@ def test_a_damaged_file_is_refused_at_start_in_one_line(start_server: StartServe
     assert server.process.returncode == 3
     assert "Traceback" not in server.stderr
     assert file.read_bytes() == bytes(content)
+
+
+def ready(server: Server) -> tuple[int, str | None]:
+    answer = httpx.get(f"{server.url}/readyz", trust_env=False)
+    return answer.status_code, answer.json().get("code")
+
+
+def replace(data: Path) -> None:
+    copy = data / "copy"
+    shutil.copy(data / "paperdb.sqlite", copy)
+    copy.replace(data / "paperdb.sqlite")
+
+
+def unmount(data: Path) -> None:
+    subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+GONE: dict[str, Callable[[Path], object]] = {
+    "the directory removed": shutil.rmtree,
+    "the directory moved": lambda data: data.rename(data.with_name("elsewhere")),
+    "the file removed": lambda data: (data / "paperdb.sqlite").unlink(),
+    "the file replaced": replace,
+    "the log removed": lambda data: (data / "paperdb.sqlite-wal").unlink(),
+}
+
+
+def assert_gone(server: Server, acknowledged: int) -> None:
+    assert ready(server) == (503, "STORAGE_GONE")
+    writes = (
+        ("POST", "/c/docs", {"n": 1}),
+        ("POST", "/c/bulk", [{"n": 1}]),
+        ("PUT", "/c/docs/a", {}),
+        ("DELETE", "/c?confirm=c", None),
+    )
+    for _ in range(2):
+        for method, path, body in writes:
+            answer = server.request(method, path, json=body)
+            assert (answer.status_code, answer.json()["code"]) == (503, "STORAGE_GONE")
+    with server.connect("c", query=f"since={acknowledged}") as ws:  # nothing is published of them
+        assert receive(ws) == {"type": "ready", "seq": acknowledged}
+    assert server.process.poll() is None
+    assert server.stop() == 0
+    assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("how", GONE)
+def test_writes_are_refused_once_the_file_is_not_where_it_was(start_server: StartServer, how: str) -> None:
+    server = start_server()
+    server.insert("c", {"key": "a"})
+    assert ready(server) == (200, None)
+    GONE[how](server.data)
+    assert_gone(server, 1)
+
+
+def test_writes_are_refused_once_the_disk_is_unmounted(small_disk: Path, start_server: StartServer) -> None:
+    server = start_server(data=small_disk)
+    server.insert("c", {"key": "a"})
+    try:
+        unmount(small_disk)
+        assert_gone(server, 1)
+    finally:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(small_disk)], check=True)  # for its fixture
+
+
+def test_a_directory_that_has_become_read_only_is_not_ready(
+    small_disk: Path, start_server: StartServer
+) -> None:
+    need("mount")
+    server = start_server(data=small_disk)
+    assert ready(server) == (200, None)
+    subprocess.run(["mount", "--bind", str(small_disk), str(small_disk)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(small_disk)], check=True)
+        assert ready(server) == (503, "NOT_READY")
+    finally:
+        unmount(small_disk)
+    assert ready(server) == (200, None)
