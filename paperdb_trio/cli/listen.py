@@ -9,7 +9,7 @@ import click
 import trio
 
 from paperdb_trio.cli.base import main
-from paperdb_trio.errors import StartupError
+from paperdb_trio.errors import StartupError, leaves
 
 
 @main.command()
@@ -42,12 +42,15 @@ def listen(
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
+    failure: BaseException | None = None
     try:
         seq = None if since in (None, "now") else int(since)
         trio.run(listen_to, url, list(collections), seq, key, token, event, status)
     except* StartupError as group:
-        raise group.exceptions[0] from None
+        failure = next(leaves(group))
     except* KeyboardInterrupt:
         pass
     except* BrokenPipeError:  # `| head`: nobody reads on; keep Python from telling so at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if failure is not None:
+        raise failure

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -21,6 +21,7 @@ from paperdb_trio.client.realtime import Realtime
 from paperdb_trio.client.token import GetToken, TokenSource, asking, minting
 from paperdb_trio.client.types import Permission, Schema
 from paperdb_trio.client.wire import Address
+from paperdb_trio.errors import leaves
 
 TIMEOUT = 30.0
 TOKEN_SECONDS = 900
@@ -84,15 +85,6 @@ def create_sync_client(
 def _shown(url: str) -> str:
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}{parts.path}"
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep; an exception that is no group is its own leaf."""
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
 
 
 class Client:

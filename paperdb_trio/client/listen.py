@@ -11,11 +11,11 @@ from collections.abc import Callable
 import msgspec
 import trio
 
-from paperdb_trio.client.client import create_client, leaves
+from paperdb_trio.client.client import create_client
 from paperdb_trio.client.errors import GapError, PaperDBError
 from paperdb_trio.client.status import Statuses
 from paperdb_trio.client.types import State
-from paperdb_trio.errors import StartupError
+from paperdb_trio.errors import StartupError, leaves
 
 
 async def listen(
@@ -42,6 +42,7 @@ async def listen(
         client = create_client(base_url=url, api_key=key, get_token=given_token if token else None)
     except ValueError as error:
         raise StartupError(str(error), 2) from None
+    failure: BaseException | None = None
     try:
         async with client as db, trio.open_nursery() as nursery:
             subscription = db.realtime.subscribe(*collections, since=since, on_gap="continue")
@@ -56,7 +57,9 @@ async def listen(
                     }
                     on_event(msgspec.json.encode(line).decode())
     except* PaperDBError as group:
-        raise StartupError(f"The server refused: {next(leaves(group))}") from None
+        failure = next(leaves(group))
+    if failure is not None:
+        raise StartupError(f"The server refused: {failure}")
 
 
 async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]) -> None:

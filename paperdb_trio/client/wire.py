@@ -20,6 +20,7 @@ from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnec
 
 from paperdb_trio.client.errors import PaperDBError
 from paperdb_trio.client.requests import refusal
+from paperdb_trio.errors import leaves
 
 SUBPROTOCOL = "paperdb.v1"
 CONNECT_SECONDS = 10.0
@@ -240,14 +241,12 @@ async def converse(
                 failure = error
             nursery.cancel_scope.cancel()
     except* ConnectionRejected as group:
-        rejection = group.exceptions[0]
-        while isinstance(rejection, ExceptionGroup):
-            rejection = rejection.exceptions[0]
+        rejection = next(leaves(group))
         assert isinstance(rejection, ConnectionRejected)
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in rejection.headers}
         failure = refused(rejection.status_code, rejection.body or b"", headers)
     except* Exception as group:  # trio-websocket's reader: nothing of ours runs in it
-        failure = failure or Lost(f"connection lost: {group.exceptions[0]!r}")
+        failure = failure or Lost(f"connection lost: {next(leaves(group))!r}")
     finally:
         await trio.aclose_forcefully(stream)
     if failure is not None:
