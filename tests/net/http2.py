@@ -7,7 +7,14 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, ResponseReceived, SettingsAcknowledged, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    SettingsAcknowledged,
+    StreamEnded,
+    StreamReset,
+)
 from h2.settings import SettingCodes
 
 from tests.conftest import Server
@@ -51,6 +58,7 @@ class Http2:
         self.answers: dict[int, tuple[int, bytes]] = {}
         self.open: set[int] = set()
         self.acknowledged = False
+        self.went_away: int | None = None
         self.flush()
 
     def __enter__(self) -> Http2:
@@ -89,6 +97,8 @@ class Http2:
         for event in self.h2.receive_data(data) if data else ():
             if isinstance(event, SettingsAcknowledged):
                 self.acknowledged = True
+            elif isinstance(event, ConnectionTerminated):
+                self.went_away = int(event.error_code)
             elif isinstance(event, ResponseReceived):
                 self.answers[event.stream_id] = int(dict(event.headers)[b":status"]), b""
             elif isinstance(event, DataReceived):
