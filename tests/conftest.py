@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import httpx
+import hypothesis
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
@@ -38,6 +39,10 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
 
 START_SECONDS = 20
+
+# Its deadline of 200 ms for an example is an assertion of time, which a busy machine breaks.
+hypothesis.settings.register_profile("paperdb", deadline=None)
+hypothesis.settings.load_profile("paperdb")
 
 
 def lacking(what: str) -> NoReturn:

@@ -46,7 +46,6 @@ messages = st.one_of(
 cuts = st.lists(st.integers(0, 3000), max_size=20)
 
 
-@settings(deadline=None)
 @given(st.lists(messages, max_size=6), st.none() | st.sampled_from([1000, 1001, 3000, 4999]), cuts)
 def test_what_wsproto_sends_is_decoded_however_it_is_cut(
     sent: list[tuple[str, list[str] | bytes]], close: int | None, cuts: list[int]
@@ -75,7 +74,7 @@ def test_what_wsproto_sends_is_decoded_however_it_is_cut(
 
 @pytest.mark.parametrize("kind", BAD)
 @given(cuts=st.lists(st.integers(0, 30), max_size=8))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_a_bad_frame_is_refused_with_its_code_after_what_came_before(kind: str, cuts: list[int]) -> None:
     code, bad = BAD[kind]
     before = frame(TEXT, b"{}") + frame(PING, b"x")

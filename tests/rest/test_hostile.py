@@ -158,7 +158,7 @@ OURS = ("key", "unique", "_id", "createdAt", "updatedAt")
 NAMES = TEXT.filter(lambda name: name not in OURS)
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(document=st.dictionaries(NAMES, ANYTHING, max_size=5), ascii=st.booleans())
 def test_whatever_goes_in_comes_out_equal(api: httpx.Client, document: dict[str, Any], ascii: bool) -> None:
     answer = api.post("/test_round_trip/docs", content=json.dumps(document, ensure_ascii=ascii))

@@ -41,7 +41,7 @@ async def pages(file: Path, interest: Interest, after: int = 0, n: int = 100) ->
         log.close()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     writes=st.lists(st.sampled_from("abc"), max_size=20),
     interest=st.none() | st.dictionaries(st.sampled_from("abcd"), st.integers(0, 20), max_size=3),

@@ -46,7 +46,7 @@ from tests.store.tools import (
     without_system_fields,
 )
 
-fast = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fast = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def patch(tx: Transaction, fields: dict[str, Any], id: str = "a") -> Written:

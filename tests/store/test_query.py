@@ -38,7 +38,7 @@ from tests.store.tools import (
 )
 
 MISSING = object()
-fast = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fast = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def at(document: object, path: str) -> object:
