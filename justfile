@@ -16,6 +16,11 @@ serve *options: _venv
 test *options: _venv
     {{python}} -m pytest {{options}}
 
+# The README's lines in bare roots of Debian 12 and 13, the second as it is: the whole suite there. Needs root.
+fresh:
+    .ci/fresh bookworm all
+    .ci/fresh trixie all
+
 # Lint, format, strict types.
 lint: _venv
     .venv/bin/ruff check .

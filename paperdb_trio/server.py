@@ -113,6 +113,8 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         wheel = Wheel()
         gateway = Gateway(services, wheel)
         hypercorn = HypercornConnections(services, wheel)
+        if settings.http == "quart" and (failure := await hypercorn.load()):
+            raise StartupError(failure)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import httpx
 import pytest
@@ -49,14 +49,22 @@ settings.register_profile(
 settings.load_profile("paperdb")
 
 
-def need(program: str) -> str:
-    """The path of a program, or skip the test (in CI: fail it)."""
+def lacking(what: str) -> NoReturn:
+    """Skip the test (in CI: fail it), for this machine lacks something."""
+    if os.environ.get("CI"):
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+def need(program: str, *arguments: str) -> str:
+    """The path of a program; skips the test if there is none, or if it cannot do here what `arguments` say."""
     path = shutil.which(program)
     if path is None:
-        message = f"needs {program}, which this machine lacks"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        lacking(f"needs {program}, which this machine lacks")
+    if arguments:
+        tried = subprocess.run([path, *arguments], capture_output=True, text=True, timeout=20, check=False)
+        if tried.returncode != 0:
+            lacking(f"needs `{shlex.join((program, *arguments))}`, which fails here: {tried.stderr.strip()}")
     return path
 
 
@@ -232,14 +240,9 @@ def receive(ws: ClientConnection, timeout: float = 15) -> dict[str, Any]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB."""
-    need("mount")
     where = tmp_path / "disk"
     where.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where)], check=False)
-    if mounted.returncode != 0:
-        if os.environ.get("CI"):
-            pytest.fail("mounting a tmpfs needs root")
-        pytest.skip("mounting a tmpfs needs root")
+    need("mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(where))
     yield where
     subprocess.run(["umount", "-l", str(where)], check=True)
 

@@ -20,7 +20,7 @@ import pytest
 from paperdb_trio import __version__
 from paperdb_trio.config import Settings
 from tests.auth.commands import Done, fails, run, run_here
-from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, need
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, lacking, need
 from tests.store.tools import new_file
 from tests.test_config import service_variables
 
@@ -119,7 +119,10 @@ def test_an_address_that_is_not_ours_is_refused(data: Path, host: str) -> None:
 
 @pytest.mark.executable
 def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) -> None:
-    ours, theirs = os.openpty()
+    try:
+        ours, theirs = os.openpty()
+    except OSError as error:
+        lacking(f"needs a terminal, and there is none: {error}")
     serving = subprocess.Popen(
         [*COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "d")],
         stdin=subprocess.DEVNULL,
@@ -147,7 +150,8 @@ def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) 
 @pytest.mark.executable
 def test_it_can_be_process_1_of_a_container(tmp_path: Path) -> None:
     """Process 1 gets only the signals that it handles, and nobody else reaps its children."""
-    alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
+    alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    need(*alone, "true")
     outer = subprocess.Popen(
         [*alone, *COMMAND, "serve", "--port", "0", "--data", str(tmp_path / "d")],
         stdout=subprocess.PIPE,
@@ -248,9 +252,10 @@ def test_other_commands_need_a_directory_that_is_there_and_make_none(tmp_path: P
 
 
 AS_NOBODY = """
-import os, sys
-import paperdb_trio.cli as cli, paperdb_trio.server, paperdb_trio.store.transfer
-import encodings.idna, importlib.metadata, sqlite_utils
+import os, pkgutil, sys
+import paperdb_trio, paperdb_trio.cli as cli, encodings.idna, importlib.metadata, sqlite_utils
+for module in pkgutil.walk_packages(paperdb_trio.__path__, "paperdb_trio."):
+    if not module.name.endswith("__main__"): __import__(module.name)
 if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
 sys.argv[0] = "paperdb"; cli.main()
 """
@@ -259,7 +264,9 @@ sys.argv[0] = "paperdb"; cli.main()
 def as_nobody() -> list[str]:
     """The command without the rights of root. Python itself may lie where only root can read it."""
     if "PAPERDB_TEST_COMMAND" in os.environ:
-        return [need("setpriv"), "--reuid=65534", "--regid=65534", "--clear-groups", *COMMAND]
+        setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        need(*setpriv, "test", "-x", COMMAND[0])
+        return [*setpriv, *COMMAND]
     return [sys.executable, "-c", AS_NOBODY]
 
 

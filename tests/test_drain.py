@@ -75,11 +75,12 @@ def test_idle_connections_do_not_delay_the_end(start_server: StartServer, collec
     assert took < 1 + SLACK
 
 
+@pytest.mark.parametrize("http", ["raw", "quart"])
 def test_a_request_that_is_under_way_is_answered_and_told_that_it_is_the_last(
-    start_server: StartServer, collection: str
+    start_server: StartServer, collection: str, http: str
 ) -> None:
     """RFC 9112, section 9.6: else the client may send its next request into a connection that is closing."""
-    server = start_server("--drain-timeout", "10")
+    server = start_server("--drain-timeout", "10", "--http", http)
     body = b'{"text": "late"}'
     head = (
         f"POST /{collection}/docs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n"

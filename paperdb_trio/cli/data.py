@@ -58,14 +58,15 @@ def check(data: str) -> None:
     """Verify the data directory: exit code 0 if all is well, 3 if not. A server may be running."""
     from paperdb_trio.store.check import check as check_file
 
-    report = check_file(prepare(data, create=False, write=False))
+    file = prepare(data, create=False, write=False, verify=False)
+    report = check_file(file)
     for line in report.databases:
         click.echo(line)
     for fault in report.faults:
         click.echo(f"{click.style('damaged', fg='red')}: {fault}")
     if report.faults:
         more = "s" if len(report.faults) > 1 else ""
-        raise StartupError(f"{data} is damaged: {len(report.faults)} fault{more}, listed above", EXIT_CORRUPT)
+        raise StartupError(f"{file} is damaged: {len(report.faults)} fault{more}, listed above", EXIT_CORRUPT)
     click.echo(click.style("All is well.", fg="green"))
 
 

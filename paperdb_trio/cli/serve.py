@@ -20,7 +20,7 @@ from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
 from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.cli.base import main
 from paperdb_trio.config import Settings, read_toml, setting_type
-from paperdb_trio.errors import StartupError
+from paperdb_trio.errors import StartupError, leaves
 from paperdb_trio.model import new_id
 from paperdb_trio.store import admin
 from paperdb_trio.store.schema import prepare, serving_lock
@@ -72,15 +72,18 @@ def serve(config: str | None, **given: Any) -> None:
     with serving_lock(settings.data):
         file = prepare(settings.data, create=True)
         first_key = _set_up(file) if admin.is_empty(file) else None
+        failure: BaseException | None = None
         try:
             trio.run(partial(run_server, settings, file, partial(_announce, settings, first_key)))
         except* StartupError as group:
-            raise group.exceptions[0] from None
+            failure = next(leaves(group))
         except* KeyboardInterrupt:
             pass
         except* Exception as group:
             log.critical("the server failed", exc_info=group)
-            sys.exit(EXIT_FAILED)
+            failure = SystemExit(EXIT_FAILED)
+        if failure is not None:
+            raise failure
 
 
 def _set_up(file: Path) -> str:

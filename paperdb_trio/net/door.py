@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.errors import ApiError, StartupError, leaves
 from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection
@@ -157,7 +157,7 @@ class Door:
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel):
             pass
         except* TlsError as group:
-            log.debug("no TLS with %s: %s", peer, group.exceptions[0])
+            log.debug("no TLS with %s: %s", peer, next(leaves(group)))
         except* Exception:
             log.exception("a connection from %s failed", stream.peer)
         finally:

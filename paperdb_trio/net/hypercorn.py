@@ -3,13 +3,14 @@
 Law: Hypercorn's own accept loop is never used (one upgrade request with trailing bytes ends that whole
 server: hypercorn #225). What is used is internal to Hypercorn 0.18; tests/net/test_hypercorn.py holds it.
 Both are loaded by the first connection that needs them: most servers never see one, and they are half of
-the time of a start and a third of the memory.
+the time of a start and a third of the memory. If that fails, the log says so, and clients are sent to HTTP/1.1.
 """
 
 from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from typing import Any, Final, NamedTuple
 import trio
 
 from paperdb_trio.config import Settings
-from paperdb_trio.errors import ApiError
+from paperdb_trio.errors import ApiError, leaves
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.eventstream import StreamCut
@@ -36,6 +37,11 @@ TURN_BYTES: Final = 2048
 """Of what comes in, what is parsed in one turn of the loop: h2 takes 15 µs for a frame of 9 bytes."""
 UNWANTED_BYTES: Final = 65_536
 """Of a body that no handler will read; Quart keeps it all the same."""
+
+LOAD_AGAIN_SECONDS: Final = 60.0
+"""After a failure to load: other versions stay so, a lack of files or memory does not."""
+HTTP_1_1_REQUIRED: Final = b"\0\0\0\4\0\0\0\0\0\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\x0d"
+"""SETTINGS and GOAWAY (RFC 9113, section 7): no request was looked at; ask in HTTP/1.1."""
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -83,23 +89,41 @@ class HypercornConnections:
         self._wheel = wheel
         self._loading = trio.Lock()
         self._loaded: _Loaded | None = None
+        self._load_at = -math.inf
         self._draining = False
+
+    async def load(self) -> str | None:
+        """Load Quart and Hypercorn; what went wrong, if anything did."""
+        try:
+            # On a thread: the event loop gets its turns between the pieces of half a second's imports.
+            self._loaded = await trio.to_thread.run_sync(_load, self._services)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            return (
+                f"Quart and Hypercorn cannot be loaded: {reason}. "
+                "`pip check` tells whether their versions are those that paperdb-trio needs."
+            )
+        if self._draining:
+            await self.drain()
+        return None
 
     async def serve(self, stream: ByteStream) -> None:
         """Serve one connection to its end; what has been read of it must be unread before."""
         async with self._loading:
-            if self._loaded is None:
-                # On a thread: the event loop gets its turns between the pieces of half a second's imports.
-                self._loaded = await trio.to_thread.run_sync(_load, self._services)
-                if self._draining:
-                    await self.drain()
+            if self._loaded is None and trio.current_time() >= self._load_at:
+                if failure := await self.load():
+                    log.error("HTTP/2 is not served. %s", failure)
+                self._load_at = trio.current_time() + LOAD_AGAIN_SECONDS
+        if self._loaded is None:
+            await stream.send_all(HTTP_1_1_REQUIRED)
+            return
         connection = _Connection(stream, self._services.settings.keep_alive_timeout)
         _connection.set(connection)
         self._wheel.add(connection, trio.current_time())
         try:
             await self._loaded.serve(stream)
         except* self._loaded.faults as group:
-            log.debug("Hypercorn gave up on %s: %r", stream.peer, group.exceptions[0])
+            log.debug("Hypercorn gave up on %s: %r", stream.peer, next(leaves(group)))
         finally:
             self._wheel.remove(connection)
 
@@ -284,6 +308,8 @@ class _Exchange:
         self._services = services
         self._scope = scope
         self._has_body = scope.get("method", "GET") not in ("GET", "HEAD", "DELETE", "OPTIONS")
+        self._version = scope["http_version"]
+        self._body_ended = not _declares_body(scope["headers"])
         self._receive, self._send = receive, send
         self._stack = stack
         self._unwanted = 0
@@ -291,6 +317,7 @@ class _Exchange:
 
     async def receive(self) -> Any:
         message = await self._receive()
+        self._body_ended = self._body_ended or not message.get("more_body", False)
         if not self._has_body:
             self._unwanted += len(message.get("body", b""))
             if self._unwanted > UNWANTED_BYTES:
@@ -329,11 +356,24 @@ class _Exchange:
         await self._send_in_time({"type": "http.response.body", "body": b""})
 
     async def _send_in_time(self, message: Any) -> None:
+        if message["type"] == "http.response.start" and self._is_last():
+            message = message | {"headers": [*message["headers"], (b"connection", b"close")]}
         with trio.move_on_after(self._services.settings.write_timeout) as scope:
             await self._send(message)
         if scope.cancelled_caught:
             raise self._ended("the peer does not read")
 
+    def _is_last(self) -> bool:
+        """Whether Hypercorn will close the connection behind this answer. It does not say so by itself, and a
+        client's next request would be lost."""
+        return self._version != "2" and (self._services.draining or not self._body_ended)
+
     def _ended(self, why: str) -> trio.BrokenResourceError:
         self._stream.abort()
         return trio.BrokenResourceError(why)
+
+
+def _declares_body(headers: list[tuple[bytes, bytes]]) -> bool:
+    return any(
+        name == b"transfer-encoding" or (name == b"content-length" and value != b"0") for name, value in headers
+    )

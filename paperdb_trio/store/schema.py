@@ -110,7 +110,7 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
     """Open a connection in autocommit mode that any one thread at a time may use.
 
     The caller closes it. `max_length` bounds one row or string in bytes (SQLITE_LIMIT_LENGTH), so that a
-    query cannot gather more than that in memory: it fails with `sqlite3.DataError`.
+    query cannot gather more than that in memory: it fails with `sqlite3.DataError`. Raises `sqlite3.Error`.
     """
     mode = "ro" if read_only else "rw"
     if read_only and not os.access(file.parent, os.W_OK) and not Path(f"{file}-wal").exists():
@@ -119,19 +119,25 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
     connection = sqlite3.connect(
         uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=32, timeout=BUSY_SECONDS
     )
-    if max_length is not None:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_length)
-    # What a query sorts beyond the cache goes into a temporary file: in memory, 150 MB of documents took 540.
-    sorting = "temp_store=FILE" if read_only else "temp_store=MEMORY"
-    for pragma in ("synchronous=FULL", "secure_delete=OFF", "cache_size=-16000", sorting):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        if max_length is not None:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_length)
+        # What a query sorts beyond the cache goes into a temporary file: in memory, 150 MB of documents
+        # took 540.
+        sorting = "temp_store=FILE" if read_only else "temp_store=MEMORY"
+        for pragma in ("synchronous=FULL", "secure_delete=OFF", "cache_size=-16000", sorting):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:  # no SQLite file: that shows here
+        connection.close()
+        raise
     return connection
 
 
-def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
+def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool = True) -> Path:
     """Make sure that `data` holds a database of this version, and return its file.
 
-    Without `write` it need only be readable, unless it was made by an older version.
+    Without `write` it need only be readable, unless it was made by an older version. Without `verify` it may be
+    damaged, as long as its tables can be read.
     Raises `StartupError`: missing (unless `create`), not writable, corrupt, or made by a newer version.
     """
     directory = Path(data)
@@ -151,7 +157,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True) -> Path:
         raise _unusable(directory, error) from None
     try:
         # Read-only first: closing a writable connection would write the log of a damaged file into it.
-        if 0 < file.stat().st_size <= CHECKED_AT_START:
+        if verify and 0 < file.stat().st_size <= CHECKED_AT_START:
             with closing(connect(file, read_only=True)) as connection:
                 verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":

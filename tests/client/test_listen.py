@@ -117,6 +117,7 @@ def test_it_prints_resumes_and_ends(start_server: StartServer, listeners: list[L
     assert resumed.numbers == [3, 4, 5]
 
 
+@pytest.mark.executable
 def test_a_refused_token_is_one_line(server: Server, listeners: list[Listener]) -> None:
     for arguments, words in (
         (("a", "--token", "rubbish"), "Invalid token"),

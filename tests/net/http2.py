@@ -7,7 +7,14 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, ResponseReceived, SettingsAcknowledged, StreamEnded, StreamReset
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    ResponseReceived,
+    SettingsAcknowledged,
+    StreamEnded,
+    StreamReset,
+)
 from h2.settings import SettingCodes
 
 from tests.conftest import Server
@@ -52,6 +59,7 @@ class Http2:
         self.headers: dict[int, dict[str, str]] = {}
         self.open: set[int] = set()
         self.acknowledged = False
+        self.went_away: int | None = None
         self.flush()
 
     def __enter__(self) -> Http2:
@@ -90,6 +98,8 @@ class Http2:
         for event in self.h2.receive_data(data) if data else ():
             if isinstance(event, SettingsAcknowledged):
                 self.acknowledged = True
+            elif isinstance(event, ConnectionTerminated):
+                self.went_away = int(event.error_code)
             elif isinstance(event, ResponseReceived):
                 headers = {name.decode(): value.decode() for name, value in event.headers}
                 self.headers[event.stream_id] = headers

@@ -18,7 +18,7 @@ import pytest
 
 from paperdb_trio.store.backup import JUMP
 from tests.auth.commands import fails_here, run_here
-from tests.conftest import Server, StartServer, fill, receive
+from tests.conftest import Server, StartServer, fill, receive, wait_until
 from tests.store.tools import apply_all, inserting, new_file, rows
 
 
@@ -67,6 +67,7 @@ def test_a_backup_is_of_one_moment_while_writes_go_on(start_server: StartServer,
     thread = threading.Thread(target=write)
     thread.start()
     try:
+        wait_until(lambda: written > 0)
         for n in range(3):
             before = written
             server.cli("backup", str(tmp_path / f"{n}.db"))

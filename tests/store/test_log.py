@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,18 @@ async def test_a_page_is_of_one_database_and_its_text_is_the_events(file: Path) 
             assert page.events == [head + b'"type":"insert","collection":"c","data":' + written.data + b"}"]
     finally:
         log.close()
+
+
+@pytest.mark.parametrize("read_only", [True, False])
+def test_what_is_no_database_is_not_left_open(tmp_path: Path, read_only: bool) -> None:
+    """Python 3.13 warns of a connection that nobody closed, whenever it happens to be collected."""
+    file = tmp_path / "rubbish"
+    file.write_bytes(b"\xa5" * 10_000)
+    with pytest.raises(sqlite3.DatabaseError) as caught:
+        connect(file, read_only=read_only)
+    assert "not a database" in str(caught.value)  # its frames are alive, and what they hold
+    open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert str(file) not in open_files
 
 
 def test_a_read_only_connection_finds_the_log_of_a_server_that_is_writing(file: Path) -> None:

@@ -1,0 +1,116 @@
+"""What holds for every file of the sources: what it imports is declared, and bounded where insides are used;
+nothing is raised within `except*`; the files that it names exist."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import need
+
+ROOT = Path(__file__).parent.parent
+FOLDERS = ("paperdb_trio", "tests", "bench", "binary", "examples")
+OURS = {*FOLDERS, *sys.stdlib_module_names}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            yield path.relative_to(ROOT), ast.parse(path.read_text())
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """The packages that a file imports, wherever in it."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield str(node.module).partition(".")[0]
+
+
+def declared(*extras: str) -> dict[str, str]:
+    """What pip is told: names and their bounds."""
+    lines = [*PROJECT["dependencies"]]
+    for extra in extras:
+        lines += PROJECT["optional-dependencies"][extra]
+    found = (re.fullmatch(r"([\w-]+)([^;]*).*", line) for line in lines)
+    return {match[1]: match[2] for match in found if match is not None}
+
+
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("paperdb_trio", ()), ("tests", ("test",)), ("bench", ()), ("binary", ("binary",)), ("examples", ())],
+)
+def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    distributions = packages_distributions()
+    names = {name for _, tree in parsed(folder) for name in imported(tree)} - OURS
+    undeclared = {
+        name
+        for name in names
+        if not {found.lower().replace("_", "-") for found in distributions.get(name, [name])}
+        & {*declared(*extras)}
+    }
+    assert undeclared == set()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "flask",
+        "h11",
+        "h2",
+        "hypercorn",
+        "priority",
+        "quart",
+        "quart-trio",
+        "trio",
+        "trio-websocket",
+        "werkzeug",
+        "wsproto",
+    ],
+)
+def test_whose_insides_are_used_is_bound_to_what_was_tested(name: str) -> None:
+    assert re.fullmatch(r">=[\d.]+,<[\d.]+", declared()[name])
+
+
+def test_nothing_is_raised_within_an_except_star() -> None:
+    """Before Python 3.11.4 (Debian 12 has 3.11.2) that comes out wrapped in a group again."""
+    raising = [
+        f"{path}:{inner.lineno}"
+        for path, tree in parsed(*FOLDERS)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.TryStar)
+        for handler in block.handlers
+        for inner in ast.walk(handler)
+        if isinstance(inner, ast.Raise)
+        or (
+            isinstance(inner, ast.Call)
+            and ast.unparse(inner.func).rpartition(".")[2] in ("exit", "fail", "skip")
+        )
+    ]
+    assert raising == []
+
+
+def test_the_files_that_texts_name_exist() -> None:
+    listed = subprocess.run(
+        [need("git"), "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    missing = {}
+    for path in listed.split():
+        try:
+            text = (ROOT / path).read_text()
+        except (UnicodeDecodeError, FileNotFoundError):
+            continue
+        for name in re.findall(rf"\b(?:{'|'.join(FOLDERS)})/[\w/]+\.(?:py|mjs|ts|js|html)\b", text):
+            if not (ROOT / name).exists():
+                missing[name] = path
+    assert missing == {}
