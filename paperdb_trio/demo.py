@@ -39,7 +39,7 @@ TEXTS: Final = (
 
 async def run(services: Services) -> None:
     """Write until cancelled, or until the server drains."""
-    database = services.directory.database_named(DATABASE)
+    database = services.accounts.database_named(DATABASE)
     if database is None:
         log.warning("there is no database '%s' to show the demo in", DATABASE)
         return

@@ -1,4 +1,4 @@
-"""Names, ids, documents, changes and the bytes of an event.
+"""Names, ids, documents and changes.
 
 Law: no I/O, no clock but the one passed in, nothing that knows of SQLite, HTTP or sockets.
 """
@@ -135,22 +135,3 @@ class Change(msgspec.Struct, frozen=True, gc=False):  # made for every write, in
     collection: str
     id: str
     data: bytes
-
-
-def plain_event(change: Change) -> bytes:
-    """The event of plain mode: exactly `type`, `collection`, `data`."""
-    return b'{"type":"%b","collection":"%b","data":%b}' % (
-        change.type.encode(),
-        change.collection.encode(),
-        change.data,
-    )
-
-
-def cursor_event(change: Change) -> bytes:
-    """The event of cursor mode and of the change log over HTTP: the same with `seq`."""
-    return b'{"seq":%d,"type":"%b","collection":"%b","data":%b}' % (
-        change.seq,
-        change.type.encode(),
-        change.collection.encode(),
-        change.data,
-    )

@@ -19,32 +19,32 @@ from typing import Final
 
 import trio
 
-from paperdb_trio import demo, intake
-from paperdb_trio.auth.directory import Directory
+from paperdb_trio import demo, import_socket
+from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
+from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.doors.hypercorn import HypercornConnections
+from paperdb_trio.doors.listener import Door, listen
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import Limits
+from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import Change
-from paperdb_trio.net.door import Door, listen
-from paperdb_trio.net.hypercorn import HypercornConnections
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
-from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
+from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.log import ChangeLog
 from paperdb_trio.store.operations import KeepTime, Trim
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.writer import Writer, finish_drops
 from paperdb_trio.web.assets import load as load_assets
-from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb")
 
 READER_THREADS: Final = 4
-DIRECTORY_SECONDS: Final = 0.25
+ACCOUNTS_SECONDS: Final = 0.25
 """Between two looks at what the command line may have changed."""
 TRIM_SECONDS: Final = 1.0
 DROP_SECONDS: Final = 1.0
@@ -100,8 +100,8 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         hub = Hub()
         for database_id, (head, trimmed) in change_log.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
-        directory = Directory()
-        await directory.refresh(watcher)
+        accounts = Accounts()
+        await accounts.refresh(watcher)
         cache = DocumentCache(settings.cache_bytes)
 
         def on_commit(changes: list[Change]) -> None:
@@ -109,7 +109,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             hub.on_commit(changes)
 
         writer = Writer(file, on_commit, gate=gate, max_wal_bytes=settings.max_wal_bytes)
-        services = Services(settings, limits, directory, writer, reader, cache, change_log, hub, load_assets())
+        services = Services(settings, limits, accounts, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
         hypercorn = HypercornConnections(services, wheel)
@@ -118,7 +118,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)
-        imports = stack.enter_context(intake.listening(file.parent))
+        imports = stack.enter_context(import_socket.listening(file.parent))
 
         # What is alive now stays alive: the collector need not look at it again. With the usual thresholds
         # it takes a third of the time of accepting connections.
@@ -129,12 +129,12 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         async with trio.open_nursery() as core:
             await core.start(writer.run)
             await core.start(hub.run)
-            core.start_soon(_watch_directory, services, gateway, watcher)
+            core.start_soon(_watch_accounts, services, gateway, watcher)
             core.start_soon(_trim, services)
             core.start_soon(_finish_drops, services)
             core.start_soon(wheel.run)
             if imports is not None:
-                core.start_soon(intake.run, services, imports)
+                core.start_soon(import_socket.run, services, imports)
             if settings.demo:
                 core.start_soon(demo.run, services)
             async with trio.open_nursery() as connections:
@@ -205,12 +205,12 @@ async def _until_empty(door: Door) -> None:
         await trio.sleep(0.01)
 
 
-async def _watch_directory(services: Services, gateway: Gateway, reader: Reader) -> None:
+async def _watch_accounts(services: Services, gateway: Gateway, reader: Reader) -> None:
     """See what the command line does to databases, keys and plans."""
     while True:
-        await trio.sleep(DIRECTORY_SECONDS)
+        await trio.sleep(ACCOUNTS_SECONDS)
         try:
-            if await services.directory.refresh(reader):
+            if await services.accounts.refresh(reader):
                 gateway.enforce()
         except ApiError as error:  # it took too long: look again soon
             log.warning("could not look for changes of keys and plans: %s", error)
@@ -226,7 +226,7 @@ async def _trim(services: Services) -> None:
             if trio.current_time() >= kept + KEEP_TIME_SECONDS:
                 await writer.submit(KeepTime(writer.clock))
                 kept = trio.current_time()
-            for database_id in services.directory.database_ids():
+            for database_id in services.accounts.database_ids():
                 removed = hub.committed(database_id) - hub.trimmed(database_id)
                 while removed:
                     cutoff = writer.clock.now() - settings.retention_age

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from paperdb_trio.auth.directory import Directory
+from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
+from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.limits import Limits
-from paperdb_trio.realtime.hub import Hub
+from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.store.cache import DocumentCache
-from paperdb_trio.store.log import ChangeLog
+from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.writer import Writer
-from paperdb_trio.turn import Turns
 from paperdb_trio.web.assets import Asset
 
 
@@ -24,14 +24,14 @@ class Services:
 
     settings: Settings
     limits: Limits
-    directory: Directory
+    accounts: Accounts
     writer: Writer
     reader: Reader
     cache: DocumentCache
     log: ChangeLog
     hub: Hub
     assets: Mapping[str, Asset]
-    turns: Turns = field(default_factory=Turns)
+    turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
     drops_left: bool = True
     open_connections: Callable[[], int] = lambda: 0

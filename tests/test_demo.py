@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from paperdb_trio import demo
-from paperdb_trio.auth.directory import Directory
+from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
 from paperdb_trio.store.reader import Reader
@@ -38,11 +38,11 @@ async def test_it_inserts_updates_and_deletes_in_bounded_room_over_restarts(
     apply_all(file, inserting({"_id": "mine", "text": "not yours"}, "messages"))
     seen: list[Change] = []
     reader = Reader(file, threads=1, timeout=10, max_result_bytes=1 << 20)
-    directory = Directory()
-    await directory.refresh(reader)
+    accounts = Accounts()
+    await accounts.refresh(reader)
     writer = Writer(file, seen.extend)
     services: Any = SimpleNamespace(
-        directory=directory, writer=writer, reader=reader, settings=Settings(), draining=False
+        accounts=accounts, writer=writer, reader=reader, settings=Settings(), draining=False
     )
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:

@@ -16,8 +16,8 @@ import httpx
 import pytest
 import trio
 
+from paperdb_trio.store.file import prepare
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import prepare
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, Writers, end_of, handshake, open_raw, pour

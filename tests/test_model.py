@@ -10,16 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paperdb_trio.delivery.encodings import cursor_event, plain_event
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import (
     Change,
     check_collection,
     check_id,
-    cursor_event,
     document_bytes,
     encode,
     new_id,
-    plain_event,
     timestamp,
 )
 from tests.conftest import refusal

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from paperdb_trio.loop.wheel import TICK, Wheel
 from paperdb_trio.server import DIRECTORY_SECONDS
-from paperdb_trio.wheel import TICK, Wheel
 
 
 class Timer:

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from paperdb_trio.auth.directory import Database, Directory, Identity, Keyring
+from paperdb_trio.auth.accounts import Accounts, Database, Identity, Keyring
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import Document, check_collection, new_id, timestamp
 
@@ -56,13 +56,13 @@ class Grant:
     collections: frozenset[str] | None
     expires: float
 
-    def still_good(self, directory: Directory) -> bool:
+    def still_good(self, accounts: Accounts) -> bool:
         """Whether it has not expired, and its key and plan are what they were."""
-        key = directory.key(self.key_id)
+        key = accounts.key(self.key_id)
         return (
             key is not None
             and not key.revoked
-            and directory.database(self.database.id).realtime
+            and accounts.database(self.database.id).realtime
             and time.time() < self.expires
         )
 
@@ -75,7 +75,7 @@ def new_signing_secret() -> tuple[str, bytes]:
     return new_id(), secrets.token_bytes(32)
 
 
-def mint(directory: Directory, identity: Identity, request: Document) -> dict[str, Any]:
+def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str, Any]:
     """The answer of `POST /realtime/token`. Raises 400s, and 403s for the plan and for public keys."""
     identity.database.require_realtime()
     unknown = set(request) - {"collections", "permissions", "expiresIn"}
@@ -116,7 +116,7 @@ def mint(directory: Directory, identity: Identity, request: Document) -> dict[st
     ):
         raise bad_request(f"'expiresIn' must be a whole number of seconds from {MIN_SECONDS} to {MAX_SECONDS}")
     now = int(time.time())
-    kid, secret = directory.signing
+    kid, secret = accounts.signing
     collections = list(dict.fromkeys(collections))
     claims = {
         "iss": ISSUER,
@@ -138,16 +138,16 @@ def mint(directory: Directory, identity: Identity, request: Document) -> dict[st
     }
 
 
-def verify(directory: Directory, token: str) -> Grant:
+def verify(accounts: Accounts, token: str) -> Grant:
     """Raises a 401 `INVALID_TOKEN`, `TOKEN_EXPIRED` or `KEY_REVOKED`, or a 403 `PLAN_REQUIRED`."""
     try:
-        claims = _minted_claims(token, directory.keyring) or _judged_claims(token, directory.keyring)
+        claims = _minted_claims(token, accounts.keyring) or _judged_claims(token, accounts.keyring)
     except jwt.ExpiredSignatureError:
         raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one") from None
     except (jwt.InvalidTokenError, ValueError, OverflowError, TypeError) as error:
         raise _invalid(str(error)) from None
-    database = directory.database_named(claims["sub"])
-    key = directory.key(claims["key"])
+    database = accounts.database_named(claims["sub"])
+    key = accounts.key(claims["key"])
     if database is None or key is None or key.database_id != database.id:
         raise _invalid("its database or key does not exist")
     if key.revoked:

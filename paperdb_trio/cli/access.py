@@ -12,7 +12,7 @@ from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.cli.base import Group, data_option, main
 from paperdb_trio.model import new_id
 from paperdb_trio.store import admin
-from paperdb_trio.store.schema import prepare
+from paperdb_trio.store.file import prepare
 
 
 @main.group(cls=Group)

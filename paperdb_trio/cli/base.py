@@ -40,7 +40,7 @@ class Group(click.Group):
 
 
 class Main(Group):
-    """Turns our errors into one line."""
+    """OnePerTurn our errors into one line."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         open_standard_streams()

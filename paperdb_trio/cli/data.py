@@ -16,7 +16,7 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import replacing
 from paperdb_trio.store import backup as copies
-from paperdb_trio.store.schema import EXIT_CORRUPT, prepare
+from paperdb_trio.store.file import EXIT_CORRUPT, prepare
 
 EXIT_INCOMPLETE: Final = 10
 
@@ -121,7 +121,7 @@ def import_(
     databases must exist. A document that is there already and differs is refused, unless --replace:
     an import that broke off can simply be repeated.
     """
-    from paperdb_trio.intake import import_into
+    from paperdb_trio.import_socket import import_into
     from paperdb_trio.store.transfer import ImportRequest
 
     began = time.monotonic()

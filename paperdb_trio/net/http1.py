@@ -15,13 +15,15 @@ from typing import Final
 
 import trio
 
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
+from paperdb_trio.limits import Limits
+from paperdb_trio.loop.turn import OnePerTurn
+from paperdb_trio.net.chunked import ChunkedDecoder, chunk
+from paperdb_trio.net.cors import refusal
+from paperdb_trio.net.head import Head, parse_head
+from paperdb_trio.net.messages import Request, Response, body_too_large, body_too_late
 from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
-from paperdb_trio.realtime.frames import chunk
-from paperdb_trio.rest.messages import Request, Response, body_too_large, body_too_late
-from paperdb_trio.rest.routes import refusal
-from paperdb_trio.services import Services
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RECEIVE_BYTES: Final = 65_536
@@ -66,13 +68,13 @@ class HttpConnection:
     its own for each request took a tenth of a get.
     """
 
-    def __init__(self, stream: ByteStream, services: Services) -> None:
+    def __init__(self, stream: ByteStream, settings: Settings, limits: Limits, turns: OnePerTurn) -> None:
         self.due: int | None = None  # the wheel's
         self._waiting = False
         self.stream = stream
-        self._settings = services.settings
-        self._limits = services.limits
-        self._turns = services.turns
+        self._settings = settings
+        self._limits = limits
+        self._turns = turns
         self._buffer = b""
         self._head = Head()
         self._body_at = 0

@@ -20,8 +20,8 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, partial, whose
+from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.turn import Turns
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -152,7 +152,7 @@ class TlsStream(ByteStream):
         raw: socket.socket,
         peer: str,
         context: ssl.SSLContext,
-        turns: Turns,
+        turns: OnePerTurn,
     ) -> None:
         super().__init__(sock, raw, peer)
         self._turns = turns

@@ -11,14 +11,15 @@ from contextlib import ExitStack
 import trio
 
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.delivery.encodings import SSE, SSE_CHUNKED, sse_progress
 from paperdb_trio.errors import ApiError
+from paperdb_trio.loop.wheel import Wheel
+from paperdb_trio.net.chunked import LAST_CHUNK, chunk
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.realtime.frames import LAST_CHUNK, SSE, SSE_CHUNKED, chunk, sse_progress
-from paperdb_trio.realtime.live import CLOSE_SECONDS, Live
+from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
-from paperdb_trio.store.log import FIRST_ROWS
-from paperdb_trio.wheel import Wheel
+from paperdb_trio.store.change_log import FIRST_ROWS
 
 
 class EventConnection(Live):
@@ -95,7 +96,7 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
         except ApiError as error:  # the last place was taken since the head was sent
             raise StreamCut from error
         yield sse_progress(position)
-        while grant.still_good(services.directory):
+        while grant.still_good(services.accounts):
             if services.draining:
                 raise StreamCut
             try:

@@ -15,19 +15,19 @@ from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.limits import too_many_subscriptions
+from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import check_collection
+from paperdb_trio.net.frames import close_frame
 from paperdb_trio.net.head import Head
+from paperdb_trio.net.parameters import parse_parameters
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.parameters import parse_parameters
+from paperdb_trio.realtime.connection import Live
 from paperdb_trio.realtime.eventstream import EventConnection
-from paperdb_trio.realtime.frames import close_frame
 from paperdb_trio.realtime.handshake import check_handshake, handshake_answer
-from paperdb_trio.realtime.live import Live
 from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refusal_close
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
-from paperdb_trio.store.log import Interest
-from paperdb_trio.wheel import Wheel
+from paperdb_trio.store.change_log import Interest
 
 PATHS: Final = ("/", "/realtime")
 PARAMETERS: Final = ("token", "since", "collections", "errors")
@@ -101,7 +101,7 @@ class Gateway:
 
         What `enforce` and `drain` ended while it was being sent ends here.
         """
-        if self._services.draining or not grant.still_good(self._services.directory):
+        if self._services.draining or not grant.still_good(self._services.accounts):
             return
         connection = EventConnection(self._services, self._wheel, stream, grant, collection, chunked=chunked)
         self.connections.add(connection)
@@ -123,7 +123,7 @@ class Gateway:
             raise ApiError(403, "ORIGIN_NOT_ALLOWED", "This web origin may not connect")
         offered = _offered(head)
         bearer = _bearer(offered)
-        grant = tokens.verify(services.directory, _token(head, query, bearer))
+        grant = tokens.verify(services.accounts, _token(head, query, bearer))
         # A client that offers protocols must be answered with one of them.
         return grant, SUBPROTOCOL if SUBPROTOCOL in offered else bearer
 
@@ -135,7 +135,7 @@ class Gateway:
                 await trio.lowlevel.checkpoint()
 
     def enforce(self) -> None:
-        """End connections whose key or plan is no longer good, after the directory has changed."""
+        """End connections whose key or plan is no longer good, after the accounts have changed."""
         for connection in tuple(self.connections):
             connection.enforce()
 

@@ -13,13 +13,13 @@ import trio
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.delivery.encodings import CURSOR, PLAIN
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.limits import too_many_subscriptions
+from paperdb_trio.loop.turn import TimeSlice
+from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import check_collection
-from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.realtime.frames import (
-    CURSOR,
-    PLAIN,
+from paperdb_trio.net.frames import (
     Frame,
     FrameDecoder,
     Opcode,
@@ -29,7 +29,8 @@ from paperdb_trio.realtime.frames import (
     pong_frame,
     text_frame,
 )
-from paperdb_trio.realtime.live import CLOSE_SECONDS, Live
+from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import (
     MAX_BAD_MESSAGES,
     Action,
@@ -40,9 +41,7 @@ from paperdb_trio.realtime.protocol import (
     reply,
 )
 from paperdb_trio.services import Services
-from paperdb_trio.store.log import Interest
-from paperdb_trio.turn import Turn
-from paperdb_trio.wheel import Wheel
+from paperdb_trio.store.change_log import Interest
 
 RECEIVE_BYTES: Final = 4096
 
@@ -134,7 +133,7 @@ class WebSocket(Live):
 
     async def _read(self) -> None:
         """Read frames until the peer ends, or `close` cancels it."""
-        turn = Turn()
+        turn = TimeSlice()
         while data := await self._stream.receive_some(RECEIVE_BYTES):
             if len(data) == RECEIVE_BYTES:  # there is more: of all who send so much, one in a turn
                 await self._turns.next()
@@ -152,7 +151,7 @@ class WebSocket(Live):
                 if self._closing is not None:
                     return
 
-    async def _take_all(self, frames: list[Frame], turn: Turn) -> None:
+    async def _take_all(self, frames: list[Frame], turn: TimeSlice) -> None:
         """Take them in order, up to one that closes. The pongs of pings in a row are written together."""
         pongs = b""
         for frame in frames:
@@ -218,7 +217,7 @@ class WebSocket(Live):
         return reply("unsubscribed", action.ref, collection=name)
 
     def _auth(self, action: Action) -> bytes:
-        grant = tokens.verify(self._directory, action.argument)
+        grant = tokens.verify(self._accounts, action.argument)
         if grant.database.id != self._grant.database.id:
             raise ApiError(403, "OTHER_DATABASE", "The token is for another database")
         if grant.collections is not None and not (

@@ -17,11 +17,12 @@ import msgspec
 import trio
 
 from paperdb_trio.auth import tokens
-from paperdb_trio.auth.directory import Directory, Identity, unauthorized
+from paperdb_trio.auth.accounts import Accounts, Identity, unauthorized
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_document, parse_json, split_documents
+from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import check_collection, check_document, check_id
-from paperdb_trio.rest.messages import (
+from paperdb_trio.net.messages import (
     NO_STORE,
     EventStream,
     Request,
@@ -33,8 +34,8 @@ from paperdb_trio.rest.messages import (
 from paperdb_trio.rest.metrics import metrics_text
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import Stored
+from paperdb_trio.store.change_log import EventText, Interest
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.log import EventText, Interest
 from paperdb_trio.store.operations import (
     EVERY_SEQ,
     BulkFailure,
@@ -51,7 +52,6 @@ from paperdb_trio.store.operations import (
 )
 from paperdb_trio.store.place import storage_gone
 from paperdb_trio.store.reader import parse_select, project
-from paperdb_trio.turn import Turn
 from paperdb_trio.web.assets import TARBALL
 
 DEFAULT_LIMIT: Final = 100
@@ -116,7 +116,7 @@ class Call:
             )
         most = self.services.settings.max_body_bytes
         body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
-        if self.services.directory.identity_of(self.identity.key.id).key.revoked:  # while the body came
+        if self.services.accounts.identity_of(self.identity.key.id).key.revoked:  # while the body came
             raise unauthorized()
         return body
 
@@ -128,7 +128,7 @@ class Call:
         return parse_document(body, self.services.settings.max_document_bytes)
 
 
-def authenticate(directory: Directory, request: Request) -> tuple[Identity, tokens.Grant | None]:
+def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens.Grant | None]:
     """Who asks: by `Authorization: Bearer`, `X-API-Key`, or a token in the query; raises a 401.
 
     With a token the identity is that of the key behind it, which may do no more than the grant says.
@@ -141,9 +141,9 @@ def authenticate(directory: Directory, request: Request) -> tuple[Identity, toke
     if not credential:
         raise unauthorized()
     if credential.count(".") != 2:  # a JWT has two dots, an API key none
-        return directory.identify(credential), None
-    grant = tokens.verify(directory, credential)
-    return directory.identity_of(grant.key_id), grant
+        return accounts.identify(credential), None
+    grant = tokens.verify(accounts, credential)
+    return accounts.identity_of(grant.key_id), grant
 
 
 # --- documents -----------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ async def insert_bulk(call: Call) -> Response:
     query = call.query
     atomic = _flag(query, "atomic")
     drafts: list[Draft | ApiError] = []
-    turn = Turn()
+    turn = TimeSlice()
     body = await call.body()
     for text in split_documents(body, settings.max_bulk_documents):
         if turn.is_over():
@@ -373,10 +373,10 @@ def _last_event_id(call: Call) -> str | None:
 
 def _check_still_good(call: Call) -> None:
     """After a wait: whoever asks may still see what there is now. Raises a 401 or 403."""
-    directory = call.services.directory
+    accounts = call.services.accounts
     if call.token is not None and time.time() >= call.token.expires:
         raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
-    identity = directory.identity_of(call.identity.key.id)
+    identity = accounts.identity_of(call.identity.key.id)
     if identity.key.revoked:
         raise unauthorized()
     identity.database.require_realtime()
@@ -460,7 +460,7 @@ async def mint_token(call: Call) -> Response:
     request = parse_json(await call.body(MAX_TOKEN_REQUEST_BYTES))
     if not isinstance(request, dict):
         raise bad_request('The body must be a JSON object like {"collections": ["messages"]}')
-    return json_response(200, tokens.mint(call.services.directory, call.identity, request))
+    return json_response(200, tokens.mint(call.services.accounts, call.identity, request))
 
 
 async def healthz(services: Services, request: Request) -> Response:
@@ -472,7 +472,7 @@ async def readyz(services: Services, request: Request) -> Response:
     """Whether requests should be sent here: not while draining, nor when the file cannot be used."""
     if services.draining:
         raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
-    if services.directory.age() > STALE_SECONDS:
+    if services.accounts.age() > STALE_SECONDS:
         raise ApiError(503, "NOT_READY", "The database file could not be read for a while")
     fault = services.writer.fault()
     if fault == "gone":

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
-from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import COLLECTION_NAME
+from paperdb_trio.net.cors import PREFLIGHT, allow_origin
+from paperdb_trio.net.messages import Request, Response, error_response, json_response
 from paperdb_trio.rest import handlers
 from paperdb_trio.rest.handlers import Call, authenticate
-from paperdb_trio.rest.messages import Request, Response, error_response, json_response
 from paperdb_trio.rest.openapi import openapi_document
 from paperdb_trio.rest.table import Access, Route
 from paperdb_trio.services import Services
@@ -23,7 +23,6 @@ from paperdb_trio.web.assets import ANY_TARBALL
 
 log = logging.getLogger("paperdb.rest")
 
-_PREFLIGHT: Final = Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
 
 _FIND: Final = ("filter", "sort", "limit", "offset", "select", "count")
 _CHANGES: Final = ("since", "limit", "wait", "lastEventId", "token")
@@ -125,21 +124,10 @@ async def respond(services: Services, request: Request) -> Response:
     return response
 
 
-def refusal(settings: Settings, method: str, origin: str | None, error: ApiError) -> Response:
-    """The answer of a door that does not get as far as `respond`.
-
-    A preflight goes through: only then does a browser ask, and show its page what the refusal says.
-    """
-    response = _PREFLIGHT if method == "OPTIONS" else error_response(error)
-    response = replace(response, headers=dict(response.headers))
-    allow_origin(settings, method, origin, response)
-    return response
-
-
 async def _respond(services: Services, request: Request) -> Response:
     method = "GET" if request.method == "HEAD" else request.method
     if method == "OPTIONS":
-        return replace(_PREFLIGHT, headers=dict(_PREFLIGHT.headers))
+        return replace(PREFLIGHT, headers=dict(PREFLIGHT.headers))
     if method == "GET" and request.path in OPEN_ROUTES:
         return await OPEN_ROUTES[request.path](services, request)
     if method == "GET" and request.path in services.assets:
@@ -147,7 +135,7 @@ async def _respond(services: Services, request: Request) -> Response:
     if method == "GET" and ANY_TARBALL.fullmatch(request.path):
         raise handlers.another_tarball(services)
     segments = request.segments()
-    identity, token = authenticate(services.directory, request)
+    identity, token = authenticate(services.accounts, request)
     services.limits.request(identity.key.id)
     route, parameters = match(method, segments)
     if token is not None and route.access is not Access.LISTEN:
@@ -160,25 +148,3 @@ async def _respond(services: Services, request: Request) -> Response:
     return await route.handler(
         Call(services, request, identity, parameters, request.query(*route.query), token)
     )
-
-
-def allow_origin(settings: Settings, method: str, origin: str | None, response: Response) -> None:
-    """CORS (Fetch, section 3.2). No cookies are used, so that `*` gives nothing away."""
-    if origin is None:
-        return
-    origins = settings.origins
-    headers = response.headers
-    if origins.any:
-        headers["Access-Control-Allow-Origin"] = "*"
-    else:
-        headers["Vary"] = "Origin"
-        if not origins.allows(origin):
-            return
-        headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
-    if method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
-        headers["Access-Control-Allow-Headers"] = (
-            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Last-Event-ID"
-        )
-        headers["Access-Control-Max-Age"] = "86400"

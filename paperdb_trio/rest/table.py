@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 
+from paperdb_trio.net.messages import Response
 from paperdb_trio.rest.handlers import Call
-from paperdb_trio.rest.messages import Response
 
 
 class Access(Enum):

@@ -15,7 +15,7 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
-from paperdb_trio.store.schema import (
+from paperdb_trio.store.file import (
     EXIT_CORRUPT,
     EXIT_LOCKED,
     connect,

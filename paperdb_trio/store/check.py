@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from paperdb_trio.store.schema import SEQ_BITS, SEQ_MASK, connect, span
+from paperdb_trio.store.file import SEQ_BITS, SEQ_MASK, connect, span
 
 MAX_FAULTS: Final = 20
 """Faults of one kind that are listed."""

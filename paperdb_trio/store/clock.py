@@ -13,7 +13,7 @@ import sqlite3
 import time
 from typing import Final
 
-from paperdb_trio.store.schema import SEQ_BITS
+from paperdb_trio.store.file import SEQ_BITS
 
 MAX_PAUSE: Final = 86_400.0
 """Seconds of the time without a server that count."""

@@ -14,10 +14,18 @@ import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request, not_found, unique_violation
 from paperdb_trio.json_input import decode
-from paperdb_trio.model import SYSTEM_FIELDS, Document, check_document, check_id, document_bytes, encode, new_id
+from paperdb_trio.model import (
+    SYSTEM_FIELDS,
+    Document,
+    check_document,
+    check_id,
+    document_bytes,
+    encode,
+    new_id,
+)
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.document_schema import DocumentSchema
-from paperdb_trio.store.schema import SEQ_BITS, span
+from paperdb_trio.store.file import SEQ_BITS, span
 from paperdb_trio.store.transaction import MAX_UNIQUE_INDEXES, Transaction
 
 STEP_BYTES: Final = 4 * 1024 * 1024

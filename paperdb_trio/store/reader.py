@@ -21,9 +21,9 @@ from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store.cache import Stored
+from paperdb_trio.store.file import connect, span
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.query import compile_filter, compile_sort, field
-from paperdb_trio.store.schema import connect, span
 
 T = TypeVar("T")
 

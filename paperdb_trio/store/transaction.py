@@ -15,9 +15,9 @@ from typing import Final
 from paperdb_trio.errors import bad_request, unique_violation
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
+from paperdb_trio.store.file import SEQ_BITS, span
 from paperdb_trio.store.query import field as query_field
 from paperdb_trio.store.query import unique_condition
-from paperdb_trio.store.schema import SEQ_BITS, span
 
 MAX_UNIQUE_INDEXES: Final = 16
 """Indexes that inserts with `unique` may add to one collection. Further fields are refused: to look for each of

@@ -31,8 +31,8 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.document_schema import MAX_BYTES as MAX_SCHEMA_BYTES
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
+from paperdb_trio.store.file import connect, span
 from paperdb_trio.store.operations import SetSchema, satisfy_schema
-from paperdb_trio.store.schema import connect, span
 from paperdb_trio.store.transaction import Transaction
 
 BATCH_LINES: Final = 250

@@ -22,10 +22,10 @@ import trio
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
 from paperdb_trio.store import clock
+from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import HOUSEKEEPING, DropSome, Operation, PendingDrops
 from paperdb_trio.store.place import Fault, Place, storage_gone
-from paperdb_trio.store.schema import BUSY_SECONDS, connect
 from paperdb_trio.store.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")

@@ -19,13 +19,13 @@ import pytest
 import trio
 
 from paperdb_trio.auth import tokens
-from paperdb_trio.auth.directory import Directory
+from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.auth.tokens import SLACK_SECONDS, mint, new_signing_secret, verify
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store import admin
+from paperdb_trio.store.file import prepare
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import prepare
 
 KID, SECRET = "kid-one", b"1" * 32
 KEY = "pdb_sk_" + "k" * 43
@@ -41,12 +41,12 @@ class World:
         admin.set_up(self.file, admin.NewKey("k1", "secret", "", hash_key(KEY)), KID, SECRET)
         admin.create_database(self.file, "other", "pro")
         admin.add_key(self.file, "other", admin.NewKey("k2", "secret", "", b"hash"))
-        self.directory = Directory()
+        self.accounts = Accounts()
 
     async def refresh(self) -> bool:
         reader = Reader(self.file, threads=1, timeout=10, max_result_bytes=2**20)
         try:
-            return await self.directory.refresh(reader)
+            return await self.accounts.refresh(reader)
         finally:
             reader.close()
 
@@ -97,9 +97,9 @@ def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_short_way_knows_our_own_tokens(world: World) -> None:
-    text = mint(world.directory, world.directory.identify(KEY), {"collections": ["a"]})["token"]
-    assert tokens._minted_claims(text, world.directory.keyring) is not None
-    short = tokens._minted_claims(token(), world.directory.keyring) is not None
+    text = mint(world.accounts, world.accounts.identify(KEY), {"collections": ["a"]})["token"]
+    assert tokens._minted_claims(text, world.accounts.keyring) is not None
+    short = tokens._minted_claims(token(), world.accounts.keyring) is not None
     assert short is (separators == (",", ":"))
 
 
@@ -118,7 +118,7 @@ def token(
 
 def refused(world: World, text: str) -> tuple[int, str]:
     with pytest.raises(ApiError) as error:
-        verify(world.directory, text)
+        verify(world.accounts, text)
     assert SECRET.decode() not in error.value.message
     return error.value.status, error.value.code
 
@@ -128,21 +128,21 @@ INVALID = (401, "INVALID_TOKEN")
 
 def test_a_good_token_grants_what_it_says(world: World) -> None:
     payload = claims()
-    grant = verify(world.directory, token(payload))
+    grant = verify(world.accounts, token(payload))
     assert (grant.database.name, grant.key_id, grant.expires) == ("default", "k1", payload["exp"])
     assert grant.collections == {"a", "b"}
     assert (grant.covers("a"), grant.covers("c"), grant.covers("*")) == (True, False, False)
 
 
 def test_a_star_covers_everything(world: World) -> None:
-    grant = verify(world.directory, token(claims(collections=["a", "*"])))
+    grant = verify(world.accounts, token(claims(collections=["a", "*"])))
     assert grant.collections is None
     assert grant.covers("anything")
 
 
 def test_what_is_minted_is_verified_and_signed_by_hmac_sha256(world: World) -> None:
-    answer = mint(world.directory, world.directory.identify(KEY), {"collections": ["a"], "expiresIn": 30})
-    grant = verify(world.directory, answer["token"])
+    answer = mint(world.accounts, world.accounts.identify(KEY), {"collections": ["a"], "expiresIn": 30})
+    grant = verify(world.accounts, answer["token"])
     assert grant.covers("a")
     head, body, signature = answer["token"].split(".")
     assert signature == b64(hmac.digest(SECRET, f"{head}.{body}".encode(), "sha256"))
@@ -223,7 +223,7 @@ def test_an_expired_token_is_told_so(world: World, seconds: int) -> None:
 @pytest.mark.parametrize("seconds", [2, 30, 59])
 def test_a_clock_that_was_set_back_does_not_refuse_the_tokens_at_hand(world: World, seconds: int) -> None:
     now = int(time.time())
-    assert verify(world.directory, token(claims(iat=now + seconds, exp=now + seconds + 60))).covers("a")
+    assert verify(world.accounts, token(claims(iat=now + seconds, exp=now + seconds + 60))).covers("a")
 
 
 def test_a_token_of_the_future_is_refused_and_none_lives_longer_than_it_says(world: World) -> None:
@@ -237,7 +237,7 @@ def test_a_token_that_was_good_before_still_expires_and_cannot_be_altered(world:
     good = token(claims(exp=now + 2))
     head, body, signature = good.split(".")
     for _ in range(2):
-        assert verify(world.directory, good).covers("a")
+        assert verify(world.accounts, good).covers("a")
     assert refused(world, f"{head}.{b64(json.dumps(claims(sub='other')).encode())}.{signature}") == INVALID
     assert refused(world, f"{head}.{body}.{b64(b'x' * 32)}") == INVALID
     time.sleep(now + 2.05 - time.time())
@@ -307,20 +307,20 @@ def test_a_signed_payload_that_is_no_object_is_refused(world: World, payload: by
 
 async def test_a_token_is_as_good_as_its_key_and_plan_are_now(own_world: World) -> None:
     good = token()
-    grant = verify(own_world.directory, good)
-    assert grant.still_good(own_world.directory)
+    grant = verify(own_world.accounts, good)
+    assert grant.still_good(own_world.accounts)
     admin.set_plan(own_world.file, "default", "free")
     assert await own_world.refresh()
     assert refused(own_world, good) == (403, "PLAN_REQUIRED")
-    assert not grant.still_good(own_world.directory)
+    assert not grant.still_good(own_world.accounts)
     admin.set_plan(own_world.file, "default", "pro")
     await own_world.refresh()
-    assert verify(own_world.directory, good).covers("a")
-    assert grant.still_good(own_world.directory)
+    assert verify(own_world.accounts, good).covers("a")
+    assert grant.still_good(own_world.accounts)
     admin.revoke_key(own_world.file, "k1")
     await own_world.refresh()
     assert refused(own_world, good) == (401, "KEY_REVOKED")
-    assert not grant.still_good(own_world.directory)
+    assert not grant.still_good(own_world.accounts)
 
 
 async def test_rotation_signs_anew_and_keeps_the_old_secrets_good(own_world: World) -> None:
@@ -328,9 +328,9 @@ async def test_rotation_signs_anew_and_keeps_the_old_secrets_good(own_world: Wor
     kid, secret = new_signing_secret()
     admin.add_signing_secret(own_world.file, kid, secret)
     await own_world.refresh()
-    assert own_world.directory.signing == (kid, secret)
-    assert verify(own_world.directory, old).covers("a")
-    assert verify(own_world.directory, token(secret=secret, kid=kid)).covers("a")
+    assert own_world.accounts.signing == (kid, secret)
+    assert verify(own_world.accounts, old).covers("a")
+    assert verify(own_world.accounts, token(secret=secret, kid=kid)).covers("a")
     assert refused(own_world, token(secret=secret)) == INVALID
     assert refused(own_world, token(kid=kid)) == INVALID
 
@@ -341,18 +341,18 @@ async def test_a_retired_secret_signs_nothing_that_it_cannot_have_signed_before(
     admin.add_signing_secret(own_world.file, kid, secret)
     await own_world.refresh()
     now = int(time.time())
-    assert verify(own_world.directory, token(claims(exp=now + 86_400))).covers("a")
+    assert verify(own_world.accounts, token(claims(exp=now + 86_400))).covers("a")
     assert refused(own_world, token(claims(exp=now + 86_400 + 120))) == INVALID
     assert refused(own_world, token(claims(exp=now + 10**9))) == INVALID
-    assert verify(own_world.directory, token(claims(exp=now + 10**9), secret=secret, kid=kid)).covers("a")
+    assert verify(own_world.accounts, token(claims(exp=now + 10**9), secret=secret, kid=kid)).covers("a")
 
 
-async def test_the_directory_reads_again_only_what_has_changed(own_world: World) -> None:
+async def test_the_accounts_reads_again_only_what_has_changed(own_world: World) -> None:
     assert not await own_world.refresh()
     admin.add_key(own_world.file, "default", admin.NewKey("k3", "public", "", hash_key("pdb_pk_x")))
     assert await own_world.refresh()
     assert not await own_world.refresh()
-    assert own_world.directory.identify("pdb_pk_x").key.secret is False
+    assert own_world.accounts.identify("pdb_pk_x").key.secret is False
 
 
 async def test_keys_are_long_random_and_stored_as_a_hash_only(own_world: World, tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ async def test_keys_are_long_random_and_stored_as_a_hash_only(own_world: World, 
         random = key.removeprefix("pdb_sk_").removeprefix("pdb_pk_")
         assert len(base64.urlsafe_b64decode(random + "=")) == 32
     assert {key[:7] for key in keys} == {"pdb_sk_", "pdb_pk_"}
-    assert own_world.directory.identify(KEY).key.id == "k1"
+    assert own_world.accounts.identify(KEY).key.id == "k1"
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert hash_key(KEY) in stored
     assert KEY.encode() not in stored
@@ -371,5 +371,5 @@ async def test_keys_are_long_random_and_stored_as_a_hash_only(own_world: World, 
 @pytest.mark.parametrize("key", ["", KEY[:-1], KEY + "k", KEY.upper(), "\udcff", "\0", hash_key(KEY).hex()])
 def test_no_other_key_identifies_anyone(world: World, key: str) -> None:
     with pytest.raises(ApiError) as error:
-        world.directory.identify(key)
+        world.accounts.identify(key)
     assert (error.value.status, error.value.code) == (401, "UNAUTHORIZED")

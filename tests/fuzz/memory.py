@@ -20,8 +20,9 @@ from wsproto.events import BytesMessage, Message, Ping, TextMessage
 from paperdb_trio.errors import ApiError
 from paperdb_trio.json_input import parse_json
 from paperdb_trio.model import encode
-from paperdb_trio.net.head import ChunkedDecoder, Head, parse_head
-from paperdb_trio.realtime.frames import FrameDecoder, Opcode, ProtocolError
+from paperdb_trio.net.chunked import ChunkedDecoder
+from paperdb_trio.net.frames import FrameDecoder, Opcode, ProtocolError
+from paperdb_trio.net.head import Head, parse_head
 from paperdb_trio.realtime.handshake import check_handshake
 from paperdb_trio.realtime.protocol import BadMessage, parse_action
 from paperdb_trio.store.query import compile_filter

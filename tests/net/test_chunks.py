@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.net.head import ChunkedDecoder
+from paperdb_trio.net.chunked import ChunkedDecoder
 
 
 def decode(*pieces: bytes) -> tuple[bytes, bytes, bool]:

@@ -18,8 +18,8 @@ import pytest
 import trio
 from websockets.sync.client import connect
 
+from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.net.tls import TlsStream, self_signed
-from paperdb_trio.turn import Turns
 from tests.auth.commands import fails, run
 from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.realtime.raw import Raw, handshake, open_raw, running, say
@@ -269,7 +269,7 @@ async def test_a_peer_that_reads_nothing_of_what_tls_has_to_say_is_dropped(tmp_p
     client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    stream = TlsStream(trio.socket.from_stdlib_socket(ours), ours, "peer", server_context, Turns())
+    stream = TlsStream(trio.socket.from_stdlib_socket(ours), ours, "peer", server_context, OnePerTurn())
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.handshake, trio.Lock())

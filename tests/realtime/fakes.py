@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import trio
 
-from paperdb_trio.model import Change, cursor_event, plain_event
-from paperdb_trio.realtime.frames import CURSOR, Encoding
-from paperdb_trio.realtime.hub import Hub
-from paperdb_trio.realtime.subscriber import BehindTheLog, Subscriber
-from paperdb_trio.store.log import EventText, Interest, Page
+from paperdb_trio.delivery.encodings import CURSOR, Encoding, cursor_event, plain_event
+from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
+from paperdb_trio.model import Change
+from paperdb_trio.store.change_log import EventText, Interest, Page
 
 DATABASE = 1
 

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Ping, Pong, TextMessage
 
-from paperdb_trio.realtime.frames import Frame, FrameDecoder, Opcode, ProtocolError, close_frame, pong_frame
+from paperdb_trio.net.frames import (
+    Frame,
+    FrameDecoder,
+    Opcode,
+    ProtocolError,
+    close_frame,
+    pong_frame,
+)
 from tests.realtime.raw import BINARY, CLOSE, PING, PONG, TEXT, frame
 from tests.realtime.test_bad_frames import BAD
 

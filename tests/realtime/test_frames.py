@@ -8,17 +8,17 @@ from hypothesis import strategies as st
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import Ping, TextMessage
 
-from paperdb_trio.model import Change, cursor_event, plain_event
-from paperdb_trio.realtime.frames import (
+from paperdb_trio.delivery.encodings import (
     CURSOR,
     PLAIN,
     SSE,
     Encoding,
-    ping_frame,
+    cursor_event,
+    plain_event,
     sse_messages,
-    text_frame,
-    text_frames,
 )
+from paperdb_trio.model import Change
+from paperdb_trio.net.frames import ping_frame, text_frame, text_frames
 
 SIZES = [0, 1, 125, 126, 127, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1_000_000]
 

@@ -9,14 +9,14 @@ from typing import Any, cast
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.limits import Limits
+from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import parse_head
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.gateway import Gateway
-from paperdb_trio.realtime.hub import Hub
 from paperdb_trio.services import Services
 from paperdb_trio.store import admin
-from paperdb_trio.wheel import Wheel
 from tests.auth.test_tokens import World, own_world, token
 
 __all__ = ["own_world"]  # the fixture
@@ -46,7 +46,7 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
     services = Services(
         settings=settings,
         limits=Limits(settings),
-        directory=world.directory,
+        accounts=world.accounts,
         writer=unused,
         reader=unused,
         cache=unused,

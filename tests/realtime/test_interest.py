@@ -8,7 +8,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio import turn
-from paperdb_trio.realtime import lane as lane_module
+from paperdb_trio.delivery import lane as lane_module
 from tests.realtime.fakes import DATABASE, FakeSink, World, payloads
 
 

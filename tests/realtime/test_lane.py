@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from paperdb_trio.realtime import lane as lane_module
-from paperdb_trio.realtime.lane import Chunk, Lane
+from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.delivery.lane import Chunk, Lane
 
 CHUNK = Chunk(10, 12, b"data")
 

@@ -24,15 +24,15 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from paperdb_trio import turn
 from paperdb_trio.auth.keys import hash_key
-from paperdb_trio.model import Change, cursor_event
-from paperdb_trio.realtime import lane as lane_module
-from paperdb_trio.realtime.frames import CURSOR
-from paperdb_trio.realtime.hub import Hub
-from paperdb_trio.realtime.subscriber import BehindTheLog, State, Subscriber
+from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.delivery.encodings import CURSOR, cursor_event
+from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.subscriber import BehindTheLog, State, Subscriber
+from paperdb_trio.model import Change
 from paperdb_trio.store import admin
-from paperdb_trio.store.log import ChangeLog
+from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.file import prepare
 from paperdb_trio.store.operations import Draft, InsertBulk, Trim
-from paperdb_trio.store.schema import prepare
 from paperdb_trio.store.writer import Writer
 from tests.realtime.fakes import DATABASE, FakeSink, payloads
 

@@ -7,8 +7,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.realtime.frames import text_frame
-from paperdb_trio.realtime.subscriber import BehindTheLog, IllegalMove, State
+from paperdb_trio.delivery.subscriber import BehindTheLog, IllegalMove, State
+from paperdb_trio.net.frames import text_frame
 from tests.realtime.fakes import FakeSink, World, payloads
 
 

@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from paperdb_trio.realtime.frames import text_frame
-from paperdb_trio.realtime.subscriber import State, Subscriber
+from paperdb_trio.delivery.subscriber import State, Subscriber
+from paperdb_trio.net.frames import text_frame
 from tests.realtime.fakes import FakeSink, World, payloads
 
 

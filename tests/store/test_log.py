@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from paperdb_trio.store import admin
 from paperdb_trio.store import log as log_module
-from paperdb_trio.store.log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
+from paperdb_trio.store.change_log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
+from paperdb_trio.store.file import connect
 from paperdb_trio.store.operations import Draft, Insert, Replace, Trim
-from paperdb_trio.store.schema import connect
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
 
 

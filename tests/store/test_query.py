@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.file import span
 from paperdb_trio.store.query import compile_filter, compile_sort
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import span
 from paperdb_trio.store.transaction import Transaction
 from tests.store.tools import (
     DATABASE,

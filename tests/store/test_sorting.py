@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from paperdb_trio.store.schema import connect, span
+from paperdb_trio.store.file import connect, span
 
 
 def peak() -> int:

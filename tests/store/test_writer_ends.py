@@ -13,10 +13,10 @@ import trio
 import trio.testing
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.file import checkpoint, connect, prepare
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import DropSome, KeepTime
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import checkpoint, connect, prepare
 from paperdb_trio.store.transaction import Transaction
 from paperdb_trio.store.writer import Writer, finish_drops
 from tests.store.test_reader import ENDLESS

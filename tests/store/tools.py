@@ -12,8 +12,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from paperdb_trio.store import admin
+from paperdb_trio.store.file import connect, prepare
 from paperdb_trio.store.operations import Draft, Insert, Operation, Written
-from paperdb_trio.store.schema import connect, prepare
 from paperdb_trio.store.transaction import Transaction
 
 DATABASE = 1

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode
-from paperdb_trio.parameters import parse_parameters
+from paperdb_trio.net.parameters import parse_parameters
 
 JSON: Final = "application/json"
 NO_STORE: Final = "no-store"

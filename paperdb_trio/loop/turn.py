@@ -1,4 +1,4 @@
-"""Turns of the event loop, for work in many steps.
+"""OnePerTurn of the event loop, for work in many steps.
 
 Law: nobody works for longer than `SLICE` without letting others have a turn.
 """
@@ -14,7 +14,7 @@ SLICE: Final = 0.002
 """Seconds: a publish to 20,000 sockets takes 0.15 s in all."""
 
 
-class Turn:
+class TimeSlice:
     """From step to step: `if turn.is_over(): await turn.pass_on()`."""
 
     __slots__ = ("_end",)
@@ -33,7 +33,7 @@ class Turn:
         self.begin()
 
 
-class Turns:
+class OnePerTurn:
     """For work that takes long at once: `await turns.next()`, and no other who did so is in this turn of the
     event loop."""
 

@@ -22,12 +22,12 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, leaves
 from paperdb_trio.limits import SMALL_ANSWER
+from paperdb_trio.loop.turn import OnePerTurn
+from paperdb_trio.loop.wheel import Wheel
+from paperdb_trio.net.cors import refusal
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.eventstream import StreamCut
-from paperdb_trio.rest.routes import refusal
 from paperdb_trio.services import Services
-from paperdb_trio.turn import Turns
-from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.hypercorn")
 
@@ -151,7 +151,7 @@ def _load(services: Services) -> _Loaded:
     from hypercorn.trio.worker_context import WorkerContext
     from priority.priority import PriorityError
 
-    from paperdb_trio.rest.app import create_app
+    from paperdb_trio.doors.app import create_app
 
     _mend_hypercorn()
     app: Any = ASGIWrapper(_bounded(create_app(services), services))
@@ -192,7 +192,7 @@ def _mend_hypercorn() -> None:
     from hypercorn.protocol import h2
     from hypercorn.protocol.events import StreamClosed
 
-    turns = Turns()
+    turns = OnePerTurn()
 
     class H2Protocol(h2.H2Protocol):
         """Hypercorn says that it takes WebSockets over HTTP/2 (RFC 8441). A browser that has an HTTP/2

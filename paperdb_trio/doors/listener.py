@@ -16,25 +16,25 @@ from typing import Final
 
 import trio
 
+from paperdb_trio.delivery.encodings import sse_progress
+from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.errors import ApiError, StartupError, leaves
 from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
+from paperdb_trio.loop.turn import TimeSlice
+from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection
-from paperdb_trio.net.hypercorn import HypercornConnections
+from paperdb_trio.net.messages import EventStream
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
-from paperdb_trio.realtime.frames import sse_progress
 from paperdb_trio.realtime.gateway import Gateway
-from paperdb_trio.rest.messages import EventStream
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
-from paperdb_trio.turn import Turn
-from paperdb_trio.wheel import Wheel
 
 log = logging.getLogger("paperdb.door")
 
 SLOW_TURN: Final = 0.01
-"""Seconds of a turn of the event loop, after which as many are accepted as `Turn` lets."""
+"""Seconds of a turn of the event loop, after which as many are accepted as `TimeSlice` lets."""
 
 MOST_TURNED_AWAY: Final = 256
 """Connections beyond the limit whose heads are waited for; more are refused unread."""
@@ -103,7 +103,7 @@ class Door:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
-        turn, slow = Turn(), False
+        turn, slow = TimeSlice(), False
         while True:
             try:
                 raw, address = self._listener.accept()
@@ -180,7 +180,7 @@ class Door:
 
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
-        connection = HttpConnection(stream, self._services)
+        connection = HttpConnection(stream, self._settings, self._services.limits, self._services.turns)
         with ExitStack() as place:
             try:
                 self._check_room()

@@ -13,14 +13,14 @@ from abc import ABC, abstractmethod
 import trio
 
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.delivery.encodings import Encoding
+from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.errors import ApiError
+from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.realtime.frames import Encoding
 from paperdb_trio.realtime.protocol import CloseCode
-from paperdb_trio.realtime.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.services import Services
-from paperdb_trio.store.log import Interest
-from paperdb_trio.wheel import Wheel
+from paperdb_trio.store.change_log import Interest
 
 log = logging.getLogger("paperdb.live")
 
@@ -33,9 +33,9 @@ class Live(ABC):
     only while its subscriber has something to write that the stream does not take at once."""
 
     __slots__ = (
+        "_accounts",
         "_close_by",
         "_closing",
-        "_directory",
         "_expires",
         "_grant",
         "_hub",
@@ -60,7 +60,7 @@ class Live(ABC):
         encoding: Encoding,
     ) -> None:
         self._settings = services.settings
-        self._directory = services.directory
+        self._accounts = services.accounts
         self._hub = services.hub
         self._wheel = wheel
         self._stream = stream
@@ -129,10 +129,10 @@ class Live(ABC):
 
     def enforce(self) -> None:
         """End it if its key or its plan is no longer good."""
-        key = self._directory.key(self._grant.key_id)
+        key = self._accounts.key(self._grant.key_id)
         if key is None or key.revoked:
             self.close(CloseCode.ACCESS_LOST, "API key revoked")
-        elif not self._directory.database(self._grant.database.id).realtime:
+        elif not self._accounts.database(self._grant.database.id).realtime:
             self.close(CloseCode.ACCESS_LOST, "the plan has no realtime")
 
     def check(self, now: float) -> float | None:

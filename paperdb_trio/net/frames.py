@@ -1,4 +1,4 @@
-"""WebSocket frames as bytes (RFC 6455, section 5), and the encodings of a stream of events.
+"""WebSocket frames as bytes (RFC 6455, section 5).
 
 Law: no I/O; a server's side only. Frames are made whole, unmasked, with FIN; what clients send is decoded
 strictly, and refused as soon as it can be known to be wrong: a frame too large by its header alone.
@@ -6,13 +6,8 @@ strictly, and refused as soon as it can be known to be wrong: a frame too large 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
-
-from paperdb_trio.model import Change, cursor_event, plain_event
-from paperdb_trio.store.log import EventText
 
 
 class Opcode(IntEnum):
@@ -203,51 +198,3 @@ def _check_close(payload: bytes) -> None:
     if len(payload) == 1 or not (1000 <= code <= 1014 or 3000 <= code < 5000) or code in (1004, 1005, 1006):
         raise ProtocolError(1002, "an invalid close code")
     _check_utf8(payload[2:])
-
-
-# --- streams of events -----------------------------------------------------------------------------
-
-
-def sse_messages(events: list[bytes]) -> bytes:
-    """Server-sent events (WHATWG HTML, section 9.2) of cursor events: `id` is the seq.
-
-    The text of a cursor event begins with `{"seq":N,`.
-    """
-    parts: list[bytes] = []
-    for event in events:
-        parts += (b"id: ", event[7 : event.index(b",", 7)], b"\ndata: ", event, b"\n\n")
-    return b"".join(parts)
-
-
-def sse_progress(seq: int) -> bytes:
-    """A server-sent event that says how far everything has been sent, so that a client which reconnects loses
-    nothing though no change has come yet. `EventSource` does not give it to `onmessage`: it has another name.
-
-    Its data is empty, and is there all the same, because polyfills take no `id` from an event without data.
-    """
-    return b"event: progress\nid: %d\ndata\n\n" % seq
-
-
-def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body (RFC 9112, section 7.1); nothing for nothing, which would end the body."""
-    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-
-
-LAST_CHUNK: Final = b"0\r\n\r\n"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoding:
-    """How one kind of subscriber gets its events: the text of each, and the bytes around them."""
-
-    text: EventText
-    event: Callable[[Change], bytes]
-    join: Callable[[list[bytes]], bytes]
-
-
-PLAIN: Final = Encoding(EventText.PLAIN, plain_event, text_frames)
-CURSOR: Final = Encoding(EventText.CURSOR, cursor_event, text_frames)
-SSE: Final = Encoding(EventText.CURSOR, cursor_event, sse_messages)
-SSE_CHUNKED: Final = Encoding(EventText.CURSOR, cursor_event, lambda events: chunk(sse_messages(events)))
-WAKE: Final = Encoding(EventText.CURSOR, lambda change: b"", lambda events: b"")
-"""For those who only want to know that there is something: they read the log then."""

@@ -72,7 +72,7 @@ class _Snapshot:
     """Of the good keys that have been used: to hash one takes a twentieth of a get."""
 
 
-class Directory:
+class Accounts:
     """`refresh()` before the first use, and then now and again."""
 
     def __init__(self) -> None:

@@ -15,9 +15,9 @@ from typing import Any, Final
 
 import trio
 
+from paperdb_trio.store.file import SEQ_MASK, connect, span
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.schema import SEQ_MASK, connect, span
 
 PAGE_BYTES: Final = 128 * 1024
 """What a page aims at. It is what one subscriber that does not read keeps in memory."""

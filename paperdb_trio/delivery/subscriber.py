@@ -17,10 +17,10 @@ from typing import Final, Protocol
 
 import trio
 
-from paperdb_trio.realtime.frames import Encoding
-from paperdb_trio.realtime.hub import Feed, Hub
-from paperdb_trio.realtime.lane import Chunk, Write
-from paperdb_trio.store.log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest
+from paperdb_trio.delivery.encodings import Encoding
+from paperdb_trio.delivery.hub import Feed, Hub
+from paperdb_trio.delivery.lane import Chunk, Write
+from paperdb_trio.store.change_log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest
 
 
 class Sink(Protocol):

@@ -15,8 +15,8 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.realtime.eventstream import event_pages
-from paperdb_trio.rest.messages import (
+from paperdb_trio.net.cors import refusal
+from paperdb_trio.net.messages import (
     EventStream,
     Request,
     Response,
@@ -24,7 +24,8 @@ from paperdb_trio.rest.messages import (
     body_too_late,
     error_response,
 )
-from paperdb_trio.rest.routes import refusal, respond
+from paperdb_trio.realtime.eventstream import event_pages
+from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 
 

@@ -21,7 +21,7 @@ import trio
 
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
-from paperdb_trio.store.schema import EXIT_LOCKED, prepare, serving_lock
+from paperdb_trio.store.file import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
 from paperdb_trio.store.writer import Writer, finish_drops
 

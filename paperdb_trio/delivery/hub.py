@@ -14,11 +14,11 @@ from typing import Final, Protocol
 
 import trio
 
+from paperdb_trio.delivery import lane
+from paperdb_trio.delivery.encodings import WAKE, Encoding
+from paperdb_trio.delivery.lane import Chunk, Lane, LaneMember, Write
+from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import Change
-from paperdb_trio.realtime import lane
-from paperdb_trio.realtime.frames import WAKE, Encoding
-from paperdb_trio.realtime.lane import Chunk, Lane, LaneMember, Write
-from paperdb_trio.turn import Turn
 
 MAX_JOINED: Final = 1000
 """Changes that are published as one."""
@@ -114,7 +114,7 @@ class Hub:
         self._parked: trio.lowlevel.Task | None = None
         self._waiters: set[_Waiter] = set()
         self._no_waiting = False
-        self._turn = Turn()
+        self._turn = TimeSlice()
         self.published_changes = 0
         self.deliveries = 0
 

@@ -1,0 +1,71 @@
+"""The bytes of events: one text for each change, framed for each kind of subscriber.
+
+Law: no I/O; a change is encoded once for all who get the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from paperdb_trio.model import Change
+from paperdb_trio.net.chunked import chunk
+from paperdb_trio.net.frames import text_frames
+from paperdb_trio.store.change_log import EventText
+
+
+def plain_event(change: Change) -> bytes:
+    """The event of plain mode: exactly `type`, `collection`, `data`."""
+    return b'{"type":"%b","collection":"%b","data":%b}' % (
+        change.type.encode(),
+        change.collection.encode(),
+        change.data,
+    )
+
+
+def cursor_event(change: Change) -> bytes:
+    """The event of cursor mode and of the change log over HTTP: the same with `seq`."""
+    return b'{"seq":%d,"type":"%b","collection":"%b","data":%b}' % (
+        change.seq,
+        change.type.encode(),
+        change.collection.encode(),
+        change.data,
+    )
+
+
+def sse_messages(events: list[bytes]) -> bytes:
+    """Server-sent events (WHATWG HTML, section 9.2) of cursor events: `id` is the seq.
+
+    The text of a cursor event begins with `{"seq":N,`.
+    """
+    parts: list[bytes] = []
+    for event in events:
+        parts += (b"id: ", event[7 : event.index(b",", 7)], b"\ndata: ", event, b"\n\n")
+    return b"".join(parts)
+
+
+def sse_progress(seq: int) -> bytes:
+    """A server-sent event that says how far everything has been sent, so that a client which reconnects loses
+    nothing though no change has come yet. `EventSource` does not give it to `onmessage`: it has another name.
+
+    Its data is empty, and is there all the same, because polyfills take no `id` from an event without data.
+    """
+    return b"event: progress\nid: %d\ndata\n\n" % seq
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoding:
+    """How one kind of subscriber gets its events: the text of each, and the bytes around them."""
+
+    text: EventText
+    event: Callable[[Change], bytes]
+    join: Callable[[list[bytes]], bytes]
+
+
+PLAIN: Final = Encoding(EventText.PLAIN, plain_event, text_frames)
+CURSOR: Final = Encoding(EventText.CURSOR, cursor_event, text_frames)
+SSE: Final = Encoding(EventText.CURSOR, cursor_event, sse_messages)
+SSE_CHUNKED: Final = Encoding(EventText.CURSOR, cursor_event, lambda events: chunk(sse_messages(events)))
+WAKE: Final = Encoding(EventText.CURSOR, lambda change: b"", lambda events: b"")
+"""For those who only want to know that there is something: they read the log then."""
