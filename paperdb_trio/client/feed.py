@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
@@ -16,8 +16,11 @@ from paperdb_trio.client.errors import PaperDBError
 from paperdb_trio.client.status import Statuses
 from paperdb_trio.client.types import State, Status
 
-if TYPE_CHECKING:
-    from paperdb_trio.client.link import Link
+
+class Holder(Protocol):
+    """Who feeds it: a link."""
+
+    def remove(self, feed: Feed) -> None: ...
 
 
 @dataclass(eq=False)
@@ -35,7 +38,7 @@ class Feed:
     statuses: Statuses = field(default_factory=lambda: Statuses(Status(State.CONNECTING)))
     started: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
-    link: Link | None = None
+    link: Holder | None = None
     unanswered: int = 0
 
     def end(self, error: PaperDBError) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import trio
 
@@ -24,9 +24,6 @@ from paperdb_trio.client.feed import Feed
 from paperdb_trio.client.token import Token, TokenSource, is_passing
 from paperdb_trio.client.types import State
 from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire, retry_after
-
-if TYPE_CHECKING:
-    from paperdb_trio.client.link import Link
 
 PING_SECONDS = 10.0
 """Behind the time for an answer to the last one. The server's own pings tell nothing of a connection that is
@@ -43,13 +40,42 @@ class Again(Exception):
     """Connect again at once: nothing is wrong."""
 
 
+class Host(Protocol):
+    """The link that a session is a connection of, as the session sees it: what it feeds, and whom it tells."""
+
+    feeds: list[Feed]
+    cursor: int
+    shared: bool
+
+    @property
+    def wanted(self) -> frozenset[str]: ...
+
+    def remove(self, feed: Feed) -> None: ...
+
+    def refuse_uncovered(self, token: Token, asked: frozenset[str]) -> None: ...
+
+    def begins(self) -> None: ...
+
+    def show(self, state: State, reason: str = "", retry_in: float | None = None) -> None: ...
+
+    def note(self, reason: str = "", retry_in: float | None = None) -> None: ...
+
+    def is_live(self) -> None: ...
+
+    async def deliver(self, event: Received) -> None: ...
+
+    def advance(self, seq: int) -> None: ...
+
+    def missed(self, oldest: int, head: int) -> None: ...
+
+
 class Session:
     """`subscribed`: what the server has been asked to send. Set `changed` when the link's feeds change.
 
     `from_head`: no feed has a position yet; it begins wherever the server is.
     """
 
-    def __init__(self, link: Link, tokens: TokenSource, token: Token) -> None:
+    def __init__(self, link: Host, tokens: TokenSource, token: Token) -> None:
         self._link = link
         self._tokens = tokens
         self._token = token

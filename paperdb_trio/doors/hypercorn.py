@@ -1,7 +1,7 @@
 """HTTP/2, and with `--http quart` HTTP/1.1: Quart on Hypercorn's connection class, fed with our streams.
 
 Law: Hypercorn's own accept loop is never used (one upgrade request with trailing bytes ends that whole
-server: hypercorn #225). What is used is internal to Hypercorn 0.18; tests/net/test_hypercorn.py holds it.
+server: hypercorn #225). What is used is internal to Hypercorn 0.18; tests/doors/test_hypercorn.py holds it.
 Both are loaded by the first connection that needs them: most servers never see one, and they are half of
 the time of a start and a third of the memory. If that fails, the log says so, and clients are sent to HTTP/1.1.
 """

@@ -15,7 +15,7 @@ from tests.realtime.raw import Raw, end_of, forge, handshake, open_raw, say
 
 SLACK = 2.5
 """Seconds beyond the second that is promised, for a busy machine. What the clocks themselves take is in
-`tests/test_wheel.py`, where time is not real."""
+`tests/loop/test_wheel.py`, where time is not real."""
 
 
 def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, collection: str) -> None:

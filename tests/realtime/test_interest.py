@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio import turn
 from paperdb_trio.delivery import lane as lane_module
-from tests.realtime.fakes import DATABASE, FakeSink, World, payloads
+from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
 
 
 @pytest.fixture

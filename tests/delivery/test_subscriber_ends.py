@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from paperdb_trio.delivery.subscriber import State, Subscriber
 from paperdb_trio.net.frames import text_frame
-from tests.realtime.fakes import FakeSink, World, payloads
+from tests.delivery.fakes import FakeSink, World, payloads
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from paperdb_trio.delivery.hub import CHUNK_BYTES, Hub
 from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.model import Change
 from paperdb_trio.realtime import hub as hub_module
-from tests.realtime.fakes import FakeLog, FakeSink, World, change, payloads
+from tests.delivery.fakes import FakeLog, FakeSink, World, change, payloads
 
 
 async def test_each_change_goes_to_those_who_want_it_and_to_nobody_else(nursery: trio.Nursery) -> None:

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.delivery.subscriber import BehindTheLog, IllegalMove, State
 from paperdb_trio.net.frames import text_frame
-from tests.realtime.fakes import FakeSink, World, payloads
+from tests.delivery.fakes import FakeSink, World, payloads
 
 
 @pytest.fixture

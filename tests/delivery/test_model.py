@@ -34,7 +34,7 @@ from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.file import prepare
 from paperdb_trio.store.operations import Draft, InsertBulk, Trim
 from paperdb_trio.store.writer import Writer
-from tests.realtime.fakes import DATABASE, FakeSink, payloads
+from tests.delivery.fakes import DATABASE, FakeSink, payloads
 
 NAMES = ("a", "b", "c")
 MAX_BYTES = 100_000

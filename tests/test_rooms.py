@@ -1,0 +1,87 @@
+"""The rooms of the package and which of them may import which: arrows point down only.
+
+What a module imports for its types alone counts, too: whoever reads it has to know that as well.
+"""
+
+from __future__ import annotations
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "paperdb_trio"
+
+FLOORS = (
+    ("__main__",),
+    ("cli",),
+    ("server",),
+    ("doors", "import_socket"),  # listeners
+    ("rest", "realtime", "demo"),  # handlers; who may listen; a client in the house
+    ("services",),
+    ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
+    ("net",),  # bytes and framing
+    ("auth",),
+    ("store", "limits"),  # knows nothing of HTTP or sockets
+    ("config", "json_input"),
+    ("model", "files", "origins"),
+    ("loop", "errors"),
+    ("client", "web"),  # the SDKs: they depend on nothing above
+)
+"""From the top down. A room imports what is below it; the SDK and the command `listen` share `errors`."""
+
+FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+SHARED_WITH_THE_SDK = {"errors"}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts).removesuffix(".__init__").removesuffix("__init__")] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(module: str) -> set[str]:
+    """The modules of the package that a module imports, wherever it does so."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "paperdb_trio":
+            base = node.module.removeprefix("paperdb_trio").removeprefix(".")
+            for alias in node.names:
+                full = f"{base}.{alias.name}".removeprefix(".")
+                found.add(full if full in MODULES else base)
+        elif isinstance(node, ast.Import):
+            names = (alias.name for alias in node.names if alias.name.split(".")[0] == "paperdb_trio")
+            found |= {name.removeprefix("paperdb_trio").removeprefix(".") for name in names}
+    return found - {module, ""}  # the package itself only hands names on
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("module", sorted(module for module in MODULES if module))
+def test_a_module_imports_only_what_is_below_its_room(module: str) -> None:
+    for other in imports(module):
+        if room(other) == room(module) or (room(module) == "client" and room(other) in SHARED_WITH_THE_SDK):
+            continue
+        assert FLOOR[room(other)] > FLOOR[room(module)], f"{module} imports {other}, which is not below it"
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {module: imports(module) for module in MODULES if module}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        raise AssertionError(f"a circle: {' -> '.join(error.args[1])}") from None
+
+
+def test_delivery_and_net_know_nothing_of_services() -> None:
+    for module in MODULES:
+        if room(module) in ("delivery", "net", "store", "auth", "loop"):
+            assert not any(room(other) in ("services", "rest", "realtime") for other in imports(module)), module
