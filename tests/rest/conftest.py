@@ -13,7 +13,6 @@ import pytest
 
 from tests.conftest import Server, shared_server
 
-
 OF_REQUESTS = ("test_access", "test_changes", "test_documents", "test_etags", "test_hostile")
 
 
