@@ -157,7 +157,7 @@ def open_or_create(path: Path) -> int:
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except FileExistsError:
-        return os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)  # root must not be led elsewhere
     inherit(descriptor, path.parent)
     return descriptor
 

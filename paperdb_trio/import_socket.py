@@ -95,6 +95,11 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
         return piece or bytes(await stream.receive_some(PIECE))
 
     request = msgspec.json.decode(head, type=ImportRequest)
+    if services.drops_left:  # else what is found "unchanged" would be removed behind it
+        try:
+            await finish_drops(services.writer)
+        except ApiError as error:
+            return ImportAnswer(Tally(), error.message)
     return await _write(request, receive, services.writer, services.settings.max_document_bytes)
 
 

@@ -13,7 +13,8 @@ from paperdb_trio.errors import StartupError
 
 _LABEL: Final = r"[a-z0-9](?:[a-z0-9_-]*[a-z0-9])?"
 _ORIGIN: Final = re.compile(
-    rf"[a-z][a-z0-9+.-]*://(?:\*\.)?(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[1-9][0-9]{{0,4}})?"
+    rf"(?:[a-z][a-z0-9+.-]*://(?:\*\.)?(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])(?::[1-9][0-9]{{0,4}})?"
+    r"|(?!https?:)[a-z][a-z0-9+.-]*://-?)"  # file:// of Android, app://- of Electron
 )
 _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 

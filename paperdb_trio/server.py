@@ -55,6 +55,8 @@ LAST_WORDS: Final = 0.5
 """Of the drain time: who still waits for the disk is refused, so that the refusal can be sent."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
 """To move the write-ahead log at the end, when the drain time is over."""
+TRIM_AGAIN_SECONDS: Final = 60.0
+"""After a failure: the disk is full, or gone."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim, each of 250 changes in about 1 ms: writers get in between."""
 
@@ -129,6 +131,12 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         async with trio.open_nursery() as core:
             await core.start(writer.run)
             await core.start(hub.run)
+            if not await _drops_finished(services, signals):
+                log.info("stopped while a collection was being removed: the next start goes on with it")
+                writer.stop()
+                await writer.closed.wait()
+                core.cancel_scope.cancel()
+                return
             core.start_soon(_watch_accounts, services, gateway, watcher)
             core.start_soon(_trim, services)
             core.start_soon(_finish_drops, services)
@@ -236,10 +244,35 @@ async def _trim(services: Services) -> None:
         except ApiError as error:
             if not services.draining:
                 log.warning("could not trim the change log: %s", error)
+                await trio.sleep(TRIM_AGAIN_SECONDS)
+
+
+async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bool:
+    """Remove what a server before has begun to remove, so that nothing is written to it first, which would be
+    removed as well. False: a signal has come, and ends the server."""
+    ended = False
+
+    async def watch() -> None:
+        nonlocal ended
+        async for number in signals:
+            if number != signal.SIGHUP:
+                ended = True
+                break
+        nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch)
+        try:
+            await finish_drops(services.writer)
+        except ApiError as error:
+            log.warning("could not remove a collection: %s", error)
+            services.drops_left = True
+        nursery.cancel_scope.cancel()
+    return not ended
 
 
 async def _finish_drops(services: Services) -> None:
-    """Go on removing the collections that a server before, or a request that failed, has begun to remove."""
+    """Go on removing the collections that a request which failed has begun to remove."""
     while not services.draining:
         await trio.sleep(DROP_SECONDS)
         if services.drops_left:

@@ -33,6 +33,6 @@ class Services:
     assets: Mapping[str, Asset]
     turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
-    drops_left: bool = True
+    drops_left: bool = False
     open_connections: Callable[[], int] = lambda: 0
     live_connections: Callable[[], int] = lambda: 0

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import threading
 import time
 from contextlib import closing, suppress
@@ -18,7 +19,7 @@ import trio
 
 from paperdb_trio.store.file import prepare
 from paperdb_trio.store.reader import Reader
-from tests.conftest import Server, StartServer, receive, wait_until
+from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, Writers, end_of, handshake, open_raw, pour
 
@@ -272,11 +273,13 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
         (left,) = file.execute("SELECT count(*) FROM documents").fetchone()
     assert 0 < left < count
     server.start()
+    # Before anybody can add to it.
+    assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
     server.insert(collection, {"key": "since"})
     deleted, inserted = set(), []
     with server.connect(collection, query=f"since={cursor}", max_queue=None) as ws:
         assert receive(ws)["type"] == "ready"
-        while len(deleted) < count:
+        while len(deleted) < count or not inserted:
             event = receive(ws)
             if event["type"] == "delete":
                 assert event["data"]["_id"] not in deleted
@@ -285,6 +288,39 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
                 inserted.append(event["data"]["_id"])
     assert inserted == ["since"]
     assert server.request("GET", "/collections").json()["collections"][0]["count"] == 1
+
+
+def test_sigterm_ends_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
+    server = start_server("--drain-timeout", "0.5")
+    for _ in range(100):
+        server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 100} for _ in range(1000)])
+    with server.connect(collection, query="since=now", max_queue=None) as ws:
+        receive(ws)
+        dropping = threading.Thread(
+            target=lambda: suppress_transport(server, f"/{collection}?confirm={collection}")
+        )
+        dropping.start()
+        assert receive(ws)["type"] == "delete"
+        server.kill()
+    dropping.join()
+    left = _left(server)
+    starting = subprocess.Popen([*COMMAND, "serve", "--data", str(server.data), "--port", "0"], env=ENVIRONMENT)
+    wait_until(lambda: _left(server) < left - 2000)
+    starting.send_signal(signal.SIGTERM)
+    assert starting.wait(10) == 0
+    assert _left(server) > 0
+    server.start()
+    assert server.request("GET", "/collections").json() == {"collections": []}
+
+
+def suppress_transport(server: Server, path: str) -> None:
+    with suppress(httpx.TransportError):
+        server.request("DELETE", path)
+
+
+def _left(server: Server) -> int:
+    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as file:
+        return int(file.execute("SELECT count(*) FROM documents").fetchone()[0])
 
 
 def test_a_long_step_of_the_writer_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:

@@ -11,12 +11,16 @@ from tests.realtime.raw import Raw, handshake
 
 
 def test_a_wildcard_lets_in_all_hosts_below_one(start_server: StartServer) -> None:
-    server = start_server("--allowed-origins", "https://*.example.com,capacitor://localhost,null")
+    server = start_server(
+        "--allowed-origins", "https://*.example.com,capacitor://localhost,file://,app://-,null"
+    )
     for origin, allowed in {
         "https://a.example.com": True,
         "https://a-b.c.example.com": True,
         "capacitor://localhost": True,
         "null": True,
+        "file://": True,
+        "app://-": True,
         "https://example.com": False,
         "https://.example.com": False,
         "https://a.example.com.evil": False,

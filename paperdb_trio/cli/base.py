@@ -40,7 +40,7 @@ class Group(click.Group):
 
 
 class Main(Group):
-    """OnePerTurn our errors into one line."""
+    """Turns our errors into one line."""
 
     def main(self, *args: Any, **more: Any) -> Any:
         open_standard_streams()

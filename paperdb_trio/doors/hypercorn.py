@@ -184,7 +184,7 @@ def _configured(config: Any, settings: Settings) -> Any:
 def _mend_hypercorn() -> None:
     """Put two classes of ours in the place of Hypercorn's, which have no settings for what they change."""
     from h2.errors import ErrorCodes
-    from h2.events import DataReceived
+    from h2.events import DataReceived, RequestReceived
     from h2.exceptions import H2Error, StreamClosedError
     from h2.settings import SettingCodes, Settings
     from hypercorn import protocol
@@ -233,9 +233,17 @@ def _mend_hypercorn() -> None:
             for event in events:
                 if isinstance(event, DataReceived) and event.stream_id not in self.streams:
                     self._take_no_more(event)
+                elif isinstance(event, RequestReceived) and not dict(event.headers)[b":method"].isupper():
+                    self._refuse_method(event.stream_id)
                 else:
                     await super()._handle_events([event])
             await super()._handle_events([])  # it flushes
+
+        def _refuse_method(self, stream_id: int) -> None:
+            """Methods are case-sensitive; Hypercorn makes `delete` a DELETE."""
+            self.connection.send_headers(stream_id, [(b":status", b"400")], end_stream=True)
+            with suppress(StreamClosedError):  # a body may be on its way
+                self.connection.reset_stream(stream_id, ErrorCodes.NO_ERROR)
 
         def _take_no_more(self, event: Any) -> None:
             """A body that comes behind its answer. To Hypercorn it is the end of the whole connection."""

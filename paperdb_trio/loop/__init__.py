@@ -1,4 +1,4 @@
-"""OnePerTurn of the event loop, and one timer for all connections.
+"""Turns of the event loop, and one timer for all connections.
 
 Law: knows nothing of what takes the turns.
 """

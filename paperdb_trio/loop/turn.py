@@ -1,4 +1,4 @@
-"""OnePerTurn of the event loop, for work in many steps.
+"""Turns of the event loop, for work in many steps.
 
 Law: nobody works for longer than `SLICE` without letting others have a turn.
 """

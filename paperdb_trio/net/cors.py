@@ -28,10 +28,12 @@ def refusal(settings: Settings, method: str, origin: str | None, error: ApiError
 
 def allow_origin(settings: Settings, method: str, origin: str | None, response: Response) -> None:
     """CORS (Fetch, section 3.2). No cookies are used, so that `*` gives nothing away."""
-    if origin is None:
-        return
     origins = settings.origins
     headers = response.headers
+    if origin is None:
+        if not origins.any:  # a shared cache must not give this to those who have one
+            headers["Vary"] = "Origin"
+        return
     if origins.any:
         headers["Access-Control-Allow-Origin"] = "*"
     else:

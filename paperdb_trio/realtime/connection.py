@@ -84,10 +84,10 @@ class Live(ABC):
             queue_bytes=services.settings.queue_bytes,
         )
 
-    def _begin_events(self) -> None:
+    def _begin_events(self, first_look: float | None = None) -> None:
         """Before the first event, and behind the answer to the handshake, which must be read in time."""
         self._stream.write_timeout = math.inf  # slow is not gone
-        self._wheel.add(self)
+        self._wheel.add(self, first_look)
 
     def _take_grant(self, grant: Grant) -> None:
         self._grant = grant

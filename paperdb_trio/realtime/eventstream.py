@@ -46,7 +46,7 @@ class EventConnection(Live):
 
     async def run(self, position: int) -> None:
         """Send events after `position` until the peer goes, or the connection is closed."""
-        self._begin_events()
+        self._begin_events(min(self._expires, trio.current_time() + self._settings.ping_interval))
         try:
             async with trio.open_nursery() as self._nursery:
                 self._subscriber.start(position)

@@ -62,6 +62,8 @@ class Gateway:
 
     async def _serve(self, stream: ByteStream, head: Head) -> None:
         query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
+        if query.get("errors", "close") != "close":
+            raise bad_request(f"Invalid errors: '{query['errors'][:40]}'. Use close, or leave it out.")
         grant, protocol = self._admit(head, query)
         since = query.get("since")
         if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):

@@ -106,6 +106,8 @@ class Call:
         given = headers.get("content-type", "application/json")
         if given != "application/json" and not _is_json(given):
             raise _unsupported(f"Content-Type is '{given[:80]}'; expected application/json, in UTF-8")
+        if "content-range" in headers:
+            raise bad_request("Content-Range is not supported: send the whole body")
         coding = headers.get("content-encoding", "identity")
         if coding.strip().lower() != "identity":
             raise _unsupported(
@@ -324,6 +326,10 @@ async def changes(call: Call) -> Response:
     wait = _whole(query, "wait", 0, 0, int(services.settings.max_wait))
     head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
     as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
+    for name in ("limit", "wait") if as_stream else ("lastEventId",):
+        if name in query:
+            what = "pages of the log" if as_stream else "a stream (Accept: text/event-stream)"
+            raise bad_request(f"'{name}' is for {what}")
     if as_stream and (last_id := _last_event_id(call)):
         query["since"] = last_id
     if query.get("since", "now" if as_stream else "") == "now":

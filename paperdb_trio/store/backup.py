@@ -65,6 +65,8 @@ def restore(source: Path, data: str, *, force: bool) -> None:
                 _begin_logs_anew(connection, _highest_seq(file))
             if file.exists():
                 _close_down(file)
+            for suffix in ("-wal", "-shm", "-journal"):  # of a file that somebody removed: not of what comes
+                Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path, what: str) -> None:

@@ -19,7 +19,8 @@ from typing import Any, Final, TypeVar
 import outcome
 import trio
 
-from paperdb_trio.errors import ApiError
+from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import Change
 from paperdb_trio.store import clock
 from paperdb_trio.store.file import BUSY_SECONDS, connect
@@ -43,8 +44,12 @@ wait for, and hold in memory, grows with the largest operation, not with 256 of 
 PATIENCE: Final = 0.5
 """Seconds that reads are held back, at most, for the write-ahead log to begin anew when it has reached its
 bound; twice as long when it is twice as large, and so on, as a query may take longer than that."""
-BETWEEN_TRIES: Final = 1.0
+MAX_PATIENCE: Final = 2.0
+"""But no longer: a reader of another process may stay for minutes, and cannot be held back."""
+BETWEEN_TRIES: Final = 2.0
 """Seconds until the next try, when somebody has gone on reading: a long query, or another process."""
+WARN_SECONDS: Final = 60.0
+"""Between two lines in the log about that."""
 PROGRESS_STEPS: Final = 1_000_000
 """Steps of SQLite's virtual machine, about 15 ms, between two looks whether a long statement shall stop."""
 
@@ -91,6 +96,7 @@ class Writer:
         self._max_wal_bytes = max_wal_bytes
         self._wal_bytes = 0
         self._next_try = 0.0
+        self._next_warning = 0.0
         self._connection: sqlite3.Connection | None = None  # the thread's
         self._place: Place | None = None
         self._gone = False
@@ -186,7 +192,10 @@ class Writer:
     def _loop(self, token: trio.lowlevel.TrioToken) -> None:
         connection = self._connection = connect(self._file)
         try:
-            self._begin(connection)
+            try:
+                self._begin(connection)
+            except OSError as error:
+                raise StartupError(f"Cannot open {self._file}: {error.strerror}", EXIT_UNWRITABLE) from None
             token.run_sync_soon(self._opened.set)
             closing = False
             while not closing:
@@ -229,7 +238,13 @@ class Writer:
         now = time.monotonic()
         if self._wal_bytes <= self._max_wal_bytes or now < self._next_try:
             return
-        patience = PATIENCE * self._wal_bytes / self._max_wal_bytes
+        if self._wal_bytes > 4 * self._max_wal_bytes and now >= self._next_warning:
+            self._next_warning = now + WARN_SECONDS
+            log.warning(
+                "the write-ahead log has %d MB: a long query, or an export, backup or check, is still reading",
+                self._wal_bytes // 1_000_000,
+            )
+        patience = min(PATIENCE * self._wal_bytes / self._max_wal_bytes, MAX_PATIENCE)
         self._next_try = now + patience + BETWEEN_TRIES
         if self._gate.close(patience):
             self._begin_log_anew(connection)
@@ -289,6 +304,11 @@ class Writer:
             self._bound_log(connection)
         return len(results)
 
+    def _is_gone(self, more: str = "") -> ApiError:
+        log.critical("%s was removed, replaced or unmounted: nothing is stored any more", self._file)
+        self._gone = True
+        return storage_gone(more)
+
     def _refusal(self) -> ApiError | None:
         """What every write is refused with from now on."""
         if self._stopped:
@@ -298,6 +318,9 @@ class Writer:
     def _commit(
         self, connection: sqlite3.Connection, batch: list[_Ticket]
     ) -> tuple[list[_Result], list[Change]]:
+        assert self._place is not None
+        if self._place.wal_bytes() is None:
+            raise self._is_gone()
         connection.execute("BEGIN IMMEDIATE")
         end = time.monotonic() + ENOUGH_SECONDS
         tx = Transaction(connection, time.time(), self.clock.now())
@@ -311,12 +334,9 @@ class Writer:
                 break
         tx.flush()
         connection.execute("COMMIT")
-        assert self._place is not None
         wal_bytes = self._place.wal_bytes()
         if wal_bytes is None:
-            log.critical("%s was removed, replaced or unmounted: nothing is stored any more", self._file)
-            self._gone = True
-            raise storage_gone()
+            raise self._is_gone(" Whether this write is, only that file can tell.")
         self._wal_bytes = wal_bytes
         asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
         if asked:

@@ -120,3 +120,36 @@ def test_an_answer_for_which_there_is_no_room_can_be_read_by_a_page(start_server
         assert slow.head()[0] == 200
         status, headers = ask(server, "GET /c/docs?limit=1 HTTP/1.1", f"Authorization: Bearer {server.key}")
     assert (status, headers["access-control-allow-origin"]) == (503, "*")
+
+
+@pytest.mark.parametrize("body", [None, b'{"n":1}'])
+@pytest.mark.parametrize("method", ["delete", "Put", "post"])
+def test_a_method_in_small_letters_does_nothing_over_http_2_either(
+    start_server: StartServer, method: str, body: bytes | None
+) -> None:
+    server = start_server()
+    server.insert("c", {"key": "a"})
+    with Http2(server) as client:
+        refused = client.ask("/c/docs/a", method, body)
+        client.flush()
+        assert client.answer(refused)[0] == 400
+        asked = client.ask("/c/docs/a")
+        client.flush()
+        assert client.answer(asked)[0] == 200
+    assert "Traceback" not in server.stderr
+
+
+@pytest.mark.parametrize("path", ["/c/changes?lastEventId=1", "/c/changes?limit=1", "/c/changes?wait=1"])
+def test_a_parameter_of_the_other_kind_of_changes_is_a_400(start_server: StartServer, path: str) -> None:
+    server = start_server()
+    streamed = "lastEventId" not in path
+    headers = {"Accept": "text/event-stream"} if streamed else {}
+    assert server.request("GET", path, headers=headers).status_code == 400
+
+
+def test_a_part_of_a_document_cannot_be_put(start_server: StartServer) -> None:
+    server = start_server()
+    server.insert("c", {"key": "a", "n": 1})
+    answer = server.request("PUT", "/c/docs/a", json={}, headers={"Content-Range": "bytes 0-3/10"})
+    assert answer.status_code == 400
+    assert server.request("GET", "/c/docs/a").json()["n"] == 1

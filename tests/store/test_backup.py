@@ -313,3 +313,18 @@ def test_a_backup_restored_under_another_server_keeps_its_first_key(
     assert second.request("GET", "/c/docs/a", key=first.key).status_code == 200
     listed = json.loads(second.cli("keys", "list", "--json"))
     assert [key["label"] for key in listed] == ["first"]
+
+
+def test_the_log_of_a_file_that_was_removed_is_not_that_of_what_is_restored(tmp_path: Path) -> None:
+    server = Server(tmp_path / "data")
+    server.insert("c", {"key": "a"})
+    server.cli("backup", str(tmp_path / "b"))
+    server.request("POST", "/c/bulk", json=[{"pad": "x" * 3000}] * 300)
+    server.kill()
+    assert (server.data / "paperdb.sqlite-wal").stat().st_size > 0
+    (server.data / "paperdb.sqlite").unlink()
+    server.cli("restore", str(tmp_path / "b"))
+    server.cli("check")
+    server.start()
+    assert server.request("GET", "/c/count").json() == {"count": 1}
+    assert server.stop() == 0

@@ -44,5 +44,6 @@ export function failed({ status, message, code, retryAfter } = {}) {
   }
   const text = `closed with 1006 HTTP ${status}`;
   const error = new PaperDBError(message || text, { status, code: code ?? `HTTP_${status}` });
-  return { then: status === 401 ? NEW_TOKEN : isFinal(error) ? STOP : AGAIN, text, error, retryAfter };
+  const then = status === 401 ? NEW_TOKEN : status < 400 || isFinal(error) ? STOP : AGAIN;
+  return { then, text, error, retryAfter };
 }

@@ -33,8 +33,8 @@ export class PaperDBError extends Error {
 }
 
 /** Whether the same request is bound to fail again. */
-export const isFinal = ({ status }) =>
-  status === 301 || status === 308 || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
+export const isFinal = ({ status, code }) =>
+  code === "REDIRECTED" || code === "BAD_ANSWER" || (status >= 400 && status < 500 && ![408, 425, 429].includes(status));
 
 /** What Node calls a certificate that it does not accept. */
 export const isCertificateCode = (code) =>
