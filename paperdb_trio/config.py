@@ -1,7 +1,7 @@
 """Every setting of the server, once: name, type, default, unit, meaning.
 
 Law: the command line's options, the environment variables `PAPERDB_…`, the keys of the TOML file, the
-help text and the README's table are all read off `Settings`; nothing else names a default.
+help text and the table in docs/operations.md are all read off `Settings`; nothing else names a default.
 """
 
 from __future__ import annotations
