@@ -13,6 +13,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ import click
 import pytest
 
 import paperdb_trio
+from bench.scenarios import SCENARIOS
 from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
 from paperdb_trio.realtime.protocol import ACTIONS, CloseCode
@@ -37,7 +39,7 @@ RUN_AS_A_WHOLE = ("rest", "realtime", "python-sdk", "javascript-sdk", "operation
 RUN_ELSEWHERE = {
     "README.md": "below, tests/web/test_page.py, .ci/newcomer",
     "docs/tutorial.md": "tests/web/test_tutorial.py",
-    "docs/contributing.md": "",
+    "docs/contributing.md": "it is the beginning of the README's test line",
 }
 EVENT_SOURCE = "let since"
 """How the snippet begins that tests/web/test_browser.py runs."""
@@ -253,8 +255,23 @@ def test_files_that_are_named_in_code_exist() -> None:
     for page in PAGES:
         if page.name == "CHANGELOG.md":
             continue
-        for name in re.findall(r"`((?:tests|bench|binary|examples|paperdb_trio)/[\w./-]+)`", prose(page)):
+        for name in re.findall(
+            r"(?<![\w/.])((?:tests|bench|binary|examples|paperdb_trio)/[\w./-]*)\b", prose(page)
+        ):
             assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_recipes_and_scenarios_that_are_named_exist() -> None:
+    recipes = set(re.findall(r"^(\w[\w-]*)(?: \*\w+)?:", text("justfile"), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"`just ([\w-]+)", page.read_text("utf-8"))) <= recipes, page.name
+        assert set(re.findall(r"`(?:just )?bench ([a-z]+)", page.read_text("utf-8"))) <= SCENARIOS.keys(), (
+            page.name
+        )
+
+
+def test_the_versions_that_a_release_sets_are_equal() -> None:
+    assert tomllib.loads(text("pyproject.toml"))["project"]["version"] == paperdb_trio.__version__
 
 
 # --- the README ----------------------------------------------------------------------------------
@@ -320,6 +337,11 @@ def test_the_terminal_s_line_listens(server: Server) -> None:
             assert made["_id"] in process.stdout.readline()
         finally:
             process.kill()
+
+
+def test_contributors_set_up_what_the_readme_tests() -> None:
+    (set_up,) = blocks("docs/contributing.md", "sh")
+    assert any(block.source.startswith(f"{set_up.source.strip()} && ") for block in blocks("README.md", "sh"))
 
 
 # --- blocks that run -----------------------------------------------------------------------------
