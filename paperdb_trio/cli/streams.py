@@ -11,13 +11,10 @@ import io
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, Final, TextIO
+from typing import Any, Final, TextIO
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 STDOUT: Final = 1
 STDERR: Final = 2
@@ -75,7 +72,7 @@ class _Raw(io.RawIOBase):
     def isatty(self) -> bool:
         return os.isatty(self._number)
 
-    def write(self, data: ReadableBuffer) -> int:
+    def write(self, data: Any) -> int:
         """Raises `StartupError` for stdout; BrokenPipeError, which `listen` takes for the end, as it is."""
         while not self._failed:
             try:

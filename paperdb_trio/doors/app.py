@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 from quart import Response as QuartResponse
-from quart import request
+from quart import has_request_context, request, websocket
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
@@ -77,7 +77,8 @@ def create_app(services: Services) -> QuartTrio:
         status = error.code or 500
         code = (error.name or "error").upper().replace(" ", "_")
         refused = ApiError(status, code, error.description or code)
-        return _quart(refusal(settings, request.method, request.headers.get("origin"), refused))
+        asked = request if has_request_context() else websocket
+        return _quart(refusal(settings, asked.method, asked.headers.get("origin"), refused))
 
     return app
 

@@ -21,7 +21,7 @@ from paperdb_trio.auth.accounts import Accounts, Identity, unauthorized
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_document, parse_json, split_documents
 from paperdb_trio.loop.turn import TimeSlice
-from paperdb_trio.model import check_collection, check_document, check_id
+from paperdb_trio.model import check_collection, check_document, check_id, encode
 from paperdb_trio.net.messages import (
     NO_STORE,
     EventStream,
@@ -38,7 +38,6 @@ from paperdb_trio.store.change_log import EventText, Interest
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.operations import (
     EVERY_SEQ,
-    BulkFailure,
     Condition,
     Delete,
     Draft,
@@ -48,7 +47,6 @@ from paperdb_trio.store.operations import (
     Patch,
     Replace,
     SetSchema,
-    Written,
 )
 from paperdb_trio.store.place import storage_gone
 from paperdb_trio.store.reader import parse_select, project
@@ -153,7 +151,7 @@ async def insert(call: Call) -> Response:
     """Insert a document."""
     collection = call.collection
     draft = Draft.parse(await call.document())
-    written: Written = await call.services.writer.submit(
+    written = await call.services.writer.submit(
         Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
     )
     return document_response(201, written.data, written.seq)
@@ -179,8 +177,6 @@ async def insert_bulk(call: Call) -> Response:
             if error.code == "INVALID_JSON":
                 raise
             drafts.append(error)
-    documents: list[bytes]
-    failures: list[BulkFailure]
     documents, failures = await call.services.writer.submit(
         InsertBulk(
             call.database_id,
@@ -195,11 +191,13 @@ async def insert_bulk(call: Call) -> Response:
         {"index": failure.index, "error": failure.error.message, "code": failure.error.code}
         for failure in failures
     ]
-    response = json_response(200, {"inserted": len(documents), "failed": len(failures), "errors": errors})
-    if not errors:
-        response.body = response.body.replace(b',"errors":[]', b"")
-    response.body = response.body[:-1] + b',"documents":[' + b",".join(documents) + b"]}"
-    return response
+    body = b'{"inserted":%d,"failed":%d,"documents":[%b]%b}' % (
+        len(documents),
+        len(failures),
+        b",".join(documents),
+        b',"errors":%b' % encode(errors) if errors else b"",
+    )
+    return json_text_response(200, body)
 
 
 async def find(call: Call) -> Response:
@@ -263,7 +261,7 @@ async def patch(call: Call) -> Response:
     """Merge into a document."""
     collection, id = call.collection, call.id
     fields = _own_fields(await call.document(), id)
-    written: Written = await call.services.writer.submit(
+    written = await call.services.writer.submit(
         Patch(
             call.database_id,
             collection,
@@ -280,7 +278,7 @@ async def replace(call: Call) -> Response:
     """Replace a document, or insert it at this id."""
     collection, id = call.collection, call.id
     fields = _own_fields(await call.document(), id)
-    written: Written = await call.services.writer.submit(
+    written = await call.services.writer.submit(
         Replace(
             call.database_id,
             collection,
@@ -296,9 +294,7 @@ async def replace(call: Call) -> Response:
 async def delete(call: Call) -> Response:
     """Delete a document."""
     collection, id = call.collection, call.id
-    written: Written = await call.services.writer.submit(
-        Delete(call.database_id, collection, id, _condition(call))
-    )
+    written = await call.services.writer.submit(Delete(call.database_id, collection, id, _condition(call)))
     response = json_response(200, {"deleted": True, "_id": id})
     response.headers["ETag"] = f'"{written.seq}"'
     return response

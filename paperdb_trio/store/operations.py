@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -32,8 +32,11 @@ STEP_BYTES: Final = 4 * 1024 * 1024
 """Of what goes in several steps, how much goes in one: others' writes wait for each, some 50 ms."""
 
 
-class Operation(Protocol):
-    def apply(self, tx: Transaction) -> Any: ...
+Result = TypeVar("Result", covariant=True)
+
+
+class Operation(Protocol[Result]):
+    def apply(self, tx: Transaction) -> Result: ...
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import outcome
 import trio
@@ -24,11 +24,13 @@ from paperdb_trio.model import Change
 from paperdb_trio.store import clock
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.operations import HOUSEKEEPING, DropSome, Operation, PendingDrops
+from paperdb_trio.store.operations import HOUSEKEEPING, Operation, PendingDrops
 from paperdb_trio.store.place import Fault, Place, storage_gone
 from paperdb_trio.store.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
+
+Result = TypeVar("Result")
 
 MAX_BATCH: Final = 256
 """Operations in one transaction. More gain nothing (37,000 documents/s in hundreds, 25,000 in tens) and
@@ -56,7 +58,7 @@ class _Ticket:
 
     __slots__ = ("operation", "task")
 
-    def __init__(self, operation: Operation, task: trio.lowlevel.Task) -> None:
+    def __init__(self, operation: Operation[Any], task: trio.lowlevel.Task) -> None:
         self.operation = operation
         self.task: trio.lowlevel.Task | None = task
 
@@ -141,7 +143,7 @@ class Writer:
             return "gone"
         return self._place.fault()
 
-    async def submit(self, operation: Operation) -> Any:
+    async def submit(self, operation: Operation[Result]) -> Result:
         """Have an operation committed, and return its result once it is on disk.
 
         Cancelling stops the waiting, not the write. Raises `ApiError`: the operation's own, 507
@@ -156,7 +158,8 @@ class Writer:
             ticket.task = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        return await trio.lowlevel.wait_task_rescheduled(abandon)
+        result: Result = await trio.lowlevel.wait_task_rescheduled(abandon)
+        return result
 
     # --- on the event loop -----------------------------------------------------------------------
 
@@ -354,7 +357,6 @@ def _storage_error(error: Exception) -> ApiError:
 
 async def finish_drops(writer: Writer, pause: float = 0.0) -> None:
     """Remove what has begun to be removed, waiting a little between the steps. Raises what `submit` does."""
-    drop: DropSome
     for drop in await writer.submit(PendingDrops()):
         done = False
         while not done:

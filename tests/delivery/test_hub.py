@@ -9,13 +9,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio import turn
+from paperdb_trio.delivery import hub as hub_module
 from paperdb_trio.delivery import lane as lane_module
 from paperdb_trio.delivery.encodings import CURSOR, PLAIN, cursor_event, plain_event
 from paperdb_trio.delivery.hub import CHUNK_BYTES, Hub
 from paperdb_trio.delivery.subscriber import Subscriber
+from paperdb_trio.loop import turn
 from paperdb_trio.model import Change
-from paperdb_trio.realtime import hub as hub_module
 from tests.delivery.fakes import FakeLog, FakeSink, World, change, payloads
 
 

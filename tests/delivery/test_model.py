@@ -22,12 +22,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from paperdb_trio import turn
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.delivery import lane as lane_module
 from paperdb_trio.delivery.encodings import CURSOR, cursor_event
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.subscriber import BehindTheLog, State, Subscriber
+from paperdb_trio.loop import turn
 from paperdb_trio.model import Change
 from paperdb_trio.store import admin
 from paperdb_trio.store.change_log import ChangeLog

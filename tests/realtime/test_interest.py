@@ -7,8 +7,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio import turn
 from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.loop import turn
 from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
 
 

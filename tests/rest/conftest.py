@@ -1,4 +1,5 @@
-"""Every test here runs against both ways of answering HTTP/1.1: our own loop, and Quart on Hypercorn.
+"""What a request looks like matters to some of these modules: their tests run against both ways of answering
+HTTP/1.1, our own loop and Quart on Hypercorn. What it means does not depend on that: the others run once.
 
 A client that keeps its connection: a test of hundreds of requests need not open hundreds.
 """
@@ -12,8 +13,16 @@ import pytest
 
 from tests.conftest import Server, shared_server
 
+OF_REQUESTS = ("test_access", "test_changes", "test_documents", "test_etags", "test_hostile")
 
-@pytest.fixture(scope="session", params=["raw", "quart"])
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" in metafunc.fixturenames:
+        both = metafunc.module.__name__.rpartition(".")[2] in OF_REQUESTS
+        metafunc.parametrize("server", ["raw", "quart"] if both else ["raw"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     yield from shared_server(tmp_path_factory, "--http", request.param)
 

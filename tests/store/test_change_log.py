@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.store import admin
-from paperdb_trio.store import log as log_module
+from paperdb_trio.store import change_log as log_module
 from paperdb_trio.store.change_log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.operations import Draft, Insert, Replace, Trim
