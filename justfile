@@ -31,7 +31,7 @@ lint: _venv
 bench *options: _venv
     {{python}} -m bench {{options}}
 
-# Those beside other servers, as far as they are installed (README, "How fast, and why", tells the lines).
+# Those beside other servers, as far as they are installed (docs/performance.md tells the lines).
 bench-peers *options: _venv
     {{python}} -m bench peers rest {{options}}
 

@@ -2,7 +2,7 @@
 
 PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
 behind `launcher.c`, which unpacks it on the first start and becomes it. Why not PyInstaller's own onefile
-mode: see the README, "One executable".
+mode: see docs/performance.md, "The executable".
 """
 
 from __future__ import annotations

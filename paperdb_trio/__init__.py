@@ -1,6 +1,6 @@
 """PaperDB: a realtime document database on Trio, SQLite and WebSockets.
 
-The rooms and their laws are listed in the README under "Architecture". Here are the names of the Python
+The rooms and their laws are listed in docs/architecture.md. Here are the names of the Python
 SDK, loaded when first used: the server and the command line do without it.
 """
 

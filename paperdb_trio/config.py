@@ -1,7 +1,7 @@
 """Every setting of the server, once: name, type, default, unit, meaning.
 
 Law: the command line's options, the environment variables `PAPERDB_…`, the keys of the TOML file, the
-help text and the README's table are all read off `Settings`; nothing else names a default.
+help text and the table in docs/operations.md are all read off `Settings`; nothing else names a default.
 """
 
 from __future__ import annotations
@@ -33,77 +33,88 @@ class Settings:
 
     tls_cert: str = _setting("", "PEM file with the certificate chain; with it, the port speaks TLS.")
     tls_key: str = _setting("", "PEM file with the certificate's private key, unencrypted.")
-    tls_self_signed: bool = _setting(False, "TLS with a certificate of our own making, for trying out.")
+    tls_self_signed: bool = _setting(
+        False, "TLS with a certificate that the server makes itself, for trying out."
+    )
     trusted_proxies: str = _setting(
-        "127.0.0.1,::1", "Addresses or networks, separated by commas, whose X-Forwarded-For is believed."
+        "127.0.0.1,::1",
+        "Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas.",
     )
 
     max_connections: int = _setting(
-        15_000, "Open connections in all, and streams of HTTP/2 in all; more get 503.", 1
+        15_000, "Open connections in all, and HTTP/2 streams in all; beyond this, 503.", 1
     )
     max_connections_per_address: int = _setting(
-        1000, "The same from one client address, trusted proxies excepted; 0 is any number.", 0
+        1000, "The same from one client address, except trusted proxies; 0: no limit.", 0
     )
     max_connections_per_database: int = _setting(
-        0, "WebSockets, event streams and long polls of one database; 0 is any number.", 0
+        0, "WebSockets, event streams and long polls of one database; 0: no limit.", 0
     )
     requests_per_second: float = _setting(
-        0.0, "Requests of one API key a second, on average; more get 429. 0 is any number.", 0
+        0.0, "Requests of one API key, a second, on average; beyond this, 429. 0: no limit.", 0
     )
     tokens_per_second: float = _setting(
-        1000.0, "Tokens that one API key may mint a second, on average; more get 429. 0 is any number.", 0
+        1000.0, "Tokens minted with one API key, a second, on average; beyond this, 429. 0: no limit.", 0
     )
-    max_subscriptions: int = _setting(100, "Collections that one connection may name.", 1)
-    head_timeout: float = _setting(10.0, "Seconds for a request's head to arrive.", 0.1)
+    max_subscriptions: int = _setting(100, "Collections of one connection.", 1)
+    head_timeout: float = _setting(10.0, "Seconds in which a request's head must arrive.", 0.1)
     max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
     max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)
-    body_timeout: float = _setting(60.0, "Seconds for a request's body to arrive.", 0.1)
-    keep_alive_timeout: float = _setting(30.0, "Seconds that an idle HTTP connection is kept open.", 0.1)
+    body_timeout: float = _setting(60.0, "Seconds in which a request's body must arrive.", 0.1)
+    keep_alive_timeout: float = _setting(30.0, "Seconds after which an idle HTTP connection closes.", 0.1)
     write_timeout: float = _setting(
-        30.0, "Seconds that an HTTP client may take to read 64 KiB of its answer.", 0.1
+        30.0, "Seconds in which an HTTP client must read 64 KiB of its response.", 0.1
     )
     max_pending_bytes: int = _setting(
         512 * 1024 * 1024,
-        "Bytes of large answers and bodies that wait for slow clients, in all; more get 503.",
+        "Bytes of large responses and bodies that wait for slow clients, in all; beyond this, 503.",
         1,
     )
-    drain_timeout: float = _setting(5.0, "Seconds that requests and sockets get to finish after SIGTERM.", 0.0)
+    drain_timeout: float = _setting(
+        5.0, "Seconds in which requests and sockets must finish after SIGTERM.", 0.0
+    )
 
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
     max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1, 10_000)
-    query_timeout: float = _setting(5.0, "Seconds that a query may take before it gets 503.", 0.01)
-    cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents kept in memory for gets by id.", 0)
+    query_timeout: float = _setting(5.0, "Seconds after which a query stops with 503.", 0.01)
+    cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents in memory, for gets by id.", 0)
     max_result_bytes: int = _setting(
-        32 * 1024 * 1024, "Bytes of one find's documents; at least those of one document.", 1024 * 1024
+        32 * 1024 * 1024, "Bytes of the documents of one find; at least --max-document-bytes.", 1024 * 1024
     )
 
     max_wal_bytes: int = _setting(
         64 * 1024 * 1024,
-        "Bytes of the write-ahead log from which on reads pause for a moment, so that it can begin anew.",
+        "Bytes of the write-ahead log; beyond this, reads pause for a moment so that it can begin anew.",
         1024 * 1024,
     )
 
-    queue_events: int = _setting(1000, "Batches of events that wait for one slow live subscriber.", 1)
+    queue_events: int = _setting(
+        1000, "Batches of events that wait for one live subscriber; beyond this, it is fed from the log.", 1
+    )
     queue_bytes: int = _setting(
-        256 * 1024, "Bytes that wait for one slow live subscriber before it is fed from the log.", 1024
+        256 * 1024,
+        "Bytes of events that wait for one live subscriber; beyond this, it is fed from the log.",
+        1024,
     )
     max_message_bytes: int = _setting(65_536, "Bytes of one message from a WebSocket client.", 128)
     ping_interval: float = _setting(15.0, "Seconds of silence after which a WebSocket is pinged.", 0.1)
-    ping_timeout: float = _setting(20.0, "Seconds that a client gets to answer a ping.", 0.1)
-    max_wait: float = _setting(60.0, "Seconds that a long poll may wait at most.", 1)
+    ping_timeout: float = _setting(20.0, "Seconds in which a client must respond to a ping.", 0.1)
+    max_wait: float = _setting(60.0, "Seconds that a long poll may wait.", 1)
 
-    retention_age: float = _setting(7 * 86_400.0, "Seconds that a change is kept in the log.", 0.0)
-    retention_count: int = _setting(1_000_000, "Changes kept in the log of each database.", 0)
+    retention_age: float = _setting(7 * 86_400.0, "Seconds for which the log keeps a change.", 0.0)
+    retention_count: int = _setting(1_000_000, "Changes that the log of each database keeps.", 0)
 
     http: str = _setting(
-        "raw", "Who answers plain HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower)."
+        "raw", "What serves plain HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower)."
     )
     allowed_origins: str = _setting(
-        "*", "Web origins that may call, separated by commas, like https://*.example.com; * is any."
+        "*", "Web origins that may call, separated by commas, such as https://*.example.com; *: any."
     )
-    metrics_key: str = _setting("", "Bearer key that /metrics wants; empty: it is open.")
-    demo: bool = _setting(False, "Fill the collection messages with an example that goes on ticking.")
-    log_level: str = _setting("info", "What is logged to stderr: debug, info, warning or error.")
+    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.")
+    demo: bool = _setting(False, "Write example messages into the collection messages, about one a second.")
+    log_level: str = _setting(
+        "info", "Least severe messages in the log, on stderr: debug, info, warning or error."
+    )
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):

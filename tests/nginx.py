@@ -1,8 +1,7 @@
-"""nginx with the configuration that the README shows, changed where a test must: it listens elsewhere."""
+"""nginx with the configuration that a page shows, changed where a test must: it listens elsewhere."""
 
 from __future__ import annotations
 
-import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -10,15 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.conftest import need, wait_until
+from tests.docs import blocks
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+OPERATIONS = "docs/operations.md"
 
 
 @contextmanager
-def nginx(home: Path, port: int, changes: dict[str, str]) -> Iterator[None]:
-    """Until the block is left. `changes` are replacements in the snippet; `port` is where it then listens."""
+def nginx(home: Path, port: int, changes: dict[str, str], page: str = OPERATIONS) -> Iterator[None]:
+    """Until the block is left. `changes` are replacements in the snippet of `page`; it listens on `port`."""
     program = need("nginx")
-    (snippet,) = re.findall(r"```nginx\n(.*?)```", README, re.DOTALL)
+    (snippet,) = (block.source for block in blocks(page, "nginx"))
     folders = "".join(
         f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 def _changed(snippet: str, changes: dict[str, str]) -> str:
     for documented, here in changes.items():
-        assert documented in snippet, f"the README's nginx snippet has no '{documented}' any more"
+        assert documented in snippet, f"the page's nginx snippet has no '{documented}' any more"
         snippet = snippet.replace(documented, here)
     return snippet
 

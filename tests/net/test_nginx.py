@@ -1,5 +1,5 @@
-"""Behind nginx, with the very configuration that the README shows: REST, WebSocket and server-sent events come
-through as they come, and the limits count the clients, not the proxy."""
+"""Behind nginx, with the very configuration that docs/operations.md shows: REST, WebSocket and
+server-sent events come through as they come, and the limits count the clients, not the proxy."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
+from tests.docs import blocks
 from tests.web.cdp import Browser, Page, chromium
 from tests.web.test_page import subscribe_snippet, token_snippet
 from tests.web.test_tokens import BackEnd
@@ -153,11 +153,10 @@ def test_an_event_source_that_is_cut_off_before_its_first_event_misses_nothing(
         assert page.run("source.readyState") == 1
 
 
-def test_the_readmes_event_source_goes_on_when_its_token_ends(
+def test_the_documented_event_source_goes_on_when_its_token_ends(
     browser: Browser, server: Server, collection: str
 ) -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
-    (snippet,) = re.findall(r"```js\n(let since = .*?)```", readme, re.DOTALL)
+    (snippet,) = (block.source for block in blocks("docs/realtime.md", "js"))
     snippet = snippet.replace("http://127.0.0.1:8000/messages", f"{server.url}/{collection}")
     snippet = snippet.replace("console.log(JSON.parse(data))", "lines.push(JSON.parse(data).data.n)")
     back_end = BackEnd(server, 3)

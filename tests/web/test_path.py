@@ -1,5 +1,5 @@
-"""Under a path of a proxy: nginx with `location /db/`, by the README's snippet but for that and TLS; the SDK in
-Node, the live page and the chat in Chromium."""
+"""Under a path of a proxy: nginx with `location /db/`, by the snippet of docs/operations.md but for that and
+TLS; the SDK in Node, the live page and the chat in Chromium."""
 
 from __future__ import annotations
 
