@@ -43,10 +43,10 @@ class Place:
         return None if os.access(self._file, os.W_OK) else "read-only"
 
 
-def storage_gone(more: str = "") -> ApiError:
+def storage_gone() -> ApiError:
     return ApiError(
         503,
         "STORAGE_GONE",
         "The database file was removed, replaced or unmounted: nothing is stored any more. "
-        f"Bring it back and restart the server.{more}",
+        "Bring it back and restart the server.",
     )
