@@ -40,6 +40,11 @@ collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executab
 
 START_SECONDS = 20
 
+# Started in the background, or by nohup, a shell has these ignored, and so would every process of a test.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+
 # How fast this machine is decides nothing. A fixture that examples share is one that is made for that.
 settings.register_profile(
     "paperdb",
