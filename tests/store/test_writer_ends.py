@@ -18,7 +18,7 @@ from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import DropSome, KeepTime
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.transaction import Transaction
-from paperdb_trio.store.writer import Writer, finish_drops
+from paperdb_trio.store.writer import LOOK_SECONDS, Writer, finish_drops
 from tests.store.test_reader import ENDLESS
 from tests.store.test_writer import held, ids, running, submit_into
 from tests.store.tools import DATABASE, apply_all, inserting, rows
@@ -207,6 +207,7 @@ async def test_a_writer_whose_file_is_gone_acknowledges_nothing(file: Path) -> N
         assert writer.fault() is None
         file.rename(file.with_name("elsewhere"))
         assert writer.fault() == "gone"
+        await trio.sleep(2 * LOOK_SECONDS)  # by then the writer looks again, whatever comes
         for key in "bc":
             with pytest.raises(ApiError) as refused:
                 await writer.submit(inserting({"key": key}))
