@@ -5,14 +5,14 @@ Law: every answer over HTTP goes through here, a refusal by the door itself, too
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Final
-
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.net.messages import Response, error_response
 
-PREFLIGHT: Final = Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
+
+def preflight() -> Response:
+    """The response to OPTIONS, whatever the path: `allow_origin` adds what a browser looks for."""
+    return Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
 
 
 def refusal(settings: Settings, method: str, origin: str | None, error: ApiError) -> Response:
@@ -20,8 +20,7 @@ def refusal(settings: Settings, method: str, origin: str | None, error: ApiError
 
     A preflight goes through: only then does a browser ask, and show its page what the refusal says.
     """
-    response = PREFLIGHT if method == "OPTIONS" else error_response(error)
-    response = replace(response, headers=dict(response.headers))
+    response = preflight() if method == "OPTIONS" else error_response(error)
     allow_origin(settings, method, origin, response)
     return response
 

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import COLLECTION_NAME
-from paperdb_trio.net.cors import PREFLIGHT, allow_origin
+from paperdb_trio.net.cors import allow_origin, preflight
 from paperdb_trio.net.messages import Request, Response, error_response, json_response
 from paperdb_trio.rest import handlers
 from paperdb_trio.rest.handlers import Call, authenticate
@@ -127,7 +126,7 @@ async def respond(services: Services, request: Request) -> Response:
 async def _respond(services: Services, request: Request) -> Response:
     method = "GET" if request.method == "HEAD" else request.method
     if method == "OPTIONS":
-        return replace(PREFLIGHT, headers=dict(PREFLIGHT.headers))
+        return preflight()
     if method == "GET" and request.path in OPEN_ROUTES:
         return await OPEN_ROUTES[request.path](services, request)
     if method == "GET" and request.path in services.assets:
