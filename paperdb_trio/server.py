@@ -11,7 +11,6 @@ import logging
 import math
 import resource
 import signal
-import sqlite3
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -32,6 +31,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
@@ -168,7 +168,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
 def _checkpoint(file: Path, seconds: float) -> None:
     try:
         checkpoint(file, min(max(seconds, MIN_CHECKPOINT_SECONDS), BUSY_SECONDS))
-    except sqlite3.Error as error:
+    except sqlite.Error as error:
         log.warning("the write-ahead log stays: %s", error)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import threading
 import time
@@ -17,7 +16,8 @@ import httpx
 import pytest
 import trio
 
-from paperdb_trio.store.file import prepare
+from paperdb_trio.store import sqlite
+from paperdb_trio.store.file import connect, prepare
 from paperdb_trio.store.reader import Reader
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.net.http2 import Http2
@@ -220,7 +220,7 @@ async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path
     reader = Reader(file, threads=2, timeout=10, max_result_bytes=1 << 20)
     release, used = threading.Event(), threading.Event()
 
-    def query(connection: sqlite3.Connection) -> None:
+    def query(connection: sqlite.Connection) -> None:
         used.set()
         release.wait(10)
 
@@ -269,7 +269,7 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
         assert (code, [answer.status_code for answer in answers]) == (0, [503])
         assert answers[0].json()["code"] == "SHUTTING_DOWN"
         assert took < 0.8 + SLACK
-    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as file:
+    with closing(connect(server.data / "paperdb.sqlite")) as file:
         (left,) = file.execute("SELECT count(*) FROM documents").fetchone()
     assert 0 < left < count
     server.start()
@@ -319,7 +319,7 @@ def suppress_transport(server: Server, path: str) -> None:
 
 
 def _left(server: Server) -> int:
-    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as file:
+    with closing(connect(server.data / "paperdb.sqlite")) as file:
         return int(file.execute("SELECT count(*) FROM documents").fetchone()[0])
 
 

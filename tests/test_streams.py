@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from paperdb_trio.store.file import connect
 from tests.auth.commands import run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
 from tests.store.tools import apply_all, inserting, new_file, rows
@@ -156,7 +156,7 @@ def test_a_key_that_cannot_be_stored_is_not_shown_if_that_is_known_before(data: 
 
 
 def test_a_key_that_was_shown_but_could_not_be_stored_is_told(small_disk: Path) -> None:
-    with closing(sqlite3.connect(new_file(small_disk))) as other:
+    with closing(connect(new_file(small_disk))) as other:
         other.execute("SELECT * FROM keys").fetchall()  # so that all files are there
         fill(small_disk / "filler")
         done = run_here("keys", "create", "--data", small_disk)

@@ -7,7 +7,6 @@ seen within half a second, by the version that every such change raises.
 from __future__ import annotations
 
 import math
-import sqlite3
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +14,7 @@ import trio
 
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.admin import admin_version
 from paperdb_trio.store.reader import Reader
 
@@ -143,7 +143,7 @@ def unauthorized(why: str = "") -> ApiError:
     )
 
 
-def _load(connection: sqlite3.Connection, known: int) -> _Snapshot | None:
+def _load(connection: sqlite.Connection, known: int) -> _Snapshot | None:
     version = admin_version(connection)
     if version == known:
         return None

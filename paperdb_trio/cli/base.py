@@ -10,7 +10,6 @@ import logging
 import os
 import platform
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from paperdb_trio import __version__
 from paperdb_trio.cli.streams import cannot_write, open_standard_streams
 from paperdb_trio.config import check_environment, nearest
 from paperdb_trio.errors import StartupError
+from paperdb_trio.store import sqlite
 
 # Only `serve` logs. A command says in its one line what went wrong, and not what the writer thinks of it.
 logging.getLogger("paperdb").addHandler(logging.NullHandler())
@@ -79,7 +79,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
         import trio
 
         click.echo(
-            f"paperdb {__version__} (Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, "
+            f"paperdb {__version__} (Python {platform.python_version()}, SQLite {sqlite.VERSION}, "
             f"trio {trio.__version__})"
         )
         ctx.exit()

@@ -7,7 +7,6 @@ only its hash.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import DATABASE_NAME, timestamp
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect, told
 
 if TYPE_CHECKING:
@@ -36,13 +36,13 @@ def _transaction(file: Path, show: Callable[[], None] | None = None) -> Iterator
     with closing(connect(file)) as connection:
         try:
             connection.execute("BEGIN IMMEDIATE")
-            yield sqlite_utils.Database(connection)
+            yield sqlite_utils.Database(sqlite.utils_connection(connection))
             connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
             if show is not None:
                 show()
                 shown = "; the key that was shown is not stored"
             connection.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+        except sqlite.UNAVAILABLE as error:
             raise StartupError(f"Cannot write to {file}: {told(file, error)}{shown}", EXIT_UNWRITABLE) from None
 
 
@@ -131,7 +131,7 @@ def add_signing_secret(file: Path, kid: str, secret: bytes) -> None:
         _insert_signing_secret(db, kid, secret)
 
 
-def admin_version(connection: sqlite3.Connection) -> int:
+def admin_version(connection: sqlite.Connection) -> int:
     (version,) = connection.execute("SELECT value FROM meta WHERE name='admin_version'").fetchone()
     return int(version)
 
@@ -169,5 +169,6 @@ def _database_id(db: sqlite_utils.Database, name: str) -> int:
 
 def _rows(file: Path, sql: str) -> list[dict[str, Any]]:
     with closing(connect(file, read_only=True)) as connection:
-        connection.row_factory = sqlite3.Row
-        return [dict(row) for row in connection.execute(sql)]
+        found = sqlite.utils_connection(connection).execute(sql)
+        names = [name for name, *_ in found.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in found]

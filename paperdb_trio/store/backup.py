@@ -7,7 +7,6 @@ have must get a gap, never silently another history.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from contextlib import closing, suppress
 from pathlib import Path
@@ -15,12 +14,12 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
+from paperdb_trio.store import migrations, sqlite
 from paperdb_trio.store.file import (
     EXIT_CORRUPT,
     EXIT_LOCKED,
     connect,
     database_file,
-    migrate,
     own_files,
     prepare,
     serving_lock,
@@ -30,8 +29,6 @@ EPOCH: Final = 1_735_689_600
 """2025-01-01 in seconds. A restored log begins at the milliseconds since then, so that restoring one backup
 twice gives two stretches of seqs that do not meet unless more than 1,000 changes a second are written
 all the time between. It fits into the 40 bits of a seq until 2059."""
-STEP_PAGES: Final = 4096
-"""Of a copy, 16 MiB: what a signal waits for."""
 JUMP: Final = 1 << 24
 """Further changes that may have been lost with the file that the backup replaces."""
 
@@ -61,7 +58,7 @@ def restore(source: Path, data: str, *, force: bool) -> None:
         with replacing(file, force=True) as temporary:
             _copy(source, temporary, f"Cannot restore {source} to {file}")
             with closing(connect(temporary)) as connection:
-                migrate(connection, source)
+                migrations.migrate(connection, temporary, keep_copy=False)
                 _begin_logs_anew(connection, _highest_seq(file))
             if file.exists():
                 _close_down(file)
@@ -74,11 +71,10 @@ def _copy(source: Path, target: Path, what: str) -> None:
         with closing(connect(source, read_only=True)) as given, closing(connect(target)) as copy:
             given.execute("BEGIN")
             given.execute("SELECT 1 FROM sqlite_master").fetchall()  # the moment
-            # A signal is seen between two steps, and only if Python runs there.
-            given.backup(copy, pages=STEP_PAGES, progress=lambda *_: None)
+            sqlite.copy(given, copy)
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, with no write-ahead log beside it
-    except sqlite3.DatabaseError as error:
-        damaged = not isinstance(error, sqlite3.OperationalError)
+    except sqlite.Error as error:
+        damaged = isinstance(error, sqlite.DAMAGED)
         raise StartupError(f"{what}: {error}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE) from None
 
 
@@ -96,18 +92,20 @@ def _verify(source: Path) -> None:
         with closing(connect(source, read_only=True)) as connection:
             verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if verdict != "ok":
-                raise sqlite3.DatabaseError(verdict)
+                raise _damaged(source, verdict)
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='changes'").fetchone():
                 raise StartupError(f"{source} is no PaperDB backup", EXIT_CORRUPT)
-            migrate(connection, source, dry_run=True)
-    except sqlite3.DatabaseError as error:
-        text = " ".join(str(error).split())
-        raise StartupError(
-            f"The backup {source} is damaged: {text}. Nothing was changed.", EXIT_CORRUPT
-        ) from None
+            migrations.pending(connection, source)
+    except sqlite.Error as error:
+        raise _damaged(source, str(error)) from None
 
 
-def _begin_logs_anew(connection: sqlite3.Connection, floor: int) -> None:
+def _damaged(source: Path, verdict: str) -> StartupError:
+    text = " ".join(verdict.split())
+    return StartupError(f"The backup {source} is damaged: {text}. Nothing was changed.", EXIT_CORRUPT)
+
+
+def _begin_logs_anew(connection: sqlite.Connection, floor: int) -> None:
     now = int((time.time() - EPOCH) * 1000)
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE databases SET head=max(head,?)+?", (max(floor, now), JUMP))
@@ -123,7 +121,7 @@ def _highest_seq(file: Path) -> int:
     try:
         with closing(connect(file, read_only=True)) as connection:
             return int(connection.execute("SELECT coalesce(max(head),0) FROM databases").fetchone()[0])
-    except sqlite3.DatabaseError:
+    except sqlite.Error:
         return 0
 
 
@@ -136,10 +134,9 @@ def _close_down(file: Path) -> None:
     try:
         with closing(connect(file)) as connection:
             (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error):
-            mode = "locked"
-    except sqlite3.DatabaseError:
+    except sqlite.BusyError:
+        mode = "locked"
+    except sqlite.Error:
         pass  # damaged: perhaps the reason for restoring
     if mode != "delete":
         raise StartupError(f"Another command is using {file}; try again", EXIT_LOCKED)

@@ -6,7 +6,6 @@ Law: a page is read in one read transaction together with the log's bounds, so t
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import trio
 
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import SEQ_MASK, connect, span
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.reader import Reader
@@ -117,7 +117,7 @@ class ChangeLog:
 
 
 def _read_page(
-    connection: sqlite3.Connection,
+    connection: sqlite.Connection,
     database_id: int,
     after: int,
     interest: Interest,
@@ -140,7 +140,7 @@ def _read_page(
             (*limits, rows),
         ).fetchone()
         all_found = found < rows
-    except sqlite3.DataError:  # larger than a page may be: count first how many rows fit
+    except sqlite.TooBigError:  # larger than a page may be: count first how many rows fit
         fitting, last, size = connection.execute(
             "SELECT count(*), max(position), max(total) FROM (SELECT position, size, sum(size) OVER "
             "(ORDER BY position ROWS UNBOUNDED PRECEDING) AS total "
@@ -149,14 +149,14 @@ def _read_page(
         ).fetchone()
         all_found = False
         # The first may be larger than any document may be now: nobody gets past it unless it is read.
-        most = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(most, 2 * size + PAGE_BYTES))
+        most = connection.limit(sqlite.LENGTH)
+        connection.limit(sqlite.LENGTH, max(most, 2 * size + PAGE_BYTES))
         try:
             (events,) = connection.execute(
                 f"SELECT group_concat({text.value},char(10)) FROM (SELECT * {source})", (*limits, fitting)
             ).fetchone()
         finally:
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
+            connection.limit(sqlite.LENGTH, most)
     position = end if all_found else last - base
     events = [] if events is None else events.encode().split(b"\n")
     return Page(events, position, all_found and end == head, head, trimmed)

@@ -6,12 +6,12 @@ sound file look damaged. Each fault is one line for people.
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import SEQ_BITS, SEQ_MASK, connect, span
 
 MAX_FAULTS: Final = 20
@@ -43,7 +43,7 @@ def check(file: Path) -> Report:
                 report.databases.append(
                     f"{name}: {documents:,} documents, {changes:,} changes in the log, seq {head:,}"
                 )
-    except sqlite3.DatabaseError as error:
+    except sqlite.Error as error:
         report.faults.append(str(error))
     finally:
         connection.close()
@@ -59,7 +59,7 @@ _ORPHANS: Final = {
 }
 
 
-def _owners(connection: sqlite3.Connection) -> Iterator[str]:
+def _owners(connection: sqlite.Connection) -> Iterator[str]:
     for what, rows in _ORPHANS.items():
         (count,) = connection.execute(f"SELECT count(*) FROM {rows}").fetchone()
         if count:
@@ -67,7 +67,7 @@ def _owners(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _collections(
-    connection: sqlite3.Connection, database_id: int, database: str, head: int, faults: list[str]
+    connection: sqlite.Connection, database_id: int, database: str, head: int, faults: list[str]
 ) -> int:
     """The documents of a database, counted."""
     total = 0
@@ -82,9 +82,9 @@ def _collections(
             faults.append(f"{where}: {count:,} documents, counted as {counted:,}")
         total += count
         for document, well_formed, seq in connection.execute(
-            "SELECT id, json_valid(data) AND json_extract(iif(json_valid(data),data,'{}'),'$._id') IS id, seq "
-            "FROM documents WHERE position BETWEEN ?1 AND ?2 AND (NOT json_valid(data) "
-            "OR json_extract(iif(json_valid(data),data,'{}'),'$._id') IS NOT id OR seq NOT BETWEEN 1 AND ?3) "
+            "SELECT id, own IS id, seq FROM (SELECT id, seq, "
+            "iif(json_valid(data,8),json_extract(data,'$._id'),NULL) AS own "
+            "FROM documents WHERE position BETWEEN ?1 AND ?2) WHERE own IS NOT id OR seq NOT BETWEEN 1 AND ?3 "
             f"LIMIT {MAX_FAULTS}",
             (*span(id), head),
         ):
@@ -94,7 +94,7 @@ def _collections(
 
 
 def _log(
-    connection: sqlite3.Connection, database_id: int, database: str, head: int, trimmed: int, faults: list[str]
+    connection: sqlite.Connection, database_id: int, database: str, head: int, trimmed: int, faults: list[str]
 ) -> int:
     """The changes in the log of a database, counted."""
     low, high = span(database_id)
@@ -119,7 +119,7 @@ def _log(
     for collection, document, seq in connection.execute(
         "SELECT c.name, d.id, d.seq FROM collections c JOIN documents d ON d.collection_id=c.id "
         "WHERE c.database_id=?1 AND d.seq>?2 AND NOT EXISTS (SELECT 1 FROM changes WHERE position=?3|d.seq "
-        f"AND collection=c.name AND data=d.data AND type<>'delete') LIMIT {MAX_FAULTS}",
+        f"AND collection=c.name AND data=json(d.data) AND type<>'delete') LIMIT {MAX_FAULTS}",
         (database_id, trimmed, low),
     ):
         faults.append(f"{database}/{collection}/{document}: is not what change {seq:,} made it")

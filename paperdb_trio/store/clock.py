@@ -9,10 +9,10 @@ log at most; and after a long pause changes are kept longer than they had to be.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from typing import Final
 
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import SEQ_BITS
 
 MAX_PAUSE: Final = 86_400.0
@@ -29,13 +29,13 @@ class LogClock:
         """Seconds. Since the epoch, unless the computer's clock was wrong once, or off for long."""
         return self._offset + time.clock_gettime(_BOOT)
 
-    def keep(self, connection: sqlite3.Connection) -> None:
+    def keep(self, connection: sqlite.Connection) -> None:
         """Write down what it says; inside a transaction. To be done more often than once in `MAX_PAUSE`."""
         for name, seconds in (("log_time", self.now()), ("wall_time", time.time())):
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, int(seconds * 1000)))
 
 
-def continued(connection: sqlite3.Connection) -> LogClock:
+def continued(connection: sqlite.Connection) -> LogClock:
     """The clock of the file, going on from what it said last."""
     wall = time.time()
     (newest,) = connection.execute(

@@ -1,26 +1,23 @@
-"""The SQLite file: where it lies, its tables, how it is opened, and the lock of the one serving process.
+"""The SQLite file: where it lies, how it is opened, and the lock of the one serving process.
 
-Law: the only file that issues DDL (but for the indexes of unique fields, which the writer adds) or
-PRAGMAs. sqlite-utils is used here and in `admin`, never on the way of a write, and is imported (60 ms)
-only when there is something to do for it.
+Law: no statement here reads or writes a user's data. What is in the file is in `migrations`.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import sqlite3
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, make_directory, not_ours, open_or_create, whose
+from paperdb_trio.store import migrations, sqlite
 
 EXIT_CORRUPT: Final = 3
-EXIT_NEWER: Final = 4
 EXIT_LOCKED: Final = 5
 
 LOCK: Final = "paperdb.lock"
@@ -47,46 +44,6 @@ def span(owner: int) -> tuple[int, int]:
     return owner << SEQ_BITS, owner << SEQ_BITS | SEQ_MASK
 
 
-def m001_initial(db: Any) -> None:
-    for statement in (
-        """CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)""",
-        # head: seq of the last change; trimmed: seq of the last change that retention removed.
-        """CREATE TABLE databases (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, plan TEXT NOT NULL,
-            head INTEGER NOT NULL DEFAULT 0, trimmed INTEGER NOT NULL DEFAULT 0, created_at TEXT NOT NULL)""",
-        """CREATE TABLE keys (
-            id TEXT PRIMARY KEY, database_id INTEGER NOT NULL REFERENCES databases(id), kind TEXT NOT NULL,
-            label TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_at TEXT NOT NULL, revoked_at TEXT)""",
-        """CREATE TABLE signing_secrets (
-            kid TEXT PRIMARY KEY, secret BLOB NOT NULL, created_at REAL NOT NULL, retired_at REAL)""",
-        # AUTOINCREMENT: the ids of dropped collections must not come back, they are part of positions.
-        """CREATE TABLE collections (
-            id INTEGER PRIMARY KEY AUTOINCREMENT, database_id INTEGER NOT NULL REFERENCES databases(id),
-            name TEXT NOT NULL, documents INTEGER NOT NULL DEFAULT 0, schema TEXT,
-            UNIQUE (database_id, name))""",
-        """CREATE TABLE documents (
-            position INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, id TEXT NOT NULL,
-            seq INTEGER NOT NULL, data TEXT NOT NULL)""",
-        """CREATE UNIQUE INDEX documents_id ON documents (collection_id, id)""",
-        # at: milliseconds since the epoch; size: bytes of data.
-        """CREATE TABLE changes (
-            position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, type TEXT NOT NULL,
-            collection TEXT NOT NULL, data TEXT NOT NULL)""",
-        """INSERT INTO meta VALUES ('admin_version', 1)""",
-    ):
-        db.execute(statement)
-
-
-MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial,)
-"""In order. A name that was released is never changed."""
-
-
-DROPS: Final = """CREATE TABLE IF NOT EXISTS drops (
-    collection_id INTEGER PRIMARY KEY, until INTEGER NOT NULL)"""
-"""Collections that are being removed: documents that were inserted up to seq `until` go, in several steps. No
-migration: what does not know of it can still use the file, it only does not finish them."""
-
-
 def database_file(data: str | Path) -> Path:
     return Path(data) / "paperdb.sqlite"
 
@@ -96,7 +53,7 @@ def own_files(file: Path) -> list[Path]:
     return [file, Path(f"{file}-wal"), Path(f"{file}-shm")]
 
 
-def told(file: Path, error: sqlite3.Error) -> str:
+def told(file: Path, error: sqlite.Error) -> str:
     """What SQLite says, in one line, and what it does not: that the disk is full, or whose a file is."""
     text = " ".join(str(error).split())
     with suppress(OSError):
@@ -106,22 +63,20 @@ def told(file: Path, error: sqlite3.Error) -> str:
     return text + not_ours((*own_files(file), file.parent))
 
 
-def connect(file: Path, *, read_only: bool = False, max_length: int | None = None) -> sqlite3.Connection:
+def connect(file: Path, *, read_only: bool = False, max_length: int | None = None) -> sqlite.Connection:
     """Open a connection in autocommit mode that any one thread at a time may use.
 
     The caller closes it. `max_length` bounds one row or string in bytes (SQLITE_LIMIT_LENGTH), so that a
-    query cannot gather more than that in memory: it fails with `sqlite3.DataError`. Raises `sqlite3.Error`.
+    query cannot gather more than that in memory: it fails with `sqlite.TooBigError`. Raises `sqlite.Error`.
     """
     mode = "ro" if read_only else "rw"
     if read_only and not os.access(file.parent, os.W_OK) and not Path(f"{file}-wal").exists():
         mode = "ro&immutable=1"  # else SQLite wants to make its files beside it
     uri = f"{file.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(
-        uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=32, timeout=BUSY_SECONDS
-    )
+    connection = sqlite.open_file(uri, read_only=read_only, busy_seconds=BUSY_SECONDS)
     try:
         if max_length is not None:
-            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max_length)
+            connection.limit(sqlite.LENGTH, max_length)
         # What a query sorts beyond the cache goes into a temporary file: in memory, 150 MB of documents
         # took 540.
         sorting = "temp_store=FILE" if read_only else "temp_store=MEMORY"
@@ -137,7 +92,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool 
     """Make sure that `data` holds a database of this version, and return its file.
 
     Without `write` it need only be readable, unless it was made by an older version. Without `verify` it may be
-    damaged, as long as its tables can be read.
+    damaged, as long as its tables can be read. With `create` the caller holds the serving lock.
     Raises `StartupError`: missing (unless `create`), not writable, corrupt, or made by a newer version.
     """
     directory = Path(data)
@@ -161,76 +116,52 @@ def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool 
             with closing(connect(file, read_only=True)) as connection:
                 verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
                 if verdict != "ok":
-                    raise sqlite3.DatabaseError(verdict)
-        if not write:
-            with closing(connect(file, read_only=True)) as connection:
-                if not migrate(connection, directory, dry_run=True):
-                    return file
-        with closing(connect(file)) as connection:
+                    raise _damaged(file, verdict)
+        with closing(connect(file, read_only=not write)) as connection:
+            if write:
+                connection.execute("PRAGMA journal_mode=WAL")
+            if not migrations.pending(connection, directory):
+                return file
+        with nullcontext() if create else serving_lock(directory), closing(connect(file)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-            migrate(connection, directory)
-            connection.execute(DROPS)
-    except sqlite3.DatabaseError as error:
-        text = " ".join(str(error).split())
-        if "full" in text or "readonly" in text or "unable to open" in text or "I/O" in text:
-            raise StartupError(
-                f"Cannot write to the data directory {directory}: {told(file, error)}", EXIT_UNWRITABLE
-            ) from None
+            migrations.migrate(connection, file)
+    except sqlite.UNAVAILABLE as error:
         raise StartupError(
-            f"The database file {file} is damaged: {text}. Nothing was changed; restore a backup.",
-            EXIT_CORRUPT,
+            f"Cannot write to the data directory {directory}: {told(file, error)}", EXIT_UNWRITABLE
         ) from None
+    except sqlite.Error as error:
+        raise _damaged(file, str(error)) from None
     return file
+
+
+def _damaged(file: Path, verdict: str) -> StartupError:
+    text = " ".join(verdict.split())
+    return StartupError(
+        f"The database file {file} is damaged: {text}. Nothing was changed; restore a backup.", EXIT_CORRUPT
+    )
 
 
 def checkpoint(file: Path, seconds: float = BUSY_SECONDS) -> None:
     """Move everything from the write-ahead log into the file, which then is all there is to copy.
 
-    Raises `sqlite3.Error`, also when it is not done within `seconds`; nothing is lost then, the log is kept.
+    Raises `sqlite.Error`, also when it is not done within `seconds`; nothing is lost then, the log is kept.
     """
     with closing(connect(file)) as connection, closing(connect(file, read_only=True)) as witness:
         # The last who closes a file moves the log, too, however long that takes: that shall not be us.
         witness.execute("SELECT 1 FROM meta").fetchall()
-        connection.execute(f"PRAGMA busy_timeout={int(seconds * 1000)}")
+        connection.set_busy_timeout(int(seconds * 1000))
         timer = threading.Timer(seconds, connection.interrupt)
         timer.start()
         try:
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        except sqlite3.Error:
+        except sqlite.Error:
             connection.close()
             raise
         finally:
             timer.cancel()
         if busy:
             connection.close()
-            raise sqlite3.OperationalError("another process is using it")
-
-
-def migrate(connection: sqlite3.Connection, where: Path, *, dry_run: bool = False) -> bool:
-    """Bring the tables to this version; whether there was, or in a `dry_run` is, anything to do for that.
-
-    Raises `StartupError` for what a newer version has made.
-    """
-    applied: set[str] = set()
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name='_sqlite_migrations'").fetchone():
-        rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set='paperdb'")
-        applied = {name for (name,) in rows}
-    known = {migration.__name__ for migration in MIGRATIONS}
-    if applied - known:
-        raise StartupError(
-            f"{where} was made by a newer version of PaperDB ({max(applied - known)}). Nothing was changed.",
-            EXIT_NEWER,
-        )
-    if applied == known:
-        return False
-    if not dry_run:
-        import sqlite_utils
-
-        migrations = sqlite_utils.Migrations("paperdb")
-        for migration in MIGRATIONS:
-            migrations()(migration)
-        migrations.apply(sqlite_utils.Database(connection))
-    return True
+            raise sqlite.BusyError("another process is using it")
 
 
 def _unusable(directory: Path, error: OSError) -> StartupError:

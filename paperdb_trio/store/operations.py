@@ -363,7 +363,8 @@ class DropSome:
                 return 0, self.until, True
             (until,) = row
         found = tx.connection.execute(
-            "SELECT position, id, data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position LIMIT ?",
+            "SELECT position, id, json(data) FROM documents WHERE position BETWEEN ? AND ? "
+            "ORDER BY position LIMIT ?",
             (low, low + until, self.limit),
         )
         rows, size = [], 0

@@ -1,4 +1,4 @@
-"""The filter language and sorting, compiled to SQL over a document's JSON text.
+"""The filter language and sorting, compiled to SQL over a document's JSONB.
 
 Law: no I/O; every value from outside is a bound parameter, every field name is checked and quoted here.
 
@@ -16,18 +16,11 @@ from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import parse_json
-from paperdb_trio.model import encode
 
 MAX_FILTER_DEPTH: Final = 8
 """SQLite's parser has a stack of 100; a level of a filter takes up to six of it."""
 MAX_CONDITIONS: Final = 200
 MAX_VALUES: Final = 2000
-MAX_HINT: Final = 1000
-"""Characters; SQLite refuses patterns over 50,000 bytes, and a long value is seldom worth a hint."""
-
-_RARITY: Final = {letter: n for n, letter in enumerate("ZQXJYKVBWGFPMHDLUCRNSIOTAEzqxjkvbywgfpmhdlucrnsiotae")}
-"""Letters as they are rare in English, and rarer as capitals; other characters come last."""
-
 _TEXT: Final = "='text'"
 _NUMBER: Final = " IN ('integer','real')"
 
@@ -36,12 +29,11 @@ Scalar = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """SQL expressions for the JSON type and the value at a dotted path, whose last name is `last`."""
+    """SQL expressions for the JSON type and the value at a dotted path."""
 
     type: str
     value: str
     path: str
-    last: str
 
 
 def field(name: object) -> Field:
@@ -59,8 +51,7 @@ def field(name: object) -> Field:
         )
     path = "$." + ".".join(f'"{segment}"' for segment in name.split("."))
     literal = "'" + path.replace("'", "''") + "'"
-    last = name.rpartition(".")[2]
-    return Field(f"json_type(data,{literal})", f"json_extract(data,{literal})", literal, last)
+    return Field(f"json_type(data,{literal})", f"json_extract(data,{literal})", literal)
 
 
 class _Compiler:
@@ -124,27 +115,7 @@ class _Compiler:
         if isinstance(value, bool):
             return f"{at.type}='{'true' if value else 'false'}'"
         kinds = _TEXT if isinstance(value, str) else _NUMBER
-        return f"({self.hint(at, value)}{at.value}={self.bind(value)} AND {at.type}{kinds})"
-
-    def hint(self, at: Field, value: str | int | float) -> str:
-        """A condition that every document with this value satisfies, and that most others fail in a fifth of
-        the time that SQLite needs to parse them: the text `name":value` stands somewhere in it.
-
-        `document_bytes` writes every document, so that equal values have the same text; but for zero, which
-        may be -0.0, and for numbers from 1e15 on, which may be 1e15 or in full. A double that is whole
-        begins like the integer. SQLite tries the pattern wherever its first character stands: it begins at
-        the name's rarest.
-        """
-        if not at.last or (isinstance(value, int | float) and not 0 < abs(value) < 1e15):
-            return ""
-        whole = not isinstance(value, str) and value == int(value)
-        start = min(range(len(at.last)), key=lambda n: _RARITY.get(at.last[n], len(_RARITY)))
-        text = f'{at.last[start:]}":{encode(int(value) if whole else value).decode()}'
-        if len(text) > MAX_HINT:
-            return ""
-        pattern = "".join(f"[{character}]" if character in "*?[" else character for character in text)
-        pattern += "[,}.]" if whole else "[,}]"
-        return f"data GLOB {self.bind(f'*{pattern}*')} AND "
+        return f"({at.value}={self.bind(value)} AND {at.type}{kinds})"
 
     def ne(self, at: Field, operand: object, operator: str) -> str:
         return f"NOT coalesce({self.eq(at, operand, operator)},0)"
@@ -177,7 +148,7 @@ class _Compiler:
         return f"NOT coalesce({self.within(at, operand, operator)},0)"
 
     def contains(self, at: Field, operand: object, operator: str) -> str:
-        element = Field("item.type", "item.value", "", "")
+        element = Field("item.type", "item.value", "")
         member = (
             f"({at.type}='array' AND EXISTS(SELECT 1 FROM json_each(data,{at.path}) AS item "
             f"WHERE {self.eq(element, operand, operator)}))"

@@ -7,7 +7,6 @@ SQLite itself: a row fetched by Python costs a fight for the interpreter's lock 
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import trio
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.file import connect, span
 from paperdb_trio.store.gate import ReadGate
@@ -40,10 +40,10 @@ class _Lease:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
+        self._connection: sqlite.Connection | None = None
         self._stopped = False
 
-    def start(self, connection: sqlite3.Connection) -> None:
+    def start(self, connection: sqlite.Connection) -> None:
         with self._lock:
             self._connection = connection
             connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
@@ -86,7 +86,7 @@ class Reader:
         self._gate = gate or ReadGate()
         self._timeout = timeout
         self._limiter = trio.CapacityLimiter(threads)
-        self._idle: deque[sqlite3.Connection] = deque(
+        self._idle: deque[sqlite.Connection] = deque(
             connect(file, read_only=True, max_length=max_result_bytes) for _ in range(threads)
         )
         self._max_result_bytes = max_result_bytes
@@ -101,7 +101,7 @@ class Reader:
         while self._idle:
             self._idle.popleft().close()
 
-    async def run(self, query: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, query: Callable[[sqlite.Connection], T]) -> T:
         """Run `query(connection)` on a thread, in one read transaction.
 
         Cancelling, and the deadline, interrupt the query. Raises a 503 `QUERY_TIMEOUT`, a 400
@@ -131,9 +131,7 @@ class Reader:
                 result = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
                 finished = True
                 return result
-        except sqlite3.DataError as error:
-            if "too big" not in str(error):
-                raise
+        except sqlite.TooBigError:
             raise bad_request(
                 f"The result is larger than {self._max_result_bytes:,} bytes; use a smaller 'limit'",
                 "RESULT_TOO_LARGE",
@@ -153,18 +151,18 @@ class Reader:
     async def get(self, database_id: int, collection: str, id: str) -> Stored:
         """One document. Raises a 404."""
 
-        def fetch(connection: sqlite3.Connection) -> tuple[str, int] | None:
+        def fetch(connection: sqlite.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
-                "SELECT data, seq FROM documents WHERE id=?3 AND collection_id="
+                "SELECT json(data), seq FROM documents WHERE id=?3 AND collection_id="
                 "(SELECT id FROM collections WHERE database_id=?1 AND name=?2)",
                 (database_id, collection, id),
             ).fetchone()
             return row
 
-        def query(connection: sqlite3.Connection) -> tuple[str, int] | None:
+        def query(connection: sqlite.Connection) -> tuple[str, int] | None:
             try:
                 return fetch(connection)
-            except sqlite3.DataError:
+            except sqlite.TooBigError:
                 with _any_length(connection):
                     return fetch(connection)
 
@@ -190,17 +188,17 @@ class Reader:
         order = compile_sort(sort)
         wanted = parse_select(select)
 
-        def query(connection: sqlite3.Connection) -> Found:
+        def query(connection: sqlite.Connection) -> Found:
             (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
             where = _where(connection, database_id, collection, condition)
             if where is None:
                 return Found([], False, 0 if count else None, head)
             source = f"FROM documents WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
-            joined = f"SELECT group_concat(data,char(10)) FROM (SELECT data {source})"
+            joined = f"SELECT group_concat(json(data),char(10)) FROM (SELECT data {source})"
             try:
                 (text,) = connection.execute(joined, (*parameters, limit + 1, offset)).fetchone()
                 behind = None
-            except sqlite3.DataError:  # too large, perhaps only for the one that is not to be shown
+            except sqlite.TooBigError:  # too large, perhaps only for the one that is not to be shown
                 with _any_length(connection) if limit == 1 else nullcontext():
                     (text,) = connection.execute(joined, (*parameters, limit, offset)).fetchone()
                 behind = connection.execute(f"SELECT 1 {source}", (*parameters, 1, offset + limit)).fetchone()
@@ -222,7 +220,7 @@ class Reader:
     async def count(self, database_id: int, collection: str, filter: str | None) -> int:
         condition, parameters = compile_filter(filter)
 
-        def query(connection: sqlite3.Connection) -> int:
+        def query(connection: sqlite.Connection) -> int:
             where = _where(connection, database_id, collection, condition)
             if where is None:
                 return 0
@@ -262,16 +260,16 @@ class Reader:
 
 
 @contextmanager
-def _any_length(connection: sqlite3.Connection) -> Iterator[None]:
+def _any_length(connection: sqlite.Connection) -> Iterator[None]:
     """For one document alone, which may be of a time when larger ones were allowed: it must be readable."""
-    most = connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, 2**31 - 1)
+    most = connection.limit(sqlite.LENGTH, 2**31 - 1)
     try:
         yield
     finally:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, most)
+        connection.limit(sqlite.LENGTH, most)
 
 
-def _where(connection: sqlite3.Connection, database_id: int, collection: str, condition: str) -> str | None:
+def _where(connection: sqlite.Connection, database_id: int, collection: str, condition: str) -> str | None:
     row = connection.execute(
         "SELECT id FROM collections WHERE database_id=? AND name=?", (database_id, collection)
     ).fetchone()

@@ -7,13 +7,13 @@ of the transaction, so that a rollback or another process's commit can never lea
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
 from paperdb_trio.errors import bad_request, unique_violation
 from paperdb_trio.model import Change, timestamp
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
 from paperdb_trio.store.file import SEQ_BITS, span
 from paperdb_trio.store.query import field as query_field
@@ -34,7 +34,7 @@ def _index_name(kind: str, collection_id: int, field: str) -> str:
 _INDEX_NAME: Final = re.compile(r"(?:unique|schema_unique|schema_index)_([0-9]+)_")
 
 
-def _raise_if_unique_field(error: sqlite3.IntegrityError) -> None:
+def _raise_if_unique_field(error: sqlite.ConstraintError) -> None:
     """SQLite says "UNIQUE constraint failed: index 'schema_unique_7_656d61696c'"."""
     found = re.search(r"schema_unique_[0-9]+_([0-9a-f]+)", str(error))
     if found is not None:
@@ -47,7 +47,7 @@ class Transaction:
     `now` is what the computer's clock says, for documents; `log_time` that of `LogClock`, for changes.
     """
 
-    def __init__(self, connection: sqlite3.Connection, now: float, log_time: float) -> None:
+    def __init__(self, connection: sqlite.Connection, now: float, log_time: float) -> None:
         self.connection = connection
         self.log_time = log_time
         self.stamp = timestamp(now)
@@ -125,7 +125,8 @@ class Transaction:
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
         """`(position, seq, data)` of a document as this transaction sees it."""
         row = self.connection.execute(
-            "SELECT position, seq, data FROM documents WHERE collection_id=? AND id=?", (collection_id, id)
+            "SELECT position, seq, json(data) FROM documents WHERE collection_id=? AND id=?",
+            (collection_id, id),
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
 
@@ -139,10 +140,10 @@ class Transaction:
         seq, text = self._head(database_id) + 1, data.decode()
         try:
             self.connection.execute(
-                "INSERT INTO documents VALUES (?,?,?,?,?)",
+                "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))",
                 (collection_id << SEQ_BITS | seq, collection_id, id, seq, text),
             )
-        except sqlite3.IntegrityError as error:
+        except sqlite.ConstraintError as error:
             _raise_if_unique_field(error)
             return None
         self._record(database_id, "insert", collection, id, data, text)
@@ -152,14 +153,14 @@ class Transaction:
     def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
         """Insert documents `(id, data)`; False, and no trace, if one of them cannot be: an id is taken, or
         a unique value."""
-        with suppress(sqlite3.IntegrityError), self.savepoint():
+        with suppress(sqlite.ConstraintError), self.savepoint():
             collection_id = self.collection_id(database_id, collection, create=True)
             assert collection_id is not None
             first = self._head(database_id) + 1
             base = collection_id << SEQ_BITS
             texts = [data.decode() for _, data in documents]
             self.connection.executemany(
-                "INSERT INTO documents VALUES (?,?,?,?,?)",
+                "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))",
                 [
                     (base | first + n, collection_id, document[0], first + n, text)
                     for n, (document, text) in enumerate(zip(documents, texts, strict=True))
@@ -181,10 +182,10 @@ class Transaction:
         text = data.decode()
         try:
             self.connection.execute(
-                "UPDATE documents SET data=?, seq=? WHERE position=?",
+                "UPDATE documents SET data=jsonb(?), seq=? WHERE position=?",
                 (text, self._head(database_id) + 1, position),
             )
-        except sqlite3.IntegrityError as error:
+        except sqlite.ConstraintError as error:
             _raise_if_unique_field(error)
             raise
         return self._record(database_id, "update", collection, id, data, text)
@@ -265,7 +266,7 @@ class Transaction:
         for sql in missing:
             try:
                 self.connection.execute(sql)
-            except sqlite3.IntegrityError as error:
+            except sqlite.ConstraintError as error:
                 _raise_if_unique_field(error)
                 raise
         self.connection.execute(

@@ -67,7 +67,7 @@ def export(file: Path, databases: tuple[str, ...], collections: tuple[str, ...])
                 continue
             head = b'{"database":"%b","collection":"%b",' % (database.encode(), collection.encode())
             for (data,) in connection.execute(
-                "SELECT data FROM documents WHERE position BETWEEN ? AND ? ORDER BY position", span(id)
+                "SELECT json(data) FROM documents WHERE position BETWEEN ? AND ? ORDER BY position", span(id)
             ):
                 yield b'%b"document":%b}' % (head, data.encode())
             if schema is not None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import queue
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -22,7 +21,7 @@ import trio
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import Change
-from paperdb_trio.store import clock
+from paperdb_trio.store import clock, sqlite
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import HOUSEKEEPING, Operation, PendingDrops
@@ -59,7 +58,6 @@ dearer, as it lets go of the interpreter's lock. What is acknowledged meanwhile 
 
 _CLOSE: Final = object()
 _UNREAD: Final = object()
-_DAMAGED: Final = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class _Ticket:
@@ -102,7 +100,7 @@ class Writer:
         self._look_at = 0.0
         self._next_try = 0.0
         self._next_warning = 0.0
-        self._connection: sqlite3.Connection | None = None  # the thread's
+        self._connection: sqlite.Connection | None = None  # the thread's
         self._place: Place | None = None
         self._gone = False
         self._stopped = False
@@ -144,7 +142,7 @@ class Writer:
         """Like `close`, but at once: refuse what is waiting, too, and interrupt what is under way."""
         self._stopped = True  # for the next statement, if the interrupt comes between two
         if self._connection is not None:
-            with suppress(sqlite3.ProgrammingError):  # it is closed already
+            with suppress(sqlite.ConnectionClosedError):
                 self._connection.interrupt()
         self.close()
 
@@ -208,7 +206,7 @@ class Writer:
                 try:
                     while batch:
                         del batch[: self._commit_or_split(connection, batch, token)]
-                except sqlite3.DatabaseError as error:  # a damaged file: nothing more can be promised
+                except sqlite.Error as error:  # a damaged file: nothing more can be promised
                     log.critical("the database file is damaged: %s", error)
                     token.run_sync_soon(self._fail, error)
                     for ticket in batch:
@@ -218,12 +216,12 @@ class Writer:
             self._gate.open()
             connection.close()
 
-    def _begin(self, connection: sqlite3.Connection) -> None:
+    def _begin(self, connection: sqlite.Connection) -> None:
         connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
         self.clock = clock.continued(connection)  # SQLite opens what it is asked for
         self._place = Place(self._file)
 
-    def _next_batch(self, connection: sqlite3.Connection) -> tuple[list[_Ticket], bool]:
+    def _next_batch(self, connection: sqlite.Connection) -> tuple[list[_Ticket], bool]:
         """Wait for operations; those that wait together, and whether they are the last."""
         batch: list[_Ticket] = []
         while len(batch) < MAX_BATCH and not (batch and self._queue.empty()):
@@ -238,7 +236,7 @@ class Writer:
 
     # --- the write-ahead log ---------------------------------------------------------------------
 
-    def _bound_log(self, connection: sqlite3.Connection) -> None:
+    def _bound_log(self, connection: sqlite.Connection) -> None:
         """After a commit: see that the log does not grow for ever."""
         now = time.monotonic()
         if self._wal_bytes <= self._max_wal_bytes or now < self._next_try:
@@ -254,17 +252,17 @@ class Writer:
         if self._gate.close(patience):
             self._begin_log_anew(connection)
 
-    def _begin_log_anew(self, connection: sqlite3.Connection) -> None:
+    def _begin_log_anew(self, connection: sqlite.Connection) -> None:
         """Empty the log. Nobody reads in this process; if another one does, it stays as it is."""
         try:
-            connection.execute("PRAGMA busy_timeout=0")
+            connection.set_busy_timeout(0)
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 self._next_try = 0.0
-        except sqlite3.Error as error:
+        except sqlite.Error as error:
             log.warning("the write-ahead log stays long: %s", error)
         finally:
-            connection.execute(f"PRAGMA busy_timeout={BUSY_SECONDS * 1000}")
+            connection.set_busy_timeout(BUSY_SECONDS * 1000)
             self._gate.open()
 
     # --- commits ---------------------------------------------------------------------------------
@@ -281,7 +279,7 @@ class Writer:
                 self._refuse(token, ticket, _shutting_down())
 
     def _commit_or_split(
-        self, connection: sqlite3.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
+        self, connection: sqlite.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
     ) -> int:
         """Commit the batch, or the first of it that are enough, as one; if that fails, each alone, so that one
         bad operation (a bug, or too large for the disk's last room) fails by itself. How many are done."""
@@ -293,13 +291,13 @@ class Writer:
                 refused = self._refusal()
                 if connection.in_transaction:
                     # When stopped, this may be interrupted, too; then closing rolls back.
-                    with suppress(sqlite3.OperationalError) if self._stopped else nullcontext():
+                    with suppress(sqlite.Error) if self._stopped else nullcontext():
                         connection.execute("ROLLBACK")
                 if refused is None and len(batch) > 1:
                     for ticket in batch:
                         self._commit_or_split(connection, [ticket], token)
                     return len(batch)
-                if _code_of(error) in _DAMAGED:
+                if isinstance(error, sqlite.DAMAGED):
                     raise
                 refused = refused or _storage_error(error)
         if refused is not None:
@@ -327,7 +325,7 @@ class Writer:
         return storage_gone() if self._gone else None
 
     def _commit(
-        self, connection: sqlite3.Connection, batch: list[_Ticket]
+        self, connection: sqlite.Connection, batch: list[_Ticket]
     ) -> tuple[list[_Result], list[Change]]:
         now = time.monotonic()
         if now >= self._look_at:
@@ -356,22 +354,17 @@ def _shutting_down() -> ApiError:
     return ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
 
 
-def _code_of(error: Exception) -> int:
-    """SQLite's primary result code; 0 for an error that is not of SQLite itself."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
-
-
 def _storage_error(error: Exception) -> ApiError:
     """What the requester is told of a failed commit. Nothing of the operation is in the file."""
-    if isinstance(error, sqlite3.OperationalError) and "full" in str(error):
+    if isinstance(error, sqlite.FullError):
         log.error("write refused: %s", error)
         return ApiError(
             507,
             "STORAGE_FULL",
             "The disk is full: nothing was written. Reads go on; try again when there is room.",
         )
-    if isinstance(error, sqlite3.OperationalError) or _code_of(error) in _DAMAGED:
-        log.error("write failed: %s (%s)", error, getattr(error, "sqlite_errorname", "?"))
+    if isinstance(error, sqlite.Error) and not isinstance(error, sqlite.ConstraintError):
+        log.error("write failed: %s (%s)", error, sqlite.error_name(error))
         return ApiError(
             503,
             "STORAGE_ERROR",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from paperdb_trio.store import admin
+from paperdb_trio.store.file import connect
 from tests.auth.commands import fails, run
 from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
 from tests.store.tools import new_file
@@ -52,7 +52,7 @@ def test_duplicates_and_unknown_names_are_refused(
     data: Path, arguments: list[str], code: int, word: str
 ) -> None:
     def dump() -> list[str]:
-        with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+        with closing(connect(data / "paperdb.sqlite")) as connection:
             return list(connection.iterdump())
 
     before = dump()

@@ -8,7 +8,6 @@ only for what it never does; every wait has an end.
 from __future__ import annotations
 
 import random
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -24,6 +23,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from paperdb_trio import Event
 from paperdb_trio.client.realtime import Subscription
 from paperdb_trio.client.token import Token
+from paperdb_trio.store.file import connect
 from tests.conftest import Server
 
 SECONDS = 10
@@ -72,7 +72,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS) ->
 
 def short_token(server: Server, *collections: str, seconds: float, issued: float = -30) -> str:
     """A token that ends sooner than the server would mint one for. Both in seconds from now."""
-    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as connection:
+    with closing(connect(server.data / "paperdb.sqlite")) as connection:
         kid, secret = connection.execute(
             "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
         ).fetchone()
@@ -95,7 +95,7 @@ def short_token(server: Server, *collections: str, seconds: float, issued: float
 def shortened(server: Server, token: str, seconds: int) -> str:
     """A token that the server issued, made to end sooner than it would mint one for."""
     kid = jwt.get_unverified_header(token)["kid"]
-    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as connection:
+    with closing(connect(server.data / "paperdb.sqlite")) as connection:
         (secret,) = connection.execute("SELECT secret FROM signing_secrets WHERE kid=?", (kid,)).fetchone()
     claims = jwt.decode(token, options={"verify_signature": False})
     claims["exp"] = claims["iat"] + seconds

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import random
 import re
-import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import h11
@@ -25,6 +25,7 @@ from paperdb_trio.net.frames import FrameDecoder, Opcode, ProtocolError
 from paperdb_trio.net.head import Head, parse_head
 from paperdb_trio.realtime.handshake import check_handshake
 from paperdb_trio.realtime.protocol import BadMessage, parse_action
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.query import compile_filter
 from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mutate, pieces
 
@@ -223,7 +224,7 @@ def check_json(chance: random.Random) -> str:
     return "taken"
 
 
-_SQLITE: Final = sqlite3.connect(":memory:")
+_SQLITE: Final = sqlite.create(Path(":memory:"))
 _SQLITE.execute("CREATE TABLE documents (id TEXT, data TEXT)")
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import socket
-import sqlite3
 import struct
 import threading
 import time
@@ -21,6 +20,7 @@ import jwt
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
+from paperdb_trio.store.file import connect
 from tests.conftest import Server
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -184,7 +184,7 @@ def open_raw(
 
 def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes = b"", **claims: Any) -> str:
     """A token signed with the server's own secret (or `secret`), whose claims are as one wants them."""
-    with closing(sqlite3.connect(f"{(server.data / 'paperdb.sqlite').as_uri()}?mode=ro", uri=True)) as db:
+    with closing(connect(server.data / "paperdb.sqlite", read_only=True)) as db:
         kid, own = db.execute("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL").fetchone()
         (key,) = db.execute("SELECT id FROM keys ORDER BY created_at LIMIT 1").fetchone()
     now = time.time()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import subprocess
 import threading
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import httpx
 import pytest
 
 from paperdb_trio.store.backup import JUMP
+from paperdb_trio.store.file import connect
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, fill, receive, wait_until
 from tests.store.tools import apply_all, inserting, new_file, rows
@@ -203,9 +203,8 @@ def test_one_backup_restored_twice_gives_seqs_that_do_not_meet(data: Path, copy:
         assert head == trimmed
         heads.append(head)
         apply_all(file, *(inserting({}) for _ in range(3)))
-        with closing(sqlite3.connect(file)) as connection:  # as if very many had been written
+        with closing(connect(file)) as connection:  # as if very many had been written
             connection.execute(f"UPDATE databases SET head=head+{JUMP if keep else 0}")
-            connection.commit()
         if not keep:
             file.unlink()
     assert heads[1] > heads[0] + (JUMP if keep else 3)
@@ -235,7 +234,7 @@ def test_a_damaged_database_can_be_replaced(data: Path, copy: Path) -> None:
 def test_a_database_that_is_served_or_in_use_is_not_replaced(server: Server, data: Path, copy: Path) -> None:
     fails_here(run_here("restore", copy, "--data", server.data, "--force"), 5, f"pid {server.pid}")
     assert server.request("GET", "/readyz").status_code == 200
-    with closing(sqlite3.connect(data / "paperdb.sqlite")) as other:
+    with closing(connect(data / "paperdb.sqlite")) as other:
         other.execute("BEGIN")
         other.execute("SELECT * FROM databases").fetchall()
         fails_here(run_here("restore", copy, "--data", data, "--force"), 5, "Another command")
@@ -258,9 +257,8 @@ def make_newer(file: Path) -> None:
 
 
 def execute(file: Path, sql: str) -> None:
-    with closing(sqlite3.connect(file)) as connection:
+    with closing(connect(file)) as connection:
         connection.execute(sql)
-        connection.commit()
 
 
 def make_another(file: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paperdb_trio.store import admin
+from paperdb_trio.store import admin, sqlite
 from paperdb_trio.store import change_log as log_module
 from paperdb_trio.store.change_log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
 from paperdb_trio.store.file import connect
@@ -147,7 +146,7 @@ def test_what_is_no_database_is_not_left_open(tmp_path: Path, read_only: bool) -
     """Python 3.13 warns of a connection that nobody closed, whenever it happens to be collected."""
     file = tmp_path / "rubbish"
     file.write_bytes(b"\xa5" * 10_000)
-    with pytest.raises(sqlite3.DatabaseError) as caught:
+    with pytest.raises(sqlite.Error) as caught:
         connect(file, read_only=read_only)
     assert "not a database" in str(caught.value)  # its frames are alive, and what they hold
     open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]

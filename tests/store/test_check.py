@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.file import connect
 from paperdb_trio.store.operations import Delete, Patch, SetSchema, Trim
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server
@@ -51,7 +51,7 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("UPDATE documents SET id='nine' WHERE id='9'", "default/c/nine: is not its document's JSON"),
         ("UPDATE documents SET seq=99 WHERE id='0'", "default/c/0: is at seq 99, beyond 12"),
         (
-            "UPDATE documents SET data=json_set(data,'$.n',5.5) WHERE id='9'",
+            "UPDATE documents SET data=jsonb_set(data,'$.n',5.5) WHERE id='9'",
             "default/c/9: is not what change 10 made it",
         ),
         ("UPDATE databases SET head=11", "the log of 4 to 11 has 1 changes outside"),
@@ -68,13 +68,12 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
     ],
 )
 def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
-    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+    with closing(connect(data / "paperdb.sqlite")) as connection:
         if "malformed JSON" in fault:  # the index of the unique field would refuse it
             connection.execute("DROP INDEX schema_unique_1_6e")
             connection.execute("DROP INDEX schema_index_1_6e")
             fault = "default/c/9: is not its document's JSON"
         connection.execute(damage)
-        connection.commit()
     done = run_here("check", "--data", data)
     assert done.exit_code == 3
     assert fault in done.stdout
@@ -85,18 +84,16 @@ def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
 @pytest.mark.executable
 def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
     """SQLite 3.40 sees that in its whole check only, 3.46 in the quick one at a start."""
-    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+    with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='documents_id'").fetchone()
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute(
             "UPDATE sqlite_master SET sql=? WHERE name='documents_id'", (f"{sql} WHERE id<>'9'",)
         )
-        connection.commit()
-    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+    with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute("REINDEX documents_id")
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute("UPDATE sqlite_master SET sql=? WHERE name='documents_id'", (sql,))
-        connection.commit()
     done = run_here("check", "--data", data)
     assert (done.exit_code, "documents_id" in done.stdout) == (3, True)
 
@@ -104,20 +101,18 @@ def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
 @pytest.mark.executable
 def test_what_a_start_would_refuse_is_listed_too(data: Path) -> None:
     """A start stops at the first fault that SQLite finds."""
-    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+    with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='keys'").fetchone()
         connection.execute("PRAGMA writable_schema=ON")
         changed = "UPDATE sqlite_master SET sql=? WHERE name='keys'"
         connection.execute(changed, (sql.replace("label TEXT NOT NULL", "label TEXT"),))
-        connection.commit()
-    with closing(sqlite3.connect(data / "paperdb.sqlite")) as connection:
+    with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute(
             "INSERT INTO keys SELECT 'b', database_id, kind, label, x'00', created_at, NULL FROM keys"
         )
         connection.execute("UPDATE keys SET label=NULL")
         connection.execute("PRAGMA writable_schema=ON")
         connection.execute(changed, (sql,))
-        connection.commit()
     fails_here(run_here("keys", "list", "--data", data), 3, "NULL value in keys.label")
     done = run_here("check", "--data", data)
     assert (done.exit_code, done.stdout.count("damaged: NULL value in keys.label")) == (3, 2)

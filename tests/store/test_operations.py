@@ -100,7 +100,7 @@ def test_patch_does_what_a_dict_does(
                 assert (refused.value.status, refused.value.code) == (400, "INVALID_INCREMENT")
             else:
                 assert exactly(without_system_fields(patch(tx, fields).data)) == exactly(document)
-        (stored,) = tx.connection.execute("SELECT data FROM documents").fetchone()
+        (stored,) = tx.connection.execute("SELECT json(data) FROM documents").fetchone()
         assert exactly(without_system_fields(stored)) == exactly(document)
 
 
@@ -109,7 +109,7 @@ def test_patch_does_what_a_dict_does(
 def test_what_is_stored_is_what_was_given(shared_file: Path, document: dict[str, Any], id: str) -> None:
     with scratch(shared_file) as tx:
         written = insert(tx, {"_id": id, **document})
-        stored = tx.connection.execute("SELECT id, data FROM documents").fetchall()
+        stored = tx.connection.execute("SELECT id, json(data) FROM documents").fetchall()
     assert [stored_id for stored_id, _ in stored] == [id]
     assert exactly(without_system_fields(stored[0][1])) == exactly(document)
     assert written.data.decode() == stored[0][1]
@@ -193,7 +193,7 @@ def test_documents_changes_and_counters_follow_every_write(
                 exists = kind != "drop" and (exists or bool(changes))
         tx.flush()
         query = tx.connection.execute
-        stored = {id: json.loads(data)["n"] for id, data in query("SELECT id, data FROM documents")}
+        stored = {id: json.loads(data)["n"] for id, data in query("SELECT id, json(data) FROM documents")}
         assert stored == there
         assert [(c.type, json.loads(c.data)["_id"]) for c in tx.changes] == log
         assert [c.seq for c in tx.changes] == list(range(1, len(log) + 1))
@@ -267,7 +267,7 @@ def test_dropped_and_made_again_in_one_transaction_is_a_new_collection(file: Pat
         DropSome(DATABASE, "c", None).apply(tx)
         insert(tx, {"key": "a", "n": 2})
     assert rows(file, "SELECT name, documents FROM collections") == [("c", 1)]
-    assert [json.loads(data)["n"] for (data,) in rows(file, "SELECT data FROM documents")] == [2]
+    assert [json.loads(data)["n"] for (data,) in rows(file, "SELECT json(data) FROM documents")] == [2]
 
 
 # --- the log's bounds ----------------------------------------------------------------------------

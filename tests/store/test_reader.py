@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 import trio
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.operations import Draft, Insert
 from paperdb_trio.store.reader import Reader
 from tests.store.tools import DATABASE, apply_all, inserting
@@ -51,8 +51,8 @@ async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
     started = threading.Event()
     stopped = threading.Event()
 
-    def query(connection: sqlite3.Connection) -> None:
-        connection.create_function("started", 0, started.set)
+    def query(connection: sqlite.Connection) -> None:
+        connection.create_scalar_function("started", started.set, 0)
         try:
             connection.execute(f"SELECT started(), ({ENDLESS})").fetchone()
         finally:
@@ -73,12 +73,12 @@ async def test_a_deadline_between_two_statements_stops_the_second(file: Path) ->
     passed, ended = threading.Event(), threading.Event()
     outcome: list[str] = []
 
-    def query(connection: sqlite3.Connection) -> None:
+    def query(connection: sqlite.Connection) -> None:
         assert passed.wait(10)
         try:
             connection.execute(ENDLESS.replace("FROM n)", "FROM n LIMIT 500000)")).fetchone()
             outcome.append("ran to its end")
-        except sqlite3.OperationalError:
+        except sqlite.Error:
             outcome.append("stopped")
         finally:
             ended.set()
@@ -135,18 +135,18 @@ async def test_a_document_of_a_time_with_larger_limits_can_be_read(reader: Reade
 async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Reader) -> None:
     with pytest.raises(ZeroDivisionError):
         await reader.run(lambda connection: 1 // 0)
-    with pytest.raises(sqlite3.OperationalError, match="no such table"):
+    with pytest.raises(sqlite.Error, match="no such table"):
         await reader.run(lambda connection: connection.execute("SELECT * FROM nowhere"))
     assert await one(reader) == 1
 
 
 async def test_a_reader_cannot_write(reader: Reader) -> None:
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
+    with pytest.raises(sqlite.Error, match="readonly"):
         await reader.run(lambda connection: connection.execute("DELETE FROM keys"))
 
 
 async def test_a_query_sees_one_moment(reader: Reader, file: Path) -> None:
-    def query(connection: sqlite3.Connection) -> list[int]:
+    def query(connection: sqlite.Connection) -> list[int]:
         count = "SELECT count(*) FROM documents"
         before = connection.execute(count).fetchone()[0]
         apply_all(file, inserting({}))

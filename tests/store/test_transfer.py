@@ -90,7 +90,9 @@ def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> N
     assert done.stdout.startswith("5 documents inserted, 0 replaced, 0 unchanged, 1 schemas")
     assert exported(other) == before
     assert run_here("check", "--data", other).exit_code == 0
-    (text,) = [text for (text,) in rows(other / "paperdb.sqlite", "SELECT data FROM documents WHERE id='odd'")]
+    (text,) = [
+        text for (text,) in rows(other / "paperdb.sqlite", "SELECT json(data) FROM documents WHERE id='odd'")
+    ]
     assert json.loads(text).keys() == {"_id", "key", "unique", "n", "createdAt", "updatedAt"}
 
 
@@ -106,7 +108,7 @@ def test_any_document_in_pieces_of_any_size_comes_back_the_same(
         for operation in [*operations, *importer.end()]:
             importer.tally.add(operation.apply(tx))
         assert importer.tally == Tally(inserted=len(documents))
-        found = tx.connection.execute("SELECT data FROM documents ORDER BY position").fetchall()
+        found = tx.connection.execute("SELECT json(data) FROM documents ORDER BY position").fetchall()
         inserted = [insert(tx, {"_id": str(n), **document}, "d") for n, document in enumerate(documents)]
     assert [exactly(without_system_fields(data)) for (data,) in found] == [
         exactly(without_system_fields(written.data)) for written in inserted

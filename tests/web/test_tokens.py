@@ -5,7 +5,6 @@ Rules: the server's own tokens live 30 s at least; shorter ones are signed here 
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -13,6 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
+from paperdb_trio.store.file import connect
 from tests.conftest import Server, wait_until
 from tests.web.conftest import MakeClient
 from tests.web.tools import Answer, Proxy, http_server
@@ -20,7 +20,7 @@ from tests.web.tools import Answer, Proxy, http_server
 
 def short_token(server: Server, collections: list[str], seconds: float) -> str:
     """A token of the first key of a server, good for so long."""
-    with closing(sqlite3.connect(server.data / "paperdb.sqlite")) as connection:
+    with closing(connect(server.data / "paperdb.sqlite")) as connection:
         kid, secret = connection.execute(
             "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
         ).fetchone()

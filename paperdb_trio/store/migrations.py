@@ -1,0 +1,161 @@
+"""The tables, and how a file of an older version comes to have those of this one.
+
+Law: every statement that makes or alters a table is here. A migration that was released never changes. Each is
+one transaction; longer work follows in steps, which go on after a crash. A copy of the file as it was is made
+before anything changes. sqlite-utils records what was applied; it is imported (60 ms) only if there is work.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE, replacing
+from paperdb_trio.store import sqlite
+
+log = logging.getLogger("paperdb.store")
+
+EXIT_NEWER: Final = 4
+
+STEP_ROWS: Final = 2000
+"""Documents that one transaction converts: some 20 ms."""
+TELL_SECONDS: Final = 5.0
+"""Between two lines about the progress."""
+
+
+def m001_initial(db: Any) -> None:
+    for statement in (
+        """CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL)""",
+        # head: seq of the last change; trimmed: seq of the last change that retention removed.
+        """CREATE TABLE databases (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL UNIQUE, plan TEXT NOT NULL,
+            head INTEGER NOT NULL DEFAULT 0, trimmed INTEGER NOT NULL DEFAULT 0, created_at TEXT NOT NULL)""",
+        """CREATE TABLE keys (
+            id TEXT PRIMARY KEY, database_id INTEGER NOT NULL REFERENCES databases(id), kind TEXT NOT NULL,
+            label TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_at TEXT NOT NULL, revoked_at TEXT)""",
+        """CREATE TABLE signing_secrets (
+            kid TEXT PRIMARY KEY, secret BLOB NOT NULL, created_at REAL NOT NULL, retired_at REAL)""",
+        # AUTOINCREMENT: the ids of dropped collections must not come back, they are part of positions.
+        """CREATE TABLE collections (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, database_id INTEGER NOT NULL REFERENCES databases(id),
+            name TEXT NOT NULL, documents INTEGER NOT NULL DEFAULT 0, schema TEXT,
+            UNIQUE (database_id, name))""",
+        """CREATE TABLE documents (
+            position INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, id TEXT NOT NULL,
+            seq INTEGER NOT NULL, data TEXT NOT NULL)""",
+        """CREATE UNIQUE INDEX documents_id ON documents (collection_id, id)""",
+        # at: milliseconds since the epoch; size: bytes of data.
+        """CREATE TABLE changes (
+            position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, type TEXT NOT NULL,
+            collection TEXT NOT NULL, data TEXT NOT NULL)""",
+        """INSERT INTO meta VALUES ('admin_version', 1)""",
+    ):
+        db.execute(statement)
+
+
+def m002_jsonb(db: Any) -> None:
+    """`documents.data` holds JSONB from now on. `jsonb_after`: documents up to this position are converted; it
+    goes when all are."""
+    # Collections that are being removed: documents inserted up to seq `until` go, in several steps.
+    db.execute(
+        """CREATE TABLE IF NOT EXISTS drops (
+            collection_id INTEGER PRIMARY KEY, until INTEGER NOT NULL)"""
+    )
+    db.execute("INSERT INTO meta SELECT 'jsonb_after', -1 WHERE EXISTS (SELECT 1 FROM documents)")
+
+
+MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb)
+
+
+def pending(connection: sqlite.Connection, where: Path) -> bool:
+    """Whether the file needs `migrate`. Raises `StartupError` for what a newer version has made."""
+    applied = _applied(connection)
+    newer = applied - {migration.__name__ for migration in MIGRATIONS}
+    if newer:
+        raise StartupError(
+            f"{where} was made by a newer version of PaperDB ({max(newer)}). Nothing was changed.", EXIT_NEWER
+        )
+    return len(applied) < len(MIGRATIONS) or _converted_to(connection) is not None
+
+
+def migrate(connection: sqlite.Connection, file: Path, *, keep_copy: bool = True) -> None:
+    """Bring the tables to this version. With `keep_copy` a file that has tables is copied first, to a file
+    beside it. Raises `StartupError`, also when there is no room for the copy, and `sqlite.Error`."""
+    import sqlite_utils
+
+    applied = _applied(connection)
+    if applied and keep_copy and len(applied) < len(MIGRATIONS):
+        _keep_copy(connection, file, MIGRATIONS[len(applied)].__name__)
+    migrations = sqlite_utils.Migrations("paperdb")
+    for migration in MIGRATIONS:
+        migrations()(migration)
+    migrations.apply(sqlite_utils.Database(sqlite.utils_connection(connection)))
+    _convert(connection)
+
+
+def _applied(connection: sqlite.Connection) -> set[str]:
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='_sqlite_migrations'").fetchone():
+        return set()
+    rows = connection.execute("SELECT name FROM _sqlite_migrations WHERE migration_set='paperdb'")
+    return {name for (name,) in rows}
+
+
+def _keep_copy(connection: sqlite.Connection, file: Path, before: str) -> None:
+    copy = file.with_name(f"{file.name}.before-{before}")
+    if copy.exists():  # an upgrade that was cut off has made it; it is whole, or it would not be there
+        return
+    (pages,), (page_bytes,) = (
+        connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
+    )
+    room = os.statvfs(file.parent)
+    if room.f_bavail * room.f_frsize < 2 * pages * page_bytes:
+        raise StartupError(
+            f"Cannot upgrade {file}: {2 * pages * page_bytes // 1_000_000 + 1:,} MB must be free on its disk, "
+            "for a copy of it and for its write-ahead log",
+            EXIT_UNWRITABLE,
+        )
+    with replacing(copy, force=True) as temporary, closing(sqlite.create(temporary)) as target:
+        sqlite.copy(connection, target)
+    log.warning("upgrading %s; %s is a copy of it as it was: delete that when all is well", file, copy.name)
+
+
+def _converted_to(connection: sqlite.Connection) -> int | None:
+    row = connection.execute("SELECT value FROM meta WHERE name='jsonb_after'").fetchone()
+    return None if row is None else int(row[0])
+
+
+def _convert(connection: sqlite.Connection) -> None:
+    tell_at = time.monotonic() + TELL_SECONDS
+    converted = 0
+    while True:
+        connection.execute("BEGIN IMMEDIATE")
+        after = _converted_to(connection)
+        if after is None:
+            connection.execute("COMMIT")
+            return
+        last, count = connection.execute(
+            "SELECT max(position), count(*) FROM "
+            "(SELECT position FROM documents WHERE position>? ORDER BY position LIMIT ?)",
+            (after, STEP_ROWS),
+        ).fetchone()
+        if count:
+            connection.execute(
+                "UPDATE documents SET data=jsonb(data) "
+                "WHERE position>? AND position<=? AND typeof(data)='text'",
+                (after, last),
+            )
+            connection.execute("UPDATE meta SET value=? WHERE name='jsonb_after'", (last,))
+        else:
+            connection.execute("DELETE FROM meta WHERE name='jsonb_after'")
+        connection.execute("COMMIT")
+        converted += count
+        if time.monotonic() >= tell_at:
+            tell_at = time.monotonic() + TELL_SECONDS
+            (total,) = connection.execute("SELECT coalesce(sum(documents),0) FROM collections").fetchone()
+            log.warning("upgrading: %d of %d documents are converted", converted, total)
