@@ -23,7 +23,7 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
 from paperdb_trio.store.file import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
-from paperdb_trio.store.writer import Writer, finish_drops
+from paperdb_trio.store.writer import Writer, finish_drops, until_indexed
 
 if TYPE_CHECKING:  # the command needs nothing of the server
     from paperdb_trio.services import Services
@@ -111,9 +111,9 @@ async def _write(
     try:
         while data := await receive():
             for operation in importer.feed(data):
-                importer.tally.add(await writer.submit(operation))
+                importer.tally.add(await until_indexed(writer, operation))
         for operation in importer.end():
-            importer.tally.add(await writer.submit(operation))
+            importer.tally.add(await until_indexed(writer, operation))
     except ApiError as error:
         return ImportAnswer(importer.tally, error.message)
     return ImportAnswer(importer.tally, None)

@@ -38,7 +38,7 @@ from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import KeepTime, Trim
 from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.writer import Writer, finish_drops
+from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
 
 log = logging.getLogger("paperdb")
@@ -140,6 +140,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             core.start_soon(_watch_accounts, services, gateway, watcher)
             core.start_soon(_trim, services)
             core.start_soon(_finish_drops, services)
+            core.start_soon(_keep_indexes, services)
             core.start_soon(wheel.run)
             if imports is not None:
                 core.start_soon(import_socket.run, services, imports)
@@ -283,6 +284,17 @@ async def _finish_drops(services: Services) -> None:
                 services.drops_left = True
                 if not services.draining:
                     log.warning("could not remove a collection: %s", error)
+
+
+async def _keep_indexes(services: Services) -> None:
+    """Build and remove indexes. What is left at the end, the next start goes on with."""
+    while not services.draining:
+        try:
+            await keep_indexes(services.writer)
+        except ApiError as error:
+            if not services.draining:
+                log.warning("could not build an index: %s", error)
+            await trio.sleep(DROP_SECONDS)
 
 
 def _raise_file_limit(settings: Settings) -> None:

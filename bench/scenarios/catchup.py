@@ -43,7 +43,7 @@ def catchup(scale: Scale) -> Iterator[Row]:
             connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
             with on_core(SERVER_CORE):
                 before, begun = time.process_time(), time.perf_counter()
-                for _row in connection.execute("SELECT position, type, collection, data FROM changes"):
+                for _row in connection.execute("SELECT rowkey, type, collection, data FROM changes"):
                     pass
                 bare.append(count / (time.perf_counter() - begun))
                 bare_cpu.append((time.process_time() - before) / count * 1e6)

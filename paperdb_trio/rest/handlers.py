@@ -50,6 +50,7 @@ from paperdb_trio.store.operations import (
 )
 from paperdb_trio.store.place import storage_gone
 from paperdb_trio.store.reader import parse_select, project
+from paperdb_trio.store.writer import until_indexed
 from paperdb_trio.web.assets import TARBALL
 
 DEFAULT_LIMIT: Final = 100
@@ -416,7 +417,7 @@ async def put_schema(call: Call) -> Response:
     """Set the schema of a collection."""
     collection = call.collection
     schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
-    await call.services.writer.submit(SetSchema(call.database_id, collection, schema))
+    await until_indexed(call.services.writer, SetSchema(call.database_id, collection, schema))
     return json_text_response(200, schema.text)
 
 

@@ -15,9 +15,10 @@ from typing import Any, Final
 import trio
 
 from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import SEQ_MASK, connect, span
+from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
 PAGE_BYTES: Final = 128 * 1024
 """What a page aims at. It is what one subscriber that does not read keeps in memory."""
@@ -29,10 +30,10 @@ THREADS: Final = 3
 THREADS_OF_ONE: Final = 2
 """Of these threads, how many one database may keep busy."""
 
-# The text of an event; `position&…` is the seq.
+# The text of an event; `rowkey&…` is the seq.
 _REST: Final = """"type":"'||type||'","collection":"'||collection||'","data":'||data||'}'"""
 _PLAIN: Final = "'{" + _REST
-_CURSOR: Final = f"'{{\"seq\":'||(position&{SEQ_MASK})||'," + _REST
+_CURSOR: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||'," + _REST
 
 
 class EventText(Enum):
@@ -133,18 +134,18 @@ def _read_page(
     base, _ = span(database_id)
     condition, parameters = _interest_sql(base, interest)
     limits: list[Any] = [base | after, base | end, *parameters]
-    source = f"FROM changes WHERE position>? AND position<=?{condition} ORDER BY position LIMIT ?"
+    source = f"FROM changes WHERE rowkey>? AND rowkey<=?{condition} ORDER BY rowkey LIMIT ?"
     try:
         found, last, events = connection.execute(
-            f"SELECT count(*), max(position), group_concat({text.value},char(10)) FROM (SELECT * {source})",
+            f"SELECT count(*), max(rowkey), group_concat({text.value},char(10)) FROM (SELECT * {source})",
             (*limits, rows),
         ).fetchone()
         all_found = found < rows
     except sqlite.TooBigError:  # larger than a page may be: count first how many rows fit
         fitting, last, size = connection.execute(
-            "SELECT count(*), max(position), max(total) FROM (SELECT position, size, sum(size) OVER "
-            "(ORDER BY position ROWS UNBOUNDED PRECEDING) AS total "
-            f"FROM (SELECT position, size {source})) WHERE total<=? OR total=size",
+            "SELECT count(*), max(rowkey), max(total) FROM (SELECT rowkey, size, sum(size) OVER "
+            "(ORDER BY rowkey ROWS UNBOUNDED PRECEDING) AS total "
+            f"FROM (SELECT rowkey, size {source})) WHERE total<=? OR total=size",
             (*limits, rows, PAGE_BYTES),
         ).fetchone()
         all_found = False
@@ -167,5 +168,5 @@ def _interest_sql(base: int, interest: Interest) -> tuple[str, list[Any]]:
         return "", []
     if not interest:
         return " AND 0", []
-    terms = " OR ".join("(collection=? AND position>?)" for _ in interest)
+    terms = " OR ".join("(collection=? AND rowkey>?)" for _ in interest)
     return f" AND ({terms})", [value for name, since in interest.items() for value in (name, base | since)]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Final
 
 from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import SEQ_BITS, SEQ_MASK, connect, span
+from paperdb_trio.store.file import connect
+from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
 
 MAX_FAULTS: Final = 20
 """Faults of one kind that are listed."""
@@ -54,8 +55,8 @@ _ORPHANS: Final = {
     "keys of no database": "keys WHERE database_id NOT IN (SELECT id FROM databases)",
     "collections of no database": "collections WHERE database_id NOT IN (SELECT id FROM databases)",
     "documents of no collection": "documents WHERE collection_id NOT IN (SELECT id FROM collections)",
-    "documents at another collection's position": f"documents WHERE position>>{SEQ_BITS}<>collection_id",
-    "changes of no database": f"changes WHERE position>>{SEQ_BITS} NOT IN (SELECT id FROM databases)",
+    "documents at another collection's rowkey": f"documents WHERE rowkey>>{SEQ_BITS}<>collection_id",
+    "changes of no database": f"changes WHERE rowkey>>{SEQ_BITS} NOT IN (SELECT id FROM databases)",
 }
 
 
@@ -76,7 +77,7 @@ def _collections(
     ).fetchall():
         where = f"{database}/{name}"
         (count,) = connection.execute(
-            "SELECT count(*) FROM documents WHERE position BETWEEN ? AND ?", span(id)
+            "SELECT count(*) FROM documents WHERE rowkey BETWEEN ? AND ?", span(id)
         ).fetchone()
         if count != counted:
             faults.append(f"{where}: {count:,} documents, counted as {counted:,}")
@@ -84,7 +85,7 @@ def _collections(
         for document, well_formed, seq in connection.execute(
             "SELECT id, own IS id, seq FROM (SELECT id, seq, "
             "iif(json_valid(data,8),json_extract(data,'$._id'),NULL) AS own "
-            "FROM documents WHERE position BETWEEN ?1 AND ?2) WHERE own IS NOT id OR seq NOT BETWEEN 1 AND ?3 "
+            "FROM documents WHERE rowkey BETWEEN ?1 AND ?2) WHERE own IS NOT id OR seq NOT BETWEEN 1 AND ?3 "
             f"LIMIT {MAX_FAULTS}",
             (*span(id), head),
         ):
@@ -99,26 +100,26 @@ def _log(
     """The changes in the log of a database, counted."""
     low, high = span(database_id)
     (count,) = connection.execute(
-        "SELECT count(*) FROM changes WHERE position BETWEEN ? AND ?", (low, high)
+        "SELECT count(*) FROM changes WHERE rowkey BETWEEN ? AND ?", (low, high)
     ).fetchone()
     (inside,) = connection.execute(
-        "SELECT count(*) FROM changes WHERE position>? AND position<=?", (low | trimmed, low | head)
+        "SELECT count(*) FROM changes WHERE rowkey>? AND rowkey<=?", (low | trimmed, low | head)
     ).fetchone()
     log = f"{database}: the log of {trimmed + 1:,} to {head:,}"
     if inside != count:
         faults.append(f"{log} has {count - inside:,} changes outside of that")
     if inside != head - trimmed:
         faults.append(f"{log} lacks {head - trimmed - inside:,} changes")
-    for (position,) in connection.execute(
-        "SELECT position FROM changes WHERE position BETWEEN ? AND ? AND "
+    for (rowkey,) in connection.execute(
+        "SELECT rowkey FROM changes WHERE rowkey BETWEEN ? AND ? AND "
         "(type NOT IN ('insert','update','delete') OR NOT json_valid(data) "
         f"OR size<>length(CAST(data AS BLOB))) LIMIT {MAX_FAULTS}",
         (low, high),
     ):
-        faults.append(f"{database}: change {position & SEQ_MASK:,} is malformed")
+        faults.append(f"{database}: change {rowkey & SEQ_MASK:,} is malformed")
     for collection, document, seq in connection.execute(
         "SELECT c.name, d.id, d.seq FROM collections c JOIN documents d ON d.collection_id=c.id "
-        "WHERE c.database_id=?1 AND d.seq>?2 AND NOT EXISTS (SELECT 1 FROM changes WHERE position=?3|d.seq "
+        "WHERE c.database_id=?1 AND d.seq>?2 AND NOT EXISTS (SELECT 1 FROM changes WHERE rowkey=?3|d.seq "
         f"AND collection=c.name AND data=json(d.data) AND type<>'delete') LIMIT {MAX_FAULTS}",
         (database_id, trimmed, low),
     ):

@@ -13,7 +13,7 @@ import time
 from typing import Final
 
 from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import SEQ_BITS
+from paperdb_trio.store.rowkeys import SEQ_BITS
 
 MAX_PAUSE: Final = 86_400.0
 """Seconds of the time without a server that count."""
@@ -39,7 +39,7 @@ def continued(connection: sqlite.Connection) -> LogClock:
     """The clock of the file, going on from what it said last."""
     wall = time.time()
     (newest,) = connection.execute(
-        f"SELECT max(at)/1000.0 FROM databases d JOIN changes c ON c.position=(d.id<<{SEQ_BITS})|d.head"
+        f"SELECT max(at)/1000.0 FROM databases d JOIN changes c ON c.rowkey=(d.id<<{SEQ_BITS})|d.head"
     ).fetchone()
     kept = dict(connection.execute("SELECT name, value/1000.0 FROM meta"))
     if "log_time" in kept:

@@ -13,10 +13,10 @@ from typing import Any, Final
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS, Document, encode
+from paperdb_trio.store.indexes import MAX_FIELDS, MAX_INDEXES, field_text, parse_field
 from paperdb_trio.store.query import field as query_field
 
 MAX_PROPERTIES: Final = 200
-MAX_INDEXES: Final = 32
 MAX_BYTES: Final = 64 * 1024
 """Of a schema's JSON, defaults and all: `stored_schema` keeps a thousand of them, each write reads its own."""
 
@@ -46,6 +46,9 @@ class DocumentSchema:
 
     text: bytes
     properties: tuple[Property, ...]
+    indexes: tuple[tuple[tuple[str, ...], bool], ...]
+    """The fields of each index, and whether it is unique."""
+    unique: frozenset[str]
 
     def apply(self, document: Document) -> None:
         """Fill in defaults (a copy each), then check. Raises a 400 `VALIDATION_FAILED`."""
@@ -62,17 +65,40 @@ class DocumentSchema:
 
 def parse_schema(value: object) -> DocumentSchema:
     """Raises a 400 `INVALID_SCHEMA` that says what was expected."""
-    if not isinstance(value, dict) or set(value) != {"properties"} or not isinstance(value["properties"], dict):
-        raise _invalid('expected {"properties": {"field": {"type": "string", …}}}')
+    if (
+        not isinstance(value, dict)
+        or not {"properties"} <= set(value) <= {"properties", "indexes"}
+        or not isinstance(value["properties"], dict)
+    ):
+        raise _invalid(
+            'expected {"properties": {"field": {"type": "string", …}}, "indexes": [["room", "-createdAt"], …]}'
+        )
     if len(value["properties"]) > MAX_PROPERTIES:
         raise _invalid(f"at most {MAX_PROPERTIES} properties")
     properties = tuple(_parse_property(name, rules) for name, rules in value["properties"].items())
-    if sum(property.unique or property.index for property in properties) > MAX_INDEXES:
-        raise _invalid(f"at most {MAX_INDEXES} properties can be unique or indexed")
+    unique = frozenset(property.name for property in properties if property.unique)
+    indexes: dict[tuple[tuple[str, ...], bool], None] = dict.fromkeys(
+        ((field_text(p.name),), p.unique) for p in properties if p.index or p.unique
+    )
+    indexes |= dict.fromkeys((fields, False) for fields in _parse_indexes(value.get("indexes", [])))
+    if len(indexes) > MAX_INDEXES:
+        raise _invalid(f"at most {MAX_INDEXES} indexes, those of unique properties counted")
     text = encode(value)
     if len(text) > MAX_BYTES:
         raise _invalid(f"its JSON has at most {MAX_BYTES:,} bytes")
-    return DocumentSchema(text, properties)
+    return DocumentSchema(text, properties, tuple(sorted(indexes)), unique)
+
+
+def _parse_indexes(value: object) -> list[tuple[str, ...]]:
+    if not isinstance(value, list):
+        raise _invalid("'indexes' must be an array of arrays of fields")
+    for fields in value:
+        if not isinstance(fields, list) or not 1 <= len(fields) <= MAX_FIELDS:
+            raise _invalid(f"an index is an array of 1 to {MAX_FIELDS} fields; a - before one for descending")
+        paths = [query_field(parse_field(name).path if isinstance(name, str) else name) for name in fields]
+        if len({field.path for field in paths}) < len(paths):
+            raise _invalid(f"an index names the same field twice: {encode(fields).decode()[:80]}")
+    return [tuple(field_text(*parse_field(name)) for name in fields) for fields in value]
 
 
 @lru_cache(maxsize=1024)
@@ -82,11 +108,11 @@ def stored_schema(text: str) -> DocumentSchema:
 
 
 def _parse_property(name: str, rules: object) -> Property:
-    if "." in name or name in SYSTEM_FIELDS:
-        raise _invalid(f"'{name[:80]}' cannot be a property: top-level fields that are not the server's own")
     query_field(name)
     if not isinstance(rules, dict):
         raise _invalid(f"the rules of '{name}' must be an object")
+    if ("." in name or name in SYSTEM_FIELDS) and set(rules) - {"index"}:
+        raise _invalid(f"'{name[:80]}' takes only 'index'; other rules are for top-level fields that are yours")
     for key in rules:
         if key not in _KEYS:
             raise _invalid(f"unknown rule '{key[:40]}' of '{name}'; expected {', '.join(_KEYS)}")

@@ -30,19 +30,6 @@ CHECKED_AT_START: Final = 64 * 1024 * 1024
 BUSY_SECONDS: Final = 10
 """That a connection waits for another process's lock."""
 
-SEQ_BITS: Final = 40
-SEQ_MASK: Final = (1 << SEQ_BITS) - 1
-
-
-def span(owner: int) -> tuple[int, int]:
-    """The rowids that belong to one owner, both ends included.
-
-    A row of `changes` lies at `database << 40 | seq`, a row of `documents` at `collection << 40 | seq of
-    its insert`: each owner's rows are one contiguous range in order of time, so that a page of the log,
-    a scan of a collection in insertion order and a trim are range scans that need no further index.
-    """
-    return owner << SEQ_BITS, owner << SEQ_BITS | SEQ_MASK
-
 
 def database_file(data: str | Path) -> Path:
     return Path(data) / "paperdb.sqlite"

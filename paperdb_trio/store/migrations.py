@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -17,7 +18,10 @@ from typing import Any, Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, replacing
+from paperdb_trio.model import encode
 from paperdb_trio.store import sqlite
+from paperdb_trio.store.indexes import Index
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 log = logging.getLogger("paperdb.store")
 
@@ -60,7 +64,7 @@ def m001_initial(db: Any) -> None:
 
 
 def m002_jsonb(db: Any) -> None:
-    """`documents.data` holds JSONB from now on. `jsonb_after`: documents up to this position are converted; it
+    """`documents.data` holds JSONB from now on. `jsonb_after`: documents up to this row key are converted; it
     goes when all are."""
     # Collections that are being removed: documents inserted up to seq `until` go, in several steps.
     db.execute(
@@ -70,7 +74,47 @@ def m002_jsonb(db: Any) -> None:
     db.execute("INSERT INTO meta SELECT 'jsonb_after', -1 WHERE EXISTS (SELECT 1 FROM documents)")
 
 
-MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb)
+def m003_entries(db: Any) -> None:
+    """Indexes are rows. Those that were SQLite's are declared anew, and built while the server serves."""
+    for statement in (
+        """CREATE TABLE entries (
+            index_id INTEGER NOT NULL, key BLOB NOT NULL, rowkey INTEGER NOT NULL,
+            PRIMARY KEY (index_id, key, rowkey)) WITHOUT ROWID""",
+        # Indexes that are being built; documents up to `rowkey` have entries. AUTOINCREMENT: this gives indexes
+        # their ids, which must not come back.
+        """CREATE TABLE index_builds (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, collection_id INTEGER NOT NULL, rowkey INTEGER NOT NULL)""",
+        """CREATE TABLE index_drops (id INTEGER PRIMARY KEY)""",
+        """ALTER TABLE documents RENAME COLUMN position TO rowkey""",
+        """ALTER TABLE changes RENAME COLUMN position TO rowkey""",
+        # JSON, see `indexes`; NULL is none.
+        """ALTER TABLE collections ADD COLUMN indexes TEXT""",
+        # The greatest createdAt, as long as documents in order of insertion are in order of that; NULL if not.
+        """ALTER TABLE collections ADD COLUMN newest TEXT DEFAULT ''""",
+        """UPDATE collections SET newest=NULL WHERE documents>0""",
+        """INSERT INTO meta SELECT 'newest_after', -1 WHERE EXISTS (SELECT 1 FROM documents)""",
+    ):
+        db.execute(statement)
+    old = re.compile(r"(unique|schema_unique|schema_index)_([0-9]+)_([0-9a-f]+)")
+    wanted: dict[int, set[tuple[str, str]]] = {}
+    for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='index'").fetchall():
+        if found := old.fullmatch(name):
+            kind, collection_id, field = found.groups()
+            wanted.setdefault(int(collection_id), set()).add((bytes.fromhex(field).decode(), kind))
+            db.execute(f'DROP INDEX "{name}"')
+    for collection_id, fields in wanted.items():
+        indexes = []
+        for field, kind in sorted(fields):
+            if kind == "schema_index" and (field, "schema_unique") in fields:
+                continue
+            db.execute("INSERT INTO index_builds (collection_id, rowkey) VALUES (?,-1)", (collection_id,))
+            (id,) = db.execute("SELECT last_insert_rowid()").fetchone()
+            indexes.append(Index(id, (field,), unique=kind == "schema_unique", made=kind == "unique"))
+        text = encode(indexes).decode()
+        db.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
+
+
+MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb, m003_entries)
 
 
 def pending(connection: sqlite.Connection, where: Path) -> bool:
@@ -81,7 +125,7 @@ def pending(connection: sqlite.Connection, where: Path) -> bool:
         raise StartupError(
             f"{where} was made by a newer version of PaperDB ({max(newer)}). Nothing was changed.", EXIT_NEWER
         )
-    return len(applied) < len(MIGRATIONS) or _converted_to(connection) is not None
+    return len(applied) < len(MIGRATIONS) or any(_done(connection, name) is not None for name in _STEPS)
 
 
 def migrate(connection: sqlite.Connection, file: Path, *, keep_copy: bool = True) -> None:
@@ -96,7 +140,8 @@ def migrate(connection: sqlite.Connection, file: Path, *, keep_copy: bool = True
     for migration in MIGRATIONS:
         migrations()(migration)
     migrations.apply(sqlite_utils.Database(sqlite.utils_connection(connection)))
-    _convert(connection)
+    for name, step in _STEPS.items():
+        _do_in_steps(connection, name, step)
 
 
 def _applied(connection: sqlite.Connection) -> set[str]:
@@ -125,37 +170,66 @@ def _keep_copy(connection: sqlite.Connection, file: Path, before: str) -> None:
     log.warning("upgrading %s; %s is a copy of it as it was: delete that when all is well", file, copy.name)
 
 
-def _converted_to(connection: sqlite.Connection) -> int | None:
-    row = connection.execute("SELECT value FROM meta WHERE name='jsonb_after'").fetchone()
+def _convert_documents(connection: sqlite.Connection, after: int) -> int | None:
+    (last,) = connection.execute(
+        "SELECT max(rowkey) FROM (SELECT rowkey FROM documents WHERE rowkey>? ORDER BY rowkey LIMIT ?)",
+        (after, STEP_ROWS),
+    ).fetchone()
+    connection.execute(
+        "UPDATE documents SET data=jsonb(data) WHERE rowkey>? AND rowkey<=? AND typeof(data)='text'",
+        (after, last),
+    )
+    return None if last is None else int(last)
+
+
+def _find_newest(connection: sqlite.Connection, after: int) -> int | None:
+    """Of the next collection; whether its documents are in order of createdAt."""
+    row = connection.execute("SELECT min(id) FROM collections WHERE id>?", (after,)).fetchone()
+    if row[0] is None:
+        return None
+    created = "json_extract(data,'$.createdAt')"
+    connection.execute(
+        f"UPDATE collections SET newest=(SELECT iif(sum(created<before),NULL,max(created)) FROM "
+        f"(SELECT {created} AS created, lag({created}) OVER (ORDER BY rowkey) AS before "
+        "FROM documents WHERE rowkey BETWEEN ? AND ?)) WHERE id=? AND documents>0",
+        (*span(row[0]), row[0]),
+    )
+    return int(row[0])
+
+
+_STEPS: Final[dict[str, Callable[[sqlite.Connection, int], int | None]]] = {
+    "jsonb_after": _convert_documents,
+    "newest_after": _find_newest,
+}
+"""By the name in `meta` of what is done. Each step does more, and returns what is done then; None is all."""
+
+
+def _done(connection: sqlite.Connection, name: str) -> int | None:
+    row = connection.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
     return None if row is None else int(row[0])
 
 
-def _convert(connection: sqlite.Connection) -> None:
+def _do_in_steps(
+    connection: sqlite.Connection, name: str, step: Callable[[sqlite.Connection, int], int | None]
+) -> None:
     tell_at = time.monotonic() + TELL_SECONDS
-    converted = 0
     while True:
         connection.execute("BEGIN IMMEDIATE")
-        after = _converted_to(connection)
-        if after is None:
-            connection.execute("COMMIT")
-            return
-        last, count = connection.execute(
-            "SELECT max(position), count(*) FROM "
-            "(SELECT position FROM documents WHERE position>? ORDER BY position LIMIT ?)",
-            (after, STEP_ROWS),
-        ).fetchone()
-        if count:
-            connection.execute(
-                "UPDATE documents SET data=jsonb(data) "
-                "WHERE position>? AND position<=? AND typeof(data)='text'",
-                (after, last),
-            )
-            connection.execute("UPDATE meta SET value=? WHERE name='jsonb_after'", (last,))
-        else:
-            connection.execute("DELETE FROM meta WHERE name='jsonb_after'")
+        after = _done(connection, name)
+        if after is not None:
+            done = step(connection, after)
+            if done is None:
+                connection.execute("DELETE FROM meta WHERE name=?", (name,))
+            else:
+                connection.execute("UPDATE meta SET value=? WHERE name=?", (done, name))
         connection.execute("COMMIT")
-        converted += count
-        if time.monotonic() >= tell_at:
+        if after is None:
+            return
+        if time.monotonic() >= tell_at and done is not None:
             tell_at = time.monotonic() + TELL_SECONDS
-            (total,) = connection.execute("SELECT coalesce(sum(documents),0) FROM collections").fetchone()
-            log.warning("upgrading: %d of %d documents are converted", converted, total)
+            log.warning("upgrading: collection %d of %d", done >> SEQ_BITS or done, _collections(connection))
+
+
+def _collections(connection: sqlite.Connection) -> int:
+    (count,) = connection.execute("SELECT max(id) FROM collections").fetchone()
+    return int(count)

@@ -25,8 +25,8 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.document_schema import DocumentSchema
-from paperdb_trio.store.file import SEQ_BITS, span
-from paperdb_trio.store.transaction import MAX_UNIQUE_INDEXES, Transaction
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
+from paperdb_trio.store.transaction import MAX_UNIQUE_FIELDS, Transaction
 
 STEP_BYTES: Final = 4 * 1024 * 1024
 """Of what goes in several steps, how much goes in one: others' writes wait for each, some 50 ms."""
@@ -113,8 +113,8 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
             return cls(id, encode(fields))
         if not isinstance(unique, list) or not all(isinstance(name, str) and name for name in unique):
             raise bad_request("'unique' must be an array of field names", "INVALID_UNIQUE")
-        if len(unique) > MAX_UNIQUE_INDEXES:
-            raise bad_request(f"'unique' takes at most {MAX_UNIQUE_INDEXES} fields", "TOO_MANY_UNIQUE_FIELDS")
+        if len(unique) > MAX_UNIQUE_FIELDS:
+            raise bad_request(f"'unique' takes at most {MAX_UNIQUE_FIELDS} fields", "TOO_MANY_UNIQUE_FIELDS")
         return cls(id, encode(fields), _unique_values(fields, unique))
 
     def satisfying(self, schema: DocumentSchema | None) -> Draft:
@@ -131,7 +131,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         data = document_bytes(self.id, draft.fields, tx.stamp, tx.stamp, max_bytes)
         if collection_id is not None:
             for name, value in draft.unique:
-                if value is not None and tx.has_value(database_id, collection_id, name, value):
+                if value is not None and tx.has_value(collection_id, name, value):
                     raise unique_violation(name)
         seq = tx.insert(database_id, collection, self.id, data)
         if seq is None:
@@ -232,10 +232,10 @@ class Patch:
     max_bytes: int
 
     def apply(self, tx: Transaction) -> Written:
-        position, seq, data = _existing(tx, self.database_id, self.collection, self.id)
+        rowkey, seq, old = _existing(tx, self.database_id, self.collection, self.id)
         if self.condition is not None:
             self.condition.check(seq)
-        document = decode(data)
+        document = decode(old)
         created, updated = _times(document, tx)
         for name in SYSTEM_FIELDS:
             document.pop(name, None)
@@ -243,7 +243,8 @@ class Patch:
             document[name] = _stepped(document, name, value) if _is_step(value) else value
         satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, encode(document), created, updated, self.max_bytes)
-        return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
+        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
+        return Written(self.id, data, seq)
 
 
 def _is_step(value: object) -> bool:
@@ -288,9 +289,10 @@ class Replace:
             seq = tx.insert(self.database_id, self.collection, self.id, data)
             assert seq is not None
             return Written(self.id, data, seq, created=True)
-        position, _, old = found
+        rowkey, _, old = found
         data = document_bytes(self.id, fields, *_times(decode(old), tx), self.max_bytes)
-        return Written(self.id, data, tx.update(self.database_id, self.collection, position, self.id, data))
+        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
+        return Written(self.id, data, seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,29 +303,54 @@ class Delete:
     condition: Condition | None
 
     def apply(self, tx: Transaction) -> Written:
-        position, seq, data = _existing(tx, self.database_id, self.collection, self.id)
+        rowkey, seq, data = _existing(tx, self.database_id, self.collection, self.id)
         if self.condition is not None:
             self.condition.check(seq)
-        return Written(self.id, data, tx.delete(self.database_id, self.collection, position, self.id, data))
+        return Written(self.id, data, tx.delete(self.database_id, self.collection, rowkey, self.id, data))
 
 
 @dataclass(frozen=True, slots=True)
 class SetSchema:
-    """Put a schema on a collection, which it creates if need be; None takes it off."""
+    """Put a schema on a collection, which it creates if need be; None takes it off.
+
+    Returns whether it is in force: not before the indexes of its unique fields are built. Ask again after some
+    `IndexWork`; `writer.put_schema` does.
+    """
 
     database_id: int
     collection: str
     schema: DocumentSchema | None
 
-    def apply(self, tx: Transaction) -> None:
+    def apply(self, tx: Transaction) -> bool:
         if self.schema is not None:
-            with tx.savepoint():
-                tx.set_schema(self.database_id, self.collection, self.schema)
-            return
+            return tx.set_schema(self.database_id, self.collection, self.schema)
         collection_id = tx.collection_id(self.database_id, self.collection)
         if collection_id is None or tx.schema(collection_id) is None:
             raise ApiError(404, "NOT_FOUND", f"The collection '{self.collection}' has no schema")
         tx.delete_schema(collection_id)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class IndexWork:
+    """A step of building or removing indexes, some 10 ms; returns whether there is more to do."""
+
+    rows: int = 500
+
+    def apply(self, tx: Transaction) -> bool:
+        dropped = tx.connection.execute("SELECT min(id) FROM index_drops").fetchone()[0]
+        building = tx.connection.execute("SELECT min(id) FROM index_builds").fetchone()[0]
+        if dropped is not None:
+            tx.connection.execute(
+                "DELETE FROM entries WHERE index_id=?1 AND (key, rowkey) IN "
+                "(SELECT key, rowkey FROM entries WHERE index_id=?1 LIMIT ?2)",
+                (dropped, 4 * self.rows),
+            )
+            if tx.connection.changes() < 4 * self.rows:
+                tx.connection.execute("DELETE FROM index_drops WHERE id=?", (dropped,))
+        elif building is not None:
+            tx.build_some(building, self.rows, STEP_BYTES // 4)
+        return dropped is not None or building is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,7 +379,7 @@ class DropSome:
         low, high = span(collection_id)
         if self.until is None:
             (last,) = tx.connection.execute(
-                "SELECT max(position) FROM documents WHERE position BETWEEN ? AND ?", (low, high)
+                "SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN ? AND ?", (low, high)
             ).fetchone()
             until = (last or low) - low
         else:  # perhaps by now that of a second request; none: another one is through with it
@@ -363,8 +390,7 @@ class DropSome:
                 return 0, self.until, True
             (until,) = row
         found = tx.connection.execute(
-            "SELECT position, id, json(data) FROM documents WHERE position BETWEEN ? AND ? "
-            "ORDER BY position LIMIT ?",
+            "SELECT rowkey, id, json(data) FROM documents WHERE rowkey BETWEEN ? AND ? ORDER BY rowkey LIMIT ?",
             (low, low + until, self.limit),
         )
         rows, size = [], 0
@@ -374,8 +400,8 @@ class DropSome:
             if size >= STEP_BYTES:
                 break
         found.close()
-        for position, id, data in rows:
-            tx.delete(self.database_id, self.collection, position, id, data.encode())
+        for rowkey, id, data in rows:
+            tx.delete(self.database_id, self.collection, rowkey, id, data.encode())
         done = len(rows) < self.limit and size < STEP_BYTES
         if done:
             tx.connection.execute("DELETE FROM drops WHERE collection_id=?", (collection_id,))
@@ -423,15 +449,15 @@ class Trim:
         ).fetchone()
         base, _ = span(self.database_id)
         rows = tx.connection.execute(
-            "SELECT position, at, size FROM changes WHERE position>? AND position<=? ORDER BY position LIMIT ?",
+            "SELECT rowkey, at, size FROM changes WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
             (base | trimmed, base | head, self.limit),
         ).fetchall()
         cutoff = self.cutoff * 1000
         removable = removed = 0
-        for position, at, size in rows:
+        for rowkey, at, size in rows:
             # Before there was a `LogClock`, time may have been set back between two changes; the log is cut in
             # order of seq all the same.
-            if at >= cutoff and position - base > head - self.keep:
+            if at >= cutoff and rowkey - base > head - self.keep:
                 break
             removable += 1
             removed += size
@@ -440,7 +466,7 @@ class Trim:
         if not removable:
             return trimmed, 0
         last = rows[removable - 1][0]
-        tx.connection.execute("DELETE FROM changes WHERE position>? AND position<=?", (base | trimmed, last))
+        tx.connection.execute("DELETE FROM changes WHERE rowkey>? AND rowkey<=?", (base | trimmed, last))
         trimmed = last & ((1 << SEQ_BITS) - 1)
         tx.connection.execute("UPDATE databases SET trimmed=? WHERE id=?", (trimmed, self.database_id))
         return trimmed, removable
@@ -480,5 +506,5 @@ def _existing(tx: Transaction, database_id: int, collection: str, id: str) -> tu
     return found
 
 
-HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops)
+HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops, IndexWork)
 """What the server does of its own accord, also when nobody asks for anything: no activity of users."""

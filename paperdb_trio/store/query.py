@@ -10,12 +10,14 @@ Integers beyond 64 bits compare as doubles.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import parse_json
+from paperdb_trio.store import keys
+from paperdb_trio.store.indexes import IndexField
 
 MAX_FILTER_DEPTH: Final = 8
 """SQLite's parser has a stack of 100; a level of a filter takes up to six of it."""
@@ -49,9 +51,14 @@ def field(name: object) -> Field:
             "control characters, joined by single dots",
             "INVALID_FIELD",
         )
-    path = "$." + ".".join(f'"{segment}"' for segment in name.split("."))
+    path = json_path(name)
     literal = "'" + path.replace("'", "''") + "'"
     return Field(f"json_type(data,{literal})", f"json_extract(data,{literal})", literal)
+
+
+def json_path(name: str) -> str:
+    """SQLite's path for a dotted one."""
+    return "$." + ".".join(f'"{segment}"' for segment in name.split("."))
 
 
 class _Compiler:
@@ -194,32 +201,91 @@ def _invalid(message: str) -> Exception:
     return bad_request(f"Invalid filter: {message}", "INVALID_FILTER")
 
 
-def compile_filter(text: str | None) -> tuple[str, list[Any]]:
-    """SQL for a WHERE clause over columns `id` and `data`, and its parameters. No filter is `1`.
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a find or a count asks.
 
-    Raises a 400 `INVALID_FILTER`, `UNKNOWN_OPERATOR`, `INVALID_FIELD` or `INVALID_JSON`.
+    `condition`: SQL over a document's `data`, with `parameters`. `spans`: for indexes, where the value of a
+    field lies in any case: in one of these. `sort`: the fields to sort by; then comes insertion order, or its
+    reverse if `newest_first`.
     """
-    if text is None or not text.strip():
-        return "1", []
+
+    condition: str
+    parameters: list[Any]
+    spans: dict[str, tuple[keys.Span, ...]]
+    sort: tuple[IndexField, ...] = ()
+    newest_first: bool = False
+
+    def point(self, path: str) -> bytes | None:
+        """The key part of the one value that the field has, if it can only have one."""
+        spans = self.spans.get(path, ())
+        return spans[0].low.prefix if len(spans) == 1 and spans[0].point else None
+
+    @property
+    def order(self) -> str:
+        """SQL for an ORDER BY."""
+        terms = [field(name.path).value + (" DESC" if name.descending else "") for name in self.sort]
+        return ",".join([*terms, "d.rowkey DESC" if self.newest_first else "d.rowkey"])
+
+
+def ask(filter: str | None, sort: str | None = None) -> Question:
+    """Raises a 400 `INVALID_FILTER`, `UNKNOWN_OPERATOR`, `INVALID_FIELD`, `INVALID_SORT` or `INVALID_JSON`."""
+    fields, newest_first = _parse_sort(sort)
+    if filter is None or not filter.strip():
+        return Question("1", [], {}, fields, newest_first)
     compiler = _Compiler()
-    sql = compiler.filter(parse_json(text.encode("utf-8", "surrogatepass")))
-    return sql, compiler.parameters
+    value = parse_json(filter.encode("utf-8", "surrogatepass"))
+    condition = compiler.filter(value)
+    spans: dict[str, tuple[keys.Span, ...]] = {}
+    for path, operator, operand in _conjuncts(value):
+        found = _spans_of(operator, operand)
+        if found is None:
+            continue
+        known = spans.get(path)
+        if known is None or len(found) == len(known) == 1:
+            spans[path] = found if known is None else (keys.intersection(known[0], found[0]),)
+        elif len(found) == 1 and found[0].point:
+            spans[path] = found
+    return Question(condition, compiler.parameters, spans, fields, newest_first)
 
 
-def unique_condition(name: str, value: Scalar) -> tuple[str, list[Any], str]:
-    """SQL for "this field has this value", its parameters, and the expression that an index should hold."""
+def _conjuncts(filter: Any) -> Iterator[tuple[str, str, Any]]:
+    """`(path, operator, operand)` of which each must hold; of a filter that compiles."""
+    for name, condition in filter.items():
+        if name == "and" and isinstance(condition, list):
+            for inner in condition:
+                yield from _conjuncts(inner)
+        elif name == "not" or (name == "or" and isinstance(condition, list)):
+            continue
+        elif isinstance(condition, dict):
+            yield from ((name, operator, operand) for operator, operand in condition.items())
+        else:
+            yield name, "eq", condition
+
+
+def _spans_of(operator: str, operand: Any) -> tuple[keys.Span, ...] | None:
+    if operator == "eq":
+        return (keys.point(operand),)
+    if operator == "in":
+        return tuple({keys.point(value) for value in operand})
+    return (keys.comparison(operator, operand),) if operator in keys.COMPARISONS else None
+
+
+def unique_condition(name: str, value: Scalar) -> tuple[str, list[Any]]:
+    """SQL for "this field has this value", and its parameters."""
     compiler = _Compiler()
-    at = field(name)
-    return compiler.eq(at, value, "unique"), compiler.parameters, at.value
+    return compiler.eq(field(name), value, "unique"), compiler.parameters
 
 
-def compile_sort(text: str | None) -> str:
-    """SQL for an ORDER BY: the fields of `-createdAt,name`, then insertion order."""
+def _parse_sort(text: str | None) -> tuple[tuple[IndexField, ...], bool]:
+    """The fields of `-createdAt,name`. A `-` alone at the end is insertion order reversed."""
     names = [name for item in (text or "").split(",") if (name := item.strip())]
+    newest_first = bool(names) and names[-1] == "-"
+    if newest_first:
+        names.pop()
     if len(names) > 8:  # before they are looked at: 8,000 fit in a request
         raise bad_request("Invalid sort: at most 8 fields", "INVALID_SORT")
-    terms = []
-    for name in names:
-        direction = " DESC" if name[0] == "-" else ""
-        terms.append(field(name[1:] if name[0] in "-+" else name).value + direction)
-    return ",".join([*terms, "position"])
+    fields = [IndexField(name[1:] if name[0] in "-+" else name, name[0] == "-") for name in names]
+    for each in fields:
+        field(each.path)
+    return tuple(fields), newest_first

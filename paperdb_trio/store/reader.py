@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -19,11 +19,12 @@ import trio
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
+from paperdb_trio.store import find as finding
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.cache import Stored
-from paperdb_trio.store.file import connect, span
+from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.query import compile_filter, compile_sort, field
+from paperdb_trio.store.query import ask, field
 
 T = TypeVar("T")
 
@@ -63,12 +64,14 @@ class _Lease:
 
 class Found(NamedTuple):
     """What a find answers. `documents` are JSON texts; `total` counts all that match, if it was asked for;
-    `seq` is the head of the change log in the very snapshot that was read: the changes after it are missing."""
+    `seq` is the head of the change log in the very snapshot that was read: the changes after it are missing.
+    `next` is what `after` takes for the next page, if there is one."""
 
     documents: list[bytes]
     has_more: bool
     total: int | None
     seq: int
+    next: str | None
 
 
 class Reader:
@@ -182,58 +185,53 @@ class Reader:
         offset: int,
         select: str | None,
         count: bool,
+        after: str | None = None,
     ) -> Found:
         """A page of the documents that match; their `total` only when `count`."""
-        condition, parameters = compile_filter(filter)
-        order = compile_sort(sort)
+        question = ask(filter, sort)
         wanted = parse_select(select)
 
         def query(connection: sqlite.Connection) -> Found:
             (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
-            where = _where(connection, database_id, collection, condition)
-            if where is None:
-                return Found([], False, 0 if count else None, head)
-            source = f"FROM documents WHERE {where} ORDER BY {order} LIMIT ? OFFSET ?"
-            joined = f"SELECT group_concat(json(data),char(10)) FROM (SELECT data {source})"
+            of = finding.shelf(connection, database_id, collection)
+            if of is None:
+                return Found([], False, 0 if count else None, head, None)
+            edge = None if after is None else finding.parse_edge(after, sort, question, of.id)
             try:
-                (text,) = connection.execute(joined, (*parameters, limit + 1, offset)).fetchone()
-                behind = None
-            except sqlite.TooBigError:  # too large, perhaps only for the one that is not to be shown
-                with _any_length(connection) if limit == 1 else nullcontext():
-                    (text,) = connection.execute(joined, (*parameters, limit, offset)).fetchone()
-                behind = connection.execute(f"SELECT 1 {source}", (*parameters, 1, offset + limit)).fetchone()
-            rows = [] if text is None else text.encode().split(b"\n")
-            total = None
-            if count:
-                (total,) = connection.execute(
-                    f"SELECT count(*) FROM documents WHERE {where}", parameters
-                ).fetchone()
-            more = len(rows) > limit or behind is not None
-            del rows[limit:]
+                page = finding.find(connection, question, of, edge, limit, offset)
+            except sqlite.TooBigError:
+                if limit > 1:
+                    raise
+                with _any_length(connection):
+                    page = finding.find(connection, question, of, edge, limit, offset)
+            rows = page.documents
+            total = finding.count(connection, question, of) if count else None
+            next = finding.edge_text(sort, question, rows[-1], page.last) if page.more else None
             if wanted:
                 with _PROJECTING:
                     rows = [project(row, wanted) for row in rows]
-            return Found(rows, more, total, head)
+            return Found(rows, page.more, total, head, next)
 
         return await self.run(query)
 
     async def count(self, database_id: int, collection: str, filter: str | None) -> int:
-        condition, parameters = compile_filter(filter)
+        question = ask(filter)
 
         def query(connection: sqlite.Connection) -> int:
-            where = _where(connection, database_id, collection, condition)
-            if where is None:
-                return 0
-            if condition == "1":
-                (n,) = connection.execute(
-                    "SELECT documents FROM collections WHERE database_id=? AND name=?",
-                    (database_id, collection),
-                ).fetchone()
-            else:
-                (n,) = connection.execute(
-                    f"SELECT count(*) FROM documents WHERE {where}", parameters
-                ).fetchone()
-            return int(n)
+            of = finding.shelf(connection, database_id, collection)
+            return 0 if of is None else finding.count(connection, question, of)
+
+        return await self.run(query)
+
+    async def explain(
+        self, database_id: int, collection: str, filter: str | None, sort: str | None
+    ) -> dict[str, Any]:
+        """How a find would be answered."""
+        question = ask(filter, sort)
+
+        def query(connection: sqlite.Connection) -> dict[str, Any]:
+            of = finding.shelf(connection, database_id, collection) or finding.Shelf(0, 0, (), in_order=True)
+            return finding.explain(connection, question, of)
 
         return await self.run(query)
 
@@ -267,16 +265,6 @@ def _any_length(connection: sqlite.Connection) -> Iterator[None]:
         yield
     finally:
         connection.limit(sqlite.LENGTH, most)
-
-
-def _where(connection: sqlite.Connection, database_id: int, collection: str, condition: str) -> str | None:
-    row = connection.execute(
-        "SELECT id FROM collections WHERE database_id=? AND name=?", (database_id, collection)
-    ).fetchone()
-    if row is None:
-        return None
-    low, high = span(row[0])
-    return f"position>={low} AND position<={high} AND {condition}"
 
 
 MAX_SELECT: Final = 200

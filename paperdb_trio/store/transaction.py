@@ -6,39 +6,41 @@ of the transaction, so that a rollback or another process's commit can never lea
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from paperdb_trio.errors import bad_request, unique_violation
-from paperdb_trio.model import Change, timestamp
-from paperdb_trio.store import sqlite
+import msgspec
+
+from paperdb_trio.errors import ApiError, bad_request, unique_violation
+from paperdb_trio.model import Change, encode, timestamp
+from paperdb_trio.store import keys, sqlite
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
-from paperdb_trio.store.file import SEQ_BITS, span
+from paperdb_trio.store.indexes import (
+    MAX_INDEXES,
+    Index,
+    IndexSet,
+    field_text,
+    index_set,
+    kind,
+    parse_field,
+    stored_indexes,
+)
 from paperdb_trio.store.query import field as query_field
-from paperdb_trio.store.query import unique_condition
+from paperdb_trio.store.query import json_path, unique_condition
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
-MAX_UNIQUE_INDEXES: Final = 16
-"""Indexes that inserts with `unique` may add to one collection. Further fields are refused: to look for each of
-their values in all documents, on the one writer's thread, would let one insert hold up everybody's writes."""
-MAX_INDEXES: Final = 128
-"""Indexes in one database. Every insert looks at each index there is: 100 cost 40 µs, 500 0.7 ms, 2,000 13."""
-
-
-def _index_name(kind: str, collection_id: int, field: str) -> str:
-    """The field's name is in hex: no quoting, and it can be read back from an error."""
-    return f"{kind}_{collection_id}_{field.encode().hex()}"
+MAX_UNIQUE_FIELDS: Final = 16
+"""That one insert can name in `unique`."""
+AT_ONCE: Final = 250
+"""Documents up to which an index is built in the transaction that declares it: some 2 ms."""
 
 
-_INDEX_NAME: Final = re.compile(r"(?:unique|schema_unique|schema_index)_([0-9]+)_")
-
-
-def _raise_if_unique_field(error: sqlite.ConstraintError) -> None:
-    """SQLite says "UNIQUE constraint failed: index 'schema_unique_7_656d61696c'"."""
-    found = re.search(r"schema_unique_[0-9]+_([0-9a-f]+)", str(error))
-    if found is not None:
-        raise unique_violation(bytes.fromhex(found[1]).decode()) from None
+_ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
+_LEAVE: Final = "DELETE FROM entries WHERE index_id=? AND key=? AND rowkey=?"
+_KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
+    type: type for type in ("null", "true", "false", "text", "array", "object")
+}
 
 
 class Transaction:
@@ -58,7 +60,11 @@ class Transaction:
         self._heads: dict[int, int] = {}
         self._collections: dict[tuple[int, str], int] = {}
         self._counts: dict[int, int] = {}
+        self._newest: dict[int, str | None] = {}
         self._schemas: dict[int, DocumentSchema] = {}
+        self._indexes: dict[int, IndexSet] = {}
+        self.index_work = False
+        """Whether an index is to be built or removed, in the steps of `IndexWork`."""
 
     def flush(self) -> None:
         """Append the change rows and the counters; called once, just before COMMIT."""
@@ -73,16 +79,17 @@ class Transaction:
         for database_id, head in self._heads.items():
             self.connection.execute("UPDATE databases SET head=? WHERE id=?", (head, database_id))
         for collection_id, delta in self._counts.items():
-            if delta:
-                self.connection.execute(
-                    "UPDATE collections SET documents=documents+? WHERE id=?", (delta, collection_id)
-                )
+            self.connection.execute(
+                "UPDATE collections SET documents=documents+?, newest=? WHERE id=?",
+                (delta, self._newest[collection_id], collection_id),
+            )
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """What happens inside is undone, on disk and here, when it raises."""
         changes, size, heads = len(self.changes), self.size, self._heads.copy()
         collections, counts = self._collections.copy(), self._counts.copy()
+        newest, indexes = self._newest.copy(), self._indexes.copy()
         self.connection.execute("SAVEPOINT operation")
         try:
             yield
@@ -90,6 +97,7 @@ class Transaction:
             del self.changes[changes:], self._texts[changes:]
             self.size = size
             self._heads, self._collections, self._counts = heads, collections, counts
+            self._newest, self._indexes = newest, indexes
             if self.connection.in_transaction:  # SQLite ends it by itself when the disk is full
                 self.connection.execute("ROLLBACK TO operation")
                 self.connection.execute("RELEASE operation")
@@ -103,16 +111,20 @@ class Transaction:
         found = self._collections.get(key)
         if found is None:
             row = self.connection.execute(
-                "SELECT id, schema FROM collections WHERE database_id=? AND name=?", key
+                "SELECT id, schema, indexes, newest FROM collections WHERE database_id=? AND name=?", key
             ).fetchone()
             if row is not None:
-                found, schema = row
+                found, schema, indexes, newest = row
+                self._newest[found] = newest
                 if schema is not None:
                     self._schemas[found] = stored_schema(schema)
+                if indexes is not None:
+                    self._indexes[found] = stored_indexes(indexes)
             elif create:
                 found = self.connection.execute(
                     "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", key
                 ).fetchone()[0]
+                self._newest[found] = ""
             else:
                 return None
             self._collections[key] = found
@@ -123,37 +135,43 @@ class Transaction:
         return self._schemas.get(collection_id)
 
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
-        """`(position, seq, data)` of a document as this transaction sees it."""
+        """`(rowkey, seq, data)` of a document as this transaction sees it."""
         row = self.connection.execute(
-            "SELECT position, seq, json(data) FROM documents WHERE collection_id=? AND id=?",
+            "SELECT rowkey, seq, json(data) FROM documents WHERE collection_id=? AND id=?",
             (collection_id, id),
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
 
-    def insert(self, database_id: int, collection: str, id: str, data: bytes) -> int | None:
-        """Insert a document and return its seq, or None (and no trace) when the id is taken.
+    def insert(
+        self, database_id: int, collection: str, id: str, data: bytes, created: str | None = None
+    ) -> int | None:
+        """Insert a document and return its seq, or None (and no trace) when the id is taken. `created`: its
+        `createdAt`, if that is not now.
 
         Raises a 409 for a value that the schema wants to be unique.
         """
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
         seq, text = self._head(database_id) + 1, data.decode()
+        rowkey = collection_id << SEQ_BITS | seq
+        indexes = self._indexes.get(collection_id)
+        entries = [] if indexes is None else self._entries(collection_id, indexes, rowkey, data)
         try:
             self.connection.execute(
-                "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))",
-                (collection_id << SEQ_BITS | seq, collection_id, id, seq, text),
+                "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))", (rowkey, collection_id, id, seq, text)
             )
-        except sqlite.ConstraintError as error:
-            _raise_if_unique_field(error)
+        except sqlite.ConstraintError:
             return None
+        for entry in entries:
+            self.connection.execute(_ENTER, entry)
         self._record(database_id, "insert", collection, id, data, text)
-        self._count(collection_id, 1)
+        self._count(collection_id, 1, created or self.stamp)
         return seq
 
     def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
-        """Insert documents `(id, data)`; False, and no trace, if one of them cannot be: an id is taken, or
-        a unique value."""
-        with suppress(sqlite.ConstraintError), self.savepoint():
+        """Insert documents `(id, data)` that are created now; False, and no trace, if one of them cannot be: an
+        id is taken, or a unique value."""
+        with suppress(sqlite.ConstraintError, ApiError), self.savepoint():
             collection_id = self.collection_id(database_id, collection, create=True)
             assert collection_id is not None
             first = self._head(database_id) + 1
@@ -166,6 +184,18 @@ class Transaction:
                     for n, (document, text) in enumerate(zip(documents, texts, strict=True))
                 ],
             )
+            indexes = self._indexes.get(collection_id)
+            if indexes is not None:
+                unique = self._has_unique(collection_id)
+                entries: list[tuple[int, bytes, int]] = []
+                for n, (_, data) in enumerate(documents):
+                    own = self._entries(collection_id, indexes, base | first + n, data)
+                    if unique:  # the next is compared with them
+                        for entry in own:
+                            self.connection.execute(_ENTER, entry)
+                    else:
+                        entries += own
+                self.connection.executemany(_ENTER, entries)
             self.changes += [
                 Change(database_id, first + n, "insert", collection, id, data)
                 for n, (id, data) in enumerate(documents)
@@ -173,134 +203,252 @@ class Transaction:
             self._texts += texts
             self.size += sum(len(data) for _, data in documents)
             self._heads[database_id] = first + len(documents) - 1
-            self._count(collection_id, len(documents))
+            self._count(collection_id, len(documents), self.stamp)
             return True
         return False
 
-    def update(self, database_id: int, collection: str, position: int, id: str, data: bytes) -> int:
+    def update(self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes) -> int:
         """Raises a 409 like `insert`."""
         text = data.decode()
-        try:
-            self.connection.execute(
-                "UPDATE documents SET data=jsonb(?), seq=? WHERE position=?",
-                (text, self._head(database_id) + 1, position),
-            )
-        except sqlite.ConstraintError as error:
-            _raise_if_unique_field(error)
-            raise
+        collection_id = rowkey >> SEQ_BITS
+        indexes = self._indexes.get(collection_id)
+        if indexes is not None:
+            before = [
+                (index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)
+            ]
+            now = self._entries(collection_id, indexes, rowkey, data)
+            for entry in before:
+                if entry not in now:
+                    self.connection.execute(_LEAVE, entry)
+            for entry in now:
+                if entry not in before:
+                    self.connection.execute(_ENTER, entry)
+        self.connection.execute(
+            "UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?",
+            (text, self._head(database_id) + 1, rowkey),
+        )
         return self._record(database_id, "update", collection, id, data, text)
 
-    def delete(self, database_id: int, collection: str, position: int, id: str, data: bytes) -> int:
-        self.connection.execute("DELETE FROM documents WHERE position=?", (position,))
-        self._count(position >> SEQ_BITS, -1)
+    def delete(self, database_id: int, collection: str, rowkey: int, id: str, data: bytes) -> int:
+        self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
+        collection_id = rowkey >> SEQ_BITS
+        indexes = self._indexes.get(collection_id)
+        if indexes is not None:
+            for index, key in zip(indexes.all, indexes.keys(data), strict=True):
+                self.connection.execute(_LEAVE, (index.id, key, rowkey))
+        self._count(collection_id, -1)
         return self._record(database_id, "delete", collection, id, data, data.decode())
 
     def drop_if_empty(self, database_id: int, collection: str, collection_id: int) -> bool:
         """Remove the collection itself, with its indexes, once no document is left in it."""
-        low, high = span(collection_id)
         if self.connection.execute(
-            "SELECT 1 FROM documents WHERE position BETWEEN ? AND ? LIMIT 1", (low, high)
+            "SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT 1", span(collection_id)
         ).fetchone():
             return False
-        self.drop_indexes(collection_id, "unique", "schema_unique", "schema_index")
+        self._set_indexes(collection_id, ())
         self.connection.execute("DELETE FROM collections WHERE id=?", (collection_id,))
         self._collections.pop((database_id, collection), None)
         self._counts.pop(collection_id, None)
         return True
 
-    def has_value(
-        self, database_id: int, collection_id: int, field: str, value: str | int | float | bool
-    ) -> bool:
-        """Whether a document of the collection has this value at this field.
+    def disorder(self, collection_id: int) -> None:
+        """Documents are no longer in order of `createdAt`."""
+        self._newest[collection_id] = None
+        self._counts.setdefault(collection_id, 0)
 
-        The first question about a field adds an index for it, partial to the collection's range, so that
-        `unique` costs the same however large the collection has grown. Raises a 400 when there are too many.
-        """
-        condition, parameters, expression = unique_condition(field, value)
+    # --- indexes ---------------------------------------------------------------------------------
+
+    def _entries(
+        self, collection_id: int, indexes: IndexSet, rowkey: int, data: bytes
+    ) -> list[tuple[int, bytes, int]]:
+        """The entries of a document. Raises a 409 for a value that is to be unique, and is there already."""
+        entries = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(data), strict=True)]
+        for index, entry in zip(indexes.all, entries, strict=True):
+            if index.unique and not index.broken and self._is_taken(collection_id, index, entry, data):
+                if self._enforces(collection_id, index):
+                    raise unique_violation(index.path)
+                self._break(collection_id, index)
+        return entries
+
+    def _enforces(self, collection_id: int, index: Index) -> bool:
+        schema = self._schemas.get(collection_id)
+        return schema is not None and index.path in schema.unique
+
+    def _has_unique(self, collection_id: int) -> bool:
+        return any(index.unique for index in self._indexes[collection_id].all)
+
+    def _is_taken(self, collection_id: int, index: Index, entry: tuple[int, bytes, int], data: bytes) -> bool:
+        """Whether another document has the same value."""
+        value = self._indexes[collection_id].value(index, data)
+        if value is None:
+            return False
+        (_, key, rowkey) = entry
+        if index.built or not self._enforces(collection_id, index):
+            others = self.connection.execute(
+                "SELECT json_type(data,?) FROM entries e JOIN documents d ON d.rowkey=e.rowkey "
+                "WHERE e.index_id=? AND e.key=? AND e.rowkey<>?",
+                (json_path(index.path), index.id, key, rowkey),
+            )
+            return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
         low, high = span(collection_id)
-        # Literal bounds: the planner uses a partial index only when it sees the very terms of its WHERE.
-        within = f"position>={low} AND position<={high}"
-        index = _index_name("unique", collection_id, field)
-        indexes = self._indexes(collection_id, "unique")
-        if index not in indexes:
-            if len(indexes) >= MAX_UNIQUE_INDEXES:
-                raise bad_request(
-                    f"At most {MAX_UNIQUE_INDEXES} different fields of a collection can be 'unique'; "
-                    "a schema can have more",
-                    "TOO_MANY_UNIQUE_FIELDS",
-                )
-            self._check_indexes(database_id, 1)
-            self.connection.execute(f'CREATE INDEX "{index}" ON documents ({expression}) WHERE {within}')
-        return (
-            self.connection.execute(
-                f"SELECT 1 FROM documents WHERE {within} AND {condition} LIMIT 1", parameters
-            ).fetchone()
-            is not None
+        at = query_field(index.path)
+        bound = encode(value).decode() if isinstance(value, list | dict) else value
+        if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
+            bound = float(bound)
+        others = self.connection.execute(  # an index of an older version, which is being built anew
+            f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
+            (low, high, rowkey, bound),
+        )
+        return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
+
+    def _break(self, collection_id: int, index: Index) -> None:
+        """What was to be unique is not."""
+        self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
+        self._change_index(collection_id, index, broken=True)
+
+    def _change_index(self, collection_id: int, index: Index, **changes: bool) -> None:
+        indexes = self._indexes[collection_id].all
+        self._set_indexes(
+            collection_id,
+            tuple(msgspec.structs.replace(i, **changes) if i.id == index.id else i for i in indexes),
         )
 
-    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema) -> None:
-        """Put a schema in force, with its indexes.
+    def _set_indexes(self, collection_id: int, indexes: tuple[Index, ...]) -> None:
+        old = self._indexes.pop(collection_id, None)
+        if new := index_set(indexes):
+            self._indexes[collection_id] = new
+        kept = {index.id for index in indexes}
+        for index in () if old is None else old.all:
+            if index.id not in kept:
+                self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
+                self.connection.execute("INSERT INTO index_drops VALUES (?)", (index.id,))
+                self.index_work = True
+        text = None if new is None else new.text
+        self.connection.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
+
+    def indexes(self, collection_id: int) -> tuple[Index, ...]:
+        found = self._indexes.get(collection_id)
+        return () if found is None else found.all
+
+    def add_index(self, collection_id: int, fields: tuple[str, ...], *, unique: bool, made: bool) -> None:
+        """Declare an index. It is built at once if there is little to build, else in steps of `IndexWork`.
+
+        Raises a 400 for too many.
+        """
+        indexes = self.indexes(collection_id)
+        if len(indexes) >= MAX_INDEXES:
+            raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
+        low, high = span(collection_id)
+        (id,) = self.connection.execute(
+            "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?) RETURNING id", (collection_id, low)
+        ).fetchone()
+        self._set_indexes(collection_id, (*indexes, Index(id, fields, unique=unique, made=made)))
+        few = "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)"
+        if self.connection.execute(few, (low, high, AT_ONCE + 1)).fetchone()[0] <= AT_ONCE:
+            self.build_some(id, AT_ONCE + 1, max_bytes=1 << 60)
+        else:
+            self.index_work = True
+
+    def build_some(self, id: int, rows: int, max_bytes: int) -> None:
+        """Enter some more documents into an index that is being built."""
+        collection_id, rowkey = self.connection.execute(
+            "SELECT collection_id, rowkey FROM index_builds WHERE id=?", (id,)
+        ).fetchone()
+        indexes = self._indexes_of(collection_id)
+        at, index = next((at, index) for at, index in enumerate(indexes.all) if index.id == id)
+        found = self.connection.execute(
+            "SELECT rowkey, json(data) FROM documents WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
+            (rowkey, span(collection_id)[1], rows),
+        )
+        count = size = 0
+        for rowkey, text in found:
+            data = text.encode()
+            entry = (id, indexes.keys(data)[at], rowkey)
+            enforced = not index.unique or self._enforces(collection_id, index)
+            if not enforced and self._is_taken(collection_id, index, entry, data):
+                found.close()
+                self._break(collection_id, index)
+                return
+            self.connection.execute("INSERT OR IGNORE INTO entries VALUES (?,?,?)", entry)
+            count += 1
+            size += len(data)
+            if size >= max_bytes:
+                break
+        found.close()
+        if count < rows and size < max_bytes:
+            self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
+            self._change_index(collection_id, index, built=True)
+        else:
+            self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
+            self.index_work = True
+
+    def _indexes_of(self, collection_id: int) -> IndexSet:
+        if collection_id not in self._indexes:
+            row = self.connection.execute(
+                "SELECT database_id, name FROM collections WHERE id=?", (collection_id,)
+            ).fetchone()
+            self.collection_id(*row)
+        return self._indexes[collection_id]
+
+    def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
+        """Whether a document of the collection has this value at this field.
+
+        The first question about a field of a collection that is not small makes an index for it, by which
+        `unique` costs the same however large the collection has grown. Raises a 400 when there are too many.
+        """
+        condition, parameters = unique_condition(field, value)
+        low, high = span(collection_id)
+        for index in self.indexes(collection_id):
+            if index.built and index.path == field:
+                descending = parse_field(index.fields[0]).descending
+                found = self.connection.execute(
+                    f"SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
+                    f"AND e.key>=? AND e.key<? AND {condition} LIMIT 1",
+                    (index.id, *keys.interval(b"", keys.point(value), descending=descending), *parameters),
+                )
+                break
+        else:
+            if not any(index.path == field for index in self.indexes(collection_id)):
+                self.add_index(collection_id, (field_text(field),), unique=False, made=True)
+            found = self.connection.execute(
+                f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
+                (low, high, *parameters),
+            )
+        return found.fetchone() is not None
+
+    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema) -> bool:
+        """Put a schema in force, with its indexes; False, and it is not, while one of a unique field is being
+        built.
 
         Raises a 409 if what is there breaks a unique field, and a 400 for too many indexes.
         """
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
-        there = self._indexes(collection_id, "schema_unique") | self._indexes(collection_id, "schema_index")
-        wanted: dict[str, str] = {}  # an index that stays as it is need not be built again
-        low, high = span(collection_id)
-        for property in schema.properties:
-            at = query_field(property.name)
-            within = f"WHERE position>={low} AND position<={high}"
-            if property.unique:
-                # To json_extract true is 1, and an array its text; the first term keeps them apart.
-                name = _index_name("schema_unique", collection_id, property.name)
-                terms = f"replace({at.type},'real','integer'), {at.value}"
-                wanted[name] = f'CREATE UNIQUE INDEX "{name}" ON documents ({terms}) {within}'
-            if property.index or property.unique:
-                name = _index_name("schema_index", collection_id, property.name)
-                wanted[name] = f'CREATE INDEX "{name}" ON documents ({at.value}) {within}'
-        for name in there - wanted.keys():
-            self.connection.execute(f'DROP INDEX "{name}"')
-        missing = [sql for name, sql in wanted.items() if name not in there]
-        self._check_indexes(database_id, len(missing))
-        for sql in missing:
-            try:
-                self.connection.execute(sql)
-            except sqlite.ConstraintError as error:
-                _raise_if_unique_field(error)
-                raise
+        for fields, unique in schema.indexes:
+            if not any((i.fields, i.unique) == (fields, unique) for i in self.indexes(collection_id)):
+                self.add_index(collection_id, fields, unique=unique, made=False)
+        wanted = {
+            index
+            for index in self.indexes(collection_id)
+            if index.made or (index.fields, index.unique) in schema.indexes
+        }
+        for index in wanted:
+            if index.broken:
+                self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i != index))
+                raise unique_violation(index.path)
+        if any(index.unique and not index.built for index in wanted):
+            return False
+        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i in wanted))
         self.connection.execute(
             "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
         )
         self._schemas[collection_id] = schema
+        return True
 
     def delete_schema(self, collection_id: int) -> None:
-        self.drop_indexes(collection_id, "schema_unique", "schema_index")
+        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i.made))
         self.connection.execute("UPDATE collections SET schema=NULL WHERE id=?", (collection_id,))
         del self._schemas[collection_id]
-
-    def drop_indexes(self, collection_id: int, *kinds: str) -> None:
-        for kind in kinds:
-            for name in self._indexes(collection_id, kind):
-                self.connection.execute(f'DROP INDEX "{name}"')
-
-    def _check_indexes(self, database_id: int, more: int) -> None:
-        """Raises a 400 when the database would have too many indexes."""
-        if not more:
-            return
-        rows = self.connection.execute("SELECT id FROM collections WHERE database_id=?", (database_id,))
-        own = {id for (id,) in rows}
-        names = self.connection.execute("SELECT name FROM sqlite_master WHERE type='index'").fetchall()
-        found = (_INDEX_NAME.match(name) for (name,) in names)
-        if more + sum(match is not None and int(match[1]) in own for match in found) > MAX_INDEXES:
-            raise bad_request(f"At most {MAX_INDEXES} indexes in one database", "TOO_MANY_INDEXES")
-
-    def _indexes(self, collection_id: int, kind: str) -> set[str]:
-        low, high = f"{kind}_{collection_id}_", f"{kind}_{collection_id}`"
-        rows = self.connection.execute(
-            "SELECT name FROM sqlite_master WHERE type='index' AND name>? AND name<?", (low, high)
-        )
-        return {name for (name,) in rows}
 
     def _head(self, database_id: int) -> int:
         head = self._heads.get(database_id)
@@ -311,8 +459,11 @@ class Transaction:
             self._heads[database_id] = head
         return head
 
-    def _count(self, collection_id: int, delta: int) -> None:
+    def _count(self, collection_id: int, delta: int, created: str | None = None) -> None:
         self._counts[collection_id] = self._counts.get(collection_id, 0) + delta
+        newest = self._newest[collection_id]
+        if created is not None and newest is not None:
+            self._newest[collection_id] = created if created >= newest else None
 
     def _record(self, database_id: int, type: str, collection: str, id: str, data: bytes, text: str) -> int:
         seq = self._head(database_id) + 1

@@ -31,8 +31,9 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.document_schema import MAX_BYTES as MAX_SCHEMA_BYTES
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
-from paperdb_trio.store.file import connect, span
+from paperdb_trio.store.file import connect
 from paperdb_trio.store.operations import SetSchema, satisfy_schema
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
 
 BATCH_LINES: Final = 250
@@ -67,7 +68,7 @@ def export(file: Path, databases: tuple[str, ...], collections: tuple[str, ...])
                 continue
             head = b'{"database":"%b","collection":"%b",' % (database.encode(), collection.encode())
             for (data,) in connection.execute(
-                "SELECT json(data) FROM documents WHERE position BETWEEN ? AND ? ORDER BY position", span(id)
+                "SELECT json(data) FROM documents WHERE rowkey BETWEEN ? AND ? ORDER BY rowkey", span(id)
             ):
                 yield b'%b"document":%b}' % (head, data.encode())
             if schema is not None:
@@ -118,7 +119,8 @@ class Tally(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class ImportLines:
-    """Write lines, each of which stands or falls alone; returns a tally of them.
+    """Write lines, each of which stands or falls alone; returns a tally of them. None: the only line is a
+    schema that is not in force yet, see `SetSchema`.
 
     A document that is there already is refused, or with `replace` replaced, unless it is the very same.
     """
@@ -127,7 +129,7 @@ class ImportLines:
     replace: bool
     max_bytes: int
 
-    def apply(self, tx: Transaction) -> Tally:
+    def apply(self, tx: Transaction) -> Tally | None:
         tally = Tally()
         ids: dict[str, int] = dict(tx.connection.execute("SELECT name, id FROM databases"))
         for line in self.lines:
@@ -135,7 +137,9 @@ class ImportLines:
                 if line.database not in ids:
                     raise bad_request(f"There is no database '{line.database}'")
                 if isinstance(line.content, DocumentSchema):
-                    SetSchema(ids[line.database], line.collection, line.content).apply(tx)
+                    schema = SetSchema(ids[line.database], line.collection, line.content)
+                    if not schema.apply(tx):
+                        return None
                     tally.schemas += 1
                 else:
                     self._write(tx, ids[line.database], line.collection, line.content, tally)
@@ -166,12 +170,14 @@ class ImportLines:
         satisfy_schema(tx, database_id, collection, fields)
         data = document_bytes(id, encode(fields), created or tx.stamp, updated or tx.stamp, self.max_bytes)
         if found is None:
-            tx.insert(database_id, collection, id, data)
+            tx.insert(database_id, collection, id, data, created)
             tally.inserted += 1
         elif is_there():  # with the schema's defaults
             tally.unchanged += 1
         elif self.replace:
-            tx.update(database_id, collection, found[0], id, data)
+            tx.update(database_id, collection, found[0], id, found[2], data)
+            if created:
+                tx.disorder(found[0] >> SEQ_BITS)
             tally.replaced += 1
         else:
             raise ApiError(409, "CONFLICT", f"There is another document '{id}' in '{collection}'")
@@ -212,11 +218,16 @@ class Importer:
         if not text.strip():
             return
         try:
-            self._lines.append(parse_line(self._number, text, self._database))
+            line = parse_line(self._number, text, self._database)
         except ApiError as error:
             self.tally.refuse(self._number, error)
+            return
+        alone = isinstance(line.content, DocumentSchema)
+        if alone and self._lines:
+            yield self._batch()
+        self._lines.append(line)
         self._bytes += len(text)
-        if len(self._lines) >= BATCH_LINES or self._bytes >= BATCH_BYTES:
+        if alone or len(self._lines) >= BATCH_LINES or self._bytes >= BATCH_BYTES:
             yield self._batch()
 
     def _batch(self) -> ImportLines:

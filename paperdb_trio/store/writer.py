@@ -24,7 +24,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.store import clock, sqlite
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.operations import HOUSEKEEPING, Operation, PendingDrops
+from paperdb_trio.store.operations import HOUSEKEEPING, IndexWork, Operation, PendingDrops
 from paperdb_trio.store.place import Fault, Place, storage_gone
 from paperdb_trio.store.transaction import Transaction
 
@@ -109,6 +109,8 @@ class Writer:
         self._opened = trio.Event()
         self._closing = trio.Event()
         self.closed = trio.Event()
+        self.index_work = trio.Event()
+        """Set when there is something for `keep_indexes` to do."""
         self._fatal: BaseException | None = None
         self.commits = 0
         self.operations = 0
@@ -172,8 +174,10 @@ class Writer:
 
     # --- on the event loop -----------------------------------------------------------------------
 
-    def _deliver(self, results: list[_Result], changes: list[Change]) -> None:
+    def _deliver(self, results: list[_Result], changes: list[Change], index_work: bool = False) -> None:
         try:
+            if index_work:
+                self.index_work.set()
             for ticket, result in results:
                 if ticket.task is not None:
                     task, ticket.task = ticket.task, None
@@ -286,7 +290,7 @@ class Writer:
         refused = self._refusal()
         if refused is None:
             try:
-                results, changes = self._commit(connection, batch)
+                results, tx = self._commit(connection, batch)
             except Exception as error:
                 refused = self._refusal()
                 if connection.in_transaction:
@@ -301,9 +305,10 @@ class Writer:
                     raise
                 refused = refused or _storage_error(error)
         if refused is not None:
-            results, changes = [(ticket, outcome.Error(refused)) for ticket in batch], []
-        token.run_sync_soon(self._deliver, results, changes)
-        if refused is None:
+            results = [(ticket, outcome.Error(refused)) for ticket in batch]
+            token.run_sync_soon(self._deliver, results, [])
+        else:
+            token.run_sync_soon(self._deliver, results, tx.changes, tx.index_work)
             self._bound_log(connection)
         return len(results)
 
@@ -324,9 +329,7 @@ class Writer:
             return _shutting_down()
         return storage_gone() if self._gone else None
 
-    def _commit(
-        self, connection: sqlite.Connection, batch: list[_Ticket]
-    ) -> tuple[list[_Result], list[Change]]:
+    def _commit(self, connection: sqlite.Connection, batch: list[_Ticket]) -> tuple[list[_Result], Transaction]:
         now = time.monotonic()
         if now >= self._look_at:
             self._look(now)
@@ -347,7 +350,7 @@ class Writer:
         if asked:
             self.commits += 1
             self.operations += asked
-        return results, tx.changes
+        return results, tx
 
 
 def _shutting_down() -> ApiError:
@@ -373,6 +376,22 @@ def _storage_error(error: Exception) -> ApiError:
         )
     log.error("write failed", exc_info=error)
     return ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
+
+
+async def until_indexed(writer: Writer, operation: Operation[Result | None]) -> Result:
+    """Submit an operation whose result is false while an index that it needs is being built; until it is."""
+    while not (result := await writer.submit(operation)):
+        await writer.submit(IndexWork())
+    return result
+
+
+async def keep_indexes(writer: Writer) -> None:
+    """Build and remove indexes, whenever there is one to build or remove, until the writer closes."""
+    while True:
+        writer.index_work = trio.Event()
+        while await writer.submit(IndexWork()):
+            await trio.lowlevel.checkpoint()
+        await writer.index_work.wait()
 
 
 async def finish_drops(writer: Writer, pause: float = 0.0) -> None:

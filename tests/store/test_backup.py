@@ -218,7 +218,7 @@ def test_restoring_needs_force_over_a_database_and_none_in_a_new_directory(
     assert content(data) == before
     assert run_here("restore", copy, "--data", tmp_path / "new" / "deep").exit_code == 0
     new = tmp_path / "new" / "deep" / "paperdb.sqlite"
-    assert rows(new, "SELECT id FROM documents ORDER BY position") == [("0",), ("1",), ("2",)]
+    assert rows(new, "SELECT id FROM documents ORDER BY rowkey") == [("0",), ("1",), ("2",)]
     assert new.stat().st_mode & 0o077 == 0
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.file import span
-from paperdb_trio.store.query import compile_filter, compile_sort
+from paperdb_trio.store.find import Shelf, count, edge_text, find, parse_edge, shelf
+from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.transaction import Transaction
 from tests.store.tools import (
@@ -151,52 +151,75 @@ def questions(draw: st.DrawFn, operator: str) -> tuple[list[dict[str, Any]], Any
     return documents, draw(OPERANDS[operator])
 
 
-def fill(tx: Transaction, documents: list[dict[str, Any]], *, indexed: bool) -> str:
-    """Insert documents with ids 0, 1, …; returns the condition for their collection."""
-    if indexed:
-        properties: dict[str, Any] = {name: {"index": True} for name in ("a", "b", "it's é")}
-        tx.set_schema(DATABASE, "c", parse_schema({"properties": properties}))
+INDEXES = st.lists(
+    st.sampled_from(
+        [
+            *(["a"], ["-a"], ["b"], ["a", "b"], ["a", "-b"], ["-b", "a"], ["a.b"], ["it's é", "a"]),
+            *(["a.b", "b"], ["a", "b", "it's é"], ["createdAt"], ["-createdAt"], ["a", "-createdAt"]),
+        ]
+    ),
+    max_size=3,
+)
+"""Every plan must find the same: with all, with some, with no indexes."""
+
+
+def fill(tx: Transaction, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Shelf:
+    """Insert documents with ids 0, 1, …"""
+    if indexes:
+        tx.set_schema(DATABASE, "c", parse_schema({"properties": {}, "indexes": indexes}))
     for n, document in enumerate(documents):
         insert(tx, {"key": str(n), **document})
-    collection_id = tx.collection_id(DATABASE, "c", create=True)
-    assert collection_id is not None
-    low, high = span(collection_id)
-    return f"position>={low} AND position<={high}"
+    tx.flush()
+    found = shelf(tx.connection, DATABASE, "c")
+    assert found is not None
+    assert len(found.indexes) == len({tuple(index) for index in indexes})
+    return found
 
 
-def found(tx: Transaction, scope: str, filter: dict[str, Any]) -> list[int]:
-    condition, parameters = compile_filter(json.dumps(filter))
-    sql = f"SELECT id FROM documents WHERE {scope} AND {condition} ORDER BY position"
-    return [int(id) for (id,) in tx.connection.execute(sql, parameters)]
+def found(
+    tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", page: int | None = None
+) -> list[int]:
+    """The ids that are found; in pages of that many."""
+    question = ask(json.dumps(filter), sort)
+    ids: list[int] = []
+    edge = None
+    while True:
+        part = find(tx.connection, question, of, edge, page, 0)
+        ids += [int(json.loads(document)["_id"]) for document in part.documents]
+        if not part.more:
+            break
+        edge = parse_edge(edge_text(sort, question, part.documents[-1], part.last), sort, question, of.id)
+    assert count(tx.connection, question, of) == len(ids)
+    return ids
 
 
 @pytest.mark.parametrize("operator", OPERANDS)
 @settings(max_examples=80)
-@given(data=st.data(), indexed=st.booleans())
+@given(data=st.data(), indexes=INDEXES)
 def test_each_operator_finds_what_the_predicate_finds(
-    shared_file: Path, operator: str, data: st.DataObject, indexed: bool
+    shared_file: Path, operator: str, data: st.DataObject, indexes: list[list[str]]
 ) -> None:
     documents, operand = data.draw(questions(operator))
     with scratch(shared_file) as tx:
-        ids = found(tx, fill(tx, documents, indexed=indexed), {"a": {operator: operand}})
+        ids = found(tx, fill(tx, documents, indexes), {"a": {operator: operand}})
     assert ids == [n for n, document in enumerate(documents) if HOLDS[operator](at(document, "a"), operand)]
 
 
 @settings(max_examples=300)
-@given(documents=st.lists(DOCUMENTS, min_size=1, max_size=8), filter=FILTERS, indexed=st.booleans())
-@example(documents=[{"a": 2**63}, {"a": 2**63 - 1}], filter={"a": {"gt": 2**63 - 1}}, indexed=True)
-@example(documents=[{"a": 2**64}, {"a": 2.0**64}], filter={"a": {"in": [2**64 + 1]}}, indexed=True)
-@example(documents=[{"a": [None]}, {"a": []}, {}], filter={"a": {"contains": None}}, indexed=False)
-@example(documents=[{"a": "ab"}, {"a": "%"}, {"a": "A"}], filter={"a": {"contains": "A"}}, indexed=False)
-@example(documents=[{"a": "ab"}, {"a": "%"}, {"a": "A"}], filter={"a": {"contains": "%"}}, indexed=False)
-@example(documents=[{"a": True}, {"a": 1}, {"a": "true"}], filter={"a": {"in": [True]}}, indexed=True)
-@example(documents=[{"a": "\uffff"}, {"a": "😀"}], filter={"a": {"gt": "\uffff"}}, indexed=True)
-@example(documents=[{"a": {"b": None}}, {"a": {}}], filter={"a.b": {"exists": True}}, indexed=False)
+@given(documents=st.lists(DOCUMENTS, min_size=1, max_size=8), filter=FILTERS, indexes=INDEXES)
+@example(documents=[{"a": 2**63}, {"a": 2**63 - 1}], filter={"a": {"gt": 2**63 - 1}}, indexes=[["a"]])
+@example(documents=[{"a": 2**64}, {"a": 2.0**64}], filter={"a": {"in": [2**64 + 1]}}, indexes=[["a"]])
+@example(documents=[{"a": [None]}, {"a": []}, {}], filter={"a": {"contains": None}}, indexes=[])
+@example(documents=[{"a": "ab"}, {"a": "%"}, {"a": "A"}], filter={"a": {"contains": "A"}}, indexes=[])
+@example(documents=[{"a": "ab"}, {"a": "%"}, {"a": "A"}], filter={"a": {"contains": "%"}}, indexes=[])
+@example(documents=[{"a": True}, {"a": 1}, {"a": "true"}], filter={"a": {"in": [True]}}, indexes=[["a"]])
+@example(documents=[{"a": "\uffff"}, {"a": "😀"}], filter={"a": {"gt": "\uffff"}}, indexes=[["a"]])
+@example(documents=[{"a": {"b": None}}, {"a": {}}], filter={"a.b": {"exists": True}}, indexes=[])
 def test_sql_finds_what_the_predicate_finds(
-    shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any], indexed: bool
+    shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any], indexes: list[list[str]]
 ) -> None:
     with scratch(shared_file) as tx:
-        ids = found(tx, fill(tx, documents, indexed=indexed), filter)
+        ids = found(tx, fill(tx, documents, indexes), filter)
     assert ids == [n for n, document in enumerate(documents) if matches(document, filter)]
 
 
@@ -207,7 +230,7 @@ def test_not_is_the_exact_complement(
 ) -> None:
     """Never unknown: every document satisfies a filter or its negation."""
     with scratch(shared_file) as tx:
-        scope = fill(tx, documents, indexed=False)
+        scope = fill(tx, documents, [])
         ids = found(tx, scope, filter) + found(tx, scope, {"not": filter})
     assert sorted(ids) == list(range(len(documents)))
 
@@ -258,7 +281,7 @@ def test_equal_values_are_found_however_they_are_written(shared_file: Path, name
     """A search for the text of a value stands before the comparison: it must not lose any."""
     documents = [{"other": 7, **at_path(name, value)} for value in TRICKY]
     with scratch(shared_file) as tx:
-        scope = fill(tx, documents, indexed=False)
+        scope = fill(tx, documents, [])
         for operand in TRICKY:
             if not isinstance(operand, list | dict):
                 expected = [n for n, value in enumerate(TRICKY) if equal(value, operand)]
@@ -292,7 +315,7 @@ ODD_NAMES = [
 def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: str) -> None:
     documents = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
     with scratch(shared_file) as tx:
-        scope = fill(tx, documents, indexed=False)
+        scope = fill(tx, documents, [])
         for filter in (
             {name: 1},
             {f"{name}.{name}": {"gt": 2}},
@@ -301,8 +324,7 @@ def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: 
         ):
             expected = [n for n, document in enumerate(documents) if matches(document, filter)]
             assert found(tx, scope, filter) == expected
-        sql = f"SELECT id FROM documents WHERE {scope} ORDER BY {compile_sort('+' + name)} LIMIT 4"
-        assert [id for (id,) in tx.connection.execute(sql)] == ["3", "4", "1", "0"]
+        assert found(tx, scope, {}, "+" + name) == [3, 4, 1, 0, 2]
 
 
 # --- sorting -------------------------------------------------------------------------------------
@@ -328,21 +350,50 @@ def compare(one: object, two: object) -> int:
 @given(
     documents=st.lists(DOCUMENTS, min_size=2, max_size=8),
     order=st.lists(st.tuples(st.sampled_from(["", "-", "+"]), PATHS), max_size=3),
-    indexed=st.booleans(),
+    indexes=INDEXES,
 )
-@example(documents=[{"a": True}, {"a": 0.5}, {}, {"a": "0"}], order=[("-", "a")], indexed=True)
+@example(documents=[{"a": True}, {"a": 0.5}, {}, {"a": "0"}], order=[("-", "a")], indexes=[["a"]])
 def test_sort_order_is_the_models(
-    shared_file: Path, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexed: bool
+    shared_file: Path, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexes: list[list[str]]
 ) -> None:
     expected = list(range(len(documents)))
     for sign, path in reversed(order):
         key = cmp_to_key(compare)
         expected.sort(key=lambda n: key(at(documents[n], path)), reverse=sign == "-")
-    sql = compile_sort(",".join(sign + path for sign, path in order))
+    sort = ",".join(sign + path for sign, path in order)
     with scratch(shared_file) as tx:
-        scope = fill(tx, documents, indexed=indexed)
-        ids = tx.connection.execute(f"SELECT id FROM documents WHERE {scope} ORDER BY {sql}").fetchall()
-    assert [int(id) for (id,) in ids] == expected
+        of = fill(tx, documents, indexes)
+        assert found(tx, of, {}, sort) == expected
+
+
+@settings(max_examples=300)
+@given(
+    documents=st.lists(DOCUMENTS, min_size=2, max_size=8),
+    filter=FILTERS | st.just({}),
+    order=st.lists(st.tuples(st.sampled_from(["", "-"]), PATHS | st.just("createdAt")), max_size=2),
+    newest=st.booleans(),
+    indexes=INDEXES,
+    page=st.integers(1, 3),
+)
+def test_pages_one_after_the_other_are_the_whole(
+    shared_file: Path,
+    documents: list[dict[str, Any]],
+    filter: dict[str, Any],
+    order: list[tuple[str, str]],
+    newest: bool,
+    indexes: list[list[str]],
+    page: int,
+) -> None:
+    expected = [n for n, document in enumerate(documents) if matches(document, filter)]
+    expected.sort(reverse=newest)
+    for sign, path in reversed(order):
+        key = cmp_to_key(compare)
+        if path != "createdAt":  # that is the same for all
+            expected.sort(key=lambda n: key(at(documents[n], path)), reverse=sign == "-")
+    sort = ",".join([*(sign + path for sign, path in order), *(["-"] if newest else [])])
+    with scratch(shared_file) as tx:
+        of = fill(tx, documents, indexes)
+        assert found(tx, of, filter, sort, page) == expected
 
 
 # --- limits --------------------------------------------------------------------------------------
@@ -424,4 +475,4 @@ async def test_no_depth_is_an_error_of_sqlite(one_document: Path, operator: str,
 @pytest.mark.parametrize("name", ["or", "and"])
 def test_or_and_and_are_field_names_when_they_hold_a_condition(shared_file: Path, name: str) -> None:
     with scratch(shared_file) as tx:
-        assert found(tx, fill(tx, [{name: 1}, {name: 2}], indexed=False), {name: {"gte": 2}}) == [1]
+        assert found(tx, fill(tx, [{name: 1}, {name: 2}], indexes=[]), {name: {"gte": 2}}) == [1]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from paperdb_trio.store.file import connect, span
+from paperdb_trio.store.file import connect
+from paperdb_trio.store.rowkeys import span
 
 
 def peak() -> int:

@@ -108,7 +108,7 @@ def test_any_document_in_pieces_of_any_size_comes_back_the_same(
         for operation in [*operations, *importer.end()]:
             importer.tally.add(operation.apply(tx))
         assert importer.tally == Tally(inserted=len(documents))
-        found = tx.connection.execute("SELECT json(data) FROM documents ORDER BY position").fetchall()
+        found = tx.connection.execute("SELECT json(data) FROM documents ORDER BY rowkey").fetchall()
         inserted = [insert(tx, {"_id": str(n), **document}, "d") for n, document in enumerate(documents)]
     assert [exactly(without_system_fields(data)) for (data,) in found] == [
         exactly(without_system_fields(written.data)) for written in inserted
@@ -251,7 +251,7 @@ def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) ->
     assert "line 2: There is another document 'b' in 'c'" in done.stdout
     done = import_text(data, same, line({"_id": "b", "n": 2}), options=("--replace",))
     assert (done.exit_code, "0 documents inserted, 1 replaced, 1 unchanged" in done.stdout) == (0, True)
-    log = rows(data / "paperdb.sqlite", "SELECT type FROM changes ORDER BY position")
+    log = rows(data / "paperdb.sqlite", "SELECT type FROM changes ORDER BY rowkey")
     assert [type for (type,) in log] == ["insert", "insert", "insert", "update"]
 
 

@@ -75,7 +75,7 @@ async def test_a_drop_that_was_interrupted_takes_what_was_there_and_nothing_sinc
         assert await writer.submit(inserting({"key": "4"}))
     assert len(published.seqs) == 15 + 1
     assert rows(file, "SELECT name, documents FROM collections") == [("c", 3), ("other", 1)]
-    assert rows(file, "SELECT id FROM documents WHERE collection_id=1 ORDER BY position") == [
+    assert rows(file, "SELECT id FROM documents WHERE collection_id=1 ORDER BY rowkey") == [
         *(("since",), ("3",), ("4",))
     ]
     assert rows(file, "SELECT * FROM drops") == []

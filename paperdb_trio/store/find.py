@@ -1,0 +1,299 @@
+"""Finding and counting documents on one connection, in one read transaction.
+
+Law: first the row keys, in order, then the documents: what is sorted, skipped or looked ahead at is never text.
+SQLite joins the texts; a row fetched by Python costs a fight for the interpreter's lock with a busy event loop.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from paperdb_trio.errors import bad_request
+from paperdb_trio.json_input import decode
+from paperdb_trio.model import encode
+from paperdb_trio.store import keys, sqlite
+from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
+from paperdb_trio.store.plan import Order, Plan, choose, plan_with, wish
+from paperdb_trio.store.query import Question, field
+from paperdb_trio.store.rowkeys import SEQ_MASK, span
+
+MANY: Final = 1_000_000
+"""Entries up to which they are counted, some 20 ms."""
+_CREATED: Final = "json_extract(data,'$.createdAt')"
+
+
+class Shelf(NamedTuple):
+    """A collection, as far as finding needs it. `in_order`: its documents lie in order of `createdAt`."""
+
+    id: int
+    documents: int
+    indexes: tuple[Index, ...]
+    in_order: bool
+
+
+def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> Shelf | None:
+    """None: there is no such collection."""
+    row = connection.execute(
+        "SELECT id, documents, indexes, newest FROM collections WHERE database_id=? AND name=?",
+        (database_id, collection),
+    ).fetchone()
+    if row is None:
+        return None
+    id, documents, text, newest = row
+    indexes: IndexSet | None = None if text is None else stored_indexes(text)
+    return Shelf(id, documents, () if indexes is None else indexes.all, newest is not None)
+
+
+# --- where a page begins -------------------------------------------------------------------------
+
+
+class Edge(NamedTuple):
+    """The last document of a page: what it has at the fields that are sorted by, as SQLite sees it."""
+
+    values: tuple[Any, ...]
+    rowkey: int
+
+
+def edge_text(sort: str | None, question: Question, document: bytes, rowkey: int) -> str:
+    """What `after` takes: opaque to clients."""
+    found = decode(document) if question.sort else {}
+    values = [_sqlite_value(found, name.path) for name in question.sort]
+    text = encode([sort or "", rowkey & SEQ_MASK, values])
+    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
+
+
+def _sqlite_value(document: Any, path: str) -> Any:
+    value = document
+    for name in path.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    if isinstance(value, list | dict):
+        return encode(value).decode()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return float(value)
+    return int(value) if isinstance(value, bool) else value
+
+
+def parse_edge(text: str, sort: str | None, question: Question, collection_id: int) -> Edge:
+    """Raises a 400 `INVALID_CURSOR`."""
+    try:
+        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        of, seq, values = msgspec.json.decode(raw, type=tuple[str, int, tuple[str | int | float | None, ...]])
+        if of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
+            raise ValueError
+        return Edge(values, span(collection_id)[0] | seq)
+    except (ValueError, binascii.Error, msgspec.MsgspecError):
+        raise bad_request(
+            "Invalid after: expected the 'next' of a page that was found with the same 'sort'", "INVALID_CURSOR"
+        ) from None
+
+
+def _beyond(question: Question, edge: Edge) -> tuple[str, list[Any]]:
+    """SQL for "comes after the edge in the wanted order"."""
+    behind = f"d.rowkey{'<' if question.newest_first else '>'}?"
+    condition, parameters = behind, [edge.rowkey]
+    for name, value in reversed(list(zip(question.sort, edge.values, strict=True))):
+        at = field(name.path).value
+        if value is None:
+            later, own = ("0" if name.descending else f"{at} IS NOT NULL"), []
+        elif name.descending:
+            later, own = f"({at}<? OR {at} IS NULL)", [value]
+        else:
+            later, own = f"{at}>?", [value]
+        condition = f"({later} OR ({at} IS ? AND {condition}))"
+        parameters = [*own, value, *parameters]
+    return condition, parameters
+
+
+# --- from a plan to SQL ---------------------------------------------------------------------------
+
+
+class _Source(NamedTuple):
+    """What follows SELECT, up to and with WHERE, and the order."""
+
+    sql: str
+    parameters: list[Any]
+    order: str
+
+
+def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _Source:
+    condition, parameters = question.condition, list(question.parameters)
+    if edge is not None:
+        beyond, more = _beyond(question, edge)
+        condition, parameters = f"{condition} AND {beyond}", parameters + more
+    low, high = span(of.id)
+    if plan.index is None:
+        if edge is not None and plan.order is Order.INSERTION:
+            low, high = (low, edge.rowkey) if question.newest_first else (edge.rowkey, high)
+        within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {condition}"
+        return _Source(within, [low, high, *parameters], question.order)
+    last = "d.rowkey DESC" if question.newest_first else "d.rowkey"
+    order = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
+        plan.order, question.order
+    )
+    intervals = plan.intervals
+    if edge is not None and plan.order is not Order.SORTED and question.sort:
+        intervals = (_narrowed(plan, question, edge),)
+    joined = "entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=?"
+    if len(intervals) == 1:
+        sql = f"FROM {joined} AND e.key>=? AND e.key<? AND {condition}"
+        return _Source(sql, [plan.index.id, *intervals[0], *parameters], order)
+    pairs = encode([(low.hex(), high.hex()) for low, high in intervals]).decode()
+    between = "e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1)"
+    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {between} AND {condition}"
+    return _Source(sql, [pairs, plan.index.id, *parameters], order)
+
+
+def _narrowed(plan: Plan, question: Question, edge: Edge) -> tuple[bytes, bytes]:
+    """The one interval of a plan that is in order, from the edge on."""
+    assert plan.index is not None
+    at = dict(zip((name.path for name in question.sort), edge.values, strict=True))
+    key = plan.prefix
+    for name in plan.index.fields[_used(plan, question) :]:
+        parsed = parse_field(name)
+        own = keys.part(at[parsed.path])
+        key += keys.inverted(own) if parsed.descending else own
+    ((low, high),) = plan.intervals
+    return (max(low, key), high) if plan.order is Order.FORWARD else (low, min(high, keys.after(key)))
+
+
+def _used(plan: Plan, question: Question) -> int:
+    """How many fields of the index are in the prefix."""
+    assert plan.index is not None
+    used = 0
+    for name in plan.index.fields:
+        if question.point(parse_field(name).path) is None:
+            break
+        used += 1
+    return used
+
+
+def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    def count(plan: Plan, most: int) -> int:
+        return _entries(connection, plan, most)
+
+    return choose(question, of.indexes, in_order=of.in_order, count=count)
+
+
+def _entries(connection: sqlite.Connection, plan: Plan, most: int) -> int:
+    assert plan.index is not None
+    pairs = encode([(low.hex(), high.hex()) for low, high in plan.intervals]).decode()
+    (count,) = connection.execute(
+        "SELECT count(*) FROM (SELECT 1 FROM json_each(?) AS r CROSS JOIN entries e WHERE e.index_id=? "
+        "AND e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1) LIMIT ?)",
+        (pairs, plan.index.id, most),
+    ).fetchone()
+    return int(count)
+
+
+def _rowkeys(
+    connection: sqlite.Connection, question: Question, of: Shelf, edge: Edge | None, limit: int, offset: int
+) -> list[int]:
+    plan = _choose(connection, question, of)
+    source = _source(plan, question, of, edge)
+    if plan.order is Order.CREATION:
+        source = _by_creation(connection, source, question, of, edge, limit + offset)
+    (text,) = connection.execute(
+        f"SELECT group_concat(rowkey) FROM (SELECT d.rowkey AS rowkey {source.sql} "
+        f"ORDER BY {source.order} LIMIT ? OFFSET ?)",
+        (*source.parameters, limit, offset),
+    ).fetchone()
+    return [] if text is None else [int(rowkey) for rowkey in text.split(",")]
+
+
+def _by_creation(
+    connection: sqlite.Connection, source: _Source, question: Question, of: Shelf, edge: Edge | None, rows: int
+) -> _Source:
+    """The same, narrowed. Documents lie in order of creation, but those of one moment may be wanted in the
+    reverse order: what has to be sorted is `rows`, and the rest of a moment at each end."""
+    low, high = span(of.id)
+    ((at, descending),) = [
+        (at, name.descending) for at, name in enumerate(question.sort) if name.path == "createdAt"
+    ]
+
+    def next_moment(rowkey: int, moment: Any, *, later: bool) -> int | None:
+        """The nearest document that was not created at this moment."""
+        sign, order = (">", "ASC") if later else ("<", "DESC")
+        row = connection.execute(
+            f"SELECT rowkey FROM documents WHERE rowkey BETWEEN ? AND ? AND rowkey{sign}? "
+            f"AND {_CREATED}{sign}? ORDER BY rowkey {order} LIMIT 1",
+            (low, high, rowkey, moment),
+        ).fetchone()
+        return None if row is None else int(row[0])
+
+    if edge is not None:
+        other = next_moment(edge.rowkey, edge.values[at], later=descending)
+        if other is not None:
+            low, high = (low, other) if descending else (other, high)
+    least, order = ("min", "DESC") if descending else ("max", "ASC")
+    page = f"SELECT d.rowkey AS rowkey {source.sql} ORDER BY d.rowkey {order} LIMIT ?"
+    (last,) = connection.execute(
+        f"SELECT {least}(rowkey) FROM ({page})",
+        (low, high, *source.parameters[2:], rows),
+    ).fetchone()
+    if last is not None:
+        (moment,) = connection.execute(f"SELECT {_CREATED} FROM documents WHERE rowkey=?", (last,)).fetchone()
+        other = next_moment(last, moment, later=not descending)
+        if other is not None:
+            low, high = (other, high) if descending else (low, other)
+    return _Source(source.sql, [low, high, *source.parameters[2:]], source.order)
+
+
+# --- what is asked -------------------------------------------------------------------------------
+
+
+class Page(NamedTuple):
+    """Documents as JSON texts, in order, and the row key of the last; `more`: there are further ones."""
+
+    documents: list[bytes]
+    last: int
+    more: bool
+
+
+def find(
+    connection: sqlite.Connection, question: Question, of: Shelf, edge: Edge | None, limit: int, offset: int
+) -> Page:
+    rowkeys = _rowkeys(connection, question, of, edge, limit + 1, offset)
+    more = len(rowkeys) > limit
+    del rowkeys[limit:]
+    (text,) = connection.execute(
+        "SELECT group_concat(json(data),char(10)) FROM (SELECT d.data AS data FROM json_each(?) AS r "
+        "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.key)",
+        (encode(rowkeys).decode(),),
+    ).fetchone()
+    return Page([] if text is None else text.encode().split(b"\n"), rowkeys[-1] if rowkeys else 0, more)
+
+
+def count(connection: sqlite.Connection, question: Question, of: Shelf) -> int:
+    if question.condition == "1":
+        return of.documents
+    plans = (plan_with(index, question) for index in of.indexes if index.built)
+    narrow = [plan for plan in plans if plan is not None and plan.narrows]
+    plan = min(narrow, key=lambda plan: _entries(connection, plan, MANY), default=Plan(Order.INSERTION))
+    source = _source(plan, question, of, None)
+    (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
+    return int(n)
+
+
+def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
+    """How the question would be answered, for people. `index`: its fields, or null; `order`; `looksAt`: documents
+    or entries; `documents`: in the collection; `building`; `suggestion`: an index that would be better."""
+    plan = _choose(connection, question, of)
+    wanted = wish(question)
+    better = None
+    if wanted is not None and plan.order is not Order.CREATION:
+        better = plan_with(Index(0, wanted), question)
+        if plan.index is not None and better is not None:
+            now, then = [(one.order is Order.SORTED, -len(one.prefix)) for one in (plan, better)]
+            better = better if then < now else None
+    return {
+        "index": None if plan.index is None else plan.index.fields,
+        "order": plan.order.value,
+        "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
+        "documents": of.documents,
+        "building": [index.fields for index in of.indexes if not index.built],
+        "suggestion": None if better is None else wanted,
+    }

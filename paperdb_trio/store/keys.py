@@ -1,0 +1,113 @@
+"""Index keys: bytes that sort as the values do that they stand for.
+
+Law: no I/O. Each value has a part. Parts sort as SQLite sorts what `json_extract` makes of the values: null
+and missing, then numbers (false is 0, true is 1), then text (an array or object is its JSON). No part is the
+beginning of another, so that parts can be joined to a key. A descending part has every bit inverted.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from paperdb_trio.model import encode
+
+_NULL: Final = b"\x01"
+_NUMBER: Final = b"\x02"
+_TEXT: Final = b"\x03"
+_END: Final = b"\0\0"
+_INVERTED: Final = bytes(255 - n for n in range(256))
+_double: Final = struct.Struct(">d").pack
+
+
+def part(value: Any) -> bytes:
+    """The part for one value; `msgspec.UNSET`, or whatever else is no JSON, counts as missing."""
+    if isinstance(value, str):
+        return _TEXT + value.encode().replace(b"\0", b"\0\xff") + _END
+    if isinstance(value, int | float):
+        return _number(value)
+    if isinstance(value, list | dict):
+        return part(encode(value).decode())
+    return _NULL
+
+
+def _number(value: float) -> bytes:
+    """The nearest double, so that its bits sort, and how much more the integer is than that."""
+    double = float(value)
+    rest = int(value) - int(double) if isinstance(value, int) and -(2**63) <= value < 2**63 else 0
+    bits = int.from_bytes(_double(double + 0.0))  # + 0.0: there is one zero
+    bits = bits ^ (2**64 - 1) if bits >> 63 else bits | 1 << 63
+    return b"%b%b%b" % (_NUMBER, bits.to_bytes(8), (rest + 2048).to_bytes(2))
+
+
+def inverted(key: bytes) -> bytes:
+    return key.translate(_INVERTED)
+
+
+def after(prefix: bytes) -> bytes:
+    """The least bytes beyond every key that begins with `prefix`."""
+    kept = prefix.rstrip(b"\xff")
+    return kept[:-1] + bytes([kept[-1] + 1])
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Before, or `behind`, all keys with this prefix."""
+
+    prefix: bytes
+    behind: bool = False
+
+
+class Span(NamedTuple):
+    """The values of one field, from a bound to a bound; `point`: one value."""
+
+    low: Bound
+    high: Bound
+    point: bool = False
+
+
+def point(value: Any) -> Span:
+    exact = part(value)
+    return Span(Bound(exact), Bound(exact, behind=True), point=True)
+
+
+COMPARISONS: Final = frozenset({"gt", "gte", "lt", "lte", "startsWith"})
+
+
+def comparison(operator: str, operand: str | float) -> Span:
+    kind = _TEXT if isinstance(operand, str) else _NUMBER
+    low, high = Bound(kind), Bound(kind, behind=True)
+    match operator:
+        case "gt":
+            low = Bound(part(operand), behind=True)
+        case "gte":
+            low = Bound(part(operand))
+        case "lt":
+            high = Bound(part(operand))
+        case "lte":
+            high = Bound(part(operand), behind=True)
+        case "startsWith":
+            prefix = part(operand).removesuffix(_END)
+            low, high = Bound(prefix), Bound(prefix, behind=True)
+    return Span(low, high)
+
+
+def intersection(one: Span, other: Span) -> Span:
+    low, high = max(one.low, other.low, key=_place), min(one.high, other.high, key=_place)
+    return Span(low, high, point=Span(low, high, point=True) in (one, other))
+
+
+def _place(bound: Bound) -> bytes:
+    return after(bound.prefix) if bound.behind else bound.prefix
+
+
+def interval(prefix: bytes, span: Span, *, descending: bool) -> tuple[bytes, bytes]:
+    """`[low, high)`: the keys that begin with `prefix` and go on with a part in the span."""
+    if not descending:
+        return prefix + _place(span.low), prefix + _place(span.high)
+    low, high = inverted(span.high.prefix), inverted(span.low.prefix)
+    return (
+        prefix + (low if span.high.behind else after(low)),
+        prefix + (high if span.low.behind else after(high)),
+    )

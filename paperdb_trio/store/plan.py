@@ -1,0 +1,124 @@
+"""How a find is answered: which index, which of its entries, in which order.
+
+Law: no I/O but the counts that `choose` asks for. An index only proposes documents: each is held against the
+whole filter, so that what is found never depends on the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from paperdb_trio.store import keys
+from paperdb_trio.store.indexes import MAX_FIELDS, Index, IndexField, field_text, parse_field
+from paperdb_trio.store.query import Question
+
+FEW: Final = 5000
+"""Entries up to which looking at all of them, some 10 ms, is better than the right order with a filter."""
+
+Interval = tuple[bytes, bytes]
+ALL: Final[Interval] = (b"", b"\xff")
+"""Every key begins with a lesser byte than 255."""
+
+
+class Order(Enum):
+    """In which order documents come: as they are wanted, or to be sorted."""
+
+    FORWARD = "the index's order"
+    BACKWARD = "the index's order, backwards"
+    INSERTION = "insertion order"
+    CREATION = "insertion order, which is that of createdAt"
+    SORTED = "sorted"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`index` None: all documents of the collection. `intervals`: of its keys, disjoint. `prefix`: what all of
+    these begin with."""
+
+    order: Order
+    index: Index | None = None
+    intervals: tuple[Interval, ...] = ()
+    prefix: bytes = b""
+
+    @property
+    def narrows(self) -> bool:
+        return self.intervals != (ALL,) and self.index is not None
+
+
+def plan_with(index: Index, question: Question) -> Plan | None:
+    """The best that can be done with one index; None if that is nothing."""
+    fields = [parse_field(name) for name in index.fields]
+    prefix = b""
+    used = 0
+    for field in fields:
+        point = question.point(field.path)
+        if point is None:
+            break
+        prefix += keys.inverted(point) if field.descending else point
+        used += 1
+    rest = fields[used:]
+    intervals: tuple[Interval, ...] = ((prefix, keys.after(prefix)) if prefix else ALL,)
+    spans = question.spans.get(rest[0].path) if rest else None
+    if spans is not None:
+        made = {keys.interval(prefix, span, descending=rest[0].descending) for span in spans}
+        intervals = tuple(sorted(interval for interval in made if interval[0] < interval[1]))
+    plan = Plan(_order(rest, question, len(intervals)), index, intervals, prefix)
+    return plan if plan.narrows or plan.order is not Order.SORTED else None
+
+
+def _order(rest: list[IndexField], question: Question, intervals: int) -> Order:
+    wanted = [field for field in question.sort if question.point(field.path) is None]
+    if intervals != 1 or [field.path for field in rest] != [field.path for field in wanted]:
+        return Order.SORTED
+    same = [field.descending == want.descending for field, want in zip(rest, wanted, strict=True)]
+    if all(same):
+        return Order.FORWARD
+    return Order.SORTED if any(same) else Order.BACKWARD
+
+
+def choose(
+    question: Question, indexes: tuple[Index, ...], *, in_order: bool, count: Callable[[Plan, int], int]
+) -> Plan:
+    """`in_order`: insertion order is that of `createdAt`. `count(plan, most)`: its entries, up to `most`."""
+    plans = [plan for index in indexes if index.built and (plan := plan_with(index, question)) is not None]
+    ordered = [plan for plan in plans if plan.order is not Order.SORTED]
+    narrow = [plan for plan in plans if plan.narrows]
+    best = max(ordered, key=lambda plan: len(plan.prefix), default=None)
+    if best is not None and (best.prefix or best.narrows) and len(narrow) == 1:
+        return best
+    natural = _natural(question, in_order=in_order)
+    if best is None or not best.narrows:
+        best = natural or best
+    if narrow:
+        counted = [(count(plan, FEW), plan.order is Order.SORTED, at) for at, plan in enumerate(narrow)]
+        entries, _, at = min(counted)
+        if entries < FEW or best is None:
+            return narrow[at]
+        if best.narrows and best.index is not None:
+            return best
+    return best or Plan(Order.SORTED)
+
+
+def _natural(question: Question, *, in_order: bool) -> Plan | None:
+    """The plan that reads the collection as it lies, if that is the wanted order."""
+    wanted = [field for field in question.sort if question.point(field.path) is None]
+    if not wanted:
+        return Plan(Order.INSERTION)
+    if in_order and [field.path for field in wanted] == ["createdAt"]:
+        return Plan(Order.CREATION)
+    return None
+
+
+def wish(question: Question) -> tuple[str, ...] | None:
+    """The fields of the index that would answer best: those that are to be equal to something, then those to
+    sort by, or else one that is compared. None: no index would help."""
+    equal = sorted(path for path in question.spans if question.point(path) is not None)
+    sort = [field for field in question.sort if field.path not in equal]
+    if sort:
+        rest = [field_text(*field) for field in sort]
+    else:
+        rest = [field_text(path) for path in sorted(question.spans.keys() - set(equal))[:1]]
+    return (*(field_text(path) for path in equal), *rest)[:MAX_FIELDS] or None
