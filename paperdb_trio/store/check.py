@@ -13,7 +13,10 @@ from typing import Final
 
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect
+from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
+
+_ENTRY: Final = "SELECT 1 FROM entries WHERE index_id=? AND key=? AND rowkey=?"
 
 MAX_FAULTS: Final = 20
 """Faults of one kind that are listed."""
@@ -52,6 +55,8 @@ def check(file: Path) -> Report:
 
 
 _ORPHANS: Final = {
+    "entries of no index": "entries WHERE index_id NOT IN (SELECT value->>'id' FROM collections, "
+    "json_each(indexes) WHERE indexes IS NOT NULL UNION SELECT id FROM index_drops)",
     "keys of no database": "keys WHERE database_id NOT IN (SELECT id FROM databases)",
     "collections of no database": "collections WHERE database_id NOT IN (SELECT id FROM databases)",
     "documents of no collection": "documents WHERE collection_id NOT IN (SELECT id FROM collections)",
@@ -82,6 +87,7 @@ def _collections(
         if count != counted:
             faults.append(f"{where}: {count:,} documents, counted as {counted:,}")
         total += count
+        damaged = False
         for document, well_formed, seq in connection.execute(
             "SELECT id, own IS id, seq FROM (SELECT id, seq, "
             "iif(json_valid(data,8),json_extract(data,'$._id'),NULL) AS own "
@@ -91,7 +97,37 @@ def _collections(
         ):
             what = f"is at seq {seq:,}, beyond {head:,}" if well_formed else "is not its document's JSON"
             faults.append(f"{where}/{document}: {what}")
+            damaged = damaged or not well_formed
+        if not damaged:
+            faults.extend(f"{where}: {fault}" for fault in _index_faults(connection, id))
     return total
+
+
+def _index_faults(connection: sqlite.Connection, collection_id: int) -> Iterator[str]:
+    """What the indexes of a collection lack, or have too much."""
+    (text,) = connection.execute("SELECT indexes FROM collections WHERE id=?", (collection_id,)).fetchone()
+    if text is None:
+        return
+    indexes = stored_indexes(text)
+    documents = 0
+    missing = dict.fromkeys((index for index in indexes.all if index.built), 0)
+    for rowkey, data in connection.execute(
+        "SELECT rowkey, json(data) FROM documents WHERE rowkey BETWEEN ? AND ?", span(collection_id)
+    ):
+        documents += 1
+        for index, key in zip(indexes.all, indexes.keys(data.encode()), strict=True):
+            if index.built and not connection.execute(_ENTRY, (index.id, key, rowkey)).fetchone():
+                missing[index] += 1
+    for index in indexes.all:
+        name = f"index {', '.join(index.fields)}"
+        (entries,) = connection.execute("SELECT count(*) FROM entries WHERE index_id=?", (index.id,)).fetchone()
+        building = connection.execute("SELECT 1 FROM index_builds WHERE id=?", (index.id,)).fetchone()
+        if missing.get(index):
+            yield f"{name} lacks {missing[index]:,} of {documents:,} documents"
+        if index.built and entries > documents - missing[index]:
+            yield f"{name} has {entries - documents + missing[index]:,} entries of no document"
+        if not (index.built or index.broken or building):
+            yield f"{name} is not being built"
 
 
 def _log(

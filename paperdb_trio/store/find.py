@@ -279,8 +279,8 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> int:
 
 
 def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
-    """How the question would be answered, for people. `index`: its fields, or null; `order`; `looksAt`: documents
-    or entries; `documents`: in the collection; `building`; `suggestion`: an index that would be better."""
+    """How the question would be answered. `index`: its fields, or null; `order`; `looksAt`: documents, or
+    entries; `documents`: in the collection; `building`; `suggestion`: an index that would be better, or null."""
     plan = _choose(connection, question, of)
     wanted = wish(question)
     better = None

@@ -1,0 +1,364 @@
+"""Indexes: that their entries follow every write, are built and removed in steps, and survive a kill."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store import transaction
+from paperdb_trio.store.check import check
+from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
+from paperdb_trio.store.file import connect
+from paperdb_trio.store.find import explain, find, shelf
+from paperdb_trio.store.indexes import Index, stored_indexes
+from paperdb_trio.store.operations import Delete, DropSome, IndexWork, Patch, Replace, SetSchema
+from paperdb_trio.store.query import ask
+from paperdb_trio.store.rowkeys import span
+from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.writer import keep_indexes, until_indexed
+from tests.store.test_writer import running
+from tests.store.tools import (
+    DATABASE,
+    DOCUMENTS,
+    MAX_BYTES,
+    apply_all,
+    committed,
+    inserting,
+    new_file,
+    rows,
+    scratch,
+)
+
+BY_A = parse_schema({"properties": {}, "indexes": [["a"], ["-a", "b"]]})
+UNIQUE_A = parse_schema({"properties": {"a": {"unique": True}}})
+
+
+def put(schema: DocumentSchema | None) -> SetSchema:
+    return SetSchema(DATABASE, "c", schema)
+
+
+def indexes(file: Path) -> tuple[Index, ...]:
+    ((text,),) = rows(file, "SELECT indexes FROM collections WHERE name='c'")
+    return () if text is None else stored_indexes(text).all
+
+
+def finish(file: Path) -> int:
+    """Take steps until there is nothing to do; how many that were."""
+    steps = 0
+    while apply_all(file, IndexWork(rows=3))[0]:
+        steps += 1
+    return steps
+
+
+def faults_of(tx: Transaction) -> list[str]:
+    """Entries of built indexes that should be others; of indexes being built, those that cannot be right."""
+    found = shelf(tx.connection, DATABASE, "c")
+    assert found is not None
+    ((text,),) = tx.connection.execute("SELECT indexes FROM collections WHERE id=?", (found.id,)).fetchall()
+    if text is None:
+        return []
+    kept = stored_indexes(text)
+    expected: dict[int, set[tuple[bytes, int]]] = {index.id: set() for index in kept.all}
+    for rowkey, data in tx.connection.execute("SELECT rowkey, json(data) FROM documents"):
+        for index, key in zip(kept.all, kept.keys(data.encode()), strict=True):
+            expected[index.id].add((key, rowkey))
+    faults = []
+    for index in kept.all:
+        entries = set(
+            tx.connection.execute("SELECT key, rowkey FROM entries WHERE index_id=?", (index.id,)).fetchall()
+        )
+        if entries != expected[index.id] if index.built else not entries <= expected[index.id]:
+            faults.append(f"{index}: {len(entries)} entries, {len(expected[index.id])} expected")
+    return faults
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), st.sampled_from("01234"), DOCUMENTS),
+        st.tuples(st.just("patch"), st.sampled_from("01234"), DOCUMENTS),
+        st.tuples(st.just("delete"), st.sampled_from("01234"), st.none()),
+        st.tuples(st.sampled_from(["declare", "undeclare"]), st.none(), st.none()),
+        st.tuples(st.just("work"), st.none(), st.integers(1, 3)),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=150)
+@given(documents=st.lists(DOCUMENTS, max_size=5), steps=STEPS)
+def test_entries_follow_every_write_while_indexes_are_built_and_removed(
+    shared_file: Path, documents: list[dict[str, Any]], steps: list[Any]
+) -> None:
+    with never_at_once(), scratch(shared_file) as tx:
+        for n, document in enumerate(documents):
+            inserting({"key": str(n), **document}).apply(tx)
+        put(BY_A).apply(tx)
+        for what, id, value in steps:
+            operation: Any = {
+                "put": lambda id=id, value=value: Replace(DATABASE, "c", id, dict(value), None, MAX_BYTES),
+                "patch": lambda id=id, value=value: Patch(DATABASE, "c", id, dict(value), None, MAX_BYTES),
+                "delete": lambda id=id: Delete(DATABASE, "c", id, None),
+                "declare": lambda: put(BY_A),
+                "undeclare": lambda: put(None),
+                "work": lambda value=value: IndexWork(rows=value),
+            }[what]()
+            try:
+                operation.apply(tx)
+            except ApiError as error:
+                assert error.status == 404  # noqa: PT017 - the only refusal here
+            assert faults_of(tx) == []
+        while IndexWork(rows=2).apply(tx):
+            pass
+        assert faults_of(tx) == []
+        found = shelf(tx.connection, DATABASE, "c")
+        assert found is not None
+        assert all(index.built for index in found.indexes)
+        known = {index.id for index in found.indexes}
+        assert {id for (id,) in tx.connection.execute("SELECT DISTINCT index_id FROM entries")} <= known
+
+
+@contextmanager
+def never_at_once() -> Iterator[None]:
+    """Even a small index is built in steps."""
+    before = transaction.AT_ONCE
+    transaction.AT_ONCE = -1  # type: ignore[misc]
+    yield
+    transaction.AT_ONCE = before  # type: ignore[misc]
+
+
+def large(file: Path, n: int = 600) -> None:
+    apply_all(file, *(inserting({"key": str(i), "a": i, "b": i % 7}) for i in range(n)))
+
+
+def test_an_index_of_a_small_collection_is_there_at_once(file: Path) -> None:
+    large(file, 200)
+    apply_all(file, put(BY_A))
+    assert [index.built for index in indexes(file)] == [True, True]
+    assert check(file).faults == []
+
+
+def test_an_index_of_a_large_one_is_built_in_steps_and_used_only_when_whole(file: Path) -> None:
+    large(file)
+    apply_all(file, put(BY_A))
+    assert [index.built for index in indexes(file)] == [False, False]
+    question = ask('{"a": {"gte": 590}}')
+
+    def used_and_found() -> tuple[Any, list[str]]:
+        connection = connect(file, read_only=True)
+        of = shelf(connection, DATABASE, "c")
+        assert of is not None
+        page = find(connection, question, of, None, 100, 0)
+        found = [json.loads(document)["_id"] for document in page.documents]
+        used = explain(connection, question, of)["index"]
+        connection.close()
+        return used, found
+
+    expected = [str(n) for n in range(590, 600)]
+    assert used_and_found() == (None, expected)
+    apply_all(file, IndexWork(rows=100))
+    assert used_and_found() == (None, expected)
+    assert check(file).faults == []
+    finish(file)
+    used, found = used_and_found()
+    assert used in (("a",), ("-a", "b"))
+    assert found == expected
+    assert check(file).faults == []
+
+
+def test_removed_indexes_leave_nothing(file: Path) -> None:
+    large(file)
+    apply_all(file, put(BY_A))
+    finish(file)
+    apply_all(file, put(None))
+    assert indexes(file) == ()
+    assert rows(file, "SELECT count(*) FROM entries") == [(1200,)]
+    assert check(file).faults == []
+    assert finish(file) > 2
+    assert rows(file, "SELECT * FROM entries") == rows(file, "SELECT * FROM index_drops") == []
+
+
+# --- unique --------------------------------------------------------------------------------------
+
+
+def enforce(file: Path) -> None:
+    """Put the schema, and build what it needs. A refusal is committed like any other, as the writer does."""
+    while True:
+        with committed(file) as tx:
+            try:
+                done: bool | ApiError = put(UNIQUE_A).apply(tx)
+            except ApiError as error:
+                done = error
+        if isinstance(done, ApiError):
+            raise done
+        if done:
+            return
+        apply_all(file, IndexWork())
+
+
+@pytest.mark.parametrize("n", [10, 600])
+def test_a_schema_that_the_data_breaks_can_be_put_when_that_is_mended(file: Path, n: int) -> None:
+    large(file, n)
+    apply_all(file, inserting({"key": "twin", "a": n - 1}))
+    with pytest.raises(ApiError) as refused:
+        enforce(file)
+    assert (refused.value.status, refused.value.code) == (409, "CONFLICT")
+    apply_all(file, inserting({"key": "third", "a": n - 1}))  # nothing is in force
+    apply_all(file, *(Delete(DATABASE, "c", id, None) for id in ("twin", "third")))
+    enforce(file)
+    with pytest.raises(ApiError):
+        apply_all(file, inserting({"a": n - 1}))
+    assert check(file).faults == []
+
+
+def test_a_twin_that_comes_while_a_unique_index_is_built_breaks_it(file: Path) -> None:
+    large(file)
+    assert apply_all(file, put(UNIQUE_A)) == [False]
+    apply_all(file, IndexWork(rows=300), inserting({"key": "twin", "a": 5}))
+    with pytest.raises(ApiError) as refused:
+        enforce(file)
+    assert refused.value.status == 409
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (1, 1.0, True),
+        (1, True, False),
+        (0, False, False),
+        ("[1]", [1], False),
+        ([1], [1], True),
+        (None, None, False),
+        (2**64, 2.0**64, True),
+        ("a", "A", False),
+        ({"x": 1}, {"x": 1}, True),
+    ],
+)
+@pytest.mark.parametrize("built", [True, False])
+def test_what_is_the_same_value(file: Path, one: Any, other: Any, same: bool, built: bool) -> None:
+    apply_all(file, put(UNIQUE_A), inserting({"a": one}))
+    if not built:  # as after an upgrade: in force, and being built anew
+        (index,) = indexes(file)
+        apply_all(file, Unbuild(index))
+    if same:
+        with pytest.raises(ApiError):
+            apply_all(file, inserting({"a": other}))
+        with pytest.raises(ApiError):
+            apply_all(file, Replace(DATABASE, "c", "new", {"a": other}, None, MAX_BYTES))
+    else:
+        apply_all(file, inserting({"a": other}))
+
+
+class Unbuild(msgspec.Struct):
+    index: Index
+
+    def apply(self, tx: Transaction) -> None:
+        tx.connection.execute("DELETE FROM entries")
+        tx.connection.execute("INSERT INTO index_builds VALUES (?,?,?)", (self.index.id, 1, span(1)[0]))
+        text = msgspec.json.encode([msgspec.structs.replace(self.index, built=False)]).decode()
+        tx.connection.execute("UPDATE collections SET indexes=?", (text,))
+
+
+async def test_of_thirty_that_write_the_same_value_one_succeeds(file: Path) -> None:
+    results: list[str] = []
+
+    async def write(n: int) -> None:
+        try:
+            await writer.submit(inserting({"key": f"w{n}", "a": 1000, **({"unique": ["a"]} if n % 2 else {})}))
+            results.append("stored")
+        except ApiError as error:
+            results.append(error.code)
+
+    async with running(file) as (writer, _):
+        await until_indexed(writer, put(UNIQUE_A))
+        async with trio.open_nursery() as nursery:
+            for n in range(30):
+                nursery.start_soon(write, n)
+    assert sorted(results) == ["CONFLICT"] * 29 + ["stored"]
+
+
+# --- in the server -------------------------------------------------------------------------------
+
+
+async def test_indexes_are_built_while_writes_go_on(file: Path) -> None:
+    large(file, 2000)
+    async with running(file) as (writer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(keep_indexes, writer)
+        await writer.submit(put(BY_A))
+        n = 0
+        with trio.fail_after(60):
+            while not all(index.built for index in indexes(file)):
+                await writer.submit(inserting({"key": f"new{n}", "a": -n}))
+                n += 1
+        nursery.cancel_scope.cancel()
+    assert n
+    assert check(file).faults == []
+
+
+KILLED = """
+import os, signal, sys, trio
+from pathlib import Path
+from paperdb_trio.store.operations import SetSchema, DropSome
+from paperdb_trio.store.writer import Writer, keep_indexes
+from tests.store.test_indexes import BY_A, put
+from tests.store.tools import inserting
+
+async def main():
+    writer = Writer(Path(sys.argv[1]), lambda changes: None)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(writer.run)
+        commits = []
+        def hook():
+            commits.append(1)
+            if len(commits) == int(sys.argv[2]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return False
+        writer._connection.set_commit_hook(hook)
+        nursery.start_soon(keep_indexes, writer)
+        for n in range(20):
+            await writer.submit(put(BY_A))
+            await writer.submit(inserting({"key": f"new{n}", "a": n}))
+            await trio.sleep(0.001)
+            await writer.submit(put(None))
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize("commits", [2, 5, 9, 14, 20])
+def test_a_kill_while_indexes_are_built_and_removed_loses_nothing(tmp_path: Path, commits: int) -> None:
+    file = new_file(tmp_path)
+    large(file)
+    done = subprocess.run([sys.executable, "-c", KILLED, file, str(commits)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert check(file).faults == []
+    apply_all(file, put(BY_A))
+    finish(file)
+    assert check(file).faults == []
+    assert [index.built for index in indexes(file)] == [True, True]
+
+
+def test_a_dropped_collection_takes_its_entries_along(file: Path) -> None:
+    large(file)
+    apply_all(file, put(BY_A))
+    apply_all(file, IndexWork(rows=100))
+    done = False
+    while not done:
+        ((_, _, done),) = apply_all(
+            file, DropSome(DATABASE, "c", None if not rows(file, "SELECT 1 FROM drops") else 0)
+        )
+    finish(file)
+    assert rows(file, "SELECT * FROM entries") == rows(file, "SELECT * FROM index_builds") == []
+    assert check(file).faults == []
