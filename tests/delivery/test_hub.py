@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery import hub as hub_module
-from paperdb_trio.delivery import lane as lane_module
 from paperdb_trio.delivery.encodings import CURSOR, PLAIN, cursor_event, plain_event
 from paperdb_trio.delivery.hub import CHUNK_BYTES, Hub
 from paperdb_trio.delivery.subscriber import Subscriber
@@ -136,7 +136,7 @@ async def test_others_get_their_turn_while_it_publishes(
 ) -> None:
     monkeypatch.setattr(turn, "SLICE", -1.0)
     world = World(nursery)
-    for _ in range(lane_module.STEP * 10):
+    for _ in range(feed_module.STEP * 10):
         world.subscriber(FakeSink()).start(0)
     turns = 0
 
@@ -200,7 +200,7 @@ async def test_a_member_that_leaves_inside_a_publish_gets_nothing_more(
 ) -> None:
     """Each one, when it is given the change, ends the next."""
     monkeypatch.setattr(turn, "SLICE", -1.0)
-    monkeypatch.setattr(lane_module, "STEP", 1)
+    monkeypatch.setattr(feed_module, "STEP", 1)
     world = World(nursery)
     subscribers: list[Subscriber] = []
 

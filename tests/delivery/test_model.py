@@ -23,10 +23,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from paperdb_trio.auth.keys import hash_key
-from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import CURSOR, cursor_event
 from paperdb_trio.delivery.hub import Hub
-from paperdb_trio.delivery.subscriber import BehindTheLog, State, Subscriber
+from paperdb_trio.delivery.states import SITUATIONS, SubscriberState
+from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.loop import turn
 from paperdb_trio.model import Change
 from paperdb_trio.store import admin
@@ -199,7 +200,18 @@ class System:
 
     def _is_settled(self, reader: Reader) -> bool:
         published = self.hub.published(DATABASE) == self.hub.committed(DATABASE)
-        return published and reader.subscriber.state is State.LIVE and not reader.subscriber._running
+        return published and reader.subscriber.state is SubscriberState.LIVE and not reader.subscriber._has_task
+
+    def check_situations(self) -> None:
+        """What every subscriber is, at this very moment, is in the table."""
+        for reader in self.readers:
+            subscriber, sink = reader.subscriber, reader.sink
+            assert subscriber.situation in SITUATIONS[subscriber.state], (
+                subscriber.state,
+                subscriber.situation,
+            )
+            if sink.needs_flush:
+                assert subscriber.situation.has_task or reader.gone, "what the sink kept is written by nobody"
 
     def check(self, reader: Reader) -> None:
         received = reader.received()
@@ -232,8 +244,8 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._slice = turn.SLICE, lane_module.STEP
-        turn.SLICE, lane_module.STEP = -1.0, 1  # a checkpoint after each offer
+        self._slice = turn.SLICE, feed_module.STEP
+        turn.SLICE, feed_module.STEP = -1.0, 1  # a checkpoint after each offer
         self._directory = tempfile.TemporaryDirectory()
         self._system = System(Path(self._directory.name))
         self._result: outcome.Outcome[None] = outcome.Value(None)
@@ -247,10 +259,14 @@ class Machine(RuleBasedStateMachine):
 
     def _call(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         try:
-            trio.from_thread.run(function, *arguments, trio_token=self._token)
+            trio.from_thread.run(self._step, function, *arguments, trio_token=self._token)
         except trio.RunFinishedError:
             self._result.unwrap()
             raise
+
+    async def _step(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        await function(*arguments)
+        self._system.check_situations()
 
     @rule(
         names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4), size=st.sampled_from([1, 300, 30_000])
@@ -279,8 +295,10 @@ class Machine(RuleBasedStateMachine):
                     reader.sink.take_part = not reader.sink.take_part
                 else:
                     getattr(system, name)(reader, *arguments[1:])
+            system.check_situations()
             for _ in range(pauses):
                 await trio.lowlevel.checkpoint()
+                system.check_situations()
 
     @rule(keep=st.integers(0, 20))
     def trim(self, keep: int) -> None:
@@ -300,7 +318,7 @@ class Machine(RuleBasedStateMachine):
             raise
         finally:
             self._thread.join(10)
-            turn.SLICE, lane_module.STEP = self._slice
+            turn.SLICE, feed_module.STEP = self._slice
             self._directory.cleanup()
         self._result.unwrap()
 

@@ -7,7 +7,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.delivery.subscriber import BehindTheLog, IllegalMove, State
+from paperdb_trio.delivery.states import IllegalMove, SubscriberState
+from paperdb_trio.delivery.subscriber import BehindTheLog
 from paperdb_trio.net.frames import text_frame
 from tests.delivery.fakes import FakeSink, World, payloads
 
@@ -22,9 +23,13 @@ async def world(nursery: trio.Nursery) -> World:
 
 async def test_it_starts_live_at_the_head_and_catching_up_behind_it(world: World) -> None:
     world.commit("a", "a")
-    for position, state in ((2, State.LIVE), (1, State.CATCHING_UP), (0, State.CATCHING_UP)):
+    for position, state in (
+        (2, SubscriberState.LIVE),
+        (1, SubscriberState.CATCHING_UP),
+        (0, SubscriberState.CATCHING_UP),
+    ):
         subscriber = world.subscriber(FakeSink())
-        assert subscriber.state is State.NEW
+        assert subscriber.state is SubscriberState.NEW
         subscriber.start(position)
         assert subscriber.state is state
 
@@ -37,7 +42,7 @@ async def test_an_illegal_move_is_refused_and_named(world: World, before: str) -
         subscriber.close()
     with pytest.raises(IllegalMove, match=r"live.* can become|closed can become nothing; not live"):
         subscriber.start(0)
-    assert subscriber.state is (State.CLOSED if before == "close" else State.LIVE)
+    assert subscriber.state is (SubscriberState.CLOSED if before == "close" else SubscriberState.LIVE)
 
 
 async def test_closing_takes_it_off_the_hub_ends_its_task_and_may_be_repeated(
@@ -66,7 +71,7 @@ async def test_one_that_never_started_can_be_closed(world: World) -> None:
 # --- live ----------------------------------------------------------------------------------------
 
 
-async def test_a_live_one_gets_changes_without_its_task_running(world: World, nursery: trio.Nursery) -> None:
+async def test_a_live_one_gets_changes_without_its_task_has_task(world: World, nursery: trio.Nursery) -> None:
     sink = FakeSink()
     world.subscriber(sink).start(0)
     nursery.start_soon(world.hub.run)
@@ -95,7 +100,7 @@ async def test_what_a_live_one_s_sink_does_not_take_its_task_writes_in_order(
         sink.unblock()
         await wait_all_tasks_blocked()
         assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     assert world.log.reads == 0
 
 
@@ -112,11 +117,11 @@ async def test_a_full_queue_makes_it_catch_up_and_nothing_is_lost(
         for _ in range(10):
             world.commit("a", "b")
             await wait_all_tasks_blocked()
-        assert subscriber.state is State.CATCHING_UP
+        assert subscriber.state is SubscriberState.CATCHING_UP
         reads = world.log.reads
         sink.unblock()
         await wait_all_tasks_blocked()
-        assert subscriber.state is State.LIVE
+        assert subscriber.state is SubscriberState.LIVE
         assert world.log.reads > reads
         assert payloads(sink.data) == world.events()
 
@@ -198,7 +203,7 @@ async def test_it_catches_up_from_any_position_in_pages_of_any_size(
     nursery.start_soon(world.hub.run)
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events(after=start)
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     world.commit("a")
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events(after=start)
@@ -217,7 +222,7 @@ async def test_commits_while_it_reads_its_last_page_come_once(world: World, nurs
     world.log.gate.set()
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
 
 
 async def test_commits_in_the_log_that_the_event_loop_does_not_know_yet_come_once(
@@ -231,7 +236,7 @@ async def test_commits_in_the_log_that_the_event_loop_does_not_know_yet_come_onc
     untold = [world.write("a"), world.write("a", "b"), world.write("a")]
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     nursery.start_soon(world.hub.run)
     for changes in untold[:2]:
         world.hub.on_commit(changes)
@@ -242,7 +247,7 @@ async def test_commits_in_the_log_that_the_event_loop_does_not_know_yet_come_onc
     world.commit("a")
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
 
 
 async def test_a_position_older_than_the_log_is_an_error() -> None:
@@ -291,4 +296,4 @@ async def test_a_reply_given_while_a_page_is_read_comes_before_the_page(nursery:
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == [b'{"reached":0}', b'{"reached":0}', *world.events()]
     assert subscriber.reached == 2
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE

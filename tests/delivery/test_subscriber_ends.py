@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from paperdb_trio.delivery.subscriber import State, Subscriber
+from paperdb_trio.delivery.states import SubscriberState
+from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.net.frames import text_frame
 from tests.delivery.fakes import FakeSink, World, payloads
 
@@ -60,7 +61,7 @@ async def test_a_reply_waits_while_the_queue_is_full_and_can_be_given_up(
     await wait_all_tasks_blocked()
     got = payloads(sink.data)
     assert [item for item in got if item != b"given up or not"] == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     pushed = sink.pushed
     world.commit("a")
     await wait_all_tasks_blocked()
@@ -100,7 +101,7 @@ async def test_a_broken_sink_ends_it_and_nobody_else(world: World, nursery: trio
     nursery.start_soon(world.hub.run)
     world.commit("a")
     await wait_all_tasks_blocked()
-    assert victim.state is State.CLOSED
+    assert victim.state is SubscriberState.CLOSED
     await victim.run()
     assert payloads(good.data) == world.events()
 
@@ -118,13 +119,13 @@ async def test_a_sink_that_breaks_while_it_catches_up_is_told_to_whoever_runs_it
 
 async def catching_up(world: World, sink: FakeSink, subscriber: Subscriber) -> None:
     world.log.rows = 2
-    if subscriber.state is State.NEW:
+    if subscriber.state is SubscriberState.NEW:
         subscriber.start(0)
     await trio.lowlevel.checkpoint()
 
 
 async def queued(world: World, sink: FakeSink, subscriber: Subscriber) -> None:
-    if subscriber.state is State.NEW:
+    if subscriber.state is SubscriberState.NEW:
         subscriber.start(world.log.head)
     sink.block()
     for _ in range(4):

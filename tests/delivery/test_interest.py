@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.loop import turn
 from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
 
@@ -21,7 +21,7 @@ async def world(nursery: trio.Nursery) -> World:
 def yielding(monkeypatch: pytest.MonkeyPatch) -> None:
     """A hub that yields after every single offer."""
     monkeypatch.setattr(turn, "SLICE", -1.0)
-    monkeypatch.setattr(lane_module, "STEP", 1)
+    monkeypatch.setattr(feed_module, "STEP", 1)
 
 
 async def test_interest_while_live_changes_at_once_and_without_a_gap(
