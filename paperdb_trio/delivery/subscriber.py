@@ -157,7 +157,7 @@ class Subscriber:
                 self._slot = self._hub.enter_lane(self, self._database_id, self._feed, self._position, write)
 
     def _leave_lane(self) -> None:
-        """Have a position of its own again."""
+        """Have a position of its own again, if it is in the lane."""
         if self._slot is not None:
             assert self._feed is not None
             self._position = self._feed.leave_lane(self._slot)
