@@ -86,7 +86,7 @@ class PaperDb:
 
     def frame(self) -> bytes:
         """An event's frame, just as its subscribers get it."""
-        sock = websocket(self._server.port, self._tokens[0], tls=self._tls)
+        sock = websocket(self._server.websocket_port, self._tokens[0], tls=self._tls)
         answer = self._http.request("POST", f"/{names(1)[0]}/docs", self._document)
         event = {"type": "insert", "collection": names(1)[0], "data": answer}
         size = len(json.dumps(event, separators=(",", ":"))) + FRAME_HEADER_BYTES
@@ -102,7 +102,7 @@ class PaperDb:
         self._http.close()
 
     def _subscribe(self, n: int) -> socket.socket:
-        return websocket(self._server.port, self._tokens[n % self._collections], tls=self._tls)
+        return websocket(self._server.websocket_port, self._tokens[n % self._collections], tls=self._tls)
 
     def _publish(self, events: int) -> None:
         self._insert("", events)

@@ -35,8 +35,11 @@ class Process:
     log: Path | None = None
     pids: tuple[int, ...] = ()
     """All of its processes: nginx has a worker."""
+    websocket_port: int = 0
+    """Where WebSockets connect: `port`, unless it is given."""
 
     def __post_init__(self) -> None:
+        self.websocket_port = self.websocket_port or self.port
         self.pids = (self.process.pid, *children(self.process.pid))
 
     @property
@@ -144,3 +147,18 @@ def paperdb(*options: str, data: Path | None = None, port: int = 0) -> Iterator[
             if "No such option" in log.read_text():
                 raise NotSupported(log.read_text().strip().splitlines()[-1])
             raise RuntimeError(log.read_text())
+
+
+@contextmanager
+def card() -> Iterator[Process]:
+    """Start the owner's card built to the letter, with a data directory of its own, and stop it at the end."""
+    with directory() as own:
+        log = own / "stderr"
+        command = [sys.executable, "-m", "bench.card", str(own / "data")]
+        with log.open("w") as stderr, started(command, stdout=subprocess.PIPE, stderr=stderr) as process:
+            assert process.stdout is not None
+            ready = process.stdout.readline().split()
+            if len(ready) != 3:
+                raise RuntimeError(log.read_text())
+            port, websocket_port, key = ready
+            yield Process(process, int(port), key, log, websocket_port=int(websocket_port))

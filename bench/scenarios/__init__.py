@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bench.rows import Scenario
+from bench.scenarios.card import card
 from bench.scenarios.catchup import catchup
 from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
@@ -20,6 +21,7 @@ SCENARIOS: dict[str, Scenario] = {
         burst,
         latency,
         peers,
+        card,
         tls,
         growth,
         connect,
