@@ -15,6 +15,7 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -88,24 +89,16 @@ class Subscriptions:
             receive.close()
 
 
+@dataclass
 class Card:
     """The two servers over one store."""
 
-    def __init__(
-        self,
-        accounts: Accounts,
-        writer: Writer,
-        reader: Reader,
-        cache: DocumentCache,
-        log: ChangeLog,
-        subscriptions: Subscriptions,
-    ) -> None:
-        self._accounts = accounts
-        self._writer = writer
-        self._reader = reader
-        self._cache = cache
-        self._log = log
-        self._subscriptions = subscriptions
+    accounts: Accounts
+    writer: Writer
+    reader: Reader
+    cache: DocumentCache
+    log: ChangeLog
+    subscriptions: Subscriptions
 
     # --- REST ------------------------------------------------------------------------------------
 
@@ -116,7 +109,7 @@ class Card:
         async def insert(collection: str) -> Response:
             database_id = self._identity().database.id
             draft = Draft.parse(await request.get_json())
-            written = await self._writer.submit(
+            written = await self.writer.submit(
                 Insert(database_id, check_collection(collection), draft, SETTINGS.max_document_bytes)
             )
             return _document(201, written.data, written.seq)
@@ -124,18 +117,18 @@ class Card:
         @app.get("/<collection>/docs/<id>")
         async def get(collection: str, id: str) -> Response:
             key = self._identity().database.id, check_collection(collection), check_id(id)
-            found = self._cache.get(key)
+            found = self.cache.get(key)
             if found is None:
-                mark = self._cache.begin_reading(key)
+                mark = self.cache.begin_reading(key)
                 try:
-                    found = await self._reader.get(*key)
+                    found = await self.reader.get(*key)
                 finally:
-                    self._cache.end_reading(key, mark, found)
+                    self.cache.end_reading(key, mark, found)
             return _document(200, found.data, found.seq)
 
         @app.post("/realtime/token")
         async def token() -> dict[str, object]:
-            return tokens.mint(self._accounts, self._identity(), await request.get_json())
+            return tokens.mint(self.accounts, self._identity(), await request.get_json())
 
         @app.errorhandler(ApiError)
         async def refused(error: ApiError) -> tuple[dict[str, object], int]:
@@ -144,7 +137,7 @@ class Card:
         return app
 
     def _identity(self) -> Identity:
-        return self._accounts.identify(request.headers.get("Authorization", "").removeprefix("Bearer "))
+        return self.accounts.identify(request.headers.get("Authorization", "").removeprefix("Bearer "))
 
     # --- WebSockets ------------------------------------------------------------------------------
 
@@ -152,7 +145,7 @@ class Card:
         """One connection, with a subscription to each collection that its token names."""
         query = parse_qs(urlsplit(request.path).query)
         try:
-            grant = tokens.verify(self._accounts, query.get("token", [""])[0])
+            grant = tokens.verify(self.accounts, query.get("token", [""])[0])
         except ApiError as error:
             await request.reject(error.status, body=error.message.encode())
             return
@@ -169,14 +162,14 @@ class Card:
     async def _send_events(self, websocket: WebSocketConnection, topic: Topic) -> None:
         """One subscription: from its queue, and from the change log after the queue was full."""
         database_id, collection = topic
-        position = self._subscriptions.heads[database_id]
+        position = self.subscriptions.heads[database_id]
         try:
             while True:
-                with self._subscriptions.queue(topic) as events:
+                with self.subscriptions.queue(topic) as events:
                     async for position, event in events:  # noqa: B007 - used after the loop
                         await websocket.send_message(event)
-                while position < self._subscriptions.heads[database_id]:  # nothing trims the log here
-                    page = await self._log.page(database_id, position, {collection: 0}, EventText.PLAIN)
+                while position < self.subscriptions.heads[database_id]:  # nothing trims the log here
+                    page = await self.log.page(database_id, position, {collection: 0}, EventText.PLAIN)
                     for text in page.events:
                         await websocket.send_message(text.decode())
                     position = page.position
@@ -228,7 +221,9 @@ def main(data: str) -> None:
     key = new_key("secret")
     with serving_lock(data):
         file = prepare(data, create=True)
-        admin.set_up(file, admin.NewKey(new_id(), "secret", "bench", hash_key(key)), *tokens.new_signing_secret())
+        admin.set_up(
+            file, admin.NewKey(new_id(), "secret", "bench", hash_key(key)), *tokens.new_signing_secret()
+        )
         trio.run(serve, file, key)
 
 

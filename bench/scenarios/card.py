@@ -1,15 +1,16 @@
-"""What the owner's card costs when it is built to the letter (bench/card.py), and what PaperDB costs beside it."""
+"""What the owner's card costs, built to the letter (bench/card.py), and what PaperDB costs beside it."""
 
 from __future__ import annotations
 
 import statistics
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, suppress
 
 from bench.audience import TEXT, Audience, PaperDb
 from bench.baseline import bare_loop
-from bench.clients import Http, request_bytes
+from bench.clients import Http, connected, request_bytes
+from bench.readers import handshake, token
 from bench.rows import Row, Scale, ratio
 from bench.scenarios.rest import Contender
 from bench.server import Process, paperdb
@@ -21,11 +22,12 @@ REQUESTS = {"insert, 64 connections": 64, "get by id, 32 connections": 32}
 
 def card(scale: Scale) -> Iterator[Row]:
     """The owner's card to the letter (Quart-Trio, trio-websocket, memory channels) and PaperDB, in turn."""
-    with card_server() as theirs, paperdb("--max-connections-per-address", "0") as ours:
+    with card_server() as theirs, paperdb() as ours:
         servers = {CARD: theirs, OURS: ours}
         yield from _connections(servers, scale)
         yield from _deliveries(servers, scale)
         yield from _requests(servers, scale)
+        yield from _survival(servers)
 
 
 # --- connections -------------------------------------------------------------------------------------
@@ -121,6 +123,26 @@ def _contender(name: str, server: Process) -> Contender:
             get: request_bytes("GET", f"/found/docs/{id}", server.key),
         },
     )
+
+
+# --- one bad request ---------------------------------------------------------------------------------
+
+
+def _survival(servers: dict[str, Process]) -> Iterator[Row]:
+    """Whether a server outlives an upgrade request with a byte behind its head (Hypercorn #225)."""
+    for name, server in servers.items():
+        with closing(connected(server.port)) as sock, suppress(ConnectionError):
+            sock.sendall(handshake("/nowhere") + b"x")
+            while sock.recv(4096):
+                pass
+        try:
+            with closing(Http(server.port, server.key)) as http:
+                token(http, "bench")
+        except ConnectionError:
+            note = "the server ends"
+        else:
+            note = "the server goes on"
+        yield Row(f"an upgrade request with a byte too many: {name}", [], "", note=note)
 
 
 def _both(what: str, samples: dict[str, list[float]], unit: str) -> Iterator[Row]:
