@@ -1,4 +1,4 @@
-"""What is measured: each scenario yields rows, and its docstring's first line is its help."""
+"""The scenarios: each yields rows, and the first line of its docstring is its help."""
 
 from __future__ import annotations
 
