@@ -132,6 +132,7 @@ def _survival(servers: dict[str, Process]) -> Iterator[Row]:
     """Whether a server outlives an upgrade request with a byte behind its head (Hypercorn #225)."""
     for name, server in servers.items():
         with closing(connected(server.port)) as sock, suppress(ConnectionError):
+            sock.settimeout(10)
             sock.sendall(handshake("/nowhere") + b"x")
             while sock.recv(4096):
                 pass
