@@ -55,15 +55,16 @@ Topic = tuple[int, str]
 
 
 class Subscriptions:
-    """The queues of all subscriptions: from a commit to the task that sends."""
+    """The queues of all subscriptions, and what their tasks do."""
 
-    def __init__(self, heads: dict[int, int]) -> None:
-        self.heads = heads
+    def __init__(self, log: ChangeLog) -> None:
+        self._log = log
+        self._heads = {database_id: head for database_id, (head, _) in log.bounds().items()}
         self._queues: dict[Topic, set[trio.MemorySendChannel[Event]]] = {}
 
     def publish(self, changes: list[Change]) -> None:
         for change in changes:
-            self.heads[change.database_id] = change.seq
+            self._heads[change.database_id] = change.seq
             queues = self._queues.get((change.database_id, change.collection))
             if not queues:
                 continue
@@ -76,7 +77,7 @@ class Subscriptions:
                     queue.close()
 
     @contextmanager
-    def queue(self, topic: Topic) -> Iterator[trio.MemoryReceiveChannel[Event]]:
+    def _queue(self, topic: Topic) -> Iterator[trio.MemoryReceiveChannel[Event]]:
         """What is committed from now on. It ends when it has been full."""
         send, receive = trio.open_memory_channel[Event](SETTINGS.queue_events)
         queues = self._queues.setdefault(topic, set())
@@ -88,6 +89,23 @@ class Subscriptions:
             send.close()
             receive.close()
 
+    async def send_events(self, websocket: WebSocketConnection, topic: Topic) -> None:
+        """One subscription: from its queue, and from the change log after the queue was full."""
+        database_id, collection = topic
+        position = self._heads[database_id]
+        try:
+            while True:
+                with self._queue(topic) as events:
+                    async for position, event in events:  # noqa: B007 - used after the loop
+                        await websocket.send_message(event)
+                while position < self._heads[database_id]:  # nothing trims the log here
+                    page = await self._log.page(database_id, position, {collection: 0}, EventText.PLAIN)
+                    for text in page.events:
+                        await websocket.send_message(text.decode())
+                    position = page.position
+        except ConnectionClosed:
+            pass
+
 
 @dataclass
 class Card:
@@ -97,7 +115,6 @@ class Card:
     writer: Writer
     reader: Reader
     cache: DocumentCache
-    log: ChangeLog
     subscriptions: Subscriptions
 
     # --- REST ------------------------------------------------------------------------------------
@@ -152,29 +169,12 @@ class Card:
         websocket = await request.accept()
         async with trio.open_nursery() as nursery:
             for collection in grant.collections or ():
-                nursery.start_soon(self._send_events, websocket, (grant.database.id, collection))
+                nursery.start_soon(self.subscriptions.send_events, websocket, (grant.database.id, collection))
             try:
                 while True:
                     await websocket.get_message()
             except ConnectionClosed:
                 nursery.cancel_scope.cancel()
-
-    async def _send_events(self, websocket: WebSocketConnection, topic: Topic) -> None:
-        """One subscription: from its queue, and from the change log after the queue was full."""
-        database_id, collection = topic
-        position = self.subscriptions.heads[database_id]
-        try:
-            while True:
-                with self.subscriptions.queue(topic) as events:
-                    async for position, event in events:  # noqa: B007 - used after the loop
-                        await websocket.send_message(event)
-                while position < self.subscriptions.heads[database_id]:  # nothing trims the log here
-                    page = await self.log.page(database_id, position, {collection: 0}, EventText.PLAIN)
-                    for text in page.events:
-                        await websocket.send_message(text.decode())
-                    position = page.position
-        except ConnectionClosed:
-            pass
 
 
 def _document(status: int, data: bytes, seq: int) -> Response:
@@ -193,14 +193,14 @@ async def serve(file: Path, key: str) -> None:
     log = ChangeLog(file, timeout=30, max_document_bytes=SETTINGS.max_document_bytes, gate=gate)
     accounts, cache = Accounts(), DocumentCache(SETTINGS.cache_bytes)
     await accounts.refresh(reader)
-    subscriptions = Subscriptions({id: head for id, (head, _) in log.bounds().items()})
+    subscriptions = Subscriptions(log)
 
     def on_commit(changes: list[Change]) -> None:
         cache.apply(changes)
         subscriptions.publish(changes)
 
     writer = Writer(file, on_commit, gate=gate, max_wal_bytes=SETTINGS.max_wal_bytes)
-    card = Card(accounts, writer, reader, cache, log, subscriptions)
+    card = Card(accounts, writer, reader, cache, subscriptions)
     config = Config()
     config.bind = [f"{HOST}:0"]
     config.keep_alive_timeout = SETTINGS.keep_alive_timeout

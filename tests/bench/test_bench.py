@@ -18,13 +18,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import trio
+import trio.testing
+from trio_websocket import WebSocketConnection
 
+from bench import card
 from bench.chart import draw
 from bench.clients import joined, response_end
 from bench.machine import raise_file_limit
 from bench.peers import Program
 from bench.rows import TINY, Row, line
 from bench.scenarios import SCENARIOS
+from paperdb_trio.config import Settings
+from paperdb_trio.store import admin
+from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.file import prepare
+from paperdb_trio.store.operations import Draft, Insert
+from paperdb_trio.store.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,3 +127,43 @@ def test_where_responses_end() -> None:
 
 def test_a_row_without_samples_shows_its_note() -> None:
     assert line(Row("nchan", [], "", note="not installed")).split() == ["nchan", "(not", "installed)"]
+
+
+async def test_the_card_loses_nothing_when_a_queue_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A baseline that dropped events would be cheaper than what it stands for."""
+    monkeypatch.setattr(card, "SETTINGS", Settings(queue_events=2))
+    received: list[str | bytes] = []
+    reads = trio.Event()
+
+    class Slow(WebSocketConnection):
+        def __init__(self) -> None: ...
+
+        async def send_message(self, message: str | bytes) -> None:
+            await reads.wait()
+            received.append(message)
+
+    (tmp_path / "data").mkdir()
+    file = prepare(tmp_path / "data", create=True)
+    admin.set_up(file, admin.NewKey("id", "secret", "", b""), "kid", b"")
+    log = ChangeLog(file, timeout=30, max_document_bytes=10_000)
+    (database_id,) = log.bounds()
+    subscriptions = card.Subscriptions(log)
+    writer = Writer(file, subscriptions.publish)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(writer.run)
+            nursery.start_soon(subscriptions.send_events, Slow(), (database_id, "c"))
+            await trio.testing.wait_all_tasks_blocked()
+            written = []
+            for n in range(10):
+                insert = Insert(database_id, "c", Draft.parse({"n": n}), 10_000)
+                written.append((await writer.submit(insert)).data.decode())
+                if n == 7:
+                    reads.set()
+            while len(received) < len(written):
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+    log.close()
+    assert received == [f'{{"type":"insert","collection":"c","data":{data}}}' for data in written]
