@@ -366,11 +366,14 @@ export class Realtime {
     this.#timers.clear("pong");
     this.#calls.flush();
     if (this.#socket === null) return;
-    let message;
+    let message = null;
     try {
       message = JSON.parse(text);
     } catch {
-      this.#lost("what the server sent is no JSON");
+      // which is as good as null
+    }
+    if (typeof message?.type !== "string") {
+      this.#lost("the server sent something that is not one of its messages");
       return;
     }
     if (message.type === "ready") this.#ready(message.seq);
