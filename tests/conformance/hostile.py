@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from hashlib import sha1
 from pathlib import Path
+from typing import Any, Final
 
 from paperdb_trio.net.frames import close_frame, text_frame
 
@@ -45,7 +46,7 @@ MESSAGES = (
 """Some are nearly messages of ours."""
 TURNS = CASE_COUNT + len(MESSAGES) + 1
 
-EVENT = {"seq": 8, "type": "insert", "collection": "x", "data": {"_id": "a"}}
+EVENT: Final[dict[str, Any]] = {"seq": 8, "type": "insert", "collection": "x", "data": {"_id": "a"}}
 _READY = text_frame(b'{"type":"ready","seq":7}')
 _SUBPROTOCOL = b"\r\nSec-WebSocket-Protocol: paperdb.v1\r\n\r\n"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
