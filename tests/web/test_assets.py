@@ -7,6 +7,7 @@ import io
 import json
 import re
 import tarfile
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,7 @@ import paperdb_trio
 from paperdb_trio.web import assets
 from paperdb_trio.web.commonjs import to_commonjs
 from tests.conftest import Server
-from tests.web.tools import need_node, npm
+from tests.web.tools import npm
 
 
 def test_the_package_has_the_version_of_the_server(package: Path) -> None:
@@ -71,7 +72,6 @@ def test_the_tarball_is_at_an_address_of_its_content_too(server: Server) -> None
 
 
 def test_a_lock_file_with_that_address_installs_again(server: Server, tmp_path: Path) -> None:
-    need_node()
     name = server.request("GET", assets.TARBALL).headers["content-location"]
     npm(tmp_path, "install", f"{server.url}/sdk/{name}", lock=True)
     locked = json.loads((tmp_path / "package-lock.json").read_text())["packages"]["node_modules/paperdb"]
@@ -88,9 +88,13 @@ def test_what_cannot_be_made_into_commonjs_is_refused(line: str) -> None:
         to_commonjs(f"const a = 1;\n{line}\n")
 
 
-def test_every_module_that_is_imported_is_served() -> None:
-    served = assets.load()
-    texts = [asset.body.decode() for path, asset in served.items() if path.endswith(".js")]
-    imported = {part.split('"')[0] for text in texts for part in text.split('"./')[1:]}
-    assert "realtime.js" in imported
-    assert all(f"/sdk/{file}" in served for file in imported)
+def test_every_module_that_is_imported_is_served_and_no_import_is_circular() -> None:
+    modules = {path: asset.body.decode() for path, asset in assets.load().items() if path.endswith(".js")}
+    imports = {
+        path: {
+            f"/sdk/{name}" for name in re.findall(r'^(?:import|\}) .*from "\./([^"]+)";$', text, re.MULTILINE)
+        }
+        for path, text in modules.items()
+    }
+    assert "/sdk/realtime.js" in imports["/sdk/paperdb.js"]
+    assert set(TopologicalSorter(imports).static_order()) == modules.keys()

@@ -59,10 +59,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     [("/db", None), ("/db/", None), ("/db", "/db"), ("/db", "/db/"), ("/db", "/db/realtime")],
 )
 def test_documents_and_changes(
-    client: MakeClient, proxy: str, collection: str, flags: tuple[str, ...], base: str, realtime: str | None
+    client: MakeClient, proxy: str, collection: str, ws: bool, base: str, realtime: str | None
 ) -> None:
     more = {} if realtime is None else {"realtimeUrl": proxy.replace("http", "ws") + realtime}
-    node = client(proxy + base, flags=flags, **more)
+    node = client(proxy + base, ws=ws, **more)
     node.subscribe(collection, "a")
     made = node.run(f"return db.{collection}.insert({{n: 1}})")
     assert [event["data"] for event in node.wait_events("a", 1)] == [made]

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import need
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import HERE, node_tool
+from tests.web.tools import HERE, current_node, node_tool
 
 TYPESCRIPT = "typescript@5.9"
 # The page's process.env, without a dependency on @types/node.
@@ -18,9 +17,8 @@ PROCESS = "declare const process: { env: Record<string, string | undefined> };\n
 
 
 @pytest.fixture(scope="session")
-def tsc(pytestconfig: pytest.Config) -> Path:
-    assert pytestconfig.cache is not None
-    return node_tool(pytestconfig.cache, TYPESCRIPT) / "bin/tsc"
+def tsc() -> Path:
+    return node_tool(TYPESCRIPT) / "bin/tsc"
 
 
 def check(tsc: Path, folder: Path, *files: str, resolution: str = "nodenext") -> str:
@@ -28,7 +26,7 @@ def check(tsc: Path, folder: Path, *files: str, resolution: str = "nodenext") ->
     module = "nodenext" if resolution == "nodenext" else "esnext"
     flags = ("--strict", "--noEmit", "--target", "es2022", "--lib", "es2022,dom")
     done = subprocess.run(
-        [need("node"), str(tsc), *flags, "--module", module, "--moduleResolution", resolution, *files],
+        [current_node(), str(tsc), *flags, "--module", module, "--moduleResolution", resolution, *files],
         cwd=folder,
         capture_output=True,
         text=True,
