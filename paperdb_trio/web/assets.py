@@ -1,8 +1,8 @@
 """The files that the server serves to clients, in memory.
 
-Law: read once, at start. The bytes of a version are the same on every server, whatever its Python and its zlib:
-an ETag, or the checksum in an application's lock file, stays good until the SDK itself changes. A package also has
-an address with its version, at which there is never another version.
+Law: read once, at start. The bytes of a version are the same on every server, with every Python and zlib: an
+ETag, or the checksum in a lock file, stays good until the SDK itself changes. The tarball also has an address with
+its version, at which there is never another version.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def tarball(files: Mapping[str, bytes]) -> bytes:
 
 
 def stored(data: bytes) -> bytes:
-    """A gzip file (RFC 1952) of stored blocks (RFC 1951, 3.2.4). Compressed bytes would depend on zlib's version."""
+    """A gzip file (RFC 1952) of stored blocks (RFC 1951, 3.2.4), because compressed ones depend on the zlib."""
     parts = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff"]
     for begin in range(0, len(data), LONGEST_BLOCK):
         block = data[begin : begin + LONGEST_BLOCK]

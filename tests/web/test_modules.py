@@ -160,17 +160,14 @@ def check(tsc: Path, folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("file", ["app.cts", "app.mts", "app.ts"])
 @pytest.mark.parametrize("lib", ["es2022", "es2022,dom"])
-def test_the_types_of_both_need_neither_dom_nor_node(
-    package: Path, tmp_path: Path, file: str, lib: str
-) -> None:
+def test_the_types_of_both_need_neither_dom_nor_node(package: Path, tmp_path: Path, lib: str) -> None:
     """`app.ts` is in a project whose package.json says nothing of modules: it is CommonJS."""
     tsc = node_tool(TYPESCRIPT) / "bin/tsc"
     with_dom = "createClient({ apiKey: 'k', baseUrl: new URL('https://x'), fetch, WebSocket });"
     (tmp_path / "node_modules").symlink_to(package / "node_modules")
     (tmp_path / "package.json").write_text('{"name": "app"}')
-    (tmp_path / file).write_text(f"""
+    source = f"""
         import {{ createClient, seqOf, PaperDBError, type Status }} from "paperdb";
         {PROCESS}
         const db = createClient({{ apiKey: process.env.KEY, baseUrl: "https://db.example.com" }});
@@ -178,5 +175,8 @@ def test_the_types_of_both_need_neither_dom_nor_node(
         export const show = (status: Status) => (status.state === "live" ? status.reason : undefined);
         export const error: PaperDBError = new PaperDBError("x");
         {with_dom if "dom" in lib else ""}
-    """)
-    assert check(tsc, tmp_path, "--module", "node16", "--lib", lib, file) == ""
+    """
+    files = ("app.cts", "app.mts", "app.ts")
+    for file in files:
+        (tmp_path / file).write_text(source)
+    assert check(tsc, tmp_path, "--module", "node16", "--lib", lib, *files) == ""

@@ -15,7 +15,6 @@ from tests.nginx import free_port, nginx
 from tests.web.cdp import Browser, chromium
 from tests.web.conftest import MakeClient
 from tests.web.test_browser import CHAT, TEXTS
-from tests.web.tools import EITHER_WEBSOCKET
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +52,16 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
-@EITHER_WEBSOCKET
 @pytest.mark.parametrize(
-    ("base", "realtime"),
-    [("/db", None), ("/db/", None), ("/db", "/db"), ("/db", "/db/"), ("/db", "/db/realtime")],
+    ("base", "realtime", "ws"),
+    [
+        ("/db", None, False),
+        ("/db", None, True),
+        ("/db/", None, False),
+        ("/db", "/db", False),
+        ("/db", "/db/", False),
+        ("/db", "/db/realtime", False),
+    ],
 )
 def test_documents_and_changes(
     client: MakeClient, proxy: str, collection: str, ws: bool, base: str, realtime: str | None
