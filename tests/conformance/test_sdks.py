@@ -14,19 +14,20 @@ import trio
 from paperdb_trio import Event, PaperDBError, create_client
 from paperdb_trio.client import backoff
 from tests.conformance.hostile import EVENT, TURNS, hostile_server
-from tests.conftest import ENVIRONMENT
-from tests.web.tools import need_node, node_tool
+from tests.conftest import ENVIRONMENT, need
+from tests.web.tools import EITHER_WEBSOCKET, WS, current_node, node_tool
 
 SECONDS = 60
 SDK = str(resources.files("paperdb_trio.web") / "sdk/paperdb.js")
 LISTENER = str(Path(__file__).with_name("listener.mjs"))
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["Node's own", "ws"])
-def test_the_javascript_sdk_survives_what_a_server_sends(pytestconfig: pytest.Config, own: bool) -> None:
-    module = "" if own else str(node_tool(pytestconfig.cache, "ws@8") / "wrapper.mjs")
+@EITHER_WEBSOCKET
+def test_the_javascript_sdk_survives_what_a_server_sends(ws: bool) -> None:
+    node = need("node") if ws else current_node()
+    module = str(node_tool(WS) / "wrapper.mjs") if ws else ""
     with hostile_server() as server:
-        command = [need_node(), "--experimental-websocket", LISTENER, SDK, server.url, module]
+        command = [node, LISTENER, SDK, server.url, module]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SECONDS, check=False, env=ENVIRONMENT
         )
