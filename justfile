@@ -60,6 +60,10 @@ heavy *options: _venv
 fuzz *options: _venv
     {{python}} -m tests.fuzz {{options}}
 
+# HTTP/2 conformance by h2spec, if it is installed; `just h2spec http2/6.5` for one section.
+h2spec *options: _venv
+    {{python}} -m tests.conformance.h2spec {{options}}
+
 # The same for the SDKs: kills, cuts in mid-frame, tokens that end in use; hundreds of subscriptions at once.
 soak *options: _venv
     {{python}} -m tests.web.soak {{options}}

@@ -27,11 +27,10 @@ from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
 from paperdb_trio.realtime.protocol import ACTIONS, CloseCode
 from paperdb_trio.rest.routes import OPEN_ROUTES, ROUTES
-from paperdb_trio.web.assets import TARBALL
 from tests.conftest import ENVIRONMENT, Server, StartServer, need
 from tests.docs import PAGES, ROOT, RUNS, Block, anchors, blocks, links, printed_as, prose, text
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import need_node, npm
+from tests.web.tools import current_node, new_package
 
 PACKAGE = ROOT / "paperdb_trio"
 HOST = "127.0.0.1:8000"
@@ -364,8 +363,7 @@ def test_the_blocks_of_a_page_run_as_they_are(page: str, start_server: StartServ
     found = [block for block in blocks(f"docs/{page}.md", *RUNS) if not block.source.startswith(EVENT_SOURCE)]
     assert found
     if any(block.language == "js" for block in found):
-        need_node()
-        npm(tmp_path, "install", server.url + TARBALL)
+        new_package(tmp_path, server.url)
     for block in found:
         where = f"docs/{page}.md:{block.line}"
         done = subprocess.run(
@@ -390,7 +388,7 @@ def command(block: Block, folder: Path, server: Server) -> list[str]:
         return [sys.executable, "-c", code]
     script = folder / "block.mjs"
     script.write_text(code, "utf-8")
-    return [need("node"), str(script)]
+    return [need("node") if "WebSocket: ws" in code else current_node(), str(script)]
 
 
 def paths() -> dict[str, str]:

@@ -6,6 +6,7 @@ strictly, and refused as soon as it can be known to be wrong: a frame too large 
 
 from __future__ import annotations
 
+import codecs
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -94,12 +95,13 @@ class ProtocolError(Exception):
 class FrameDecoder:
     """Decodes a client's frames from bytes as they come; keeps at most one message of the largest size."""
 
-    __slots__ = ("_buffer", "_max_bytes", "_message")
+    __slots__ = ("_begun", "_buffer", "_max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._buffer = bytearray()  # less than a frame
-        self._message: bytearray | None = None  # of a fragmented message, what has come
+        self._begun: tuple[bytearray, codecs.IncrementalDecoder] | None = None
+        """A fragmented message: what has come, and the check of its UTF-8."""
 
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that `data` completes. Raises `ProtocolError`, after those before it were returned."""
@@ -137,9 +139,9 @@ class FrameDecoder:
             raise ProtocolError(1002, "a control frame is whole and has at most 125 bytes")
         if opcode == Opcode.BINARY:
             raise ProtocolError(1003, "send JSON text, not binary")
-        if opcode == Opcode.CONTINUATION and self._message is None:
+        if opcode == Opcode.CONTINUATION and self._begun is None:
             raise ProtocolError(1002, "a continuation of nothing")
-        if opcode == Opcode.TEXT and self._message is not None:
+        if opcode == Opcode.TEXT and self._begun is not None:
             raise ProtocolError(1002, "a message begins inside another")
         if length >= 126:
             at = 4 if length == 126 else 10
@@ -149,7 +151,7 @@ class FrameDecoder:
             length = int.from_bytes(self._buffer[start + 2 : start + at], "big")
             if length < least or length >= 1 << 63:
                 raise ProtocolError(1002, "a length is not in its shortest form")
-        before = 0 if self._message is None or opcode >= Opcode.CLOSE else len(self._message)
+        before = 0 if self._begun is None or opcode >= Opcode.CLOSE else len(self._begun[0])
         if before + length > self._max_bytes and opcode < Opcode.CLOSE:
             raise ProtocolError(1009, f"a message has at most {self._max_bytes} bytes")
         return at + 4 + length
@@ -163,19 +165,25 @@ class FrameDecoder:
             _check_close(payload)
         if opcode >= Opcode.CLOSE:
             return Frame(opcode, payload)
-        if not raw[0] & _FIN:
-            if self._message is None:
-                self._message = bytearray()
-            self._message += payload  # in place: of nothing but empty fragments, a copy each would be costly
-            return None
-        if self._message is not None:
-            payload = bytes(self._message + payload)
-        _check_utf8(payload)
-        self._message = None
-        return Frame(Opcode.TEXT, payload)
+        if raw[0] & _FIN and self._begun is None:
+            _check_utf8(payload)
+            return Frame(Opcode.TEXT, payload)
+        return self._join(payload, last=bool(raw[0] & _FIN))
+
+    def _join(self, fragment: bytes, *, last: bool) -> Frame | None:
+        """The message, if `fragment` is its last one. UTF-8 is checked fragment by fragment."""
+        message, utf8 = self._begun or (bytearray(), _Utf8())
+        try:
+            utf8.decode(fragment, last)
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+        message += fragment  # in place: a copy for each of many empty fragments would be costly
+        self._begun = None if last else (message, utf8)
+        return Frame(Opcode.TEXT, bytes(message)) if last else None
 
 
 _OPCODES: Final = frozenset(Opcode)
+_Utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:
@@ -188,7 +196,11 @@ def _check_utf8(payload: bytes) -> None:
     try:
         payload.decode()
     except UnicodeDecodeError:
-        raise ProtocolError(1007, "a text is not UTF-8") from None
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> ProtocolError:
+    return ProtocolError(1007, "a text is not UTF-8")
 
 
 def _check_close(payload: bytes) -> None:

@@ -494,20 +494,20 @@ async def metrics(services: Services, request: Request) -> Response:
 
 
 def asset(services: Services, request: Request) -> Response:
-    """A file of the SDK, or the live page. Clients ask again each time, unless it can have no other content."""
+    """A file of the SDK, or the live page. Clients ask each time whether it has changed."""
     found = services.assets[request.path]
-    headers = {"ETag": found.etag, "Cache-Control": found.caching, "X-Content-Type-Options": "nosniff"}
-    if found.permanent is not None:
-        headers["Content-Location"] = found.permanent
+    headers = {"ETag": found.etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if found.versioned is not None:
+        headers["Content-Location"] = found.versioned
     if request.headers.get("if-none-match") == found.etag:
         return Response(304, b"", headers)
     return Response(200, found.body, {"Content-Type": found.content_type, **headers})
 
 
 def another_tarball(services: Services) -> ApiError:
-    """The 404 for the SDK of a server of another version."""
-    ours = services.assets[TARBALL].permanent
-    return ApiError(404, "NOT_FOUND", f"This server's SDK is another one: /sdk/{ours}")
+    """The 404 for the SDK of another version."""
+    ours = services.assets[TARBALL].versioned
+    return ApiError(404, "NOT_FOUND", f"This server has only its own version of the SDK: /sdk/{ours}")
 
 
 # --- parameters ----------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from tests.conftest import Server, need, receive, wait_until
+from tests.conftest import Server, receive, wait_until
 from tests.realtime.raw import Raw, Writers, forge, handshake
+from tests.web.tools import current_node
 
 pytestmark = pytest.mark.executable
 
@@ -212,9 +213,7 @@ def test_a_browser_s_client_is_served(server: Server, collection: str) -> None:
     """
     process = subprocess.Popen(
         [
-            need("node"),
-            "--experimental-websocket",
-            "--no-warnings",
+            current_node(),
             "-e",
             script,
             server.ws_url,

@@ -29,10 +29,9 @@ import httpx
 import trio
 
 from paperdb_trio import create_client
-from paperdb_trio.web.assets import TARBALL
-from tests.conftest import ENVIRONMENT, Server, need, wait_until
+from tests.conftest import ENVIRONMENT, Server, wait_until
 from tests.stress.harness import new_server
-from tests.web.tools import HERE, OUR_WEBSOCKET, Proxy, npm
+from tests.web.tools import HERE, Proxy, current_node, new_package
 
 COLLECTIONS = 20
 WRITERS = 4
@@ -56,7 +55,7 @@ class NodeCrowd:
         script.write_bytes((HERE / "storm.mjs").read_bytes())
         options = {"baseUrl": url, "token": token, "clients": clients, "collections": COLLECTIONS}
         self._process = subprocess.Popen(
-            [need("node"), *OUR_WEBSOCKET, str(script), json.dumps(options)],
+            [current_node(), str(script), json.dumps(options)],
             cwd=package,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -243,7 +242,7 @@ def main() -> None:
     server = new_server()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            npm(Path(folder), "install", server.url + TARBALL)
+            new_package(Path(folder), server.url)
             found = storm(server, Path(folder), o.clients, o.rate, o.rounds, o.seed)
         finally:
             server.kill()
