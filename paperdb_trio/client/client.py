@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 
 import trio
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.collection import Collection, SyncCollection
-from paperdb_trio.client.http import AsyncTransport, Endpoint, SyncTransport
-from paperdb_trio.client.realtime import Realtime
-from paperdb_trio.client.token import GetToken, TokenSource, asking, minting
-from paperdb_trio.client.types import Permission, Schema
-from paperdb_trio.client.wire import Address
-from paperdb_trio.errors import leaves
+from . import requests
+from .collection import Collection, SyncCollection
+from .groups import leaves
+from .http import AsyncTransport, Endpoint, SyncTransport
+from .links import Links
+from .realtime import Realtime
+from .token import GetToken, TokenSource, asking, minting
+from .types import Permission, Schema
+from .wire import Address
 
 TIMEOUT = 30.0
 TOKEN_SECONDS = 900
@@ -117,7 +118,8 @@ class Client:
             )
         )
         address = Address.parse(realtime_url, endpoint.ssl_context)
-        self.realtime = Realtime(self._transport, address, TokenSource(obtain, renewal_margin))
+        self._links = Links(address, TokenSource(obtain, renewal_margin))
+        self.realtime = Realtime(self._transport, self._links)
 
     def __repr__(self) -> str:
         return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
@@ -133,25 +135,23 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._nurseries = trio.open_nursery()
-        self.realtime._nursery = await self._nurseries.__aenter__()
+        self._links.open(await self._nurseries.__aenter__())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        nursery, self.realtime._nursery = self.realtime._nursery, None
-        assert nursery is not None
-        nursery.cancel_scope.cancel()
+        self._links.cancel()
         try:
             return await self._nurseries.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            # Nothing but the user's own comes out as it was raised. The scope may have rebuilt the groups
-            # within; the leaves are the very same.
+            # If only the user's own exceptions are in it, they come out as they were raised. The nursery may
+            # have built the groups anew; the leaves are the same objects.
             if error is None or set(map(id, leaves(group))) != set(map(id, leaves(error))):
                 raise
             return False
         finally:
-            self.realtime._end()
+            self._links.close()
             with trio.move_on_after(HTTP_CLOSE_SECONDS, shield=True):
                 await self._transport.aclose()
 

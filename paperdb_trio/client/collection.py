@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.http import AsyncTransport, SyncTransport
-from paperdb_trio.client.schema import SchemaBook
-from paperdb_trio.client.types import BulkResult, Document, Documents
+from . import requests
+from .http import AsyncTransport, SyncTransport
+from .schema import SchemaBook
+from .types import BulkResult, Document, Documents
 
 
 class Collection:

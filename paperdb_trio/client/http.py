@@ -13,15 +13,15 @@ from typing import Any, TypeVar
 
 import httpx
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.proxy import proxy_for
-from paperdb_trio.client.requests import Answer, Request
-from paperdb_trio.client.schema import SchemaBook
-from paperdb_trio.client.types import Schema
+from . import requests
+from .errors import PaperDBError
+from .proxy import proxy_for
+from .requests import RestRequest, RestResponse
+from .schema import SchemaBook
+from .types import Schema
 
 T = TypeVar("T")
-Exchange = Generator[Request[Any], httpx.Response | httpx.HTTPError, T]
+Exchange = Generator[RestRequest[Any], httpx.Response | httpx.HTTPError, T]
 
 NO_SUCH_ROUTE = (404, 405)
 """What a server without schemas answers to a registration: then the client's own part has to do."""
@@ -70,7 +70,7 @@ class Endpoint:
             "follow_redirects": False,
         }
 
-    def arguments(self, request: Request[Any]) -> dict[str, Any]:
+    def arguments(self, request: RestRequest[Any]) -> dict[str, Any]:
         """The arguments of either httpx client's `build_request`."""
         headers = {}
         if request.body is not None:
@@ -85,7 +85,7 @@ class Endpoint:
             "headers": headers,
         }
 
-    def conversation(self, request: Request[T]) -> Exchange[T]:
+    def conversation(self, request: RestRequest[T]) -> Exchange[T]:
         """Yields what to send and takes what came of it (an httpx error, if one did); returns the result.
 
         A write to a collection with a schema is preceded by its registration. Writes that are the first
@@ -106,12 +106,12 @@ class Endpoint:
         return (yield from _exchange(request))
 
 
-def _exchange(request: Request[T]) -> Exchange[T]:
+def _exchange(request: RestRequest[T]) -> Exchange[T]:
     came = yield request
     if isinstance(came, httpx.TransportError) and request.repeatable:
         came = yield request
     if isinstance(came, httpx.Response):
-        return request.result(Answer(came.status_code, came.content, came.headers))
+        return request.result(RestResponse(came.status_code, came.content, came.headers))
     raise requests.network(came) from came
 
 
@@ -138,7 +138,7 @@ class AsyncTransport:
         self._endpoint = endpoint
         self._client = httpx.AsyncClient(**endpoint.options())
 
-    async def send(self, request: Request[T]) -> T:
+    async def send(self, request: RestRequest[T]) -> T:
         """Raises `PaperDBError`."""
         conversation = self._endpoint.conversation(request)
         try:
@@ -167,7 +167,7 @@ class SyncTransport:
         self._endpoint = endpoint
         self._client = httpx.Client(**endpoint.options())
 
-    def send(self, request: Request[T]) -> T:
+    def send(self, request: RestRequest[T]) -> T:
         """Raises `PaperDBError`."""
         conversation = self._endpoint.conversation(request)
         try:

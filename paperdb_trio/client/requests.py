@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.types import BulkFailure, BulkResult, Document, Documents
+from .errors import PaperDBError
+from .types import BulkFailure, BulkResult, Document, Documents
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class RestResponse:
     """`headers` by their names in lower case."""
 
     status: int
@@ -35,7 +35,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
+class RestRequest(Generic[T]):
     """`path` begins with a slash and is percent-encoded; `body` is JSON text or None.
 
     `collection` is the one that is written to, None for reads. `repeatable`: a second try after a network
@@ -44,14 +44,14 @@ class Request(Generic[T]):
 
     method: str
     path: str
-    read: Callable[[Answer], T]
+    read: Callable[[RestResponse], T]
     query: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     if_match: int | None = None
     collection: str | None = None
     repeatable: bool = False
 
-    def result(self, answer: Answer) -> T:
+    def result(self, answer: RestResponse) -> T:
         """Read the answer. Raises `PaperDBError` for anything but a 2xx with the expected JSON."""
         if not 200 <= answer.status < 300:
             raise refusal(answer)
@@ -92,7 +92,7 @@ def check_url(url: str, schemes: Sequence[str]) -> str:
     return url.rstrip("/")
 
 
-def refusal(answer: Answer) -> PaperDBError:
+def refusal(answer: RestResponse) -> PaperDBError:
     """The error in an answer's body; if there is none, one that says what came instead."""
     status = answer.status
     seconds = answer.headers.get("retry-after", "")  # or a date
@@ -143,14 +143,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 # --- documents -----------------------------------------------------------------------------------
 
 
-def insert(collection: str, document: Mapping[str, Any]) -> Request[Document]:
-    return Request("POST", _path(collection, "docs"), _document, body=_encode(document), collection=collection)
+def insert(collection: str, document: Mapping[str, Any]) -> RestRequest[Document]:
+    return RestRequest(
+        "POST", _path(collection, "docs"), _document, body=_encode(document), collection=collection
+    )
 
 
-def insert_bulk(collection: str, documents: Iterable[Mapping[str, Any]], atomic: bool) -> Request[BulkResult]:
+def insert_bulk(
+    collection: str, documents: Iterable[Mapping[str, Any]], atomic: bool
+) -> RestRequest[BulkResult]:
     query = {"atomic": "true"} if atomic else {}
     body = _encode([dict(document) for document in documents])
-    return Request("POST", _path(collection, "bulk"), _bulk, query, body, collection=collection)
+    return RestRequest("POST", _path(collection, "bulk"), _bulk, query, body, collection=collection)
 
 
 def find(
@@ -161,7 +165,7 @@ def find(
     offset: int | None,
     select: str | Sequence[str] | None,
     count: bool,
-) -> Request[Documents]:
+) -> RestRequest[Documents]:
     query = {}
     if filter is not None:
         query["filter"] = _encode(filter).decode()
@@ -170,20 +174,20 @@ def find(
             query[name] = str(value)
     if count:
         query["count"] = "true"
-    return Request("GET", _path(collection, "docs"), _documents, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "docs"), _documents, query, repeatable=True)
 
 
-def get(collection: str, id: str, select: str | Sequence[str] | None) -> Request[Document]:
+def get(collection: str, id: str, select: str | Sequence[str] | None) -> RestRequest[Document]:
     fields = _list(select)
     query = {} if fields is None else {"select": fields}
-    return Request("GET", _path(collection, "docs", id), _document, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "docs", id), _document, query, repeatable=True)
 
 
 def write(
     method: str, collection: str, id: str, fields: Mapping[str, Any], if_match: int | None
-) -> Request[Document]:
+) -> RestRequest[Document]:
     """PATCH (shallow merge) or PUT (replace)."""
-    return Request(
+    return RestRequest(
         method,
         _path(collection, "docs", id),
         _document,
@@ -193,20 +197,22 @@ def write(
     )
 
 
-def delete(collection: str, id: str, if_match: int | None) -> Request[None]:
-    return Request("DELETE", _path(collection, "docs", id), _deleted, if_match=if_match, collection=collection)
+def delete(collection: str, id: str, if_match: int | None) -> RestRequest[None]:
+    return RestRequest(
+        "DELETE", _path(collection, "docs", id), _deleted, if_match=if_match, collection=collection
+    )
 
 
-def count(collection: str, filter: Mapping[str, Any] | None) -> Request[int]:
+def count(collection: str, filter: Mapping[str, Any] | None) -> RestRequest[int]:
     query = {} if filter is None else {"filter": _encode(filter).decode()}
-    return Request("GET", _path(collection, "count"), _count, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "count"), _count, query, repeatable=True)
 
 
 # --- schemas and tokens --------------------------------------------------------------------------
 
 
-def put_schema(collection: str, properties: Mapping[str, Any]) -> Request[None]:
-    return Request(
+def put_schema(collection: str, properties: Mapping[str, Any]) -> RestRequest[None]:
+    return RestRequest(
         "PUT",
         _path(collection, "schema"),
         _registered,
@@ -221,11 +227,11 @@ class Minted:
     expires_in: float
 
 
-def mint(collections: Iterable[str], permissions: Sequence[str], expires_in: int) -> Request[Minted]:
+def mint(collections: Iterable[str], permissions: Sequence[str], expires_in: int) -> RestRequest[Minted]:
     if isinstance(collections, str) or isinstance(permissions, str):
         raise TypeError("collections and permissions are lists of strings, not a string")
     body = {"collections": list(collections), "permissions": list(permissions), "expiresIn": expires_in}
-    return Request("POST", "/realtime/token", _minted, body=_encode(body), repeatable=True)
+    return RestRequest("POST", "/realtime/token", _minted, body=_encode(body), repeatable=True)
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -286,14 +292,14 @@ def _checked(fields: dict[str, Any]) -> Document:
     return Document(fields)
 
 
-def _document(answer: Answer) -> Document:
+def _document(answer: RestResponse) -> Document:
     document = _checked(msgspec.json.decode(answer.body, type=dict[str, Any]))
     if match := _ETAG.match(answer.headers.get("etag", "")):
         document.seq = int(match[1])
     return document
 
 
-def _documents(answer: Answer) -> Documents:
+def _documents(answer: RestResponse) -> Documents:
     found = msgspec.json.decode(answer.body, type=_Found)
     return Documents(
         map(_checked, found.documents),
@@ -305,23 +311,23 @@ def _documents(answer: Answer) -> Documents:
     )
 
 
-def _bulk(answer: Answer) -> BulkResult:
+def _bulk(answer: RestResponse) -> BulkResult:
     came = msgspec.json.decode(answer.body, type=_Inserted)
     return BulkResult(came.inserted, came.failed, [_checked(fields) for fields in came.documents], came.errors)
 
 
-def _count(answer: Answer) -> int:
+def _count(answer: RestResponse) -> int:
     return msgspec.json.decode(answer.body, type=_Counted).count
 
 
-def _minted(answer: Answer) -> Minted:
+def _minted(answer: RestResponse) -> Minted:
     came = msgspec.json.decode(answer.body, type=_Token)
     return Minted(came.token, came.expires_in)
 
 
-def _deleted(answer: Answer) -> None:
+def _deleted(answer: RestResponse) -> None:
     msgspec.json.decode(answer.body, type=_Deleted)
 
 
-def _registered(answer: Answer) -> None:
+def _registered(answer: RestResponse) -> None:
     msgspec.json.decode(answer.body, type=_Schema)

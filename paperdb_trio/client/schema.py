@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.requests import Request
-from paperdb_trio.client.types import Schema
+from . import requests
+from .requests import RestRequest
+from .types import Schema
 
 
 class SchemaBook:
@@ -47,7 +47,7 @@ class SchemaBook:
             prepared["unique"] = unique
         return prepared
 
-    def registration(self, collection: str | None) -> Request[None] | None:
+    def registration(self, collection: str | None) -> RestRequest[None] | None:
         """What must be sent before the first write to `collection`; None if nothing."""
         if collection is None or collection not in self._unregistered:
             return None

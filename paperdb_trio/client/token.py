@@ -16,8 +16,8 @@ import httpx
 import msgspec
 import trio
 
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import Minted, Request, distrusted
+from .errors import PaperDBError
+from .requests import Minted, RestRequest, distrusted
 
 RENEWAL_PAUSE = 10.0
 """Seconds from one token to the next, whatever the arithmetic says: by a clock that is wrong each of them is
@@ -26,7 +26,7 @@ SPARE = 5.0
 """Seconds that a token must have left for a new connection, which then renews it."""
 
 GetToken = Callable[[], Awaitable[str]]
-Send = Callable[[Request[Minted]], Awaitable[Minted]]
+Send = Callable[[RestRequest[Minted]], Awaitable[Minted]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +86,7 @@ class TokenSource:
 
 
 def minting(
-    mint: Callable[[frozenset[str]], Request[Minted]], send: Send
+    mint: Callable[[frozenset[str]], RestRequest[Minted]], send: Send
 ) -> Callable[[frozenset[str]], Awaitable[Token]]:
     """Tokens by an API key, for exactly the collections asked for."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from paperdb_trio.client.errors import PaperDBError
+from .errors import PaperDBError
 
 EventType = Literal["insert", "update", "delete"]
 Permission = Literal["read", "write"]
@@ -80,7 +80,7 @@ class Event:
     seq: int
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """What a subscription's connection is doing."""
 
     CONNECTING = "connecting"
@@ -100,7 +100,7 @@ class Status:
     before the first time.
     """
 
-    state: State
+    state: ConnectionState
     reason: str = ""
     retry_in: float | None = None
     error: PaperDBError | None = None

@@ -19,9 +19,9 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import Answer, network, refusal
-from paperdb_trio.errors import leaves
+from .errors import PaperDBError
+from .groups import leaves
+from .requests import RestResponse, network, refusal
 
 SUBPROTOCOL = "paperdb.v1"
 CONNECT_SECONDS = 10.0
@@ -107,7 +107,7 @@ def closed(code: int, reason: str) -> Exception:
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
     """What an HTTP answer in the place of the handshake means."""
-    error = refusal(Answer(status, body, headers))
+    error = refusal(RestResponse(status, body, headers))
     if status == 401:
         return TokenRefused(error)
     if status < 300:

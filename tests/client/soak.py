@@ -130,7 +130,7 @@ class Soak:
         ended: set[str] = set()
         with trio.move_on_after(life):
             async with subscription as events:
-                record = Record(names, events._feed.start, stays)
+                record = Record(names, events._channel.start, stays)
                 self.records.append(record)
                 while len(ended) < len(names):
                     event = await anext(events)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff
 from tests.client.harness import (
     eventually,
@@ -48,7 +48,7 @@ async def test_a_revoked_key_ends_everything_with_an_error(start_server: StartSe
     async with create_client(base_url=server.url, api_key=key["key"]) as db:
         async with db.realtime.subscribe("a") as a, db.realtime.subscribe("b") as b:
             await write(server, "a", range(3))
-            await eventually(lambda: len(a._feed.buffer) == 3)
+            await eventually(lambda: len(a._channel.buffer) == 3)
             await trio.to_thread.run_sync(server.cli, "keys", "revoke", key["id"])
             with pytest.raises(PaperDBError) as caught:
                 await take(b, 1)
@@ -57,7 +57,7 @@ async def test_a_revoked_key_ends_everything_with_an_error(start_server: StartSe
             for _ in range(2):
                 with pytest.raises(PaperDBError, match="API key revoked"):
                     await take(a, 1)
-            assert a.status().current.state is State.CLOSED
+            assert a.status().current.state is ConnectionState.CLOSED
             assert a.status().current.error is not None
         with pytest.raises(PaperDBError) as caught:
             await db.realtime.subscribe("a").__aenter__()

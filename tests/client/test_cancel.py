@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from paperdb_trio import create_client
-from paperdb_trio.errors import leaves
+from paperdb_trio.client.groups import leaves
 from tests.client.harness import SECONDS, numbers, proxied, renew_soon, take, write
 from tests.conftest import Server
 

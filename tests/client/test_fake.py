@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio_websocket import WebSocketRequest
 
-from paperdb_trio import GapError, PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, GapError, PaperDBError, create_client
 from paperdb_trio.client import backoff, link, session
 from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
 
@@ -125,7 +125,7 @@ async def test_a_cursor_that_the_server_advances() -> None:
     ):
         with trio.fail_after(5):
             async for status in events.status():
-                if status.state is State.LIVE:
+                if status.state is ConnectionState.LIVE:
                     break
         await eventually(lambda: len(fake.peers) == 2)
 
@@ -167,7 +167,7 @@ async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pyte
         create_client(base_url=fake.url, get_token=any_token) as db,
         db.realtime.subscribe("a") as events,
     ):
-        await eventually(lambda: events.status().current.state is State.OFFLINE)
+        await eventually(lambda: events.status().current.state is ConnectionState.OFFLINE)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(db.realtime.subscribe("b").__aenter__)
@@ -236,8 +236,8 @@ async def test_a_database_that_was_restored_is_a_gap() -> None:
             assert numbers(await take(events, 2)) == [1, 6]
             await eventually(lambda: len(fake.peers) == 3)
             nursery.cancel_scope.cancel()
-        assert State.GAP in states
-        assert State.LIVE in states[states.index(State.GAP) :]
+        assert ConnectionState.GAP in states
+        assert ConnectionState.LIVE in states[states.index(ConnectionState.GAP) :]
 
 
 async def garbage(peer: Peer) -> None:
@@ -269,7 +269,7 @@ async def test_servers_that_talk_nonsense_are_tried_again(
         create_client(base_url=fake.url, get_token=any_token) as db,
         db.realtime.subscribe("a") as events,
     ):
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
         assert len(fake.peers) == 3
 
 
@@ -309,7 +309,9 @@ async def test_a_peer_that_goes_away_during_the_handshake(monkeypatch: pytest.Mo
                     while attempts < 3:
                         await trio.sleep(0.01)
                 assert "handshake" in next(
-                    status.reason for status in subscription.status()._kept if status.state is State.OFFLINE
+                    status.reason
+                    for status in subscription.status()._board.kept
+                    if status.state is ConnectionState.OFFLINE
                 )
                 inner.cancel_scope.cancel()
         nursery.cancel_scope.cancel()

@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, session
 from tests.client.harness import SECONDS, eventually, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server, StartServer
@@ -31,7 +31,7 @@ async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer)
             await write(server, "a", range(first, first + 20))
             taken = await take(both, 10)
             await trio.to_thread.run_sync(server.kill)
-            await eventually(lambda: both.status().current.state is State.OFFLINE)
+            await eventually(lambda: both.status().current.state is ConnectionState.OFFLINE)
             assert "connect" in both.status().current.reason  # it was lost, or cannot be made anew
             await trio.to_thread.run_sync(server.start)
             await write(server, "b", range(first + 20, first + 40))
@@ -49,7 +49,7 @@ async def test_a_server_that_restarts_says_so(start_server: StartServer) -> None
         db.realtime.subscribe("a") as events,
     ):
         assert await trio.to_thread.run_sync(server.stop) == 0
-        await eventually(lambda: events.status().current.state is not State.LIVE)
+        await eventually(lambda: events.status().current.state is not ConnectionState.LIVE)
         await trio.to_thread.run_sync(server.start)
         await write(server, "a", range(5))
         assert numbers(await take(events, 5)) == list(range(5))
@@ -109,7 +109,7 @@ async def test_subscribed_while_offline_starts_at_its_own_moment(server: Server,
             assert numbers(await take(old, 3)) == [0, 1, 2]
             proxy.accepting = False
             proxy.cut()
-            await eventually(lambda: old.status().current.state is State.OFFLINE)
+            await eventually(lambda: old.status().current.state is ConnectionState.OFFLINE)
             await write(server, new, range(3))
             await write(server, collection, range(5, 10))
             subscription = db.realtime.subscribe(new, collection)
@@ -157,7 +157,7 @@ async def test_a_connection_that_is_half_open_is_noticed(
         async with client as db, db.realtime.subscribe(collection) as events:
             proxy.stalled = True
             await write(server, collection, range(3))
-            await eventually(lambda: events.status().current.state is not State.LIVE)
+            await eventually(lambda: events.status().current.state is not ConnectionState.LIVE)
             proxy.stalled = False
             proxy.cut()  # also the next attempt, if it came while bytes still went nowhere
             assert numbers(await take(events, 3)) == [0, 1, 2]
@@ -176,7 +176,7 @@ async def test_a_server_that_is_not_there_yet(server: Server, collection: str) -
 
                 async def serve_later() -> None:
                     async for status in subscription.status():
-                        if status.state is State.OFFLINE:
+                        if status.state is ConnectionState.OFFLINE:
                             assert "NETWORK" in status.reason
                             assert status.retry_in is not None
                             break
@@ -230,8 +230,8 @@ async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: Start
             assert caught.value.since == 3
             assert caught.value.oldest > 200
             assert (caught.value.status, caught.value.code) == (410, "CURSOR_EXPIRED")
-            assert strict.status().current.state is State.CLOSED
-            await eventually(lambda: easy.status().current.state is State.LIVE)
+            assert strict.status().current.state is ConnectionState.CLOSED
+            await eventually(lambda: easy.status().current.state is ConnectionState.LIVE)
             await write(server, "a", range(300, 302))
             assert numbers(await take(easy, 5)) == [0, 1, 2, 300, 301]
             with pytest.raises(GapError):
@@ -251,7 +251,7 @@ async def test_a_quiet_collection_does_not_age_out_while_connected(
         async with client as db, db.realtime.subscribe("quiet") as events:
             await write(server, "busy", range(300))
             await trimmed(server, 200)
-            link = events._feed.link
+            link = events._channel.link
             assert link is not None
             await eventually(lambda: link.cursor == 300)
             proxy.cut()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, wire
 from paperdb_trio.client.wire import Lost, Stop, TokenRefused
 from tests.client.harness import SECONDS, any_token, eventually, insert, nothing_more, take
@@ -90,7 +90,11 @@ async def test_what_is_only_for_now_is_tried_again_not_before_it_should_be(
             subscription = db.realtime.subscribe("a")
             with trio.fail_after(SECONDS), pytest.raises(PaperDBError):
                 await subscription.__aenter__()
-            offline = [status for status in subscription.status()._kept if status.state is State.OFFLINE]
+            offline = [
+                status
+                for status in subscription.status()._board.kept
+                if status.state is ConnectionState.OFFLINE
+            ]
     assert len(heads) == 3
     assert [status.retry_in == 1 for status in offline] == [True, False]
     assert "full" in offline[0].reason
@@ -102,9 +106,9 @@ async def test_minting_that_is_only_refused_for_now_is_tried_again_not_before_it
         subscription = db.realtime.subscribe("a")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(subscription.__aenter__)
-            await eventually(lambda: subscription.status().current.state is State.OFFLINE)
+            await eventually(lambda: subscription.status().current.state is ConnectionState.OFFLINE)
             nursery.cancel_scope.cancel()
-        assert subscription.status()._kept[-2].retry_in == 3
+        assert subscription.status()._board.kept[-2].retry_in == 3
 
 
 def test_what_answers_mean() -> None:
@@ -160,7 +164,7 @@ async def test_a_hundred_long_names(server: Server) -> None:
         await nothing_more(events, names[99], server)
         await nothing_more(some, more[0], server)
         await nothing_more(others, more[39], server)
-        assert len(db.realtime._links) == 3
+        assert len(db._links.running) == 3
 
 
 # --- events that are large ------------------------------------------------------------------------

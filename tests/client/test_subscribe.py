@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import trio
 
-from paperdb_trio import Event, PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, Event, PaperDBError, create_client
 from tests.client.harness import SECONDS, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server
 
@@ -54,7 +54,7 @@ def _idle(db: object) -> list[object]:
 
 async def nothing_left(db: object) -> None:
     with trio.fail_after(SECONDS):
-        while db.realtime._links:  # type: ignore[attr-defined]
+        while db._links.running:  # type: ignore[attr-defined]
             await trio.sleep(0.01)
 
 
@@ -166,18 +166,18 @@ async def test_leaving_the_client_ends_iterators_elsewhere(server: Server, colle
 
             nursery.start_soon(consume)
             await entered.wait()
-        assert subscription.status().current.state is State.CLOSED
+        assert subscription.status().current.state is ConnectionState.CLOSED
         assert db.realtime.status().current.reason == "the client has been closed"
     with pytest.raises(RuntimeError, match="not open"):
         async with db.realtime.subscribe(collection):
             pass
-    with pytest.raises(RuntimeError, match="entered once"):
+    with pytest.raises(RuntimeError, match="entered only once"):
         async with subscription:
             pass
 
 
 async def test_the_states_of_a_connection(server: Server, collection: str) -> None:
-    states: list[State] = []
+    states: list[ConnectionState] = []
 
     async def watch() -> None:
         async for status in subscription.status():
@@ -186,12 +186,12 @@ async def test_the_states_of_a_connection(server: Server, collection: str) -> No
     async with create_client(base_url=server.url, api_key=server.key) as db:
         subscription = db.realtime.subscribe(collection)
         async with trio.open_nursery() as nursery:
-            assert db.realtime.status().current.state is State.CLOSED
+            assert db.realtime.status().current.state is ConnectionState.CLOSED
             nursery.start_soon(watch)
             async with subscription:
-                assert db.realtime.status().current.state is State.LIVE
+                assert db.realtime.status().current.state is ConnectionState.LIVE
                 await trio.testing.wait_all_tasks_blocked()
-    assert states == [State.CONNECTING, State.LIVE, State.CLOSED]
+    assert states == [ConnectionState.CONNECTING, ConnectionState.LIVE, ConnectionState.CLOSED]
 
 
 async def test_arguments_that_cannot_be_right(server: Server, collection: str) -> None:
@@ -220,7 +220,7 @@ async def test_more_collections_than_a_token_covers(server: Server, collection: 
 
             for number in range(7):
                 await nursery.start(listen, number)
-            assert len(db.realtime._links) == 3
+            assert len(db._links.running) == 3
             for number in range(7):
                 await insert(server, f"{collection}_{number}_29", {"n": number})
         assert heard == set(range(7))

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, token
 from paperdb_trio.client.token import Token, read_token
 from tests.client.harness import (
@@ -59,7 +59,7 @@ async def test_a_token_is_renewed_in_place(server: Server, collection: str) -> N
                 await trio.sleep(0.1)
                 n += 1
             took = trio.current_time() - began
-            assert events.status().current.state is State.LIVE
+            assert events.status().current.state is ConnectionState.LIVE
         assert took > 2 * 0.4 - 0.1  # at once, and then each when the one before it has 3.6 s left
         assert proxy.websockets == 1
 
@@ -70,9 +70,9 @@ async def test_a_minted_token_is_renewed_before_its_end(server: Server, collecti
         async with client as db, db.realtime.subscribe(collection) as events:
             tokens = set()
             for _ in range(2):
-                first = db.realtime._tokens._last
+                first = db._links._tokens._last
                 tokens.add(first)
-                await eventually(partial(lambda first: db.realtime._tokens._last is not first, first))
+                await eventually(partial(lambda first: db._links._tokens._last is not first, first))
             assert len(tokens) == 2
             await nothing_more(events, collection, server)
         assert proxy.websockets == 1
@@ -121,7 +121,7 @@ async def test_a_token_that_only_its_time_speaks_against(
             @nursery.start_soon
             async def mend() -> None:
                 await eventually(lambda: asked >= 3)
-                refused = [s for s in subscription.status()._kept if s.state is State.OFFLINE]
+                refused = [s for s in subscription.status()._board.kept if s.state is ConnectionState.OFFLINE]
                 assert reason in refused[0].reason
                 assert refused[0].retry_in is not None
                 tokens.append(short_token(server, collection, seconds=60))
@@ -134,11 +134,11 @@ async def test_a_token_that_only_its_time_speaks_against(
 async def test_a_kept_token_that_has_ended_meanwhile(server: Server, collection: str) -> None:
     """One that was good before is replaced at once."""
     async with create_client(base_url=server.url, api_key=server.key) as db:
-        db.realtime._tokens._last = read_token(short_token(server, collection, seconds=-5))
+        db._links._tokens._last = read_token(short_token(server, collection, seconds=-5))
         subscription = db.realtime.subscribe(collection)
         async with subscription:
             pass
-        assert State.OFFLINE not in {status.state for status in subscription.status()._kept}
+        assert ConnectionState.OFFLINE not in {status.state for status in subscription.status()._board.kept}
 
 
 async def test_a_wrong_clock_does_not_renew_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,7 +177,7 @@ async def test_a_get_token_that_never_returns(
     async with client as db, db.realtime.subscribe(collection) as events:
         hanging = True
         await eventually(lambda: "get_token did not return within 0.2 s" in events.status().current.reason)
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
         assert events.status().current.retry_in is not None
         await eventually(lambda: cancelled >= 3)
         with trio.fail_after(SECONDS):
@@ -188,7 +188,7 @@ async def test_a_get_token_that_never_returns(
         await nothing_more(events, collection, server)
         hanging = False
         await eventually(lambda: events.status().current.reason == "")
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
 
 
 async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
@@ -204,7 +204,7 @@ async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
     client = create_client(base_url=server.url, get_token=get_token, renewal_margin=2.9)
     async with client as db, db.realtime.subscribe(collection) as events:
         await eventually(lambda: "logged out" in events.status().current.reason)
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
         await write(server, collection, range(1))
         assert numbers(await take(events, 1)) == [0]
         with pytest.raises(PaperDBError, match="logged out"):
@@ -218,7 +218,7 @@ async def test_a_first_token_that_never_comes_is_told(server: Server, collection
             nursery.start_soon(subscription.__aenter__)
             with trio.fail_after(SECONDS):
                 async for status in subscription.status():
-                    if status.state is State.OFFLINE:
+                    if status.state is ConnectionState.OFFLINE:
                         break
             assert "get_token did not return within 0.1 s" in status.reason
             nursery.cancel_scope.cancel()
@@ -306,7 +306,9 @@ async def test_a_renewal_that_only_its_time_speaks_against_is_tried_again_in_pla
         assert numbers(await take(events, 3)) == [0, 1, 2]
         assert len(fake.peers) == 1
         await eventually(lambda: events.status().current.reason == "")
-        reasons = [status.reason for status in events.status()._kept if status.state is State.LIVE]
+        reasons = [
+            status.reason for status in events.status()._board.kept if status.state is ConnectionState.LIVE
+        ]
         assert any("the token has expired" in reason for reason in reasons)
 
 
