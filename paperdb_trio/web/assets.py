@@ -1,8 +1,8 @@
 """The files that the server serves to clients, in memory.
 
 Law: read once, at start; the same bytes at every start, so that an ETag or a checksum
-in somebody's lock file stays good until the SDK itself changes. The tarball has an address
-with its checksum in it, too, which never has another content.
+in somebody's lock file stays good until the SDK itself changes. The packages for npm and pip also have
+addresses with a version and a checksum in them, which never have other content.
 """
 
 from __future__ import annotations
@@ -19,19 +19,24 @@ from importlib import resources
 from typing import Final
 
 from paperdb_trio.web.commonjs import to_commonjs
+from paperdb_trio.web.wheel import source_archive, sources, wheel
 
 CONTENT_TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".d.ts": "application/typescript; charset=utf-8",
     ".tgz": "application/gzip",
+    ".whl": "application/zip",
+    ".zip": "application/zip",
     ".html": "text/html; charset=utf-8",
 }
 NOT_SERVED: Final = frozenset({"package.json"})
 """In the tarball only, as is what is made for CommonJS."""
 TARBALL: Final = "/sdk/paperdb.tgz"
 """Always the present one."""
-ANY_TARBALL: Final = re.compile(r"/sdk/paperdb-[^/]+\.tgz")
-"""The address of a tarball of some version, ours or another."""
+SOURCE_ARCHIVE: Final = "/sdk/paperdb.zip"
+"""Always the present one, of the Python SDK."""
+ANY_PACKAGE: Final = re.compile(r"/sdk/paperdb-[^/]+(\.tgz|\.whl)")
+"""The address of a package of some version, ours or another."""
 REVALIDATED: Final = "no-cache"
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
 MTIME: Final = 499_162_500
@@ -65,8 +70,12 @@ def load() -> dict[str, Asset]:
     name = f"paperdb-{version}-{hashlib.sha256(packed).hexdigest()[:16]}.tgz"
     assets[TARBALL] = replace(_asset(name, packed), permanent=name)
     assets[f"/sdk/{name}"] = replace(_asset(name, packed), caching=IMMUTABLE)
+    wheel_name, body = wheel(sources())
+    assets[SOURCE_ARCHIVE] = _asset("paperdb.zip", source_archive(wheel_name, body))
+    assets[f"/sdk/{wheel_name}"] = replace(_asset(wheel_name, body), caching=IMMUTABLE)
     page = resources.files(__package__).joinpath("pages", "index.html")
-    assets["/"] = _asset(page.name, page.read_bytes().replace(b"__TARBALL__", name.encode()))
+    text = page.read_text("utf-8").replace("__TARBALL__", name).replace("__WHEEL__", wheel_name)
+    assets["/"] = _asset(page.name, text.encode())
     return assets
 
 
