@@ -74,12 +74,14 @@ async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]
         if status.state in (ConnectionState.LIVE, ConnectionState.CATCHING_UP) and not listening:
             on_status(f"listening to {names} from seq {seq}")
         elif status.state is ConnectionState.OFFLINE:
-            on_status(f"disconnected ({status.reason}); again in {status.retry_in or 0:.1f} s, from seq {seq}")
+            on_status(
+                f"disconnected ({status.reason}); trying again in {status.retry_in or 0:.1f} s, from seq {seq}"
+            )
         elif status.state is ConnectionState.LIVE and status.reason:
-            again = "" if status.retry_in is None else f"; again in {status.retry_in:.1f} s"
+            again = "" if status.retry_in is None else f"; trying again in {status.retry_in:.1f} s"
             on_status(f"still connected, but {status.reason}{again}")
         if isinstance(status.error, GapError):
             gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
-            on_status(f"{gap} are no longer kept; going on from seq {seq}")
+            on_status(f"{gap} are no longer in the server's log; continuing from seq {seq}")
         else:
             listening = status.state in (ConnectionState.LIVE, ConnectionState.CATCHING_UP)

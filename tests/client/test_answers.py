@@ -102,7 +102,7 @@ def test_an_answer_must_have_what_it_promises(
         call(db)
         for answer in bad:
             recorder.answers[method, path] = (200, msgspec.json.encode(answer))
-            with pytest.raises(PaperDBError, match="not what PaperDB answers") as caught:
+            with pytest.raises(PaperDBError, match="not a response of PaperDB") as caught:
                 call(db)
             assert (caught.value.code, caught.value.transient) == ("BAD_ANSWER", False)
 

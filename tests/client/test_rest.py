@@ -126,7 +126,7 @@ async def test_reads_are_tried_twice_and_writes_once(recorder: Recorder) -> None
         with pytest.raises(PaperDBError) as caught:
             await db.a.count()
         assert (caught.value.status, caught.value.code, caught.value.transient) == (0, "NETWORK", True)
-        with pytest.raises(PaperDBError, match="No answer"):
+        with pytest.raises(PaperDBError, match="No response"):
             await db.a.insert({})
     assert recorder.requests == [("GET", "/a/count")] * 2 + [("POST", "/a/docs")]
 
