@@ -50,7 +50,7 @@ from paperdb_trio.store.operations import (
 )
 from paperdb_trio.store.place import storage_gone
 from paperdb_trio.store.reader import parse_select, project
-from paperdb_trio.web.assets import IMMUTABLE
+from paperdb_trio.web.assets import ANY_PACKAGE
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -506,8 +506,7 @@ def asset(services: Services, request: Request) -> Response:
 
 def another_package(services: Services, suffix: str) -> ApiError:
     """The 404 for the SDK of a server of another version."""
-    fixed = (path for path, asset in services.assets.items() if asset.caching == IMMUTABLE)
-    ours = next(path for path in fixed if path.endswith(suffix))
+    ours = next(path for path in filter(ANY_PACKAGE.fullmatch, services.assets) if path.endswith(suffix))
     return ApiError(404, "NOT_FOUND", f"This server has another version of the SDK: {ours}")
 
 

@@ -72,7 +72,7 @@ def load() -> dict[str, Asset]:
     assets[f"/sdk/{name}"] = replace(_asset(name, packed), caching=IMMUTABLE)
     wheel_name, body = wheel(sources())
     assets[SOURCE_ARCHIVE] = _asset("paperdb.zip", source_archive(wheel_name, body))
-    assets[f"/sdk/{wheel_name}"] = replace(_asset(wheel_name, body), caching=IMMUTABLE)
+    assets[f"/sdk/{wheel_name}"] = _asset(wheel_name, body)
     page = resources.files(__package__).joinpath("pages", "index.html")
     text = page.read_text("utf-8").replace("__TARBALL__", name).replace("__WHEEL__", wheel_name)
     assets["/"] = _asset(page.name, text.encode())

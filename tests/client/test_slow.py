@@ -1,4 +1,4 @@
-"""Consumers that are slow: memory is bounded, others go on, nothing is lost."""
+"""Slow consumers: memory is bounded, others continue, nothing is lost."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ async def test_a_slow_consumer_moves_out_and_misses_nothing(server: Server, coll
         db.realtime.subscribe(collection) as fast,
     ):
         await write(server, collection, range(10))
-        assert proxy.websockets == 1  # both subscriptions are on it
+        assert proxy.websockets == 1  # for both subscriptions
         await write(server, collection, range(10, 500))
         assert numbers(await take(fast, 500)) == list(range(500))
         assert slow._channel.link is not fast._channel.link
         assert len(slow._channel.buffer) == 10
-        # A body that waits for another subscription, while its own events wait, holds nothing up.
+        # A body that waits for another subscription while its own events wait does not hold anything up.
         async with db.realtime.subscribe(collection + "_other") as other:
             await insert(server, collection + "_other", {"n": 0})
             assert numbers(await take(other, 1)) == [0]
@@ -39,7 +39,7 @@ async def test_a_slow_consumer_moves_out_and_misses_nothing(server: Server, coll
         await nothing_more(fast, collection, server)
 
 
-async def test_what_waits_for_a_consumer_is_bounded_in_bytes(server: Server, collection: str) -> None:
+async def test_a_buffer_is_bounded_in_bytes(server: Server, collection: str) -> None:
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe(collection, since=0, max_bytes=200_000) as events,
@@ -52,7 +52,9 @@ async def test_what_waits_for_a_consumer_is_bounded_in_bytes(server: Server, col
         assert numbers(await take(events, 40)) == list(range(40))
 
 
-async def test_a_slow_consumer_whose_connection_is_lost(server: Server, collection: str) -> None:
+async def test_a_slow_consumer_misses_nothing_when_its_connection_is_lost(
+    server: Server, collection: str
+) -> None:
     async with (
         proxied(server) as proxy,
         create_client(base_url=proxy.url, api_key=server.key) as db,

@@ -1,5 +1,5 @@
-"""Subscriptions on a network that works: what comes, from when on, over how many sockets; and whose errors
-are whose."""
+"""Subscriptions while the network works: which changes come, over how many sockets, and where errors come
+out."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_one_socket_for_all_and_each_gets_its_own(server: Server, collecti
 
 
 def _idle(db: object) -> list[object]:
-    """The pool's connections, which are open, too."""
+    """The HTTP pool's connections, which are open as well."""
     return list(db._transport._client._transport._pool.connections)  # type: ignore[attr-defined]
 
 
@@ -76,7 +76,7 @@ async def test_a_subscription_begins_when_it_is_entered(server: Server, collecti
             await nothing_more(others, other, server)
 
 
-async def test_since_brings_what_came_after_first(server: Server, collection: str) -> None:
+async def test_since_sends_the_changes_after_it_first(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         seqs = [(await db.collection(collection).insert({"n": n})).seq for n in range(5)]
         async with db.realtime.subscribe(collection, since=seqs[1]) as events:
@@ -87,7 +87,7 @@ async def test_since_brings_what_came_after_first(server: Server, collection: st
             await nothing_more(events, collection, server)
 
 
-async def test_a_subscription_goes_on_from_what_was_found(server: Server, collection: str) -> None:
+async def test_a_subscription_continues_from_the_seq_of_a_find(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         await write(server, collection, range(3))
         found = await db.collection(collection).find()
@@ -122,7 +122,7 @@ async def test_subscriptions_come_and_go_while_others_listen(server: Server, col
         assert numbers(await take(steady, 40)) == list(range(40))
 
 
-async def test_an_error_in_one_consumer_harms_no_other(server: Server, collection: str) -> None:
+async def test_an_error_in_one_consumer_does_not_affect_others(server: Server, collection: str) -> None:
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe(collection) as events,
@@ -138,7 +138,7 @@ async def test_an_error_in_one_consumer_harms_no_other(server: Server, collectio
             await anext(failing)
 
 
-async def test_errors_of_the_body_come_out_as_they_are(server: Server, collection: str) -> None:
+async def test_errors_in_the_body_come_out_as_they_are(server: Server, collection: str) -> None:
     with pytest.raises(KeyError):
         async with (
             create_client(base_url=server.url, api_key=server.key) as db,
@@ -194,7 +194,7 @@ async def test_the_states_of_a_connection(server: Server, collection: str) -> No
     assert states == [ConnectionState.CONNECTING, ConnectionState.LIVE, ConnectionState.CLOSED]
 
 
-async def test_arguments_that_cannot_be_right(server: Server, collection: str) -> None:
+async def test_invalid_arguments_are_refused(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         with pytest.raises(TypeError):
             db.realtime.subscribe()
@@ -208,7 +208,9 @@ async def test_arguments_that_cannot_be_right(server: Server, collection: str) -
             await db.realtime.generate_token(collection)
 
 
-async def test_more_collections_than_a_token_covers(server: Server, collection: str) -> None:
+async def test_more_collections_than_a_token_covers_get_a_second_socket(
+    server: Server, collection: str
+) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         async with trio.open_nursery() as nursery:
             heard: set[int] = set()

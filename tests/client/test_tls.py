@@ -1,4 +1,4 @@
-"""https and wss: the same client, and certificates that are not trusted."""
+"""https and wss, and certificates that are not trusted."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ async def test_certificates_of_the_environment_are_trusted_by_requests_and_socke
         nursery.cancel_scope.cancel()
 
 
-def test_listen_says_so_and_ends(server: Server, certificate: Path) -> None:
+def test_listen_names_an_untrusted_certificate_and_ends(server: Server, certificate: Path) -> None:
     async def main() -> subprocess.CompletedProcess[str]:
         async with trio.open_nursery() as nursery:
             url = await nursery.start(terminate_tls, server, certificate)

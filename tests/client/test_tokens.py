@@ -1,5 +1,5 @@
-"""Tokens that end: renewal in place, and whatever can go wrong with it. None of it costs an event, runs hot, or
-gives up what time alone would mend."""
+"""Tokens that expire: renewal in place, and its failures. None of them costs an event, runs hot, or gives up on
+what passes by itself."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_a_token_is_renewed_in_place(server: Server, collection: str) -> N
                 n += 1
             took = trio.current_time() - began
             assert events.status().current.state is ConnectionState.LIVE
-        assert took > 2 * 0.4 - 0.1  # at once, and then each when the one before it has 3.6 s left
+        assert took > 2 * 0.4 - 0.1  # the first at once, the others when the one before has 3.6 s left
         assert proxy.websockets == 1
 
 
@@ -78,13 +78,13 @@ async def test_a_minted_token_is_renewed_before_its_end(server: Server, collecti
         assert proxy.websockets == 1
 
 
-async def test_a_token_that_ends_in_use_is_replaced(
+async def test_a_token_that_expires_in_use_is_replaced(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Token, "renew_at", lambda *_: math.inf)  # as if its end could not be told
+    monkeypatch.setattr(Token, "renew_at", lambda *_: math.inf)  # as if its end were unknown
 
     async def get_token() -> str:
-        return short_token(server, collection, seconds=3)  # a fresh one must outlast a slow machine's pauses
+        return short_token(server, collection, seconds=3)  # must outlast the pauses of a slow machine
 
     async with proxied(server) as proxy:
         client = create_client(base_url=proxy.url, get_token=get_token)
@@ -101,11 +101,11 @@ async def test_a_token_that_ends_in_use_is_replaced(
     [(-60, -5, "The token has expired"), (600, 900, "(iat)")],
     ids=["ended", "not-begun"],
 )
-async def test_a_token_that_only_its_time_speaks_against(
+async def test_a_token_refused_only_for_its_time_is_asked_for_again(
     server: Server, collection: str, issued: float, ends: float, reason: str
 ) -> None:
-    """As when the server's clock was set and the application keeps its tokens: it is asked until it has
-    another, less and less often, and the status says what is wrong."""
+    """The server's clock was set, and the application keeps its tokens. It is asked less and less often, until
+    it has another one; the status says what is wrong."""
     asked = 0
     tokens = [short_token(server, collection, seconds=ends, issued=issued)]
 
@@ -131,8 +131,8 @@ async def test_a_token_that_only_its_time_speaks_against(
                     await nothing_more(events, collection, server)
 
 
-async def test_a_kept_token_that_has_ended_meanwhile(server: Server, collection: str) -> None:
-    """One that was good before is replaced at once."""
+async def test_an_expired_token_is_replaced_before_it_is_used(server: Server, collection: str) -> None:
+    """A token that was good before is replaced at once."""
     async with create_client(base_url=server.url, api_key=server.key) as db:
         db._links._tokens._last = read_token(short_token(server, collection, seconds=-5))
         subscription = db.realtime.subscribe(collection)
@@ -141,8 +141,8 @@ async def test_a_kept_token_that_has_ended_meanwhile(server: Server, collection:
         assert ConnectionState.OFFLINE not in {status.state for status in subscription.status()._board.kept}
 
 
-async def test_a_wrong_clock_does_not_renew_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine's clock makes of a token: the next one is not asked for before a pause."""
+async def test_a_wrong_clock_does_not_renew_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next token is not asked for before a pause, whatever this machine's clock says about the last one."""
     now = time.time()
     trio_now = trio.current_time()
     for ahead in (-900, -30, 0, 14.5 * 60, 899.9, 900, 5000):
@@ -154,11 +154,11 @@ async def test_a_wrong_clock_does_not_renew_without_pause(monkeypatch: pytest.Mo
                 assert renewed >= trio_now + token.RENEWAL_PAUSE
 
 
-async def test_a_get_token_that_never_returns(
+async def test_a_get_token_that_never_returns_is_tried_again(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the token is renewed: it is tried again, the status tells, what the present token covers is
-    subscribed at once, and nothing of what is subscribed is held up."""
+    """During a renewal: it is called again, the status shows it, collections that the present token covers are
+    subscribed at once, and no subscription is held up."""
     renew_soon(monkeypatch)
     other = collection + "_other"
     hanging, cancelled = False, 0
@@ -191,7 +191,7 @@ async def test_a_get_token_that_never_returns(
         assert events.status().current.state is ConnectionState.LIVE
 
 
-async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
+async def test_a_renewal_that_fails_for_good_is_shown_and_the_old_token_is_used_up(
     server: Server, collection: str
 ) -> None:
     tokens = [short_token(server, collection, seconds=3)]
@@ -211,7 +211,7 @@ async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
             await take(events, 1)
 
 
-async def test_a_first_token_that_never_comes_is_told(server: Server, collection: str) -> None:
+async def test_a_first_token_that_never_comes_is_shown(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, get_token=trio.sleep_forever, timeout=0.1) as db:
         subscription = db.realtime.subscribe(collection)
         async with trio.open_nursery() as nursery:
@@ -224,7 +224,7 @@ async def test_a_first_token_that_never_comes_is_told(server: Server, collection
             nursery.cancel_scope.cancel()
 
 
-def test_what_a_token_says_of_itself() -> None:
+def test_what_a_token_says_about_itself() -> None:
     def token(**claims: Any) -> str:
         return f"h.{base64.urlsafe_b64encode(msgspec.json.encode(claims)).decode().rstrip('=')}.s"
 
@@ -276,10 +276,10 @@ async def test_a_renewal_that_is_refused_leads_to_a_new_connection(
         assert fake.peers[0].authorization != fake.peers[1].authorization
 
 
-async def test_a_renewal_that_only_its_time_speaks_against_is_tried_again_in_place(
+async def test_a_renewal_refused_only_for_its_time_is_tried_again_in_place(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the old token covers goes on meanwhile, and the status tells."""
+    """What the old token covers continues meanwhile, and the status shows the refusal."""
     renew_soon(monkeypatch)
 
     async def script(peer: Peer) -> None:
