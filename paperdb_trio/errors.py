@@ -6,7 +6,6 @@ never logs it, and whoever catches one never adds to it. A broken invariant of o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 
@@ -37,19 +36,6 @@ class StartupError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep; an exception that is no group is its own leaf.
-
-    An `except*` only remembers what it caught; the exception is raised behind it. Before Python 3.11.4, what is
-    raised within comes out in a group again.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
 
 
 def bad_request(message: str, code: str = "INVALID_REQUEST") -> ApiError:

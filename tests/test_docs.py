@@ -27,6 +27,8 @@ from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
 from paperdb_trio.realtime.protocol import ACTIONS, CloseCode
 from paperdb_trio.rest.routes import OPEN_ROUTES, ROUTES
+from paperdb_trio.web import wheel
+from paperdb_trio.web.assets import SOURCE_ARCHIVE
 from tests.conftest import ENVIRONMENT, Server, StartServer, need
 from tests.docs import PAGES, ROOT, RUNS, Block, anchors, blocks, links, printed_as, prose, text
 from tests.web.test_page import subscribe_snippet, token_snippet
@@ -210,6 +212,12 @@ def test_every_name_of_the_python_sdk_is_documented(name: str) -> None:
     assert re.search(rf"\b{name}\b", text("docs/python-sdk.md"))
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/python-sdk.md"])
+def test_pip_is_given_the_address_that_tests_install_from(page: str) -> None:
+    """`tests/web/test_wheel.py` does."""
+    assert re.findall(r"pip install (http[^\s`]+)", text(page)) == [f"http://{HOST}{SOURCE_ARCHIVE}"]
+
+
 def test_every_method_of_the_python_sdk_is_documented() -> None:
     collection = importlib.import_module("paperdb_trio.client.collection").Collection
     for name in (name for name in vars(collection) if not name.startswith("_")):
@@ -364,12 +372,14 @@ def test_the_blocks_of_a_page_run_as_they_are(page: str, start_server: StartServ
     assert found
     if any(block.language == "js" for block in found):
         new_package(tmp_path, server.url)
+    sdk = tmp_path / "paperdb.whl"  # Python imports from it as from a folder
+    sdk.write_bytes(wheel.wheel(wheel.sources())[1])
     for block in found:
         where = f"docs/{page}.md:{block.line}"
         done = subprocess.run(
             command(block, tmp_path, server),
             cwd=tmp_path,
-            env={**paths(), "PAPERDB_API_KEY": server.key},
+            env={**paths(), "PAPERDB_API_KEY": server.key, "PYTHONPATH": str(sdk)},
             capture_output=True,
             text=True,
             timeout=30,

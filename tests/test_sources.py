@@ -1,5 +1,5 @@
 """What holds for every file of the sources: what it imports is declared, and bounded where insides are used;
-nothing is raised within `except*`; the files that it names exist."""
+nothing is raised within `except*`; what is private stays in its module; the files that it names exist."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             yield str(node.module).partition(".")[0]
 
 
@@ -98,6 +98,39 @@ def test_nothing_is_raised_within_an_except_star() -> None:
         )
     ]
     assert raising == []
+
+
+def defined(tree: ast.Module) -> Iterator[str]:
+    """The names that a module itself gives: to functions, classes, variables, and attributes of `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+            yield node.attr
+
+
+def is_own(value: ast.expr) -> bool:
+    return ast.unparse(value) in ("self", "cls", "super()")
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def test_no_module_uses_what_is_private_to_another() -> None:
+    found = set()
+    for path, tree in parsed("paperdb_trio"):
+        own = set(defined(tree))
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Attribute) and not is_own(node.value):
+                names = [node.attr]
+            elif isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+            found |= {f"{path}: {name}" for name in names if is_private(name) and name not in own}
+    assert found == {"paperdb_trio/doors/hypercorn.py: _complete"}  # Hypercorn's own
 
 
 def test_the_files_that_texts_name_exist() -> None:

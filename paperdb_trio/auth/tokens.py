@@ -10,6 +10,8 @@ import secrets
 import sys
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, Final
@@ -20,15 +22,26 @@ from paperdb_trio.auth.accounts import Accounts, Database, Identity, Keyring
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import Document, check_collection, new_id, timestamp
 
-# PyJWT takes cryptography along if it can, for algorithms that are refused here: 11 MB and 50 ms.
-_hidden = sys.modules.pop("cryptography", None)
-sys.modules["cryptography"] = None  # type: ignore[assignment]
-try:
+
+@contextmanager
+def _absent(module: str) -> Iterator[None]:
+    """Importing `module` fails, unless it has been imported before."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # how Python documents it
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
+# PyJWT imports cryptography if it can, for algorithms that are refused here, and has no option against it.
+# Measured with PyJWT 2.15 and cryptography 50 on an idle `paperdb serve`: 52.2 MB resident instead of 42.9, and
+# 134 ms of CPU for `import jwt` instead of 85. Importing it only for tokens that `_minted_claims` does not know
+# would let the first bad token hold up everybody for that long.
+with _absent("cryptography"):
     import jwt
-finally:
-    del sys.modules["cryptography"]
-    if _hidden is not None:
-        sys.modules["cryptography"] = _hidden
 
 ALGORITHM: Final = "HS256"
 ISSUER: Final = "paperdb"

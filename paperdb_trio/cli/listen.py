@@ -8,7 +8,8 @@ import click
 import trio
 
 from paperdb_trio.cli.base import main
-from paperdb_trio.errors import StartupError, leaves
+from paperdb_trio.client.groups import leaves
+from paperdb_trio.errors import StartupError
 
 
 @main.command()
@@ -32,7 +33,7 @@ def listen(
     if token is None and key is None:
         raise click.UsageError("Give a --key (or PAPERDB_API_KEY) or a --token (or PAPERDB_TOKEN)")
 
-    from paperdb_trio.client.listen import listen as listen_to  # imports that other commands save
+    from paperdb_trio.cli.follow import follow  # other commands do without its imports
 
     def status(text: str) -> None:
         click.echo(f"paperdb: {text}", err=True)
@@ -44,7 +45,7 @@ def listen(
     failure: BaseException | None = None
     try:
         seq = None if since in (None, "now") else int(since)
-        trio.run(listen_to, url, list(collections), seq, key, token, event, status)
+        trio.run(follow, url, list(collections), seq, key, token, event, status)
     except* StartupError as group:
         failure = next(leaves(group))
     except* KeyboardInterrupt:

@@ -19,8 +19,9 @@ import trio
 from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
 from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.cli.base import main
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings, read_toml, setting_type
-from paperdb_trio.errors import StartupError, leaves
+from paperdb_trio.errors import StartupError
 from paperdb_trio.model import new_id
 from paperdb_trio.store import admin
 from paperdb_trio.store.file import prepare, serving_lock

@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings
-from paperdb_trio.errors import ApiError, leaves
+from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.loop.wheel import Wheel

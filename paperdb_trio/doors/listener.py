@@ -16,9 +16,10 @@ from typing import Final
 
 import trio
 
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.delivery.encodings import sse_progress
 from paperdb_trio.doors.hypercorn import HypercornConnections
-from paperdb_trio.errors import ApiError, StartupError, leaves
+from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.loop.wheel import Wheel

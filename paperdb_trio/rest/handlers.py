@@ -50,7 +50,7 @@ from paperdb_trio.store.operations import (
 )
 from paperdb_trio.store.place import storage_gone
 from paperdb_trio.store.reader import parse_select, project
-from paperdb_trio.web.assets import TARBALL
+from paperdb_trio.web.assets import ANY_PACKAGE
 
 DEFAULT_LIMIT: Final = 100
 MAX_LIMIT: Final = 1000
@@ -504,10 +504,10 @@ def asset(services: Services, request: Request) -> Response:
     return Response(200, found.body, {"Content-Type": found.content_type, **headers})
 
 
-def another_tarball(services: Services) -> ApiError:
-    """The 404 for the SDK of another version."""
-    ours = services.assets[TARBALL].versioned
-    return ApiError(404, "NOT_FOUND", f"This server has only its own version of the SDK: /sdk/{ours}")
+def another_package(services: Services, suffix: str) -> ApiError:
+    """The 404 for the SDK of a server of another version."""
+    ours = next(path for path in filter(ANY_PACKAGE.fullmatch, services.assets) if path.endswith(suffix))
+    return ApiError(404, "NOT_FOUND", f"This server has another version of the SDK: {ours}")
 
 
 # --- parameters ----------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from paperdb_trio.rest.handlers import Call, authenticate
 from paperdb_trio.rest.openapi import openapi_document
 from paperdb_trio.rest.table import Access, Route
 from paperdb_trio.services import Services
-from paperdb_trio.web.assets import ANY_TARBALL
+from paperdb_trio.web.assets import ANY_PACKAGE
 
 log = logging.getLogger("paperdb.rest")
 
@@ -131,8 +131,8 @@ async def _respond(services: Services, request: Request) -> Response:
         return await OPEN_ROUTES[request.path](services, request)
     if method == "GET" and request.path in services.assets:
         return handlers.asset(services, request)
-    if method == "GET" and ANY_TARBALL.fullmatch(request.path):
-        raise handlers.another_tarball(services)
+    if method == "GET" and (package := ANY_PACKAGE.fullmatch(request.path)):
+        raise handlers.another_package(services, package[1])
     segments = request.segments()
     identity, token = authenticate(services.accounts, request)
     services.limits.request(identity.key.id)

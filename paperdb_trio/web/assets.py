@@ -1,8 +1,8 @@
 """The files that the server serves to clients, in memory.
 
 Law: read once, at start. The bytes of a version are the same on every server, with every Python and zlib: an
-ETag, or the checksum in a lock file, stays good until the SDK itself changes. The tarball also has an address with
-its version, at which there is never another version.
+ETag, or the checksum in a lock file, stays good until the SDK itself changes. The packages for npm and pip also
+have addresses with a version in them, at which there is never another version.
 """
 
 from __future__ import annotations
@@ -20,19 +20,24 @@ from importlib import resources
 from typing import Final
 
 from paperdb_trio.web.commonjs import to_commonjs
+from paperdb_trio.web.wheel import source_archive, sources, wheel
 
 CONTENT_TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".d.ts": "application/typescript; charset=utf-8",
     ".tgz": "application/gzip",
+    ".whl": "application/zip",
+    ".zip": "application/zip",
     ".html": "text/html; charset=utf-8",
 }
 NOT_SERVED: Final = frozenset({"package.json"})
 """In the tarball only, as are the CommonJS modules."""
 TARBALL: Final = "/sdk/paperdb.tgz"
-"""The server's own version, whichever that is."""
-ANY_TARBALL: Final = re.compile(r"/sdk/paperdb-[^/]+\.tgz")
-"""The address of a tarball of some version, ours or another."""
+"""The server's own version of the JavaScript SDK, whichever that is."""
+SOURCE_ARCHIVE: Final = "/sdk/paperdb.zip"
+"""The same of the Python SDK."""
+ANY_PACKAGE: Final = re.compile(r"/sdk/paperdb-[^/]+(\.tgz|\.whl)")
+"""The address of a package of some version, ours or another."""
 MTIME: Final = 499_162_500
 """1985-10-26T08:15:00Z: what npm itself gives to every file that it packs."""
 LONGEST_BLOCK: Final = 65_535
@@ -64,8 +69,12 @@ def load() -> dict[str, Asset]:
     packed = _asset(name, tarball({**files, **for_commonjs(files)}))
     assets[TARBALL] = replace(packed, versioned=name)
     assets[f"/sdk/{name}"] = packed
+    wheel_name, body = wheel(sources())
+    assets[SOURCE_ARCHIVE] = _asset("paperdb.zip", source_archive(wheel_name, body))
+    assets[f"/sdk/{wheel_name}"] = _asset(wheel_name, body)
     page = resources.files(__package__).joinpath("pages", "index.html")
-    assets["/"] = _asset(page.name, page.read_bytes().replace(b"__TARBALL__", name.encode()))
+    text = page.read_text("utf-8").replace("__TARBALL__", name).replace("__WHEEL__", wheel_name)
+    assets["/"] = _asset(page.name, text.encode())
     return assets
 
 

@@ -10,6 +10,7 @@ import gc
 import hashlib
 import hmac
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -124,6 +125,18 @@ def refused(world: World, text: str) -> tuple[int, str]:
 
 
 INVALID = (401, "INVALID_TOKEN")
+
+
+def test_a_server_does_without_cryptography_which_can_still_be_imported() -> None:
+    program = (
+        "import sys, paperdb_trio.server, jwt.algorithms\n"
+        "print('cryptography' in sys.modules, jwt.algorithms.has_crypto)\n"
+        "import cryptography.x509"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_a_good_token_grants_what_it_says(world: World) -> None:
