@@ -136,7 +136,9 @@ def test_there_is_nothing_at_any_other_path(api: httpx.Client, path: str) -> Non
         ("POST", "/c/docs/a", {"GET", "PATCH", "PUT", "DELETE"}),
         ("GET", "/c/bulk", {"POST"}),
         ("POST", "/c/count", {"GET"}),
-        ("PATCH", "/collections", {"GET", "DELETE"}),
+        ("PATCH", "/collections", {"GET"}),
+        ("POST", "/healthz", {"GET"}),
+        ("DELETE", "/", {"GET"}),
         ("TRACE", "/c/docs", {"GET", "POST"}),
     ],
 )
