@@ -25,12 +25,17 @@ _HEADERS: Final = {
     "ETag": ("The seq of the document's last change, in quotes", {"type": "string", "pattern": '^"[0-9]+"$'}),
     "CacheControl": ("No cache may keep it", {"type": "string", "const": "no-store"}),
     "RetryAfter": ("Seconds to wait", {"type": "integer", "minimum": 1}),
+    "WWWAuthenticate": ("What the server expects: `Bearer`", {"type": "string"}),
+    "Allow": ("The path's methods, separated by commas", {"type": "string"}),
 }
 _SENT: Final = {
     "If-Match": 'ETags of which the document must have one, or `*`; otherwise 412: `"7"`',
     "If-None-Match": "ETags of which the document must have none, or `*`; otherwise 412, or 304 for a GET",
     "Last-Event-ID": "Where a stream resumes: the seq of the last event seen. It goes before `since`",
 }
+_WITH_STATUS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
+"""A header that comes with an error."""
+_TEXT: Final = {"schema": {"type": "string"}}
 _BY_ID: Final = "/:collection/docs/:id"
 
 
@@ -76,54 +81,33 @@ class _Document:
         self._paths.setdefault(path, {})[route.method.lower()] = operation
 
     def add_open(self, path: str, route: OpenRoute) -> None:
-        if isinstance(route.returns, str):
-            content: Json = {route.returns: {"schema": {"type": "string"}}}
-        else:
-            content = self._content(route.returns)
-        self._paths[path] = {
-            "get": {
-                **_named(route.handler),
-                "tags": ["pages"],
-                "security": [],
-                "responses": {
-                    "200": {"description": "OK", "content": content},
-                    **self._refusals(route.handler.__name__, by_status(route.refuses)),
-                    "default": _ref("responses", "Default"),
-                },
-            }
-        }
+        returns = route.returns
+        content = {returns: _TEXT} if isinstance(returns, str) else self._content(returns)
+        refused = self._refusals(route.handler.__name__, by_status(route.refuses))
+        self._add_page(
+            path, _named(route.handler), {"200": {"description": "OK", "content": content}, **refused}
+        )
 
     def add_assets(self) -> None:
-        page, *files = dict.fromkeys(reversed(CONTENT_TYPES.values()))
-        for path, id, summary, kinds in (
-            ("/", "page", "The live page", [page]),
-            ("/sdk/{file}", "sdk", "A file of the JavaScript SDK", files),
-        ):
-            name = {"name": "file", "in": "path", "required": True, "schema": {"type": "string"}}
-            name["example"] = "paperdb.js"
-            self._paths[path] = {
-                "get": {
-                    "operationId": id,
-                    "summary": summary,
-                    "tags": ["pages"],
-                    "security": [],
-                    "parameters": [*([name] if "{" in path else []), _header("If-None-Match")],
-                    "responses": {
-                        "200": {
-                            "description": "OK",
-                            "headers": {"ETag": {"schema": {"type": "string"}}},
-                            "content": {kind: {"schema": {"type": "string"}} for kind in kinds},
-                        },
-                        "304": {"description": "Not Modified"},
-                        **(
-                            self._refusals(id, {401: ["UNAUTHORIZED"], 404: ["NOT_FOUND"]})
-                            if "{" in path
-                            else {}
-                        ),
-                        "default": _ref("responses", "Default"),
-                    },
-                }
+        """The live page and the files of the SDK, which a client may keep and ask for again by their ETag."""
+        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of the JavaScript SDK")}
+        for id, (path, summary) in pages.items():
+            kinds = [kind for suffix, kind in CONTENT_TYPES.items() if (suffix == ".html") == (path == "/")]
+            found = {
+                "description": "OK",
+                "headers": {"ETag": _TEXT},
+                "content": dict.fromkeys(kinds, _TEXT),
             }
+            about: Json = {"operationId": id, "summary": summary, "parameters": [_header("If-None-Match")]}
+            possible = {"200": found, "304": {"description": "Not Modified"}}
+            if path != "/":
+                about["parameters"].append({**_path_parameter("file"), "example": "paperdb.js"})
+                possible |= self._refusals(id, by_status(["UNAUTHORIZED", "NOT_FOUND"]))
+            self._add_page(path, about, possible)
+
+    def _add_page(self, path: str, about: Json, possible: Json) -> None:
+        possible = {**possible, "default": _ref("responses", "Default")}
+        self._paths[path] = {"get": {**about, "tags": ["pages"], "security": [], "responses": possible}}
 
     def _query(self, route: Route) -> Iterable[Json]:
         for name in route.query:
@@ -171,6 +155,8 @@ class _Document:
     def finished(self) -> Json:
         _, schemas = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
         for type in self._types:
+            if type.__doc__:
+                schemas[type.__name__]["description"] = " ".join(type.__doc__.split())
             if hasattr(type, "EXAMPLE"):
                 schemas[type.__name__]["examples"] = [type.EXAMPLE]
         for body in self._bodies.values():
@@ -230,7 +216,7 @@ def _json(schema: Json) -> Json:
 
 
 def _path_parameter(name: str) -> Json:
-    return {"name": name, "in": "path", "required": True, "schema": PATH[name]}
+    return {"name": name, "in": "path", "required": True, "schema": PATH.get(name, {"type": "string"})}
 
 
 def _header(name: str) -> Json:
@@ -245,6 +231,7 @@ def _headers(route: Route) -> list[Json]:
 def _refusal(codes: Iterable[str]) -> Json:
     schema = {"allOf": [_ref("schemas", "Error"), {"properties": {"code": {"enum": [*codes]}}}]}
     response = {"description": ", ".join(codes), "content": _json(schema)}
-    if {STATUS.get(code) for code in codes} & {429, 503}:
-        response["headers"] = {"Retry-After": _ref("headers", "RetryAfter")}
+    names = {_WITH_STATUS[status] for code in codes if (status := STATUS.get(code, 405)) in _WITH_STATUS}
+    if names:
+        response["headers"] = {name: _ref("headers", name.replace("-", "")) for name in sorted(names)}
     return response

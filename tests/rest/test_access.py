@@ -148,6 +148,7 @@ def test_another_method_is_a_405_that_names_those_allowed(
     answer = api.request(method, path, json={})
     assert refusal(answer) == (405, "METHOD_NOT_ALLOWED")
     assert {name.strip() for name in answer.headers["allow"].split(",")} - {"OPTIONS", "HEAD"} == allowed
+    assert api.options(path).headers["allow"] == answer.headers["allow"]
 
 
 BODIES = [("POST", "/{c}/docs"), ("POST", "/{c}/bulk"), ("PATCH", "/{c}/docs/a"), ("PUT", "/{c}/docs/a")]

@@ -60,8 +60,9 @@ def test_a_limit_is_the_setting_s() -> None:
     assert document["components"]["schemas"]["NewDocuments"]["anyOf"][0]["maxItems"] == 11
 
 
+@pytest.mark.timeout(300)
 def test_what_it_allows_is_accepted_and_what_it_forbids_is_refused(start_server: StartServer) -> None:
-    """About 1,100 requests, made of the document: 10 s of CPU."""
+    """About 1,000 requests, made of the document: 13 s of CPU."""
     server = start_server("--max-wait", "1")
     program = "from schemathesis.cli import schemathesis; schemathesis()"
     options = ["--config-file", str(HERE / "schemathesis.toml"), "run", f"{server.url}/openapi.json"]
@@ -71,7 +72,7 @@ def test_what_it_allows_is_accepted_and_what_it_forbids_is_refused(start_server:
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
