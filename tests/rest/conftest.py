@@ -31,11 +31,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="session")
 def api(server: Server) -> Iterator[httpx.Client]:
     """The shared server, asked with its first secret key. What it responds is in the OpenAPI document."""
-    hooks = {"response": [check_documented]}
     headers = {"Authorization": f"Bearer {server.key}"}
-    with httpx.Client(
-        base_url=server.url, headers=headers, timeout=20, trust_env=False, event_hooks=hooks
-    ) as client:
+    with httpx.Client(base_url=server.url, headers=headers, timeout=20, trust_env=False) as client:
+        client.event_hooks = {"response": [check_documented]}
         yield client
 
 
