@@ -5,14 +5,19 @@ Law: every answer over HTTP goes through here, a refusal by the door itself, too
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Final
+
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.net.messages import Response, error_response
 
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
-def preflight() -> Response:
-    """The response to OPTIONS, whatever the path: `allow_origin` adds what a browser looks for."""
-    return Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
+
+def preflight(methods: Sequence[str] = ()) -> Response:
+    """The response to OPTIONS. `methods`: the path's, if known. `allow_origin` adds what browsers look for."""
+    return Response(204, b"", {"Allow": ", ".join([*(methods or METHODS), "OPTIONS"])})
 
 
 def refusal(settings: Settings, method: str, origin: str | None, error: ApiError) -> Response:
@@ -42,7 +47,7 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
         headers["Access-Control-Allow-Origin"] = origin
     headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
     if method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+        headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
         headers["Access-Control-Allow-Headers"] = (
             "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Last-Event-ID"
         )
