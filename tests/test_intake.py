@@ -115,7 +115,7 @@ def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
         server.kill()
     _, error = importing.communicate(line({}) * 10, timeout=20)
     assert importing.returncode == 10, error
-    assert error.startswith(b"paperdb: The import broke off: ")
+    assert error.startswith(b"paperdb: The import stopped: ")
     assert error.count(b"\n") == 1
     assert "Traceback" not in server.stderr
 
@@ -151,7 +151,7 @@ def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, da
     if served:
         start_server(data=data)
     done = run_here("import", "/proc/self/mem", "--data", data)
-    fails_here(done, 10, "The import broke off: the input cannot be read: Input/output error")
+    fails_here(done, 10, "The import stopped: the input cannot be read: Input/output error")
     done = run_here("import", data, "--data", data)
     assert (done.exit_code, "Is a directory" in done.stderr) == (2, True)
     done = run_here("import", data / "none", "--data", data)
@@ -163,7 +163,7 @@ def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
     lines = [line({"pad": "x" * 100_000})] * 300
     (small_disk.parent / "lines").write_bytes(b"\n".join(lines))
     done = run("import", small_disk.parent / "lines", "--data", small_disk)
-    fails(done, 10, "The import broke off: The disk is full")
+    fails(done, 10, "The import stopped: The disk is full")
     assert not (small_disk / "paperdb.sock").exists()
 
 

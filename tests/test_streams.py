@@ -89,7 +89,7 @@ def test_an_answer_that_cannot_be_written_is_one_line(
     where = [] if "--" in command.split()[-1] and "json" not in command else ["--data", data]
     code, output, error = ends(start(stdout, *command.split(), *where))
     assert (code, output) == (6, "")
-    assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"
+    assert error == f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n"
     assert keys(data) == 1  # those that could not be shown are none
 
 
@@ -106,7 +106,7 @@ def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
     )
     assert done.returncode == 6
     assert done.stdout.count("\n") == 1
-    assert done.stderr == "paperdb: Cannot write the answer to stdout: Broken pipe\n"
+    assert done.stderr == "paperdb: Cannot write to stdout: Broken pipe\n"
 
 
 @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
@@ -116,7 +116,7 @@ def test_a_listener_that_cannot_write_says_so(server: Server, collection: str, s
     where = ("--url", server.url, "--key", server.key, "--since", "0")
     code, _, error = ends(start(stdout, "listen", collection, *where))
     assert code == 6
-    assert error.endswith(f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n")
+    assert error.endswith(f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n")
     assert "Traceback" not in error
 
 
@@ -127,7 +127,7 @@ def test_a_first_key_that_cannot_be_shown_is_not_made(
     data = tmp_path / "new"
     code, output, error = ends(start(stdout, "serve", "--port", "0", "--data", data))
     assert (code, output) == (6, "")
-    assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"
+    assert error == f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n"
     assert keys(data) == 0
     server = start_server(data=data)
     assert server.insert("c", {}, key=server.key)

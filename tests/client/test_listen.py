@@ -174,7 +174,7 @@ def test_nobody_takes_its_lines(server: Server, collection: str, stdout: str, li
     assert [json.loads(line)["data"]["n"] for line in done.stdout.splitlines()] == list(range(lines))
     listening, *ended = done.stderr.splitlines()
     assert "listening to" in listening
-    assert ended == [f"paperdb: Cannot write the answer to stdout: {why}", "ended with 6"]
+    assert ended == [f"paperdb: Cannot write to stdout: {why}", "ended with 6"]
 
 
 def test_a_token_that_has_ended_is_one_line(server: Server, collection: str, listeners: list[Listener]) -> None:
