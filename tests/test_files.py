@@ -303,5 +303,5 @@ def test_a_file_that_is_there_keeps_what_rights_its_group_has(tmp_path: Path) ->
         with partial(target) as temporary:
             temporary.write_text("new")
         assert target.stat().st_mode & 0o777 == after
-    with pytest.raises(StartupError, match="exists already"), replacing(target, force=False):
+    with pytest.raises(StartupError, match="already exists"), replacing(target, force=False):
         raise AssertionError
