@@ -21,7 +21,7 @@ from tests.store.tools import apply_all, inserting, new_file, rows
 
 
 @pytest.mark.executable
-def test_a_newcomer_sees_events_at_once(start_server: StartServer) -> None:
+def test_newcomer_sees_events_right_away(start_server: StartServer) -> None:
     server = start_server("--demo")
     with server.connect("messages") as ws:
         events = [receive(ws, 10) for _ in range(3)]
@@ -30,9 +30,7 @@ def test_a_newcomer_sees_events_at_once(start_server: StartServer) -> None:
     assert "Traceback" not in server.stderr
 
 
-async def test_it_inserts_updates_and_deletes_in_bounded_room_over_restarts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_demo_stays_bounded_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SECONDS", (0, 0))
     file = new_file(tmp_path)
     apply_all(file, inserting({"_id": "mine", "text": "not yours"}, "messages"))

@@ -56,7 +56,7 @@ def test_every_setting_is_documented_with_its_default_and_meaning(setting: datac
     assert row(setting) in text("docs/operations.md"), "run: python -m tests.test_docs"
 
 
-def test_the_pages_name_only_settings_and_options_that_exist() -> None:
+def test_pages_name_only_existing_settings_and_options() -> None:
     known = {f"--{setting.name.replace('_', '-')}" for setting in dataclasses.fields(Settings)}
     known |= {"--config", *(option for _, command in commands() for option in options(command))}
     named = set(re.findall(r"`(--[a-z-]+)", text("docs/operations.md") + text("docs/security.md")))
@@ -142,7 +142,7 @@ def test_every_error_code_of_the_server_is_documented_with_its_status() -> None:
     assert documented.keys() == found.keys() - REPLIES_ONLY
 
 
-def test_every_error_code_of_a_websocket_s_replies_is_documented() -> None:
+def test_every_error_code_of_a_websockets_replies_is_documented() -> None:
     rows = set(re.findall(r"^\| `([A-Z_]+)` \|", text("docs/realtime.md"), re.MULTILINE))
     assert rows > REPLIES_ONLY
     assert rows <= server_codes().keys()
@@ -232,7 +232,7 @@ def test_every_option_and_method_of_the_javascript_sdk_is_documented(interface: 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+def test_every_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -241,7 +241,7 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None
         assert not anchor or anchor in anchors(file), target
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_every_page_is_reachable_from_the_readme() -> None:
     reached, left = set[Path](), [ROOT / "README.md"]
     while left:
         page = left.pop()
@@ -251,7 +251,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert set(PAGES) <= reached
 
 
-def test_files_that_are_named_in_code_exist() -> None:
+def test_files_named_in_code_exist() -> None:
     for page in PAGES:
         if page.name == "CHANGELOG.md":
             continue
@@ -261,7 +261,7 @@ def test_files_that_are_named_in_code_exist() -> None:
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
-def test_recipes_and_scenarios_that_are_named_exist() -> None:
+def test_named_recipes_and_scenarios_exist() -> None:
     recipes = set(re.findall(r"^(\w[\w-]*)(?: \*\w+)?:", text("justfile"), re.MULTILINE))
     for page in PAGES:
         assert set(re.findall(r"`just ([\w-]+)", page.read_text("utf-8"))) <= recipes, page.name
@@ -270,18 +270,18 @@ def test_recipes_and_scenarios_that_are_named_exist() -> None:
         )
 
 
-def test_the_versions_that_a_release_sets_are_equal() -> None:
+def test_versions_that_a_release_sets_are_equal() -> None:
     assert tomllib.loads(text("pyproject.toml"))["project"]["version"] == paperdb_trio.__version__
 
 
 # --- the README ----------------------------------------------------------------------------------
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert 6 * 1024 <= len((ROOT / "README.md").read_bytes()) <= 8192
 
 
-def test_the_javascript_is_the_product_page_s_but_for_the_hosts() -> None:
+def test_javascript_equals_the_product_pages_except_for_hosts() -> None:
     """`tests/web/test_page.py` runs it."""
     subscribe, token = (block.source for block in blocks("README.md", "js"))
     # realtimeUrl defaults to baseUrl: one host serves both here.
@@ -294,7 +294,7 @@ def no_hosts(snippet: str) -> str:
     return re.sub(r"(https?|wss?)://[\w.:]+", "HOST", snippet).strip()
 
 
-def test_the_readme_s_program_runs_as_it_is(server: Server) -> None:
+def test_readmes_program_runs_unchanged(server: Server) -> None:
     (listening,) = blocks("README.md", "python")
     with start(listening.source, server) as process:
         assert process.stdout is not None
@@ -315,7 +315,7 @@ def start(program: str, server: Server) -> subprocess.Popen[str]:
     )
 
 
-def test_the_readme_s_curl_gets_a_token(server: Server) -> None:
+def test_readmes_curl_gets_a_token(server: Server) -> None:
     (curl,) = (block.source for block in blocks("README.md", "sh") if block.source.startswith("curl"))
     need("curl")
     shell = curl.replace(HOST, f"127.0.0.1:{server.port}").replace("your_api_key", server.key)
@@ -323,7 +323,7 @@ def test_the_readme_s_curl_gets_a_token(server: Server) -> None:
     assert '"token":"ey' in done.stdout
 
 
-def test_the_terminal_s_line_listens(server: Server) -> None:
+def test_readmes_terminal_line_listens(server: Server) -> None:
     (line,) = re.findall(r"`\.venv/bin/paperdb (listen messages) --key pdb_sk_…`", text("README.md"))
     command = [sys.executable, "-m", "paperdb_trio", *line.split(), "--key", server.key, "--url", server.url]
     with subprocess.Popen(
@@ -339,7 +339,7 @@ def test_the_terminal_s_line_listens(server: Server) -> None:
             process.kill()
 
 
-def test_contributors_set_up_what_the_readme_tests() -> None:
+def test_contributors_set_up_the_readmes_tests() -> None:
     (set_up,) = blocks("docs/contributing.md", "sh")
     assert any(block.source.startswith(f"{set_up.source.strip()} && ") for block in blocks("README.md", "sh"))
 
@@ -347,7 +347,7 @@ def test_contributors_set_up_what_the_readme_tests() -> None:
 # --- blocks that run -----------------------------------------------------------------------------
 
 
-def test_every_page_with_blocks_that_can_run_is_run() -> None:
+def test_every_page_with_runnable_blocks_is_run() -> None:
     known = {f"docs/{page}.md" for page in RUN_AS_A_WHOLE} | RUN_ELSEWHERE.keys()
     assert {page for page in map(relative, PAGES) if blocks(page, *RUNS)} <= known
     others = {block.language for page in map(relative, PAGES) for block in blocks(page)} - {*RUNS}
@@ -359,7 +359,7 @@ def relative(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", RUN_AS_A_WHOLE)
-def test_the_blocks_of_a_page_run_as_they_are(page: str, start_server: StartServer, tmp_path: Path) -> None:
+def test_blocks_of_a_page_run_unchanged(page: str, start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(data=tmp_path / "paperdb-data")
     found = [block for block in blocks(f"docs/{page}.md", *RUNS) if not block.source.startswith(EVENT_SOURCE)]
     assert found
@@ -402,13 +402,13 @@ def paths() -> dict[str, str]:
     }
 
 
-def test_the_shell_can_read_what_no_test_can_run() -> None:
+def test_shell_can_parse_blocks_that_no_test_can_run() -> None:
     for page in map(relative, PAGES):
         for block in blocks(page, "console"):
             subprocess.run(["bash", "-n", "-c", block.source], check=True)
 
 
-def test_the_service_is_tried_again_after_what_may_pass() -> None:
+def test_service_restarts_after_temporary_failures_only() -> None:
     """Not after wrong usage, a damaged file or a newer one's, or a wrong certificate: those need somebody."""
     (unit,) = (block.source for block in blocks("docs/operations.md", "ini"))
     assert "\nRestart=on-failure\n" in unit
@@ -416,7 +416,7 @@ def test_the_service_is_tried_again_after_what_may_pass() -> None:
     assert re.findall(r"RestartSec=(\d+)", unit) == ["3"]  # 5 starts in 10 s, and systemd gives up
 
 
-def test_the_container_s_settings_exist() -> None:
+def test_containers_settings_exist() -> None:
     named = re.findall(r"\b(PAPERDB_\w+)=", text("Dockerfile"))
     assert named
     assert {name.removeprefix("PAPERDB_").lower() for name in named} <= {

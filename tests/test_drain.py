@@ -39,7 +39,7 @@ def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
 
 @pytest.mark.executable
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_every_acknowledged_write_survives_and_sockets_are_told_1012(
+def test_every_acknowledged_write_survives_and_sockets_close_with_1012(
     start_server: StartServer, collection: str, how: signal.Signals
 ) -> None:
     server = start_server()
@@ -64,7 +64,7 @@ def test_every_acknowledged_write_survives_and_sockets_are_told_1012(
     assert len(kept) - len(acknowledged) <= 4  # what was committed and whose answer did not arrive
 
 
-def test_idle_connections_do_not_delay_the_end(start_server: StartServer, collection: str) -> None:
+def test_idle_connections_do_not_delay_the_stop(start_server: StartServer, collection: str) -> None:
     """Neither one between two requests, nor one that has not said anything yet."""
     server = start_server("--drain-timeout", "60", "--head-timeout", "6")
     with Raw(server) as idle, Raw(server), server.connect(collection) as ws:
@@ -77,7 +77,7 @@ def test_idle_connections_do_not_delay_the_end(start_server: StartServer, collec
 
 
 @pytest.mark.parametrize("http", ["raw", "quart"])
-def test_a_request_that_is_under_way_is_answered_and_told_that_it_is_the_last(
+def test_running_request_gets_a_response_that_announces_the_close(
     start_server: StartServer, collection: str, http: str
 ) -> None:
     """RFC 9112, section 9.6: else the client may send its next request into a connection that is closing."""
@@ -102,7 +102,7 @@ def test_a_request_that_is_under_way_is_answered_and_told_that_it_is_the_last(
     assert server.request("GET", f"/{collection}/docs/{document['_id']}").json() == document
 
 
-def test_clients_that_never_read_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
+def test_clients_that_never_read_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "1")
     request = (
         f"GET /{collection}/docs?limit=1000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n\r\n"
@@ -124,7 +124,7 @@ def test_clients_that_never_read_cannot_delay_the_end(start_server: StartServer,
         assert end(server) < 1 + 1 + SLACK
 
 
-def test_a_client_that_never_answers_the_close_frame_cannot_delay_the_end(
+def test_client_that_ignores_the_close_frame_cannot_delay_the_stop(
     start_server: StartServer, collection: str
 ) -> None:
     server = start_server("--drain-timeout", "60")
@@ -170,7 +170,7 @@ def test_new_connections_and_requests_are_refused_while_draining(
     assert "Traceback" not in server.stderr
 
 
-def test_half_a_head_and_further_signals_cannot_delay_the_end(start_server: StartServer) -> None:
+def test_half_a_head_and_further_signals_cannot_delay_the_stop(start_server: StartServer) -> None:
     server = start_server("--drain-timeout", "1", "--head-timeout", "60")
     with Raw(server) as raw:
         raw.send(b"GET / HTTP/1.1\r\n")
@@ -186,9 +186,7 @@ def test_half_a_head_and_further_signals_cannot_delay_the_end(start_server: Star
     assert "Traceback" not in server.stderr
 
 
-def test_a_slow_reader_that_does_read_gets_its_events_before_1012(
-    start_server: StartServer, collection: str
-) -> None:
+def test_slow_reader_gets_its_events_before_1012(start_server: StartServer, collection: str) -> None:
     """What was just being sent is finished within the drain time: the stream ends whole, with a close frame."""
     server = start_server("--drain-timeout", "10")
     with open_raw(server, collection, query="since=now", receive_buffer=4096) as raw:
@@ -214,7 +212,7 @@ def test_a_slow_reader_that_does_read_gets_its_events_before_1012(
         assert [receive(ws)["data"]["_id"] for _ in ids[cursor:]] == ids[cursor:]
 
 
-async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: Path) -> None:
+async def test_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: Path) -> None:
     """Its request was dropped, its thread goes on for a moment: while the server closes its connections."""
     file = prepare(tmp_path, create=True)
     reader = Reader(file, threads=2, timeout=10, max_result_bytes=1 << 20)
@@ -239,7 +237,7 @@ async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
+def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     start_server: StartServer, collection: str, how: signal.Signals
 ) -> None:
     """Its events come all the same, each once; what is inserted meanwhile stays."""
@@ -290,7 +288,7 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
     assert server.request("GET", "/collections").json()["collections"][0]["count"] == 1
 
 
-def test_sigterm_ends_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
+def test_sigterm_stops_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "0.5")
     for _ in range(100):
         server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 100} for _ in range(1000)])
@@ -323,7 +321,7 @@ def _left(server: Server) -> int:
         return int(file.execute("SELECT count(*) FROM documents").fetchone()[0])
 
 
-def test_a_long_step_of_the_writer_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
+def test_long_step_of_the_writer_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
     """Indexes of many documents take long to build: it is given up, and nothing of it is there."""
     server = start_server("--drain-timeout", "0.8")
     for _ in range(20):

@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.executable
-def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, collection: str) -> None:
+def test_running_server_writes_the_import_and_subscribers_see_it(server: Server, collection: str) -> None:
     with server.connect(collection, query="since=now") as ws:
         seq = receive(ws)["seq"]
         text = b"\n".join(
@@ -43,7 +43,7 @@ def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, colle
     assert server.request("GET", f"/{collection}/count").json() == {"count": 600}
 
 
-def test_an_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:
+def test_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:
     with (
         server.connect(collection, query="since=now", max_queue=None) as ws,
         Writers(server, collection, count=2) as writers,
@@ -58,7 +58,7 @@ def test_an_import_and_other_writers_share_one_order(server: Server, collection:
     assert not writers.failures
 
 
-def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: StartServer) -> None:
+def test_server_uses_its_own_limit_and_lists_refusals(start_server: StartServer) -> None:
     server = start_server("--max-document-bytes", "1024")
     done = import_text(server.data, line({"t": "x" * 2000}), b"x", line({}))
     fails_here(done, 10, "2 lines")
@@ -66,14 +66,14 @@ def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: Sta
     assert "line 2: Invalid JSON" in done.stdout
 
 
-def test_a_directory_deeper_than_a_socket_address_is_long(start_server: StartServer, tmp_path: Path) -> None:
+def test_directory_deeper_than_a_socket_address_works(start_server: StartServer, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     server = start_server(data=deep)
     assert run_here("import", "--data", deep, input=line({})).exit_code == 0
     assert server.request("GET", "/c/count").json() == {"count": 1}
 
 
-def test_a_socket_that_a_killed_server_left_is_in_nobodys_way(start_server: StartServer) -> None:
+def test_socket_of_a_killed_server_blocks_nothing(start_server: StartServer) -> None:
     server = start_server()
     server.kill()
     assert (server.data / "paperdb.sock").exists()
@@ -101,9 +101,7 @@ def start_import(data: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
-    start_server: StartServer, how: str
-) -> None:
+def test_import_stopped_by_the_servers_end_can_be_repeated(start_server: StartServer, how: str) -> None:
     server = start_server()
     importing = start_import(server.data)
     wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
@@ -120,7 +118,7 @@ def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
     assert "Traceback" not in server.stderr
 
 
-def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartServer) -> None:
+def test_killed_import_does_not_affect_the_server(start_server: StartServer) -> None:
     server = start_server()
     importing = start_import(server.data)
     wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
@@ -133,7 +131,7 @@ def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartSer
 
 
 @pytest.mark.parametrize("served", [False, True])
-def test_an_import_is_interrupted_in_silence_and_what_it_wrote_stays(
+def test_import_is_interrupted_silently_and_keeps_its_writes(
     start_server: StartServer, data: Path, served: bool
 ) -> None:
     if served:
@@ -147,7 +145,7 @@ def test_an_import_is_interrupted_in_silence_and_what_it_wrote_stays(
 
 
 @pytest.mark.parametrize("served", [False, True])
-def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, data: Path, served: bool) -> None:
+def test_unreadable_input_stops_the_import(start_server: StartServer, data: Path, served: bool) -> None:
     if served:
         start_server(data=data)
     done = run_here("import", "/proc/self/mem", "--data", data)
@@ -158,7 +156,7 @@ def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, da
     assert (done.exit_code, "No such file" in done.stderr) == (2, True)
 
 
-def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
+def test_full_disk_stops_the_import(small_disk: Path) -> None:
     new_file(small_disk)
     lines = [line({"pad": "x" * 100_000})] * 300
     (small_disk.parent / "lines").write_bytes(b"\n".join(lines))
@@ -167,7 +165,7 @@ def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
     assert not (small_disk / "paperdb.sock").exists()
 
 
-def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> None:
+def test_no_server_starts_during_an_import_without_one(data: Path) -> None:
     importing = start_import(data)
     try:
         wait_until(lambda: bool(exported(data)), 10)
@@ -178,7 +176,7 @@ def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> Non
     assert len(exported(data)) == 300
 
 
-def test_what_was_being_removed_is_gone_before_an_import(data: Path) -> None:
+def test_interrupted_removal_is_finished_before_an_import(data: Path) -> None:
     """Its server was killed: the next one must not take what is imported meanwhile."""
     lines = [line({"_id": str(n), "createdAt": OLD, "updatedAt": OLD}) for n in range(20)]
     assert import_text(data, *lines).exit_code == 0

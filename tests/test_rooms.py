@@ -66,14 +66,14 @@ def room(module: str) -> str:
 
 
 @pytest.mark.parametrize("module", sorted(module for module in MODULES if module))
-def test_a_module_imports_only_what_is_below_its_room(module: str) -> None:
+def test_module_imports_only_from_rooms_below_its_own(module: str) -> None:
     for other in imports(module):
         if room(other) == room(module) or (room(module) == "client" and room(other) in SHARED_WITH_THE_SDK):
             continue
         assert FLOOR[room(other)] > FLOOR[room(module)], f"{module} imports {other}, which is not below it"
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_imports_have_no_circle() -> None:
     graph = {module: imports(module) for module in MODULES if module}
     try:
         TopologicalSorter(graph).prepare()

@@ -50,7 +50,7 @@ def declared(*extras: str) -> dict[str, str]:
     ("folder", "extras"),
     [("paperdb_trio", ()), ("tests", ("test",)), ("bench", ()), ("binary", ("binary",)), ("examples", ())],
 )
-def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+def test_imported_packages_are_declared(folder: str, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()
     names = {name for _, tree in parsed(folder) for name in imported(tree)} - OURS
     undeclared = {
@@ -78,7 +78,7 @@ def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> N
         "wsproto",
     ],
 )
-def test_whose_insides_are_used_is_bound_to_what_was_tested(name: str) -> None:
+def test_packages_whose_internals_we_use_are_pinned(name: str) -> None:
     assert re.fullmatch(r">=[\d.]+,<[\d.]+", declared()[name])
 
 
@@ -100,7 +100,7 @@ def test_nothing_is_raised_within_an_except_star() -> None:
     assert raising == []
 
 
-def test_the_files_that_texts_name_exist() -> None:
+def test_files_named_in_texts_exist() -> None:
     listed = subprocess.run(
         [need("git"), "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -34,7 +34,7 @@ def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_documents_and_events_work_the_same_way(quart: Server, collection: str) -> None:
+def test_documents_and_events_work_the_same(quart: Server, collection: str) -> None:
     with quart.connect(collection) as ws:
         document = quart.insert(collection, {"text": "é"})
         assert receive(ws)["data"] == document
@@ -52,7 +52,7 @@ def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Serve
         assert 400 <= raw.head()[0] < 500
 
 
-def test_a_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
+def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
     with Raw(quart) as raw:
         chunks = b'8\r\n{"text":\r\n7\r\n"hello"\r\n1\r\n}\r\n0\r\n\r\n'
         raw.send(request(quart, "POST", f"/{collection}/docs", chunks, "Transfer-Encoding: chunked"))
@@ -60,7 +60,7 @@ def test_a_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
         assert (status, document["text"]) == (201, "hello")
 
 
-def test_who_expects_100_is_told_to_continue(quart: Server, collection: str) -> None:
+def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
     body = b'{"n": 1}'
     with Raw(quart) as raw:
         length = f"Content-Length: {len(body)}"
@@ -70,13 +70,13 @@ def test_who_expects_100_is_told_to_continue(quart: Server, collection: str) -> 
         assert raw.answer()[0] == 201
 
 
-def test_a_body_too_large_is_a_413(quart: Server, collection: str) -> None:
+def test_body_too_large_is_a_413(quart: Server, collection: str) -> None:
     answer = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
     assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
 @pytest.mark.parametrize("path", ["/nothing/here/at/all", "/x//docs", "/%ff/docs"])
-def test_what_there_is_not_is_a_json_error(quart: Server, path: str) -> None:
+def test_unknown_route_returns_json_404(quart: Server, path: str) -> None:
     with Raw(quart) as raw:
         raw.send(request(quart, "GET", path))
         status, _, body = raw.answer()
@@ -101,7 +101,7 @@ def test_http_2_carries_documents(quart: Server, collection: str) -> None:
     assert quart.request("GET", f"/{collection}/docs/{document['_id']}").json() == document
 
 
-def test_an_upgrade_with_trailing_bytes_ends_one_connection(quart: Server) -> None:
+def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> None:
     """Hypercorn #225: this ends a whole server when Hypercorn's own accept loop is used."""
     for trailing in (b"x" * 10, b"\0" * 5000):
         with Raw(quart) as raw:
@@ -113,7 +113,7 @@ def test_an_upgrade_with_trailing_bytes_ends_one_connection(quart: Server) -> No
     assert quart.request("GET", "/healthz").status_code == 200
 
 
-def test_the_first_who_need_it_may_come_at_once(start_server: StartServer) -> None:
+def test_first_users_may_arrive_together(start_server: StartServer) -> None:
     """It is loaded then, and once: all of them are served, and the others meanwhile."""
     server = start_server()
     with ExitStack() as stack:
@@ -127,7 +127,7 @@ def test_the_first_who_need_it_may_come_at_once(start_server: StartServer) -> No
     assert "Traceback" not in server.stderr
 
 
-def test_a_drain_while_it_is_loaded_ends_what_waits_for_it(start_server: StartServer) -> None:
+def test_drain_during_loading_closes_waiting_connections(start_server: StartServer) -> None:
     """Answered or not: such a connection must not idle until its keep-alive ends."""
     server = start_server("--drain-timeout", "60", "--keep-alive-timeout", "60")
     with Raw(server) as raw:
@@ -144,7 +144,7 @@ def test_a_drain_while_it_is_loaded_ends_what_waits_for_it(start_server: StartSe
 # --- what a client of HTTP/2 can do --------------------------------------------------------------
 
 
-def test_websockets_are_not_offered_within_http_2(server: Server) -> None:
+def test_http_2_does_not_offer_websockets(server: Server) -> None:
     """A browser would take the offer (RFC 8441), and Quart has none."""
     with Http2(server) as client:
         while not client.acknowledged:
@@ -152,7 +152,7 @@ def test_websockets_are_not_offered_within_http_2(server: Server) -> None:
         assert client.h2.remote_settings.enable_connect_protocol == 0
 
 
-def test_a_large_answer_arrives_whole(server: Server, collection: str) -> None:
+def test_large_response_arrives_whole(server: Server, collection: str) -> None:
     """It goes out in pieces."""
     document = server.insert(collection, {"text": "x" * 500_000})
     with Http2(server) as client:
@@ -162,7 +162,7 @@ def test_a_large_answer_arrives_whole(server: Server, collection: str) -> None:
         assert (status, json.loads(body)) == (200, document)
 
 
-def test_a_path_that_is_no_ascii_ends_its_connection_and_is_no_failure(server: Server) -> None:
+def test_non_ascii_path_closes_its_connection_without_a_failure(server: Server) -> None:
     with Http2(server) as client:
         client.ask(b"/\xff")
         client.flush()
@@ -173,7 +173,7 @@ def test_a_path_that_is_no_ascii_ends_its_connection_and_is_no_failure(server: S
 TIMEOUTS = ("--write-timeout", "1", "--keep-alive-timeout", "1")
 
 
-def test_streams_whose_client_takes_nothing_end_after_a_while_and_leave_nothing(
+def test_unread_streams_close_after_a_while_and_free_their_memory(
     start_server: StartServer,
 ) -> None:
     """With a window of 0 a client takes no answer, and its connection has nothing to write, so no deadline."""
@@ -205,7 +205,7 @@ def hold(stack: ExitStack, server: Server, path: str, clients: int) -> Counter[i
     return Counter(status for client in held for status, _ in client.answers.values())
 
 
-def test_streams_are_counted_as_connections_are(start_server: StartServer) -> None:
+def test_streams_count_as_connections(start_server: StartServer) -> None:
     server = start_server("--trusted-proxies", "", "--max-connections-per-address", "150")
     with Http2(server) as client:
         stream = client.ask("/sdk/realtime.js")
@@ -219,7 +219,7 @@ def test_streams_are_counted_as_connections_are(start_server: StartServer) -> No
 
 
 @pytest.mark.parametrize("http", ["1.1", "2"])
-def test_slow_readers_hold_so_many_bytes_and_no_more(start_server: StartServer, http: str) -> None:
+def test_slow_readers_hold_bounded_bytes(start_server: StartServer, http: str) -> None:
     server = start_server("--max-pending-bytes", "2000000")
     server.insert("big", {"key": "a", "text": "x" * 900_000})
     server.insert("big", {"key": "b", "text": "small"})
@@ -240,9 +240,7 @@ def test_slow_readers_hold_so_many_bytes_and_no_more(start_server: StartServer, 
 
 @pytest.mark.parametrize("http", ["raw", "quart"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_slow_bodies_hold_so_many_bytes_and_no_more(
-    start_server: StartServer, http: str, chunked: bool
-) -> None:
+def test_slow_bodies_hold_bounded_bytes(start_server: StartServer, http: str, chunked: bool) -> None:
     server = start_server("--max-pending-bytes", "2000000", "--http", http)
     framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000"
     head = (
@@ -260,7 +258,7 @@ def test_slow_bodies_hold_so_many_bytes_and_no_more(
     wait_until(lambda: server.request("POST", "/big/docs", json={"text": "x" * 900_000}).status_code == 201)
 
 
-def test_a_body_where_there_should_be_none_is_not_kept(start_server: StartServer) -> None:
+def test_unexpected_body_is_not_kept(start_server: StartServer) -> None:
     """Quart would keep 16 MiB of it while a long poll waits."""
     server = start_server()
     with Http2(server) as client:
@@ -280,7 +278,7 @@ def test_a_body_where_there_should_be_none_is_not_kept(start_server: StartServer
     assert server.request("GET", "/healthz").status_code == 200
 
 
-def test_floods_of_reset_streams_let_others_come_between(server: Server) -> None:
+def test_floods_of_reset_streams_let_other_clients_through(server: Server) -> None:
     """CVE-2023-44487: each costs the server a request and its client nothing."""
     with Http2(server) as client:
         flood = []
@@ -305,7 +303,7 @@ def test_floods_of_reset_streams_let_others_come_between(server: Server) -> None
 
 
 @pytest.mark.parametrize("begun", ["nothing", "half a preface", "a request", "a refused body"])
-def test_a_connection_of_http_2_that_asks_nothing_ends(start_server: StartServer, begun: str) -> None:
+def test_idle_http_2_connection_closes(start_server: StartServer, begun: str) -> None:
     server = start_server("--keep-alive-timeout", "1", "--head-timeout", "1")
     if begun == "half a preface":
         with Raw(server) as raw:
@@ -321,7 +319,7 @@ def test_a_connection_of_http_2_that_asks_nothing_ends(start_server: StartServer
         client.drain()  # a TimeoutError if it stays open
 
 
-def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: StartServer) -> None:
+def test_http_2_connection_stays_open_during_a_response(start_server: StartServer) -> None:
     server = start_server("--keep-alive-timeout", "1")
     with Http2(server) as client:
         status, body = client.answer(client.ask("/a/changes?wait=3"))
@@ -331,7 +329,7 @@ def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: S
         assert client.answer(again)[0] == 200
 
 
-def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
+def test_priorities_are_ignored(server: Server, collection: str) -> None:
     """They cost a millisecond each with 1,000 streams in the tree, and beyond those the connection."""
     with Http2(server) as client:
         for stream in range(1, 6001, 2):
@@ -341,7 +339,7 @@ def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
         assert client.answer(stream)[0] == 200
 
 
-def test_a_body_behind_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
+def test_body_after_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
     with Http2(server) as client:
         waiting = client.ask(f"/{collection}/changes?since=now&wait=20")
         refused = client.ask(f"/{collection}/docs", "POST", end=False, key=False)
@@ -357,7 +355,7 @@ def test_a_body_behind_its_refusal_ends_no_other_request(server: Server, collect
     assert "Traceback" not in server.stderr
 
 
-def test_events_beyond_the_limit_of_a_database_are_refused(start_server: StartServer) -> None:
+def test_event_streams_beyond_a_databases_limit_are_refused(start_server: StartServer) -> None:
     server = start_server("--max-connections-per-database", "1")
     token = server.token("a")
     with Http2(server) as client, server.connect("a"):

@@ -24,7 +24,7 @@ def errors(server: Server) -> list[str]:
     return [line for line in server.stderr.splitlines() if " ERROR " in line]
 
 
-def test_the_log_has_one_line_and_clients_are_sent_to_http_1(
+def test_log_has_one_line_and_clients_are_sent_to_http_1(
     start_server: StartServer, broken: dict[str, str]
 ) -> None:
     server = start_server(env=broken)
@@ -42,7 +42,7 @@ def test_the_log_has_one_line_and_clients_are_sent_to_http_1(
     assert "Traceback" not in server.stderr
 
 
-def test_a_server_that_has_nothing_else_does_not_start(tmp_path: Path, broken: dict[str, str]) -> None:
+def test_server_with_quart_only_does_not_start(tmp_path: Path, broken: dict[str, str]) -> None:
     done = subprocess.run(
         [*COMMAND, "serve", "--http", "quart", "--port", "0", "--data", str(tmp_path / "d")],
         capture_output=True,

@@ -26,7 +26,7 @@ class Timer:
         return self.again(now)
 
 
-def test_the_ticks_keep_the_second_that_the_contract_promises() -> None:
+def test_ticks_keep_the_promised_second() -> None:
     """For an expired token, and for what the command line did. `tests/realtime/test_ends.py` has the real
     thing, with slack for a busy machine."""
     assert 2 * TICK <= 0.75
@@ -34,7 +34,7 @@ def test_the_ticks_keep_the_second_that_the_contract_promises() -> None:
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.25, 0.3, 1.0, 12.34])
-async def test_who_is_due_is_looked_at_within_a_tick(
+async def test_due_entry_is_checked_within_a_tick(
     autojump_clock: MockClock, nursery: trio.Nursery, delay: float
 ) -> None:
     wheel = Wheel()
@@ -48,7 +48,9 @@ async def test_who_is_due_is_looked_at_within_a_tick(
     assert timer.due is None
 
 
-async def test_without_a_time_it_is_the_next_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_entry_without_a_time_is_checked_at_the_next_tick(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     await trio.sleep(100)
     wheel = Wheel()
     nursery.start_soon(wheel.run)
@@ -58,7 +60,7 @@ async def test_without_a_time_it_is_the_next_tick(autojump_clock: MockClock, nur
     assert len(timer.looks) == 1
 
 
-async def test_who_asks_again_is_looked_at_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_entry_that_asks_again_is_checked_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer(lambda now: now + 1)
@@ -68,9 +70,7 @@ async def test_who_asks_again_is_looked_at_again(autojump_clock: MockClock, nurs
     assert all(1 <= b - a <= 1 + 2 * TICK for a, b in zip(timer.looks, timer.looks[1:], strict=False))
 
 
-async def test_who_is_due_in_the_past_is_looked_at_once_a_tick(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
+async def test_overdue_entry_is_checked_once_per_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     """However late it is: it must not make the wheel spin."""
     wheel = Wheel()
     nursery.start_soon(wheel.run)
@@ -80,7 +80,7 @@ async def test_who_is_due_in_the_past_is_looked_at_once_a_tick(
     assert 10 <= len(timer.looks) <= 20
 
 
-async def test_planning_anew_replaces_the_old_plan(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_new_plan_replaces_the_old_one(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer()
@@ -93,7 +93,7 @@ async def test_planning_anew_replaces_the_old_plan(autojump_clock: MockClock, nu
     assert len(timer.looks) == 1
 
 
-async def test_who_is_taken_off_is_not_looked_at(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_removed_entry_is_not_checked(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer()
@@ -107,7 +107,7 @@ async def test_who_is_taken_off_is_not_looked_at(autojump_clock: MockClock, nurs
 
 
 @pytest.mark.parametrize("what", ["remove", "delay"])
-async def test_a_look_at_one_may_take_another_off_in_the_same_tick(
+async def test_check_can_remove_another_entry_in_the_same_tick(
     autojump_clock: MockClock, nursery: trio.Nursery, what: str
 ) -> None:
     """As when one closed connection ends a second one. Whoever is looked at first undoes the other."""
@@ -133,7 +133,7 @@ async def test_a_look_at_one_may_take_another_off_in_the_same_tick(
     assert sum(len(timer.looks) for timer in timers) == (1 if what == "remove" else 2)
 
 
-async def test_changes_at_the_wheel_s_own_checkpoints_count(
+async def test_changes_during_the_wheels_checkpoints_count(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
     """With many due in one tick the wheel lets others run in between: whom they take off, or move, is not
@@ -166,7 +166,7 @@ async def test_changes_at_the_wheel_s_own_checkpoints_count(
     assert all(timer.looks[0] >= when + 2 for timer in moved)
 
 
-async def test_the_wheel_ends_when_cancelled(autojump_clock: MockClock) -> None:
+async def test_wheel_stops_when_cancelled(autojump_clock: MockClock) -> None:
     wheel = Wheel()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wheel.run)

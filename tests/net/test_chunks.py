@@ -34,7 +34,7 @@ def chunked(body: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_body_is_the_same_however_it_is_cut(seed: int) -> None:
+def test_body_is_the_same_however_it_is_cut(seed: int) -> None:
     dice = random.Random(seed)
     body = dice.randbytes(dice.randrange(300)).replace(b"\0", b"\r\n")
     wire = chunked(body, dice) + b"GET /next"
@@ -76,7 +76,7 @@ def test_bad_framing_is_refused(wire: bytes, why: str) -> None:
         assert caught.value.status == 400
 
 
-def test_small_chunks_in_a_large_read_are_not_copied_again_and_again() -> None:
+def test_small_chunks_in_a_large_read_are_not_copied_repeatedly() -> None:
     """64 KiB of chunks of one byte: copying the rest for each made 1.4 GB of it. Counted, not timed."""
     copied = 0
 

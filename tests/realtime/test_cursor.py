@@ -37,7 +37,7 @@ def read_until(ws: ClientConnection, id: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_since_now_says_the_head_and_then_live_events_with_their_seq(server: Server, collection: str) -> None:
+def test_since_now_sends_the_head_and_then_live_events_with_seq(server: Server, collection: str) -> None:
     with server.connect(collection, query="since=now") as ws:
         seq = ready(ws)
         assert seq == head(server)
@@ -49,7 +49,7 @@ def test_since_now_says_the_head_and_then_live_events_with_their_seq(server: Ser
         assert answer.headers["ETag"] == f'"{event["seq"]}"'
 
 
-def test_the_subprotocol_alone_asks_for_seqs(server: Server, collection: str) -> None:
+def test_subprotocol_alone_asks_for_seqs(server: Server, collection: str) -> None:
     before = server.insert(collection, {})
     with server.connect(collection, subprotocols=["paperdb.v1"]) as ws:
         ready(ws)
@@ -59,7 +59,7 @@ def test_the_subprotocol_alone_asks_for_seqs(server: Server, collection: str) ->
         assert event["seq"]
 
 
-def test_since_replays_every_kind_of_change_exactly_as_it_was_live(server: Server, collection: str) -> None:
+def test_since_replays_changes_exactly_as_they_were_live(server: Server, collection: str) -> None:
     start = head(server)
     with server.connect(collection, query="since=now") as live:
         ready(live)
@@ -86,7 +86,7 @@ def test_since_the_head_replays_nothing(server: Server, collection: str) -> None
         assert receive(ws)["data"] == document
 
 
-def test_since_is_narrowed_by_the_collections_asked_for(server: Server, collection: str) -> None:
+def test_since_is_narrowed_by_collections(server: Server, collection: str) -> None:
     start = head(server)
     a, b = f"{collection}_a", f"{collection}_b"
     documents = {name: [server.insert(name, {"n": n}) for n in range(3)] for name in (a, b, "elsewhere")}
@@ -101,7 +101,7 @@ def test_since_is_narrowed_by_the_collections_asked_for(server: Server, collecti
         assert [receive(ws)["collection"] for _ in range(9)] == [a] * 3 + [b] * 3 + ["elsewhere"] * 3
 
 
-def test_a_later_subscribe_begins_at_the_present(server: Server, collection: str) -> None:
+def test_later_subscribe_begins_at_the_present(server: Server, collection: str) -> None:
     start = head(server)
     a, b = f"{collection}_a", f"{collection}_b"
     old_a, _old_b = server.insert(a, {}), server.insert(b, {})
@@ -114,9 +114,7 @@ def test_a_later_subscribe_begins_at_the_present(server: Server, collection: str
         assert [receive(ws)["data"] for _ in new] == new
 
 
-def test_a_later_subscribe_of_one_that_is_behind_begins_at_the_present_too(
-    server: Server, collection: str
-) -> None:
+def test_later_subscribe_of_a_slow_reader_begins_at_the_present(server: Server, collection: str) -> None:
     """Its log is still to be read from before then: what the new collection has there is the past."""
     a, b = f"{collection}_a", f"{collection}_b"
     with (
@@ -138,9 +136,7 @@ def test_a_later_subscribe_of_one_that_is_behind_begins_at_the_present_too(
         assert [event["data"]["_id"] for event in events] == [*ids, new["_id"]]
 
 
-def test_resuming_anywhere_while_writers_pour_misses_and_repeats_nothing(
-    server: Server, collection: str
-) -> None:
+def test_resuming_anywhere_during_writes_misses_and_repeats_nothing(server: Server, collection: str) -> None:
     """Each of 25 resumes crosses from the log to live at another moment; the reference is a connection that
     was live all along."""
     streams: dict[int, list[dict[str, Any]]] = {}
@@ -176,7 +172,7 @@ def test_resuming_anywhere_while_writers_pour_misses_and_repeats_nothing(
         assert events == [event for event in everything if event["seq"] > since], f"since={since}"
 
 
-def test_a_pong_says_up_to_where_everything_has_been_sent(server: Server, collection: str) -> None:
+def test_pong_has_the_seq_up_to_which_everything_was_sent(server: Server, collection: str) -> None:
     """A cursor to resume from: nothing up to it comes later, while writers pour and while it is quiet."""
     with server.connect(collection, query="since=0", max_queue=None) as ws:
         seqs = []
@@ -212,9 +208,7 @@ def test_a_pong_says_up_to_where_everything_has_been_sent(server: Server, collec
         assert len(seqs) == len(writers.acknowledged)
 
 
-def test_subscribed_says_after_which_seq_the_changes_of_the_collection_come(
-    start_server: StartServer, collection: str
-) -> None:
+def test_subscribed_has_the_seq_after_which_changes_come(start_server: StartServer, collection: str) -> None:
     """Also when the collection is subscribed to already, and its older changes are still to come."""
     server = start_server()
     with open_raw(server, collection, query="since=0", receive_buffer=4096) as raw:
@@ -234,7 +228,7 @@ def test_subscribed_says_after_which_seq_the_changes_of_the_collection_come(
 
 
 @pytest.mark.parametrize("since", ["", "x", "-1", "1.5", "+1", "1e3", "%D9%A3", "NOW", "9" * 19, "1,2"])
-def test_an_invalid_since_is_a_400(server: Server, collection: str, since: str) -> None:
+def test_invalid_since_is_a_400(server: Server, collection: str, since: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token(collection)}&since={since}"))
         status, _, body = raw.answer()
@@ -275,7 +269,7 @@ def oldest(server: Server) -> int:
         return int(message["oldest"])
 
 
-def test_a_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
+def test_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
     trimmed: Server, collection: str
 ) -> None:
     """Before and after a restart."""
@@ -302,7 +296,7 @@ def test_a_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
 # --- restarts ------------------------------------------------------------------------------------
 
 
-def test_a_cursor_outlives_a_restart_and_a_kill(start_server: StartServer, collection: str) -> None:
+def test_cursor_survives_a_restart_and_a_kill(start_server: StartServer, collection: str) -> None:
     """Every acknowledged write before and after is seen once, in order, by one client that resumes."""
     server = start_server()
     seen: list[dict[str, Any]] = []

@@ -18,7 +18,7 @@ SLACK = 2.5
 `tests/loop/test_wheel.py`, where time is not real."""
 
 
-def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, collection: str) -> None:
+def test_expired_token_closes_its_connections_with_4401(server: Server, collection: str) -> None:
     """In each mode; events go on until then, and a renewal that is refused does not prolong."""
     token = forge(server, collection, lifetime=4)
     ends = time.monotonic() + jwt.decode(token, options={"verify_signature": False})["exp"] - time.time()
@@ -37,7 +37,7 @@ def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, col
             assert -0.2 <= time.monotonic() - ends < 1 + SLACK
 
 
-def test_renewing_in_time_keeps_the_connection_and_its_events(server: Server, collection: str) -> None:
+def test_renewal_in_time_keeps_the_connection_and_its_events(server: Server, collection: str) -> None:
     token = forge(server, collection, lifetime=3)
     with (
         connect(f"{server.ws_url}/?token={token}", proxy=None) as ws,
@@ -51,14 +51,14 @@ def test_renewing_in_time_keeps_the_connection_and_its_events(server: Server, co
         assert end_of(ws) == 4401  # and so does the second in its time
 
 
-def test_a_shorter_token_shortens_the_connection(server: Server, collection: str) -> None:
+def test_shorter_token_shortens_the_connection(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         ws.send(json.dumps({"action": "auth", "token": forge(server, collection, lifetime=3)}))
         assert receive(ws)["type"] == "authenticated"
         assert end_of(ws) == 4401
 
 
-def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Server, collection: str) -> None:
+def test_revoked_key_closes_only_its_connections_with_4403(server: Server, collection: str) -> None:
     created = server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=created['key'])}"
     with connect(url, proxy=None) as ws, server.connect(collection) as other:
@@ -70,7 +70,7 @@ def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Serv
         assert receive(other)["data"] == document
 
 
-def test_a_connection_is_held_to_the_key_of_its_latest_token(server: Server, collection: str) -> None:
+def test_connection_depends_on_the_key_of_its_latest_token(server: Server, collection: str) -> None:
     old, new = server.new_key(), server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=old['key'])}"
     with connect(url, proxy=None) as ws:
@@ -85,7 +85,7 @@ def test_a_connection_is_held_to_the_key_of_its_latest_token(server: Server, col
         assert end_of(ws) == 4403
 
 
-def test_a_lost_plan_ends_the_database_s_connections_with_4403(server: Server, collection: str) -> None:
+def test_lost_plan_closes_the_databases_connections_with_4403(server: Server, collection: str) -> None:
     server.cli("databases", "create", collection, "--plan", "team")
     key = server.new_key(collection)["key"]
     url = f"{server.ws_url}/?token={server.token(collection, key=key)}"
@@ -101,13 +101,13 @@ def test_a_lost_plan_ends_the_database_s_connections_with_4403(server: Server, c
         assert receive(other)["data"] == document
 
 
-def test_a_client_s_own_close_is_answered_with_its_code(server: Server, collection: str) -> None:
+def test_clients_own_close_gets_its_code_back(server: Server, collection: str) -> None:
     with open_raw(server, collection) as raw:
         raw.send(b"\x88\x82\0\0\0\0" + (3000).to_bytes(2, "big"))
         assert raw.close_code() == 3000
 
 
-def test_a_slow_reader_s_expiry_does_not_wait_for_it(server: Server, collection: str) -> None:
+def test_slow_readers_expiry_does_not_wait_for_it(server: Server, collection: str) -> None:
     """The connection is freed even though the peer never reads the close frame."""
     token = forge(server, collection, lifetime=3)
     with Raw(server, receive_buffer=4096) as raw:

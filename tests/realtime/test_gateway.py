@@ -78,7 +78,7 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
     return frames
 
 
-async def test_a_key_that_is_revoked_during_the_handshake_does_not_listen(own_world: World) -> None:
+async def test_key_revoked_during_the_handshake_cannot_listen(own_world: World) -> None:
     async def revoke(gateway: Gateway) -> None:
         admin.revoke_key(own_world.file, "k1")
         await own_world.refresh()
@@ -88,7 +88,7 @@ async def test_a_key_that_is_revoked_during_the_handshake_does_not_listen(own_wo
     assert frames[:4] == b"\x88" + frames[1:2] + (4403).to_bytes(2, "big")
 
 
-async def test_a_drain_that_begins_during_the_handshake_says_1012(own_world: World) -> None:
+async def test_drain_during_the_handshake_closes_with_1012(own_world: World) -> None:
     async def drain(gateway: Gateway) -> None:
         await gateway.drain(5)
 

@@ -48,7 +48,7 @@ async def test_interest_while_live_changes_at_once_and_without_a_gap(
         assert payloads(sink.data) == expected
 
 
-async def test_a_new_interest_does_not_bring_what_was_before_it(world: World, nursery: trio.Nursery) -> None:
+async def test_new_interest_brings_no_older_changes(world: World, nursery: trio.Nursery) -> None:
     """Even when it has to read the log for the rest, which holds older changes of the new collection."""
     for _ in range(3):
         world.commit("a", "b")
@@ -63,7 +63,7 @@ async def test_a_new_interest_does_not_bring_what_was_before_it(world: World, nu
 
 
 @pytest.mark.parametrize("extra", range(6))
-async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing(
+async def test_interest_change_inside_a_publish_misses_and_repeats_nothing(
     world: World, nursery: trio.Nursery, yielding: None, extra: int
 ) -> None:
     """20 subscribers in two feeds; after each of the hub's offers another one changes its mind."""

@@ -22,7 +22,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_an_idle_client_that_answers_stays_connected(impatient: Server, collection: str) -> None:
+def test_idle_client_that_responds_stays_connected(impatient: Server, collection: str) -> None:
     with (
         impatient.connect(collection, ping_interval=None) as ws,
         impatient.connect(collection, ping_interval=0.05, ping_timeout=20) as pings_too,
@@ -33,7 +33,7 @@ def test_an_idle_client_that_answers_stays_connected(impatient: Server, collecti
         assert receive(ws)["data"] == receive(pings_too)["data"] == document
 
 
-def test_who_never_answers_is_pinged_once_and_closed_with_4408(impatient: Server, collection: str) -> None:
+def test_silent_client_is_pinged_once_and_closed_with_4408(impatient: Server, collection: str) -> None:
     with open_raw(impatient, collection) as raw:
         began = time.monotonic()
         assert raw.frame() == (PING, b"")
@@ -41,7 +41,7 @@ def test_who_never_answers_is_pinged_once_and_closed_with_4408(impatient: Server
         assert 1.9 <= time.monotonic() - began + 0.5 < 6
 
 
-def test_any_sign_of_life_is_an_answer(impatient: Server, collection: str) -> None:
+def test_any_input_counts_as_a_pong(impatient: Server, collection: str) -> None:
     with open_raw(impatient, collection) as raw:
         for sign in (
             frame(PONG, b"unasked"),
@@ -56,9 +56,7 @@ def test_any_sign_of_life_is_an_answer(impatient: Server, collection: str) -> No
         assert document in [event.get("data") for event in until(raw.message, document["_id"])]
 
 
-def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_up(
-    impatient: Server, collection: str
-) -> None:
+def test_silent_client_with_unread_events_stays_connected(impatient: Server, collection: str) -> None:
     """It answers every ping that it gets to see: but the server cannot send one while its events block the way,
     so that the first one it can answer comes after it has read everything."""
     with (
@@ -79,9 +77,7 @@ def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_u
                 raw.send(frame(PONG))
 
 
-def test_who_has_caught_up_has_the_whole_timeout_to_answer_the_ping(
-    start_server: StartServer, collection: str
-) -> None:
+def test_client_that_caught_up_has_the_whole_ping_timeout(start_server: StartServer, collection: str) -> None:
     """The ping lies in the kernel's buffers behind what is unread; only from then on can it be answered."""
     server = start_server("--ping-interval", "0.5", "--ping-timeout", "3")
     with open_raw(server, collection, receive_buffer=4096) as raw, server.connect("x") as other:
@@ -106,7 +102,7 @@ with connect(sys.argv[1], proxy=None, ping_interval=None) as ws:
 """
 
 
-def test_a_stopped_process_with_nothing_unread_is_gone(impatient: Server, collection: str) -> None:
+def test_stopped_process_with_nothing_unread_is_closed(impatient: Server, collection: str) -> None:
     """Its kernel goes on acknowledging everything; only the missing pong tells."""
     url = f"{impatient.ws_url}/?token={impatient.token(collection)}"
     process = subprocess.Popen(
@@ -135,7 +131,7 @@ def connections(server: Server, pid: int) -> int:
     return len(mine & {row[2] for row in rows if row[1].endswith(port) and row[3] == "01"})
 
 
-def test_a_client_that_hung_up_without_a_word_is_forgotten(impatient: Server, collection: str) -> None:
+def test_client_that_hung_up_silently_is_forgotten(impatient: Server, collection: str) -> None:
     raws = [open_raw(impatient, collection) for _ in range(5)]
     for raw in raws:
         raw.drop()
@@ -144,7 +140,7 @@ def test_a_client_that_hung_up_without_a_word_is_forgotten(impatient: Server, co
         assert receive(ws)["data"] == document
 
 
-def test_a_client_s_pings_are_answered_with_their_payload(impatient: Server, collection: str) -> None:
+def test_clients_pings_get_their_payload_back(impatient: Server, collection: str) -> None:
     with open_raw(impatient, collection) as raw:
         for payload in (b"", b"x", b"y" * 125):
             raw.send(frame(PING, payload))

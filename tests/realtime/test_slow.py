@@ -24,7 +24,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize("query", ["", "since=now"], ids=["plain", "cursor"])
-def test_who_does_not_read_gets_everything_later_and_others_get_it_now(
+def test_stuck_reader_gets_everything_later_and_others_get_it_now(
     own: Server, collection: str, query: str
 ) -> None:
     with (
@@ -43,9 +43,7 @@ def test_who_does_not_read_gets_everything_later_and_others_get_it_now(
 
 
 @pytest.mark.parametrize("query", ["", "since=0"], ids=["plain", "cursor"])
-def test_a_reader_that_is_slow_all_the_time_gets_what_the_others_get(
-    own: Server, collection: str, query: str
-) -> None:
+def test_slow_reader_gets_the_same_events_as_the_others(own: Server, collection: str, query: str) -> None:
     """It falls behind and catches up again and again, while the writing goes on."""
     with open_raw(own, collection, query=query, receive_buffer=SMALL) as slow:
         if query:
@@ -59,9 +57,7 @@ def test_a_reader_that_is_slow_all_the_time_gets_what_the_others_get(
         assert seen == ids
 
 
-def test_a_slow_reader_can_still_act_and_its_replies_come_behind_its_events(
-    own: Server, collection: str
-) -> None:
+def test_slow_reader_gets_replies_after_its_events(own: Server, collection: str) -> None:
     other = f"{collection}_b"
     with open_raw(own, collection, other, query=f"collections={collection}", receive_buffer=SMALL) as slow:
         ids = pour(own, collection, 2)
@@ -80,7 +76,7 @@ def test_a_slow_reader_can_still_act_and_its_replies_come_behind_its_events(
         assert slow.message()["data"] == document
 
 
-def test_many_that_do_not_read_cost_bounded_memory(own: Server, collection: str) -> None:
+def test_many_stuck_readers_cost_bounded_memory(own: Server, collection: str) -> None:
     """20 sockets times 12 MB of events, of which the server may keep about 1 MiB a socket."""
 
     def resident() -> int:
@@ -99,9 +95,7 @@ def test_many_that_do_not_read_cost_bounded_memory(own: Server, collection: str)
             raw.drop()
 
 
-def test_who_falls_behind_the_trimmed_log_is_closed_with_4410(
-    start_server: StartServer, collection: str
-) -> None:
+def test_reader_behind_the_trimmed_log_is_closed_with_4410(start_server: StartServer, collection: str) -> None:
     server = start_server("--retention-count", "10")
     with open_raw(server, collection, query="since=now", receive_buffer=SMALL) as slow:
         assert slow.message()["type"] == "ready"

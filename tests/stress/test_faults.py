@@ -23,7 +23,7 @@ def documents(server: Server, collection: str) -> int:
     return int(server.request("GET", f"/{collection}/count").json()["count"])
 
 
-def test_a_full_disk_refuses_writes_with_507_while_reads_and_sockets_go_on(
+def test_full_disk_refuses_writes_with_507_while_reads_and_sockets_continue(
     small_disk: Path, start_server: StartServer
 ) -> None:
     server = start_server(data=small_disk / "data")
@@ -58,7 +58,7 @@ def test_a_full_disk_refuses_writes_with_507_while_reads_and_sockets_go_on(
     assert documents(server, "c") == kept + 1
 
 
-def test_an_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: StartServer) -> None:
+def test_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"n": 0})
     wal = next(server.data.glob("*-wal")).stat().st_size
@@ -77,7 +77,7 @@ def test_an_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server:
     assert documents(server, "c") == 2
 
 
-def test_a_file_that_is_damaged_while_serving_ends_the_process_rather_than_lie(
+def test_file_damaged_while_serving_ends_the_process(
     start_server: StartServer,
 ) -> None:
     server = start_server()
@@ -96,7 +96,7 @@ def test_a_file_that_is_damaged_while_serving_ends_the_process_rather_than_lie(
     assert server.process.returncode not in (0, None)
 
 
-def test_a_damaged_file_is_refused_at_start_in_one_line(start_server: StartServer) -> None:
+def test_damaged_file_is_refused_at_start_in_one_line(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"n": 1})
     server.stop()
@@ -155,7 +155,7 @@ def assert_gone(server: Server, acknowledged: int) -> None:
 
 
 @pytest.mark.parametrize("how", GONE)
-def test_writes_are_refused_once_the_file_is_not_where_it_was(start_server: StartServer, how: str) -> None:
+def test_writes_are_refused_once_the_file_is_gone(start_server: StartServer, how: str) -> None:
     server = start_server()
     server.insert("c", {"key": "a"})
     assert ready(server) == (200, None)
@@ -173,9 +173,7 @@ def test_writes_are_refused_once_the_disk_is_unmounted(small_disk: Path, start_s
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(small_disk)], check=True)  # for its fixture
 
 
-def test_a_directory_that_has_become_read_only_is_not_ready(
-    small_disk: Path, start_server: StartServer
-) -> None:
+def test_read_only_directory_is_not_ready(small_disk: Path, start_server: StartServer) -> None:
     need("mount")
     server = start_server(data=small_disk)
     assert ready(server) == (200, None)
