@@ -1,4 +1,4 @@
-"""The command line as a process: its exit codes, one line for what went wrong, and what it leaves behind."""
+"""The command line as a process: its exit codes, its one-line errors, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 
 
 def fails_as_usage(done: Done, *words: str) -> None:
-    """Click's way: usage, and then what was wrong with it."""
+    """Click's format: the usage, then the error."""
     assert done.exit_code == 2, done
     assert done.stdout == ""
     _, _, error = done.stderr.partition("Error: ")
@@ -38,7 +38,7 @@ def fails_as_usage(done: Done, *words: str) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with a set-up database that nobody serves."""
+    """A data directory with a database, without a server."""
     new_file(tmp_path)
     return tmp_path
 
@@ -149,7 +149,7 @@ def test_first_start_is_short_and_coloured_only_on_a_terminal(tmp_path: Path) ->
 
 @pytest.mark.executable
 def test_server_can_be_process_1_of_a_container(tmp_path: Path) -> None:
-    """Process 1 gets only the signals that it handles, and nobody else reaps its children."""
+    """Process 1 gets only the signals that it handles, and must reap its children itself."""
     alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     need(*alone, "true")
     outer = subprocess.Popen(
@@ -262,7 +262,7 @@ sys.argv[0] = "paperdb"; cli.main()
 
 
 def as_nobody() -> list[str]:
-    """The command without the rights of root. Python itself may lie where only root can read it."""
+    """The command without root's rights. Python's own files may be readable by root only."""
     if "PAPERDB_TEST_COMMAND" in os.environ:
         setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         need(*setpriv, "test", "-x", COMMAND[0])
@@ -290,7 +290,7 @@ def test_directory_without_permission_is_refused(data: Path, command: list[str])
 
 @pytest.mark.executable
 def test_full_disk_is_one_line(small_disk: Path) -> None:
-    """There, and where there is a database already, which is left as it is."""
+    """Both in an empty directory and beside a database, which stays unchanged."""
     new_file(small_disk)
     fill(small_disk / "filler")
     with closing(sqlite3.connect(f"file:{small_disk}/paperdb.sqlite?immutable=1", uri=True)) as connection:
@@ -331,7 +331,7 @@ def test_wrong_option_or_command_is_named_with_the_nearest(arguments: list[str],
 
 
 def test_option_overrides_its_variable_which_overrides_the_file(tmp_path: Path) -> None:
-    """Each names a port that is out of range: the one that is complained about is the one that counts."""
+    """Each names a port that is out of range; the error shows which one counts."""
     config = tmp_path / "c.toml"
     config.write_text("port = 70003\n")
     arguments = ["serve", "--data", tmp_path / "d", "--config", config]
@@ -368,7 +368,7 @@ def test_every_command_refuses_an_unknown_variable(data: Path, command: str) -> 
 
 @pytest.mark.executable
 def test_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
-    """Kubernetes tells each pod of it. Its PAPERDB_PORT is an address, and what the file says counts."""
+    """Kubernetes announces it to each pod. Its PAPERDB_PORT is an address, so the file's port counts."""
     (tmp_path / "c.toml").write_text("port = 0\n")
     env = ENVIRONMENT | {**service_variables("PAPERDB"), "PAPERDB_CONFIG": str(tmp_path / "c.toml")}
     command = [*COMMAND, "serve", "--data", str(tmp_path / "d")]

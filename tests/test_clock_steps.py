@@ -1,6 +1,6 @@
 """The computer's clock is set back and forth under a running server.
 
-Nobody may set this machine's clock: `sitecustomize` gives the server one of its own, which goes by a file.
+The tests must not set this machine's clock, so `sitecustomize` gives the server its own, controlled by a file.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def oldest(server: Server) -> int:
 
 @pytest.mark.parametrize("step", [-50 * 365 * DAY, -30, 30 * DAY, 14 * 365 * DAY])
 def test_clock_step_loses_no_change_of_the_log(start_server: StartServer, clock: Clock, step: float) -> None:
-    """The log is also bounded in number here, which shows that it has been looked at since."""
+    """The log is also bounded by count here, which shows that a trim has run since."""
     server = start_server("--retention-count", "5", env=clock.env)
     for n in range(10):
         server.insert("c", {"key": str(n)})

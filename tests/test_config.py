@@ -1,4 +1,4 @@
-"""Settings: each named once, checked when read, and a misspelt one answered with the nearest name."""
+"""Settings: each is named once and checked when read; a misspelt one gets the nearest name as a suggestion."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_every_setting_has_a_variable_and_a_misspelt_one_is_refused() -> None:
 
 
 def service_variables(name: str, port: str = "8000", protocol: str = "tcp") -> dict[str, str]:
-    """What Kubernetes sets for a service, and what Docker's --link adds to it
+    """The variables that Kubernetes sets for a service, and those that Docker's --link adds
     (kubernetes/pkg/kubelet/envvars/envvars.go; docs.docker.com/engine/network/links)."""
     url = f"{protocol}://10.0.0.1:{port}"
     one = f"{name}_PORT_{port}_{protocol.upper()}"

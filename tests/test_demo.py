@@ -1,4 +1,5 @@
-"""`paperdb serve --demo`: something happens at once, in bounded room, and only to its own documents."""
+"""`paperdb serve --demo`: events come right away, the data stays bounded, and it changes only its own
+documents."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ async def test_demo_stays_bounded_over_restarts(tmp_path: Path, monkeypatch: pyt
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(writer.run)
-            for enough in (200, 400):  # the second run takes over what the first has left
+            for enough in (200, 400):  # the second run continues with the first one's documents
                 async with trio.open_nursery() as run:
                     run.start_soon(demo.run, services)
                     while len(seen) < enough:

@@ -1,4 +1,4 @@
-"""The documentation is true: what exists is documented, what is documented exists, and its blocks run.
+"""The documentation is true: it covers everything that exists, names nothing else, and its blocks run.
 
 Rules: a page's blocks run in order, in one folder, against one server; only the host is changed.
 `python -m tests.test_docs` rewrites the table of settings in docs/operations.md.
@@ -42,9 +42,9 @@ RUN_ELSEWHERE = {
     "docs/contributing.md": "it is the beginning of the README's test line",
 }
 EVENT_SOURCE = "let since"
-"""How the snippet begins that tests/web/test_browser.py runs."""
+"""The start of the snippet that tests/web/test_browser.py runs."""
 
-# --- what exists is documented -------------------------------------------------------------------
+# --- everything is documented --------------------------------------------------------------------
 
 
 def row(setting: dataclasses.Field[object]) -> str:
@@ -103,7 +103,7 @@ _STATUSES = {"bad_request": 400}
 
 
 def error_codes(*folders: str) -> dict[str, set[int]]:
-    """The codes of errors that Python modules raise, each with its statuses where they are written there."""
+    """The error codes that Python modules raise, each with the statuses that are written beside it."""
     found: dict[str, set[int]] = defaultdict(set)
     for path in (file for folder in folders for file in PACKAGE.glob(folder)):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -284,9 +284,9 @@ def test_readme_is_short() -> None:
 def test_javascript_equals_the_product_pages_except_for_hosts() -> None:
     """`tests/web/test_page.py` runs it."""
     subscribe, token = (block.source for block in blocks("README.md", "js"))
-    # realtimeUrl defaults to baseUrl: one host serves both here.
+    # realtimeUrl defaults to baseUrl, because one host serves both here.
     assert no_hosts(subscribe) == no_hosts(re.sub(r"\n  realtimeUrl: .*", "", "".join(subscribe_snippet())))
-    # One line is enough for a shorter host.
+    # A shorter host fits on one line.
     assert no_hosts(token) == no_hosts(re.sub(r"\(\n  (`.*`)\n\)", r"(\1)", token_snippet()))
 
 
@@ -394,7 +394,7 @@ def command(block: Block, folder: Path, server: Server) -> list[str]:
 
 
 def paths() -> dict[str, str]:
-    """`paperdb` is the one that is tested."""
+    """`paperdb` is the command under test."""
     return {
         **ENVIRONMENT,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}",
@@ -409,7 +409,7 @@ def test_shell_can_parse_blocks_that_no_test_can_run() -> None:
 
 
 def test_service_restarts_after_temporary_failures_only() -> None:
-    """Not after wrong usage, a damaged file or a newer one's, or a wrong certificate: those need somebody."""
+    """Not after wrong usage, a damaged or newer file, or a wrong certificate, which need an operator."""
     (unit,) = (block.source for block in blocks("docs/operations.md", "ini"))
     assert "\nRestart=on-failure\n" in unit
     assert re.findall(r"RestartPreventExitStatus=(.*)", unit) == ["2 3 4 8"]
@@ -425,7 +425,7 @@ def test_containers_settings_exist() -> None:
 
 
 def rewrite_settings() -> None:
-    """Write the table of settings anew."""
+    """Rewrite the table of settings."""
     page = ROOT / "docs/operations.md"
     rows = "\n".join(map(row, dataclasses.fields(Settings)))
     table = re.compile(r"(\| option \| default \| meaning \|\n\|---\|---\|---\|\n).*?\n\n", re.DOTALL)

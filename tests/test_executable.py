@@ -1,4 +1,4 @@
-"""What only dist/paperdb has: a launcher that unpacks it once. Collected only when it is what is tested."""
+"""The launcher of dist/paperdb, which unpacks it once. Collected only when the tests run dist/paperdb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.executable
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where it unpacks to if it cannot where it should."""
+    """The fallback folder, used if it cannot unpack in the preferred one."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -62,7 +62,7 @@ def test_shared_folder_is_skipped(tmp_path: Path, home: Path, mode: int) -> None
 
 def test_full_disk_is_skipped_and_nothing_is_left_there(small_disk: Path, home: Path) -> None:
     fill(small_disk / "filler")
-    os.truncate(small_disk / "filler", 4 << 20)  # room for a part of it
+    os.truncate(small_disk / "filler", 4 << 20)  # room for part of it
     assert works(start(small_disk / "cache", home))
     assert list((small_disk / "cache").iterdir()) == []
     assert len(list((home / ".cache").iterdir())) == 1

@@ -1,5 +1,5 @@
-"""Files appear whole or not at all, whatever ends the process; what dead ones left is swept away, never what
-is in use; and what root makes belongs to whom it should."""
+"""Files appear whole or not at all, however the process ends. Leftovers of dead processes are removed, files in
+use are not, and files that root creates belong to the right owner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with replacing(Path(sys.argv[1]), force=True) as temporary:
 
 
 def begin(target: Path, *before: str) -> subprocess.Popen[str]:
-    """A process that is in the middle of writing a file."""
+    """A process in the middle of writing a file."""
     process = subprocess.Popen(
         [*before, sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
@@ -88,7 +88,7 @@ def test_next_process_removes_leftovers_but_no_file_in_use(tmp_path: Path) -> No
 
 
 def test_many_processes_can_write_and_sweep_at_once(tmp_path: Path) -> None:
-    """Nobody sweeps what another has just begun, also in the moment in which it is not locked yet."""
+    """No process removes a file that another has just created, even before it is locked."""
     code = (
         "import sys; from pathlib import Path; from paperdb_trio.files import replacing\n"
         "for n in range(200):\n"
@@ -109,7 +109,7 @@ def test_many_processes_can_write_and_sweep_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.executable
 def test_backup_killed_as_process_1_does_not_block_the_next(tmp_path: Path) -> None:
-    """In a container each is process 1: a name with the process's id was there already."""
+    """In a container every process has id 1, so a name with the process's id existed already."""
     alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
     data = tmp_path / "data"
     data.mkdir()
@@ -153,7 +153,7 @@ def test_backup_stopped_by_sigterm_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def theirs() -> Iterator[Path]:
-    """A directory of another user's, which that user can reach."""
+    """A directory of another user, which that user can reach."""
     if os.geteuid() != 0:
         if os.environ.get("CI"):
             pytest.fail("giving files away needs root")
@@ -192,7 +192,7 @@ def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path
     file = theirs / "paperdb.sqlite"
     os.chown(file, NOBODY, 4242)
     file.chmod(0o644)
-    os.chown(theirs, 0, 0)  # what is replaced counts for more than the directory
+    os.chown(theirs, 0, 0)  # the replaced file counts more than the directory
     assert run_here("restore", tmp_path / "copy", "--data", theirs, "--force").exit_code == 0
     assert owners(theirs)["paperdb.sqlite"] == (NOBODY, 4242)
     assert file.stat().st_mode & 0o777 == 0o640
@@ -200,7 +200,7 @@ def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path
 
 @pytest.mark.executable
 def test_files_that_root_creates_belong_to_the_directorys_owner(theirs: Path, tmp_path: Path) -> None:
-    """Also while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
+    """Even while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
     seen = {}
     command = [*COMMAND, "serve", "--port", "0", "--tls-self-signed", "--data", str(theirs)]
     with subprocess.Popen(

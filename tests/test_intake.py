@@ -1,4 +1,4 @@
-"""`paperdb import` beside a running server and without one: one order of writes, and whatever ends early."""
+"""`paperdb import` with and without a running server: one order of writes, and early ends of either side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.store.tools import DATABASE, apply_all, new_file, rows
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory that nobody serves."""
+    """A data directory without a server."""
     directory = tmp_path / "data"
     directory.mkdir()
     new_file(directory)
@@ -86,7 +86,7 @@ def test_socket_of_a_killed_server_blocks_nothing(start_server: StartServer) -> 
 
 
 def start_import(data: Path) -> subprocess.Popen[bytes]:
-    """An import that has given 300 lines and waits for more."""
+    """An import that has sent 300 lines and waits for more."""
     importing = subprocess.Popen(
         [*COMMAND, "import", "--data", str(data)],
         stdin=subprocess.PIPE,
@@ -177,7 +177,7 @@ def test_no_server_starts_during_an_import_without_one(data: Path) -> None:
 
 
 def test_interrupted_removal_is_finished_before_an_import(data: Path) -> None:
-    """Its server was killed: the next one must not take what is imported meanwhile."""
+    """Its server was killed; the next server must not remove documents imported meanwhile."""
     lines = [line({"_id": str(n), "createdAt": OLD, "updatedAt": OLD}) for n in range(20)]
     assert import_text(data, *lines).exit_code == 0
     apply_all(data / "paperdb.sqlite", DropSome(DATABASE, "c", None, limit=10))

@@ -1,4 +1,4 @@
-"""JSON in: what is taken, what is refused, and how an array of documents is taken apart."""
+"""JSON in: accepted and refused texts, and the splitting of an array of documents."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_number_beyond_a_double_is_found_anywhere(before: int, after: int) -> No
     assert parse_json(body(309))["n"] == int("1" * 309)
 
 
-# --- numbers that msgspec is slow at -------------------------------------------------------------
+# --- numbers that msgspec decodes slowly ---------------------------------------------------------
 
 EXTREMES = st.builds(
     "{}{}{}{}".format,

@@ -1,5 +1,4 @@
-"""Limits: what one address, one database, one key or one connection may have; and who is believed about whom
-he speaks for."""
+"""Limits per address, database, key and connection; and which proxies are trusted to name their clients."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ def upgrade(server: Server, raw: Raw, *headers: str) -> tuple[int, dict[str, str
     return raw.head()
 
 
-# --- who is behind a proxy -----------------------------------------------------------------------
+# --- clients behind a proxy ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -29,9 +28,9 @@ def upgrade(server: Server, raw: Raw, *headers: str) -> tuple[int, dict[str, str
     [
         ("127.0.0.1", None, "127.0.0.1"),
         ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
-        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # not a proxy of ours: not believed
-        ("127.0.0.1", "6.6.6.6, 203.0.113.9", "203.0.113.9"),  # what stands before it is hearsay
-        ("127.0.0.1", "203.0.113.9, 10.1.2.3", "203.0.113.9"),  # a chain of our own
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # not one of our proxies: ignored
+        ("127.0.0.1", "6.6.6.6, 203.0.113.9", "203.0.113.9"),  # the earlier address may be forged
+        ("127.0.0.1", "203.0.113.9, 10.1.2.3", "203.0.113.9"),  # a chain of our own proxies
         ("127.0.0.1", "203.0.113.9, nonsense", "127.0.0.1"),
         ("127.0.0.1", " 2001:db8::1 ", "2001:db8::1"),
         ("127.0.0.1", "203.0.113.9, ::ffff:10.1.2.3", "203.0.113.9"),

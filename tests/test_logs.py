@@ -1,4 +1,4 @@
-"""What is logged, at its most talkative: never a key or a token, in whatever way they came."""
+"""The log at its most verbose: never a key or a token, however it was sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names, ids, timestamps, documents and events: the parts that need neither file nor socket."""
+"""Names, ids, timestamps, documents and events, without files or sockets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which web origins may call, and what is refused as a setting because no browser ever sends it."""
+"""Allowed web origins, and settings that are refused because no browser sends such an origin."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The rooms of the package and which of them may import which: arrows point down only.
+"""The rooms of the package, and which may import which: arrows only point down.
 
-What a module imports for its types alone counts, too: whoever reads it has to know that as well.
+Imports for types alone count, too, because a reader has to know those modules as well.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FLOORS = (
     ("cli",),
     ("server",),
     ("doors", "import_socket"),  # listeners
-    ("rest", "realtime", "demo"),  # handlers; who may listen; a client in the house
+    ("rest", "realtime", "demo"),  # handlers; live connections; a client inside the server
     ("services",),
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("net",),  # bytes and framing
@@ -29,7 +29,7 @@ FLOORS = (
     ("loop", "errors"),
     ("client", "web"),  # the SDKs: they depend on nothing above
 )
-"""From the top down. A room imports what is below it; the SDK and the command `listen` share `errors`."""
+"""From the top down. A room imports only rooms below it; the SDK and the command `listen` share `errors`."""
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SHARED_WITH_THE_SDK = {"errors"}
@@ -47,7 +47,7 @@ MODULES = modules()
 
 
 def imports(module: str) -> set[str]:
-    """The modules of the package that a module imports, wherever it does so."""
+    """The modules of the package that a module imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "paperdb_trio":
@@ -58,7 +58,7 @@ def imports(module: str) -> set[str]:
         elif isinstance(node, ast.Import):
             names = (alias.name for alias in node.names if alias.name.split(".")[0] == "paperdb_trio")
             found |= {name.removeprefix("paperdb_trio").removeprefix(".") for name in names}
-    return found - {module, ""}  # the package itself only hands names on
+    return found - {module, ""}  # the package itself only re-exports names
 
 
 def room(module: str) -> str:

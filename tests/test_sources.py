@@ -1,5 +1,5 @@
-"""What holds for every file of the sources: what it imports is declared, and bounded where insides are used;
-nothing is raised within `except*`; the files that it names exist."""
+"""Rules for every source file: its imports are declared, and pinned where we use internals; it raises nothing
+within `except*`; the files that it names exist."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """The packages that a file imports, wherever in it."""
+    """The packages that a file imports, anywhere in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
@@ -38,7 +38,7 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def declared(*extras: str) -> dict[str, str]:
-    """What pip is told: names and their bounds."""
+    """The declared dependencies: names and their bounds."""
     lines = [*PROJECT["dependencies"]]
     for extra in extras:
         lines += PROJECT["optional-dependencies"][extra]
@@ -83,7 +83,7 @@ def test_packages_whose_internals_we_use_are_pinned(name: str) -> None:
 
 
 def test_nothing_is_raised_within_an_except_star() -> None:
-    """Before Python 3.11.4 (Debian 12 has 3.11.2) that comes out wrapped in a group again."""
+    """Before Python 3.11.4 (Debian 12 has 3.11.2) such an exception is wrapped in a group again."""
     raising = [
         f"{path}:{inner.lineno}"
         for path, tree in parsed(*FOLDERS)

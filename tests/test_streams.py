@@ -1,4 +1,4 @@
-"""Streams that nobody can read: one line, the right exit code, and no secret that nobody saw."""
+"""Streams that cannot be written: one line, the right exit code, and no secret that was never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ broken = pytest.mark.parametrize("stdout", REASONS)
 
 
 def start(redirection: str, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """`paperdb` with its streams redirected; 3 is a pipe that nobody reads."""
+    """`paperdb` with its streams redirected; 3 is a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     script = f'exec 3>&{writing}; exec "$@" {redirection}'
@@ -48,7 +48,7 @@ def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with a document that nobody serves."""
+    """A data directory with a document, without a server."""
     directory = tmp_path / "data"
     directory.mkdir()
     apply_all(new_file(directory), inserting({"_id": "a"}))
@@ -90,7 +90,7 @@ def test_output_that_cannot_be_written_is_one_line(
     code, output, error = ends(start(stdout, *command.split(), *where))
     assert (code, output) == (6, "")
     assert error == f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n"
-    assert keys(data) == 1  # those that could not be shown are none
+    assert keys(data) == 1  # keys that could not be shown were not created
 
 
 def test_export_into_a_broken_pipe_says_so(data: Path) -> None:
@@ -111,7 +111,7 @@ def test_export_into_a_broken_pipe_says_so(data: Path) -> None:
 
 @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
 def test_listen_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
-    """A pipe that nobody reads is its end: tests/client/test_listen.py."""
+    """tests/client/test_listen.py covers a broken pipe, which ends it."""
     server.insert(collection, {})
     where = ("--url", server.url, "--key", server.key, "--since", "0")
     code, _, error = ends(start(stdout, "listen", collection, *where))
@@ -157,7 +157,7 @@ def test_key_that_cannot_be_stored_is_not_shown(data: Path) -> None:
 
 def test_key_shown_but_not_stored_is_reported(small_disk: Path) -> None:
     with closing(sqlite3.connect(new_file(small_disk))) as other:
-        other.execute("SELECT * FROM keys").fetchall()  # so that all files are there
+        other.execute("SELECT * FROM keys").fetchall()  # so that all files exist
         fill(small_disk / "filler")
         done = run_here("keys", "create", "--data", small_disk)
         assert (done.exit_code, done.stdout.count("pdb_sk_")) == (6, 1)
@@ -186,7 +186,7 @@ def test_server_with_unwritable_log_serves_and_drains(data: Path, stderr: str) -
 
 
 def test_file_never_replaces_a_closed_stream(data: Path) -> None:
-    """What is written to stderr would be written into it."""
+    """Otherwise lines for stderr would go into it."""
     with start("<&- >&- 2>&-", "serve", "--port", "0", "--data", data) as serving:
         wait_until(lambda: (data / "paperdb.sock").exists())
         streams = {os.readlink(f"/proc/{serving.pid}/fd/{number}") for number in (0, 1, 2)}

@@ -1,4 +1,4 @@
-"""The commands for databases and keys, beside a running server and without one."""
+"""The commands for databases and keys, with and without a running server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.store.tools import new_file
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with a set-up database that nobody serves."""
+    """A data directory with a database, without a server."""
     new_file(tmp_path)
     return tmp_path
 
@@ -93,8 +93,8 @@ def test_revocation_is_final_and_can_be_repeated(data: Path) -> None:
 
 @pytest.mark.parametrize("id", ["-an_id", "-h", "-oKAyh-9", "--help-", "---data"])
 def test_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -> None:
-    """One id in 64 does, and is pasted as it was shown, without `--`. `-h` within one showed the help, with
-    success, and the key lived on."""
+    """One id in 64 does, and users paste it without `--`. With `-h` in it, the command showed its help, exited
+    with 0, and the key stayed valid."""
     admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey(id, "public", "", b"another hash"))
     done = run("keys", "revoke", id, "--data", data)
     assert (done.returncode, done.stdout) == (0, f"Revoked {id}.\n")
@@ -103,7 +103,7 @@ def test_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -
 
 
 def test_commands_and_writes_do_not_block_each_other(server: Server, collection: str) -> None:
-    """The file has one writer at a time: neither side fails when both want it."""
+    """The file has one writer at a time; neither side fails when both need it."""
     commands = [
         subprocess.Popen(
             [*COMMAND, "keys", "create", "--data", str(server.data)],

@@ -1,6 +1,7 @@
-"""Verifying tokens: whatever is not ours, in any part, is refused as what it is, and nothing else escapes.
+"""Token verification: a token with any foreign part is refused with the right error, and no other error
+escapes.
 
-The tokens are made by hand from base64 and HMAC, so that no library repairs what an attacker would send.
+The tests build tokens by hand from base64 and HMAC, so that no library repairs an attacker's input.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from paperdb_trio.store.reader import Reader
 KID, SECRET = "kid-one", b"1" * 32
 KEY = "pdb_sk_" + "k" * 43
 FUTURE = 2**33
-"""The year 2242, and not now plus something: the names of tests must be the same in each pytest worker."""
+"""The year 2242, not relative to now, because test names must be the same in each pytest worker."""
 
 
 class World:
-    """A database file and the directory read from it; `refresh()` after each change."""
+    """A database file and the accounts read from it; call `refresh()` after each change."""
 
     def __init__(self, path: Path) -> None:
         self.file = prepare(path, create=True)
@@ -53,7 +54,7 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One that tests only look at."""
+    """A world that tests only read."""
     world = World(tmp_path_factory.mktemp("world"))
     trio.run(world.refresh)
     return world
@@ -61,7 +62,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture
 async def own_world(tmp_path: Path) -> World:
-    """One that a test changes."""
+    """A world that a test changes."""
     world = World(tmp_path)
     await world.refresh()
     return world
@@ -92,7 +93,7 @@ separators = (",", ":")
 
 @pytest.fixture(params=[(",", ":"), (", ", ": ")], ids=["minted", "judged"], autouse=True)
 def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens with a head to the letter like ours are verified on a short way, all others by PyJWT."""
+    """A fast path verifies tokens whose header equals ours byte for byte; PyJWT verifies all others."""
     monkeypatch.setitem(globals(), "separators", request.param)
 
 
@@ -106,7 +107,7 @@ def test_fast_path_recognizes_our_own_tokens(world: World) -> None:
 def token(
     payload: Any = None, *, secret: bytes = SECRET, alg: str = "HS256", hash: str = "sha256", **header: Any
 ) -> str:
-    """A token of claims (or raw bytes); `kid=...` (Ellipsis) leaves the kid out."""
+    """A token with these claims (or raw bytes); `kid=...` (Ellipsis) omits the kid."""
     head = {"alg": alg, "kid": KID, "typ": "JWT"} | header
     head = {name: value for name, value in head.items() if value is not ...}
     body = (
@@ -210,7 +211,7 @@ def test_wrong_or_missing_claims_are_refused(world: World, changes: dict[str, An
     ids=["key array", "key object", "collections number", "exp beyond a double"],
 )
 def test_claims_of_the_wrong_type_are_refused(world: World, changes: dict[str, Any]) -> None:
-    """Only we can sign them; but then neither must a mistake of ours end a connection's task."""
+    """Only we can sign them, but even our own mistake must not end a connection's task."""
     assert refused(world, token(claims(**changes))) == INVALID
 
 
@@ -245,7 +246,7 @@ def test_token_verified_before_still_expires_and_cannot_be_altered(world: World)
 
 
 def test_foreign_tokens_leave_nothing_in_memory(world: World) -> None:
-    """Else strangers fill our memory: with heads of 16 KiB, 20,000 of them are 320 MB."""
+    """Otherwise strangers could fill our memory: 20,000 heads of 16 KiB are 320 MB."""
     texts = [token(secret=b"2" * 32), token(kid="nobody"), token(alg="none")]
     before = [sys.getrefcount(text) for text in texts]
     assert [refused(world, text) for text in texts] == [INVALID] * 3
@@ -265,7 +266,7 @@ def test_token_cut_anywhere_is_refused(world: World) -> None:
 
 def test_token_changed_anywhere_is_refused(world: World) -> None:
     whole = token()
-    for place in range(len(whole) - 1):  # the last character of a base64 of 32 bytes carries two idle bits
+    for place in range(len(whole) - 1):  # the last base64 character of 32 bytes has two unused bits
         other = "A" if whole[place] != "A" else "B"
         assert refused(world, whole[:place] + other + whole[place + 1 :]) == INVALID
 
@@ -336,7 +337,7 @@ async def test_rotation_signs_with_a_new_secret_and_still_accepts_old_ones(own_w
 
 
 async def test_retired_secret_signs_no_later_tokens(own_world: World) -> None:
-    """Whoever stole it, which may be why it was rotated, must not use it for ever."""
+    """A stolen secret, a likely reason for the rotation, must not sign forever."""
     kid, secret = new_signing_secret()
     admin.add_signing_secret(own_world.file, kid, secret)
     await own_world.refresh()

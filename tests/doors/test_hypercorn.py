@@ -1,5 +1,5 @@
-"""What we rely on in Hypercorn 0.18, whose connection class is internal to it: that a stream handed over is
-served to its end, in HTTP/1.1 and HTTP/2, and that neither a client nor a drain can hurt more than one."""
+"""The internals of Hypercorn 0.18 that we rely on: its connection class serves a stream of ours to its end, in
+HTTP/1.1 and HTTP/2, and neither a client nor a drain affects another connection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 @pytest.fixture(scope="module")
 def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose plain HTTP/1.1 goes through Quart and Hypercorn too."""
+    """A server whose HTTP/1.1 also goes through Quart and Hypercorn."""
     data = tmp_path_factory.mktemp("quart") / "data"
     with running(data, "--http", "quart", "--max-body-bytes", "20000", "--drain-timeout", "2") as server:
         yield server
@@ -43,7 +43,7 @@ def test_documents_and_events_work_the_same(quart: Server, collection: str) -> N
 
 
 def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Server, collection: str) -> None:
-    """Once Hypercorn has a connection it keeps it: an upgrade on it is refused, not half served."""
+    """Hypercorn keeps a connection once it has it; an upgrade on it is refused, not half served."""
     with Raw(quart) as raw:
         for _ in range(3):
             raw.send(request(quart, "GET", "/collections"))
@@ -102,7 +102,7 @@ def test_http_2_carries_documents(quart: Server, collection: str) -> None:
 
 
 def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> None:
-    """Hypercorn #225: this ends a whole server when Hypercorn's own accept loop is used."""
+    """Hypercorn #225: with Hypercorn's own accept loop, this ends the whole server."""
     for trailing in (b"x" * 10, b"\0" * 5000):
         with Raw(quart) as raw:
             raw.send(handshake(quart, "/somewhere") + trailing)
@@ -114,7 +114,7 @@ def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> Non
 
 
 def test_first_users_may_arrive_together(start_server: StartServer) -> None:
-    """It is loaded then, and once: all of them are served, and the others meanwhile."""
+    """Hypercorn is loaded once; all of them are served, and other clients meanwhile."""
     server = start_server()
     with ExitStack() as stack:
         clients = [stack.enter_context(Http2(server)) for _ in range(10)]
@@ -128,7 +128,7 @@ def test_first_users_may_arrive_together(start_server: StartServer) -> None:
 
 
 def test_drain_during_loading_closes_waiting_connections(start_server: StartServer) -> None:
-    """Answered or not: such a connection must not idle until its keep-alive ends."""
+    """With or without a response, such a connection must not idle until its keep-alive timeout."""
     server = start_server("--drain-timeout", "60", "--keep-alive-timeout", "60")
     with Raw(server) as raw:
         raw.send(HTTP2_PREFACE[:10])
@@ -141,11 +141,11 @@ def test_drain_during_loading_closes_waiting_connections(start_server: StartServ
     assert "Traceback" not in server.stderr
 
 
-# --- what a client of HTTP/2 can do --------------------------------------------------------------
+# --- HTTP/2 clients ------------------------------------------------------------------------------
 
 
 def test_http_2_does_not_offer_websockets(server: Server) -> None:
-    """A browser would take the offer (RFC 8441), and Quart has none."""
+    """A browser would accept the offer (RFC 8441), but Quart has no WebSocket."""
     with Http2(server) as client:
         while not client.acknowledged:
             assert client.fill()
@@ -153,7 +153,7 @@ def test_http_2_does_not_offer_websockets(server: Server) -> None:
 
 
 def test_large_response_arrives_whole(server: Server, collection: str) -> None:
-    """It goes out in pieces."""
+    """It is sent in pieces."""
     document = server.insert(collection, {"text": "x" * 500_000})
     with Http2(server) as client:
         stream = client.ask(f"/{collection}/docs/{document['_id']}")
@@ -176,7 +176,8 @@ TIMEOUTS = ("--write-timeout", "1", "--keep-alive-timeout", "1")
 def test_unread_streams_close_after_a_while_and_free_their_memory(
     start_server: StartServer,
 ) -> None:
-    """With a window of 0 a client takes no answer, and its connection has nothing to write, so no deadline."""
+    """With a window of 0 a client accepts no response; its connection has nothing to write, and so no
+    deadline."""
     server = start_server(*TIMEOUTS)
     server.insert("big", {"key": "a", "text": "x" * 500_000})
     after: list[int] = []
@@ -187,13 +188,13 @@ def test_unread_streams_close_after_a_while_and_free_their_memory(
             client.flush()
             client.drain()
         after.append(memory(server.pid))
-    # All answers of one round are 45 MB; they used to be kept until the collector came, which it hardly does.
+    # All responses of one round are 45 MB. They used to stay until the collector ran, which is rare.
     assert after[-1] < after[1] + 20 * 2**20, after
     assert server.request("GET", "/big/docs/a").status_code == 200
 
 
 def hold(stack: ExitStack, server: Server, path: str, clients: int) -> Counter[int]:
-    """So many clients ask for it 90 times each and take nothing of the answers; their statuses."""
+    """So many clients request it 90 times each and read none of the responses; returns their statuses."""
     held = [stack.enter_context(Http2(server, window=0)) for _ in range(clients)]
     for client in held:
         for _ in range(90):
@@ -230,7 +231,7 @@ def test_slow_readers_hold_bounded_bytes(start_server: StartServer, http: str) -
             ask = request(server, "GET", "/big/docs?limit=1")
             raws = [stack.enter_context(Raw(server, receive_buffer=4096)) for _ in range(2)]
             for raw in raws:
-                raw.send(ask * 10)  # the kernel takes the first ones
+                raw.send(ask * 10)  # the kernel buffers the first ones
                 assert raw.head()[0] == 200
         answer = server.request("GET", "/big/docs/a")
         assert (answer.status_code, answer.json()["code"]) == (503, "TOO_MANY_PENDING_BYTES")
@@ -259,7 +260,7 @@ def test_slow_bodies_hold_bounded_bytes(start_server: StartServer, http: str, ch
 
 
 def test_unexpected_body_is_not_kept(start_server: StartServer) -> None:
-    """Quart would keep 16 MiB of it while a long poll waits."""
+    """Quart would buffer 16 MiB of it while a long poll waits."""
     server = start_server()
     with Http2(server) as client:
         client.ask("/x/changes?wait=60", end=False)
@@ -279,7 +280,7 @@ def test_unexpected_body_is_not_kept(start_server: StartServer) -> None:
 
 
 def test_floods_of_reset_streams_let_other_clients_through(server: Server) -> None:
-    """CVE-2023-44487: each costs the server a request and its client nothing."""
+    """CVE-2023-44487: each costs the server a request and the client nothing."""
     with Http2(server) as client:
         flood = []
         for _ in range(10_000):
@@ -330,7 +331,7 @@ def test_http_2_connection_stays_open_during_a_response(start_server: StartServe
 
 
 def test_priorities_are_ignored(server: Server, collection: str) -> None:
-    """They cost a millisecond each with 1,000 streams in the tree, and beyond those the connection."""
+    """With 1,000 streams in the tree, each cost a millisecond; more streams broke the connection."""
     with Http2(server) as client:
         for stream in range(1, 6001, 2):
             client.h2.prioritize(stream, weight=16, depends_on=0)
@@ -346,7 +347,7 @@ def test_body_after_its_refusal_ends_no_other_request(server: Server, collection
         client.flush()
         assert client.answer(refused)[0] == 401
         for end in (False, True):
-            with suppress(StreamClosedError):  # we may have been told to stop
+            with suppress(StreamClosedError):  # the server may have reset it
                 client.h2.send_data(refused, b"{}" * 5000, end_stream=end)
             client.flush()
         document = server.insert(collection, {})

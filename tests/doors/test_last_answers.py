@@ -1,5 +1,5 @@
-"""An answer that comes before the end of its request's body is the last of its connection. It says so (RFC
-9112, section 9.6), or the client's next request would be lost."""
+"""A response before the end of its request's body is the last of its connection. It says so (RFC 9112, section
+9.6); otherwise the client's next request would be lost."""
 
 from __future__ import annotations
 

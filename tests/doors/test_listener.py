@@ -1,5 +1,5 @@
-"""The door: whatever comes for a handshake costs one connection and nothing else, and gets an answer where
-one can be given. After each, the server answers others; nothing here is a failure that it logs."""
+"""The door: any malformed input costs only its connection, and gets a response where possible. After each, the
+server serves other clients; it logs none of this as a failure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def witness(door: Server) -> Iterator[ClientConnection]:
-    """A connection that is open all the time."""
+    """A connection that stays open."""
     with door.connect("witness") as ws:
         yield ws
 
@@ -80,7 +80,7 @@ def test_garbage_gets_a_4xx_or_5xx_or_a_close(door: Server, kind: str) -> None:
     "kind", ["zeros", "TLS", "SSH", "lower case", "no host", "two lengths", "a folded header", "blank lines"]
 )
 def test_bytes_that_cannot_become_a_request_are_a_400_at_once(door: Server, kind: str) -> None:
-    """It is not waited for: half a second later it would have been a 408."""
+    """The server does not wait for more: half a second later it would have been a 408."""
     with Raw(door, timeout=3) as raw:
         raw.send(GARBAGE[kind])
         status, headers, body = raw.answer()
@@ -105,7 +105,7 @@ def test_half_a_head_and_silence_is_a_408(door: Server) -> None:
 
 
 def test_head_that_trickles_in_forever_is_a_408(door: Server) -> None:
-    """The deadline is for the whole head; a byte now and then does not put it off."""
+    """The deadline is for the whole head; a byte now and then does not extend it."""
     with Raw(door, timeout=0.1) as raw:
         deadline = time.monotonic() + 15
         raw.send(b"GET / HTTP/1.1\r\n")
@@ -140,7 +140,7 @@ def test_pipelined_requests_get_responses_in_order(door: Server) -> None:
 
 
 def test_requests_after_connection_close_get_no_response(door: Server) -> None:
-    """RFC 9112, section 9.6: the end comes at once, and what follows is no request any more."""
+    """RFC 9112, section 9.6: the connection closes at once, and later bytes are not a request."""
     with Raw(door, timeout=3) as raw:
         raw.send(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
         status, headers, _ = raw.answer()
@@ -173,7 +173,7 @@ def test_handshake_after_a_pipelined_request_is_served(door: Server, collection:
 def test_upgrade_with_a_body_or_trailing_bytes_closes_one_connection(
     door: Server, headers: tuple[str, ...], trailing: bytes, good: bool
 ) -> None:
-    """One such request ends a whole Hypercorn (hypercorn #225). Here it gets any answer and then the end."""
+    """One such request ends a whole Hypercorn (hypercorn #225). Here it gets some response and then a close."""
     token = door.token("x") if good else "bad"
     with Raw(door, timeout=9) as raw:
         raw.send(handshake(door, f"/?token={token}", *headers) + trailing)
@@ -239,8 +239,8 @@ def test_random_bytes_close_only_their_own_connections(door: Server) -> None:
     chance = random.Random(seed)
     request = handshake(door, f"/?token={door.token('x')}")
     for _ in range(150):
-        # A real handshake with some bytes changed, cut or doubled. What is wrong with a Host that is not ASCII
-        # is the affair of test_strange_host_gets_a_response_and_no_traceback: it stays as it is here.
+        # A real handshake with some bytes changed, cut or doubled. The Host stays as it is, because
+        # test_strange_host_gets_a_response_and_no_traceback covers a Host that is not ASCII.
         first, host, rest = request.partition(f"Host: 127.0.0.1:{door.port}\r\n".encode())
         data = bytearray(first + rest)
         for _ in range(chance.randrange(1, 5)):
@@ -268,7 +268,7 @@ def test_silent_connections_do_not_keep_others_out(door: Server, collection: str
 
 
 def test_server_survives_running_out_of_file_descriptors(start_server: StartServer, collection: str) -> None:
-    """While none is left connections wait; once some are free again they are served."""
+    """While none is left, connections wait; once some are free again, they are served."""
     server = start_server()
     prlimit = need("prlimit")
     in_use = len(os.listdir(f"/proc/{server.pid}/fd"))
@@ -293,15 +293,15 @@ def test_100_continue_is_sent_once_the_body_is_needed(door: Server, collection: 
                 assert raw.head()[0] == 100
                 raw.send(b'{"n": 1}')
             assert raw.answer()[0] == 201
-        raw.send(request(door, "POST", "/healthz", b"", *expect))  # refused without it
+        raw.send(request(door, "POST", "/healthz", b"", *expect))  # refused without the body
         status, headers, _ = raw.answer()
         assert (status, headers["connection"]) == (405, "close")
         assert raw.drain() == b""
 
 
 def test_unusual_headers_make_an_ordinary_request(door: Server, collection: str) -> None:
-    """No other protocol is upgraded to, above all not HTTP/2 in clear text: who is let through a proxy with
-    that speaks past it from then on. Trailers are read over."""
+    """The server upgrades to no other protocol, above all not to HTTP/2 in clear text, which would open a
+    tunnel through a proxy. Trailers are skipped."""
     h2c = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
     chunks = b'8\r\n{"n": 1}\r\n0\r\nX-Sum: 1\r\n\r\n'
     with Raw(door) as raw:

@@ -1,4 +1,4 @@
-"""Quart or Hypercorn that cannot be loaded: one line for people, a proper end for clients."""
+"""When Quart or Hypercorn cannot be loaded: one log line for operators, a clean close for clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE = "Quart and Hypercorn cannot be loaded: ImportError: cannot import name 'N
 
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, str]:
-    """An environment with a quart-trio that asks for what Quart does not have, as 0.12 does of Quart 0.23."""
+    """An environment whose quart-trio imports a name that Quart lacks, as 0.12 does with Quart 0.23."""
     (tmp_path / "quart_trio.py").write_text("from quart.ctx import NoSuchContext\n")
     return {"PYTHONPATH": str(tmp_path)}
 

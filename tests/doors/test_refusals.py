@@ -1,4 +1,4 @@
-"""What a browser is told by the door itself: a refusal that its page may read, and the preflight before it."""
+"""Early refusals for browsers: a page can read the refusal, and the preflight before it succeeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ask(server: Server, *lines: str, origin: str = ORIGIN) -> tuple[int, dict[st
 
 @contextmanager
 def full(server: Server, most: int) -> Iterator[None]:
-    """As many idle connections as there may be."""
+    """As many idle connections as the limit allows."""
     with ExitStack() as stack:
         for _ in range(most):
             stack.enter_context(Raw(server))

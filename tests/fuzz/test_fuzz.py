@@ -1,4 +1,4 @@
-"""The fuzzer, short; `just fuzz` is the long version. A failure names the seed and the input."""
+"""A short run of the fuzzer; `just fuzz` is the long one. A failure names the seed and the input."""
 
 from __future__ import annotations
 

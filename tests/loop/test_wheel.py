@@ -1,5 +1,5 @@
-"""The timer wheel: everyone is looked at when due, not before and at most a tick late; whoever is taken off or
-planned anew in between is not."""
+"""The timer wheel: each entry is checked when due, never early and at most a tick late. An entry that was
+removed or planned anew in between is not checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paperdb_trio.server import ACCOUNTS_SECONDS
 
 
 class Timer:
-    """Notes when it is looked at; `again(now)` says when next."""
+    """Records its checks; `again(now)` says when to check next."""
 
     def __init__(self, again: Callable[[float], float | None] = lambda now: None) -> None:
         self.due: int | None = None
@@ -27,8 +27,8 @@ class Timer:
 
 
 def test_ticks_keep_the_promised_second() -> None:
-    """For an expired token, and for what the command line did. `tests/realtime/test_ends.py` has the real
-    thing, with slack for a busy machine."""
+    """For expired tokens, and for changes by the command line. `tests/realtime/test_ends.py` tests it with real
+    time, and slack for a busy machine."""
     assert 2 * TICK <= 0.75
     assert ACCOUNTS_SECONDS <= 0.5
 
@@ -71,7 +71,7 @@ async def test_entry_that_asks_again_is_checked_again(autojump_clock: MockClock,
 
 
 async def test_overdue_entry_is_checked_once_per_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
-    """However late it is: it must not make the wheel spin."""
+    """However late it is, it must not make the wheel spin."""
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer(lambda now: now - 100)
@@ -97,7 +97,7 @@ async def test_removed_entry_is_not_checked(autojump_clock: MockClock, nursery: 
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer()
-    wheel.remove(timer)  # not on it: nothing to do
+    wheel.remove(timer)  # not on the wheel: does nothing
     wheel.add(timer, trio.current_time() + 1)
     wheel.remove(timer)
     wheel.remove(timer)
@@ -110,7 +110,7 @@ async def test_removed_entry_is_not_checked(autojump_clock: MockClock, nursery: 
 async def test_check_can_remove_another_entry_in_the_same_tick(
     autojump_clock: MockClock, nursery: trio.Nursery, what: str
 ) -> None:
-    """As when one closed connection ends a second one. Whoever is looked at first undoes the other."""
+    """As when one closed connection closes another. The entry that is checked first removes the other."""
     wheel = Wheel()
     timers: list[Timer] = []
 
@@ -123,7 +123,7 @@ async def test_check_can_remove_another_entry_in_the_same_tick(
                     wheel.add(other, now + 3)
 
     when = trio.current_time() + 1
-    for _ in range(500):  # more than the wheel looks at without a checkpoint
+    for _ in range(500):  # more than the wheel checks without a checkpoint
         timers.append(Timer(undo_the_others))
         wheel.add(timers[-1], when)
     nursery.start_soon(wheel.run)
@@ -136,8 +136,8 @@ async def test_check_can_remove_another_entry_in_the_same_tick(
 async def test_changes_during_the_wheels_checkpoints_count(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    """With many due in one tick the wheel lets others run in between: whom they take off, or move, is not
-    looked at now."""
+    """With many due in one tick, the wheel lets other tasks run in between. An entry that they remove or move
+    is not checked in this tick."""
     wheel = Wheel()
     begun = trio.Event()
     timers = [Timer(lambda now: begun.set()) for _ in range(1000)]

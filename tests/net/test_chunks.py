@@ -1,4 +1,4 @@
-"""Chunked bodies: the same body however it is cut, strict framing, and no work that grows with its square."""
+"""Chunked bodies: the same body however it is cut, strict framing, and no quadratic work."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_bad_framing_is_refused(wire: bytes, why: str) -> None:
 
 
 def test_small_chunks_in_a_large_read_are_not_copied_repeatedly() -> None:
-    """64 KiB of chunks of one byte: copying the rest for each made 1.4 GB of it. Counted, not timed."""
+    """With 64 KiB of one-byte chunks, copying the rest for each chunk copied 1.4 GB. Counted, not timed."""
     copied = 0
 
     class Counted(bytes):

@@ -1,4 +1,4 @@
-"""Heads in memory; `tests/fuzz` has many more of them."""
+"""Heads in memory; `tests/fuzz` has many more."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ UPGRADE = "Connection: upgrade\r\nUpgrade: x\r\n"
     ],
 )
 def test_ambiguous_head_is_refused(data: str, status: int) -> None:
-    """llhttp reads over blank lines, and takes other protocols: two such lines were a DELETE in HTTP/0.0."""
+    """llhttp skips blank lines and accepts other protocols: it read two such lines as a DELETE in HTTP/0.0."""
     with pytest.raises(ApiError) as refused:
         parse_head(data.encode())
     assert refused.value.status == status
@@ -89,6 +89,6 @@ def test_blank_line_before_a_request_is_skipped() -> None:
     ],
 )
 def test_connection_header_decides_keep_alive(framing: str, version: str, connection: str, kept: bool) -> None:
-    """HTTP/1.0 is never kept open: we do not say `Connection: keep-alive`, which its clients wait for."""
+    """HTTP/1.0 is never kept open: we do not send the `Connection: keep-alive` that its clients wait for."""
     data = f"POST /x/docs HTTP/{version}\r\nHost: x\r\n{framing}{connection}\r\n"
     assert parse_head(data.encode()).keep_alive is kept

@@ -1,5 +1,5 @@
-"""Behind nginx, with the very configuration that docs/operations.md shows: REST, WebSocket and
-server-sent events come through as they come, and the limits count the clients, not the proxy."""
+"""Behind nginx, with the configuration from docs/operations.md: REST, WebSocket and server-sent events pass
+without delay, and the limits count the clients, not the proxy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.tls import trusting
 
 @dataclass
 class Proxy:
-    """nginx in front of `server`, whose key it is. `tls` trusts its certificate."""
+    """nginx in front of `server`, whose key this is. `tls` trusts its certificate."""
 
     server: Server
     port: int
     tls: ssl.SSLContext
 
     def client(self, address: str = "127.0.0.1") -> httpx.Client:
-        """A client that comes from this address."""
+        """A client with this address."""
         return httpx.Client(
             base_url=f"https://db.example.com:{self.port}",
             headers={"Authorization": f"Bearer {self.server.key}"},
@@ -151,7 +151,7 @@ def test_long_poll_waits_behind_the_proxy(proxy: Proxy, collection: str) -> None
 
 
 def test_limits_count_clients_not_the_proxy_and_ignore_forged_headers(proxy: Proxy, collection: str) -> None:
-    """Three connections an address; the header that a client sends itself is replaced."""
+    """Three connections per address; nginx replaces a header that the client sends itself."""
     forged = {"additional_headers": {"X-Forwarded-For": "203.0.113.9"}}
     with ExitStack() as stack:
         for _ in range(3):

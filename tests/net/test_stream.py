@@ -1,5 +1,5 @@
-"""The stream: whatever pushes and sends are begun come out in that order and whole, or the stream is broken and
-nothing more does; a peer that is slow is told from one that is gone."""
+"""The stream: pushes and sends arrive whole and in the order in which they started, or the stream breaks and
+sends nothing more. It tells a slow peer from one that is gone."""
 
 from __future__ import annotations
 
@@ -184,14 +184,14 @@ async def test_reader_is_behind_until_it_has_read(
     assert not stream.peer_is_gone()
     await read(pair[1], 200_000)
     with trio.fail_after(5):
-        while stream.reader_is_behind():  # the last acknowledgement is still under way
+        while stream.reader_is_behind():  # the last acknowledgement is still on its way
             await trio.sleep(0.01)
 
 
 async def test_finish_discards_late_input_so_that_the_last_response_arrives(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
-    """Closing a socket with unread input resets the connection, and the peer loses what it has not read."""
+    """Closing a socket with unread input resets the connection, and the peer loses its unread bytes."""
     pair[1].sendall(b"x" * 3000)
     await stream.send_all(b"the last answer")
     nursery.start_soon(stream.finish)

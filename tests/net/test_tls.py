@@ -1,5 +1,5 @@
-"""TLS in the door, with clients that are not ours: what is the same over it, what a bad handshake costs, and a
-certificate that changes while connections live."""
+"""TLS with independent clients: everything works over it, a bad handshake costs only its connection, and a
+certificate can change under live connections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed one for 127.0.0.1 with this common name, and its key."""
+    """A self-signed certificate for 127.0.0.1 with this common name, and its key."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     command = [need("openssl"), "req", *options.split(), "-subj", f"/CN={name}"]
@@ -66,7 +66,7 @@ def test_events_actions_and_a_large_document_over_wss(own: Server, collection: s
         assert receive(ws)["data"] == document
         ws.send('{"action": "ping", "ref": 1}')
         assert receive(ws)["type"] == "pong"
-        ws.send('{"action": "ping", "ref": "' + "y" * 20_000 + '"}')  # over one record of TLS
+        ws.send('{"action": "ping", "ref": "' + "y" * 20_000 + '"}')  # larger than one TLS record
         assert receive(ws)["type"] == "error"
 
 
@@ -159,7 +159,7 @@ def test_garbage_mid_connection_closes_only_that_connection(own: Server, collect
 
 
 def test_close_notify_follows_a_response_and_a_websocket(own: Server, collection: str) -> None:
-    """close_notify: without it, a client cannot tell an end from a connection that was cut."""
+    """Without close_notify, a client cannot tell an end from a cut connection."""
     with Raw(own) as raw:
         raw.send(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert raw.answer()[0] == 200
@@ -263,8 +263,8 @@ def test_half_written_certificate_of_a_killed_process_is_replaced(
 
 
 async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) -> None:
-    """It may ask for new keys as often as it likes. No TLS library at hand asks and does not read: what OpenSSL
-    would have written is put into its buffer."""
+    """It keeps asking for new keys. No available TLS library asks without reading, so the test puts OpenSSL's
+    records into the buffer itself."""
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
     client_context = ssl.create_default_context()
@@ -289,7 +289,7 @@ async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) ->
 
 
 def test_handshakes_from_one_address_leave_room_for_others(start_server: StartServer) -> None:
-    """A handshake has a count of its own: behind it, one connection too many still gets its answer."""
+    """Handshakes have their own count, so that one connection too many still gets its response."""
     server = start_server("--tls-self-signed", "--max-connections-per-address", "3", "--max-connections", "5")
 
     def silent() -> socket.socket:
@@ -298,7 +298,7 @@ def test_handshakes_from_one_address_leave_room_for_others(start_server: StartSe
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(silent())
-        assert server.request("GET", "/healthz").status_code == 200  # all before it have been accepted
+        assert server.request("GET", "/healthz").status_code == 200  # all earlier ones have been accepted
         for _ in range(20):
             with silent() as sock:
                 assert sock.recv(1) == b""  # at once: a handshake has 10 s

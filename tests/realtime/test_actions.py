@@ -1,5 +1,5 @@
-"""Actions: each has exactly one reply, which echoes `ref`; what is wrong with one is said, and changes nothing;
-who sends too many bad messages is sent away."""
+"""Actions: each gets exactly one reply, which echoes `ref`. A bad one gets an error and changes nothing. Too
+many bad messages close the connection."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_ten_bad_messages_get_replies_and_the_eleventh_closes(server: Server, co
 
 
 def test_well_formed_refusal_does_not_count_as_bad_message(server: Server, collection: str) -> None:
-    """An application that asks for what its token lacks is not broken: it is told, however often."""
+    """An application that requests more than its token allows is not broken; it gets an error each time."""
     with server.connect(collection) as ws:
         for _ in range(15):
             error = ask(ws, {"action": "subscribe", "collection": "elsewhere", "ref": 1})
@@ -213,7 +213,7 @@ def test_fresh_token_brings_its_own_collections_and_expiry(server: Server, colle
 
 
 def test_replies_and_events_come_in_causal_order(server: Server, collection: str) -> None:
-    """After `unsubscribed` nothing of that collection comes, however much was under way."""
+    """After `unsubscribed` no event of that collection comes, however many were queued."""
     with server.connect(collection, f"{collection}_b", max_queue=None) as ws:
         server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 5000}] * 300)
         ws.send(json.dumps({"action": "unsubscribe", "collection": collection}))

@@ -1,4 +1,4 @@
-"""Who is not let in, and what the refusal is: a plain HTTP answer, before anything is upgraded."""
+"""Refused handshakes: each refusal is a plain HTTP response, before any upgrade."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def segment(value: object) -> str:
 
 
 def unsigned(server: Server, algorithm: str) -> str:
-    """A real token's claims under another algorithm and without a signature."""
+    """A real token's claims, with another algorithm and no signature."""
     header, claims, _ = forge(server, "x").split(".")
     kid = jwt.get_unverified_header(f"{header}.{claims}.")["kid"]
     return f"{segment({'alg': algorithm, 'typ': 'JWT', 'kid': kid})}.{claims}."
 
 
 def signed_by_public_kid(server: Server) -> str:
-    """A token that names a key id of ours and is signed with something that everybody knows."""
+    """A token that names one of our key ids and is signed with public data."""
     return forge(server, "x", secret=b"paperdb-realtime-paperdb-realtime")
 
 
@@ -125,7 +125,7 @@ def test_token_with_a_deeply_nested_header_is_a_401(start_server: StartServer) -
 
 
 def test_token_of_another_server_is_a_401(server: Server, start_server: StartServer) -> None:
-    """Even if that server has a database and, by accident, a secret of the same name."""
+    """Even if that server has a database and, by chance, a secret of the same name."""
     other = start_server()
     with (
         pytest.raises(InvalidStatus) as refused,
@@ -252,7 +252,7 @@ def test_strange_host_gets_a_response_and_no_traceback(start_server: StartServer
 
 
 def test_curl_gets_the_handshake_of_the_rfc(server: Server) -> None:
-    """The example of RFC 6455, section 1.3, by a client that knows nothing of WebSocket."""
+    """The example of RFC 6455, section 1.3, with a client that does not know WebSocket."""
     command = [
         need("curl"), "-s", "-i", "--max-time", "0.4", "-H", "Upgrade: websocket", "-H", "Connection: Upgrade",
         "-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -332,7 +332,7 @@ def test_full_server_refuses_with_503_and_has_room_later(start_server: StartServ
 
 
 def open_raw_with(server: Server, token: str) -> Raw:
-    """Connect; once more if an earlier HTTP connection still takes up the room."""
+    """Connect; try again if an earlier HTTP connection still occupies the slot."""
     for _ in range(100):
         raw = Raw(server)
         raw.send(handshake(server, f"/?token={token}"))
@@ -356,7 +356,7 @@ def test_refused_handshake_leaves_the_server_unchanged(server: Server, collectio
 
 
 def closed_with(server: Server, target: str, **more: Any) -> tuple[int, str]:
-    """The close code and reason that a client gets which asked for them."""
+    """The close code and reason for a client that asked for them."""
     with connect(server.ws_url + target, proxy=None, close_timeout=2, **more) as ws:
         with pytest.raises(ConnectionClosed) as closed:
             ws.recv(timeout=10)

@@ -1,5 +1,5 @@
-"""Bad frames: each ends its own connection, with the close code that RFC 6455 and the contract name, and
-nobody else's; the server answers after each and logs no traceback (the `server` fixture checks that)."""
+"""Bad frames: each closes only its own connection, with the close code of RFC 6455 and the documentation. The
+server still responds after each, and logs no traceback (the `server` fixture checks that)."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_frame_in_the_handshakes_segment_is_not_lost(server: Server, collection:
 
 
 def test_ping_in_the_handshakes_segment_does_not_displace_ready(server: Server, collection: str) -> None:
-    """The pong is written while the connection is being set up: `ready` must come all the same, and first."""
+    """The pong is written during the set-up; `ready` must still come, and come first."""
     for _ in range(20):
         with Raw(server, timeout=1) as raw:
             target = f"/?token={server.token(collection)}&since=now"
@@ -191,7 +191,7 @@ def test_leaving_right_after_the_handshake_is_not_a_server_failure(start_server:
     assert "Traceback" not in server.stderr
 
 
-# --- after the server has said goodbye -----------------------------------------------------------
+# --- after the server's close frame --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_leaving_right_after_the_handshake_is_not_a_server_failure(start_server:
 def test_input_after_the_servers_close_frame_is_not_a_server_failure(
     start_server: StartServer, partings: list[bytes]
 ) -> None:
-    """A client cannot know yet that the server is closing: its keepalive may cross the close frame."""
+    """A client does not know yet that the server is closing; its keepalive may cross the close frame."""
     server = start_server()
     for parting in partings:
         with open_raw(server, "x") as raw:

@@ -1,5 +1,5 @@
-"""Cursor mode: `ready`, every change after the cursor once and in seq order, then live ones without a seam;
-or `gap` where the log no longer holds it. Across restarts and kills too."""
+"""Cursor mode: `ready`, then every change after the cursor once and in seq order, then live ones without a
+seam; or `gap` if the log no longer holds the cursor. The same across restarts and kills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.realtime.raw import Raw, Writers, handshake, open_raw, pour, running,
 
 
 def ready(ws: ClientConnection) -> int:
-    """The head that the first message says."""
+    """The head in the first message."""
     message = receive(ws)
     assert message.keys() == {"type", "seq"}
     assert message["type"] == "ready"
@@ -115,7 +115,7 @@ def test_later_subscribe_begins_at_the_present(server: Server, collection: str) 
 
 
 def test_later_subscribe_of_a_slow_reader_begins_at_the_present(server: Server, collection: str) -> None:
-    """Its log is still to be read from before then: what the new collection has there is the past."""
+    """It still has to read older parts of the log, but the new collection's changes there are the past."""
     a, b = f"{collection}_a", f"{collection}_b"
     with (
         open_raw(server, a, b, query=f"since=now&collections={a}", receive_buffer=4096) as slow,
@@ -126,7 +126,7 @@ def test_later_subscribe_of_a_slow_reader_begins_at_the_present(server: Server, 
         server.insert(b, {"past": True})
         ids += pour(server, a, 2)
         slow.send(say(action="subscribe", collection=b))
-        with pytest.raises(TimeoutError):  # time passes, in which the server hears of it
+        with pytest.raises(TimeoutError):  # gives the server time to process it
             other.recv(timeout=0.5)
         new = server.insert(b, {"past": False})
         messages = [slow.message()]
@@ -137,8 +137,8 @@ def test_later_subscribe_of_a_slow_reader_begins_at_the_present(server: Server, 
 
 
 def test_resuming_anywhere_during_writes_misses_and_repeats_nothing(server: Server, collection: str) -> None:
-    """Each of 25 resumes crosses from the log to live at another moment; the reference is a connection that
-    was live all along."""
+    """Each of 25 resumes crosses from the log to live at a different moment; the reference is a connection that
+    was always live."""
     streams: dict[int, list[dict[str, Any]]] = {}
     threads = []
     start = head(server)
@@ -173,7 +173,7 @@ def test_resuming_anywhere_during_writes_misses_and_repeats_nothing(server: Serv
 
 
 def test_pong_has_the_seq_up_to_which_everything_was_sent(server: Server, collection: str) -> None:
-    """A cursor to resume from: nothing up to it comes later, while writers pour and while it is quiet."""
+    """It is a cursor to resume from: no change up to it comes later, during writes or in silence."""
     with server.connect(collection, query="since=0", max_queue=None) as ws:
         seqs = []
         pongs = []
@@ -209,7 +209,7 @@ def test_pong_has_the_seq_up_to_which_everything_was_sent(server: Server, collec
 
 
 def test_subscribed_has_the_seq_after_which_changes_come(start_server: StartServer, collection: str) -> None:
-    """Also when the collection is subscribed to already, and its older changes are still to come."""
+    """Even if the collection is subscribed already, and its older changes have not come yet."""
     server = start_server()
     with open_raw(server, collection, query="since=0", receive_buffer=4096) as raw:
         assert raw.message()["type"] == "ready"
@@ -238,7 +238,7 @@ def test_invalid_since_is_a_400(server: Server, collection: str, since: str) -> 
 
 
 def test_since_beyond_the_head_is_a_gap(server: Server, collection: str) -> None:
-    """As after restoring an older backup: the client must not wait for a seq that means another change."""
+    """As after the restore of an older backup: the client must not wait for a seq that means another change."""
     beyond = head(server) + 1000
     with server.connect(collection, query=f"since={beyond}") as ws:
         ready(ws)
@@ -259,12 +259,12 @@ def trimmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def oldest(server: Server) -> int:
-    """The oldest kept seq, as a client is told that asks for what is gone."""
+    """The oldest kept seq, as a client with an expired cursor learns it."""
     with server.connect("any", query="since=0") as ws:
         ready(ws)
         try:
             message = receive(ws, 0.3)
-        except (TimeoutError, ConnectionClosed):  # nothing is gone yet, or it is going just now
+        except (TimeoutError, ConnectionClosed):  # nothing is trimmed yet, or a trim is running
             return 1
         return int(message["oldest"])
 
@@ -297,7 +297,7 @@ def test_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
 
 
 def test_cursor_survives_a_restart_and_a_kill(start_server: StartServer, collection: str) -> None:
-    """Every acknowledged write before and after is seen once, in order, by one client that resumes."""
+    """One client that resumes sees every acknowledged write before and after, once and in order."""
     server = start_server()
     seen: list[dict[str, Any]] = []
     since = "0"

@@ -1,5 +1,5 @@
-"""The decoder of clients' frames: what wsproto sends comes out as it went in, however it is cut;
-what breaks RFC 6455 is refused with its code, after what came before it, by its header if possible."""
+"""The decoder of clients' frames: wsproto's frames come out unchanged, however they are cut. A frame that
+breaks RFC 6455 is refused with its code, after the frames before it, and by its header if possible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ MAX = 65_536
 
 
 def decode(decoder: FrameDecoder, data: bytes, cuts: list[int]) -> tuple[list[Frame], int | None]:
-    """Feed `data` cut at these places, as its owner does; the frames, and the code of the error at the end."""
+    """Feed `data` cut at these places, as the connection does; returns the frames and the final error's
+    code."""
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     frames: list[Frame] = []
     for start, end in pairwise(places):
@@ -153,13 +154,14 @@ def test_binary_is_refused_at_once() -> None:
 
 
 def test_fragments_and_pieces_do_not_copy_earlier_input() -> None:
-    """A megabyte of a message or of a frame is there: how much more is taken while nearly nothing comes."""
+    """The buffer holds a megabyte of a message or of a frame. This counts the memory for a little more
+    input."""
     begun = FrameDecoder(1 << 24)
     begun.feed(frame(TEXT, b"x" * 1_000_000, fin=False))
     half = FrameDecoder(1 << 24)
     half.feed(frame(TEXT, b"x" * 2_000_000)[:1_000_000])
     for decoder, piece in ((begun, frame(0, b"y", fin=False)), (half, b"x")):
-        decoder.feed(piece)  # whatever room is taken ahead
+        decoder.feed(piece)  # the buffer may reserve room ahead
         tracemalloc.start()
         try:
             for _ in range(10):

@@ -1,5 +1,5 @@
-"""How a grant ends on a live connection: each end has its close code, comes within about a second, and can be
-prevented only by what ought to prevent it."""
+"""The end of a grant on a live connection: each kind has its close code, comes within about a second, and only
+a valid renewal prevents it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.conftest import Server, receive
 from tests.realtime.raw import Raw, end_of, forge, handshake, open_raw, say
 
 SLACK = 2.5
-"""Seconds beyond the second that is promised, for a busy machine. What the clocks themselves take is in
-`tests/loop/test_wheel.py`, where time is not real."""
+"""Seconds beyond the promised second, for a busy machine. `tests/loop/test_wheel.py` tests the clocks
+themselves, in mock time."""
 
 
 def test_expired_token_closes_its_connections_with_4401(server: Server, collection: str) -> None:
-    """In each mode; events go on until then, and a renewal that is refused does not prolong."""
+    """In each mode: events continue until then, and a refused renewal does not extend it."""
     token = forge(server, collection, lifetime=4)
     ends = time.monotonic() + jwt.decode(token, options={"verify_signature": False})["exp"] - time.time()
     sockets: list[ClientConnection] = []
@@ -48,7 +48,7 @@ def test_renewal_in_time_keeps_the_connection_and_its_events(server: Server, col
         assert end_of(not_renewed) == 4401  # the first token has ended by now
         document = server.insert(collection, {})
         assert receive(ws)["data"] == document
-        assert end_of(ws) == 4401  # and so does the second in its time
+        assert end_of(ws) == 4401  # later the second one ends, too
 
 
 def test_shorter_token_shortens_the_connection(server: Server, collection: str) -> None:
@@ -108,7 +108,7 @@ def test_clients_own_close_gets_its_code_back(server: Server, collection: str) -
 
 
 def test_slow_readers_expiry_does_not_wait_for_it(server: Server, collection: str) -> None:
-    """The connection is freed even though the peer never reads the close frame."""
+    """The connection is freed although the peer never reads the close frame."""
     token = forge(server, collection, lifetime=3)
     with Raw(server, receive_buffer=4096) as raw:
         raw.send(handshake(server, f"/?token={token}"))
@@ -117,7 +117,7 @@ def test_slow_readers_expiry_does_not_wait_for_it(server: Server, collection: st
             server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 20_000}] * 50)
         raw.socket.settimeout(0.25)
         deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:  # the server's end is gone when sending is answered with a reset
+        while time.monotonic() < deadline:  # a reset in response to a send shows that the server has closed
             try:
                 raw.send(say(action="ping"))
             except ConnectionError:

@@ -1,4 +1,4 @@
-"""Frames: what we send is what RFC 6455 says, at every boundary of the length encoding."""
+"""Frames: ours follow RFC 6455 at every boundary of the length encoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = [0, 1, 125, 126, 127, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1_000_00
 
 
 def texts(data: bytes) -> list[str]:
-    """What a client of another make (wsproto) reads: whole messages, each in one frame."""
+    """The messages that an independent client (wsproto) reads, each whole and in one frame."""
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(data)
     found = []

@@ -1,4 +1,4 @@
-"""Who is let in while something happens to their key, or to the server, in the middle of their handshake."""
+"""Handshakes during which the key is revoked or the server drains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HANDSHAKE = (
 
 
 class Hesitant(ByteStream):
-    """Calls something in the middle of the first write."""
+    """Calls a function in the middle of the first write."""
 
     __slots__ = ("before_first_write",)
 
@@ -40,7 +40,7 @@ class Hesitant(ByteStream):
 
 
 async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
-    """What a client gets that connects, shakes hands and hears `act` happen meanwhile, until it is closed."""
+    """The bytes that a client receives if `act` happens during its handshake, up to the close."""
     settings = Settings()
     unused = cast(Any, None)
     services = Services(

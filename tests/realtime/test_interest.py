@@ -1,5 +1,5 @@
-"""A subscriber whose interest changes, or that begins, while the hub publishes: it misses and repeats nothing,
-and gets of a collection only what came after it asked."""
+"""A subscriber that starts, or changes its interest, during a publish: it misses and repeats nothing, and gets
+only a collection's changes after its request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def world(nursery: trio.Nursery) -> World:
 
 @pytest.fixture
 def yielding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub that yields after every single offer."""
+    """A hub that yields after every offer."""
     monkeypatch.setattr(turn, "SLICE", -1.0)
     monkeypatch.setattr(lane_module, "STEP", 1)
 
@@ -49,7 +49,7 @@ async def test_interest_while_live_changes_at_once_and_without_a_gap(
 
 
 async def test_new_interest_brings_no_older_changes(world: World, nursery: trio.Nursery) -> None:
-    """Even when it has to read the log for the rest, which holds older changes of the new collection."""
+    """Even when it reads the rest from the log, which holds older changes of the new collection."""
     for _ in range(3):
         world.commit("a", "b")
     sink = FakeSink()
@@ -77,7 +77,7 @@ async def test_interest_change_inside_a_publish_misses_and_repeats_nothing(
         for _ in range(extra):
             await trio.lowlevel.checkpoint()
         for n, subscriber in enumerate(subscribers):
-            # All want "a" from the beginning and in the end; those with an odd number want "b" no longer.
+            # All want "a" at the start and at the end; odd ones no longer want "b".
             since = world.hub.committed(DATABASE)
             subscriber.set_interest({"a": 0} if n % 2 else {"a": 0, "c": since})
             await trio.lowlevel.checkpoint()
@@ -98,7 +98,7 @@ async def test_interest_change_inside_a_publish_misses_and_repeats_nothing(
 async def test_becoming_live_inside_a_publish_misses_and_repeats_nothing(
     world: World, nursery: trio.Nursery, yielding: None
 ) -> None:
-    """A new subscriber starts at each of the hub's checkpoints, now at the head, now behind it."""
+    """A new subscriber starts at each of the hub's checkpoints, sometimes at the head, sometimes behind it."""
     sinks: list[tuple[int, FakeSink]] = []
     for _ in range(5):
         sink = FakeSink()

@@ -1,4 +1,5 @@
-"""Pings: who answers stays however idle; who is gone is closed with 4408; who is merely slow is not."""
+"""Pings: a client that responds stays connected, however idle. One that is gone is closed with 4408; a slow one
+is not."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def test_idle_client_that_responds_stays_connected(impatient: Server, collection
         impatient.connect(collection, ping_interval=0.05, ping_timeout=20) as pings_too,
     ):
         with pytest.raises(TimeoutError):
-            ws.recv(timeout=3)  # of nothing: more than a ping and its timeout
+            ws.recv(timeout=3)  # silence for longer than a ping and its timeout
         document = impatient.insert(collection, {})
         assert receive(ws)["data"] == receive(pings_too)["data"] == document
 
@@ -57,8 +58,8 @@ def test_any_input_counts_as_a_pong(impatient: Server, collection: str) -> None:
 
 
 def test_silent_client_with_unread_events_stays_connected(impatient: Server, collection: str) -> None:
-    """It answers every ping that it gets to see: but the server cannot send one while its events block the way,
-    so that the first one it can answer comes after it has read everything."""
+    """It responds to every ping that it reads, but unread events block the server's pings. So the first ping
+    that it can read comes after all events."""
     with (
         open_raw(impatient, collection, receive_buffer=4096) as plain,
         open_raw(impatient, collection, query="since=now", receive_buffer=4096) as cursor,
@@ -66,7 +67,7 @@ def test_silent_client_with_unread_events_stays_connected(impatient: Server, col
     ):
         assert cursor.message()["type"] == "ready"
         ids = pour(impatient, collection, 1)
-        with pytest.raises(TimeoutError):  # time passes, and the server goes on pinging
+        with pytest.raises(TimeoutError):  # gives the server time to ping again
             other.recv(timeout=3)
         for raw in (plain, cursor):
             assert [event["data"]["_id"] for event in until(raw.message, ids[-1])] == ids
@@ -78,7 +79,7 @@ def test_silent_client_with_unread_events_stays_connected(impatient: Server, col
 
 
 def test_client_that_caught_up_has_the_whole_ping_timeout(start_server: StartServer, collection: str) -> None:
-    """The ping lies in the kernel's buffers behind what is unread; only from then on can it be answered."""
+    """The ping is in the kernel's buffers behind unread events; the client can respond only after those."""
     server = start_server("--ping-interval", "0.5", "--ping-timeout", "3")
     with open_raw(server, collection, receive_buffer=4096) as raw, server.connect("x") as other:
         document = server.insert(collection, {"pad": "x" * 60_000})
@@ -103,7 +104,7 @@ with connect(sys.argv[1], proxy=None, ping_interval=None) as ws:
 
 
 def test_stopped_process_with_nothing_unread_is_closed(impatient: Server, collection: str) -> None:
-    """Its kernel goes on acknowledging everything; only the missing pong tells."""
+    """Its kernel still acknowledges everything; only the pong is missing."""
     url = f"{impatient.ws_url}/?token={impatient.token(collection)}"
     process = subprocess.Popen(
         [sys.executable, "-c", CLIENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -123,7 +124,7 @@ def test_stopped_process_with_nothing_unread_is_closed(impatient: Server, collec
 
 
 def connections(server: Server, pid: int) -> int:
-    """How many TCP connections the process has to the server that are established on both sides."""
+    """The number of the process's TCP connections to the server that are established on both sides."""
     with open(f"/proc/{pid}/net/tcp") as table:
         rows = [line.split() for line in table][1:]
     port = f":{server.port:04X}"

@@ -1,5 +1,5 @@
-"""Plain mode: events of exactly the documented shape, of exactly the collections that were asked for and
-allowed, after the commit and in commit order, to everyone."""
+"""Plain mode: every subscriber gets events of exactly the documented shape, from exactly the requested and
+allowed collections, after the commit and in commit order."""
 
 from __future__ import annotations
 
@@ -133,13 +133,13 @@ def test_many_subscribers_get_the_same_events_in_commit_order(server: Server, co
     in_commit_order = [document["_id"] for document in listed]
     assert sorted(in_commit_order) == sorted([*(d["_id"] for d in writers.acknowledged), end])
     assert all(stream == in_commit_order for stream in streams)
-    for writer in range(4):  # and nobody's own writes overtook each other
+    for writer in range(4):  # and each writer's own writes are in order
         own = [document["n"] for document in listed if document.get("writer") == writer]
         assert own == sorted(own)
 
 
 def test_event_never_precedes_its_commit(server: Server, collection: str) -> None:
-    """Whoever sees the event can read the document: the commit comes before the event."""
+    """A client that sees the event can read the document, because the commit comes before the event."""
     with server.connect(collection) as ws:
         thread = threading.Thread(target=lambda: [server.insert(collection, {"n": n}) for n in range(20)])
         thread.start()
@@ -194,7 +194,7 @@ def test_events_of_every_size_class_of_frame_arrive_whole(server: Server, collec
 
 
 def test_browser_client_is_served(server: Server, collection: str) -> None:
-    """Node's built-in WebSocket is undici's, written to the WHATWG's API as browsers are."""
+    """Node's built-in WebSocket is undici's, which implements the WHATWG's API like browsers."""
     script = """
         const [url, token] = process.argv.slice(1);
         const ws = new WebSocket(url, ["paperdb.v1", `bearer.${token}`]);

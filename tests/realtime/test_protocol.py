@@ -1,4 +1,4 @@
-"""The client's messages: what is an action, what is none and why; the replies' text."""
+"""The client's messages: valid actions, invalid ones and the reason; the replies' text."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Slow readers: who does not read loses nothing and holds up nobody; the server's memory stays bounded; only
-the end of the log ends the connection, with 4410."""
+"""Slow readers: a stuck reader loses nothing and holds up no other client. The server's memory stays bounded.
+Only the end of the log closes the connection, with 4410."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.realtime.raw import TEXT, open_raw, pour, running, say, until
 from tests.stress.harness import memory
 
 SMALL = 4096
-"""A receive buffer that the kernel does not let grow: the rest is the server's affair."""
+"""A receive buffer that the kernel does not grow, so that the rest waits in the server."""
 
 
 @pytest.fixture(scope="module", params=[(), ("--tls-self-signed",)], ids=["ws", "wss"])
@@ -36,7 +36,7 @@ def test_stuck_reader_gets_everything_later_and_others_get_it_now(
         ids = pour(own, collection, 6)
         events = [receive(quick) for _ in ids]
         assert [event["data"]["_id"] for event in events] == ids
-        # Nothing was read so far. Now at leisure, and then live again:
+        # Nothing was read so far. Now slowly, and then live again:
         assert [slow.message() for _ in ids] == events
         last = own.insert(collection, {})
         assert slow.message()["data"] == receive(quick)["data"] == last
@@ -44,7 +44,7 @@ def test_stuck_reader_gets_everything_later_and_others_get_it_now(
 
 @pytest.mark.parametrize("query", ["", "since=0"], ids=["plain", "cursor"])
 def test_slow_reader_gets_the_same_events_as_the_others(own: Server, collection: str, query: str) -> None:
-    """It falls behind and catches up again and again, while the writing goes on."""
+    """It falls behind and catches up again and again during the writes."""
     with open_raw(own, collection, query=query, receive_buffer=SMALL) as slow:
         if query:
             slow.message()
@@ -77,7 +77,7 @@ def test_slow_reader_gets_replies_after_its_events(own: Server, collection: str)
 
 
 def test_many_stuck_readers_cost_bounded_memory(own: Server, collection: str) -> None:
-    """20 sockets times 12 MB of events, of which the server may keep about 1 MiB a socket."""
+    """20 sockets times 12 MB of events; the server may keep about 1 MiB per socket."""
 
     def resident() -> int:
         return memory(own.pid) // 2**20
@@ -106,7 +106,7 @@ def test_reader_behind_the_trimmed_log_is_closed_with_4410(start_server: StartSe
                 head = receive(ws)["seq"]
                 try:
                     message = receive(ws)
-                except ConnectionClosed:  # what it asked for was being trimmed just then
+                except ConnectionClosed:  # a trim was just removing its position
                     return False
                 return bool(message["type"] == "gap" and message["oldest"] == head - 9)
 
@@ -118,6 +118,6 @@ def test_reader_behind_the_trimmed_log_is_closed_with_4410(start_server: StartSe
             if opcode != TEXT:
                 break
             seen.append(re.search(rb'"_id":"([^"]+)"', payload)[1].decode())  # type: ignore[index]
-        assert seen == ids[: len(seen)]  # a prefix: what came was whole and in order
+        assert seen == ids[: len(seen)]  # a prefix: whole and in order
         assert len(seen) < len(ids)
         assert (opcode, payload[:2]) == (8, (4410).to_bytes(2, "big"))

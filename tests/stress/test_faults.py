@@ -1,7 +1,8 @@
-"""A disk that is full, and one that fails: writes are refused clearly, the rest goes on, nothing is half there.
+"""A full disk, and a failing one: writes are refused clearly, everything else continues, nothing is
+half-written.
 
-The faults are real: a file system of a few MiB, and a limit on the size of files that makes the kernel refuse
-a write in the middle of a commit.
+The faults are real: a file system of a few MiB, and a file size limit that makes the kernel refuse a write in
+the middle of a commit.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def test_full_disk_refuses_writes_with_507_while_reads_and_sockets_continue(
         fill(filler)
         answer = None
         kept = 1
-        for _ in range(400):  # what SQLite had reserved may still take some
+        for _ in range(400):  # SQLite's reserved space may still hold some
             answer = server.request("POST", "/c/docs", json={"text": "x" * 20_000})
             if answer.status_code != 201:
                 break
@@ -147,7 +148,7 @@ def assert_gone(server: Server, acknowledged: int) -> None:
         for method, path, body in writes:
             answer = server.request(method, path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (503, "STORAGE_GONE")
-    with server.connect("c", query=f"since={acknowledged}") as ws:  # nothing is published of them
+    with server.connect("c", query=f"since={acknowledged}") as ws:  # none of them is published
         assert receive(ws) == {"type": "ready", "seq": acknowledged}
     assert server.process.poll() is None
     assert server.stop() == 0

@@ -1,4 +1,5 @@
-"""The stress programs, short: `just crash`, `storm`, `slow`, `loris`, `deaf`, `heavy` are the long versions."""
+"""Short runs of the stress programs; `just crash`, `storm`, `slow`, `loris`, `deaf`, `heavy` are the long
+ones."""
 
 from __future__ import annotations
 
