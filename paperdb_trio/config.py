@@ -98,7 +98,7 @@ class Settings:
     )
     max_message_bytes: int = _setting(65_536, "Bytes of one message from a WebSocket client.", 128)
     ping_interval: float = _setting(15.0, "Seconds of silence after which a WebSocket is pinged.", 0.1)
-    ping_timeout: float = _setting(20.0, "Seconds in which a client must respond to a ping.", 0.1)
+    ping_timeout: float = _setting(20.0, "Seconds within which a client must respond to a ping.", 0.1)
     max_wait: float = _setting(60.0, "Seconds that a long poll may wait.", 1)
 
     retention_age: float = _setting(7 * 86_400.0, "Seconds for which the log keeps a change.", 0.0)

@@ -244,7 +244,7 @@ def _judged_claims(token: str, keyring: Keyring) -> dict[str, Any]:
     if not claims["iat"] - SLACK_SECONDS <= time.time():
         raise jwt.ImmatureSignatureError("it was issued in the future (iat)")
     if claims["exp"] > _last_expiry(retired_at):
-        raise jwt.InvalidTokenError("its signing secret was retired before it can have been issued")
+        raise jwt.InvalidTokenError("its signing secret had been retired before the token was issued")
     return claims
 
 

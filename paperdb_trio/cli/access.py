@@ -56,7 +56,7 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--database", default="default", show_default=True)
+@click.option("--database", default="default", show_default=True, help="The key's database.")
 @click.option("--public", is_flag=True, help="A key that can only read.")
 @click.option("--label", default="", help="A note for yourself.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -81,7 +81,7 @@ def keys_create(database: str, public: bool, label: str, as_json: bool, data: st
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @data_option
 def keys_list(as_json: bool, data: str) -> None:
-    """List ids, kinds and labels of the keys; the keys themselves are not stored."""
+    """List the keys by id, kind and label. The keys themselves are not stored."""
     _print_rows(admin.list_keys(prepare(data, create=False, write=False)), as_json)
 
 
@@ -90,7 +90,7 @@ def keys_list(as_json: bool, data: str) -> None:
 @click.argument("id")
 @data_option
 def keys_revoke(id: str, data: str) -> None:
-    """Revoke the key ID, its tokens, and within a second their live connections."""
+    """Revoke the key ID. Its tokens and their live connections end within a second."""
     admin.revoke_key(prepare(data, create=False), id)
     click.echo(f"Revoked {id}.")
 

@@ -79,10 +79,11 @@ def check(data: str) -> None:
 def export(
     databases: tuple[str, ...], collections: tuple[str, ...], output: Path | None, force: bool, data: str
 ) -> None:
-    """Print a snapshot of every document, one line {"database", "collection", "document"} each.
+    """Print a snapshot of all documents, one per line.
 
-    A collection's schema, if it has one, follows its documents: {"database", "collection", "schema"}.
-    Not exported: keys, plans, the change log (and with it seqs and ETags). A server may be running.
+    A line is {"database", "collection", "document"}. A collection's schema, if it has one, follows its
+    documents: {"database", "collection", "schema"}. Not exported: keys, plans, the change log (and with it
+    seqs and ETags). A server may be running.
     """
     from paperdb_trio.store.transfer import export as export_lines
 
@@ -114,12 +115,12 @@ def export(
 def import_(
     file: BufferedReader, database: str | None, replace: bool, max_document_bytes: int, data: str
 ) -> None:
-    """Write the documents and schemas in FILE (or stdin), in the lines that 'paperdb export' prints.
+    """Import the documents and schemas in FILE (or stdin).
 
-    A running server writes them itself and sends their events; without one, this command writes them. Each
-    line succeeds or fails alone. Ids, createdAt and updatedAt are kept, or created where missing;
-    databases must exist. A document that exists and differs is refused, unless --replace is given.
-    So an import that stopped halfway can simply be repeated.
+    Lines are as 'paperdb export' prints them. A running server writes them itself and sends their events;
+    without one, this command writes them. Each line succeeds or fails alone. Ids, createdAt and updatedAt
+    are kept, or created where missing; databases must exist. A document that exists and differs is refused,
+    unless --replace is given. So an import that stopped halfway can simply be repeated.
     """
     from paperdb_trio.import_socket import import_into
     from paperdb_trio.store.transfer import ImportRequest

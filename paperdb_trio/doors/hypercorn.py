@@ -332,7 +332,7 @@ class _Exchange:
         if not self._has_body:
             self._unwanted += len(message.get("body", b""))
             if self._unwanted > UNWANTED_BYTES:
-                raise self._ended("a body where there should be none")
+                raise self._ended("an unexpected body")
         return message
 
     async def send(self, message: Any) -> None:
