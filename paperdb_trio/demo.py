@@ -1,5 +1,4 @@
-"""`paperdb serve --demo`: a conversation in the collection `messages`, so that a newcomer sees events right
-away.
+"""`paperdb serve --demo`: a conversation in the collection `messages`, so that newcomers see events.
 
 Law: writes through the writer, like any client. It touches only its own documents (they have `"demo": true`),
 at most `MAX_DOCUMENTS`.

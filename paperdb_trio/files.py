@@ -172,16 +172,14 @@ def make_directory(path: Path) -> None:
 
 
 def whose(error: OSError, *paths: Path) -> str:
-    """For a lack of permission: which of the paths, or of the first one's parents, belongs to whom. Else
-    empty."""
+    """For a lack of permission: the path, or parent of the first path, that is not ours, and its owner."""
     if not isinstance(error, PermissionError):
         return ""
     return not_ours((*paths, *paths[0].absolute().parents))
 
 
 def not_ours(paths: Iterable[Path]) -> str:
-    """Names the first path that belongs to another user and is closed to this process, and its owner. Else
-    empty."""
+    """The first path of another user that is closed to this process, and its owner; empty if there is none."""
     for path in paths:
         with suppress(OSError):
             owner = path.stat().st_uid

@@ -52,8 +52,7 @@ DROP_SECONDS: Final = 1.0
 KEEP_TIME_SECONDS: Final = 3600.0
 """Between two writes of the log's clock into the file; see `LogClock.keep`."""
 LAST_WORDS: Final = 0.5
-"""The end of the drain time: requests that still wait for the disk are refused, so that the refusal can be
-sent."""
+"""The end of the drain time, when requests that still wait for the disk are refused, to send the refusal."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
 """For the final checkpoint of the write-ahead log, even when the drain time is over."""
 TRIM_AGAIN_SECONDS: Final = 60.0

@@ -39,8 +39,7 @@ MAX_SECONDS: Final = 86_400
 ROTATION_SECONDS: Final = 60
 """Time in which a running server, or its clock, may still sign with a rotated secret."""
 SLACK_SECONDS: Final = 60
-"""How far in the future a token may be issued, because clocks are set back a little. Its expiry gets no
-slack."""
+"""How far in the future a token may be issued, because clocks are set back. Its expiry gets no slack."""
 MAX_COLLECTIONS: Final = 100
 MAX_NAMES_LENGTH: Final = 4096
 """Characters of all names together. Such a token is under 6 KiB, so it fits into a line of a request's head
@@ -50,8 +49,7 @@ PERMISSIONS: Final = ("read", "write")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The rights of a valid token. `collections` None is every collection; `expires` in seconds since the
-    epoch."""
+    """The rights of a valid token. `collections` None is all of them; `expires` is in seconds since the epoch."""
 
     database: Database
     key_id: str

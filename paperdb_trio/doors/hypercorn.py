@@ -172,9 +172,7 @@ def _load(services: Services) -> _Loaded:
 
 def _configured(config: Any, settings: Settings) -> Any:
     config.keep_alive_timeout = settings.keep_alive_timeout
-    config.keep_alive_max_requests = (
-        100_000  # the default of 1,000 closes a busy client's connection each second
-    )
+    config.keep_alive_max_requests = 100_000  # the default of 1,000 closes a busy connection each second
     config.h11_max_incomplete_size = config.h2_max_header_list_size = settings.max_head_bytes
     config.include_server_header = False
     config.accesslog = None
@@ -229,8 +227,7 @@ def _mend_hypercorn() -> None:
             await super().stream_send(event)
 
         async def _priority_updated(self, event: Any) -> None:
-            """Priorities are deprecated (RFC 9113, section 5.3.2), and cost 1 ms per frame with 1,000
-            streams."""
+            """Ignored: deprecated (RFC 9113, section 5.3.2), and 1 ms per frame with 1,000 streams."""
 
         async def _handle_events(self, events: list[Any]) -> None:
             for event in events:

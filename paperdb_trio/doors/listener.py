@@ -34,8 +34,7 @@ from paperdb_trio.services import Services
 log = logging.getLogger("paperdb.door")
 
 SLOW_TURN: Final = 0.01
-"""Seconds. After a longer loop iteration, the loop accepts connections for a whole `TimeSlice` instead of
-one."""
+"""Seconds. After a longer loop iteration, the door accepts for a whole `TimeSlice`, not just one connection."""
 
 MOST_TURNED_AWAY: Final = 256
 """Connections beyond the limit whose heads are still read; beyond this, they are refused unread."""

@@ -34,8 +34,7 @@ class TimeSlice:
 
 
 class OnePerTurn:
-    """For long steps: `await turns.next()` returns once per loop iteration, for one caller at a time, in
-    order."""
+    """For long steps: `await turns.next()` returns for one caller per loop iteration, in order."""
 
     __slots__ = ("_lock",)
 

@@ -19,8 +19,7 @@ class Timed(Protocol):
     """The wheel's own record of the entry's slot; None: not on the wheel."""
 
     def check(self, now: float) -> float | None:
-        """Called when due, with `now` on trio's clock. Returns when to check again; None: take it off the
-        wheel."""
+        """Called when due, with `now` on trio's clock. Returns when to check again; None: never."""
         ...
 
 

@@ -82,8 +82,7 @@ def _bad_chunk(why: str) -> ApiError:
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body (RFC 9112, section 7.1). Empty for no data, because an empty chunk ends the
-    body."""
+    """One chunk of a body (RFC 9112, section 7.1). Empty for no data, because an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 

@@ -102,8 +102,7 @@ class FrameDecoder:
         self._message: bytearray | None = None  # the fragments so far
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises `ProtocolError` once the frames before it have been
-        returned."""
+        """The frames that `data` completes. Raises `ProtocolError` after the frames before it were returned."""
         buffer = self._buffer
         buffer += data
         frames: list[Frame] = []

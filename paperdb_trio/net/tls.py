@@ -244,8 +244,7 @@ class TlsStream(ByteStream):
     def _say_pending(self) -> None:
         """Write TLS's own records if possible now; else they go with the next write.
 
-        Raises BrokenResourceError if they grow too large, because the peer keeps asking for new keys and reads
-        nothing.
+        Raises BrokenResourceError if they grow too large: the peer keeps asking for new keys and reads nothing.
         """
         if self._outgoing.pending > RECORDS_BYTES:
             self._break()
@@ -256,21 +255,18 @@ class TlsStream(ByteStream):
     # --- writing ---------------------------------------------------------------------------------
 
     def push(self, data: bytes) -> int:
-        """As without TLS, but data that the kernel does not accept is kept too, because it is encrypted
-        already."""
+        """As without TLS, but also keeps data that the kernel does not accept: it is encrypted already."""
         if self._blocked:
             self._check()
             return -1
         return self._push_raw(self._encrypt(data))
 
     def writer(self) -> Callable[[bytes], int] | None:
-        """As without TLS, but the caller need not `keep` anything, and 0 may also mean that TLS's own records
-        wait."""
+        """As without TLS, but the caller need not `keep`, and 0 may also mean that TLS's own records wait."""
         return None if self._blocked else self._write_message
 
     def _write_message(self, data: bytes) -> int:
-        """Takes all of it, and returns -1 if some waits for the next `send_all`; or takes nothing, and returns
-        0."""
+        """Takes all, and returns -1 if some waits for the next `send_all`; or takes nothing, and returns 0."""
         if self._blocked:
             return 0
         return -1 if self._push_raw(self._encrypt(data)) else len(data)
