@@ -113,7 +113,7 @@ class Limits:
 
     @contextmanager
     def arriving(self) -> Iterator[Callable[[int], None]]:
-        """Count a body while it arrives: call the yielded function with the size so far. Raises the same 503."""
+        """Count a body while it arrives: call the result with the size so far. Raises the same 503."""
         held = 0
 
         def arrived(size: int) -> None:

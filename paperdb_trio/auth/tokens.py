@@ -49,7 +49,7 @@ PERMISSIONS: Final = ("read", "write")
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The rights of a valid token. `collections` None is all of them; `expires` is in seconds since the epoch."""
+    """The rights of a valid token. `collections` None is all; `expires` is in seconds since the epoch."""
 
     database: Database
     key_id: str
