@@ -62,7 +62,7 @@ GARBAGE = {
     ),
     "a negative length": b"POST /x/docs HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     "a length of 30 digits": b"POST /x/docs HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
-    "a target that is no ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a target that is not ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
 }
 
 

@@ -167,7 +167,7 @@ def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
             if event is h11.NEED_DATA:
                 if cut or what == "HTTP 100":  # asked for a body that then did not come
                     return "reset" if cut else what
-                assert not ended, "an answer is cut short"
+                assert not ended, "a response is cut short"
                 client.receive_data(b"")
                 ended = True
             elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:

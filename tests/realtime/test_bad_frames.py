@@ -48,14 +48,14 @@ BAD = {
     "opcode 7": (1002, frame(7, b"x")),
     "opcode 11": (1002, frame(11, b"x")),
     "opcode 15": (1002, frame(15, b"x")),
-    "a continuation of nothing": (1002, frame(0, b"x")),
-    "a text inside a text": (1002, frame(TEXT, b"{", fin=False) + frame(TEXT, b"}")),
+    "a continuation without a message": (1002, frame(0, b"x")),
+    "a text inside another text": (1002, frame(TEXT, b"{", fin=False) + frame(TEXT, b"}")),
     "a length not in its shortest form": (1002, b"\x81\xfe\0\x05\0\0\0\0hello"),
     "a length beyond 2**63": (1002, b"\x81\xff" + struct.pack(">Q", 1 << 63) + b"\0\0\0\0"),
     "a close of one byte": (1002, frame(CLOSE, b"x")),
-    "a close with a code that is never sent": (1002, frame(CLOSE, struct.pack(">H", 1006))),
+    "a close with a reserved code": (1002, frame(CLOSE, struct.pack(">H", 1006))),
     "a close with code 0": (1002, frame(CLOSE, struct.pack(">H", 0))),
-    "a close with a reason that is no UTF-8": (1007, frame(CLOSE, struct.pack(">H", 1000) + b"\xff")),
+    "a close with a reason that is not UTF-8": (1007, frame(CLOSE, struct.pack(">H", 1000) + b"\xff")),
 }
 
 

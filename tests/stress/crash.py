@@ -103,7 +103,7 @@ class Writer:
         for id, possible in self.unsure.items():
             found = documents.get(id, {}).get("n")
             if found not in possible:
-                raise PROMISE(f"{id} is {found}, which nobody wrote (possible: {possible})")
+                raise PROMISE(f"{id} is {found}, which no writer wrote (possible: {possible})")
         for ids in self.bulks:
             touched = [id for id in ids if id in self.unsure]
             there = sum(id in documents for id in touched)

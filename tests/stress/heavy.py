@@ -60,7 +60,7 @@ def bodies(size: int, document: int) -> Iterator[tuple[str, str, bytes, int]]:
     keys = b"{%b}" % b",".join(b'"%07d":0' % n for n in range(document // 13))
     yield "keys, a document", "docs", keys, 201
     yield "keys, a bulk of documents", "bulk", repeated(keys, size), 200
-    yield "names that are to be unique", "docs", repeated(b'"a"', document // 2, b'{"unique":[%b]}'), 400
+    yield "unique names", "docs", repeated(b'"a"', document // 2, b'{"unique":[%b]}'), 400
     yield "an escaped NUL and arrays", "docs", repeated(b"[]", document // 10, b'{"a":["\\\\u0000",%b]}'), 201
     yield "a number too large, behind zeros", "docs", repeated(b"0", document // 2, b'{"a":[%b,1e309]}'), 400
     yield "broken escapes", "bulk", b"[" + b"\\u" * (size // 2 - 1), 400
@@ -69,7 +69,7 @@ def bodies(size: int, document: int) -> Iterator[tuple[str, str, bytes, int]]:
     tricky = b'{"s":"%b","a":%b}' % (b"\\\\u" * (size // 6), repeated(b"[[[[]]]]", size * 2 // 5))
     yield "escaped backslashes before a u", "docs", tricky, 413
     again = b"{%b}" % b",".join([b'"documents":[]'] * (size // 16))
-    yield "the same name again and again", "bulk", again, 200
+    yield "one name repeated", "bulk", again, 200
 
 
 def floods(token: str) -> Iterator[tuple[str, bytes, bytes]]:
@@ -81,7 +81,7 @@ def floods(token: str) -> Iterator[tuple[str, bytes, bytes]]:
 
     settings = http2(4, 0)
     yield "HTTP/2 settings", preface + settings, settings
-    yield "HTTP/2 frames that nobody knows", preface + settings, http2(99, 0)
+    yield "unknown HTTP/2 frames", preface + settings, http2(99, 0)
     streams = b"".join(http2(2, 2 * n + 1, bytes(5)) for n in range(990))
     yield "HTTP/2 priorities", preface + settings + streams, streams
     yield "HTTP/2 windows", preface + settings, http2(8, 0, (1).to_bytes(4))
