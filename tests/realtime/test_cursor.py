@@ -278,14 +278,16 @@ def test_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
     wait_until(lambda: oldest(trimmed) > start + 1, 10)
     wait_until(lambda: oldest(trimmed) == head(trimmed) - 9, 10)
     seq = head(trimmed)
-    with trimmed.connect(collection, query=f"since={start}") as ws:
-        assert ready(ws) == seq
-        assert receive(ws) == {"type": "gap", "since": start, "oldest": seq - 9}
+    with (
+        trimmed.connect(collection, query=f"since={start}") as expired,
+        trimmed.connect(collection, query=f"since={seq - 10}") as kept,
+    ):
+        assert ready(expired) == ready(kept) == seq
+        assert receive(expired) == {"type": "gap", "since": start, "oldest": seq - 9}
+        # Before the insert, whose trim removes the first of these.
+        assert [receive(kept)["data"] for _ in range(10)] == documents[30:]
         after = trimmed.insert(collection, {})
-        assert receive(ws)["data"] == after
-    with trimmed.connect(collection, query=f"since={seq - 10}") as ws:
-        ready(ws)
-        assert [receive(ws)["data"] for _ in range(11)] == [*documents[30:], after]
+        assert receive(expired)["data"] == receive(kept)["data"] == after
     before = (head(trimmed), seq - 9 + 1)
     wait_until(lambda: (head(trimmed), oldest(trimmed)) == before, 10)
     assert trimmed.stop() == 0
