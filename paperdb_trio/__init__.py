@@ -1,7 +1,7 @@
 """PaperDB: a realtime document database on Trio, SQLite and WebSockets.
 
-The rooms and their laws are listed in docs/architecture.md. The names here are those of the Python SDK. They
-are loaded when they are first used, because the server and most commands do without it.
+The rooms and their laws are listed in docs/architecture.md. This module exports the names of the Python SDK,
+and loads them on first use, because the server and the command line do not need it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 
-if not TYPE_CHECKING:  # a type checker that saw it would believe that every name exists
+if not TYPE_CHECKING:  # else a type checker would believe that every name exists
 
     def __getattr__(name: str) -> Any:
         if name not in client.__all__:

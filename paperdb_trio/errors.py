@@ -1,7 +1,7 @@
-"""The errors that a user can be shown.
+"""The errors that a user can see.
 
-Law: an `ApiError` carries everything an answer needs (status, code, sentence); whoever raises one
-never logs it, and whoever catches one never adds to it. A broken invariant of ours is no `ApiError`.
+Law: an `ApiError` carries everything that a response needs (status, code, sentence). Code that raises one never
+logs it, and code that catches one never adds to it. A broken invariant of ours is not an `ApiError`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 class ApiError(Exception):
     """A refusal with an HTTP status, a stable `code` and a sentence for people.
 
-    `extra` is merged into the JSON body, `headers` into the answer's headers.
+    `extra` is merged into the JSON body, `headers` into the response's headers.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class ApiError(Exception):
         self.extra = extra
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the answer: `{"error", "code"}` and what the error adds."""
+        """The JSON body of the response: `{"error", "code"}` and `extra`."""
         return {"error": self.message, "code": self.code, **self.extra}
 
 

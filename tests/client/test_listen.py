@@ -176,7 +176,7 @@ def test_a_stdout_that_cannot_be_written_ends_it_with_6(
     assert [json.loads(line)["data"]["n"] for line in done.stdout.splitlines()] == list(range(lines))
     listening, *ended = done.stderr.splitlines()
     assert "listening to" in listening
-    assert ended == [f"paperdb: Cannot write the answer to stdout: {why}", "ended with 6"]
+    assert ended == [f"paperdb: Cannot write to stdout: {why}", "ended with 6"]
 
 
 def test_an_expired_token_is_one_line(server: Server, collection: str, listeners: list[Listener]) -> None:

@@ -255,8 +255,8 @@ def test_a_wrong_key_is_told_apart_from_none(server: Server, bare: httpx.Client)
     for headers, word in (
         ({}, "header"),
         ({"Authorization": f"Basic {server.key}"}, "header"),
-        ({"Authorization": f"Bearer {server.key}x"}, "no such API key, or it has been revoked"),
-        ({"X-API-Key": "pdb_sk_x"}, "no such API key, or it has been revoked"),
+        ({"Authorization": f"Bearer {server.key}x"}, "does not exist or has been revoked"),
+        ({"X-API-Key": "pdb_sk_x"}, "does not exist or has been revoked"),
     ):
         assert bare.get("/c/docs", headers=headers).json()["error"].endswith(word)
 
