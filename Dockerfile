@@ -1,4 +1,4 @@
-# The executable that `just binary` makes, in Debian 12: see docs/operations.md, "Container".
+# Debian 12 with the executable that `just binary` builds: see docs/operations.md, "Container".
 FROM debian:12-slim
 COPY dist/paperdb /usr/local/bin/paperdb
 RUN useradd --system paperdb && install -d -o paperdb -m 700 /data

@@ -16,7 +16,7 @@ serve *options: _venv
 test *options: _venv
     {{python}} -m pytest {{options}}
 
-# The README's lines in bare roots of Debian 12 and 13, the second as it is: the whole suite there. Needs root.
+# The README's lines in bare roots of Debian 12 and 13, with the whole test suite. Needs root.
 fresh:
     .ci/fresh bookworm all
     .ci/fresh trixie all
@@ -27,15 +27,15 @@ lint: _venv
     .venv/bin/ruff format --check .
     .venv/bin/mypy
 
-# The benchmarks; `just bench fanout rest --quick` for some of them, quickly.
+# The benchmarks; `just bench fanout rest --quick` runs some of them, quickly.
 bench *options: _venv
     {{python}} -m bench {{options}}
 
-# Those beside other servers, as far as they are installed (docs/performance.md tells the lines).
+# The benchmarks beside other servers that are installed (docs/performance.md shows how).
 bench-peers *options: _venv
     {{python}} -m bench peers rest {{options}}
 
-# Long proofs: SIGKILL at 200 random moments; thousands of resuming subscribers; readers that do not read.
+# Long proofs: SIGKILL at 200 random moments; thousands of resuming subscribers; readers that never read.
 crash *options: _venv
     {{python}} -m tests.stress.crash {{options}}
 
@@ -45,22 +45,26 @@ storm *options: _venv
 slow *options: _venv
     {{python}} -m tests.stress.slow {{options}}
 
-# Heads a byte a second, clients that never read, too many connections, handshakes that end half-way.
+# Heads of one byte per second, too many connections, unfinished handshakes; clients that never read.
 loris *options: _venv
     {{python}} -m tests.stress.loris {{options}}
 
 deaf *options: _venv
     {{python}} -m tests.stress.deaf {{options}}
 
-# Bodies that say much in few bytes, floods of small frames, and how long others wait beside each.
+# Bodies that are slow for their size, floods of small frames, and how long other clients wait beside each.
 heavy *options: _venv
     {{python}} -m tests.stress.heavy {{options}}
 
-# Mutated inputs against the parsers, in memory, and against a server; `just fuzz --inputs 1000000 --tls`.
+# Mutated inputs against the parsers in memory, and against a server; `just fuzz --inputs 1000000 --tls`.
 fuzz *options: _venv
     {{python}} -m tests.fuzz {{options}}
 
-# The same for the SDKs: kills, cuts in mid-frame, tokens that end in use; hundreds of subscriptions at once.
+# HTTP/2 conformance by h2spec, if it is installed; `just h2spec http2/6.5` for one section.
+h2spec *options: _venv
+    {{python}} -m tests.conformance.h2spec {{options}}
+
+# Long proofs of the SDKs: kills, cuts in mid-frame, expiring tokens; hundreds of subscriptions at once.
 soak *options: _venv
     {{python}} -m tests.web.soak {{options}}
     {{python}} -m tests.client.soak {{options}}

@@ -21,7 +21,7 @@ NOISY = 0.03
 def main() -> int:
     options = arguments()
     raise_file_limit()
-    # The processes that are under way are ended by the `with` blocks that this leaves.
+    # The `with` blocks that this leaves end their processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     taken = noise()
     pin(CLIENT_CORE)
@@ -30,9 +30,9 @@ def main() -> int:
         f"server on core {SERVER_CORE}, clients on core {CLIENT_CORE}"
     )
     if CLIENT_CORE == SERVER_CORE:
-        print("NOTE: one core only: clients disturb the server; rates are too low, CPU times are right.")
+        print("NOTE: the clients share the server's only core. Rates are too low; CPU times are right.")
     if taken > NOISY:
-        print(f"NOTE: this machine is noisy: others took {taken:.0%} of the server's core. Trust ratios only.")
+        print(f"NOTE: before the first run, others took {taken:.0%} of the server's core. Trust ratios only.")
     print(f"\n{HEAD}")
     results: list[dict[str, Any]] = []
     for name in options.scenarios or SCENARIOS:
@@ -42,7 +42,7 @@ def main() -> int:
             results.append(as_json(name, row))
     noisy_after = noise()
     if noisy_after > NOISY:
-        print(f"NOTE: at the end, others took {noisy_after:.0%} of the server's core.")
+        print(f"NOTE: after the last run, others took {noisy_after:.0%} of the server's core.")
     machine = {"cpu": cpu_model(), "noise": [taken, noisy_after], "python": platform.python_version()}
     if options.json:
         text = json.dumps({"machine": machine, "scale": options.scale.name, "rows": results}, indent=1)
@@ -57,27 +57,27 @@ def main() -> int:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="Measure the server, beside baselines in the same run.",
+        description="Measure the server beside baselines, in one run.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="scenarios (all of them, if none is named):\n"
+        epilog="scenarios (all, if none is named):\n"
         + "\n".join(f"  {name:12} {summary(name)}" for name in SCENARIOS),
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="see below")
     size = parser.add_mutually_exclusive_group()
     for scale, help in (
-        (QUICK, "fewer rounds: a look, not a figure"),
-        (TINY, "a few clients, two rounds: shows that the bench works, measures nothing"),
+        (QUICK, "fewer rounds: a rough look"),
+        (TINY, "a few clients, two rounds: shows that the bench works, and measures nothing"),
     ):
         size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=help)
     parser.set_defaults(scale=FULL)
-    parser.add_argument("--json", metavar="FILE", help="write the rows as JSON, too")
-    parser.add_argument("--chart", metavar="FILE", help="draw what `growth` found as SVG")
+    parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
+    parser.add_argument("--chart", metavar="FILE", help="draw the rows of `growth` as SVG")
     options = parser.parse_args()
     for name in options.scenarios:
         if name not in SCENARIOS:
-            parser.error(f"no scenario '{name}'; there are {', '.join(SCENARIOS)}")
+            parser.error(f"no scenario '{name}'; expected {', '.join(SCENARIOS)}")
     if options.chart and options.scenarios and "growth" not in options.scenarios:
-        parser.error("--chart draws what the scenario `growth` finds: name it, too")
+        parser.error("--chart draws the rows of the scenario `growth`: name it, too")
     return options
 
 

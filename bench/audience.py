@@ -1,8 +1,8 @@
-"""The instrument of every fan-out figure: something that delivers, and subscribers that count bytes.
+"""What measures every fan-out: a service that delivers, and subscribers that count bytes.
 
-Law: a round is one publish and all of its deliveries, its cost the CPU time of all the deliverer's processes
-from before the publish until they have come to rest. Rounds of what is compared are interleaved, so that
-whatever else the machine does hits all alike.
+Law: a round is one publish and all of its deliveries. Its cost is the CPU time of all the service's processes,
+from before the publish until they have come to rest. Services that are compared take turns, so that whatever
+else the machine does affects all alike.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from bench.server import Process, paperdb
 
 FRAME_HEADER_BYTES = 4
 TEXT = "x" * 100
-"""With ids and times this makes an event of about 250 bytes, a document of about 200."""
+"""With id and times, a document of about 200 bytes and an event of about 250."""
 
 
 @dataclass
 class Service:
-    """Something that delivers what is published.
+    """Delivers what is published.
 
-    `subscribe(n)` opens the n-th subscriber; `publish(k)` publishes k events to each, at once, and returns
-    when that is acknowledged, if it is.
+    `subscribe(n)` opens the n-th subscriber. `publish(k)` publishes k events to each, at once, and returns
+    when they are acknowledged, if the service does that.
     """
 
     process: Process
     subscribe: Callable[[int], socket.socket]
     publish: Callable[[int], None]
     settles: float = 0.0
-    """Seconds after which a new subscriber is told nothing more but events."""
+    """Seconds after which a new subscriber gets nothing but events."""
 
 
 class Audience:
@@ -54,7 +54,7 @@ class Audience:
         self._size = self._readers.each_since(before)
 
     def round(self, events: int = 1) -> float:
-        """Seconds of CPU for `events` events to everyone."""
+        """Seconds of CPU for `events` events to every subscriber."""
         target = self._readers.received + self._size * self.connections * events
         before = self._service.process.settled_cpu()
         self._service.publish(events)
@@ -70,7 +70,8 @@ def names(collections: int) -> list[str]:
 
 
 class PaperDb:
-    """PaperDB, its subscribers spread evenly over some collections; a publish inserts into each of them."""
+    """PaperDB, or a server with the same routes. Its subscribers are spread evenly over some collections, and a
+    publish inserts into each of them."""
 
     def __init__(self, server: Process, text: str, collections: int, tls: ssl.SSLContext | None) -> None:
         self.service = Service(server, self._subscribe, self._publish)
@@ -79,30 +80,30 @@ class PaperDb:
         self._tokens = [token(self._http, name) for name in names(collections)]
 
     def alone(self, events: int) -> float:
-        """Seconds of CPU of as many inserts into other collections, which have no subscribers."""
+        """Seconds of CPU for as many inserts into other collections, which have no subscribers."""
         before = self._server.settled_cpu()
         self._insert("other_", events)
         return self._server.settled_cpu() - before
 
     def frame(self) -> bytes:
-        """An event's frame, just as its subscribers get it."""
-        sock = websocket(self._server.port, self._tokens[0], tls=self._tls)
-        answer = self._http.request("POST", f"/{names(1)[0]}/docs", self._document)
-        event = {"type": "insert", "collection": names(1)[0], "data": answer}
+        """An event's frame, exactly as subscribers get it."""
+        sock = websocket(self._server.websocket_port, self._tokens[0], tls=self._tls)
+        document = self._http.request("POST", f"/{names(1)[0]}/docs", self._document)
+        event = {"type": "insert", "collection": names(1)[0], "data": document}
         size = len(json.dumps(event, separators=(",", ":"))) + FRAME_HEADER_BYTES
         frame = b""
         while len(frame) < size:
             frame += receive(sock)
         sock.close()
         if len(frame) != size:
-            raise RuntimeError(f"a frame of {len(frame)} bytes instead of {size}: {frame!r}")
+            raise RuntimeError(f"a frame of {len(frame)} bytes; expected {size}: {frame!r}")
         return frame
 
     def close(self) -> None:
         self._http.close()
 
     def _subscribe(self, n: int) -> socket.socket:
-        return websocket(self._server.port, self._tokens[n % self._collections], tls=self._tls)
+        return websocket(self._server.websocket_port, self._tokens[n % self._collections], tls=self._tls)
 
     def _publish(self, events: int) -> None:
         self._insert("", events)
@@ -118,7 +119,7 @@ class PaperDb:
 def paperdb_service(
     text: str = TEXT, collections: int = 1, tls: tuple[Path, Path] | None = None
 ) -> Iterator[PaperDb]:
-    """A server of its own, over TLS with that certificate and key. Raises NotSupported if it has no TLS."""
+    """A server of its own, with TLS if `tls` names a certificate and a key. Raises NotSupported."""
     options = ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1])] if tls else []
     with paperdb(*options) as server:
         running = PaperDb(server, text, collections, client_tls() if tls else None)
@@ -127,7 +128,7 @@ def paperdb_service(
 
 
 class TlsHttp(Http):
-    """The same over TLS."""
+    """`Http` over TLS."""
 
     def __init__(self, port: int, key: str, tls: ssl.SSLContext) -> None:
         super().__init__(port, key)
@@ -135,7 +136,7 @@ class TlsHttp(Http):
 
 
 def client_tls() -> ssl.SSLContext:
-    """TLS 1.3 to a server whose certificate is our own and is not checked: that is no cost of the server's."""
+    """TLS 1.3. The certificate is not checked: checking costs the client, not the server."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -150,11 +151,11 @@ class Deliveries:
     bare: list[float] = field(default_factory=list)
     """The bare loop of os.write: the same bytes to as many sockets."""
     insert: list[float] = field(default_factory=list)
-    """The same inserts without a subscriber: µs in all, not per delivery."""
+    """The same inserts without subscribers: µs in all, not per delivery."""
     whole: list[float] = field(default_factory=list)
-    """Insert and deliveries."""
+    """The insert and its deliveries."""
     net: list[float] = field(default_factory=list)
-    """The same less the insert of the same round."""
+    """The same, without the cost of that round's insert."""
 
 
 def measure(
@@ -174,7 +175,7 @@ def measure(
             whole = audience.round(events) * 1e6
             loop = bare.round(frame, collections) * 1e6
             if turn == 0:
-                continue  # everything's first
+                continue  # the first round warms up
             found.insert.append(insert)
             found.whole.append(whole / deliveries)
             found.net.append((whole - insert) / deliveries)

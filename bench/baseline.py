@@ -1,7 +1,7 @@
 """The baselines: bare loops of system calls, and bare SQLite. Run as a program, it is one of the loops.
 
 python -m bench.baseline fanout CONNECTIONS   only writes: one os.write per socket
-python -m bench.baseline accept CONNECTIONS   only accepts, reads a head, answers 101
+python -m bench.baseline accept CONNECTIONS   only accepts, reads a head, sends a 101
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bench.readers import Readers
 from bench.server import Process, started
 
 NOT_SENT_BYTES = 128 * 1024
-"""As paperdb_trio/net/stream.py has it: the sockets are to be of the same kind."""
+"""As in paperdb_trio/net/stream.py, so that the sockets are of the same kind."""
 
 
 def write_loop(connections: int) -> None:
     """Serve `BareLoop`: a line `data HEX` sets what is written; `write BATCHES` writes it to each socket.
 
-    The readers are a child's, on the clients' core, so that the bench's own files suffice for 10,000 more.
-    Only the loop of writes is timed, by this process's CPU clock: nothing could do less. (The sockets in an
-    epoll set, as those of a server that also reads must be: measured, and no dearer.)
+    The readers are in a child process on the clients' core, so that the bench's limit of open files suffices
+    for 10,000 more. Only the loop of writes is timed, by this process's CPU clock: no server could do less.
+    (A server that also reads has its sockets in an epoll set. Measured: the writes cost the same.)
     """
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     orders_out, orders_in = os.pipe()
@@ -70,7 +70,7 @@ def write_loop(connections: int) -> None:
 
 
 def _read_for(orders: int, done: int, port: int, connections: int) -> None:
-    """The child: for each order read until that many bytes have come, and say so; until the parent ends."""
+    """The child: for each order, read until that many bytes have come and report it, until the parent ends."""
     pin(CLIENT_CORE)
     readers = Readers([socket.create_connection(("127.0.0.1", port)) for _ in range(connections)])
     while order := os.read(orders, 8):
@@ -79,30 +79,30 @@ def _read_for(orders: int, done: int, port: int, connections: int) -> None:
 
 
 class BareLoop:
-    """A server that only writes, and as many readers of its own as `connections`."""
+    """A server that only writes, and its own readers, as many as `connections`."""
 
     def __init__(self, process: subprocess.Popen[str], connections: int) -> None:
         self.connections = connections
         self._process = process
-        self._answer()
+        self._reply()
 
     def round(self, data: bytes, batches: int = 1) -> float:
-        """Write `data` to each, in so many batches with a pause between them; seconds of CPU per write."""
+        """Write `data` to each, in `batches` with a pause between them. Returns seconds of CPU per write."""
         self._order(f"data {data.hex()}")
         self._order(f"write {batches}")
-        return float(self._answer()) / self.connections
+        return float(self._reply()) / self.connections
 
     def _order(self, text: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{text}\n")
         self._process.stdin.flush()
 
-    def _answer(self) -> str:
+    def _reply(self) -> str:
         assert self._process.stdout is not None
-        answer = self._process.stdout.readline()
-        if not answer:
+        reply = self._process.stdout.readline()
+        if not reply:
             raise RuntimeError("the bare loop ended")
-        return answer
+        return reply
 
 
 @contextmanager
@@ -113,10 +113,10 @@ def bare_loop(connections: int) -> Iterator[BareLoop]:
 
 
 def accept_loop(connections: int) -> None:
-    """Accept so many, read each one's head, answer 101, and keep them in an epoll set until stdin ends."""
+    """Accept `connections`, read each head, send a 101, and keep them in an epoll set until stdin ends."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(listener.getsockname()[1], flush=True)
-    answer = b"HTTP/1.1 101 Switching Protocols\r\n" + b"x: " + b"y" * 120 + b"\r\n\r\n"
+    response = b"HTTP/1.1 101 Switching Protocols\r\n" + b"x: " + b"y" * 120 + b"\r\n\r\n"
     epoll, kept = select.epoll(), []
     for _ in range(connections):
         sock = listener.accept()[0]
@@ -124,7 +124,7 @@ def accept_loop(connections: int) -> None:
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += receive(sock)
-        sock.send(answer)
+        sock.send(response)
         epoll.register(sock, select.EPOLLIN | select.EPOLLONESHOT)
         kept.append(sock)
     sys.stdin.read()
@@ -159,7 +159,7 @@ class BareSqlite:
         )
 
     def insert(self, rows: list[tuple[str, str]]) -> float:
-        """Rows (id, JSON text) in one commit; seconds."""
+        """Insert rows (id, JSON text) in one commit. Returns seconds."""
         first = self._position
         self._position += len(rows)
         begun = time.perf_counter()

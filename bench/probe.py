@@ -1,9 +1,9 @@
-"""A steady client beside a load, as a process of its own: the load's clients do not hold it up.
+"""A steady client beside a load. It is a process of its own, so that the load's clients do not delay it.
 
 python -m bench.probe get PORT KEY TARGET PERIOD                     a REST get of TARGET every PERIOD seconds
 python -m bench.probe insert PORT KEY COLLECTION PERIOD [TOKEN N]    an insert, and its event to N subscribers
 
-Each is timed, from sending the request until its answer, or until the last of the N has its event.
+Each is timed from sending the request until its response, or until the last of the N has its event.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.server import Process, stop
 
 
 class Probe:
-    """Runs from its making until `end`."""
+    """Runs from its construction until `end`."""
 
     def __init__(self, server: Process, kind: str, target: str, period: float, *more: str) -> None:
         command = [sys.executable, "-m", "bench.probe", kind, str(server.port), server.key, target, str(period)]
@@ -33,10 +33,10 @@ class Probe:
         )
         assert self.process.stdout is not None
         if self.process.stdout.readline() != "ready\n":
-            raise RuntimeError("the probe did not begin")
+            raise RuntimeError("the probe did not start")
 
     def end(self) -> list[tuple[float, float]]:
-        """Stop it; (time.perf_counter() at which it was begun, ms) of each."""
+        """Stop it. Returns (time.perf_counter() when it was sent, ms) of each."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.close()

@@ -1,4 +1,4 @@
-"""WebSocket clients that cost little: raw sockets and epoll; what comes is counted, not parsed."""
+"""Cheap WebSocket clients: raw sockets and epoll; what comes is counted, not parsed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.clients import Http, receive
 
 
 def token(http: Http, *collections: str) -> str:
-    answer = http.request("POST", "/realtime/token", {"collections": list(collections), "expiresIn": 86400})
-    return str(answer["token"])
+    response = http.request("POST", "/realtime/token", {"collections": list(collections), "expiresIn": 86400})
+    return str(response["token"])
 
 
 def websocket(
@@ -25,9 +25,9 @@ def websocket(
     receive_buffer: int | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> socket.socket:
-    """Shake hands; returns the socket, blocking. What came behind the handshake's answer is lost.
+    """Shake hands. Returns the socket, blocking. What came behind the handshake's response is lost.
 
-    Raises ConnectionRefusedError, with the head of the answer, if that is no 101.
+    Raises ConnectionRefusedError, with the head of the response, unless that is a 101.
     """
     sock = socket.socket()
     if receive_buffer is not None:
@@ -61,7 +61,7 @@ def handshake(target: str) -> bytes:
 
 
 class Readers:
-    """Many sockets, plain or TLS, whose bytes (decrypted, then) are only counted."""
+    """Many sockets, plain or TLS, whose (decrypted) bytes are only counted."""
 
     def __init__(self, socks: list[socket.socket]) -> None:
         self.socks = socks
@@ -73,26 +73,26 @@ class Readers:
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
     def until(self, total: int, seconds: float = 60) -> None:
-        """Read until `total` bytes have come in all. Raises TimeoutError, RuntimeError if more come."""
+        """Read until `total` bytes have come in all. Raises TimeoutError; RuntimeError if more come."""
         deadline = time.perf_counter() + seconds
         while self.received < total:
             self._read(1)
             if time.perf_counter() > deadline:
                 raise TimeoutError(f"{self.received} of {total} bytes")
         if self.received > total:
-            raise RuntimeError(f"{self.received} bytes came instead of {total}")
+            raise RuntimeError(f"{self.received} bytes came; expected {total}")
 
     def until_quiet(self, seconds: float = 0.2) -> None:
-        """Read until nothing has come for so long."""
+        """Read until nothing has come for `seconds`."""
         before = -1
         while before != self.received:
             before = self.received
             self.for_seconds(seconds)
 
     def each_since(self, before: int, seconds: float = 10) -> int:
-        """Read until every socket has got as much; returns how much, since `received` was `before`.
+        """Read until every socket has received the same number of bytes since `received` was `before`.
 
-        Raises TimeoutError when that is not so.
+        Returns that number. Raises TimeoutError.
         """
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
@@ -116,7 +116,7 @@ class Readers:
                 self.received += len(receive(sock))
 
     def _decrypt(self, sock: ssl.SSLSocket) -> None:
-        """All that is there: one call returns one record."""
+        """Read all that has come: one call returns one record."""
         try:
             while True:
                 self.received += len(receive(sock))
@@ -130,15 +130,15 @@ class Readers:
 
 
 class Storm:
-    """Clients that connect all at once; each is served once `last` has come, behind the handshake.
+    """Clients that connect all at once. Each is served once `last` has come, behind the handshake.
 
-    The connects are begun without waiting, as fast as the kernel lets us; then one loop does the rest.
+    All connects start without waiting, as fast as the kernel allows; then one loop does the rest.
     """
 
     def __init__(self, port: int, targets: list[str], last: bytes) -> None:
         self.socks: list[socket.socket] = []
         self.seconds: list[float] = []
-        """How long each took, from the first connect of all."""
+        """How long each took, from the very first connect."""
         self.refused = 0
         self._last = last
         self._epoll = select.epoll()
@@ -156,7 +156,7 @@ class Storm:
         self._by_fd = by_fd
 
     def run(self, seconds: float = 120) -> float:
-        """Until all are served; returns the seconds since the first connect. Raises TimeoutError."""
+        """Run until all are served. Returns the seconds since the first connect. Raises TimeoutError."""
         deadline = self._begun + seconds
         while len(self.seconds) + self.refused < len(self.socks):
             for fd, event in self._epoll.poll(1, 4096):

@@ -1,4 +1,4 @@
-"""What a scenario yields, and how large it runs. No measuring here."""
+"""What a scenario yields, and how large it runs. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Point:
-    """Where a row belongs in the chart: on `line` of the panel `axis`, at `x`."""
+    """A row's place in the chart: on `line` of the panel `axis`, at `x`."""
 
     axis: str
     line: str
@@ -21,10 +21,10 @@ class Point:
 
 @dataclass
 class Row:
-    """One line of the table. `samples` in `unit`; the median is shown, with the spread of the middle half.
+    """One line of the table. `samples` are in `unit`; the table shows their median and their middle half.
 
-    `ratio` is to the row named `baseline`, measured in the same period. A row without samples is only told:
-    its `note` says why.
+    `ratio` is to the row named `baseline`, measured in the same period. A row without samples has a `note`
+    instead.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Scale:
-    """How large a scenario runs: a figure, a look, or only a proof that the scenario itself works."""
+    """How large a scenario runs: for a figure, for a rough look, or only to show that the scenario works."""
 
     name: str
     level: int

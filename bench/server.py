@@ -1,4 +1,4 @@
-"""The processes under measurement, each on the server's core: PaperDB, and whatever is put beside it."""
+"""The processes that are measured, each on the server's core: PaperDB, and what is put beside it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ STOP_SECONDS = 15
 
 
 class NotSupported(Exception):
-    """This server has not that option."""
+    """The server does not know an option."""
 
 
 @dataclass
 class Process:
-    """A server that listens on `port` of 127.0.0.1. `key` is an API key, for those that have any; `log` is
-    the file with its standard error."""
+    """A server that listens on `port` of 127.0.0.1. `key` is an API key, if the server has any; `log` is the
+    file with its standard error."""
 
     process: subprocess.Popen[str]
     port: int
@@ -35,8 +35,11 @@ class Process:
     log: Path | None = None
     pids: tuple[int, ...] = ()
     """All of its processes: nginx has a worker."""
+    websocket_port: int = 0
+    """Where WebSockets connect; by default `port`."""
 
     def __post_init__(self) -> None:
+        self.websocket_port = self.websocket_port or self.port
         self.pids = (self.process.pid, *children(self.process.pid))
 
     @property
@@ -48,9 +51,9 @@ class Process:
         return sum(map(resident_bytes, self.pids))
 
     def settled_cpu(self) -> float:
-        """The CPU time once it has come to rest, or after 0.5 s: what follows an answer belongs to it, too.
+        """The CPU time once it has come to rest, or after 0.5 s: work after a response is a cost of it, too.
 
-        Two equal looks at the clock are not enough: on a busy core the process may only wait for its turn.
+        Two equal readings of the clock are not enough: on a busy core the process may wait for its turn.
         """
         last = self.cpu
         deadline = time.perf_counter() + 0.5
@@ -65,7 +68,7 @@ class Process:
 
 @contextmanager
 def started(command: list[str], **more: object) -> Iterator[subprocess.Popen[str]]:
-    """Run a command on the server's core; end it at the end. A ^C at the bench's terminal is not its own."""
+    """Run a command on the server's core, and end it at the end. A ^C in the terminal does not reach it."""
     with on_core(SERVER_CORE):
         process = subprocess.Popen(command, text=True, start_new_session=True, **more)  # type: ignore[call-overload]
     try:
@@ -78,7 +81,7 @@ def started(command: list[str], **more: object) -> Iterator[subprocess.Popen[str
 
 
 def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> None:
-    """Send the signal and wait; after 15 s, kill it with everything that it started."""
+    """Send the signal and wait. After 15 s, kill it and everything that it has started."""
     process.send_signal(number)
     try:
         process.wait(STOP_SECONDS)
@@ -88,13 +91,13 @@ def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> None:
 
 
 def free_port() -> int:
-    """A port that was free just now, for servers that cannot tell which one they took."""
+    """A port that is free now, for servers that do not report which one they took."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def wait_for_port(process: subprocess.Popen[str], port: int, log: Path, seconds: float = 15) -> None:
-    """Return when somebody accepts connections. Raises RuntimeError, with the log, if nobody ever does."""
+    """Return when the process accepts connections. Raises RuntimeError, with the log, if it never does."""
     deadline = time.monotonic() + seconds
     while process.poll() is None and time.monotonic() < deadline:
         try:
@@ -108,19 +111,19 @@ def wait_for_port(process: subprocess.Popen[str], port: int, log: Path, seconds:
 
 @contextmanager
 def directory() -> Iterator[Path]:
-    """A temporary one, that everyone may enter: some servers give up root's rights."""
+    """A temporary directory that every user may enter: some servers drop root's rights."""
     with tempfile.TemporaryDirectory(prefix="paperdb-bench-") as path:
         Path(path).chmod(0o755)
         yield Path(path)
 
 
-# The clients here count bytes and answer no pings.
+# The clients here count bytes and do not respond to pings.
 _NO_PINGS = ("--ping-interval", "3600", "--ping-timeout", "3600")
 
 
 @contextmanager
 def paperdb(*options: str, data: Path | None = None, port: int = 0) -> Iterator[Process]:
-    """Start one, by default with a data directory of its own, and stop it at the end.
+    """Start PaperDB, by default with a data directory of its own, and stop it at the end.
 
     Raises NotSupported for an option that it does not know.
     """
@@ -144,3 +147,18 @@ def paperdb(*options: str, data: Path | None = None, port: int = 0) -> Iterator[
             if "No such option" in log.read_text():
                 raise NotSupported(log.read_text().strip().splitlines()[-1])
             raise RuntimeError(log.read_text())
+
+
+@contextmanager
+def card() -> Iterator[Process]:
+    """Start the owner's card built to the letter (bench/card.py), and stop it at the end."""
+    with directory() as own:
+        log = own / "stderr"
+        command = [sys.executable, "-m", "bench.card", str(own / "data")]
+        with log.open("w") as stderr, started(command, stdout=subprocess.PIPE, stderr=stderr) as process:
+            assert process.stdout is not None
+            ready = process.stdout.readline().split()
+            if len(ready) != 3:
+                raise RuntimeError(log.read_text())
+            port, websocket_port, key = ready
+            yield Process(process, int(port), key, log, websocket_port=int(websocket_port))

@@ -42,6 +42,7 @@ def freeze() -> Path:
     """The folder with the program `paperdb` and `_internal/`."""
     options = ["--onedir", "--strip", "--noconfirm", "--log-level=ERROR", "--name=paperdb"]
     options += [f"--paths={ROOT}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
+    options += [f"--add-data={ROOT / 'paperdb_trio/client/*.py'}:paperdb_trio/client"]  # served as a wheel
     options += [f"--distpath={WORK}", f"--workpath={WORK / 'work'}", f"--specpath={WORK}"]
     options += [f"--exclude-module={name}" for name in NOT_NEEDED]
     PyInstaller.__main__.run([*options, str(ROOT / "paperdb_trio" / "__main__.py")])

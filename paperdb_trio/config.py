@@ -1,7 +1,7 @@
 """Every setting of the server, once: name, type, default, unit, meaning.
 
 Law: the command line's options, the environment variables `PAPERDB_…`, the keys of the TOML file, the
-help text and the table in docs/operations.md are all read off `Settings`; nothing else names a default.
+help text and the table in docs/operations.md are all read from `Settings`; nothing else names a default.
 """
 
 from __future__ import annotations
@@ -29,62 +29,62 @@ class Settings:
 
     data: str = _setting("./paperdb-data", "Directory of the database; created if missing.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
-    port: int = _setting(8000, "Port to listen on; 0 picks a free one.", 0, 65535)
+    port: int = _setting(8000, "Port to listen on; 0: any free port.", 0, 65535)
 
     tls_cert: str = _setting("", "PEM file with the certificate chain; with it, the port speaks TLS.")
     tls_key: str = _setting("", "PEM file with the certificate's private key, unencrypted.")
     tls_self_signed: bool = _setting(
-        False, "TLS with a certificate that the server makes itself, for trying out."
+        False, "TLS with a certificate that the server creates itself, for trying out."
     )
     trusted_proxies: str = _setting(
         "127.0.0.1,::1",
-        "Proxies whose X-Forwarded-For is believed: addresses or networks, separated by commas.",
+        "Proxies whose X-Forwarded-For the server trusts: addresses or networks, separated by commas.",
     )
 
     max_connections: int = _setting(
-        15_000, "Open connections in all, and HTTP/2 streams in all; beyond this, 503.", 1
+        15_000, "Open connections in total, and HTTP/2 streams in total; beyond this, 503.", 1
     )
     max_connections_per_address: int = _setting(
-        1000, "The same from one client address, except trusted proxies; 0: no limit.", 0
+        1000, "The same per client address, except trusted proxies; 0: no limit.", 0
     )
     max_connections_per_database: int = _setting(
-        0, "WebSockets, event streams and long polls of one database; 0: no limit.", 0
+        0, "WebSockets, event streams and long polls per database; 0: no limit.", 0
     )
     requests_per_second: float = _setting(
-        0.0, "Requests of one API key, a second, on average; beyond this, 429. 0: no limit.", 0
+        0.0, "Requests per second and API key, on average; beyond this, 429. 0: no limit.", 0
     )
     tokens_per_second: float = _setting(
-        1000.0, "Tokens minted with one API key, a second, on average; beyond this, 429. 0: no limit.", 0
+        1000.0, "Tokens minted per second and API key, on average; beyond this, 429. 0: no limit.", 0
     )
-    max_subscriptions: int = _setting(100, "Collections of one connection.", 1)
-    head_timeout: float = _setting(10.0, "Seconds in which a request's head must arrive.", 0.1)
+    max_subscriptions: int = _setting(100, "Collections per connection.", 1)
+    head_timeout: float = _setting(10.0, "Seconds within which a request's head must arrive.", 0.1)
     max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
     max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)
-    body_timeout: float = _setting(60.0, "Seconds in which a request's body must arrive.", 0.1)
+    body_timeout: float = _setting(60.0, "Seconds within which a request's body must arrive.", 0.1)
     keep_alive_timeout: float = _setting(30.0, "Seconds after which an idle HTTP connection closes.", 0.1)
     write_timeout: float = _setting(
-        30.0, "Seconds in which an HTTP client must read 64 KiB of its response.", 0.1
+        30.0, "Seconds within which an HTTP client must read 64 KiB of its response.", 0.1
     )
     max_pending_bytes: int = _setting(
         512 * 1024 * 1024,
-        "Bytes of large responses and bodies that wait for slow clients, in all; beyond this, 503.",
+        "Bytes of large responses and bodies that wait for slow clients, in total; beyond this, 503.",
         1,
     )
     drain_timeout: float = _setting(
-        5.0, "Seconds in which requests and sockets must finish after SIGTERM.", 0.0
+        5.0, "Seconds within which requests and sockets must finish after SIGTERM.", 0.0
     )
 
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
-    max_bulk_documents: int = _setting(1000, "Documents in one bulk request.", 1, 10_000)
+    max_bulk_documents: int = _setting(1000, "Documents per bulk request.", 1, 10_000)
     query_timeout: float = _setting(5.0, "Seconds after which a query stops with 503.", 0.01)
-    cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents in memory, for gets by id.", 0)
+    cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents cached in memory, for gets by id.", 0)
     max_result_bytes: int = _setting(
         32 * 1024 * 1024, "Bytes of the documents of one find; at least --max-document-bytes.", 1024 * 1024
     )
 
     max_wal_bytes: int = _setting(
         64 * 1024 * 1024,
-        "Bytes of the write-ahead log; beyond this, reads pause for a moment so that it can begin anew.",
+        "Bytes of the write-ahead log; beyond this, reads pause for a moment so that it can start over.",
         1024 * 1024,
     )
 
@@ -98,23 +98,19 @@ class Settings:
     )
     max_message_bytes: int = _setting(65_536, "Bytes of one message from a WebSocket client.", 128)
     ping_interval: float = _setting(15.0, "Seconds of silence after which a WebSocket is pinged.", 0.1)
-    ping_timeout: float = _setting(20.0, "Seconds in which a client must respond to a ping.", 0.1)
+    ping_timeout: float = _setting(20.0, "Seconds within which a client must respond to a ping.", 0.1)
     max_wait: float = _setting(60.0, "Seconds that a long poll may wait.", 1)
 
     retention_age: float = _setting(7 * 86_400.0, "Seconds for which the log keeps a change.", 0.0)
     retention_count: int = _setting(1_000_000, "Changes that the log of each database keeps.", 0)
 
-    http: str = _setting(
-        "raw", "What serves plain HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower)."
-    )
+    http: str = _setting("raw", "Server for HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower).")
     allowed_origins: str = _setting(
-        "*", "Web origins that may call, separated by commas, such as https://*.example.com; *: any."
+        "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
     )
     metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.")
-    demo: bool = _setting(False, "Write example messages into the collection messages, about one a second.")
-    log_level: str = _setting(
-        "info", "Least severe messages in the log, on stderr: debug, info, warning or error."
-    )
+    demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
+    log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
@@ -151,7 +147,7 @@ def setting_type(setting: dataclasses.Field[Any]) -> type:
 
 
 def read_toml(path: str) -> dict[str, Any]:
-    """The settings of a TOML file. Raises `StartupError` that names an unknown key and the nearest one."""
+    """The settings in a TOML file. Raises a `StartupError` that names an unknown key and the nearest one."""
     try:
         values = tomllib.loads(Path(path).read_text("utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -168,17 +164,17 @@ def read_toml(path: str) -> dict[str, Any]:
 
 
 _PORT_URL: Final = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
-_SERVICE: Final = re.compile(  # of Kubernetes, for a service `paperdb` or `paperdb-…`, and of Docker's links
+_SERVICE: Final = re.compile(  # set by Kubernetes for a service `paperdb` or `paperdb-…`, and by Docker's links
     r"PAPERDB_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_ADDR|(_PORT)?(_START|_END)?))"
     r"|PAPERDB_(NAME|ENV_\w+)"
 )
 
 
 def check_environment(environment: MutableMapping[str, str]) -> str | None:
-    """Refuse a `PAPERDB_…` variable that nothing reads: it is most likely a typing error.
+    """Refuse a `PAPERDB_…` variable that nothing reads: it is most likely a typo.
 
-    Not one that Kubernetes or Docker has put there for a service of our name. That may be PAPERDB_PORT, too,
-    which then is taken out and returned.
+    Variables that Kubernetes or Docker set for a service of our name are allowed. If PAPERDB_PORT is one of
+    them, it is removed and returned.
     """
     known = {f"PAPERDB_{setting.name.upper()}" for setting in dataclasses.fields(Settings)}
     known |= {"PAPERDB_API_KEY", "PAPERDB_CONFIG", "PAPERDB_URL", "PAPERDB_TOKEN"}

@@ -1,7 +1,7 @@
-"""`paperdb serve --demo`: a conversation in the collection `messages`, so that a newcomer sees events at once.
+"""`paperdb serve --demo`: a conversation in the collection `messages`, so that newcomers see events.
 
-Law: writes like any client, through the writer; touches only documents that it made itself (they have
-`"demo": true`), of which there are never more than `MAX_DOCUMENTS`.
+Law: writes through the writer, like any client. It touches only its own documents (they have `"demo": true`),
+at most `MAX_DOCUMENTS`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ DATABASE: Final = "default"
 COLLECTION: Final = "messages"
 MAX_DOCUMENTS: Final = 50
 SECONDS: Final = (0.3, 1.5)
-"""Between two writes: from, to."""
+"""Shortest and longest pause between two writes."""
 AUTHORS: Final = ("Ada", "Blaise", "Chien-Shiung", "Dorothy", "Emmy", "Fritz")
 TEXTS: Final = (
     "Good morning!",
     "Did the deployment go through?",
-    "It did, at the first try.",
+    "It did, on the first try.",
     "The dashboard shows it live.",
     "Who ordered the second coffee machine?",
     "I have reconnected, and missed nothing.",
@@ -41,7 +41,7 @@ async def run(services: Services) -> None:
     """Write until cancelled, or until the server drains."""
     database = services.accounts.database_named(DATABASE)
     if database is None:
-        log.warning("there is no database '%s' to show the demo in", DATABASE)
+        log.warning("the demo needs a database '%s', which does not exist", DATABASE)
         return
     submit, max_bytes = services.writer.submit, services.settings.max_document_bytes
     earlier = await services.reader.find(
@@ -73,6 +73,6 @@ async def run(services: Services) -> None:
                 await submit(Patch(database.id, COLLECTION, random.choice(ids), likes, None, max_bytes))
             else:
                 await submit(Delete(database.id, COLLECTION, ids.pop(0), None))
-        except ApiError as error:  # somebody deleted the document, put a schema on the collection, …
+        except ApiError as error:  # a client deleted the document, set a schema, …
             log.info("%s: %s", what, error.message)
         await trio.sleep(random.uniform(*SECONDS))

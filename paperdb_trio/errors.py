@@ -1,19 +1,18 @@
-"""The errors that a user can be shown.
+"""The errors that a user can see.
 
-Law: an `ApiError` carries everything an answer needs (status, code, sentence); whoever raises one
-never logs it, and whoever catches one never adds to it. A broken invariant of ours is no `ApiError`.
+Law: an `ApiError` carries everything that a response needs (status, code, sentence). Code that raises one never
+logs it, and code that catches one never adds to it. A broken invariant of ours is not an `ApiError`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 
 class ApiError(Exception):
     """A refusal with an HTTP status, a stable `code` and a sentence for people.
 
-    `extra` is merged into the JSON body, `headers` into the answer's headers.
+    `extra` is merged into the JSON body, `headers` into the response's headers.
     """
 
     def __init__(
@@ -27,7 +26,7 @@ class ApiError(Exception):
         self.extra = extra
 
     def body(self) -> dict[str, Any]:
-        """The JSON body of the answer: `{"error", "code"}` and what the error adds."""
+        """The JSON body of the response: `{"error", "code"}` and `extra`."""
         return {"error": self.message, "code": self.code, **self.extra}
 
 
@@ -37,19 +36,6 @@ class StartupError(Exception):
     def __init__(self, message: str, exit_code: int = 1) -> None:
         super().__init__(message)
         self.exit_code = exit_code
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The exceptions in a group, however deep; an exception that is no group is its own leaf.
-
-    An `except*` only remembers what it caught; the exception is raised behind it. Before Python 3.11.4, what is
-    raised within comes out in a group again.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from leaves(inner)
-    else:
-        yield error
 
 
 def bad_request(message: str, code: str = "INVALID_REQUEST") -> ApiError:

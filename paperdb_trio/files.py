@@ -1,8 +1,8 @@
-"""Files that we make: whole or not at all, and of the right owner.
+"""Files that we write: whole or not at all, and with the right owner.
 
-Law: a file appears under its name whole and fsynced, or not at all. What a dead process left stops nobody, and
-the next to write beside it removes it. What root makes belongs to the owner of what it replaces, or of its
-directory: the service must be able to open it.
+Law: a file appears under its name whole and fsynced, or not at all. A dead process's leftovers block nothing;
+the next writer in the directory removes them. A file that root creates belongs to the owner of the file that it
+replaces, or of its directory, because the service must be able to open it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PARTIAL: Final = ".paperdb-partial"
 
 @contextmanager
 def replacing(path: Path, *, force: bool) -> Iterator[Path]:
-    """A new file beside `path`, which at the end takes the place of `path`, its owner and its mode (without
-    rights for others). A new `path` can be read by its owner only.
+    """A new file beside `path`. At the end it replaces `path` and takes over its owner and its mode (without
+    rights for others). If `path` is new, only its owner can read it.
 
-    Raises `StartupError` when `path` is there already (unless `force`) or cannot be written; then, when the
-    body raises, and when a signal ends the process, `path` is as it was and nothing else is left.
+    Raises `StartupError` when `path` exists (unless `force`) or cannot be written. In that case, when the body
+    raises, and when a signal ends the process, `path` is unchanged and nothing else is left.
     """
     try:
         if path.exists() and (not force or not path.is_file()):
             hint = " (--force overwrites it)" if path.is_file() else ""
-            raise StartupError(f"{path} exists already{hint}", EXIT_EXISTS)
+            raise StartupError(f"{path} already exists{hint}", EXIT_EXISTS)
         with _signals_raise(), partial(path) as temporary:
             yield temporary
     except OSError as error:
@@ -49,11 +49,11 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def partial(path: Path) -> Iterator[Path]:
-    """The same, over whatever is there, for a caller that cannot be interrupted. Raises OSError."""
+    """The same, but always overwrites, for a caller that cannot be interrupted. Raises OSError."""
     _sweep(path.parent)
     temporary, descriptor = _claim_new(path.parent)
     try:
-        # In a directory like /tmp what is there may be anybody's, put there to be given what comes.
+        # In a directory like /tmp an existing file may be a trap: another user's, to receive our content.
         if path.exists() and not path.parent.stat().st_mode & stat.S_ISVTX:
             inherit(descriptor, path)
             os.fchmod(descriptor, path.stat().st_mode & 0o770)
@@ -72,10 +72,11 @@ def partial(path: Path) -> Iterator[Path]:
 
 
 def _lock(descriptor: int) -> None:
-    """Lock the file for as long as the descriptor is open. Raises BlockingIOError if another process has.
+    """Lock the file while the descriptor is open. Raises BlockingIOError if another process holds the lock.
 
-    An open file description's lock of the first byte. SQLite, which locks others, would let go of the process's
-    own (`lockf`) whenever it closes the file, and run into `flock` on NFS, where that locks every byte.
+    This locks the first byte for the open file description. SQLite locks other bytes. A process lock (`lockf`)
+    would be lost whenever SQLite closes the file, and `flock` locks every byte on NFS, where SQLite would run
+    into it.
     """
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
@@ -87,9 +88,9 @@ def _claim_new(directory: Path) -> tuple[Path, int]:
         try:
             _lock(descriptor)
         except BlockingIOError:
-            pass  # another process is about to sweep it away
+            pass  # another process is about to remove it
         except OSError:
-            return path, descriptor  # a file system without locks: nothing is swept there
+            return path, descriptor  # a file system without locks: nothing is removed there
         else:
             if os.fstat(descriptor).st_nlink:
                 return path, descriptor
@@ -97,7 +98,7 @@ def _claim_new(directory: Path) -> tuple[Path, int]:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what dead processes left: what nobody has locked."""
+    """Remove dead processes' leftovers: partial files without a lock."""
     with suppress(OSError):
         for path in directory.glob(f".*{PARTIAL}"):
             with suppress(OSError):  # live, or another user's
@@ -110,13 +111,13 @@ def _sweep(directory: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    for suffix in ("-journal", "-wal", "-shm", ""):  # SQLite's own come first: they are found by its name
+    for suffix in ("-journal", "-wal", "-shm", ""):  # SQLite's own files first: they are found by this name
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
 @contextmanager
 def _signals_raise() -> Iterator[None]:
-    """Turn signals that would end the process on the spot into SystemExit, so that it can clean up."""
+    """Turn signals that would kill the process into SystemExit, so that it can clean up."""
 
     def stop(number: int, _: Any) -> NoReturn:
         raise SystemExit(128 + number)
@@ -145,25 +146,25 @@ def _fsync(path: Path) -> None:
 
 
 def inherit(made: int | Path, source: Path) -> None:
-    """Give what root has just made to the owner of `source`; others can give nothing away."""
+    """Give a file that root has just created to the owner of `source`. Other users cannot give files away."""
     if os.geteuid() == 0:
-        with suppress(OSError):  # a file system without owners, or one that this container does not know
+        with suppress(OSError):  # a file system without owners, or an owner that this container does not know
             owner = source.stat()
             os.chown(made, owner.st_uid, owner.st_gid, follow_symlinks=isinstance(made, int))
 
 
 def open_or_create(path: Path) -> int:
-    """A descriptor to read and write a file, which is made for its owner only if it is missing."""
+    """A descriptor to read and write a file. A missing file is created, for its owner only."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
     except FileExistsError:
-        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)  # root must not be led elsewhere
+        return os.open(path, os.O_RDWR | os.O_NOFOLLOW)  # root must not follow a link
     inherit(descriptor, path.parent)
     return descriptor
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, and those above it, unless it is there."""
+    """Create a directory and its missing parents, unless it exists."""
     if not path.is_dir():
         make_directory(path.parent)
         path.mkdir(exist_ok=True)
@@ -171,14 +172,14 @@ def make_directory(path: Path) -> None:
 
 
 def whose(error: OSError, *paths: Path) -> str:
-    """For a lack of permission: which of the paths, or of the directories above the first, it is, and whose."""
+    """For a lack of permission: the path, or parent of the first path, that is not ours, and its owner."""
     if not isinstance(error, PermissionError):
         return ""
     return not_ours((*paths, *paths[0].absolute().parents))
 
 
 def not_ours(paths: Iterable[Path]) -> str:
-    """Of the first path that is another user's and closed to this process: whose it is. Else nothing."""
+    """The first path of another user that is closed to this process, and its owner; empty if there is none."""
     for path in paths:
         with suppress(OSError):
             owner = path.stat().st_uid

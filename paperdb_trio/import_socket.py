@@ -1,7 +1,7 @@
-"""The way of `paperdb import` into a running server: a Unix socket in the data directory.
+"""The Unix socket in the data directory, through which `paperdb import` reaches a running server.
 
-Law: only who may write the data directory can open it (mode 0600), so that it asks for no key; what comes
-in goes through the server's own writer, and its events to the subscribers, like any other write.
+Law: only the owner of the data directory can open it (mode 0600), so it needs no key. An import goes through
+the server's own writer, and its events go to the subscribers, like any other write.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ log = logging.getLogger("paperdb.intake")
 
 NAME: Final = "paperdb.sock"
 PIECE: Final = 65_536
-"""Bytes that are read at once."""
+"""Bytes per read."""
 START_TRIES: Final = 30
-"""Tenths of a second that a server gets between taking the lock and listening."""
+"""Tenths of a second that a server may take between locking and listening."""
 
 
 @contextmanager
 def _short_path(data: Path) -> Iterator[str]:
-    """The socket's path in the 107 bytes that an address has for it, however deep the directory lies."""
+    """A path to the socket that fits into an address's 107 bytes, however deep the directory is."""
     directory = os.open(data, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         yield f"/proc/self/fd/{directory}/{NAME}"
@@ -52,16 +52,16 @@ def _short_path(data: Path) -> Iterator[str]:
 
 @contextmanager
 def listening(data: Path) -> Iterator[socket.socket | None]:
-    """The listening socket, for the process that holds the directory's lock; None where there can be none."""
+    """The listening socket, for the process that holds the directory's lock; None if it cannot be created."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener, _short_path(data) as path:
         try:
-            Path(path).unlink(missing_ok=True)  # of a server that was killed
+            Path(path).unlink(missing_ok=True)  # left by a killed server
             listener.bind(path)
-            Path(path).chmod(0o600)  # before `listen`, until which nobody can connect
+            Path(path).chmod(0o600)  # before `listen`, which allows connections
             inherit(Path(path), data)
             listener.listen()
         except OSError as error:
-            log.warning("'paperdb import' will not reach this server: %s", error.strerror)
+            log.warning("'paperdb import' cannot reach this server: %s", error.strerror)
             yield None
         else:
             yield listener
@@ -69,7 +69,7 @@ def listening(data: Path) -> Iterator[socket.socket | None]:
 
 
 async def run(services: Services, listener: socket.socket) -> None:
-    """Serve imports until cancelled, each in a task of its own. One that fails ends alone."""
+    """Serve imports until cancelled, each in its own task. A failed import ends alone."""
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
@@ -95,7 +95,7 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
         return piece or bytes(await stream.receive_some(PIECE))
 
     request = msgspec.json.decode(head, type=ImportRequest)
-    if services.drops_left:  # else what is found "unchanged" would be removed behind it
+    if services.drops_left:  # else a document found "unchanged" would be removed afterwards
         try:
             await finish_drops(services.writer)
         except ApiError as error:
@@ -106,7 +106,7 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
 async def _write(
     request: ImportRequest, receive: Callable[[], Awaitable[bytes]], writer: Writer, max_bytes: int
 ) -> ImportAnswer:
-    """Have everything that `receive` gives, until it gives nothing, written by the writer."""
+    """Write everything that `receive` returns, until it returns nothing."""
     importer = Importer(database=request.database, replace=request.replace, max_bytes=max_bytes)
     try:
         while data := await receive():
@@ -123,7 +123,7 @@ async def _write(
 
 
 def import_into(data: str, request: ImportRequest, source: BufferedReader, max_bytes: int) -> ImportAnswer:
-    """Import all of `source`: by the server of the directory, or with its lock if nobody serves it."""
+    """Import all of `source`: through the directory's server or, if none runs, with the directory's lock."""
     file = prepare(data, create=False)
     for wait in (*[0.1] * START_TRIES, 0.0):
         connection = _connect(Path(data))
@@ -135,7 +135,7 @@ def import_into(data: str, request: ImportRequest, source: BufferedReader, max_b
         except StartupError as error:
             if error.exit_code != EXIT_LOCKED or not wait:
                 raise
-        time.sleep(wait)  # it may just be starting
+        time.sleep(wait)  # the server may just be starting
     raise AssertionError("the last try raises")
 
 
@@ -149,7 +149,7 @@ async def _import_alone(
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         try:
-            await finish_drops(writer)  # else the next server removes what is found "unchanged" here
+            await finish_drops(writer)  # else the next server removes documents found "unchanged" here
         except ApiError as error:
             answer = ImportAnswer(Tally(), error.message)
         else:
@@ -159,9 +159,10 @@ async def _import_alone(
 
 
 def _read(source: BufferedReader) -> bytes:
-    """The next piece; nothing at the end. Raises `ApiError`.
+    """The next piece; empty at the end. Raises `ApiError`.
 
-    From below the buffer, whose lock a thread that still waits here would hold: Python dies of that at exit.
+    It bypasses the buffer, because a thread that waits here would hold the buffer's lock, and Python crashes on
+    that at exit.
     """
     try:
         return getattr(source, "raw", source).read(PIECE) or b""
@@ -183,7 +184,7 @@ def _connect(data: Path) -> socket.socket | None:
 def _send(connection: socket.socket, request: ImportRequest, source: BufferedReader) -> ImportAnswer:
     received, unread = bytearray(), None
     with connection, suppress(ConnectionResetError):
-        with suppress(BrokenPipeError):  # it has had enough: its answer says why
+        with suppress(BrokenPipeError):  # the server stopped reading: its response says why
             connection.sendall(msgspec.json.encode(request) + b"\n")
             try:
                 while piece := _read(source):
@@ -196,6 +197,6 @@ def _send(connection: socket.socket, request: ImportRequest, source: BufferedRea
     try:
         answer = msgspec.json.decode(received, type=ImportAnswer)
     except msgspec.DecodeError:
-        return ImportAnswer(Tally(), "the server ended meanwhile; import again")
+        return ImportAnswer(Tally(), "the server stopped; import again")
     answer.error = answer.error or unread
     return answer

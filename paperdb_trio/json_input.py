@@ -1,8 +1,8 @@
-"""JSON in: decoding it, and what is refused beyond its grammar.
+"""JSON in: decoding, and the checks beyond its grammar.
 
-Law: no I/O. While it decodes, nothing else in the process runs: the time for a text is in proportion to its
-size whatever it holds, what cannot be a document is refused before, and an array of documents is taken
-apart without decoding them, for the caller to decode one by one.
+Law: no I/O. Nothing else in the process runs during a decode. So the time is proportional to the size of the
+text, whatever it contains; text that cannot be a document is refused first; and an array of documents is split
+without decoding them, so that the caller can decode one by one.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Envelope = TypeVar("Envelope")
 MAX_DEPTH: Final = 64
 """Levels of nesting in a document. SQLite's JSON functions refuse 2,000; people need about ten."""
 MAX_CONTAINERS: Final = 65_536
-"""Arrays and objects in a text: a megabyte of `[[[[` takes 0.3 s, of coordinates 26,000."""
+"""Arrays and objects in a text. A megabyte of `[[[[` takes 0.3 s; a megabyte of coordinates has 26,000."""
 
 
-# --- numbers that msgspec is slow at -------------------------------------------------------------
+# --- numbers that msgspec decodes slowly ---------------------------------------------------------
 
 
 def _float(literal: str) -> float:
@@ -38,16 +38,16 @@ def _float(literal: str) -> float:
 
 _decode_any = msgspec.json.Decoder().decode
 _decode_extremes = msgspec.json.Decoder(float_hook=_float).decode
-"""msgspec takes up to 10 µs for a number near either end of what a double holds (1e289 and on, 1e-300 and on),
-so that a megabyte could hold up everybody for 1.6 s; Python takes 0.3, but that for every number, ten times
-what msgspec takes for most."""
+"""msgspec takes up to 10 µs for a number near either limit of a double (from 1e289 up, from 1e-300 down), so a
+megabyte could block every client for 1.6 s. Python takes 0.3 s, but for any numbers, and so ten times as long
+as msgspec for most."""
 _EXPONENTS: Final = bytes.maketrans(b"E123456789", b"e000000000")
 _HARMLESS: Final = 512
-"""Bytes that do not hold enough of such numbers to matter."""
+"""Bytes that hold too few of such numbers to matter."""
 
 
 def decode(text: bytes) -> Any:
-    """What `text`, JSON, says. Raises what msgspec does."""
+    """The value of the JSON `text`. Raises msgspec's errors."""
     if len(text) > _HARMLESS and b"e000" in text.translate(_EXPONENTS, b"+-"):
         return _decode_extremes(text)
     return _decode_any(text)
@@ -57,10 +57,10 @@ def decode(text: bytes) -> Any:
 
 
 def parse_json(text: bytes) -> Any:
-    """Decode a request's JSON text. Raises a 400 `INVALID_JSON` that says where it broke.
+    """Decode a request's JSON text. Raises a 400 `INVALID_JSON` that says where the error is.
 
-    Refused beyond the grammar: lone surrogates, NUL in strings (SQLite's JSON functions end a string
-    there, so a filter could not find it again), numbers beyond a double, and nesting over `MAX_DEPTH`.
+    Also refused: lone surrogates, NUL in strings (SQLite's JSON functions end a string there, so a filter could
+    not find it again), numbers beyond a double, and nesting over `MAX_DEPTH`.
     """
     size = len(text)
     if size > MAX_CONTAINERS and _containers(text) > MAX_CONTAINERS:
@@ -69,7 +69,7 @@ def parse_json(text: bytes) -> Any:
         value = decode(text)
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, text) from None
-    # Nearly every text passes on these scans, which cost less than a walk over the value.
+    # Nearly every text passes with these scans, which cost less than a walk over the value.
     if b"\\u0000" in text or (size > _LONG and _has_long_number(text)):
         _check_scalars(value)
     elif size > 2 * MAX_DEPTH and text.count(b"[") + text.count(b"{") > MAX_DEPTH:
@@ -79,8 +79,8 @@ def parse_json(text: bytes) -> Any:
 
 
 def parse_document(text: bytes, max_bytes: int) -> Any:
-    """The same for what is to be one document. Raises a 413 `DOCUMENT_TOO_LARGE`, before decoding it, too,
-    for one that is too large even without its whitespace and escapes."""
+    """The same for one document. Also raises a 413 `DOCUMENT_TOO_LARGE`, before it decodes a text that is too
+    large even without its whitespace and escapes."""
     if len(text) > max_bytes:
         bare = text.translate(None, b" \t\r\n").replace(b"\\\\", b"..")
         size = len(bare) - 5 * bare.count(b"\\u") - bare.count(b"\\/")
@@ -90,7 +90,7 @@ def parse_document(text: bytes, max_bytes: int) -> Any:
 
 
 def split_documents(body: bytes, most: int) -> list[bytes]:
-    """The elements of an array, or of that in `{"documents": [...]}`, each for `parse_document`.
+    """The elements of an array, or of the array in `{"documents": [...]}`, each as text for `parse_document`.
 
     Raises a 400 `INVALID_JSON` or `INVALID_DOCUMENT`, and a 413 `TOO_MANY_DOCUMENTS`.
     """
@@ -111,8 +111,8 @@ def split_documents(body: bytes, most: int) -> list[bytes]:
 
 
 def unwrap(text: bytes, envelope: msgspec.json.Decoder[Envelope]) -> Envelope:
-    """What stands around a document, which itself stays `msgspec.Raw`, for `parse_json`: a document's limits
-    are not for the text around it.
+    """Decode only the envelope. The document in it stays `msgspec.Raw`, for `parse_json`, because its limits do
+    not apply to the envelope.
 
     Raises a 400 `INVALID_JSON`, and msgspec's ValidationError for JSON of another shape.
     """
@@ -133,8 +133,8 @@ _wrapped: Final = msgspec.json.Decoder(_Wrapped)
 
 @lru_cache(maxsize=1)
 def _array_decoder(most: int) -> Callable[[bytes | msgspec.Raw], Any]:
-    """An array as a struct of so many fields and one more: unlike a list it makes nothing of the elements
-    beyond, of which 16 MiB can hold eight million."""
+    """Decodes an array as a struct of `most` fields and one more. Unlike a list, it creates no objects for
+    elements beyond those; 16 MiB can hold eight million of them."""
     fields = [(f"_{n}", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for n in range(most + 1)]
     return msgspec.json.Decoder(msgspec.defstruct("Documents", fields, array_like=True)).decode
 
@@ -157,7 +157,7 @@ _STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 
 
 def _containers(text: bytes) -> int:
-    """How many arrays and objects begin in a text, strings left out if those are what makes them many."""
+    """The number of arrays and objects in a text. Brackets in strings are excluded only if that matters."""
     count = text.count(b"[") + text.count(b"{")
     if count > MAX_CONTAINERS and b'"' in text:
         text = _STRING.sub(b"", text)
@@ -170,8 +170,8 @@ _DIGITS: Final = b"0123456789"
 
 
 def _has_long_number(text: bytes) -> bool:
-    """Whether that many digits stand in a row anywhere: they would cover one of the bytes looked at here.
-    Searching the whole text took ten times as long as decoding it."""
+    """Whether `_LONG` digits stand in a row: such a run covers one of the bytes checked here. A search of the
+    whole text took ten times as long as decoding it."""
     for n, byte in enumerate(text[_LONG - 1 :: _LONG]):
         if 48 <= byte <= 57:
             before, after = text[n * _LONG : (n + 1) * _LONG], text[(n + 1) * _LONG : (n + 2) * _LONG]
@@ -181,7 +181,7 @@ def _has_long_number(text: bytes) -> bool:
 
 
 def _levels(value: Any) -> Iterator[list[Any]]:
-    """All arrays and objects, level by level. Raises a 400 for more than `MAX_DEPTH` levels."""
+    """All arrays and objects, level by level. Raises a 400 beyond `MAX_DEPTH` levels."""
     level = [value] if type(value) is dict or type(value) is list else []
     for _ in range(MAX_DEPTH):
         if not level:

@@ -1,6 +1,6 @@
-"""How much of the server one address, one database or one key may have.
+"""Limits per address, per database and per key.
 
-Law: no I/O; counts and clocks only. What it remembers is bounded by what is open and by the keys there are.
+Law: no I/O; counts and clocks only. Its memory is bounded by the open connections and the number of keys.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError, bad_request
 
 SMALL_ANSWER: Final = 65_536
-"""Bytes of an answer, or a body, that need not be counted: every connection may have one."""
+"""Bytes of a response or a body that is not counted: every connection may have one."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Limits:
-    """The limits of the settings, and what is in use. Raises `StartupError` for a proxy that is no network."""
+    """The limits from the settings, and the counts in use. Raises `StartupError` for an invalid proxy."""
 
     def __init__(self, settings: Settings) -> None:
         self._proxies = _networks(settings.trusted_proxies)
@@ -44,7 +44,7 @@ class Limits:
         self.is_proxy: Callable[[str], bool] = lru_cache(maxsize=1024)(self._is_proxy)
 
     def _is_proxy(self, address: str) -> bool:
-        """Whether this is a proxy that we trust to say whom it speaks for."""
+        """Whether this address is a trusted proxy."""
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
@@ -52,8 +52,8 @@ class Limits:
         return any(parsed in network for network in self._proxies)
 
     def client_address(self, peer: str, forwarded_for: str | None) -> str:
-        """Who is behind a connection from `peer`: the last address in `X-Forwarded-For` that is not of a
-        trusted proxy, if a trusted one wrote it (whatever stands before it, the client may have made up)."""
+        """The client behind a connection from `peer`: the last address in `X-Forwarded-For` that is not a
+        trusted proxy, if a trusted proxy wrote it. The client may have forged everything before it."""
         client = peer
         for item in reversed((forwarded_for or "").split(",")):
             if not self.is_proxy(client):
@@ -67,24 +67,24 @@ class Limits:
 
     @contextmanager
     def connection(self, address: str) -> Iterator[None]:
-        """Count a connection of a client address (an IPv6 network of 64 bits is one client) while it lasts.
+        """Count a connection of a client address while it lasts (an IPv6 /64 is one client).
 
-        Raises a 503. A trusted proxy's own connections are not counted: they are many clients'.
+        Raises a 503. A trusted proxy's own connections are not counted, because they carry many clients.
         """
         with self._of_address(self._addresses, address):
             yield
 
     @contextmanager
     def handshake(self, address: str) -> Iterator[None]:
-        """Count a TLS handshake of a client address while it lasts, by itself: behind it, one connection too
-        many still gets an answer. Raises a 503.
+        """Count a TLS handshake of a client address while it lasts, separately from connections, so that one
+        connection too many still gets a response after it. Raises a 503.
         """
         with self._of_address(self._handshakes, address):
             yield
 
     @contextmanager
     def stream(self, address: str) -> Iterator[None]:
-        """Count a stream of HTTP/2, which costs what a connection does, while it lasts. Raises a 503."""
+        """Count an HTTP/2 stream while it lasts; it costs as much as a connection. Raises a 503."""
         if self._open_streams >= self._most_streams:
             raise too_many_connections()
         self._open_streams += 1
@@ -104,7 +104,7 @@ class Limits:
 
     @contextmanager
     def pending(self, size: int) -> Iterator[None]:
-        """Count the bytes of an answer while it is written. Raises a 503 when slow clients hold too many."""
+        """Count the bytes of a response while it is written. Raises a 503 when slow clients hold too many."""
         self._hold(size)
         try:
             yield
@@ -113,7 +113,7 @@ class Limits:
 
     @contextmanager
     def arriving(self) -> Iterator[Callable[[int], None]]:
-        """Count a body while it comes: call it with the bytes that there are so far, which raises the same."""
+        """Count a body while it arrives: call the result with the size so far. Raises the same 503."""
         held = 0
 
         def arrived(size: int) -> None:
@@ -132,14 +132,14 @@ class Limits:
             raise ApiError(
                 503,
                 "TOO_MANY_PENDING_BYTES",
-                f"Slow clients hold over {self._most_pending:,} bytes of answers and bodies; try again later",
+                f"Slow clients hold over {self._most_pending:,} bytes of responses and bodies; try again later",
                 headers={"Retry-After": "5"},
             )
         self._pending += size
 
     @contextmanager
     def listener(self, database_id: int) -> Iterator[None]:
-        """Count somebody who listens to a database while he does. Raises a 503."""
+        """Count a listener of a database while it lasts. Raises a 503."""
         if not self._per_database:
             yield
             return
@@ -156,7 +156,7 @@ class Limits:
 
 
 class Rate:
-    """A bucket for each key that fills with `per_second`, up to what comes in a second (at least one)."""
+    """A bucket per key that fills at `per_second`, up to one second's worth (at least one)."""
 
     def __init__(self, per_second: float, what: str) -> None:
         self._per_second = per_second
@@ -165,7 +165,7 @@ class Rate:
         self._levels: dict[str, tuple[float, float]] = {}
 
     def take(self, key_id: str) -> None:
-        """Raises a 429 `RATE_LIMITED` that says when to come back."""
+        """Raises a 429 `RATE_LIMITED` that says when to try again."""
         if not self._per_second:
             return
         now = trio.current_time()
@@ -177,7 +177,7 @@ class Rate:
             raise ApiError(
                 429,
                 "RATE_LIMITED",
-                f"Too many {self._what} with this key: at most {self._per_second:g} a second",
+                f"Too many {self._what} with this key: at most {self._per_second:g} per second",
                 headers={"Retry-After": str(seconds)},
             )
         self._levels[key_id] = (level - 1, now)
@@ -206,7 +206,7 @@ def too_many_connections(what: str = "") -> ApiError:
 
 
 def too_many_subscriptions(most: int) -> ApiError:
-    return bad_request(f"At most {most} collections in one connection", "TOO_MANY_SUBSCRIPTIONS")
+    return bad_request(f"At most {most} collections per connection are allowed", "TOO_MANY_SUBSCRIPTIONS")
 
 
 def _client_of(address: str) -> str:

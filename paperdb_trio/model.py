@@ -1,6 +1,6 @@
 """Names, ids, documents and changes.
 
-Law: no I/O, no clock but the one passed in, nothing that knows of SQLite, HTTP or sockets.
+Law: no I/O, no clock but the one passed in, no knowledge of SQLite, HTTP or sockets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_ID_LENGTH: Final = 128
 
 SYSTEM_FIELDS: Final = ("_id", "createdAt", "updatedAt")
 
-# nanoid's URL-safe alphabet of 64, so that six bits of each random byte choose a character without bias.
+# nanoid's URL-safe alphabet has 64 characters, so six bits of each random byte choose one without bias.
 _ALPHABET: Final = b"useandom-26T198340PX75pxJACKVERYMINDBUSHWOLF_GQZbfghjklqvwyzrict"
 _TO_ALPHABET: Final = bytes(_ALPHABET[byte & 63] for byte in range(256))
 
@@ -35,11 +35,11 @@ _ids: deque[str] = deque()
 
 
 def new_id() -> str:
-    """A nanoid: 21 characters, 126 random bits. It says nothing of when or where it was made."""
+    """A nanoid: 21 characters, 126 random bits. It reveals neither time nor place."""
     try:
         return _ids.pop()  # atomic: any thread may call
     except IndexError:
-        # 256 for one system call, which took a tenth of an insert.
+        # 256 ids per system call, which took a tenth of an insert.
         text = os.urandom(_ID_LENGTH * 256).translate(_TO_ALPHABET).decode("ascii")
         _ids.extend(text[at : at + _ID_LENGTH] for at in range(0, len(text), _ID_LENGTH))
         return _ids.pop()
@@ -61,7 +61,7 @@ def check_collection(name: str) -> str:
 
 
 def check_id(value: object) -> str:
-    """An id is 1 to 128 characters of printable text without `/`; not `.` or `..`, which URLs fold."""
+    """An id has 1 to 128 printable characters without `/`. URLs fold `.` and `..`, so these are refused."""
     if (
         not isinstance(value, str)
         or not 0 < len(value) <= MAX_ID_LENGTH
@@ -78,7 +78,7 @@ def check_id(value: object) -> str:
 
 
 def _shown(text: str) -> str:
-    """What an error repeats of the input: short, and nothing that a log or a terminal obeys."""
+    """Input as an error quotes it: short, and without control characters for a log or a terminal."""
     text = text if len(text) <= 80 else text[:79] + "…"
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
@@ -94,10 +94,10 @@ def check_document(value: object) -> Document:
 
 
 def document_bytes(id: str, fields: bytes, created: str, updated: str, max_bytes: int) -> bytes:
-    """The stored and served JSON text of a document with these fields, an object as `encode` makes it.
+    """The stored and served JSON text of a document with these fields, an object as `encode` returns it.
 
-    Raises a 413 `DOCUMENT_TOO_LARGE`. The text is one line: it never holds a raw newline (JSON escapes it),
-    which the change log relies on to separate events.
+    Raises a 413 `DOCUMENT_TOO_LARGE`. The text never holds a raw newline (JSON escapes it); the change log
+    relies on that to separate events.
     """
     data = b'{"_id":%b%b%b,"createdAt":"%b","updatedAt":"%b"}' % (
         encode(id),
@@ -122,10 +122,10 @@ def document_too_large(size: int, max_bytes: int) -> ApiError:
 # --- changes -------------------------------------------------------------------------------------
 
 
-class Change(msgspec.Struct, frozen=True, gc=False):  # made for every write, in a third of a NamedTuple's time
-    """One committed write, as it is in the change log.
+class Change(msgspec.Struct, frozen=True, gc=False):  # one per write, in a third of a NamedTuple's time
+    """One committed write, as in the change log.
 
-    `seq` is positive and strictly increasing within a database, in commit order, never reused.
+    `seq` is positive, strictly increasing in commit order within a database, and never reused.
     `type` is insert, update or delete; `data` the whole document as JSON text (for delete: as it last was).
     """
 

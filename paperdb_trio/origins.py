@@ -1,6 +1,6 @@
-"""Web origins that may call (RFC 6454), as `--allowed-origins` names them.
+"""The web origins (RFC 6454) that `--allowed-origins` allows.
 
-Law: no I/O. What no browser can ever send is refused at start, with what was most likely meant.
+Law: no I/O. An origin that no browser can send is refused at start, with a suggestion.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 class Origins:
     """`*`, exact origins, `https://*.example.com` for all hosts below one, and `null` (pages without a host).
 
-    Raises a `StartupError` for an item that is none of these.
+    Raises a `StartupError` for any other item.
     """
 
     def __init__(self, text: str) -> None:

@@ -1,7 +1,7 @@
-"""The nursery tree: what runs while `paperdb serve` does, in which order it starts, and how it ends.
+"""The nursery tree of `paperdb serve`: what runs, the order of its start, and how it stops.
 
 Law: every task has its nursery here or below. A failure of the writer, the hub or the keeper ends the
-process; a failure of a connection ends that connection.
+process; a failure of a connection ends that connection only.
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ log = logging.getLogger("paperdb")
 
 READER_THREADS: Final = 4
 ACCOUNTS_SECONDS: Final = 0.25
-"""Between two looks at what the command line may have changed."""
+"""Between two checks for changes by the command line."""
 TRIM_SECONDS: Final = 1.0
 DROP_SECONDS: Final = 1.0
-"""Between two looks whether the removal of a collection was broken off and is to go on."""
+"""Between two checks for an interrupted removal of a collection."""
 KEEP_TIME_SECONDS: Final = 3600.0
-"""Between two notes of the log's clock in the file; see `LogClock.keep`."""
+"""Between two writes of the log's clock into the file; see `LogClock.keep`."""
 LAST_WORDS: Final = 0.5
-"""Of the drain time: who still waits for the disk is refused, so that the refusal can be sent."""
+"""The end of the drain time, when requests that still wait for the disk are refused, to send the refusal."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
-"""To move the write-ahead log at the end, when the drain time is over."""
+"""For the final checkpoint of the write-ahead log, even when the drain time is over."""
 TRIM_AGAIN_SECONDS: Final = 60.0
 """After a failure: the disk is full, or gone."""
 TRIM_PAUSE: Final = 0.002
-"""Between two steps of a trim, each of 250 changes in about 1 ms: writers get in between."""
+"""Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
 
 
 async def serve(settings: Settings, file: Path, announce: Callable[[str], None]) -> None:
     """Serve the database in `file` until SIGTERM or SIGINT, and drain.
 
-    `announce(url)` is called once connections are accepted. Raises `StartupError` before that; after it,
-    whatever the writer, the hub or the keeper failed with.
+    `announce(url)` is called once connections are accepted. Raises `StartupError` before that, and later the
+    failure of the writer, the hub or the keeper.
     """
     _raise_file_limit(settings)
     limits = Limits(settings)
@@ -79,7 +79,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         ends_at = math.inf  # from SIGTERM on
         stack.callback(lambda: _checkpoint(file, ends_at - trio.current_time()))
         gate = ReadGate()
-        # One of its own for keys and plans: whoever keeps the others busy must not put off the end of his key.
+        # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         reader, watcher = (
             Reader(
                 file,
@@ -122,8 +122,8 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         services.live_connections = lambda: len(gateway.connections)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
-        # What is alive now stays alive: the collector need not look at it again. With the usual thresholds
-        # it takes a third of the time of accepting connections.
+        # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
+        # thresholds it takes a third of the time of accepting connections.
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 10, 10)
@@ -132,7 +132,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             await core.start(writer.run)
             await core.start(hub.run)
             if not await _drops_finished(services, signals):
-                log.info("stopped while a collection was being removed: the next start goes on with it")
+                log.info("stopped while removing a collection: the next start continues")
                 writer.stop()
                 await writer.closed.wait()
                 core.cancel_scope.cancel()
@@ -170,7 +170,7 @@ def _checkpoint(file: Path, seconds: float) -> None:
     try:
         checkpoint(file, min(max(seconds, MIN_CHECKPOINT_SECONDS), BUSY_SECONDS))
     except sqlite.Error as error:
-        log.warning("the write-ahead log stays: %s", error)
+        log.warning("could not clear the write-ahead log: %s", error)
 
 
 async def _accept(scope: trio.CancelScope, door: Door, connections: trio.Nursery) -> None:
@@ -179,23 +179,23 @@ async def _accept(scope: trio.CancelScope, door: Door, connections: trio.Nursery
 
 
 async def _end_signal(signals: AsyncIterator[int], settings: Settings, door: Door) -> str:
-    """The name of the signal that ends the server; meanwhile SIGHUP makes it read its certificate again."""
+    """The name of the signal that stops the server. Until then SIGHUP makes it reload its certificate."""
     async for number in signals:
         if number != signal.SIGHUP:
             return signal.Signals(number).name
         try:
             door.tls = tls_context(settings)
-            log.info("SIGHUP: new connections get the certificate as it is now")
+            log.info("SIGHUP: reloaded the certificate; new connections use it")
         except StartupError as error:
-            log.error("SIGHUP: the certificate stays as it was: %s", error)  # noqa: TRY400 - no traceback
+            log.error("SIGHUP: kept the old certificate: %s", error)  # noqa: TRY400 - no traceback
     raise AssertionError("the signal receiver ended")
 
 
 async def _drain(
     services: Services, accepting: trio.CancelScope, gateway: Gateway, door: Door, ends_at: float
 ) -> None:
-    """Accept no more, let requests finish and close sockets with 1012, until `ends_at`. Who waits for a write
-    shortly before that is refused."""
+    """Stop accepting, let requests finish and close sockets with 1012, until `ends_at`. Requests that still
+    wait for a write shortly before that are refused."""
     services.draining = True
     services.hub.stop_waiting()
     accepting.cancel()
@@ -215,14 +215,14 @@ async def _until_empty(door: Door) -> None:
 
 
 async def _watch_accounts(services: Services, gateway: Gateway, reader: Reader) -> None:
-    """See what the command line does to databases, keys and plans."""
+    """Watch for changes of databases, keys and plans by the command line."""
     while True:
         await trio.sleep(ACCOUNTS_SECONDS)
         try:
             if await services.accounts.refresh(reader):
                 gateway.enforce()
-        except ApiError as error:  # it took too long: look again soon
-            log.warning("could not look for changes of keys and plans: %s", error)
+        except ApiError as error:  # it took too long: try again soon
+            log.warning("could not check for changes of keys and plans: %s", error)
 
 
 async def _trim(services: Services) -> None:
@@ -249,8 +249,8 @@ async def _trim(services: Services) -> None:
 
 
 async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bool:
-    """Remove what a server before has begun to remove, so that nothing is written to it first, which would be
-    removed as well. False: a signal has come, and ends the server."""
+    """Finish the removals that an earlier server started, before a client can write to those collections,
+    because its writes would be removed as well. False: a signal stops the server."""
     ended = False
 
     async def watch() -> None:
@@ -273,7 +273,7 @@ async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bo
 
 
 async def _finish_drops(services: Services) -> None:
-    """Go on removing the collections that a request which failed has begun to remove."""
+    """Finish removals that a failed request started."""
     while not services.draining:
         await trio.sleep(DROP_SECONDS)
         if services.drops_left:

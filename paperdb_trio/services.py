@@ -1,4 +1,4 @@
-"""What the parts of a running server share. `server` puts it together; nobody else makes one."""
+"""The objects that the parts of a running server share. Only `server` creates a `Services`."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from paperdb_trio.web.assets import Asset
 
 @dataclass(slots=True)
 class Services:
-    """`draining`: SIGTERM has come; nothing new is begun. `drops_left`: the file may have collections in it
-    whose removal nobody is going on with."""
+    """`draining`: SIGTERM was received; nothing new starts. `drops_left`: the file may hold collections whose
+    removal was interrupted."""
 
     settings: Settings
     limits: Limits

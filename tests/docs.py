@@ -1,6 +1,6 @@
 """The documentation as the tests read it: its pages, their blocks, headings and links.
 
-A block in `sh`, `python` or `js` runs as it is; `console` is for what a test cannot run (root, Docker).
+A block in `sh`, `python` or `js` runs as it is; `console` marks commands that a test cannot run (root, Docker).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def text(page: str) -> str:
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `output`: the `text` or `json` block right behind it, which says what it prints."""
+    """A fenced block. `output`: the `text` or `json` block right after it, which shows its output."""
 
     language: str
     source: str
@@ -55,7 +55,7 @@ def prose(page: Path) -> str:
 
 
 def anchors(page: Path) -> set[str]:
-    """The anchors that GitHub makes of a page's headings."""
+    """The anchors that GitHub derives from a page's headings."""
     made: set[str] = set()
     for heading in re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE):
         words = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()
@@ -68,12 +68,12 @@ def anchors(page: Path) -> set[str]:
 
 
 def links(page: Path) -> list[str]:
-    """The targets of a page's links and images that lie in the repository."""
+    """The targets of a page's links and images inside the repository."""
     targets = re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`\n]*`", "", prose(page)))
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def printed_as(expected: str, output: str) -> bool:
-    """Whether a program printed what its page shows. White space is no difference, `…` is anything."""
+    """Whether a program's output matches its page. White space does not matter; `…` matches anything."""
     pattern = ".*?".join(re.escape(re.sub(r"\s+", "", part)) for part in expected.split("…"))
     return re.fullmatch(pattern, re.sub(r"\s+", "", output), re.DOTALL) is not None

@@ -1,4 +1,4 @@
-"""nginx with the configuration that a page shows, changed where a test must: it listens elsewhere."""
+"""nginx with the configuration from a page, except for the changes that a test needs, such as the port."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPERATIONS = "docs/operations.md"
 
 @contextmanager
 def nginx(home: Path, port: int, changes: dict[str, str], page: str = OPERATIONS) -> Iterator[None]:
-    """Until the block is left. `changes` are replacements in the snippet of `page`; it listens on `port`."""
+    """Runs until the block ends. `changes` are replacements in the snippet of `page`; it listens on `port`."""
     program = need("nginx")
     (snippet,) = (block.source for block in blocks(page, "nginx"))
     folders = "".join(
@@ -47,7 +47,7 @@ def free_port() -> int:
 
 def _changed(snippet: str, changes: dict[str, str]) -> str:
     for documented, here in changes.items():
-        assert documented in snippet, f"the page's nginx snippet has no '{documented}' any more"
+        assert documented in snippet, f"the page's nginx snippet no longer has '{documented}'"
         snippet = snippet.replace(documented, here)
     return snippet
 

@@ -1,4 +1,4 @@
-"""The command line as a process: its exit codes, one line for what went wrong, and what it leaves behind."""
+"""The command line as a process: its exit codes, its one-line errors, and the files that it leaves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 
 
 def fails_as_usage(done: Done, *words: str) -> None:
-    """Click's way: usage, and then what was wrong with it."""
+    """Click's format: the usage, then the error."""
     assert done.exit_code == 2, done
     assert done.stdout == ""
     _, _, error = done.stderr.partition("Error: ")
@@ -40,7 +40,7 @@ def fails_as_usage(done: Done, *words: str) -> None:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with a set-up database that nobody serves."""
+    """A data directory with a database, without a server."""
     new_file(tmp_path)
     return tmp_path
 
@@ -49,7 +49,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.executable
-def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
+def test_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
     server = start_server()
     assert re.fullmatch(r"pdb_sk_[\w-]{43}", server.key)
     assert server.insert("c", {})["_id"]
@@ -62,7 +62,7 @@ def test_a_first_start_prints_a_key_once_and_commands_that_work(start_server: St
 
 
 @pytest.mark.executable
-def test_a_given_first_key_is_the_key_and_is_not_printed(start_server: StartServer) -> None:
+def test_given_first_key_is_used_and_not_printed(start_server: StartServer) -> None:
     server = start_server(env={"PAPERDB_API_KEY": GOOD_KEY})
     assert server.key == ""
     assert server.insert("c", {}, key=GOOD_KEY)["_id"]
@@ -70,7 +70,7 @@ def test_a_given_first_key_is_the_key_and_is_not_printed(start_server: StartServ
     assert [(key["database"], key["kind"]) for key in listed] == [("default", "secret")]
 
 
-def test_a_given_key_is_the_first_only_on_a_first_start(start_server: StartServer, tmp_path: Path) -> None:
+def test_given_key_counts_only_on_a_first_start(start_server: StartServer, tmp_path: Path) -> None:
     first = start_server(data=tmp_path / "d")
     assert first.stop() == 0
     second = start_server(data=tmp_path / "d", env={"PAPERDB_API_KEY": GOOD_KEY})
@@ -79,7 +79,7 @@ def test_a_given_key_is_the_first_only_on_a_first_start(start_server: StartServe
 
 
 @pytest.mark.parametrize("key", ["secret", GOOD_KEY[:49], "pdb_pk_" + "a" * 43])
-def test_a_weak_first_key_is_refused_and_a_good_one_may_follow(
+def test_weak_first_key_is_refused_and_a_good_one_can_follow(
     start_server: StartServer, tmp_path: Path, key: str
 ) -> None:
     done = run("serve", "--data", tmp_path / "d", "--port", "0", env={"PAPERDB_API_KEY": key})
@@ -91,7 +91,7 @@ def test_a_weak_first_key_is_refused_and_a_good_one_may_follow(
 
 
 @pytest.mark.executable
-def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server: Server) -> None:
+def test_second_server_on_a_directory_is_refused_and_the_first_continues(server: Server) -> None:
     done = run("serve", "--data", server.data, "--port", "0")
     fails(done, 5, str(server.data), f"pid {server.pid}")
     assert done.stdout == ""
@@ -99,7 +99,7 @@ def test_a_second_server_on_a_directory_is_refused_and_the_first_goes_on(server:
 
 
 @pytest.mark.executable
-def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> None:
+def test_directory_is_free_again_after_a_kill(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"key": "a"})
     server.kill()
@@ -108,19 +108,19 @@ def test_a_directory_is_free_again_after_a_kill(start_server: StartServer) -> No
 
 
 @pytest.mark.executable
-def test_a_port_in_use_is_refused(data: Path) -> None:
+def test_port_in_use_is_refused(data: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = str(taken.getsockname()[1])
         fails(run("serve", "--data", data, "--port", port), 7, f"127.0.0.1:{port}", "in use")
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_an_address_that_is_not_ours_is_refused(data: Path, host: str) -> None:
+def test_foreign_address_is_refused(data: Path, host: str) -> None:
     fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)
 
 
 @pytest.mark.executable
-def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) -> None:
+def test_first_start_is_short_and_coloured_only_on_a_terminal(tmp_path: Path) -> None:
     try:
         ours, theirs = os.openpty()
     except OSError as error:
@@ -150,8 +150,8 @@ def test_a_first_start_is_short_and_coloured_on_a_terminal_only(tmp_path: Path) 
 
 
 @pytest.mark.executable
-def test_it_can_be_process_1_of_a_container(tmp_path: Path) -> None:
-    """Process 1 gets only the signals that it handles, and nobody else reaps its children."""
+def test_server_can_be_process_1_of_a_container(tmp_path: Path) -> None:
+    """Process 1 gets only the signals that it handles, and must reap its children itself."""
     alone = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
     need(*alone, "true")
     outer = subprocess.Popen(
@@ -204,7 +204,7 @@ def overwrite(start: int, length: int) -> Callable[[Path], object]:
         ),
     ],
 )
-def test_a_damaged_file_is_named_and_left_as_it_is(
+def test_damaged_file_is_named_and_left_unchanged(
     data: Path, command: list[str], damage: Callable[[Path], object]
 ) -> None:
     file = data / "paperdb.sqlite"
@@ -215,7 +215,7 @@ def test_a_damaged_file_is_named_and_left_as_it_is(
 
 
 @commands
-def test_a_directory_of_a_newer_version_is_left_alone(data: Path, command: list[str]) -> None:
+def test_directory_of_a_newer_version_is_left_alone(data: Path, command: list[str]) -> None:
     with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('paperdb', 'm999_flying')"
@@ -224,7 +224,7 @@ def test_a_directory_of_a_newer_version_is_left_alone(data: Path, command: list[
 
 
 @pytest.mark.parametrize("path", ["file/d", "/proc/d", "file"])
-def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, path: str) -> None:
+def test_directory_that_cannot_be_created_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
     fails(run("serve", "--data", tmp_path / path, "--port", "0"), 6, path)
 
@@ -245,7 +245,7 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, path: str) -
         "backup copy",
     ],
 )
-def test_other_commands_need_a_directory_that_is_there_and_make_none(tmp_path: Path, command: str) -> None:
+def test_other_commands_need_an_existing_directory_and_create_none(tmp_path: Path, command: str) -> None:
     done = run_here(*command.split(), "--data", tmp_path / "none")
     assert (done.exit_code, done.stdout) == (1, "")
     assert re.fullmatch(r"paperdb: There is no PaperDB in [^\n]+none[^\n]+\n", done.stderr)
@@ -263,7 +263,7 @@ sys.argv[0] = "paperdb"; cli.main()
 
 
 def as_nobody() -> list[str]:
-    """The command without the rights of root. Python itself may lie where only root can read it."""
+    """The command without root's rights. Python's own files may be readable by root only."""
     if "PAPERDB_TEST_COMMAND" in os.environ:
         setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
         need(*setpriv, "test", "-x", COMMAND[0])
@@ -273,7 +273,7 @@ def as_nobody() -> list[str]:
 
 @pytest.mark.executable
 @commands
-def test_a_directory_without_permission_is_refused(data: Path, command: list[str]) -> None:
+def test_directory_without_permission_is_refused(data: Path, command: list[str]) -> None:
     data.chmod(0)
     try:
         done = subprocess.run(
@@ -299,8 +299,8 @@ def content(file: Path) -> list[Any]:
 
 
 @pytest.mark.executable
-def test_a_full_disk_is_one_line(small_disk: Path) -> None:
-    """There, and where there is a database already, which is left as it is."""
+def test_full_disk_is_one_line(small_disk: Path) -> None:
+    """Both in an empty directory and beside a database, which stays unchanged."""
     new_file(small_disk)
     fill(small_disk / "filler")
     before = content(small_disk / "paperdb.sqlite")
@@ -309,7 +309,7 @@ def test_a_full_disk_is_one_line(small_disk: Path) -> None:
     assert content(small_disk / "paperdb.sqlite") == before
 
 
-def test_the_directory_and_its_files_are_for_their_owner_only(server: Server) -> None:
+def test_directory_and_its_files_are_for_the_owner_only(server: Server) -> None:
     for path in server.data.iterdir():
         assert path.stat().st_mode & 0o077 == 0, path
 
@@ -334,12 +334,12 @@ def test_the_directory_and_its_files_are_for_their_owner_only(server: Server) ->
     ],
     ids=lambda value: " ".join(value),
 )
-def test_a_wrong_option_or_command_is_named_with_the_nearest(arguments: list[str], words: list[str]) -> None:
+def test_wrong_option_or_command_is_named_with_the_nearest(arguments: list[str], words: list[str]) -> None:
     fails_as_usage(run_here(*arguments), *words)
 
 
-def test_an_option_goes_before_its_variable_and_that_before_the_file(tmp_path: Path) -> None:
-    """Each names a port that is out of range: the one that is complained about is the one that counts."""
+def test_option_overrides_its_variable_which_overrides_the_file(tmp_path: Path) -> None:
+    """Each names a port that is out of range; the error shows which one counts."""
     config = tmp_path / "c.toml"
     config.write_text("port = 70003\n")
     arguments = ["serve", "--data", tmp_path / "d", "--config", config]
@@ -358,7 +358,7 @@ def test_an_option_goes_before_its_variable_and_that_before_the_file(tmp_path: P
         ({"PAPERDB_LOG_LEVEL": "loud"}, None, ["log_level", "loud"]),
     ],
 )
-def test_a_wrong_variable_or_key_is_named(
+def test_wrong_variable_or_key_is_named(
     tmp_path: Path, env: dict[str, str], config: str | None, words: list[str]
 ) -> None:
     if config is not None:
@@ -369,14 +369,14 @@ def test_a_wrong_variable_or_key_is_named(
 
 @pytest.mark.executable
 @pytest.mark.parametrize("command", ["keys list", "check", "listen c --key k"])
-def test_every_command_refuses_a_variable_that_nothing_reads(data: Path, command: str) -> None:
+def test_every_command_refuses_an_unknown_variable(data: Path, command: str) -> None:
     done = run(*command.split(), env={"PAPERDB_DTA": str(data)})
     fails(done, 2, "PAPERDB_DTA", "'PAPERDB_DATA'")
 
 
 @pytest.mark.executable
-def test_a_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
-    """Kubernetes tells each pod of it. Its PAPERDB_PORT is an address, and what the file says counts."""
+def test_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
+    """Kubernetes announces it to each pod. Its PAPERDB_PORT is an address, so the file's port counts."""
     (tmp_path / "c.toml").write_text("port = 0\n")
     env = ENVIRONMENT | {**service_variables("PAPERDB"), "PAPERDB_CONFIG": str(tmp_path / "c.toml")}
     command = [*COMMAND, "serve", "--data", str(tmp_path / "d")]
@@ -400,7 +400,7 @@ def test_a_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.executable
-def test_version_names_ours_and_what_we_stand_on() -> None:
+def test_version_names_ours_and_its_foundations() -> None:
     done = run("--version")
     assert done.returncode == 0
     numbers = r"\(Python 3\.[\d.]+, SQLite 3\.[\d.]+, trio 0\.[\d.]+\)"

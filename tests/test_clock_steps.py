@@ -1,6 +1,6 @@
 """The computer's clock is set back and forth under a running server.
 
-Nobody may set this machine's clock: `sitecustomize` gives the server one of its own, which goes by a file.
+The tests must not set this machine's clock, so `sitecustomize` gives the server its own, controlled by a file.
 """
 
 from __future__ import annotations
@@ -56,10 +56,8 @@ def oldest(server: Server) -> int:
 
 
 @pytest.mark.parametrize("step", [-50 * 365 * DAY, -30, 30 * DAY, 14 * 365 * DAY])
-def test_a_step_of_the_clock_costs_no_change_of_the_log(
-    start_server: StartServer, clock: Clock, step: float
-) -> None:
-    """The log is also bounded in number here, which shows that it has been looked at since."""
+def test_clock_step_loses_no_change_of_the_log(start_server: StartServer, clock: Clock, step: float) -> None:
+    """The log is also bounded by count here, which shows that a trim has run since."""
     server = start_server("--retention-count", "5", env=clock.env)
     for n in range(10):
         server.insert("c", {"key": str(n)})
@@ -79,7 +77,7 @@ def test_a_step_of_the_clock_costs_no_change_of_the_log(
     assert len(changes(server)["changes"]) == 5
 
 
-def test_tokens_and_sockets_outlive_a_clock_that_is_set_back(start_server: StartServer, clock: Clock) -> None:
+def test_tokens_and_sockets_survive_a_clock_set_back(start_server: StartServer, clock: Clock) -> None:
     server = start_server(env=clock.env)
     token = server.token("c")
     with server.connect("c", query="since=now") as ws:

@@ -1,4 +1,4 @@
-"""Settings: each named once, checked when read, and a misspelt one answered with the nearest name."""
+"""Settings: each is named once and checked when read; a misspelt one gets the nearest name as a suggestion."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def refused(text: str, path: Path) -> str:
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_setting_says_what_it_is_and_its_default_is_of_its_type(name: str) -> None:
+def test_every_setting_has_a_help_text_and_a_default_of_its_type(name: str) -> None:
     setting = FIELDS[name]
     assert setting.metadata["help"].endswith(".")
     assert isinstance(setting.default, setting_type(setting))
@@ -47,7 +47,7 @@ BOUNDED = [
 
 
 @pytest.mark.parametrize(("name", "bound"), BOUNDED)
-def test_a_bound_is_allowed_and_what_is_beyond_is_refused_by_name(name: str, bound: str) -> None:
+def test_bound_is_allowed_and_a_value_beyond_it_is_refused_by_name(name: str, bound: str) -> None:
     setting = FIELDS[name]
     limit = setting_type(setting)(setting.metadata[bound])
     getattr(Settings(**{name: limit}), name)
@@ -57,7 +57,7 @@ def test_a_bound_is_allowed_and_what_is_beyond_is_refused_by_name(name: str, bou
     assert error.value.exit_code == 2
 
 
-def test_a_time_that_is_no_number_is_refused() -> None:
+def test_time_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(StartupError):
         Settings(head_timeout=math.nan)
 
@@ -65,13 +65,13 @@ def test_a_time_that_is_no_number_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("log_level", "loud"), ("log_level", "INFO"), ("log_level", ""), ("http", "2")]
 )
-def test_a_word_that_is_not_one_of_those_expected_is_refused(name: str, value: str) -> None:
+def test_unexpected_word_is_refused(name: str, value: str) -> None:
     with pytest.raises(StartupError, match=f"'{name}' is '{value}'; expected ") as error:
         Settings(**{name: value})
     assert error.value.exit_code == 2
 
 
-def test_a_document_that_could_not_be_read_again_may_not_be_written() -> None:
+def test_document_limit_above_the_result_limit_is_refused() -> None:
     with pytest.raises(StartupError, match=r"'max_document_bytes' is 40000000; .*'max_result_bytes'") as error:
         Settings(max_document_bytes=40_000_000)
     assert error.value.exit_code == 2
@@ -92,14 +92,14 @@ def test_origins_are_separated_by_commas(text: str, allowed: list[str]) -> None:
     assert [origin for origin in ("https://a", "https://b", "https://c") if origins.allows(origin)] == allowed
 
 
-def test_a_toml_file_gives_settings_of_every_type(toml: Path) -> None:
+def test_toml_file_gives_settings_of_every_type(toml: Path) -> None:
     toml.write_text('data = "d"\nport = 0\nhead_timeout = 5\nbody_timeout = 2.5\n')
     settings = Settings(**read_toml(str(toml)))
     assert (settings.data, settings.port, settings.head_timeout, settings.body_timeout) == ("d", 0, 5, 2.5)
     assert settings.host == FIELDS["host"].default
 
 
-def test_a_byte_order_mark_before_a_toml_file_is_no_part_of_it(toml: Path) -> None:
+def test_byte_order_mark_before_a_toml_file_is_skipped(toml: Path) -> None:
     toml.write_text("port = 1\n", "utf-8-sig")
     assert read_toml(str(toml)) == {"port": 1}
 
@@ -120,20 +120,20 @@ def test_a_byte_order_mark_before_a_toml_file_is_no_part_of_it(toml: Path) -> No
         ("port = 1\nport = 2", ["Cannot read"]),
     ],
 )
-def test_a_wrong_toml_file_is_refused_by_what_is_wrong_in_it(toml: Path, text: str, words: list[str]) -> None:
+def test_wrong_toml_file_is_refused_with_a_reason(toml: Path, text: str, words: list[str]) -> None:
     message = refused(text, toml)
     assert str(toml) in message
     assert all(word in message for word in words), message
 
 
-def test_a_toml_file_that_is_missing_or_no_text_is_refused(toml: Path) -> None:
+def test_missing_or_binary_toml_file_is_refused(toml: Path) -> None:
     for make in (lambda: None, lambda: toml.write_bytes(b"\xff\xfe"), lambda: (toml.unlink(), toml.mkdir())):
         make()
         with pytest.raises(StartupError, match="Cannot read the config file"):
             read_toml(str(toml))
 
 
-def test_every_setting_has_a_variable_and_a_misspelt_variable_is_refused() -> None:
+def test_every_setting_has_a_variable_and_a_misspelt_one_is_refused() -> None:
     check_environment({f"PAPERDB_{name.upper()}": "x" for name in FIELDS})
     check_environment(dict.fromkeys(["PATH", "PAPERDB", "PAPERDB_API_KEY", "paperdb_prot"], ""))
     with pytest.raises(
@@ -144,7 +144,7 @@ def test_every_setting_has_a_variable_and_a_misspelt_variable_is_refused() -> No
 
 
 def service_variables(name: str, port: str = "8000", protocol: str = "tcp") -> dict[str, str]:
-    """What Kubernetes sets for a service, and what Docker's --link adds to it
+    """The variables that Kubernetes sets for a service, and those that Docker's --link adds
     (kubernetes/pkg/kubelet/envvars/envvars.go; docs.docker.com/engine/network/links)."""
     url = f"{protocol}://10.0.0.1:{port}"
     one = f"{name}_PORT_{port}_{protocol.upper()}"
@@ -160,7 +160,7 @@ def service_variables(name: str, port: str = "8000", protocol: str = "tcp") -> d
     }
 
 
-def test_the_variables_of_a_service_of_our_name_are_none_of_ours() -> None:
+def test_variables_of_a_service_of_our_name_are_ignored() -> None:
     link = {
         "PAPERDB_NAME": "/web/paperdb",
         "PAPERDB_ENV_PAPERDB_HOST": "0.0.0.0",
@@ -195,11 +195,11 @@ def test_the_variables_of_a_service_of_our_name_are_none_of_ours() -> None:
         ("PAPERDB_NAMES", "x"),
     ],
 )
-def test_what_only_resembles_them_is_refused(name: str, value: str) -> None:
+def test_variables_that_only_resemble_them_are_refused(name: str, value: str) -> None:
     with pytest.raises(StartupError, match=f"{name}\\b"):
         check_environment({name: value})
 
 
-def test_nothing_is_suggested_for_what_resembles_nothing() -> None:
+def test_unfamiliar_name_gets_no_suggestion() -> None:
     assert nearest("zzzzzz", {"port", "host"}) == ""
     assert nearest("pot", {"port", "host"}) == "; did you mean 'port'?"

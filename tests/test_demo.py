@@ -1,4 +1,5 @@
-"""`paperdb serve --demo`: something happens at once, in bounded room, and only to its own documents."""
+"""`paperdb serve --demo`: events come right away, the data stays bounded, and it changes only its own
+documents."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ from tests.store.tools import apply_all, inserting, new_file, rows
 
 
 @pytest.mark.executable
-def test_a_newcomer_sees_events_at_once(start_server: StartServer) -> None:
+def test_newcomer_sees_events_right_away(start_server: StartServer) -> None:
     server = start_server("--demo")
     with server.connect("messages") as ws:
         events = [receive(ws, 10) for _ in range(3)]
@@ -30,9 +31,7 @@ def test_a_newcomer_sees_events_at_once(start_server: StartServer) -> None:
     assert "Traceback" not in server.stderr
 
 
-async def test_it_inserts_updates_and_deletes_in_bounded_room_over_restarts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_demo_stays_bounded_over_restarts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "SECONDS", (0, 0))
     file = new_file(tmp_path)
     apply_all(file, inserting({"_id": "mine", "text": "not yours"}, "messages"))
@@ -47,7 +46,7 @@ async def test_it_inserts_updates_and_deletes_in_bounded_room_over_restarts(
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(writer.run)
-            for enough in (200, 400):  # the second run takes over what the first has left
+            for enough in (200, 400):  # the second run continues with the first one's documents
                 async with trio.open_nursery() as run:
                     run.start_soon(demo.run, services)
                     while len(seen) < enough:

@@ -1,4 +1,4 @@
-"""The documentation is true: what exists is documented, what is documented exists, and its blocks run.
+"""The documentation is true: it covers everything that exists, names nothing else, and its blocks run.
 
 Rules: a page's blocks run in order, in one folder, against one server; only the host is changed.
 `python -m tests.test_docs` rewrites the table of settings in docs/operations.md.
@@ -27,11 +27,12 @@ from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
 from paperdb_trio.realtime.protocol import ACTIONS, CloseCode
 from paperdb_trio.rest.routes import OPEN_ROUTES, ROUTES
-from paperdb_trio.web.assets import TARBALL
+from paperdb_trio.web import wheel
+from paperdb_trio.web.assets import SOURCE_ARCHIVE
 from tests.conftest import ENVIRONMENT, Server, StartServer, need
 from tests.docs import PAGES, ROOT, RUNS, Block, anchors, blocks, links, printed_as, prose, text
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import need_node, npm
+from tests.web.tools import current_node, new_package
 
 PACKAGE = ROOT / "paperdb_trio"
 HOST = "127.0.0.1:8000"
@@ -42,9 +43,9 @@ RUN_ELSEWHERE = {
     "docs/contributing.md": "it is the beginning of the README's test line",
 }
 EVENT_SOURCE = "let since"
-"""How the snippet begins that tests/web/test_browser.py runs."""
+"""The start of the snippet that tests/web/test_browser.py runs."""
 
-# --- what exists is documented -------------------------------------------------------------------
+# --- everything is documented --------------------------------------------------------------------
 
 
 def row(setting: dataclasses.Field[object]) -> str:
@@ -56,7 +57,7 @@ def test_every_setting_is_documented_with_its_default_and_meaning(setting: datac
     assert row(setting) in text("docs/operations.md"), "run: python -m tests.test_docs"
 
 
-def test_the_pages_name_only_settings_and_options_that_exist() -> None:
+def test_pages_name_only_existing_settings_and_options() -> None:
     known = {f"--{setting.name.replace('_', '-')}" for setting in dataclasses.fields(Settings)}
     known |= {"--config", *(option for _, command in commands() for option in options(command))}
     named = set(re.findall(r"`(--[a-z-]+)", text("docs/operations.md") + text("docs/security.md")))
@@ -103,7 +104,7 @@ _STATUSES = {"bad_request": 400}
 
 
 def error_codes(*folders: str) -> dict[str, set[int]]:
-    """The codes of errors that Python modules raise, each with its statuses where they are written there."""
+    """The error codes that Python modules raise, each with the statuses that are written beside it."""
     found: dict[str, set[int]] = defaultdict(set)
     for path in (file for folder in folders for file in PACKAGE.glob(folder)):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -142,7 +143,7 @@ def test_every_error_code_of_the_server_is_documented_with_its_status() -> None:
     assert documented.keys() == found.keys() - REPLIES_ONLY
 
 
-def test_every_error_code_of_a_websocket_s_replies_is_documented() -> None:
+def test_every_error_code_of_a_websockets_replies_is_documented() -> None:
     rows = set(re.findall(r"^\| `([A-Z_]+)` \|", text("docs/realtime.md"), re.MULTILINE))
     assert rows > REPLIES_ONLY
     assert rows <= server_codes().keys()
@@ -211,6 +212,12 @@ def test_every_name_of_the_python_sdk_is_documented(name: str) -> None:
     assert re.search(rf"\b{name}\b", text("docs/python-sdk.md"))
 
 
+@pytest.mark.parametrize("page", ["README.md", "docs/python-sdk.md"])
+def test_pip_is_given_the_address_that_tests_install_from(page: str) -> None:
+    """`tests/web/test_wheel.py` does."""
+    assert re.findall(r"pip install (http[^\s`]+)", text(page)) == [f"http://{HOST}{SOURCE_ARCHIVE}"]
+
+
 def test_every_method_of_the_python_sdk_is_documented() -> None:
     collection = importlib.import_module("paperdb_trio.client.collection").Collection
     for name in (name for name in vars(collection) if not name.startswith("_")):
@@ -232,7 +239,7 @@ def test_every_option_and_method_of_the_javascript_sdk_is_documented(interface: 
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None:
+def test_every_link_leads_to_an_existing_file_and_heading(page: Path) -> None:
     for target in links(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
@@ -241,7 +248,7 @@ def test_every_link_leads_to_a_file_and_a_heading_that_exist(page: Path) -> None
         assert not anchor or anchor in anchors(file), target
 
 
-def test_every_page_can_be_reached_from_the_readme() -> None:
+def test_every_page_is_reachable_from_the_readme() -> None:
     reached, left = set[Path](), [ROOT / "README.md"]
     while left:
         page = left.pop()
@@ -251,7 +258,7 @@ def test_every_page_can_be_reached_from_the_readme() -> None:
     assert set(PAGES) <= reached
 
 
-def test_files_that_are_named_in_code_exist() -> None:
+def test_files_named_in_code_exist() -> None:
     for page in PAGES:
         if page.name == "CHANGELOG.md":
             continue
@@ -261,7 +268,7 @@ def test_files_that_are_named_in_code_exist() -> None:
             assert (ROOT / name).exists(), f"{page.name}: {name}"
 
 
-def test_recipes_and_scenarios_that_are_named_exist() -> None:
+def test_named_recipes_and_scenarios_exist() -> None:
     recipes = set(re.findall(r"^(\w[\w-]*)(?: \*\w+)?:", text("justfile"), re.MULTILINE))
     for page in PAGES:
         assert set(re.findall(r"`just ([\w-]+)", page.read_text("utf-8"))) <= recipes, page.name
@@ -270,23 +277,23 @@ def test_recipes_and_scenarios_that_are_named_exist() -> None:
         )
 
 
-def test_the_versions_that_a_release_sets_are_equal() -> None:
+def test_versions_that_a_release_sets_are_equal() -> None:
     assert tomllib.loads(text("pyproject.toml"))["project"]["version"] == paperdb_trio.__version__
 
 
 # --- the README ----------------------------------------------------------------------------------
 
 
-def test_the_readme_is_short() -> None:
+def test_readme_is_short() -> None:
     assert 6 * 1024 <= len((ROOT / "README.md").read_bytes()) <= 8192
 
 
-def test_the_javascript_is_the_product_page_s_but_for_the_hosts() -> None:
+def test_javascript_equals_the_product_pages_except_for_hosts() -> None:
     """`tests/web/test_page.py` runs it."""
     subscribe, token = (block.source for block in blocks("README.md", "js"))
-    # realtimeUrl defaults to baseUrl: one host serves both here.
+    # realtimeUrl defaults to baseUrl, because one host serves both here.
     assert no_hosts(subscribe) == no_hosts(re.sub(r"\n  realtimeUrl: .*", "", "".join(subscribe_snippet())))
-    # One line is enough for a shorter host.
+    # A shorter host fits on one line.
     assert no_hosts(token) == no_hosts(re.sub(r"\(\n  (`.*`)\n\)", r"(\1)", token_snippet()))
 
 
@@ -294,7 +301,7 @@ def no_hosts(snippet: str) -> str:
     return re.sub(r"(https?|wss?)://[\w.:]+", "HOST", snippet).strip()
 
 
-def test_the_readme_s_program_runs_as_it_is(server: Server) -> None:
+def test_readmes_program_runs_unchanged(server: Server) -> None:
     (listening,) = blocks("README.md", "python")
     with start(listening.source, server) as process:
         assert process.stdout is not None
@@ -315,7 +322,7 @@ def start(program: str, server: Server) -> subprocess.Popen[str]:
     )
 
 
-def test_the_readme_s_curl_gets_a_token(server: Server) -> None:
+def test_readmes_curl_gets_a_token(server: Server) -> None:
     (curl,) = (block.source for block in blocks("README.md", "sh") if block.source.startswith("curl"))
     need("curl")
     shell = curl.replace(HOST, f"127.0.0.1:{server.port}").replace("your_api_key", server.key)
@@ -323,7 +330,7 @@ def test_the_readme_s_curl_gets_a_token(server: Server) -> None:
     assert '"token":"ey' in done.stdout
 
 
-def test_the_terminal_s_line_listens(server: Server) -> None:
+def test_readmes_terminal_line_listens(server: Server) -> None:
     (line,) = re.findall(r"`\.venv/bin/paperdb (listen messages) --key pdb_sk_…`", text("README.md"))
     command = [sys.executable, "-m", "paperdb_trio", *line.split(), "--key", server.key, "--url", server.url]
     with subprocess.Popen(
@@ -339,7 +346,7 @@ def test_the_terminal_s_line_listens(server: Server) -> None:
             process.kill()
 
 
-def test_contributors_set_up_what_the_readme_tests() -> None:
+def test_contributors_set_up_the_readmes_tests() -> None:
     (set_up,) = blocks("docs/contributing.md", "sh")
     assert any(block.source.startswith(f"{set_up.source.strip()} && ") for block in blocks("README.md", "sh"))
 
@@ -347,7 +354,7 @@ def test_contributors_set_up_what_the_readme_tests() -> None:
 # --- blocks that run -----------------------------------------------------------------------------
 
 
-def test_every_page_with_blocks_that_can_run_is_run() -> None:
+def test_every_page_with_runnable_blocks_is_run() -> None:
     known = {f"docs/{page}.md" for page in RUN_AS_A_WHOLE} | RUN_ELSEWHERE.keys()
     assert {page for page in map(relative, PAGES) if blocks(page, *RUNS)} <= known
     others = {block.language for page in map(relative, PAGES) for block in blocks(page)} - {*RUNS}
@@ -359,19 +366,20 @@ def relative(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", RUN_AS_A_WHOLE)
-def test_the_blocks_of_a_page_run_as_they_are(page: str, start_server: StartServer, tmp_path: Path) -> None:
+def test_blocks_of_a_page_run_unchanged(page: str, start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(data=tmp_path / "paperdb-data")
     found = [block for block in blocks(f"docs/{page}.md", *RUNS) if not block.source.startswith(EVENT_SOURCE)]
     assert found
     if any(block.language == "js" for block in found):
-        need_node()
-        npm(tmp_path, "install", server.url + TARBALL)
+        new_package(tmp_path, server.url)
+    sdk = tmp_path / "paperdb.whl"  # Python imports from it as from a folder
+    sdk.write_bytes(wheel.wheel(wheel.sources())[1])
     for block in found:
         where = f"docs/{page}.md:{block.line}"
         done = subprocess.run(
             command(block, tmp_path, server),
             cwd=tmp_path,
-            env={**paths(), "PAPERDB_API_KEY": server.key},
+            env={**paths(), "PAPERDB_API_KEY": server.key, "PYTHONPATH": str(sdk)},
             capture_output=True,
             text=True,
             timeout=30,
@@ -390,11 +398,11 @@ def command(block: Block, folder: Path, server: Server) -> list[str]:
         return [sys.executable, "-c", code]
     script = folder / "block.mjs"
     script.write_text(code, "utf-8")
-    return [need("node"), str(script)]
+    return [need("node") if "WebSocket: ws" in code else current_node(), str(script)]
 
 
 def paths() -> dict[str, str]:
-    """`paperdb` is the one that is tested."""
+    """`paperdb` is the command under test."""
     return {
         **ENVIRONMENT,
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{ENVIRONMENT['PATH']}",
@@ -402,21 +410,21 @@ def paths() -> dict[str, str]:
     }
 
 
-def test_the_shell_can_read_what_no_test_can_run() -> None:
+def test_shell_can_parse_blocks_that_no_test_can_run() -> None:
     for page in map(relative, PAGES):
         for block in blocks(page, "console"):
             subprocess.run(["bash", "-n", "-c", block.source], check=True)
 
 
-def test_the_service_is_tried_again_after_what_may_pass() -> None:
-    """Not after wrong usage, a damaged file or a newer one's, or a wrong certificate: those need somebody."""
+def test_service_restarts_after_temporary_failures_only() -> None:
+    """Not after wrong usage, a damaged or newer file, or a wrong certificate, which need an operator."""
     (unit,) = (block.source for block in blocks("docs/operations.md", "ini"))
     assert "\nRestart=on-failure\n" in unit
     assert re.findall(r"RestartPreventExitStatus=(.*)", unit) == ["2 3 4 8"]
     assert re.findall(r"RestartSec=(\d+)", unit) == ["3"]  # 5 starts in 10 s, and systemd gives up
 
 
-def test_the_container_s_settings_exist() -> None:
+def test_containers_settings_exist() -> None:
     named = re.findall(r"\b(PAPERDB_\w+)=", text("Dockerfile"))
     assert named
     assert {name.removeprefix("PAPERDB_").lower() for name in named} <= {
@@ -425,7 +433,7 @@ def test_the_container_s_settings_exist() -> None:
 
 
 def rewrite_settings() -> None:
-    """Write the table of settings anew."""
+    """Rewrite the table of settings."""
     page = ROOT / "docs/operations.md"
     rows = "\n".join(map(row, dataclasses.fields(Settings)))
     table = re.compile(r"(\| option \| default \| meaning \|\n\|---\|---\|---\|\n).*?\n\n", re.DOTALL)

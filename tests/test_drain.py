@@ -1,5 +1,5 @@
-"""Drain: after SIGTERM or SIGINT what was acknowledged is kept, sockets are told to come back (1012), nobody
-can put off the end beyond the drain time, and the exit code is 0."""
+"""Drain: after SIGTERM or SIGINT acknowledged writes are kept, sockets close with 1012, no client can delay the
+stop beyond the drain time, and the exit code is 0."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, Writers, end_of, handshake, open_raw, pour
 
 SLACK = 2.5
-"""Seconds beyond what is promised, for a busy machine; an unbounded wait is far beyond."""
+"""Seconds beyond the promised time, for a busy machine; an unbounded wait takes far longer."""
 
 
 def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
-    """Signal the server and wait for its end with exit code 0; how long that took."""
+    """Signal the server and wait until it exits with 0; returns the seconds that it took."""
     began = time.monotonic()
     server.process.send_signal(how)
     assert server.process.wait(20) == 0
@@ -39,7 +39,7 @@ def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
 
 @pytest.mark.executable
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_every_acknowledged_write_survives_and_sockets_are_told_1012(
+def test_every_acknowledged_write_survives_and_sockets_close_with_1012(
     start_server: StartServer, collection: str, how: signal.Signals
 ) -> None:
     server = start_server()
@@ -61,11 +61,11 @@ def test_every_acknowledged_write_survives_and_sockets_are_told_1012(
             break
     acknowledged = {document["_id"] for document in writers.acknowledged}
     assert acknowledged <= kept
-    assert len(kept) - len(acknowledged) <= 4  # what was committed and whose answer did not arrive
+    assert len(kept) - len(acknowledged) <= 4  # committed, but the response did not arrive
 
 
-def test_idle_connections_do_not_delay_the_end(start_server: StartServer, collection: str) -> None:
-    """Neither one between two requests, nor one that has not said anything yet."""
+def test_idle_connections_do_not_delay_the_stop(start_server: StartServer, collection: str) -> None:
+    """Neither a connection between two requests nor a silent one."""
     server = start_server("--drain-timeout", "60", "--head-timeout", "6")
     with Raw(server) as idle, Raw(server), server.connect(collection) as ws:
         idle.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
@@ -77,10 +77,10 @@ def test_idle_connections_do_not_delay_the_end(start_server: StartServer, collec
 
 
 @pytest.mark.parametrize("http", ["raw", "quart"])
-def test_a_request_that_is_under_way_is_answered_and_told_that_it_is_the_last(
+def test_running_request_gets_a_response_that_announces_the_close(
     start_server: StartServer, collection: str, http: str
 ) -> None:
-    """RFC 9112, section 9.6: else the client may send its next request into a connection that is closing."""
+    """RFC 9112, section 9.6: otherwise the client may send its next request into a closing connection."""
     server = start_server("--drain-timeout", "10", "--http", http)
     body = b'{"text": "late"}'
     head = (
@@ -102,7 +102,7 @@ def test_a_request_that_is_under_way_is_answered_and_told_that_it_is_the_last(
     assert server.request("GET", f"/{collection}/docs/{document['_id']}").json() == document
 
 
-def test_clients_that_never_read_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
+def test_clients_that_never_read_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "1")
     request = (
         f"GET /{collection}/docs?limit=1000 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n\r\n"
@@ -124,7 +124,7 @@ def test_clients_that_never_read_cannot_delay_the_end(start_server: StartServer,
         assert end(server) < 1 + 1 + SLACK
 
 
-def test_a_client_that_never_answers_the_close_frame_cannot_delay_the_end(
+def test_client_that_ignores_the_close_frame_cannot_delay_the_stop(
     start_server: StartServer, collection: str
 ) -> None:
     server = start_server("--drain-timeout", "60")
@@ -147,7 +147,7 @@ def test_new_connections_and_requests_are_refused_while_draining(
         wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "draining" in server.stderr)
-        late.send(b"\r\n")  # a handshake that became whole too late
+        late.send(b"\r\n")  # completes a handshake too late
         status, headers, body = late.answer()
         assert (status, body["code"]) == (503, "SHUTTING_DOWN")
         assert int(headers["retry-after"]) > 0
@@ -170,7 +170,7 @@ def test_new_connections_and_requests_are_refused_while_draining(
     assert "Traceback" not in server.stderr
 
 
-def test_half_a_head_and_further_signals_cannot_delay_the_end(start_server: StartServer) -> None:
+def test_half_a_head_and_further_signals_cannot_delay_the_stop(start_server: StartServer) -> None:
     server = start_server("--drain-timeout", "1", "--head-timeout", "60")
     with Raw(server) as raw:
         raw.send(b"GET / HTTP/1.1\r\n")
@@ -186,10 +186,8 @@ def test_half_a_head_and_further_signals_cannot_delay_the_end(start_server: Star
     assert "Traceback" not in server.stderr
 
 
-def test_a_slow_reader_that_does_read_gets_its_events_before_1012(
-    start_server: StartServer, collection: str
-) -> None:
-    """What was just being sent is finished within the drain time: the stream ends whole, with a close frame."""
+def test_slow_reader_gets_its_events_before_1012(start_server: StartServer, collection: str) -> None:
+    """The current write is finished within the drain time, and the stream ends with a close frame."""
     server = start_server("--drain-timeout", "10")
     with open_raw(server, collection, query="since=now", receive_buffer=4096) as raw:
         assert raw.message()["type"] == "ready"
@@ -214,8 +212,8 @@ def test_a_slow_reader_that_does_read_gets_its_events_before_1012(
         assert [receive(ws)["data"]["_id"] for _ in ids[cursor:]] == ids[cursor:]
 
 
-async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: Path) -> None:
-    """Its request was dropped, its thread goes on for a moment: while the server closes its connections."""
+async def test_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: Path) -> None:
+    """Its request was dropped, but its thread runs on for a moment while the server closes its connections."""
     file = prepare(tmp_path, create=True)
     reader = Reader(file, threads=2, timeout=10, max_result_bytes=1 << 20)
     release, used = threading.Event(), threading.Event()
@@ -239,10 +237,10 @@ async def test_a_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
+def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     start_server: StartServer, collection: str, how: signal.Signals
 ) -> None:
-    """Its events come all the same, each once; what is inserted meanwhile stays."""
+    """Its events still come, each once; documents inserted meanwhile stay."""
     server = start_server("--drain-timeout", "0.8")
     count, answers = 0, list[httpx.Response]()
     for _ in range(60):
@@ -257,7 +255,7 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
         cursor = receive(ws)["seq"]
         dropping = threading.Thread(target=drop)
         dropping.start()
-        assert receive(ws)["type"] == "delete"  # it is under way
+        assert receive(ws)["type"] == "delete"  # the drop is running
         began = time.monotonic()
         server.process.send_signal(how)
         code = server.process.wait(20)
@@ -273,7 +271,7 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
         (left,) = file.execute("SELECT count(*) FROM documents").fetchone()
     assert 0 < left < count
     server.start()
-    # Before anybody can add to it.
+    # Before any client can add to it.
     assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
     server.insert(collection, {"key": "since"})
     deleted, inserted = set(), []
@@ -290,7 +288,7 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
     assert server.request("GET", "/collections").json()["collections"][0]["count"] == 1
 
 
-def test_sigterm_ends_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
+def test_sigterm_stops_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "0.5")
     for _ in range(100):
         server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 100} for _ in range(1000)])
@@ -323,8 +321,8 @@ def _left(server: Server) -> int:
         return int(file.execute("SELECT count(*) FROM documents").fetchone()[0])
 
 
-def test_a_long_step_of_the_writer_cannot_delay_the_end(start_server: StartServer, collection: str) -> None:
-    """Indexes of many documents take long to build: it is given up, and nothing of it is there."""
+def test_long_step_of_the_writer_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
+    """An index over many documents takes long to build; the server abandons it and leaves no part of it."""
     server = start_server("--drain-timeout", "0.8")
     for _ in range(20):
         documents = [{"a": {"b": list(range(250))}} for _ in range(1000)]

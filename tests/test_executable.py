@@ -1,4 +1,4 @@
-"""What only dist/paperdb has: a launcher that unpacks it once. Collected only when it is what is tested."""
+"""The launcher of dist/paperdb, which unpacks it once. Collected only when the tests run dist/paperdb."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.executable
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Where it unpacks to if it cannot where it should."""
+    """The fallback folder, used if it cannot unpack in the preferred one."""
     (tmp_path / "home").mkdir()
     return tmp_path / "home"
 
@@ -38,7 +38,7 @@ def works(process: subprocess.Popen[str]) -> bool:
     return (process.returncode, output[:8], error) == (0, "paperdb ", "")
 
 
-def test_any_number_of_first_starts_may_race(tmp_path: Path, home: Path) -> None:
+def test_first_starts_may_race(tmp_path: Path, home: Path) -> None:
     starts = [start(tmp_path / "cache", home) for _ in range(8)]
     for process in starts:
         assert works(process)
@@ -51,7 +51,7 @@ def test_any_number_of_first_starts_may_race(tmp_path: Path, home: Path) -> None
 
 
 @pytest.mark.parametrize("mode", [0o777, 0o710])
-def test_a_folder_that_is_not_ours_alone_is_passed_over(tmp_path: Path, home: Path, mode: int) -> None:
+def test_shared_folder_is_skipped(tmp_path: Path, home: Path, mode: int) -> None:
     assert works(start(tmp_path / "cache", home))
     (folder,) = (tmp_path / "cache").iterdir()
     (folder / "paperdb").write_text("#!/bin/sh\necho gotcha\n")
@@ -60,15 +60,15 @@ def test_a_folder_that_is_not_ours_alone_is_passed_over(tmp_path: Path, home: Pa
     assert [path.name for path in (home / ".cache").iterdir()] == [folder.name]
 
 
-def test_a_full_disk_is_passed_over_and_nothing_is_left_there(small_disk: Path, home: Path) -> None:
+def test_full_disk_is_skipped_and_nothing_is_left_there(small_disk: Path, home: Path) -> None:
     fill(small_disk / "filler")
-    os.truncate(small_disk / "filler", 4 << 20)  # room for a part of it
+    os.truncate(small_disk / "filler", 4 << 20)  # room for part of it
     assert works(start(small_disk / "cache", home))
     assert list((small_disk / "cache").iterdir()) == []
     assert len(list((home / ".cache").iterdir())) == 1
 
 
-def test_what_a_killed_first_start_left_is_removed_by_the_next(tmp_path: Path, home: Path) -> None:
+def test_next_start_removes_leftovers_of_a_killed_first_start(tmp_path: Path, home: Path) -> None:
     cache = tmp_path / "cache"
 
     def unpacking() -> bool:

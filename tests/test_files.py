@@ -1,5 +1,5 @@
-"""Files appear whole or not at all, whatever ends the process; what dead ones left is swept away, never what
-is in use; and what root makes belongs to whom it should."""
+"""Files appear whole or not at all, however the process ends. Leftovers of dead processes are removed, files in
+use are not, and files that root creates belong to the right owner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ with replacing(Path(sys.argv[1]), force=True) as temporary:
 
 
 def begin(target: Path, *before: str) -> subprocess.Popen[str]:
-    """A process that is in the middle of writing a file."""
+    """A process in the middle of writing a file."""
     process = subprocess.Popen(
         [*before, sys.executable, "-c", HOLD, str(target)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     )
@@ -58,20 +58,20 @@ def partials(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_cleans_up(tmp_path: Path, number: int) -> None:
+def test_signal_cleans_up(tmp_path: Path, number: int) -> None:
     (tmp_path / "x").write_text("precious")
     assert end(begin(tmp_path / "x"), number) == 128 + number
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "precious"
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     process = begin(tmp_path / "x", need("nohup"))
     process.send_signal(signal.SIGHUP)
     assert end(process, signal.SIGTERM) == 143
 
 
-def test_what_a_killed_process_left_is_swept_by_the_next_and_what_is_in_use_is_not(tmp_path: Path) -> None:
+def test_next_process_removes_leftovers_but_no_file_in_use(tmp_path: Path) -> None:
     assert end(begin(tmp_path / "x"), signal.SIGKILL) == -signal.SIGKILL
     assert len(partials(tmp_path)) == 2  # SQLite's journal is a leftover, too
     live = begin(tmp_path / "y")
@@ -87,8 +87,8 @@ def test_what_a_killed_process_left_is_swept_by_the_next_and_what_is_in_use_is_n
     assert partials(tmp_path) == []
 
 
-def test_any_number_may_write_and_sweep_at_once(tmp_path: Path) -> None:
-    """Nobody sweeps what another has just begun, also in the moment in which it is not locked yet."""
+def test_many_processes_can_write_and_sweep_at_once(tmp_path: Path) -> None:
+    """No process removes a file that another has just created, even before it is locked."""
     code = (
         "import sys; from pathlib import Path; from paperdb_trio.files import replacing\n"
         "for n in range(200):\n"
@@ -108,8 +108,8 @@ def test_any_number_may_write_and_sweep_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.executable
-def test_a_backup_that_is_killed_as_process_1_does_not_stop_the_next(tmp_path: Path) -> None:
-    """In a container each is process 1: a name with the process's id was there already."""
+def test_backup_killed_as_process_1_does_not_block_the_next(tmp_path: Path) -> None:
+    """In a container every process has id 1, so a name with the process's id existed already."""
     alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
     data = tmp_path / "data"
     data.mkdir()
@@ -132,7 +132,7 @@ def test_a_backup_that_is_killed_as_process_1_does_not_stop_the_next(tmp_path: P
 
 
 @pytest.mark.executable
-def test_sigterm_ends_a_backup_that_leaves_nothing(tmp_path: Path) -> None:
+def test_backup_stopped_by_sigterm_leaves_nothing(tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     apply_all(new_file(data), *(inserting({"pad": "x" * 900_000}) for _ in range(80)))
@@ -153,7 +153,7 @@ def test_sigterm_ends_a_backup_that_leaves_nothing(tmp_path: Path) -> None:
 
 @pytest.fixture
 def theirs() -> Iterator[Path]:
-    """A directory of another user's, which that user can reach."""
+    """A directory of another user, which that user can reach."""
     if os.geteuid() != 0:
         if os.environ.get("CI"):
             pytest.fail("giving files away needs root")
@@ -183,7 +183,7 @@ def by_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.executable
-def test_what_root_restores_the_service_can_open(theirs: Path, tmp_path: Path) -> None:
+def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path) -> None:
     new_file(tmp_path)
     assert run_here("backup", tmp_path / "copy", "--data", tmp_path).exit_code == 0
     assert run_here("restore", tmp_path / "copy", "--data", theirs).exit_code == 0
@@ -192,15 +192,15 @@ def test_what_root_restores_the_service_can_open(theirs: Path, tmp_path: Path) -
     file = theirs / "paperdb.sqlite"
     os.chown(file, NOBODY, 4242)
     file.chmod(0o644)
-    os.chown(theirs, 0, 0)  # what is replaced counts for more than the directory
+    os.chown(theirs, 0, 0)  # the replaced file counts more than the directory
     assert run_here("restore", tmp_path / "copy", "--data", theirs, "--force").exit_code == 0
     assert owners(theirs)["paperdb.sqlite"] == (NOBODY, 4242)
     assert file.stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.executable
-def test_whatever_root_runs_in_a_directory_leaves_it_to_its_owner(theirs: Path, tmp_path: Path) -> None:
-    """Also while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
+def test_files_that_root_creates_belong_to_the_directorys_owner(theirs: Path, tmp_path: Path) -> None:
+    """Even while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
     seen = {}
     command = [*COMMAND, "serve", "--port", "0", "--tls-self-signed", "--data", str(theirs)]
     with subprocess.Popen(
@@ -224,7 +224,7 @@ def test_whatever_root_runs_in_a_directory_leaves_it_to_its_owner(theirs: Path, 
     assert set(seen.values()) == {(NOBODY, NOBODY)}
 
 
-def test_a_new_directory_belongs_to_the_owner_of_the_one_above(theirs: Path) -> None:
+def test_new_directory_belongs_to_its_parents_owner(theirs: Path) -> None:
     make_directory(theirs / "a" / "b")
     assert owners(theirs) | owners(theirs / "a") == {"a": (NOBODY, NOBODY), "b": (NOBODY, NOBODY)}
 
@@ -243,7 +243,7 @@ def test_a_new_directory_belongs_to_the_owner_of_the_one_above(theirs: Path) -> 
         (".", "keys list"),
     ],
 )
-def test_a_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, closed: str, command: str) -> None:
+def test_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, closed: str, command: str) -> None:
     new_file(theirs)
     (theirs / "paperdb.lock").touch(0o600)
     for path in theirs.iterdir():
@@ -260,7 +260,7 @@ def test_a_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, clos
 
 
 @pytest.mark.executable
-def test_a_place_for_a_file_that_is_not_ours_is_named_with_its_owner(theirs: Path) -> None:
+def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
     for path in (new_file(theirs), *theirs.iterdir()):
         os.chown(path, NOBODY, NOBODY)
     place = theirs.parent
@@ -276,14 +276,14 @@ def test_a_place_for_a_file_that_is_not_ours_is_named_with_its_owner(theirs: Pat
 
 
 @pytest.mark.executable
-def test_a_backup_that_cannot_be_read_is_not_called_damaged(theirs: Path) -> None:
+def test_unreadable_backup_is_not_called_damaged(theirs: Path) -> None:
     assert run_here("backup", theirs.parent / "copy", "--data", new_file(theirs).parent).exit_code == 0
     done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force")
     copy = theirs.parent / "copy"
     fails(done, 6, f"Cannot read the backup {copy}: Permission denied ({copy} belongs to root; this is nobody)")
 
 
-def test_in_a_directory_like_tmp_nobody_is_given_what_replaces_a_file_of_theirs(theirs: Path) -> None:
+def test_in_tmp_a_replacement_does_not_go_to_the_old_files_owner(theirs: Path) -> None:
     os.chown(theirs, 0, 0)
     theirs.chmod(0o1777)
     (theirs / "x").write_text("mine soon")
@@ -295,7 +295,7 @@ def test_in_a_directory_like_tmp_nobody_is_given_what_replaces_a_file_of_theirs(
     assert (theirs / "x").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_file_that_is_there_keeps_what_rights_its_group_has(tmp_path: Path) -> None:
+def test_existing_file_keeps_its_groups_rights(tmp_path: Path) -> None:
     target = tmp_path / "x"
     for before, after in ((0o644, 0o640), (0o600, 0o600), (0o666, 0o660)):
         target.touch()
@@ -303,5 +303,5 @@ def test_a_file_that_is_there_keeps_what_rights_its_group_has(tmp_path: Path) ->
         with partial(target) as temporary:
             temporary.write_text("new")
         assert target.stat().st_mode & 0o777 == after
-    with pytest.raises(StartupError, match="exists already"), replacing(target, force=False):
+    with pytest.raises(StartupError, match="already exists"), replacing(target, force=False):
         raise AssertionError

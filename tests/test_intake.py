@@ -1,4 +1,4 @@
-"""`paperdb import` beside a running server and without one: one order of writes, and whatever ends early."""
+"""`paperdb import` with and without a running server: one order of writes, and early ends of either side."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.store.tools import DATABASE, apply_all, new_file, rows
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory that nobody serves."""
+    """A data directory without a server."""
     directory = tmp_path / "data"
     directory.mkdir()
     new_file(directory)
@@ -27,7 +27,7 @@ def data(tmp_path: Path) -> Path:
 
 
 @pytest.mark.executable
-def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, collection: str) -> None:
+def test_running_server_writes_the_import_and_subscribers_see_it(server: Server, collection: str) -> None:
     with server.connect(collection, query="since=now") as ws:
         seq = receive(ws)["seq"]
         text = b"\n".join(
@@ -43,7 +43,7 @@ def test_a_running_server_writes_it_and_subscribers_see_it(server: Server, colle
     assert server.request("GET", f"/{collection}/count").json() == {"count": 600}
 
 
-def test_an_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:
+def test_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:
     with (
         server.connect(collection, query="since=now", max_queue=None) as ws,
         Writers(server, collection, count=2) as writers,
@@ -58,7 +58,7 @@ def test_an_import_and_other_writers_share_one_order(server: Server, collection:
     assert not writers.failures
 
 
-def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: StartServer) -> None:
+def test_server_uses_its_own_limit_and_lists_refusals(start_server: StartServer) -> None:
     server = start_server("--max-document-bytes", "1024")
     done = import_text(server.data, line({"t": "x" * 2000}), b"x", line({}))
     fails_here(done, 10, "2 lines")
@@ -66,14 +66,14 @@ def test_a_server_goes_by_its_own_limit_and_lists_refusals_too(start_server: Sta
     assert "line 2: Invalid JSON" in done.stdout
 
 
-def test_a_directory_deeper_than_a_socket_address_is_long(start_server: StartServer, tmp_path: Path) -> None:
+def test_directory_deeper_than_a_socket_address_works(start_server: StartServer, tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100) / ("e" * 100)
     server = start_server(data=deep)
     assert run_here("import", "--data", deep, input=line({})).exit_code == 0
     assert server.request("GET", "/c/count").json() == {"count": 1}
 
 
-def test_a_socket_that_a_killed_server_left_is_in_nobodys_way(start_server: StartServer) -> None:
+def test_socket_of_a_killed_server_blocks_nothing(start_server: StartServer) -> None:
     server = start_server()
     server.kill()
     assert (server.data / "paperdb.sock").exists()
@@ -86,7 +86,7 @@ def test_a_socket_that_a_killed_server_left_is_in_nobodys_way(start_server: Star
 
 
 def start_import(data: Path) -> subprocess.Popen[bytes]:
-    """An import that has given 300 lines and waits for more."""
+    """An import that has sent 300 lines and waits for more."""
     importing = subprocess.Popen(
         [*COMMAND, "import", "--data", str(data)],
         stdin=subprocess.PIPE,
@@ -101,9 +101,7 @@ def start_import(data: Path) -> subprocess.Popen[bytes]:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
-    start_server: StartServer, how: str
-) -> None:
+def test_import_stopped_by_the_servers_end_can_be_repeated(start_server: StartServer, how: str) -> None:
     server = start_server()
     importing = start_import(server.data)
     wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
@@ -115,12 +113,12 @@ def test_a_server_that_ends_breaks_the_import_off_and_it_can_be_repeated(
         server.kill()
     _, error = importing.communicate(line({}) * 10, timeout=20)
     assert importing.returncode == 10, error
-    assert error.startswith(b"paperdb: The import broke off: ")
+    assert error.startswith(b"paperdb: The import stopped: ")
     assert error.count(b"\n") == 1
     assert "Traceback" not in server.stderr
 
 
-def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartServer) -> None:
+def test_killed_import_does_not_affect_the_server(start_server: StartServer) -> None:
     server = start_server()
     importing = start_import(server.data)
     wait_until(lambda: server.request("GET", "/c/count").json()["count"] > 0, 10)
@@ -133,7 +131,7 @@ def test_an_import_that_is_killed_leaves_the_server_alone(start_server: StartSer
 
 
 @pytest.mark.parametrize("served", [False, True])
-def test_an_import_is_interrupted_in_silence_and_what_it_wrote_stays(
+def test_import_is_interrupted_silently_and_keeps_its_writes(
     start_server: StartServer, data: Path, served: bool
 ) -> None:
     if served:
@@ -147,27 +145,27 @@ def test_an_import_is_interrupted_in_silence_and_what_it_wrote_stays(
 
 
 @pytest.mark.parametrize("served", [False, True])
-def test_what_cannot_be_read_breaks_the_import_off(start_server: StartServer, data: Path, served: bool) -> None:
+def test_unreadable_input_stops_the_import(start_server: StartServer, data: Path, served: bool) -> None:
     if served:
         start_server(data=data)
     done = run_here("import", "/proc/self/mem", "--data", data)
-    fails_here(done, 10, "The import broke off: the input cannot be read: Input/output error")
+    fails_here(done, 10, "The import stopped: the input cannot be read: Input/output error")
     done = run_here("import", data, "--data", data)
     assert (done.exit_code, "Is a directory" in done.stderr) == (2, True)
     done = run_here("import", data / "none", "--data", data)
     assert (done.exit_code, "No such file" in done.stderr) == (2, True)
 
 
-def test_a_full_disk_breaks_the_import_off(small_disk: Path) -> None:
+def test_full_disk_stops_the_import(small_disk: Path) -> None:
     new_file(small_disk)
     lines = [line({"pad": "x" * 100_000})] * 300
     (small_disk.parent / "lines").write_bytes(b"\n".join(lines))
     done = run("import", small_disk.parent / "lines", "--data", small_disk)
-    fails(done, 10, "The import broke off: The disk is full")
+    fails(done, 10, "The import stopped: The disk is full")
     assert not (small_disk / "paperdb.sock").exists()
 
 
-def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> None:
+def test_no_server_starts_during_an_import_without_one(data: Path) -> None:
     importing = start_import(data)
     try:
         wait_until(lambda: bool(exported(data)), 10)
@@ -178,8 +176,8 @@ def test_while_an_import_has_the_directory_no_server_takes_it(data: Path) -> Non
     assert len(exported(data)) == 300
 
 
-def test_what_was_being_removed_is_gone_before_an_import(data: Path) -> None:
-    """Its server was killed: the next one must not take what is imported meanwhile."""
+def test_interrupted_removal_is_finished_before_an_import(data: Path) -> None:
+    """Its server was killed; the next server must not remove documents imported meanwhile."""
     lines = [line({"_id": str(n), "createdAt": OLD, "updatedAt": OLD}) for n in range(20)]
     assert import_text(data, *lines).exit_code == 0
     apply_all(data / "paperdb.sqlite", DropSome(DATABASE, "c", None, limit=10))

@@ -1,4 +1,4 @@
-"""JSON in: what is taken, what is refused, and how an array of documents is taken apart."""
+"""JSON in: accepted and refused texts, and the splitting of an array of documents."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ JSON = st.recursive(
 
 
 @given(JSON, st.booleans())
-def test_json_is_read_as_pythons_own_reader_reads_it(value: object, ascii: bool) -> None:
+def test_json_is_decoded_as_by_pythons_own_decoder(value: object, ascii: bool) -> None:
     assert json.dumps(parse_json(json.dumps(value, ensure_ascii=ascii).encode())) == json.dumps(value)
 
 
@@ -38,7 +38,7 @@ NOISE = st.text(alphabet='{}[]",:0123456789eE+-.\\u\0tfn ', max_size=40).map(str
 
 @settings(max_examples=300)
 @given(st.binary(max_size=40) | NOISE)
-def test_whatever_is_no_json_is_a_400_and_nothing_else(data: bytes) -> None:
+def test_invalid_json_is_always_a_400(data: bytes) -> None:
     error = refusal(lambda: parse_json(data))
     if error is None:
         assert json.dumps(json.loads(data)) == json.dumps(parse_json(data))
@@ -63,7 +63,7 @@ def test_whatever_is_no_json_is_a_400_and_nothing_else(data: bytes) -> None:
         '"\\ud83d\\ude00"',
     ],
 )
-def test_what_is_within_the_limits_passes(text: str) -> None:
+def test_json_within_the_limits_passes(text: str) -> None:
     assert parse_json(text.encode()) == json.loads(text)
 
 
@@ -81,7 +81,7 @@ def test_what_is_within_the_limits_passes(text: str) -> None:
         '"\\udc00x"',
     ],
 )
-def test_what_is_beyond_the_limits_is_refused(text: str) -> None:
+def test_json_beyond_the_limits_is_refused(text: str) -> None:
     with pytest.raises(ApiError) as refused:
         parse_json(text.encode())
     assert (refused.value.status, refused.value.code) == (400, "INVALID_JSON")
@@ -89,7 +89,7 @@ def test_what_is_beyond_the_limits_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("before", [0, 1, 307, 308, 309, 310, 617, 618, 1000])
 @pytest.mark.parametrize("after", [0, 1, 308, 309])
-def test_a_number_beyond_a_double_is_found_wherever_it_stands(before: int, after: int) -> None:
+def test_number_beyond_a_double_is_found_anywhere(before: int, after: int) -> None:
     def body(digits: int) -> bytes:
         return b'{"a":"%b","n":%b,"z":"%b"}' % (b"x" * before, b"1" * digits, b"y" * after)
 
@@ -98,7 +98,7 @@ def test_a_number_beyond_a_double_is_found_wherever_it_stands(before: int, after
     assert parse_json(body(309))["n"] == int("1" * 309)
 
 
-# --- numbers that msgspec is slow at -------------------------------------------------------------
+# --- numbers that msgspec decodes slowly ---------------------------------------------------------
 
 EXTREMES = st.builds(
     "{}{}{}{}".format,
@@ -111,9 +111,7 @@ EXTREMES = st.builds(
 
 @settings(max_examples=300)
 @given(st.lists(EXTREMES, min_size=1), st.booleans())
-def test_however_many_and_extreme_numbers_are_they_are_what_pythons_own_reader_makes_of_them(
-    literals: list[str], many: bool
-) -> None:
+def test_numbers_are_decoded_as_by_pythons_own_decoder(literals: list[str], many: bool) -> None:
     text = f"[{','.join(literals * (1000 if many else 1))}]"
     value = json.loads(text)
     if any(number in (float("inf"), float("-inf")) for number in value):
@@ -125,9 +123,7 @@ def test_however_many_and_extreme_numbers_are_they_are_what_pythons_own_reader_m
 
 
 @pytest.mark.parametrize("literal", ["1e308", "1E308", "1e+308", "-1.7976931348623157E+308", "5e-324"])
-def test_many_numbers_that_msgspec_takes_long_for_are_not_left_to_it(
-    monkeypatch: pytest.MonkeyPatch, literal: str
-) -> None:
+def test_many_slow_numbers_are_not_left_to_msgspec(monkeypatch: pytest.MonkeyPatch, literal: str) -> None:
     monkeypatch.setattr(json_input, "_decode_any", None)
     text = f"[{','.join([literal] * 1000)}]"
     assert decode(text.encode()) == json.loads(text)
@@ -136,14 +132,14 @@ def test_many_numbers_that_msgspec_takes_long_for_are_not_left_to_it(
 # --- a document, and arrays of them --------------------------------------------------------------
 
 
-def test_a_document_that_cannot_fit_is_refused_before_it_is_decoded() -> None:
+def test_document_that_cannot_fit_is_refused_before_decoding() -> None:
     for text in (b'{"a":"%b"}' % (b"x" * 100), b"x" * 101, b"[" * 101):
         with pytest.raises(ApiError) as refused:
             parse_document(text, 100)
         assert (refused.value.status, refused.value.code) == (413, "DOCUMENT_TOO_LARGE")
 
 
-def test_an_escaped_backslash_before_a_u_is_no_escape() -> None:
+def test_escaped_backslash_before_a_u_is_not_an_escape() -> None:
     text = b'{"a":"%b"}' % (b"\\\\u" * 100)
     assert parse_document(text, len(text)) == json.loads(text)
     with pytest.raises(ApiError) as refused:
@@ -152,7 +148,7 @@ def test_an_escaped_backslash_before_a_u_is_no_escape() -> None:
 
 
 @pytest.mark.parametrize("unit", ["[]", "{}", "[[]]", '{"a":{}}'])
-def test_arrays_and_objects_are_counted_but_not_what_looks_so_in_strings(unit: str) -> None:
+def test_brackets_in_strings_do_not_count_as_arrays_and_objects(unit: str) -> None:
     containers = unit.count("[") + unit.count("{")
     fits = (MAX_CONTAINERS - 1) // containers
     text = f'["{"[{" * MAX_CONTAINERS}","\\"[","\\\\",{",".join([unit] * fits)}'
@@ -170,16 +166,14 @@ def test_whitespace_and_escapes_do_not_count(value: object, ascii: bool, indent:
 
 
 @given(st.lists(JSON, max_size=5), st.booleans(), st.sampled_from([None, 1]))
-def test_an_array_is_taken_apart_into_what_was_put_together(
-    values: list[object], wrapped: bool, indent: int | None
-) -> None:
+def test_array_is_split_into_its_elements(values: list[object], wrapped: bool, indent: int | None) -> None:
     body = json.dumps({"documents": values} if wrapped else values, indent=indent).encode()
     parts = split_documents(b" \n" + body, 5)
     assert [json.dumps(parse_document(part, 10_000)) for part in parts] == list(map(json.dumps, values))
 
 
 @pytest.mark.parametrize("unit", ["{}", "0", "[]", '""'])
-def test_one_too_many_is_too_many_and_so_are_millions(unit: str) -> None:
+def test_one_document_too_many_is_refused_and_so_are_millions(unit: str) -> None:
     assert len(split_documents(f"[{','.join([unit] * 5)}]".encode(), 5)) == 5
     for count in (6, 3_000_000):
         with pytest.raises(ApiError) as refused:
@@ -204,13 +198,13 @@ def test_one_too_many_is_too_many_and_so_are_millions(unit: str) -> None:
         b'["\\ud800]',
     ],
 )
-def test_an_array_that_is_broken_anywhere_is_a_400(body: bytes) -> None:
+def test_array_broken_anywhere_is_a_400(body: bytes) -> None:
     with pytest.raises(ApiError) as refused:
         split_documents(body, 5)
     assert (refused.value.status, refused.value.code) == (400, "INVALID_JSON")
 
 
-def test_a_part_is_checked_when_it_is_parsed() -> None:
+def test_element_is_checked_when_it_is_parsed() -> None:
     deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
     for part in (b'"\xff"', b'"\\u0000"', deep, b"1e309"):
         (text,) = split_documents(b"[%b]" % part, 5)

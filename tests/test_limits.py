@@ -1,5 +1,4 @@
-"""Limits: what one address, one database, one key or one connection may have; and who is believed about whom
-he speaks for."""
+"""Limits per address, database, key and connection; and which proxies are trusted to name their clients."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ def upgrade(server: Server, raw: Raw, *headers: str) -> tuple[int, dict[str, str
     return raw.head()
 
 
-# --- who is behind a proxy -----------------------------------------------------------------------
+# --- clients behind a proxy ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -29,9 +28,9 @@ def upgrade(server: Server, raw: Raw, *headers: str) -> tuple[int, dict[str, str
     [
         ("127.0.0.1", None, "127.0.0.1"),
         ("127.0.0.1", "203.0.113.9", "203.0.113.9"),
-        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # not a proxy of ours: not believed
-        ("127.0.0.1", "6.6.6.6, 203.0.113.9", "203.0.113.9"),  # what stands before it is hearsay
-        ("127.0.0.1", "203.0.113.9, 10.1.2.3", "203.0.113.9"),  # a chain of our own
+        ("203.0.113.9", "198.51.100.1", "203.0.113.9"),  # not one of our proxies: ignored
+        ("127.0.0.1", "6.6.6.6, 203.0.113.9", "203.0.113.9"),  # the earlier address may be forged
+        ("127.0.0.1", "203.0.113.9, 10.1.2.3", "203.0.113.9"),  # a chain of our own proxies
         ("127.0.0.1", "203.0.113.9, nonsense", "127.0.0.1"),
         ("127.0.0.1", " 2001:db8::1 ", "2001:db8::1"),
         ("127.0.0.1", "203.0.113.9, ::ffff:10.1.2.3", "203.0.113.9"),
@@ -39,12 +38,12 @@ def upgrade(server: Server, raw: Raw, *headers: str) -> tuple[int, dict[str, str
         ("127.0.0.1", "", "127.0.0.1"),
     ],
 )
-def test_whom_a_proxy_speaks_for(peer: str, forwarded: str | None, client: str) -> None:
+def test_client_behind_a_proxy_is_identified(peer: str, forwarded: str | None, client: str) -> None:
     limits = Limits(Settings(trusted_proxies="127.0.0.1, 10.0.0.0/8"))
     assert limits.client_address(peer, forwarded) == client
 
 
-def test_a_proxy_that_is_no_address_is_refused() -> None:
+def test_proxy_that_is_not_an_address_is_refused() -> None:
     with pytest.raises(StartupError, match="'nginx'; expected an address or a network"):
         Limits(Settings(trusted_proxies="10.0.0.1,nginx"))
 
@@ -52,7 +51,7 @@ def test_a_proxy_that_is_no_address_is_refused() -> None:
 # --- connections ---------------------------------------------------------------------------------
 
 
-def test_a_client_has_its_networks_share_and_gets_it_back() -> None:
+def test_network_has_one_share_and_gets_it_back() -> None:
     limits = Limits(Settings(max_connections_per_address=2))
     with limits.connection("2001:db8::1"), limits.connection("2001:db8::2"), limits.connection("2001:db9::1"):
         with pytest.raises(ApiError) as caught, limits.connection("2001:db8::3"):
@@ -63,7 +62,7 @@ def test_a_client_has_its_networks_share_and_gets_it_back() -> None:
         pass
 
 
-def test_one_address_is_refused_beyond_its_share(start_server: StartServer) -> None:
+def test_address_is_refused_beyond_its_share(start_server: StartServer) -> None:
     server = start_server("--max-connections-per-address", "2", "--trusted-proxies", "")
     raws = [Raw(server) for _ in range(2)]
     for raw in raws:
@@ -98,7 +97,7 @@ def test_behind_a_proxy_each_client_has_its_own_share(start_server: StartServer)
         assert events.answer()[0] == 503
 
 
-def test_one_database_is_refused_beyond_its_share_others_are_not(start_server: StartServer) -> None:
+def test_database_is_refused_beyond_its_share_but_others_are_not(start_server: StartServer) -> None:
     server = start_server("--max-connections-per-database", "2")
     server.cli("databases", "create", "other", "--plan", "pro")
     other = server.new_key("other")["key"]
@@ -119,7 +118,7 @@ def test_one_database_is_refused_beyond_its_share_others_are_not(start_server: S
         assert receive(ws)["data"] == document
 
 
-def test_a_connection_names_at_most_so_many_collections(start_server: StartServer) -> None:
+def test_connection_names_a_bounded_number_of_collections(start_server: StartServer) -> None:
     server = start_server("--max-subscriptions", "2")
     with pytest.raises(InvalidStatus) as caught:
         server.connect("a", "b", "c")
@@ -136,7 +135,7 @@ def test_a_connection_names_at_most_so_many_collections(start_server: StartServe
 # --- rates ---------------------------------------------------------------------------------------
 
 
-async def test_a_rate_allows_a_second_at_once_and_then_its_pace(mock_clock: MockClock) -> None:
+async def test_rate_allows_one_seconds_burst_and_then_its_pace(mock_clock: MockClock) -> None:
     rate = Rate(10, "requests")
     for _ in range(10):
         rate.take("key")
@@ -153,7 +152,7 @@ async def test_a_rate_allows_a_second_at_once_and_then_its_pace(mock_clock: Mock
         rate.take("key")
 
 
-async def test_a_slow_rate_says_when_to_come_back(mock_clock: MockClock) -> None:
+async def test_slow_rate_says_when_to_try_again(mock_clock: MockClock) -> None:
     rate = Rate(0.1, "tokens")
     rate.take("key")
     mock_clock.jump(4)

@@ -1,4 +1,4 @@
-"""What is logged, at its most talkative: never a key or a token, in whatever way they came."""
+"""The log at its most verbose: never a key or a token, however it was sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 from tests.conftest import StartServer, need, wait_until
 
 
-def test_neither_keys_nor_tokens_are_logged(start_server: StartServer) -> None:
+def test_keys_and_tokens_are_not_logged(start_server: StartServer) -> None:
     server = start_server("--log-level", "debug")
     token = server.token("x")
     for protocol in ("--http1.1", "--http2-prior-knowledge"):

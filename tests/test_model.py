@@ -1,4 +1,4 @@
-"""Names, ids, timestamps, documents and events: the parts that need neither file nor socket."""
+"""Names, ids, timestamps, documents and events, without files or sockets."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_ids_use_all_64_characters_of_the_url_safe_alphabet() -> None:
         (4102444799.9996, "2099-12-31T23:59:59.999Z"),
     ],
 )
-def test_a_timestamp_is_utc_with_milliseconds_and_never_ahead(seconds: float, text: str) -> None:
+def test_timestamp_is_utc_with_milliseconds_and_never_ahead(seconds: float, text: str) -> None:
     assert timestamp(seconds) == text
 
 
@@ -54,7 +54,7 @@ def test_timestamps_sort_as_their_times_do(one: float, two: float) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "a/b", "é", "a\n", "\n", "a" * 65, "a\0", "Ａ", "٣", "*"])
-def test_a_wrong_collection_name_is_refused(name: str) -> None:
+def test_wrong_collection_name_is_refused(name: str) -> None:
     with pytest.raises(ApiError) as refused:
         check_collection(name)
     assert refused.value.code == "INVALID_COLLECTION"
@@ -62,7 +62,7 @@ def test_a_wrong_collection_name_is_refused(name: str) -> None:
 
 
 @given(st.text())
-def test_a_refused_id_is_shown_short_and_printable(id: str) -> None:
+def test_refused_id_is_quoted_short_and_printable(id: str) -> None:
     error = refusal(lambda: check_id(id))
     if error is None:
         assert 0 < len(id) <= 128
@@ -73,13 +73,13 @@ def test_a_refused_id_is_shown_short_and_printable(id: str) -> None:
         assert error.message.isprintable()
 
 
-def test_a_document_is_one_line_with_the_servers_fields_around_its_own() -> None:
+def test_document_is_one_line_with_the_servers_fields_around_its_own() -> None:
     data = document_bytes("a", encode({"text": "x\ny\u2028", "n": 1}), STAMP, STAMP, 1000)
     assert b"\n" not in data
     assert list(json.loads(data)) == ["_id", "text", "n", "createdAt", "updatedAt"]
 
 
-def test_the_limit_of_a_documents_size_is_in_bytes_not_characters() -> None:
+def test_document_limit_is_in_bytes_not_characters() -> None:
     size = len(document_bytes("a", encode({"é": "é"}), STAMP, STAMP, 1000))
     assert document_bytes("a", encode({"é": "é"}), STAMP, STAMP, size)
     with pytest.raises(ApiError) as refused:

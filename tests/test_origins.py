@@ -1,4 +1,4 @@
-"""Which web origins may call, and what is refused as a setting because no browser ever sends it."""
+"""Allowed web origins, and settings that are refused because no browser sends such an origin."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.conftest import StartServer
 from tests.realtime.raw import Raw, handshake
 
 
-def test_a_wildcard_lets_in_all_hosts_below_one(start_server: StartServer) -> None:
+def test_wildcard_allows_all_hosts_below_one(start_server: StartServer) -> None:
     server = start_server(
         "--allowed-origins", "https://*.example.com,capacitor://localhost,file://,app://-,null"
     )
@@ -59,7 +59,7 @@ def test_a_wildcard_lets_in_all_hosts_below_one(start_server: StartServer) -> No
         ("https://", None),
     ],
 )
-def test_an_origin_that_no_browser_sends_is_refused_at_start(origin: str, meant: str | None) -> None:
+def test_origin_that_no_browser_sends_is_refused_at_start(origin: str, meant: str | None) -> None:
     for text in (origin, f"https://b.example, {origin}"):
         with pytest.raises(StartupError) as refused:
             Settings(allowed_origins=text)

@@ -1,5 +1,5 @@
-"""What holds for every file of the sources: what it imports is declared, and bounded where insides are used;
-nothing is raised within `except*`; the files that it names exist."""
+"""Rules for every source file: its imports are declared, and pinned where we use internals; it raises nothing
+within `except*`; it uses nothing private of another module; the files that it names exist."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
-    """The packages that a file imports, wherever in it."""
+    """The packages that a file imports, anywhere in it."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and not node.level:
             yield str(node.module).partition(".")[0]
 
 
 def declared(*extras: str) -> dict[str, str]:
-    """What pip is told: names and their bounds."""
+    """The declared dependencies: names and their bounds."""
     lines = [*PROJECT["dependencies"]]
     for extra in extras:
         lines += PROJECT["optional-dependencies"][extra]
@@ -50,7 +50,7 @@ def declared(*extras: str) -> dict[str, str]:
     ("folder", "extras"),
     [("paperdb_trio", ()), ("tests", ("test",)), ("bench", ()), ("binary", ("binary",)), ("examples", ())],
 )
-def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+def test_imported_packages_are_declared(folder: str, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()
     names = {name for _, tree in parsed(folder) for name in imported(tree)} - OURS
     undeclared = {
@@ -78,12 +78,12 @@ def test_what_is_imported_is_declared(folder: str, extras: tuple[str, ...]) -> N
         "wsproto",
     ],
 )
-def test_whose_insides_are_used_is_bound_to_what_was_tested(name: str) -> None:
+def test_packages_whose_internals_we_use_are_pinned(name: str) -> None:
     assert re.fullmatch(r">=[\d.]+,<[\d.]+", declared()[name])
 
 
 def test_nothing_is_raised_within_an_except_star() -> None:
-    """Before Python 3.11.4 (Debian 12 has 3.11.2) that comes out wrapped in a group again."""
+    """Before Python 3.11.4 (Debian 12 has 3.11.2) such an exception is wrapped in a group again."""
     raising = [
         f"{path}:{inner.lineno}"
         for path, tree in parsed(*FOLDERS)
@@ -100,7 +100,40 @@ def test_nothing_is_raised_within_an_except_star() -> None:
     assert raising == []
 
 
-def test_the_files_that_texts_name_exist() -> None:
+def defined(tree: ast.Module) -> Iterator[str]:
+    """The names that a module itself gives: to functions, classes, variables, and attributes of `self`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and is_own(node.value):
+            yield node.attr
+
+
+def is_own(value: ast.expr) -> bool:
+    return ast.unparse(value) in ("self", "cls", "super()")
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def test_no_module_uses_what_is_private_to_another() -> None:
+    found = set()
+    for path, tree in parsed("paperdb_trio"):
+        own = set(defined(tree))
+        for node in ast.walk(tree):
+            names = []
+            if isinstance(node, ast.Attribute) and not is_own(node.value):
+                names = [node.attr]
+            elif isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names]
+            found |= {f"{path}: {name}" for name in names if is_private(name) and name not in own}
+    assert found == {"paperdb_trio/doors/hypercorn.py: _complete"}  # Hypercorn's own
+
+
+def test_files_named_in_texts_exist() -> None:
     listed = subprocess.run(
         [need("git"), "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""Streams that nobody can read: one line, the right exit code, and no secret that nobody saw."""
+"""Streams that cannot be written: one line, the right exit code, and no secret that was never shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ broken = pytest.mark.parametrize("stdout", REASONS)
 
 
 def start(redirection: str, *arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """`paperdb` with its streams redirected; 3 is a pipe that nobody reads."""
+    """`paperdb` with its streams redirected; 3 is a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
     script = f'exec 3>&{writing}; exec "$@" {redirection}'
@@ -48,7 +48,7 @@ def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with a document that nobody serves."""
+    """A data directory with a document, without a server."""
     directory = tmp_path / "data"
     directory.mkdir()
     apply_all(new_file(directory), inserting({"_id": "a"}))
@@ -81,7 +81,7 @@ COMMANDS = [
     [(command, ">/dev/full") for command in COMMANDS]
     + [(command, how) for command in ("--help", "keys create", "check", "export") for how in (">&-", ">&3")],
 )
-def test_an_answer_that_cannot_be_written_is_one_line(
+def test_output_that_cannot_be_written_is_one_line(
     data: Path, monkeypatch: pytest.MonkeyPatch, command: str, stdout: str
 ) -> None:
     monkeypatch.chdir(data)
@@ -89,11 +89,11 @@ def test_an_answer_that_cannot_be_written_is_one_line(
     where = [] if "--" in command.split()[-1] and "json" not in command else ["--data", data]
     code, output, error = ends(start(stdout, *command.split(), *where))
     assert (code, output) == (6, "")
-    assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"
-    assert keys(data) == 1  # those that could not be shown are none
+    assert error == f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n"
+    assert keys(data) == 1  # keys that could not be shown were not created
 
 
-def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
+def test_export_into_a_broken_pipe_says_so(data: Path) -> None:
     apply_all(data / "paperdb.sqlite", *(inserting({"pad": "x" * 10_000}) for _ in range(100)))
     script = 'set -o pipefail; "$@" | head -n 1'
     done = subprocess.run(
@@ -106,28 +106,28 @@ def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
     )
     assert done.returncode == 6
     assert done.stdout.count("\n") == 1
-    assert done.stderr == "paperdb: Cannot write the answer to stdout: Broken pipe\n"
+    assert done.stderr == "paperdb: Cannot write to stdout: Broken pipe\n"
 
 
 @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
-def test_a_listener_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
-    """A pipe that nobody reads is its end: tests/client/test_listen.py."""
+def test_listen_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
+    """tests/client/test_listen.py covers a broken pipe, which ends it."""
     server.insert(collection, {})
     where = ("--url", server.url, "--key", server.key, "--since", "0")
     code, _, error = ends(start(stdout, "listen", collection, *where))
     assert code == 6
-    assert error.endswith(f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n")
+    assert error.endswith(f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n")
     assert "Traceback" not in error
 
 
 @broken
-def test_a_first_key_that_cannot_be_shown_is_not_made(
+def test_first_key_that_cannot_be_shown_is_not_created(
     start_server: StartServer, tmp_path: Path, stdout: str
 ) -> None:
     data = tmp_path / "new"
     code, output, error = ends(start(stdout, "serve", "--port", "0", "--data", data))
     assert (code, output) == (6, "")
-    assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"
+    assert error == f"paperdb: Cannot write to stdout: {REASONS[stdout]}\n"
     assert keys(data) == 0
     server = start_server(data=data)
     assert server.insert("c", {}, key=server.key)
@@ -135,7 +135,7 @@ def test_a_first_key_that_cannot_be_shown_is_not_made(
 
 @broken
 @pytest.mark.parametrize("first", [True, False])
-def test_a_server_without_a_secret_to_show_serves_on(
+def test_server_without_a_secret_to_show_continues(
     data: Path, tmp_path: Path, stdout: str, first: bool
 ) -> None:
     where = tmp_path / "new" if first else data
@@ -150,14 +150,14 @@ def test_a_server_without_a_secret_to_show_serves_on(
     assert "Exception" not in rest
 
 
-def test_a_key_that_cannot_be_stored_is_not_shown_if_that_is_known_before(data: Path) -> None:
+def test_key_that_cannot_be_stored_is_not_shown(data: Path) -> None:
     done = run_here("keys", "create", "--database", "nowhere", "--data", data)
     assert (done.exit_code, done.stdout) == (1, "")
 
 
-def test_a_key_that_was_shown_but_could_not_be_stored_is_told(small_disk: Path) -> None:
+def test_key_shown_but_not_stored_is_reported(small_disk: Path) -> None:
     with closing(connect(new_file(small_disk))) as other:
-        other.execute("SELECT * FROM keys").fetchall()  # so that all files are there
+        other.execute("SELECT * FROM keys").fetchall()  # so that all files exist
         fill(small_disk / "filler")
         done = run_here("keys", "create", "--data", small_disk)
         assert (done.exit_code, done.stdout.count("pdb_sk_")) == (6, 1)
@@ -169,14 +169,14 @@ def test_a_key_that_was_shown_but_could_not_be_stored_is_told(small_disk: Path) 
 
 
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
-def test_an_error_that_nobody_reads_has_its_exit_code_all_the_same(data: Path, stderr: str) -> None:
+def test_error_with_closed_stderr_keeps_its_exit_code(data: Path, stderr: str) -> None:
     assert ends(start(stderr, "keys", "revoke", "nobody", "--data", data)) == (1, "", "")
     assert ends(start(stderr, "keys", "lst")) == (2, "", "")
     assert ends(start(f"{stderr} >&-", "keys", "list", "--data", data)) == (6, "", "")
 
 
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
-def test_a_server_whose_log_nobody_reads_serves_and_drains(data: Path, stderr: str) -> None:
+def test_server_with_unwritable_log_serves_and_drains(data: Path, stderr: str) -> None:
     with start(stderr, "serve", "--port", "0", "--data", data) as serving:
         assert serving.stdout is not None
         assert serving.stdout.readline().startswith("Listening on ")
@@ -185,8 +185,8 @@ def test_a_server_whose_log_nobody_reads_serves_and_drains(data: Path, stderr: s
     assert serving.returncode == 0
 
 
-def test_a_file_never_takes_the_place_of_a_closed_stream(data: Path) -> None:
-    """What is written to stderr would be written into it."""
+def test_file_never_replaces_a_closed_stream(data: Path) -> None:
+    """Otherwise lines for stderr would go into it."""
     with start("<&- >&- 2>&-", "serve", "--port", "0", "--data", data) as serving:
         wait_until(lambda: (data / "paperdb.sock").exists())
         streams = {os.readlink(f"/proc/{serving.pid}/fd/{number}") for number in (0, 1, 2)}
@@ -195,7 +195,7 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(data: Path) -> None:
     assert serving.returncode == 0
 
 
-def test_an_import_from_a_closed_stdin_has_nothing_to_import(data: Path) -> None:
+def test_import_from_a_closed_stdin_has_nothing_to_import(data: Path) -> None:
     code, output, error = ends(start("<&-", "import", "--data", data))
     assert (code, error) == (0, "")
     assert output.startswith("0 documents inserted")

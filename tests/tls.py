@@ -1,8 +1,8 @@
 """TLS for clients and servers that read in one thread and write in another, as `websockets.sync` does.
 
-OpenSSL allows one call at a time on a connection, and Python before 3.13 does not see to it: a write that met
-the reader's first call (which takes the session ticket) was lost once in 300 connections, and the server then
-said, rightly, that no request had come.
+OpenSSL allows one call at a time per connection, and Python before 3.13 does not enforce it. A write during the
+reader's first call (which reads the session ticket) was lost once in 300 connections; the server then rightly
+reported that no request had arrived.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class LockedSocket(ssl.SSLSocket):
                     self.settimeout(timeout)
             if time.monotonic() >= end:
                 raise TimeoutError("The read operation timed out")
-            select.select([self], [], [], 0.1)  # soon again: another thread may close it
+            select.select([self], [], [], 0.1)  # short, because another thread may close it
 
     def sendall(self, data: Any, flags: int = 0) -> None:
         with self._turn:
@@ -53,5 +53,5 @@ def locked(context: ssl.SSLContext) -> ssl.SSLContext:
 
 
 def trusting(certificate: Path) -> ssl.SSLContext:
-    """A client's context that trusts this certificate."""
+    """A client context that trusts this certificate."""
     return locked(ssl.create_default_context(cafile=str(certificate)))

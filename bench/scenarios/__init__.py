@@ -1,8 +1,9 @@
-"""What is measured: each scenario yields rows, and its docstring's first line is its help."""
+"""The scenarios: each yields rows, and the first line of its docstring is its help."""
 
 from __future__ import annotations
 
 from bench.rows import Scenario
+from bench.scenarios.card import card
 from bench.scenarios.catchup import catchup
 from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
@@ -20,6 +21,7 @@ SCENARIOS: dict[str, Scenario] = {
         burst,
         latency,
         peers,
+        card,
         tls,
         growth,
         connect,

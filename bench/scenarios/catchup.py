@@ -26,15 +26,15 @@ def catchup(scale: Scale) -> Iterator[Row]:
         http = Http(server.port, server.key)
         size = 0
         for _ in range(count // 1000):
-            answer = http.request("POST", "/bench/bulk", [{"text": TEXT}] * 1000)
-            size += sum(_frame_size(document) for document in answer["documents"])
+            response = http.request("POST", "/bench/bulk", [{"text": TEXT}] * 1000)
+            size += sum(_frame_size(document) for document in response["documents"])
         secret = token(http, "bench")
         (file,) = (data / "d").glob("*.sqlite")
         for _ in range(scale(9, 3, 2)):
             sock = websocket(server.port, secret, "&since=0")
             before, begun = server.settled_cpu(), time.perf_counter()
             received = 0
-            # Cursor mode: `"seq":N,` comes on top of each.
+            # In cursor mode each event is longer, by `"seq":N,`.
             while received < size:
                 received += len(sock.recv(1 << 20))
             ours.append(count / (time.perf_counter() - begun))
@@ -57,6 +57,6 @@ def catchup(scale: Scale) -> Iterator[Row]:
 
 
 def _frame_size(document: dict[str, object]) -> int:
-    """Bytes of the plain-mode frame of its insert."""
+    """Bytes of the document's insert event as a frame in plain mode."""
     event = {"type": "insert", "collection": "bench", "data": document}
     return len(json.dumps(event, separators=(",", ":"))) + 4

@@ -16,9 +16,9 @@ from bench.server import Process, paperdb
 
 
 def connect(scale: Scale) -> Iterator[Row]:
-    """Server CPU of a WebSocket connect (handshake, token check, subscription): one token, or each its own."""
+    """Server CPU of a WebSocket connect (handshake, token, subscription): one token for all, or one each."""
     step, rounds = scale(250, 250, 5), scale(10, 3, 2)
-    # The cost of loopback and accept() is in the bare loop, too: taken off, the server's own is left.
+    # The bare loop also pays for loopback and accept(): the difference is the server's own cost.
     same: list[float] = []
     distinct: list[float] = []
     bare: list[float] = []
@@ -39,14 +39,14 @@ def connect(scale: Scale) -> Iterator[Row]:
         for sock in socks:
             sock.close()
         http.close()
-    name = "bare loop: accept, read a head, answer 101"
+    name = "bare loop: accept, read a head, send a 101"
     yield Row(name, bare, "µs/connect")
     yield Row("connect, all with one token", same, "µs/connect", name, ratio(same, bare), "≤ 250 µs")
     yield Row(
         "connect, each with its own token", distinct, "µs/connect", name, ratio(distinct, bare), "≤ 250 µs"
     )
     own = [ours - theirs for ours, theirs in zip(distinct, bare, strict=True)]
-    yield Row("the same, the bare loop's cost taken off", own, "µs/connect")
+    yield Row("the same, without the bare loop's cost", own, "µs/connect")
 
 
 def _cost_of_connects(server: Process, tokens: list[str], socks: list[socket.socket]) -> float:
@@ -85,15 +85,15 @@ def connections(scale: Scale) -> Iterator[Row]:
         http = Http(server.port, server.key)
         secret = token(http, "bench")
         before, begun = server.settled_cpu(), time.perf_counter()
-        socks = [websocket(server.port, secret) for _ in range(most - 1)]  # and the one of `http`
+        socks = [websocket(server.port, secret) for _ in range(most - 1)]  # `http` has the last one
         took, cpu = time.perf_counter() - begun, server.settled_cpu() - before
         yield Row(f"open connections of {most:,}", [len(socks) + 1], "connections", note=f"in {took:.1f} s")
         yield Row("server CPU per connect", [cpu / len(socks) * 1e6], "µs/connect")
         yield Row("resident memory of all", [server.memory / 2**20], "MiB")
-        answers = [_refusal(server, secret) for _ in range(3)]
+        refusals = [_refusal(server, secret) for _ in range(3)]
         logged = _log_lines(server, "refusing connections")
-        wrong = [] if all(a.startswith("HTTP/1.1 503 ") for a in answers) else [f"answered {answers[0]!r}"]
-        wrong += [] if all("\r\nretry-after:" in a.lower() for a in answers) else ["no Retry-After"]
+        wrong = [] if all(r.startswith("HTTP/1.1 503 ") for r in refusals) else [f"responded {refusals[0]!r}"]
+        wrong += [] if all("\r\nretry-after:" in r.lower() for r in refusals) else ["no Retry-After"]
         wrong += [] if logged == 1 else [f"{logged} log lines"]
         note = f"NOT SO: {'; '.join(wrong)}" if wrong else "503 with Retry-After, one log line for three"
         yield Row("one more is refused", [], "", note=note)
@@ -108,7 +108,7 @@ def connections(scale: Scale) -> Iterator[Row]:
 
 
 def _refusal(server: Process, secret: str) -> str:
-    """The head of what a further connection is told."""
+    """The head of the response to one more connection."""
     try:
         websocket(server.port, secret).close()
     except ConnectionRefusedError as refused:

@@ -1,4 +1,4 @@
-"""Who suffers from whom: requests beside many subscribers, fast readers beside stuck ones."""
+"""Fairness: requests beside many subscribers, fast readers beside stuck ones."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mixed(scale: Scale) -> Iterator[Row]:
 
 
 def slow(scale: Scale) -> Iterator[Row]:
-    """1,000 readers that never read beside 100 fast ones: memory of each, and what the fast ones notice."""
+    """1,000 readers that never read beside 100 fast ones: memory of each, and the delay of the fast ones."""
     stuck, fast, seconds = scale(1000, 1000, 10), scale(100, 100, 5), scale(8, 3, 0.3)
     with paperdb() as server, ExitStack() as stack:
         http = Http(server.port, server.key)
@@ -66,7 +66,7 @@ def slow(scale: Scale) -> Iterator[Row]:
         for _ in range(stuck):
             stack.callback(websocket(server.port, secret, "&since=now", receive_buffer=4096).close)
         before = server.settled_cpu(), server.memory
-        # More than the kernel's buffers of any of them hold, so that each waits in the server.
+        # More than the kernel's buffers hold for one reader, so that events wait in the server.
         for _ in range(scale(40, 20, 2)):
             http.request("POST", "/bench/bulk", [{"text": TEXT * 10}] * 100)
         filled = (server.settled_cpu() - before[0]) * 1e3

@@ -12,7 +12,7 @@ AXES = {
     "collections": "collections, 1,000 subscribers",
     "bytes of text": "bytes of text, 1,000 subscribers",
 }
-LINES = ("bare loop of os.write", "PaperDB, its inserts included", "PaperDB, the inserts taken off")
+LINES = ("bare loop of os.write", "PaperDB, inserts included", "PaperDB, without the inserts")
 
 
 def growth(scale: Scale) -> Iterator[Row]:

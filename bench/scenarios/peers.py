@@ -11,7 +11,7 @@ from bench.peers import PEERS
 from bench.rows import Row, Scale, ratio
 
 OURS = "PaperDB, WebSocket, its durable insert included"
-NET = "PaperDB, the insert without subscribers taken off"
+NET = "PaperDB, without the cost of the insert"
 
 
 def peers(scale: Scale) -> Iterator[Row]:

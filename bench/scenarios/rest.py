@@ -1,4 +1,4 @@
-"""Requests and documents a second."""
+"""Requests and documents per second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.rows import Row, Scale, percentile, ratio
 from bench.server import Process, directory, paperdb
 
 GROUPS = 500
-"""Of 10,000 documents 20 are in each."""
+"""Each has 20 of 10,000 documents."""
 
 
 @dataclass
@@ -34,11 +34,11 @@ class Contender:
     latencies: dict[str, list[float]] = field(default_factory=dict)
 
     def run(self, what: str, connections: int, seconds: float) -> None:
-        """One round of closed loop; keep what it yields."""
+        """Run one round of closed loop, and keep its figures."""
         before = self.server.settled_cpu()
-        answers, took, latencies = load(self.server.port, connections, seconds, self.requests[what])
-        self.cpu.setdefault(what, []).append((self.server.settled_cpu() - before) / answers * 1e6)
-        self.rates.setdefault(what, []).append(answers / took)
+        responses, took, latencies = load(self.server.port, connections, seconds, self.requests[what])
+        self.cpu.setdefault(what, []).append((self.server.settled_cpu() - before) / responses * 1e6)
+        self.rates.setdefault(what, []).append(responses / took)
         self.latencies.setdefault(what, []).extend(latencies)
 
 
@@ -49,7 +49,7 @@ BUDGETS = {ONE: "≥ 1", "insert, 64 connections": "≥ 2.5", "get by id, 32 con
 
 
 def rest(scale: Scale) -> Iterator[Row]:
-    """Requests a second: durable inserts, gets, finds; beside Quart on Hypercorn and PocketBase, in turn."""
+    """Requests per second: durable inserts, gets, finds; beside Quart on Hypercorn and PocketBase, in turn."""
     count, rounds, seconds = scale(10_000, 10_000, 500), scale(6, 3, 1), scale(2.0, 1.0, 0.1)
     with ExitStack() as stack:
         contenders = [
@@ -71,7 +71,7 @@ def rest(scale: Scale) -> Iterator[Row]:
                 if what == ONE:
                     commits.append(_commits(sqlite, seconds))
             if what == ONE:
-                # PocketBase does not wait for the disk; this is what waiting leaves, with no server around it.
+                # PocketBase does not wait for the disk. This is the most that waiting allows, without a server.
                 yield Row(f"{ONE}: bare SQLite, one commit after another", commits, "commits/s")
             for contender in others:
                 yield _row(contender, what)
@@ -82,7 +82,7 @@ def rest(scale: Scale) -> Iterator[Row]:
 
 
 def _commits(sqlite: BareSqlite, seconds: float) -> float:
-    """Documents a second, each in a commit of its own that is on disk before the next."""
+    """Documents per second, each in a commit of its own that is on disk before the next."""
     count, begun = 0, time.perf_counter()
     with on_core(SERVER_CORE):
         while (took := time.perf_counter() - begun) < seconds:
@@ -92,7 +92,7 @@ def _commits(sqlite: BareSqlite, seconds: float) -> float:
 
 
 def _beside(ours: Contender, others: list[Contender], what: str) -> Row:
-    """Our row: the ratio is to the last of the others, those to the rest are in its note."""
+    """PaperDB's row. Its ratio is to the last of the others; its note has the ratios to the rest."""
     row = _row(ours, what)
     ratios = {other.name: ratio(ours.rates[what], other.rates[what]) for other in others}
     row.baseline, row.ratio = ratios.popitem()
@@ -116,10 +116,10 @@ def _documents(count: int) -> list[dict[str, object]]:
 def _paperdb(server: Process, name: str, count: int) -> Contender:
     http = Http(server.port, server.key)
     for start in range(0, count, 1000):
-        answer = http.request("POST", "/found/bulk", _documents(count)[start : start + 1000])
+        response = http.request("POST", "/found/bulk", _documents(count)[start : start + 1000])
     http.close()
     insert = request_bytes("POST", "/bench/docs", server.key, {"text": TEXT, "group": 1})
-    get = request_bytes("GET", f"/found/docs/{answer['documents'][0]['_id']}", server.key)
+    get = request_bytes("GET", f"/found/docs/{response['documents'][0]['_id']}", server.key)
     find = request_bytes("GET", f"/found/docs?filter={quote(json.dumps({'group': 7}))}", server.key)
     return Contender(name, server, _requests(insert, get, find))
 
@@ -130,7 +130,7 @@ def _pocketbase(pocketbase: peers.PocketBase, count: int) -> Contender:
     path = "/api/collections/{}/records"
     insert = request_bytes("POST", path.format("bench"), "", {"text": TEXT, "group": 1})
     get = request_bytes("GET", f"{path.format('found')}/{id}", "")
-    # skipTotal: ours does not count either.
+    # skipTotal: PaperDB does not count either.
     query = f"?perPage=100&skipTotal=1&filter={quote('(group=7)')}"
     find = request_bytes("GET", path.format("found") + query, "")
     return Contender(pocketbase.name, pocketbase.process, _requests(insert, get, find))
@@ -141,7 +141,7 @@ def _requests(insert: bytes, get: bytes, find: bytes) -> dict[str, bytes]:
 
 
 def bulk(scale: Scale) -> Iterator[Row]:
-    """Documents a second by bulk requests of 1,000, beside bare SQLite with the same rows and pragmas."""
+    """Documents per second by bulk requests of 1,000, beside bare SQLite with the same rows and pragmas."""
     documents = [{"text": TEXT, "n": n} for n in range(1000)]
     ours, four, bare, cpu = [], [], [], []
     with directory() as place, paperdb(data=place / "d") as server:
@@ -150,13 +150,13 @@ def bulk(scale: Scale) -> Iterator[Row]:
         body = request_bytes("POST", "/bench/bulk", server.key, documents)
         for _ in range(scale(50, 10, 2)):
             before, begun = server.cpu, time.perf_counter()
-            answer = http.exchange(body)
+            response = http.exchange(body)
             ours.append(1000 / (time.perf_counter() - begun))
             cpu.append((server.settled_cpu() - before) * 1e3)
-            _, took, _ = load(server.port, 4, 0, body)  # once each
+            _, took, _ = load(server.port, 4, 0, body)  # each sends one
             four.append(4 * 1000 / took)
-            rows = [(d["_id"], json.dumps(d)) for d in json.loads(answer)["documents"]]
-            with on_core(SERVER_CORE):  # as many as ours: an index over random ids costs more as it grows
+            rows = [(d["_id"], json.dumps(d)) for d in json.loads(response)["documents"]]
+            with on_core(SERVER_CORE):  # as many as PaperDB: an index over random ids costs more as it grows
                 bare.append(1000 / sqlite.insert(rows))
                 for n in range(4):
                     sqlite.insert([(id[n + 1 :] + id[: n + 1], text) for id, text in rows])

@@ -1,4 +1,4 @@
-"""Everybody comes back at once."""
+"""All clients come back at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bench.rows import Row, Scale, percentile, ratio
 from bench.server import directory, paperdb
 
 MISSED = 5
-"""Changes that each client has missed and gets from the log."""
+"""Changes that each client has missed and reads from the log."""
 
 
 def restart(scale: Scale) -> Iterator[Row]:
@@ -40,10 +40,10 @@ def restart(scale: Scale) -> Iterator[Row]:
 def _round(
     data: Path, clients: int, tokens: int, live: int, pause: float, alone: list[float], beside: list[float]
 ) -> tuple[float, float]:
-    """One restart. Returns the seconds until all are served and the server's CPU in µs for each client.
+    """One restart. Returns the seconds until all are served, and the server's CPU per client in µs.
 
-    That CPU has the 20 inserts a second and their events in it. `alone` and `beside` get the ms that those
-    took before the clients came and while they did.
+    That CPU includes the 20 inserts a second and their events. Their times in ms go to `alone`, before the
+    clients come, and to `beside`, while they come.
     """
     with paperdb("--tokens-per-second", "0", data=data) as server:
         http = Http(server.port, server.key)

@@ -16,7 +16,7 @@ BUDGET = "≤ 1.5"
 
 
 def tls(scale: Scale) -> Iterator[Row]:
-    """The same deliveries over wss beside ws, 1,000 subscribers, one and 200 events at once; a TLS connect."""
+    """Deliveries over wss beside ws, to 1,000 subscribers, one and 200 events at once; a TLS connect."""
     try:
         yield from _rows(scale)
     except NotSupported as error:
@@ -60,10 +60,10 @@ def _deliveries(
     yield Row(
         f"{what} over wss, insert included", whole[1], "µs/delivery", plain, ratio(whole[1], whole[0]), BUDGET
     )
-    plain = f"{what} over ws, the insert taken off"
+    plain = f"{what} over ws, without the insert"
     yield Row(plain, net[0], "µs/delivery")
     yield Row(
-        f"{what} over wss, the insert taken off", net[1], "µs/delivery", plain, ratio(net[1], net[0]), BUDGET
+        f"{what} over wss, without the insert", net[1], "µs/delivery", plain, ratio(net[1], net[0]), BUDGET
     )
 
 
@@ -90,7 +90,7 @@ def _connects(services: list[Service], scale: Scale) -> Iterator[Row]:
 
 
 def self_signed(place: Path) -> tuple[Path, Path]:
-    """A certificate and its key, as PEM files there."""
+    """Make a certificate and its key, as PEM files in `place`."""
     certificate, key = place / "cert.pem", place / "key.pem"
     command = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"

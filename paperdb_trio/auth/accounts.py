@@ -1,7 +1,7 @@
-"""What the server knows of databases, keys and signing secrets, in memory.
+"""Databases, keys and signing secrets, in memory.
 
-Law: read from the file whole, replaced whole; a change made by another process (the command line) is
-seen within half a second, by the version that every such change raises.
+Law: read from the file as a whole, replaced as a whole. A change made by another process (the command line) is
+seen within half a second, because it raises the file's version.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from paperdb_trio.store.admin import admin_version
 from paperdb_trio.store.reader import Reader
 
 Keyring = tuple[tuple[str, bytes, float], ...]
-"""`(kid, secret, retired_at)` of signing secrets; `retired_at` in seconds since the epoch, infinite for the
-one in use."""
+"""`(kid, secret, retired_at)` of each signing secret; `retired_at` in seconds since the epoch, infinite for the
+current one."""
 
 REALTIME_PLANS: Final = frozenset({"pro", "team"})
 
@@ -53,7 +53,7 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks: a valid key and its database."""
+    """A valid key and its database."""
 
     key: ApiKey
     database: Database
@@ -69,11 +69,11 @@ class _Snapshot:
     keyring: Keyring = ()
     signing: tuple[str, bytes] = ("", b"")
     identities: dict[str, Identity] = field(default_factory=dict)
-    """Of the good keys that have been used: to hash one takes a twentieth of a get."""
+    """By key, once used: hashing a key takes a twentieth of a get."""
 
 
 class Accounts:
-    """`refresh()` before the first use, and then now and again."""
+    """Call `refresh()` before the first use, and then regularly."""
 
     def __init__(self) -> None:
         self._now = _Snapshot()
@@ -84,7 +84,7 @@ class Accounts:
         return trio.current_time() - self._looked
 
     async def refresh(self, reader: Reader) -> bool:
-        """Look whether anything has changed, and read it; says whether it had."""
+        """Read the file again if it has changed; returns whether it had."""
         known = self._now.version
         snapshot = await reader.run(lambda connection: _load(connection, known))
         self._looked = trio.current_time()
@@ -100,7 +100,7 @@ class Accounts:
             return known
         id = self._now.key_ids.get(hash_key(key))
         if id is None or self._now.keys[id].revoked:
-            raise unauthorized(": there is no such API key, or it has been revoked")
+            raise unauthorized(": the API key does not exist or has been revoked")
         identity = self._now.identities[key] = self.identity_of(id)
         return identity
 
@@ -124,17 +124,17 @@ class Accounts:
 
     @property
     def keyring(self) -> Keyring:
-        """Every secret that may have signed a token that is still good."""
+        """Every secret that may have signed a token that is still valid."""
         return self._now.keyring
 
     @property
     def signing(self) -> tuple[str, bytes]:
-        """`(kid, secret)` that sign new tokens."""
+        """`(kid, secret)` for new tokens."""
         return self._now.signing
 
 
 def unauthorized(why: str = "") -> ApiError:
-    """A 401 with the hosted service's sentence, to which `why` is added."""
+    """A 401 with the hosted service's sentence and `why`."""
     return ApiError(
         401,
         "UNAUTHORIZED",

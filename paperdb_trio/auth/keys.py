@@ -1,4 +1,4 @@
-"""API keys: how they look and what is kept of them."""
+"""API keys: their form and their hash."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_given_key(key: str) -> str:
     if not _SHAPE.match(key) or not key.startswith(SECRET_PREFIX):
         raise StartupError(
             "PAPERDB_API_KEY must be 'pdb_sk_' and at least 43 characters of A-Z a-z 0-9 _ - "
-            "(make one: echo pdb_sk_$(head -c 32 /dev/urandom | basenc --base64url -w0 | tr -d =))",
+            "(create one: echo pdb_sk_$(head -c 32 /dev/urandom | basenc --base64url -w0 | tr -d =))",
             2,
         )
     return key

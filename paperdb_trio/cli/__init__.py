@@ -1,7 +1,7 @@
 """The command `paperdb`.
 
-Law: a command reads options, calls one function, prints its result; what takes long to import is imported
-by the command that needs it.
+Law: a command reads options, calls one function, prints its result; a slow import happens only in the command
+that needs it.
 """
 
 from paperdb_trio.cli import access, data, listen, serve

@@ -1,4 +1,4 @@
-"""`paperdb databases` and `paperdb keys`: who may use a server. A running one acts on it within a second."""
+"""`paperdb databases` and `paperdb keys`: who may use a server. A running server follows within a second."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def databases_create(name: str, plan: str, data: str) -> None:
     """Create the database NAME."""
     admin.create_database(prepare(data, create=False), name, plan)
     click.echo(
-        f"Created the database '{name}' on plan {plan}. Give it a key: paperdb keys create --database {name}"
+        f"Created the database '{name}' on plan {plan}. Create a key: paperdb keys create --database {name}"
     )
 
 
@@ -45,9 +45,9 @@ def databases_list(as_json: bool, data: str) -> None:
 @click.argument("plan", type=click.Choice(admin.PLANS))
 @data_option
 def databases_set_plan(name: str, plan: str, data: str) -> None:
-    """Put the database NAME on PLAN. A running server acts on it within a second."""
+    """Put the database NAME on PLAN. A running server follows within a second."""
     admin.set_plan(prepare(data, create=False), name, plan)
-    click.echo(f"The database '{name}' is on plan {plan} now.")
+    click.echo(f"The database '{name}' is now on plan {plan}.")
 
 
 @main.group(cls=Group)
@@ -56,13 +56,13 @@ def keys() -> None:
 
 
 @keys.command("create")
-@click.option("--database", default="default", show_default=True)
+@click.option("--database", default="default", show_default=True, help="The key's database.")
 @click.option("--public", is_flag=True, help="A key that can only read.")
 @click.option("--label", default="", help="A note for yourself.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @data_option
 def keys_create(database: str, public: bool, label: str, as_json: bool, data: str) -> None:
-    """Create a key. It is shown once."""
+    """Create a key, and show it once."""
     kind = "public" if public else "secret"
     key, id = new_key(kind), new_id()
 
@@ -81,16 +81,16 @@ def keys_create(database: str, public: bool, label: str, as_json: bool, data: st
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @data_option
 def keys_list(as_json: bool, data: str) -> None:
-    """List the keys (not the keys themselves: nobody has those)."""
+    """List the keys by id, kind and label. The keys themselves are not stored."""
     _print_rows(admin.list_keys(prepare(data, create=False, write=False)), as_json)
 
 
-# An id may begin with '-', and then have an 'h': neither is an option, least of all -h, which ends well.
+# An id may begin with '-' and contain an 'h'. Neither is an option, least of all -h, which would exit with 0.
 @keys.command("revoke", context_settings={"ignore_unknown_options": True, "help_option_names": ["--help"]})
 @click.argument("id")
 @data_option
 def keys_revoke(id: str, data: str) -> None:
-    """Revoke the key ID. Its tokens end with it, live connections within a second."""
+    """Revoke the key ID. Its tokens and their live connections end within a second."""
     admin.revoke_key(prepare(data, create=False), id)
     click.echo(f"Revoked {id}.")
 
@@ -98,10 +98,10 @@ def keys_revoke(id: str, data: str) -> None:
 @keys.command("rotate-signing")
 @data_option
 def keys_rotate_signing(data: str) -> None:
-    """Sign new tokens with a new secret. Tokens of the former one live on until they expire."""
+    """Sign new tokens with a new secret. Tokens of the old one stay valid until they expire."""
     kid, secret = new_signing_secret()
     admin.add_signing_secret(prepare(data, create=False), kid, secret)
-    click.echo(f"New tokens are signed with {kid} now.")
+    click.echo(f"New tokens are now signed with {kid}.")
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

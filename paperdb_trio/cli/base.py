@@ -1,7 +1,7 @@
-"""What all commands share: the group, its one line for what went wrong, `--data`.
+"""Shared by all commands: the group, its one line for a failure, `--data`.
 
-Law: an answer goes to stdout, everything else to stderr; what went wrong is one line there, and an exit
-code that says what kind it was.
+Law: results go to stdout, everything else to stderr. A failure is one line there, and an exit code that says
+which kind it is.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from paperdb_trio.config import check_environment, nearest
 from paperdb_trio.errors import StartupError
 from paperdb_trio.store import sqlite
 
-# Only `serve` logs. A command says in its one line what went wrong, and not what the writer thinks of it.
+# Only `serve` logs. Any other command reports a failure in its one line, without the writer's log lines.
 logging.getLogger("paperdb").addHandler(logging.NullHandler())
 
 
 class Group(click.Group):
-    """Names the nearest command for a misspelt one."""
+    """Suggests the nearest command for a misspelt one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         try:
@@ -61,14 +61,14 @@ class Main(Group):
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """For both of these click would end with 1, which means something else here."""
+    """For both of these click would exit with 1, which means something else here."""
     try:
         yield
     except BrokenPipeError as error:
         raise cannot_write(error) from None
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
-    except BaseExceptionGroup as group:  # of a nursery
+    except BaseExceptionGroup as group:  # from a nursery
         if group.split(KeyboardInterrupt)[1] is not None:
             raise
         sys.exit(128 + signal.SIGINT)
@@ -95,7 +95,7 @@ def main() -> None:
     if port is not None and click.get_current_context().invoked_subcommand == "serve":
         click.echo(
             f"paperdb: PAPERDB_PORT={port} describes a service named paperdb and is ignored "
-            "(in Kubernetes, enableServiceLinks: false keeps it out)",
+            "(in Kubernetes, enableServiceLinks: false prevents it)",
             err=True,
         )
 

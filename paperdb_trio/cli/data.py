@@ -1,4 +1,4 @@
-"""`paperdb backup`, `restore`, `check`, `export`, `import`: what operators do with a data directory."""
+"""`paperdb backup`, `restore`, `check`, `export`, `import`: an operator's work on a data directory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from paperdb_trio.store.file import EXIT_CORRUPT, prepare
 
 EXIT_INCOMPLETE: Final = 10
 
-force_option = click.option("--force", is_flag=True, help="Overwrite what is there.")
-file_type = click.Path(readable=False, path_type=Path)  # what cannot be read is told with its owner
+force_option = click.option("--force", is_flag=True, help="Overwrite an existing file.")
+file_type = click.Path(readable=False, path_type=Path)  # our own error for an unreadable file names its owner
 
 
 @main.command()
@@ -29,10 +29,10 @@ file_type = click.Path(readable=False, path_type=Path)  # what cannot be read is
 @force_option
 @data_option
 def backup(file: Path, force: bool, data: str) -> None:
-    """Copy everything into FILE, as it is at one moment, whether or not a server is running.
+    """Copy a snapshot of everything into FILE. A server may be running.
 
-    FILE is one SQLite file and holds documents, the change log, databases, keys (their hashes) and signing
-    secrets: keep it like a key. Get it back with 'paperdb restore'.
+    FILE is one SQLite file. It holds documents, the change log, databases, keys (their hashes) and signing
+    secrets: protect it like a key. 'paperdb restore' restores it.
     """
     size = copies.backup(data, file, force=force)
     click.echo(f"Backed up {data} to {file} ({size:,} bytes).")
@@ -43,10 +43,10 @@ def backup(file: Path, force: bool, data: str) -> None:
 @force_option
 @data_option
 def restore(file: Path, force: bool, data: str) -> None:
-    """Put the backup FILE in the place of the database; the server must be stopped.
+    """Replace the database with the backup FILE. Stop the server first.
 
-    Every change log begins anew: whoever resumes with a cursor of before is told of a gap, and fetches the
-    documents again. Keys and plans are as they were: what was revoked since the backup is good again.
+    Every change log starts anew: a client that resumes with an older cursor gets a gap and fetches the
+    documents again. Keys and plans are as in the backup: keys that were revoked since are valid again.
     """
     copies.restore(file, data, force=force)
     click.echo(f"Restored {data} from {file}.")
@@ -55,7 +55,7 @@ def restore(file: Path, force: bool, data: str) -> None:
 @main.command()
 @data_option
 def check(data: str) -> None:
-    """Verify the data directory: exit code 0 if all is well, 3 if not. A server may be running."""
+    """Verify the data directory. Exits with 0 if all is well, 3 if not. A server may be running."""
     from paperdb_trio.store.check import check as check_file
 
     file = prepare(data, create=False, write=False, verify=False)
@@ -71,18 +71,19 @@ def check(data: str) -> None:
 
 
 @main.command()
-@click.option("--database", "databases", multiple=True, help="Only this database; may be repeated.")
-@click.option("--collection", "collections", multiple=True, help="Only this collection; may be repeated.")
-@click.option("--output", type=file_type, help="A file instead of stdout; appears when it is whole.")
+@click.option("--database", "databases", multiple=True, help="Only this database; can be repeated.")
+@click.option("--collection", "collections", multiple=True, help="Only this collection; can be repeated.")
+@click.option("--output", type=file_type, help="A file instead of stdout; appears once it is complete.")
 @force_option
 @data_option
 def export(
     databases: tuple[str, ...], collections: tuple[str, ...], output: Path | None, force: bool, data: str
 ) -> None:
-    """Print every document as a line {"database", "collection", "document"}, as of one moment.
+    """Print a snapshot of all documents, one per line.
 
-    Behind a collection's documents comes its schema, if it has one: {"database", "collection", "schema"}.
-    Not exported: keys, plans, the change log (and with it seqs and ETags). A server may be running.
+    A line is {"database", "collection", "document"}. A collection's schema, if it has one, follows its
+    documents: {"database", "collection", "schema"}. Not exported: keys, plans, the change log (and with it
+    seqs and ETags). A server may be running.
     """
     from paperdb_trio.store.transfer import export as export_lines
 
@@ -101,25 +102,25 @@ def export(
 @main.command("import")
 @click.argument("file", type=click.File("rb"), default="-")
 @click.option("--database", help="Import into this database, whatever the lines say.")
-@click.option("--replace", is_flag=True, help="Replace documents that are there already.")
+@click.option("--replace", is_flag=True, help="Replace documents that exist already.")
 @click.option(
     "--max-document-bytes",
     type=int,
     default=Settings().max_document_bytes,
     envvar="PAPERDB_MAX_DOCUMENT_BYTES",
     show_default=True,
-    help="Bytes of one document's JSON; a running server goes by its own setting.",
+    help="Bytes of one document's JSON; a running server uses its own setting.",
 )
 @data_option
 def import_(
     file: BufferedReader, database: str | None, replace: bool, max_document_bytes: int, data: str
 ) -> None:
-    """Write the documents and schemas of FILE (or stdin), lines as 'paperdb export' prints them.
+    """Import the documents and schemas in FILE (or stdin).
 
-    A running server writes them itself and sends their events; without one this command does it. Each
-    line stands or falls alone. Ids, createdAt and updatedAt are kept, or made where they are missing;
-    databases must exist. A document that is there already and differs is refused, unless --replace:
-    an import that broke off can simply be repeated.
+    Lines are as 'paperdb export' prints them. A running server writes them itself and sends their events;
+    without one, this command writes them. Each line succeeds or fails alone. Ids, createdAt and updatedAt
+    are kept, or created where missing; databases must exist. A document that exists and differs is refused,
+    unless --replace is given. So an import that stopped halfway can simply be repeated.
     """
     from paperdb_trio.import_socket import import_into
     from paperdb_trio.store.transfer import ImportRequest
@@ -134,6 +135,6 @@ def import_(
     for refusal in tally.refusals:
         click.echo(refusal)
     if answer.error is not None:
-        raise StartupError(f"The import broke off: {answer.error}", EXIT_INCOMPLETE)
+        raise StartupError(f"The import stopped: {answer.error}", EXIT_INCOMPLETE)
     if tally.refused:
         raise StartupError(f"{tally.refused:,} lines were refused, the first listed above", EXIT_INCOMPLETE)

@@ -1,4 +1,4 @@
-"""`paperdb listen`: every change, a line each."""
+"""`paperdb listen`: every change, one per line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import click
 import trio
 
 from paperdb_trio.cli.base import main
-from paperdb_trio.errors import StartupError, leaves
+from paperdb_trio.client.groups import leaves
+from paperdb_trio.errors import StartupError
 
 
 @main.command()
@@ -16,23 +17,23 @@ from paperdb_trio.errors import StartupError, leaves
 @click.option(
     "--url", default="http://127.0.0.1:8000", show_default=True, envvar="PAPERDB_URL", help="The server."
 )
-@click.option("--since", help="Seq of the last change seen; all after it come first. Without: from now on.")
-@click.option("--key", envvar="PAPERDB_API_KEY", help="An API key; tokens are minted and renewed with it.")
+@click.option("--since", help="Seq of the last change seen; later ones come first. Without it: from now on.")
+@click.option("--key", envvar="PAPERDB_API_KEY", help="An API key, which mints and renews the tokens.")
 @click.option("--token", envvar="PAPERDB_TOKEN", help="A token, instead of a key.")
 def listen(
     collections: tuple[str, ...], url: str, since: str | None, key: str | None, token: str | None
 ) -> None:
-    """Print every change of COLLECTIONS, one JSON object a line, as it happens.
+    """Print every change of COLLECTIONS as it happens, one JSON object per line.
 
-    Reconnects and resumes by itself. The "seq" of the last line is the cursor: give it to --since and
-    nothing is missed or repeated. Ends with 6 when nobody takes its lines.
+    Reconnects and resumes by itself. The "seq" of the last line is the cursor: pass it to --since, and
+    nothing is missed or repeated. Exits with 6 when its output cannot be written.
     """
     if since is not None and since != "now" and not (since.isascii() and since.isdigit()):
         raise click.BadParameter(f"'{since}' is neither a seq nor 'now'", param_hint="--since")
     if token is None and key is None:
         raise click.UsageError("Give a --key (or PAPERDB_API_KEY) or a --token (or PAPERDB_TOKEN)")
 
-    from paperdb_trio.client.listen import listen as listen_to  # imports that other commands save
+    from paperdb_trio.cli.follow import follow  # other commands do without its imports
 
     def status(text: str) -> None:
         click.echo(f"paperdb: {text}", err=True)
@@ -44,7 +45,7 @@ def listen(
     failure: BaseException | None = None
     try:
         seq = None if since in (None, "now") else int(since)
-        trio.run(listen_to, url, list(collections), seq, key, token, event, status)
+        trio.run(follow, url, list(collections), seq, key, token, event, status)
     except* StartupError as group:
         failure = next(leaves(group))
     except* KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""`paperdb serve`: its options are the settings; a first start prints all that a newcomer needs."""
+"""`paperdb serve`: its options are the settings; a first start prints everything that a newcomer needs."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ import trio
 from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
 from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.cli.base import main
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings, read_toml, setting_type
-from paperdb_trio.errors import StartupError, leaves
+from paperdb_trio.errors import StartupError
 from paperdb_trio.model import new_id
 from paperdb_trio.store import admin
 from paperdb_trio.store.file import prepare, serving_lock
@@ -53,8 +54,8 @@ def _serve_options(command: Callable[..., None]) -> Callable[..., None]:
 def serve(config: str | None, **given: Any) -> None:
     """Serve a data directory until SIGTERM or SIGINT.
 
-    A setting given here goes before its environment variable, and that before the TOML file, where its
-    key is the option's name with underscores. PAPERDB_API_KEY becomes the first secret key on first start.
+    An option overrides its environment variable, which overrides the TOML file. A key in the TOML file is the
+    option's name with underscores. On the first start, PAPERDB_API_KEY becomes the first secret key.
     """
     values = read_toml(config) if config else {}
     values.update({name: value for name, value in given.items() if value is not None})
@@ -87,7 +88,7 @@ def serve(config: str | None, **given: Any) -> None:
 
 
 def _set_up(file: Path) -> str:
-    """Prepare a first start; returns the first key. It is printed at once: it is stored nowhere."""
+    """Prepare a first start; returns the first key, which is printed at once, because it is not stored."""
     given = os.environ.get("PAPERDB_API_KEY")
     key = check_given_key(given) if given else new_key("secret")
 
@@ -100,7 +101,7 @@ def _set_up(file: Path) -> str:
 
 
 def _announce(settings: Settings, first_key: str | None, url: str) -> None:
-    """Say where the server is, and what one can do with it. A server whose stdout nobody reads serves on."""
+    """Print the server's address and the first steps. If stdout cannot be written, the server continues."""
     try:
         if first_key is not None and os.environ.get("PAPERDB_API_KEY"):
             click.echo("The first secret key is the one in PAPERDB_API_KEY.")

@@ -1,8 +1,8 @@
-"""The standard streams of a command, and what happens when nobody can read them.
+"""The standard streams of a command, and what happens when they cannot be written.
 
-Law: an answer that stdout does not take ends the command with one line and an exit code, whatever was writing
-it; what stderr does not take is lost, and nothing else is. After its first failure a stream takes everything
-in silence, so that neither a second line nor Python's own at exit follows.
+Law: if stdout cannot be written, the command ends with one line and an exit code, whatever was writing. If
+stderr cannot be written, only those lines are lost. After its first failure a stream silently accepts
+everything, so that neither a second line nor Python's own at exit follows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BUFFER: Final = 65_536
 
 
 def open_standard_streams() -> None:
-    """Put our own in the place of Python's, unless somebody else (a test) has done so already."""
+    """Replace Python's streams by ours, unless something else (a test) has replaced them already."""
     closed = {number for number in (0, STDOUT, STDERR) if not _is_open(number)}
     for _ in closed:
         os.open(os.devnull, os.O_RDWR)  # takes the lowest number: else the next file would become stdout
@@ -36,7 +36,7 @@ def open_standard_streams() -> None:
 
 
 def cannot_write(error: OSError) -> StartupError:
-    return StartupError(f"Cannot write the answer to stdout: {error.strerror}", EXIT_UNWRITABLE)
+    return StartupError(f"Cannot write to stdout: {error.strerror}", EXIT_UNWRITABLE)
 
 
 def _is_open(number: int) -> bool:
@@ -73,13 +73,13 @@ class _Raw(io.RawIOBase):
         return os.isatty(self._number)
 
     def write(self, data: Any) -> int:
-        """Raises `StartupError` for stdout; BrokenPipeError, which `listen` takes for the end, as it is."""
+        """Raises `StartupError` for stdout, but BrokenPipeError as it is: `listen` takes that for the end."""
         while not self._failed:
             try:
                 if self._closed:
                     raise OSError(0, "it is closed")
                 return os.write(self._number, data)
-            except BlockingIOError:  # whoever gave us the stream has made it so
+            except BlockingIOError:  # the parent process made the stream non-blocking
                 select.select([], [self._number], [])
             except OSError as error:
                 self._failed = True

@@ -1,4 +1,4 @@
-"""How long to wait before what has failed is tried again.
+"""How long to wait before trying again.
 
 Law: no I/O, no clock.
 """
@@ -12,7 +12,7 @@ MAX_DELAY = 15.0
 
 
 class Backoff:
-    """Twice as long each time, with full jitter, so that a restarted server is not stormed."""
+    """Twice as long each time, with full jitter, so that clients do not storm a restarted server."""
 
     def __init__(self) -> None:
         self.reset()

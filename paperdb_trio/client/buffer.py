@@ -1,6 +1,6 @@
-"""What one subscription has received and its consumer has not yet taken.
+"""What one subscription has received and its consumer has not taken yet.
 
-Law: bounded by events and by bytes. Nothing is taken out before it can be handed over, nor put in halfway:
+Law: bounded by events and by bytes. An event is put in whole, and taken out only when it can be handed over:
 cancelling either side loses and repeats nothing.
 """
 
@@ -13,7 +13,8 @@ import trio
 
 
 class Received(msgspec.Struct, frozen=True):
-    """An event off the wire; `data` is JSON text still, so that a waiting event costs what it weighs."""
+    """An event off the wire. `data` is still JSON text, so that a waiting event takes no more memory than
+    that."""
 
     type: str
     collection: str
@@ -26,7 +27,8 @@ class Received(msgspec.Struct, frozen=True):
 
 
 class Buffer:
-    """One side puts, the other takes; `close` lets what is in it be taken first, `discard` does not."""
+    """One side puts, the other takes. After `close`, what is in it can still be taken; after `discard`, it
+    cannot."""
 
     def __init__(self, max_events: int, max_bytes: int) -> None:
         self._max_events = max_events
@@ -45,7 +47,7 @@ class Buffer:
         return self._error is not None
 
     def offer(self, item: Received) -> bool:
-        """Put `item` in if there is room (one always fits in an empty buffer). A closed one swallows it."""
+        """Put `item` in if there is room. An empty buffer has room for any one item; a closed one drops it."""
         if self._error is not None:
             return True
         if self._items and (
@@ -63,7 +65,7 @@ class Buffer:
             await self._putters.park()
 
     async def take(self) -> Received:
-        """The next item; when there is none and never will be, raises what `close` was given."""
+        """The next item. When there is none and never will be, raises what `close` was given."""
         await trio.lowlevel.checkpoint()
         while not self._items:
             if self._error is not None:
@@ -82,7 +84,7 @@ class Buffer:
         self._putters.unpark_all()
 
     def discard(self, error: BaseException) -> None:
-        """Nobody will take what is left."""
+        """Drop what is left: there is no consumer any more."""
         self._items.clear()
         self._bytes = 0
         self._error = error

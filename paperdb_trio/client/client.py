@@ -1,7 +1,7 @@
 """`create_client` and `create_sync_client`.
 
-Law: everything that runs in the background runs in the nursery of `async with create_client(…)` and has
-ended when that block is left; what a user's code raises in the block comes out of it as it was raised.
+Law: everything in the background runs in the nursery of `async with create_client(…)` and has ended when that
+block is left. What a user's code raises in the block comes out of it as it was raised.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from urllib.parse import urlsplit
 
 import trio
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.collection import Collection, SyncCollection
-from paperdb_trio.client.http import AsyncTransport, Endpoint, SyncTransport
-from paperdb_trio.client.realtime import Realtime
-from paperdb_trio.client.token import GetToken, TokenSource, asking, minting
-from paperdb_trio.client.types import Permission, Schema
-from paperdb_trio.client.wire import Address
-from paperdb_trio.errors import leaves
+from . import requests
+from .collection import Collection, SyncCollection
+from .groups import leaves
+from .http import AsyncTransport, Endpoint, SyncTransport
+from .links import Links
+from .realtime import Realtime
+from .token import GetToken, TokenSource, asking, minting
+from .types import Permission, Schema
+from .wire import Address
 
 TIMEOUT = 30.0
 TOKEN_SECONDS = 900
@@ -43,24 +44,23 @@ def create_client(
 ) -> Client:
     """A client on Trio: `async with create_client(base_url=…, api_key=…) as db`.
 
-    `base_url` is http(s), with a path if the server is behind one; `realtime_url`, ws(s) or http(s), the
-    same unless given. Requests go through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, unless
-    NO_PROXY exempts the host; the socket connects directly.
+    `base_url` is http(s), with a path if a proxy serves PaperDB under one. `realtime_url` is ws(s) or http(s);
+    by default `base_url`. Requests go through the proxy that HTTP_PROXY, HTTPS_PROXY or ALL_PROXY names, unless
+    NO_PROXY exempts the host. The socket connects directly.
 
-    `api_key` is for trusted programs; others give `get_token`, an async function that asks the
-    application's own back end for a token, and can then only subscribe. With both, tokens come from
-    `get_token`.
+    `api_key` is for trusted programs. Others give `get_token`, an async function that asks the application's
+    own back end for a token; they can only subscribe. With both, tokens come from `get_token`.
 
     `schema`: `{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True,
-    "default": …}}}}`; applied to inserts, and given to the server before a collection's first write if
+    "default": …}}}}`. It is applied to inserts, and given to the server before a collection's first write if
     the key is a secret one.
 
-    `timeout`: seconds without an answer after which a request has failed, or a call of `get_token`; the latter
-    is tried again. `token_seconds` (30 to 86,400)
-    is what tokens are minted for; each is renewed `renewal_margin` seconds before its end, without
-    interrupting anything. `ssl_context` for https and wss; by default the system's certificates.
+    `timeout`: seconds without a response after which a request, or a call of `get_token`, has failed; the
+    latter is tried again. `token_seconds` (30 to 86,400): how long minted tokens are valid. Each is renewed
+    `renewal_margin` seconds before its end, without an interruption. `ssl_context` is for https and wss; by
+    default it trusts the system's certificates.
 
-    Raises ValueError for arguments that cannot be right.
+    Raises ValueError for invalid arguments.
     """
     return Client(
         Endpoint(base_url, api_key, schema, timeout, ssl_context),
@@ -81,7 +81,7 @@ def create_sync_client(
 ) -> SyncClient:
     """A blocking client for scripts: `with create_sync_client(base_url=…, api_key=…) as db`.
 
-    Documents and tokens, no subscriptions. Arguments as for `create_client`. Threads may share it.
+    It has documents and tokens, but no subscriptions. Arguments as for `create_client`. Threads may share it.
     """
     return SyncClient(Endpoint(base_url, api_key, schema, timeout, ssl_context))
 
@@ -103,9 +103,9 @@ class Client:
         renewal_margin: float,
     ) -> None:
         if get_token is None and not endpoint.has_key:
-            raise ValueError("Give an api_key, or get_token")
+            raise ValueError("Give an api_key or get_token")
         if not 0 <= renewal_margin < math.inf:
-            raise ValueError("renewal_margin is a number of seconds")
+            raise ValueError(f"renewal_margin is {renewal_margin!r}; expected a number of seconds, 0 or more")
         self._endpoint = endpoint
         self._transport = AsyncTransport(endpoint)
         obtain = (
@@ -117,13 +117,14 @@ class Client:
             )
         )
         address = Address.parse(realtime_url, endpoint.ssl_context)
-        self.realtime = Realtime(self._transport, address, TokenSource(obtain, renewal_margin))
+        self._links = Links(address, TokenSource(obtain, renewal_margin))
+        self.realtime = Realtime(self._transport, self._links)
 
     def __repr__(self) -> str:
         return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
 
     def collection(self, name: str) -> Collection:
-        """For names that are no attribute. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
+        """For names that cannot be attributes. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
         return Collection(self._transport, self._endpoint.schemas, name)
 
     def __getattr__(self, name: str) -> Collection:
@@ -133,31 +134,29 @@ class Client:
 
     async def __aenter__(self) -> Client:
         self._nurseries = trio.open_nursery()
-        self.realtime._nursery = await self._nurseries.__aenter__()
+        self._links.open(await self._nurseries.__aenter__())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool | None:
-        nursery, self.realtime._nursery = self.realtime._nursery, None
-        assert nursery is not None
-        nursery.cancel_scope.cancel()
+        self._links.cancel()
         try:
             return await self._nurseries.__aexit__(kind, error, trace)
         except BaseExceptionGroup as group:
-            # Nothing but the user's own comes out as it was raised. The scope may have rebuilt the groups
-            # within; the leaves are the very same.
+            # If only the user's own exceptions are in it, they come out as they were raised. The nursery may
+            # have built the groups anew; the leaves are the same objects.
             if error is None or set(map(id, leaves(group))) != set(map(id, leaves(error))):
                 raise
             return False
         finally:
-            self.realtime._end()
+            self._links.close()
             with trio.move_on_after(HTTP_CLOSE_SECONDS, shield=True):
                 await self._transport.aclose()
 
 
 class SyncClient:
-    """As `Client`, but for `realtime`, which has `generate_token` alone."""
+    """Like `Client`; its `realtime` has only `generate_token`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         if not endpoint.has_key:
@@ -170,7 +169,7 @@ class SyncClient:
         return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
 
     def collection(self, name: str) -> SyncCollection:
-        """For names that are no attribute. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
+        """For names that cannot be attributes. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
         return SyncCollection(self._transport, self._endpoint.schemas, name)
 
     def __getattr__(self, name: str) -> SyncCollection:
@@ -187,7 +186,7 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """For those who cannot use `with`."""
+        """For programs that cannot use `with`."""
         self._transport.close()
 
 

@@ -1,8 +1,8 @@
 """A collection's documents: the methods that users call, for Trio and blocking.
 
-Law: no logic; each method names a request and sends it. Every one of them raises `PaperDBError`:
-`NETWORK` (status 0) when no answer came, else what the server refused with. A write that got no answer, or
-was cancelled, may have happened.
+Law: no logic; each method makes a request and sends it. All of them raise `PaperDBError`: `NETWORK` (status 0)
+when no response came, else the server's refusal. A write without a response, or one that was cancelled, may
+have happened.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.http import AsyncTransport, SyncTransport
-from paperdb_trio.client.schema import SchemaBook
-from paperdb_trio.client.types import BulkResult, Document, Documents
+from . import requests
+from .http import AsyncTransport, SyncTransport
+from .schema import SchemaBook
+from .types import BulkResult, Document, Documents
 
 
 class Collection:
@@ -30,17 +30,17 @@ class Collection:
     async def insert(self, document: Mapping[str, Any]) -> Document:
         """Store a new document; returns it as stored.
 
-        `"_id"` (or `"key"`) in it chooses its id, else the server does; `"unique": ["email"]` refuses it
-        when another document has the same email. 409 `CONFLICT` for a taken id or unique value.
+        `"_id"` (or `"key"`) in it sets its id; otherwise the server does. `"unique": ["email"]` refuses it when
+        another document has the same email. 409 `CONFLICT` for an id or a unique value that is taken.
         """
         return await self._transport.send(
             requests.insert(self.name, self._schemas.prepare(self.name, document))
         )
 
     async def insert_bulk(self, documents: Iterable[Mapping[str, Any]], *, atomic: bool = False) -> BulkResult:
-        """Store many (at most 1,000 by default); each stands or falls alone, and the result says which fell.
+        """Store many (at most 1,000 by default). Each succeeds or fails alone; the result says which failed.
 
-        `atomic`: all or none; the first failure is raised, with its `index` in `extra`.
+        `atomic`: all or none. The first failure is raised, with its `index` in `extra`.
         """
         prepared = [self._schemas.prepare(self.name, document) for document in documents]
         return await self._transport.send(requests.insert_bulk(self.name, prepared, atomic))
@@ -57,9 +57,9 @@ class Collection:
     ) -> Documents:
         """Documents that match `filter`, such as `{"age": {"gte": 18}}`.
 
-        `sort`: field names, `-` in front for descending. `limit`: 1 to 1,000, the server's default is 100.
-        `select`: only these fields. `count`: also count all that match, into `.total`. The list's `.seq` is
-        where a subscription goes on from it: `subscribe(…, since=found.seq)`.
+        `sort`: field names, with `-` in front for descending. `limit`: 1 to 1,000; the server's default is 100.
+        `select`: only these fields. `count`: also count all that match, into `.total`. A subscription continues
+        from the list's `.seq`: `subscribe(…, since=found.seq)`.
         """
         return await self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count))
 
@@ -68,14 +68,14 @@ class Collection:
         return await self._transport.send(requests.get(self.name, id, select))
 
     async def update(self, id: str, fields: Mapping[str, Any], *, if_match: int | None = None) -> Document:
-        """Merge `fields` (not deep; `{"n": {"increment": 1}}` is atomic); returns the whole document.
+        """Merge `fields`, not deeply, and return the whole document. `{"n": {"increment": 1}}` is atomic.
 
-        404 `NOT_FOUND`; with `if_match`, 412 `PRECONDITION_FAILED` unless the document's `seq` is that.
+        404 `NOT_FOUND`. With `if_match`, 412 `PRECONDITION_FAILED` unless the document has that `seq`.
         """
         return await self._transport.send(requests.write("PATCH", self.name, id, fields, if_match))
 
     async def replace(self, id: str, document: Mapping[str, Any], *, if_match: int | None = None) -> Document:
-        """Put a document in the place of what has this id, or insert it. `if_match` as for `update`."""
+        """Replace the document with this id, or insert it. `if_match` as for `update`."""
         return await self._transport.send(requests.write("PUT", self.name, id, document, if_match))
 
     async def delete(self, id: str, *, if_match: int | None = None) -> None:
@@ -83,12 +83,12 @@ class Collection:
         await self._transport.send(requests.delete(self.name, id, if_match))
 
     async def count(self, filter: Mapping[str, Any] | None = None) -> int:
-        """How many documents match `filter`; without one, how many there are."""
+        """How many documents match `filter`, or how many there are."""
         return await self._transport.send(requests.count(self.name, filter))
 
 
 class SyncCollection:
-    """The blocking twin of `Collection`, whose docstrings hold for it."""
+    """The blocking twin of `Collection`; the same docstrings apply."""
 
     def __init__(self, transport: SyncTransport, schemas: SchemaBook, name: str) -> None:
         self._transport = transport

@@ -9,24 +9,23 @@ from collections.abc import Mapping
 from typing import Any
 
 TRANSIENT = frozenset({0, 408, 425, 429})
-"""Statuses after which the same request may succeed later; so may every 5xx."""
+"""Statuses after which the same request may succeed later. The same is true of every 5xx."""
 FINAL = frozenset({"CERTIFICATE", "BAD_ANSWER"})
-"""Codes that no later try changes, whatever the status."""
+"""Codes for which a later try is useless, whatever the status."""
 
 
 class PaperDBError(Exception):
     """The server refused, or could not be reached.
 
-    `status` is the HTTP status, 0 when there was no answer; `code` is stable and for programs
-    (`CONFLICT`, `NOT_FOUND`, `NETWORK`, …); `message` is for people; `extra` is whatever else the
-    server's answer held (for 403 `PLAN_REQUIRED`: `plan`), empty if nothing; `extra["retry_after"]` is the
-    seconds of a `Retry-After` header.
+    `status` is the HTTP status, 0 when there was no response. `code` is stable and for programs (`CONFLICT`,
+    `NOT_FOUND`, `NETWORK`, …). `message` is for people. `extra` is the rest of the response's JSON (for 403
+    `PLAN_REQUIRED`: `plan`). `extra["retry_after"]` is the seconds of a `Retry-After` header.
 
-    Of the client's own making are `NETWORK` (status 0: no answer; a write may or may not have happened),
-    `CERTIFICATE` (status 0: the server's is not trusted; nothing was sent), `REDIRECTED` (something in front
-    of the server redirects; nothing is followed, so that a write stays a write and a key where it belongs),
-    `BAD_ANSWER` (what answered is not PaperDB), and for subscriptions `TOKEN_UNAVAILABLE` (`get_token`
-    failed), `ACCESS_LOST` (key revoked, plan lost) and `CLOSED` (`extra["close_code"]` says why).
+    The client's own codes are `NETWORK` (status 0: no response; a write may or may not have happened),
+    `CERTIFICATE` (status 0: the server's certificate is not trusted; nothing was sent), `REDIRECTED` (something
+    in front of the server redirects; redirects are not followed, so that a write stays a write and a key stays
+    with its server), `BAD_ANSWER` (what responded is not PaperDB), and for subscriptions `TOKEN_UNAVAILABLE`
+    (`get_token` failed), `ACCESS_LOST` (key revoked, plan lost) and `CLOSED` (`extra["close_code"]` says why).
     """
 
     def __init__(self, status: int, code: str, message: str, extra: Mapping[str, Any] | None = None) -> None:
@@ -37,7 +36,7 @@ class PaperDBError(Exception):
         self.extra: dict[str, Any] = dict(extra or {})
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.status or 'no answer'} {self.code})"
+        return f"{self.message} ({self.status or 'no response'} {self.code})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.status, self.code, self.message, self.extra)
@@ -51,14 +50,14 @@ class PaperDBError(Exception):
 class GapError(PaperDBError):
     """Changes were missed: those after `since` and before `oldest` are no longer in the server's log.
 
-    Fetch again what you keep a copy of, then subscribe anew. Status 410, code `CURSOR_EXPIRED`.
+    Fetch the documents again, then subscribe anew. Status 410, code `CURSOR_EXPIRED`.
     """
 
     def __init__(self, since: int, oldest: int) -> None:
         super().__init__(
             410,
             "CURSOR_EXPIRED",
-            f"Changes after {since} were missed: the server's log begins at {oldest} now. "
+            f"Changes after {since} were missed: the server's log now begins at {oldest}. "
             "Fetch the documents again and subscribe anew.",
             {"since": since, "oldest": oldest},
         )

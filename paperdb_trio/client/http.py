@@ -1,8 +1,8 @@
 """The two ways a request travels: httpx on Trio, and blocking httpx.
 
-Law: the only file that holds an API key, and it puts it in one header; never in a URL, a repr, a log or
-an error, and never to another host: redirects are not followed. Reads are tried twice when the network fails,
-writes once: whether a write that got no answer has happened is for the caller to find out.
+Law: the only file that holds an API key. The key goes into one header; never into a URL, a repr, a log or an
+error, and never to another host, because redirects are not followed. When the network fails, a read is tried a
+second time. A write is not: only the caller can find out whether it has happened.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import Any, TypeVar
 
 import httpx
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.proxy import proxy_for
-from paperdb_trio.client.requests import Answer, Request
-from paperdb_trio.client.schema import SchemaBook
-from paperdb_trio.client.types import Schema
+from . import requests
+from .errors import PaperDBError
+from .proxy import proxy_for
+from .requests import RestRequest, RestResponse
+from .schema import SchemaBook
+from .types import Schema
 
 T = TypeVar("T")
-Exchange = Generator[Request[Any], httpx.Response | httpx.HTTPError, T]
+Exchange = Generator[RestRequest[Any], httpx.Response | httpx.HTTPError, T]
 
 NO_SUCH_ROUTE = (404, 405)
-"""What a server without schemas answers to a registration: then the client's own part has to do."""
+"""A server without schemas refuses a registration like this. Then only the client applies the schema."""
 
 
 class Endpoint:
     """What both transports share: address, key, schemas, and the order of sending.
 
-    `base_url` is http(s). `timeout` in seconds is for connecting, and for each wait for bytes. `ssl_context` is
-    for https; by default it trusts the system's certificates, as the socket's does. Raises ValueError.
+    `timeout`, in seconds, is for connecting and for each wait for bytes. `ssl_context` is for https; by default
+    it trusts the system's certificates, as the socket's does. Raises ValueError for invalid arguments.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Endpoint:
         if key == "":
             raise ValueError("The api_key is empty")
         if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
-            raise ValueError("The api_key holds characters that no key has")  # and is not shown
+            raise ValueError("The api_key contains characters that no key has")  # do not show it
         self.has_key = key is not None
         self._headers = {"User-Agent": "paperdb-python"}
         if key is not None:
@@ -70,7 +70,7 @@ class Endpoint:
             "follow_redirects": False,
         }
 
-    def arguments(self, request: Request[Any]) -> dict[str, Any]:
+    def arguments(self, request: RestRequest[Any]) -> dict[str, Any]:
         """The arguments of either httpx client's `build_request`."""
         headers = {}
         if request.body is not None:
@@ -85,11 +85,11 @@ class Endpoint:
             "headers": headers,
         }
 
-    def conversation(self, request: Request[T]) -> Exchange[T]:
-        """Yields what to send and takes what came of it (an httpx error, if one did); returns the result.
+    def conversation(self, request: RestRequest[T]) -> Exchange[T]:
+        """Yields each request, takes its response or httpx error, and returns the result.
 
-        A write to a collection with a schema is preceded by its registration. Writes that are the first
-        ones at the same time each register: it is the same PUT.
+        The schema of a collection is registered before the first write to it. Several first writes at the same
+        time each register it, with the same PUT.
         """
         if not self.has_key:
             raise PaperDBError(
@@ -106,18 +106,18 @@ class Endpoint:
         return (yield from _exchange(request))
 
 
-def _exchange(request: Request[T]) -> Exchange[T]:
+def _exchange(request: RestRequest[T]) -> Exchange[T]:
     came = yield request
     if isinstance(came, httpx.TransportError) and request.repeatable:
         came = yield request
     if isinstance(came, httpx.Response):
-        return request.result(Answer(came.status_code, came.content, came.headers))
+        return request.result(RestResponse(came.status_code, came.content, came.headers))
     raise requests.network(came) from came
 
 
 class _Body(httpx.AsyncByteStream):
-    """A request's body. Httpx's own is an async generator, which Trio complains of (ResourceWarning) when a
-    request fails before it is read to the end."""
+    """A request's body. httpx's own is an async generator: Trio warns (ResourceWarning) when a request fails
+    before the generator has ended."""
 
     def __init__(self, body: bytes) -> None:
         self._parts = iter((body,) if body else ())
@@ -132,13 +132,13 @@ class _Body(httpx.AsyncByteStream):
 
 
 class AsyncTransport:
-    """Owns a pool of connections; close it."""
+    """Owns a pool of connections: close it."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._client = httpx.AsyncClient(**endpoint.options())
 
-    async def send(self, request: Request[T]) -> T:
+    async def send(self, request: RestRequest[T]) -> T:
         """Raises `PaperDBError`."""
         conversation = self._endpoint.conversation(request)
         try:
@@ -167,7 +167,7 @@ class SyncTransport:
         self._endpoint = endpoint
         self._client = httpx.Client(**endpoint.options())
 
-    def send(self, request: Request[T]) -> T:
+    def send(self, request: RestRequest[T]) -> T:
         """Raises `PaperDBError`."""
         conversation = self._endpoint.conversation(request)
         try:

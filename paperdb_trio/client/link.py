@@ -1,13 +1,13 @@
-"""One socket kept open for as long as anyone wants it, and the subscriptions that it feeds.
+"""One socket, kept open for as long as anyone wants it, and the channels that it fills.
 
-Law: a feed gets every change of its collections after its start, once, in order of seq, whatever happens
-to the socket. `cursor` is the seq up to which everything that this link is subscribed to has been handed
-to its feeds; a feed's own position is the later of its start and the cursor. A feed that is not yet
-started gets its start from the server (the head when it was subscribed), never from a guess.
+Law: a channel gets every change of its collections after its start, once, in order of seq, whatever happens
+to the socket. `cursor` is the seq up to which the channels have been given everything that this link is
+subscribed to. A channel's own position is the later of its start and the cursor. A channel without a start gets
+one from the server (the head when it was subscribed), never from a guess.
 
-Shared or not: a shared link never waits for a consumer; a feed whose buffer is full leaves it, for a link
-of its own. A link with one feed does wait: then its socket is not read, and the server, which feeds a slow
-reader from its log, holds the rest.
+A shared link never waits for a consumer: a channel whose buffer is full leaves it, for a link of its own. A
+link that is not shared does wait. Its socket is not read meanwhile, and the server, which feeds a slow reader
+from its log, holds the rest.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from typing import Protocol
 
 import trio
 
-from paperdb_trio.client.backoff import Backoff
-from paperdb_trio.client.buffer import Received
-from paperdb_trio.client.errors import GapError, PaperDBError
-from paperdb_trio.client.feed import Feed
-from paperdb_trio.client.session import Again, Session
-from paperdb_trio.client.token import Token, TokenSource, is_passing
-from paperdb_trio.client.types import State, Status
-from paperdb_trio.client.wire import Address, Lost, Stop, TokenRefused, converse, unobtained
+from .backoff import Backoff
+from .buffer import Received
+from .channel import Channel
+from .errors import GapError, PaperDBError
+from .session import Again, Session
+from .token import Token, TokenSource, is_passing
+from .types import ConnectionState, Status
+from .wire import Address, Lost, Stop, TokenRefused, converse, unobtained
 
 GOOD_SECONDS = 10.0
-"""What a connection must have lasted for its loss to count as the first one: what accepts and then closes is
-left in peace like what refuses."""
-IDLE = Status(State.CLOSED, "nothing is subscribed")
+"""A connection that lasted this long resets the backoff. A server that accepts and then closes is left in peace
+like one that refuses."""
+IDLE = Status(ConnectionState.CLOSED, "nothing is subscribed")
 MAX_COLLECTIONS = 100
 MAX_NAMES = 4096
-"""What one token, and so one link, can cover: so many, with so many characters in all."""
+"""The most collections that one token, and so one link, can cover, and the most characters in their names."""
 
 
 class Owner(Protocol):
-    """Who makes links."""
+    """What makes links."""
 
-    def move_out(self, feed: Feed) -> None:
-        """Give `feed`, which has left its link, one of its own."""
+    def move_out(self, channel: Channel) -> None:
+        """Give `channel`, which has left its link, one of its own."""
 
     def show(self, link: Link, status: Status) -> None:
         """A shared link has a new status."""
 
 
 class Link:
-    """`run()` it in a nursery; it ends when its last feed leaves, or for good with an error for all. When it
-    is cancelled or fails, its feeds learn of that by `leave()`, not before: who waits for events within the
-    same nursery should see the cancellation, and no second error beside a Ctrl-C.
+    """`run()` it in a nursery. It ends when its last channel leaves, or for good with an error for all.
+
+    When it is cancelled or fails, its channels learn of that by `leave()`, not before: a task that waits for
+    events in the same nursery should see the cancellation, and no second error beside a Ctrl-C.
     """
 
     def __init__(self, address: Address, tokens: TokenSource, owner: Owner, *, shared: bool) -> None:
@@ -56,37 +57,37 @@ class Link:
         self._tokens = tokens
         self._owner = owner
         self.shared = shared
-        self.feeds: list[Feed] = []
+        self.channels: list[Channel] = []
         self.open = True
         self._scope = trio.CancelScope()
         self.cursor = 0
         self.has_cursor = False
         self._backoff = Backoff()
         self._begun_at = math.inf
-        self._status = Status(State.CONNECTING)
+        self._status = Status(ConnectionState.CONNECTING)
         self._session: Session | None = None
 
-    # --- who is fed ------------------------------------------------------------------------------
+    # --- its channels ----------------------------------------------------------------------------
 
     @property
     def wanted(self) -> frozenset[str]:
-        return frozenset[str]().union(*(feed.collections for feed in self.feeds))
+        return frozenset[str]().union(*(channel.collections for channel in self.channels))
 
     def has_room(self, collections: frozenset[str]) -> bool:
         together = self.wanted | collections
         return self.open and len(together) <= MAX_COLLECTIONS and sum(map(len, together)) <= MAX_NAMES
 
-    def add(self, feed: Feed) -> None:
-        feed.link = self
-        self.feeds.append(feed)
-        feed.statuses._publish(self._status)
+    def add(self, channel: Channel) -> None:
+        channel.link = self
+        self.channels.append(channel)
+        channel.status.publish(self._status)
         self._changed()
 
-    def remove(self, feed: Feed) -> None:
-        if feed in self.feeds:
-            self.feeds.remove(feed)
-            feed.link = None
-            if self.feeds:
+    def remove(self, channel: Channel) -> None:
+        if channel in self.channels:
+            self.channels.remove(channel)
+            channel.link = None
+            if self.channels:
                 self._changed()
             else:
                 self.open = False
@@ -96,42 +97,43 @@ class Link:
         if self._session is not None:
             self._session.changed.set()
 
-    def _position(self, feed: Feed) -> int:
-        return max(feed.start or 0, self.cursor)
+    def _position(self, channel: Channel) -> int:
+        return max(channel.start or 0, self.cursor)
 
-    # --- what the session tells ------------------------------------------------------------------
+    # --- what the session says -------------------------------------------------------------------
 
-    def show(self, state: State, reason: str = "", retry_in: float | None = None) -> None:
+    def show(self, state: ConnectionState, reason: str = "", retry_in: float | None = None) -> None:
         self._status = Status(state, reason, retry_in, cursor=self.cursor if self.has_cursor else None)
-        for feed in self.feeds:
-            feed.statuses._publish(self._status)
+        for channel in self.channels:
+            channel.status.publish(self._status)
         if self.shared:
             self._owner.show(self, self._status)
 
     def note(self, reason: str = "", retry_in: float | None = None) -> None:
-        """The connection is as it was; something about it is told, or (no reason) is over."""
+        """The connection is unchanged; `reason` says something about it, or (no reason) that this is over."""
         self.show(self._status.state, reason, retry_in)
 
     def begins(self) -> None:
-        """The server is ready: from here on the cursor is one."""
+        """The server is ready. The cursor is valid from here on."""
         self._begun_at = trio.current_time()
         self.has_cursor = True
 
     def is_live(self) -> None:
-        self.show(State.LIVE)
+        self.show(ConnectionState.LIVE)
 
     async def deliver(self, event: Received) -> None:
-        """Hand an event to whom it concerns. On a shared link this never waits."""
+        """Put an event into the channels that want it. On a shared link this never waits."""
         if event.seq <= self.cursor:
             return
-        for feed in tuple(self.feeds):
-            if event.collection in feed.collections and feed.start is not None and event.seq > feed.start:
-                if not self.shared:
-                    await feed.buffer.put(event)
-                elif not feed.buffer.offer(event):
-                    feed.start = self._position(feed)
-                    self.remove(feed)
-                    self._owner.move_out(feed)
+        for channel in tuple(self.channels):
+            if not channel.wants(event):
+                continue
+            if not self.shared:
+                await channel.buffer.put(event)
+            elif not channel.buffer.offer(event):
+                channel.start = self._position(channel)
+                self.remove(channel)
+                self._owner.move_out(channel)
         self.cursor = event.seq
 
     def advance(self, seq: int) -> None:
@@ -139,32 +141,32 @@ class Link:
         self.cursor = max(self.cursor, seq)
 
     def missed(self, oldest: int, head: int) -> None:
-        """The log begins at `oldest`: some feed has a gap, and the connection goes on after `head`.
+        """The log begins at `oldest`: some channel has a gap, and the connection goes on after `head`.
 
-        Raises `Again` if another feed, without a gap, is still to get what lies before `head`.
+        Raises `Again` if another channel, without a gap, still needs what lies before `head`.
         """
-        for feed in tuple(self.feeds):
-            if feed.start is None:
+        for channel in tuple(self.channels):
+            if channel.start is None:
                 continue
-            feed.start = self._position(feed)
-            if oldest - 1 <= feed.start <= head:  # beyond the head: the database was restored from a backup
+            channel.start = self._position(channel)
+            if oldest - 1 <= channel.start <= head:  # beyond the head: the database was restored from a backup
                 continue
-            error = GapError(feed.start, oldest)
-            feed.statuses._publish(Status(State.GAP, error.message, error=error, cursor=head))
-            if feed.goes_on_after_gap:
-                feed.start = head
+            error = GapError(channel.start, oldest)
+            channel.status.publish(Status(ConnectionState.GAP, error.message, error=error, cursor=head))
+            if channel.goes_on_after_gap:
+                channel.start = head
             else:
-                self.remove(feed)
-                feed.end(error)
+                self.remove(channel)
+                channel.end(error)
         self.cursor = 0
-        if any(feed.start is not None and feed.start < head for feed in self.feeds):
+        if any(channel.start is not None and channel.start < head for channel in self.channels):
             raise Again
         self.cursor = head
 
-    # --- the connections, one after the other ----------------------------------------------------
+    # --- its connections, one after another ------------------------------------------------------
 
     async def run(self) -> None:
-        """Keep a connection until no feed is left, or the server says that it is of no use."""
+        """Keep a connection until no channel is left, or the server refuses for good."""
         last = IDLE
         try:
             with self._scope:
@@ -178,30 +180,30 @@ class Link:
                     except TokenRefused as refused:
                         await self._pause(str(refused))
         except Stop as stop:
-            last = Status(State.CLOSED, stop.error.message, error=stop.error)
-            for feed in tuple(self.feeds):
-                self.remove(feed)
-                feed.end(stop.error)
+            last = Status(ConnectionState.CLOSED, stop.error.message, error=stop.error)
+            for channel in tuple(self.channels):
+                self.remove(channel)
+                channel.end(stop.error)
         finally:
             self.open = False
             if self.shared:
                 self._owner.show(self, last)
 
     def leave(self) -> None:
-        """Tell those who are still fed that the client has been closed."""
-        for feed in tuple(self.feeds):
-            self.remove(feed)
-            feed.leave("the client has been closed")
+        """Tell the channels that are left that the client has been closed."""
+        for channel in tuple(self.channels):
+            self.remove(channel)
+            channel.leave("the client has been closed")
 
     async def _pause(self, reason: str, at_least: float = 0.0) -> None:
         if trio.current_time() >= self._begun_at + GOOD_SECONDS:
             self._backoff.reset()
         wait = self._backoff.next(at_least)
-        self.show(State.OFFLINE, reason, retry_in=wait)
+        self.show(ConnectionState.OFFLINE, reason, retry_in=wait)
         await trio.sleep(wait)
 
     async def _token(self) -> tuple[Token, bool]:
-        """A token for all feeds, and whether it is fresh. Ends those that `get_token`'s does not cover."""
+        """A token for all channels, and whether it is fresh. Ends the channels that it does not cover."""
         asked = self.wanted
         try:
             token, fresh = await self._tokens.get(asked)
@@ -211,19 +213,19 @@ class Link:
         return token, fresh
 
     def refuse_uncovered(self, token: Token, asked: frozenset[str]) -> None:
-        """End the feeds that `token` does not cover though it was to cover all of `asked`."""
-        for feed in tuple(self.feeds):
-            if feed.collections <= asked and not token.covers(feed.collections):
-                names = ", ".join(sorted(feed.collections - (token.collections or frozenset())))
-                self.remove(feed)
-                feed.end(PaperDBError(403, "NOT_IN_TOKEN", f"The token does not cover: {names}"))
+        """End the channels that `token` does not cover, although it was asked for all of `asked`."""
+        for channel in tuple(self.channels):
+            if channel.collections <= asked and not token.covers(channel.collections):
+                names = ", ".join(sorted(channel.collections - (token.collections or frozenset())))
+                self.remove(channel)
+                channel.end(PaperDBError(403, "NOT_IN_TOKEN", f"The token does not cover: {names}"))
 
     async def _connect(self) -> None:
         self._begun_at = math.inf
-        self.show(State.CONNECTING)
+        self.show(ConnectionState.CONNECTING)
         token, fresh = await self._token()
         session = Session(self, self._tokens, token)
-        positions = [self._position(feed) for feed in self.feeds if feed.start is not None]
+        positions = [self._position(channel) for channel in self.channels if channel.start is not None]
         if positions:
             self.cursor = min(positions)
             self.has_cursor = True

@@ -1,7 +1,7 @@
-"""Which proxy of the environment stands before a server, if any.
+"""The environment's proxy for a server, if there is one.
 
-Law: decides for one URL; no I/O. httpx by itself reads the whole environment and fails for a part of it that
-has nothing to do with the URL: `NO_PROXY=[::1]`, or the `ALL_PROXY=socks://…` that GNOME sets beside the rest.
+Law: decides for one URL; no I/O. httpx reads the whole environment, and fails for parts of it that have nothing
+to do with the URL: `NO_PROXY=[::1]`, or the `ALL_PROXY=socks://…` that GNOME sets as well.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from urllib.request import getproxies
 import httpx
 
 _EXEMPT = re.compile(r"(?:\w+://)?(?:\[(?P<v6>[^]]*)\]|(?P<name>[^:]*))(?::(?P<port>\d+))?\Z")
-"""A part of NO_PROXY; what does not match is an IPv6 address without brackets."""
+"""An entry of NO_PROXY. One that does not match is an IPv6 address without brackets."""
 
 
 def proxy_for(url: str) -> str | None:
     """The proxy's URL; None if requests to `url` go there directly.
 
-    Raises ValueError for one that cannot be used. It may hold a password: do not show it.
+    Raises ValueError for a proxy that cannot be used. Its URL may contain a password: do not show it.
     """
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -34,7 +34,7 @@ def proxy_for(url: str) -> str | None:
     try:
         scheme = httpx.Proxy(proxy).url.scheme
     except (ValueError, httpx.InvalidURL):
-        why = "it is not one of http://, https:// and socks5://"
+        why = "expected http://, https:// or socks5://"
     else:
         if not scheme.startswith("socks") or find_spec("socksio") is not None:
             return proxy
@@ -42,13 +42,13 @@ def proxy_for(url: str) -> str | None:
     name = f"{parts.scheme.upper()}_PROXY" if proxies.get(parts.scheme) else "ALL_PROXY"
     raise ValueError(
         f"The environment's {name} ({proxy.partition('://')[0]}://…) cannot be used: {why}. "
-        f"NO_PROXY={host} goes around it."
+        f"NO_PROXY={host} bypasses it."
     )
 
 
 def _exempts(entry: str, host: str, port: int) -> bool:
-    """Whether this part of NO_PROXY means the host: `*`, a name and what is below it, an address, a network;
-    with a port or without."""
+    """Whether this entry of NO_PROXY covers the host. It is `*`, a name (which covers its subdomains), an
+    address or a network, with or without a port."""
     entry = entry.strip().lower()
     if entry == "*":
         return True

@@ -1,7 +1,7 @@
-"""Every request that the SDK makes, and how its answer is read: once, for both façades.
+"""Every request that the SDK makes, and how its response is read; used by the async and the blocking client.
 
-Law: no I/O and no credentials; a request in plain values, an answer's bytes in, a result or a
-`PaperDBError` out.
+Law: no I/O and no credentials. A request consists of plain values; a response's bytes become a result or a
+`PaperDBError`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import quote, urlsplit
 
 import msgspec
 
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.types import BulkFailure, BulkResult, Document, Documents
+from .errors import PaperDBError
+from .types import BulkFailure, BulkResult, Document, Documents
 
 T = TypeVar("T")
 
@@ -26,8 +26,8 @@ _TAG = re.compile(r"<[^>]*>")
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """`headers` by their names in lower case."""
+class RestResponse:
+    """The names in `headers` are in lower case."""
 
     status: int
     body: bytes
@@ -35,36 +35,36 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Request(Generic[T]):
-    """`path` begins with a slash and is percent-encoded; `body` is JSON text or None.
+class RestRequest(Generic[T]):
+    """`path` begins with a slash and is percent-encoded. `body` is JSON text or None.
 
-    `collection` is the one that is written to, None for reads. `repeatable`: a second try after a network
-    failure can do no harm.
+    `collection` is the one that is written to; None for reads. `repeatable`: a second try after a network
+    failure does no harm.
     """
 
     method: str
     path: str
-    read: Callable[[Answer], T]
+    read: Callable[[RestResponse], T]
     query: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     if_match: int | None = None
     collection: str | None = None
     repeatable: bool = False
 
-    def result(self, answer: Answer) -> T:
-        """Read the answer. Raises `PaperDBError` for anything but a 2xx with the expected JSON."""
-        if not 200 <= answer.status < 300:
-            raise refusal(answer)
+    def result(self, response: RestResponse) -> T:
+        """Read the response. Raises `PaperDBError` for anything but a 2xx with the expected JSON."""
+        if not 200 <= response.status < 300:
+            raise refusal(response)
         try:
-            return self.read(answer)
+            return self.read(response)
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
             raise PaperDBError(
-                answer.status, "BAD_ANSWER", f"The answer is not what PaperDB answers: {error!r}"
+                response.status, "BAD_ANSWER", f"This is not a response of PaperDB: {error!r}"
             ) from None
 
 
 def check_collection(name: str) -> str:
-    """Raises `PaperDBError` 400 `INVALID_COLLECTION`, as the server would, before anything is sent."""
+    """Raises `PaperDBError` 400 `INVALID_COLLECTION` before anything is sent, as the server would."""
     if not isinstance(name, str) or not COLLECTION_NAME.match(name):
         raise PaperDBError(
             400,
@@ -75,7 +75,7 @@ def check_collection(name: str) -> str:
 
 
 def check_url(url: str, schemes: Sequence[str]) -> str:
-    """`url` without its trailing slashes. Raises ValueError for what is no URL with one of `schemes`."""
+    """`url` without trailing slashes. Raises ValueError unless it is a URL with one of `schemes`."""
     wrong = ValueError(f"Invalid URL {url!r}; expected something like {schemes[0]}://127.0.0.1:8000")
     if not isinstance(url, str) or any(character.isspace() for character in url):
         raise wrong
@@ -88,36 +88,36 @@ def check_url(url: str, schemes: Sequence[str]) -> str:
     if not usable or parts.scheme not in schemes or not parts.hostname or parts.query or parts.fragment:
         raise wrong
     if parts.username or parts.password:
-        raise ValueError("The URL holds a user name or password; PaperDB takes an api_key instead")
+        raise ValueError("The URL contains a user name or password; PaperDB takes an api_key instead")
     return url.rstrip("/")
 
 
-def refusal(answer: Answer) -> PaperDBError:
-    """The error in an answer's body; if there is none, one that says what came instead."""
-    status = answer.status
-    seconds = answer.headers.get("retry-after", "")  # or a date
+def refusal(response: RestResponse) -> PaperDBError:
+    """The error in a response's body, or else one that shows what came instead."""
+    status = response.status
+    seconds = response.headers.get("retry-after", "")  # or a date
     waiting = {"retry_after": int(seconds)} if seconds.isascii() and seconds.isdecimal() else {}
     try:
-        value = msgspec.json.decode(answer.body)
+        value = msgspec.json.decode(response.body)
         extra = {str(name): item for name, item in value.items() if name not in ("error", "code")} | waiting
         return PaperDBError(status, str(value.get("code") or f"HTTP_{status}"), str(value["error"]), extra)
     except (msgspec.MsgspecError, UnicodeDecodeError, AttributeError, KeyError):
         pass
     if 300 <= status < 400:
-        target = answer.headers.get("location", "").partition("?")[0][:200]
+        target = response.headers.get("location", "").partition("?")[0][:200]
         return PaperDBError(
             status,
             "REDIRECTED",
             f"Redirected to {target or 'another address'}; redirects are not followed. "
             "Is the URL the server's own, with the right scheme and path?",
         )
-    words = " ".join(_TAG.sub(" ", answer.body[:2000].decode("utf-8", "replace")).split())[:200]
-    return PaperDBError(status, f"HTTP_{status}", f"The server answered with HTTP {status}: {words}", waiting)
+    words = " ".join(_TAG.sub(" ", response.body[:2000].decode("utf-8", "replace")).split())[:200]
+    return PaperDBError(status, f"HTTP_{status}", f"The server responded with HTTP {status}: {words}", waiting)
 
 
 def network(error: Exception) -> PaperDBError:
-    """Status 0, code `NETWORK`, for an exception of the transport, in the words of what caused it; code
-    `CERTIFICATE` if it is that."""
+    """The error for an exception of the transport: status 0, code `CERTIFICATE` or else `NETWORK`, with the
+    message of its cause."""
     if (distrust := distrusted(error)) is not None:
         return PaperDBError(
             0,
@@ -126,11 +126,11 @@ def network(error: Exception) -> PaperDBError:
             "Give an ssl_context that trusts it, or name its CA's file in SSL_CERT_FILE.",
         )
     words = next((text for text in map(str, _causes(error)) if text), type(error).__name__)
-    return PaperDBError(0, "NETWORK", f"No answer from the server: {words}")
+    return PaperDBError(0, "NETWORK", f"No response from the server: {words}")
 
 
 def distrusted(error: Exception) -> ssl.SSLCertVerificationError | None:
-    """What was wrong with a certificate, if that is behind `error`."""
+    """The certificate error that caused `error`, if one did."""
     return next((cause for cause in _causes(error) if isinstance(cause, ssl.SSLCertVerificationError)), None)
 
 
@@ -143,14 +143,18 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 # --- documents -----------------------------------------------------------------------------------
 
 
-def insert(collection: str, document: Mapping[str, Any]) -> Request[Document]:
-    return Request("POST", _path(collection, "docs"), _document, body=_encode(document), collection=collection)
+def insert(collection: str, document: Mapping[str, Any]) -> RestRequest[Document]:
+    return RestRequest(
+        "POST", _path(collection, "docs"), _document, body=_encode(document), collection=collection
+    )
 
 
-def insert_bulk(collection: str, documents: Iterable[Mapping[str, Any]], atomic: bool) -> Request[BulkResult]:
+def insert_bulk(
+    collection: str, documents: Iterable[Mapping[str, Any]], atomic: bool
+) -> RestRequest[BulkResult]:
     query = {"atomic": "true"} if atomic else {}
     body = _encode([dict(document) for document in documents])
-    return Request("POST", _path(collection, "bulk"), _bulk, query, body, collection=collection)
+    return RestRequest("POST", _path(collection, "bulk"), _bulk, query, body, collection=collection)
 
 
 def find(
@@ -161,7 +165,7 @@ def find(
     offset: int | None,
     select: str | Sequence[str] | None,
     count: bool,
-) -> Request[Documents]:
+) -> RestRequest[Documents]:
     query = {}
     if filter is not None:
         query["filter"] = _encode(filter).decode()
@@ -170,20 +174,20 @@ def find(
             query[name] = str(value)
     if count:
         query["count"] = "true"
-    return Request("GET", _path(collection, "docs"), _documents, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "docs"), _documents, query, repeatable=True)
 
 
-def get(collection: str, id: str, select: str | Sequence[str] | None) -> Request[Document]:
+def get(collection: str, id: str, select: str | Sequence[str] | None) -> RestRequest[Document]:
     fields = _list(select)
     query = {} if fields is None else {"select": fields}
-    return Request("GET", _path(collection, "docs", id), _document, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "docs", id), _document, query, repeatable=True)
 
 
 def write(
     method: str, collection: str, id: str, fields: Mapping[str, Any], if_match: int | None
-) -> Request[Document]:
+) -> RestRequest[Document]:
     """PATCH (shallow merge) or PUT (replace)."""
-    return Request(
+    return RestRequest(
         method,
         _path(collection, "docs", id),
         _document,
@@ -193,20 +197,22 @@ def write(
     )
 
 
-def delete(collection: str, id: str, if_match: int | None) -> Request[None]:
-    return Request("DELETE", _path(collection, "docs", id), _deleted, if_match=if_match, collection=collection)
+def delete(collection: str, id: str, if_match: int | None) -> RestRequest[None]:
+    return RestRequest(
+        "DELETE", _path(collection, "docs", id), _deleted, if_match=if_match, collection=collection
+    )
 
 
-def count(collection: str, filter: Mapping[str, Any] | None) -> Request[int]:
+def count(collection: str, filter: Mapping[str, Any] | None) -> RestRequest[int]:
     query = {} if filter is None else {"filter": _encode(filter).decode()}
-    return Request("GET", _path(collection, "count"), _count, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "count"), _count, query, repeatable=True)
 
 
 # --- schemas and tokens --------------------------------------------------------------------------
 
 
-def put_schema(collection: str, properties: Mapping[str, Any]) -> Request[None]:
-    return Request(
+def put_schema(collection: str, properties: Mapping[str, Any]) -> RestRequest[None]:
+    return RestRequest(
         "PUT",
         _path(collection, "schema"),
         _registered,
@@ -221,11 +227,11 @@ class Minted:
     expires_in: float
 
 
-def mint(collections: Iterable[str], permissions: Sequence[str], expires_in: int) -> Request[Minted]:
+def mint(collections: Iterable[str], permissions: Sequence[str], expires_in: int) -> RestRequest[Minted]:
     if isinstance(collections, str) or isinstance(permissions, str):
         raise TypeError("collections and permissions are lists of strings, not a string")
     body = {"collections": list(collections), "permissions": list(permissions), "expiresIn": expires_in}
-    return Request("POST", "/realtime/token", _minted, body=_encode(body), repeatable=True)
+    return RestRequest("POST", "/realtime/token", _minted, body=_encode(body), repeatable=True)
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -243,7 +249,7 @@ def _list(value: str | Sequence[str] | None) -> str | None:
 
 
 def _encode(value: Any) -> bytes:
-    """JSON text. Raises TypeError for what JSON has no word for (datetimes become RFC 3339 strings)."""
+    """JSON text. Raises TypeError for what JSON cannot express (datetimes become RFC 3339 strings)."""
     return msgspec.json.encode(value)
 
 
@@ -286,15 +292,15 @@ def _checked(fields: dict[str, Any]) -> Document:
     return Document(fields)
 
 
-def _document(answer: Answer) -> Document:
-    document = _checked(msgspec.json.decode(answer.body, type=dict[str, Any]))
-    if match := _ETAG.match(answer.headers.get("etag", "")):
+def _document(response: RestResponse) -> Document:
+    document = _checked(msgspec.json.decode(response.body, type=dict[str, Any]))
+    if match := _ETAG.match(response.headers.get("etag", "")):
         document.seq = int(match[1])
     return document
 
 
-def _documents(answer: Answer) -> Documents:
-    found = msgspec.json.decode(answer.body, type=_Found)
+def _documents(response: RestResponse) -> Documents:
+    found = msgspec.json.decode(response.body, type=_Found)
     return Documents(
         map(_checked, found.documents),
         limit=found.limit,
@@ -305,23 +311,23 @@ def _documents(answer: Answer) -> Documents:
     )
 
 
-def _bulk(answer: Answer) -> BulkResult:
-    came = msgspec.json.decode(answer.body, type=_Inserted)
+def _bulk(response: RestResponse) -> BulkResult:
+    came = msgspec.json.decode(response.body, type=_Inserted)
     return BulkResult(came.inserted, came.failed, [_checked(fields) for fields in came.documents], came.errors)
 
 
-def _count(answer: Answer) -> int:
-    return msgspec.json.decode(answer.body, type=_Counted).count
+def _count(response: RestResponse) -> int:
+    return msgspec.json.decode(response.body, type=_Counted).count
 
 
-def _minted(answer: Answer) -> Minted:
-    came = msgspec.json.decode(answer.body, type=_Token)
+def _minted(response: RestResponse) -> Minted:
+    came = msgspec.json.decode(response.body, type=_Token)
     return Minted(came.token, came.expires_in)
 
 
-def _deleted(answer: Answer) -> None:
-    msgspec.json.decode(answer.body, type=_Deleted)
+def _deleted(response: RestResponse) -> None:
+    msgspec.json.decode(response.body, type=_Deleted)
 
 
-def _registered(answer: Answer) -> None:
-    msgspec.json.decode(answer.body, type=_Schema)
+def _registered(response: RestResponse) -> None:
+    msgspec.json.decode(response.body, type=_Schema)

@@ -1,6 +1,6 @@
 """What the schema given to a client does to its writes: defaults, unique fields, registration.
 
-Law: no I/O; the documents that it is given are never changed, only copied.
+Law: no I/O. A user's document is copied, never changed.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from paperdb_trio.client import requests
-from paperdb_trio.client.requests import Request
-from paperdb_trio.client.types import Schema
+from . import requests
+from .requests import RestRequest
+from .types import Schema
 
 
 class SchemaBook:
-    """The schemas of a client's collections, and which of them the server has been told.
+    """The schemas of a client's collections, and which of them the server already has.
 
     Raises ValueError for a schema that is not `{collection: {"properties": {field: {…}}}}`.
     """
@@ -28,14 +28,14 @@ class SchemaBook:
                 isinstance(rules, Mapping) for rules in properties.values()
             ):
                 raise ValueError(
-                    f"The schema of '{collection}' must look like "
+                    f"The schema of '{collection}' is wrong; expected something like "
                     '{"properties": {"email": {"type": "string", "required": True}}}'
                 )
             self._properties[collection] = properties
         self._unregistered = set(self._properties) if register else set()
 
     def prepare(self, collection: str, document: Mapping[str, Any]) -> dict[str, Any]:
-        """A copy of `document` with the defaults that it lacks, and `unique` for the server to check."""
+        """A copy of `document` with the missing defaults, and with `unique` for the server to check."""
         prepared = dict(document)
         unique = []
         for name, rules in self._properties.get(collection, {}).items():
@@ -47,8 +47,8 @@ class SchemaBook:
             prepared["unique"] = unique
         return prepared
 
-    def registration(self, collection: str | None) -> Request[None] | None:
-        """What must be sent before the first write to `collection`; None if nothing."""
+    def registration(self, collection: str | None) -> RestRequest[None] | None:
+        """What must be sent before the first write to `collection`, if anything."""
         if collection is None or collection not in self._unregistered:
             return None
         return requests.put_schema(collection, self._properties[collection])

@@ -1,11 +1,11 @@
 """One connection of a link, from the server's `ready` to its end.
 
-Law: whatever ends it is an exception out of `run`. What the server says is acted upon in the order in
-which it said it, by the one task that reads; the others only send.
+Law: `run` ends only by an exception. One task reads, and acts on the server's messages in their order; the
+others only send.
 
-A collection that is added to a live connection starts at the `seq` that the server's reply `subscribed`
-carries. A server whose reply has none leaves open from when on it counts: then the connection is made anew
-(at the same cursor), and the added one starts at the head that `ready` names.
+A collection that is added to a live connection starts at the `seq` in the server's reply `subscribed`. A reply
+without one does not say where it starts. Then the connection is made anew at the same cursor, and the added
+collection starts at the head that `ready` names.
 """
 
 from __future__ import annotations
@@ -17,46 +17,46 @@ from typing import Protocol
 
 import trio
 
-from paperdb_trio.client.backoff import Backoff
-from paperdb_trio.client.buffer import Received
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.feed import Feed
-from paperdb_trio.client.token import Token, TokenSource, is_passing
-from paperdb_trio.client.types import State
-from paperdb_trio.client.wire import Lost, Message, Stop, TokenRefused, Wire, retry_after
+from .backoff import Backoff
+from .buffer import Received
+from .channel import Channel
+from .errors import PaperDBError
+from .token import Token, TokenSource, is_passing
+from .types import ConnectionState
+from .wire import Lost, Message, Stop, TokenRefused, Wire, retry_after
 
 PING_SECONDS = 10.0
-"""Behind the time for an answer to the last one. The server's own pings tell nothing of a connection that is
-half open; and its answers to ours keep the cursor of a quiet collection young."""
+"""From the deadline of the last pong to the next ping. The server's own pings do not reveal a half-open
+connection; and its pongs keep the cursor of a quiet collection recent."""
 PONG_SECONDS = 15.0
 READY_SECONDS = 10.0
 QUIET_SECONDS = 1.0
-"""A server that is catching up sends without pause: when it is quiet this long, the link is live."""
+"""A server sends the past without pause: once it is quiet for this long, the link is live."""
 EVENTS = frozenset({"insert", "update", "delete"})
 AUTH = "auth"
 
 
 class Again(Exception):
-    """Connect again at once: nothing is wrong."""
+    """Connect again at once; nothing is wrong."""
 
 
 class Host(Protocol):
-    """The link that a session is a connection of, as the session sees it: what it feeds, and whom it tells."""
+    """A session's link, as the session sees it: its channels, and what it must be told."""
 
-    feeds: list[Feed]
+    channels: list[Channel]
     cursor: int
     shared: bool
 
     @property
     def wanted(self) -> frozenset[str]: ...
 
-    def remove(self, feed: Feed) -> None: ...
+    def remove(self, channel: Channel) -> None: ...
 
     def refuse_uncovered(self, token: Token, asked: frozenset[str]) -> None: ...
 
     def begins(self) -> None: ...
 
-    def show(self, state: State, reason: str = "", retry_in: float | None = None) -> None: ...
+    def show(self, state: ConnectionState, reason: str = "", retry_in: float | None = None) -> None: ...
 
     def note(self, reason: str = "", retry_in: float | None = None) -> None: ...
 
@@ -70,29 +70,29 @@ class Host(Protocol):
 
 
 class Session:
-    """`subscribed`: what the server has been asked to send. Set `changed` when the link's feeds change.
+    """`subscribed`: what the server has been asked to send. Set `changed` when the link's channels change.
 
-    `from_head`: no feed has a position yet; it begins wherever the server is.
+    `from_head`: no channel has a position yet; the session begins wherever the server is.
     """
 
     def __init__(self, link: Host, tokens: TokenSource, token: Token) -> None:
         self._link = link
         self._tokens = tokens
         self._token = token
-        for feed in link.feeds:
-            feed.unanswered = 0  # what an earlier connection was asked for
-        feeds = [feed for feed in link.feeds if token.covers(feed.collections)]
-        self.subscribed = set[str]().union(*(feed.collections for feed in feeds))
-        self._new = [feed for feed in feeds if feed.start is None]
-        self.from_head = len(self._new) == len(feeds)
+        for channel in link.channels:
+            channel.unanswered = 0  # what an earlier connection was asked for
+        channels = [channel for channel in link.channels if token.covers(channel.collections)]
+        self.subscribed = set[str]().union(*(channel.collections for channel in channels))
+        self._new = [channel for channel in channels if channel.start is None]
+        self.from_head = len(self._new) == len(channels)
         self.changed = trio.Event()
         self.changed.set()
         self._uncovered = trio.Event()
         self._renew_at = token.renew_at(tokens.margin)
-        self._answer: trio.Event | None = None
+        self._decided: trio.Event | None = None
         self._denial: PaperDBError | None = None
         self._refs = itertools.count(1)
-        self._asked: dict[int, Feed] = {}
+        self._asked: dict[int, Channel] = {}
         self._head = 0
         self._catching_up = False
         self._paused = False
@@ -100,7 +100,7 @@ class Session:
         self._failure: Exception | None = None
 
     async def run(self, wire: Wire) -> None:
-        """Raises `Again`, `Lost`, `Stop` or `TokenRefused`; it has no other end."""
+        """Always ends by raising `Again`, `Lost`, `Stop` or `TokenRefused`."""
         self._wire = wire
         await self._begin()
         async with trio.open_nursery() as nursery:
@@ -124,19 +124,19 @@ class Session:
             raise Lost("the server did not say that it is ready")
         self._head = ready.seq
         link = self._link
-        for feed in self._new:
-            feed.start = self._head
+        for channel in self._new:
+            channel.start = self._head
         if self.from_head:
             link.cursor = self._head
         link.begins()
         self._catching_up = link.cursor < self._head
         if self._catching_up:
-            link.show(State.CATCHING_UP)
+            link.show(ConnectionState.CATCHING_UP)
         else:
             link.is_live()
-        for feed in link.feeds:
-            if feed.start is not None:
-                feed.started.set()
+        for channel in link.channels:
+            if channel.start is not None:
+                channel.started.set()
 
     # --- what the server says --------------------------------------------------------------------
 
@@ -155,36 +155,36 @@ class Session:
             elif message.type == "pong":
                 link.advance(message.seq or 0)
             else:
-                self._answered(message)
+                self._take_reply(message)
             if self._catching_up and link.cursor >= self._head:
                 self._is_live()
 
-    def _answered(self, message: Message) -> None:
-        feed = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
-        if message.ref == AUTH and self._answer is not None:
+    def _take_reply(self, message: Message) -> None:
+        channel = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
+        if message.ref == AUTH and self._decided is not None:
             if message.type == "error":
                 if not is_passing(message.code, message.message):
                     raise TokenRefused(None)
                 self._denial = PaperDBError(401, message.code, message.message)
-            self._answer.set()
+            self._decided.set()
         elif message.type == "error":
-            if feed is not None and feed.link is self._link:
-                self._link.remove(feed)
+            if channel is not None and channel.link is self._link:
+                self._link.remove(channel)
                 status = 403 if message.code == "NOT_IN_TOKEN" else 400
-                feed.end(PaperDBError(status, message.code, message.message))
-        elif message.type == "subscribed" and feed is not None and feed.link is self._link:
+                channel.end(PaperDBError(status, message.code, message.message))
+        elif message.type == "subscribed" and channel is not None and channel.link is self._link:
             if message.seq is None:
                 raise Again
-            feed.unanswered -= 1
-            if not feed.unanswered:
-                feed.start = message.seq
-                feed.started.set()
+            channel.unanswered -= 1
+            if not channel.unanswered:
+                channel.start = message.seq
+                channel.started.set()
 
     def _is_live(self) -> None:
         self._catching_up = False
         self._link.is_live()
 
-    # --- what we say -----------------------------------------------------------------------------
+    # --- what the client says --------------------------------------------------------------------
 
     async def _settle(self) -> None:
         """Notice the end of catching up when the last changes are of other collections."""
@@ -206,19 +206,19 @@ class Session:
                 await self._wire.send({"action": "ping"})
             await trio.sleep_until(sent + PONG_SECONDS)
             if not self._paused and max(self._wire.heard, self._resumed) < sent:
-                raise Lost("no answer to a ping")
+                raise Lost("no response to a ping")
 
     async def _reconcile(self) -> None:
-        """Have the server send what the feeds want now, as far as the token goes."""
+        """Have the server send what the channels want now, as far as the token allows."""
         link = self._link
         while True:
             await self.changed.wait()
             self.changed = trio.Event()
             await self._unsubscribe()
-            for feed in tuple(link.feeds):
-                if feed in link.feeds and feed.start is None and not feed.unanswered:
-                    if self._token.covers(feed.collections):
-                        await self._subscribe(feed)
+            for channel in tuple(link.channels):
+                if channel in link.channels and channel.start is None and not channel.unanswered:
+                    if self._token.covers(channel.collections):
+                        await self._subscribe(channel)
                     else:
                         self._uncovered.set()
 
@@ -227,18 +227,18 @@ class Session:
             self.subscribed.discard(name)
             await self._wire.send({"action": "unsubscribe", "collection": name})
 
-    async def _subscribe(self, feed: Feed) -> None:
-        feed.unanswered = len(feed.collections)
-        for name in sorted(feed.collections):
+    async def _subscribe(self, channel: Channel) -> None:
+        channel.unanswered = len(channel.collections)
+        for name in sorted(channel.collections):
             ref = next(self._refs)
-            self._asked[ref] = feed
+            self._asked[ref] = channel
             self.subscribed.add(name)
             await self._wire.send({"action": "subscribe", "collection": name, "ref": ref})
 
     # --- tokens ----------------------------------------------------------------------------------
 
     async def _renew(self) -> None:
-        """Give the server a new token before the old one ends, and when a feed wants what it does not cover."""
+        """Give the server a new token before the old one ends, or when a channel wants more than it covers."""
         while True:
             with trio.move_on_at(self._renew_at):
                 await self._uncovered.wait()
@@ -247,7 +247,7 @@ class Session:
             self.changed.set()
 
     async def _authorize(self) -> None:
-        """Replace the token, trying for as long as there is a reason to. Meanwhile everything goes on."""
+        """Replace the token; keep trying while there is a reason to. Everything else goes on meanwhile."""
         link = self._link
         backoff = Backoff()
         reason = ""
@@ -267,9 +267,9 @@ class Session:
             link.note()
 
     async def _replace(self) -> None:
-        """Get a token for all that is wanted, and give it to the server. Ends feeds that it does not cover.
+        """Get a token for all that is wanted, and give it to the server. Ends channels that it does not cover.
 
-        Raises what was wrong with it, or with getting it, as a `PaperDBError`.
+        Raises `PaperDBError` if there is none, or the server refuses it.
         """
         link = self._link
         asked = link.wanted
@@ -277,23 +277,23 @@ class Session:
         link.refuse_uncovered(token, asked)
         await self._unsubscribe()
         if not token.covers(frozenset(self.subscribed)):
-            return  # one that was added meanwhile, and that the old token covers
+            return  # a channel was added meanwhile, and the old token covers it
         if token.text != self._token.text:
-            self._answer, self._denial = trio.Event(), None
+            self._decided, self._denial = trio.Event(), None
             await self._wire.send({"action": AUTH, "token": token.text, "ref": AUTH})
-            await self._answer.wait()
+            await self._decided.wait()
             if self._denial is not None:
                 raise self._denial
         self._token = token
         self._renew_at = token.renew_at(self._tokens.margin)
 
     def _give_up(self, error: PaperDBError) -> None:
-        """No other token can be had. The one in use may yet be good for a while: when it ends, the link
-        connects anew, and if there is still no token then, that is what its feeds are told."""
+        """There will be no new token. The one in use may still be good for a while. When it ends, the link
+        connects anew; if there is no token then either, its channels end with that error."""
         if trio.current_time() >= self._renew_at:
             self._renew_at = math.inf
             self._link.note(f"no new token: {error}")
-        for feed in tuple(self._link.feeds):
-            if not self._token.covers(feed.collections):
-                self._link.remove(feed)
-                feed.end(error)
+        for channel in tuple(self._link.channels):
+            if not self._token.covers(channel.collections):
+                self._link.remove(channel)
+                channel.end(error)

@@ -1,6 +1,6 @@
-"""Where a realtime token comes from, what it covers, and until when it is good.
+"""Where a realtime token comes from, what it covers, and when it ends.
 
-Law: a token's text is only ever handed to the wire; it is in no repr and in no error.
+Law: a token's text goes to the wire only, never into a repr or an error.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import httpx
 import msgspec
 import trio
 
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import Minted, Request, distrusted
+from .errors import PaperDBError
+from .requests import Minted, RestRequest, distrusted
 
 RENEWAL_PAUSE = 10.0
-"""Seconds from one token to the next, whatever the arithmetic says: by a clock that is wrong each of them is
-about to end. One that does end sooner costs a new connection, at the same cursor."""
+"""The fewest seconds between two tokens: with a wrong clock, each of them seems about to end. A token that does
+end sooner costs a new connection, at the same cursor."""
 SPARE = 5.0
-"""Seconds that a token must have left for a new connection, which then renews it."""
+"""Seconds that a token must have left to be used for a new connection, which then renews it."""
 
 GetToken = Callable[[], Awaitable[str]]
-Send = Callable[[Request[Minted]], Awaitable[Minted]]
+Send = Callable[[RestRequest[Minted]], Awaitable[Minted]]
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """`collections` None: every one, or unknown. `obtained` and `expires` on Trio's clock; the latter is
-    infinite if it cannot be told."""
+    """`collections` None: all, or unknown. `obtained` and `expires` are on Trio's clock; `expires` is infinite
+    if unknown."""
 
     text: str = field(repr=False)
     collections: frozenset[str] | None
@@ -43,7 +43,7 @@ class Token:
         return self.collections is None or collections <= self.collections
 
     def renew_at(self, margin: float) -> float:
-        """`margin` seconds before its end; halfway to it for one that has less left than that."""
+        """`margin` seconds before its end, or halfway to its end if it has less left than that."""
         left = self.expires - self.obtained
         return max(self.expires - (margin if margin < left else left / 2), self.obtained + RENEWAL_PAUSE)
 
@@ -52,7 +52,7 @@ class Token:
 
 
 class TokenSource:
-    """The token of a client's sockets; made or asked for when the last one does not do."""
+    """The token of a client's sockets. A new one is obtained when the last one does not suffice."""
 
     def __init__(self, obtain: Callable[[frozenset[str]], Awaitable[Token]], margin: float) -> None:
         self._obtain = obtain
@@ -61,10 +61,10 @@ class TokenSource:
         self._obtaining = trio.Lock()
 
     async def get(self, collections: frozenset[str]) -> tuple[Token, bool]:
-        """A token that covers `collections` if there is one, and whether it is fresh.
+        """A token, and whether it is fresh. One that is not fresh covers `collections`.
 
-        A fresh one of `get_token` may not cover them. One that is not is used until its end, so that nobody
-        waits for who renews it. Raises `PaperDBError`.
+        A fresh one from `get_token` may not cover them. The last token is used until its end, so that no
+        connection waits for a renewal. Raises `PaperDBError`.
         """
         last = self._last
         if last is not None and last.covers(collections) and trio.current_time() < last.expires - SPARE:
@@ -72,7 +72,7 @@ class TokenSource:
         return await self.another(collections, last), True
 
     async def another(self, collections: frozenset[str], old: Token | None) -> Token:
-        """One in the place of `old`; those who ask at once share what the first gets. Raises `PaperDBError`."""
+        """A token to replace `old`; concurrent callers share one. Raises `PaperDBError`."""
         async with self._obtaining:
             last = self._last
             if last is None or last is old or not last.covers(collections) or last.is_due(self.margin):
@@ -80,15 +80,15 @@ class TokenSource:
             return last
 
     def forget(self, token: Token) -> None:
-        """The server does not take it any more."""
+        """The server no longer accepts it."""
         if self._last is token:
             self._last = None
 
 
 def minting(
-    mint: Callable[[frozenset[str]], Request[Minted]], send: Send
+    mint: Callable[[frozenset[str]], RestRequest[Minted]], send: Send
 ) -> Callable[[frozenset[str]], Awaitable[Token]]:
-    """Tokens by an API key, for exactly the collections asked for."""
+    """Tokens minted with an API key, for exactly the collections asked for."""
 
     async def obtain(collections: frozenset[str]) -> Token:
         asked = trio.current_time()
@@ -99,7 +99,7 @@ def minting(
 
 
 def asking(get_token: GetToken, seconds: float) -> Callable[[frozenset[str]], Awaitable[Token]]:
-    """Tokens by the application's own back end, which decides what they cover; each within so many seconds."""
+    """Tokens from the application's own back end, which decides what they cover. Each may take `seconds`."""
 
     async def obtain(collections: frozenset[str]) -> Token:
         text = None
@@ -120,7 +120,7 @@ def asking(get_token: GetToken, seconds: float) -> Callable[[frozenset[str]], Aw
 
 
 def _status(error: Exception) -> int:
-    """What kind of failure `get_token` met: 0, no answer; what its back end answered; 400, a mistake."""
+    """How `get_token` failed: 0, no response; the status of its back end's response; 400, a mistake."""
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code
     if distrusted(error) is not None:
@@ -129,9 +129,9 @@ def _status(error: Exception) -> int:
 
 
 def read_token(text: str) -> Token:
-    """What a token says of itself. It is for the server to verify; one that says nothing is used as it is.
+    """What a token says about itself. The server verifies it; one that says nothing is used as it is.
 
-    The lifetime left is `exp` by this machine's clock if that is plausible, else (the clock is wrong)
+    Its end is `exp` by this machine's clock if that is plausible. Otherwise the clock is wrong, and its end is
     `exp - iat` from now.
     """
     now = trio.current_time()
@@ -145,7 +145,7 @@ def read_token(text: str) -> Token:
 
 
 def ends_at(text: str) -> float:
-    """What a token says of its end, in seconds since the epoch; infinite if it says nothing."""
+    """Its end according to the token, in seconds since the epoch; infinite if it does not say."""
     try:
         return float(_claims(text)["exp"])
     except (KeyError, TypeError, ValueError):
@@ -162,9 +162,9 @@ def _claims(text: str) -> dict[str, Any]:
 
 
 def is_passing(code: str, message: str) -> bool:
-    """Whether a token was refused for its time only. The server's clock was set, or `get_token` keeps tokens
-    for too long: both come right by themselves. One that is too new is an `INVALID_TOKEN`, in words that end
-    with the claim that says so."""
+    """Whether a token was refused only because of its time. Either the server's clock was set, or `get_token`
+    keeps tokens too long: both pass. A token that is too new is an `INVALID_TOKEN`, whose message ends with the
+    claim."""
     return code == "TOKEN_EXPIRED" or message.endswith(("(iat)", "(nbf)"))
 
 

@@ -1,4 +1,4 @@
-"""What the SDK hands to its user: documents, lists of them, events, states of a connection.
+"""What users of the SDK get: documents, lists of them, events, states of a connection.
 
 Law: plain values; no I/O.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
-from paperdb_trio.client.errors import PaperDBError
+from .errors import PaperDBError
 
 EventType = Literal["insert", "update", "delete"]
 Permission = Literal["read", "write"]
@@ -19,18 +19,18 @@ Schema = Mapping[str, Mapping[str, Any]]
 
 
 class Document(dict[str, Any]):
-    """A document: a dict, with `_id`, `createdAt` and `updatedAt` of the server's making.
+    """A document: a dict. The server sets `_id`, `createdAt` and `updatedAt`.
 
-    `seq` is the seq of its last change, where the answer said so (not in lists); give it as `if_match` to
-    write only if nobody else has written since.
+    `seq` is the seq of its last change, if the response said so (not in lists). Give it as `if_match` to write
+    only if the document has not changed since.
     """
 
     seq: int | None = None
 
 
 class Documents(list[Document]):
-    """What `find` found: a list. `total` counts all that match, if it was asked for with `count=True`. `seq` is
-    that of the last change that it has seen, to subscribe from (`since=`), where the server says so.
+    """What `find` found: a list. `total` counts all that match, if asked for with `count=True`. `seq` is that
+    of the last change that the documents show, if the server says so: subscribe from it (`since=`).
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Documents(list[Document]):
 
 @dataclass(frozen=True, slots=True)
 class BulkFailure:
-    """One document of a bulk insert that was refused: its index in the list given, and why."""
+    """A document of a bulk insert that was refused: its index in the given list, and why."""
 
     index: int
     error: str
@@ -72,7 +72,7 @@ class BulkResult:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `data` is the whole document (for a delete, as it last was); `seq` its cursor."""
+    """One change. `data` is the whole document (for a delete, as it last was); `seq` is its cursor."""
 
     type: EventType
     collection: str
@@ -80,7 +80,7 @@ class Event:
     seq: int
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """What a subscription's connection is doing."""
 
     CONNECTING = "connecting"
@@ -93,14 +93,14 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A state and why.
+    """A state and its reason.
 
-    `retry_in`: seconds until it connects again (offline), or asks again for a token (live). `error` (gap, and
-    closed for good): what the iterators raise. `cursor`: seq up to which everything has been received, None
-    before the first time.
+    `retry_in`: seconds until it connects again (offline) or asks for a token again (live). `error` (gap, and
+    closed for good): what the iterators raise. `cursor`: the seq up to which everything has been received; None
+    before the first connection.
     """
 
-    state: State
+    state: ConnectionState
     reason: str = ""
     retry_in: float | None = None
     error: PaperDBError | None = None

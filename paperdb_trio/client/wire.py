@@ -1,8 +1,8 @@
 """One WebSocket to the server: handshake, JSON messages, close codes.
 
-Law: one connection, once; whoever opened it decides what comes after. The token goes into a header.
-trio-websocket does the protocol over a stream of ours, so that a peer that goes away in the middle of the
-handshake, or never answers a close, ends the connection and does not hang it.
+Law: one connection, once; the caller decides what comes after. The token goes into a header. trio-websocket
+speaks the protocol over a stream of ours, so that a peer that goes away during the handshake, or never responds
+to a close, ends the connection instead of hanging it.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ import msgspec
 import trio
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.requests import Answer, network, refusal
-from paperdb_trio.errors import leaves
+from .errors import PaperDBError
+from .groups import leaves
+from .requests import RestResponse, network, refusal
 
 SUBPROTOCOL = "paperdb.v1"
 CONNECT_SECONDS = 10.0
-"""For the connection with TLS, for the handshake, and for the server's first message: each."""
+"""For the connection with TLS, and again for the handshake."""
 CLOSE_SECONDS = 1.0
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
-"""An event is its document and some 100 bytes. A document is at most 1 MiB, and fits into a request's body, at
-most 16 MiB, unless the server's settings say otherwise."""
+"""An event is its document and some 100 bytes. By the server's defaults, a document has 1 MiB at most, and a
+request's body 16 MiB."""
 RECEIVE_BYTES = 64 * 1024
 MAX_RETRY_AFTER = 60.0
 
 
 class Message(msgspec.Struct):
-    """Whatever the server sends; which fields are set depends on `type`."""
+    """Any message of the server; which fields are set depends on `type`."""
 
     type: str
     seq: int | None = None
@@ -52,7 +52,7 @@ _decode = msgspec.json.Decoder(Message).decode
 
 
 class Lost(Exception):
-    """The connection ended or never came about; another may do. Not before `retry_after` seconds."""
+    """The connection ended or could not be made. Another may work, but not before `retry_after` seconds."""
 
     def __init__(self, reason: str, *, retry_after: float = 0.0) -> None:
         super().__init__(reason)
@@ -60,7 +60,7 @@ class Lost(Exception):
 
 
 class TokenRefused(Exception):
-    """The token is no good any more. `error` is the server's answer to a handshake, if it was that."""
+    """The token is no longer valid. `error` is the server's response to a handshake, if that refused it."""
 
     def __init__(self, error: PaperDBError | None) -> None:
         super().__init__(str(error or "token expired"))
@@ -68,7 +68,7 @@ class TokenRefused(Exception):
 
 
 class Stop(Exception):
-    """Connecting again is of no use. `error` is for the user."""
+    """Connecting again is useless. `error` is for the user."""
 
     def __init__(self, error: PaperDBError) -> None:
         super().__init__(str(error))
@@ -83,15 +83,15 @@ CLOSE_CODES: Mapping[int, Policy] = {
     1009: "stop",
     4401: "new token",
     4408: "reconnect",
-    # The next connection asks for the same cursor and is told of the gap, with its bounds.
+    # The next connection asks for the same cursor, and the server tells it the bounds of the gap.
     4410: "reconnect",
     **{code: "stop" for code in range(4400, 4500) if code not in (4401, 4408, 4410)},
 }
-"""What the contract says of each close code; all others: reconnect."""
+"""What to do after each close code of the server; after all others: reconnect."""
 
 
 def closed(code: int, reason: str) -> Exception:
-    """What a close code means."""
+    """The exception for a close code."""
     text = f"closed with {code} {reason}".strip()
     policy = CLOSE_CODES.get(code, "reconnect")
     if policy == "new token":
@@ -100,31 +100,31 @@ def closed(code: int, reason: str) -> Exception:
         return Lost(text)
     status, name = (403, "ACCESS_LOST") if code == 4403 else (400, "CLOSED")
     what = "The server ended the subscription"
-    if code == 1009:  # ours: what we send is small
+    if code == 1009:  # ours; the server cannot mean us, whose messages are small
         what = f"An event is larger than the {MAX_MESSAGE_BYTES >> 20} MiB that this client takes"
     return Stop(PaperDBError(status, name, f"{what}: {text}", {"close_code": code}))
 
 
 def refused(status: int, body: bytes, headers: Mapping[str, str]) -> Exception:
-    """What an HTTP answer in the place of the handshake means."""
-    error = refusal(Answer(status, body, headers))
+    """The exception for an HTTP response instead of the handshake."""
+    error = refusal(RestResponse(status, body, headers))
     if status == 401:
         return TokenRefused(error)
     if status < 300:
-        message = f"HTTP {status} in the place of a WebSocket: does a proxy pass on the Upgrade header?"
+        message = f"HTTP {status} instead of a WebSocket; does a proxy drop the Upgrade header?"
         return Stop(PaperDBError(status, "BAD_ANSWER", message))
     return unobtained(error)
 
 
 def unobtained(error: PaperDBError) -> Lost | Stop:
-    """What it means for a connection that something it needs came to this error."""
+    """The exception for a connection if something that it needs failed with `error`."""
     if not error.transient:
         return Stop(error)
     return Lost(str(error), retry_after=retry_after(error))
 
 
 def retry_after(error: PaperDBError) -> float:
-    """Seconds that the server wants to be left in peace for; not more than is sensible."""
+    """Seconds that the server asks to wait, within reason."""
     seconds = error.extra.get("retry_after")
     return min(max(seconds, 0.0), MAX_RETRY_AFTER) if isinstance(seconds, int | float) else 0.0
 
@@ -133,8 +133,8 @@ def retry_after(error: PaperDBError) -> float:
 class Address:
     """Where to connect: a ws(s) or http(s) URL, taken apart. `context` is for TLS.
 
-    A path is that of the server as a whole, as for REST, and ends with a slash as in a proxy's `location /db/`;
-    the server's own name for the socket may be given, too.
+    The path is the one under which a proxy serves PaperDB, as for REST. It ends with a slash, as in a proxy's
+    `location /db/`, unless it is the server's own path for the socket.
     """
 
     host: str
@@ -160,7 +160,7 @@ class Address:
         return host if self.port == (443 if self.context else 80) else f"{host}:{self.port}"
 
     async def connect(self) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
-        """Raises OSError, and BrokenResourceError for what goes wrong with TLS."""
+        """Raises OSError, or BrokenResourceError for a failure of TLS."""
         plain = await trio.open_tcp_stream(self.host, self.port)
         if self.context is None:
             return plain
@@ -174,7 +174,7 @@ class Address:
 
 
 class _Watched(trio.abc.Stream):
-    """The stream under trio-websocket. It notes when bytes come, and calls `on_end` when none will."""
+    """The stream under trio-websocket. It notes when bytes come, and calls `on_end` when no more will."""
 
     def __init__(self, stream: trio.abc.Stream, on_end: Callable[[], None]) -> None:
         self._stream = stream
@@ -216,7 +216,7 @@ class _Watched(trio.abc.Stream):
 
 
 class Wire:
-    """An open connection. `send` and `receive` raise what `closed` makes of its end."""
+    """An open connection. `send` and `receive` raise the exception of `closed` when it has ended."""
 
     def __init__(self, ws: WebSocketConnection, stream: _Watched) -> None:
         self._ws = ws
@@ -242,7 +242,7 @@ class Wire:
         try:
             return _decode(text)
         except msgspec.MsgspecError as error:
-            raise Lost(f"the server sent no message of ours: {error}") from None
+            raise Lost(f"the server sent what is not a message of PaperDB: {error}") from None
 
 
 def _end(error: ConnectionClosed) -> Exception:
@@ -255,12 +255,12 @@ def _end(error: ConnectionClosed) -> Exception:
 async def converse(
     address: Address, token: str, query: Mapping[str, str], talk: Callable[[Wire], Awaitable[None]]
 ) -> None:
-    """Connect, run `talk`, close. Raises `Lost`, `TokenRefused`, `Stop`, and whatever `talk` raises."""
+    """Connect, run `talk`, close. Raises `Lost`, `TokenRefused`, `Stop`, and what `talk` raises."""
     try:
         with trio.fail_after(CONNECT_SECONDS):
             stream = await address.connect()
     except trio.TooSlowError:
-        raise Lost("connecting took too long") from None
+        raise Lost(f"no connection within {CONNECT_SECONDS:g} s") from None
     except (OSError, trio.BrokenResourceError) as error:
         raise unobtained(network(error)) from None
     failure: Exception | None = None
@@ -268,7 +268,7 @@ async def converse(
         async with trio.open_nursery() as nursery:
             try:
                 await _converse(nursery, stream, address, token, query, talk)
-            except Exception as error:  # kept out of the nursery, which would wrap it
+            except Exception as error:  # not through the nursery, which would wrap it
                 failure = error
             nursery.cancel_scope.cancel()
     except* ConnectionRejected as group:
@@ -293,7 +293,7 @@ async def _converse(
     talk: Callable[[Wire], Awaitable[None]],
 ) -> None:
     ws = None
-    # Its scope is left when the handshake is done: that the stream ends later cancels nothing.
+    # The scope is left when the handshake is done: a later end of the stream cancels nothing.
     with trio.move_on_after(CONNECT_SECONDS) as scope:
         watched = _Watched(stream, scope.cancel)
         ws = await wrap_client_stream(
@@ -315,6 +315,6 @@ async def _converse(
     finally:
         cancelled = trio.current_effective_deadline() == -math.inf
         with trio.move_on_after(CLOSE_SECONDS, shield=True) as scope:
-            if cancelled:  # then trio-websocket's reader is, too, and nobody will see the server's answer
+            if cancelled:  # then so is trio-websocket's reader, and nothing reads the server's close
                 watched.on_sent = scope.cancel
             await ws.aclose()

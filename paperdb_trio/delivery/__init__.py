@@ -1,4 +1,4 @@
-"""From a commit to the bytes that each subscriber gets: hub, lanes, subscribers, encodings.
+"""From a commit to the bytes that each subscriber gets: hub, feeds, subscribers, encodings.
 
-Law: knows nothing of sockets, HTTP or `Services`; a sink is all that it writes to.
+Law: knows nothing of sockets, HTTP or `Services`. It writes to sinks only.
 """

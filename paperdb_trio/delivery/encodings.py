@@ -1,6 +1,6 @@
-"""The bytes of events: one text for each change, framed for each kind of subscriber.
+"""The bytes of events: a text for each change, framed for each kind of subscriber.
 
-Law: no I/O; a change is encoded once for all who get the same bytes.
+Law: no I/O. A change is encoded once for all subscribers that get the same bytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def plain_event(change: Change) -> bytes:
 
 
 def cursor_event(change: Change) -> bytes:
-    """The event of cursor mode and of the change log over HTTP: the same with `seq`."""
+    """The event of cursor mode and of the change log over HTTP: `seq`, `type`, `collection`, `data`."""
     return b'{"seq":%d,"type":"%b","collection":"%b","data":%b}' % (
         change.seq,
         change.type.encode(),
@@ -46,17 +46,17 @@ def sse_messages(events: list[bytes]) -> bytes:
 
 
 def sse_progress(seq: int) -> bytes:
-    """A server-sent event that says how far everything has been sent, so that a client which reconnects loses
-    nothing though no change has come yet. `EventSource` does not give it to `onmessage`: it has another name.
+    """A server-sent event whose id says how far everything has been sent. A client that reconnects before its
+    first change resumes from there. `EventSource` does not give it to `onmessage`, as its name is another.
 
-    Its data is empty, and is there all the same, because polyfills take no `id` from an event without data.
+    Its data is empty but present: polyfills take no `id` from an event without data.
     """
     return b"event: progress\nid: %d\ndata\n\n" % seq
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """How one kind of subscriber gets its events: the text of each, and the bytes around them."""
+    """How one kind of subscriber gets its events: the text of each, and how texts are joined into bytes."""
 
     text: EventText
     event: Callable[[Change], bytes]
@@ -68,4 +68,4 @@ CURSOR: Final = Encoding(EventText.CURSOR, cursor_event, text_frames)
 SSE: Final = Encoding(EventText.CURSOR, cursor_event, sse_messages)
 SSE_CHUNKED: Final = Encoding(EventText.CURSOR, cursor_event, lambda events: chunk(sse_messages(events)))
 WAKE: Final = Encoding(EventText.CURSOR, lambda change: b"", lambda events: b"")
-"""For those who only want to know that there is something: they read the log then."""
+"""For tasks that only wait for a change and then read the log."""

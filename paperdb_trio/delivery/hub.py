@@ -1,8 +1,8 @@
-"""The fast path of live subscribers: every committed change, encoded once, handed to all who want it.
+"""The fast path of live subscribers: each committed change is encoded once and handed to all who want it.
 
-Law: hands out only what is committed, each database's changes in order of seq; never waits for a
-subscriber; passes its turn on while it publishes. It owns who is live and the bounds of each database's
-log; everything about one subscriber is in `subscriber`.
+Law: hands out only what is committed, each database's changes in order of seq. Never waits for a subscriber.
+Lets other tasks run while it publishes. It owns the feeds and the bounds of each database's log. What concerns
+one subscriber is in `subscriber`.
 """
 
 from __future__ import annotations
@@ -10,61 +10,29 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
 import trio
 
-from paperdb_trio.delivery import lane
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import WAKE, Encoding
-from paperdb_trio.delivery.lane import Chunk, Lane, LaneMember, Write
+from paperdb_trio.delivery.feed import Chunk, Feed, FeedKey, LaneMember, Member, Write
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import Change
 
 MAX_JOINED: Final = 1000
-"""Changes that are published as one."""
+"""Changes that are published as one portion. Under load it joins small commits: fewer and larger writes."""
 PORTION_BYTES: Final = 1024 * 1024
-"""Of changes, how much is published as one: it is encoded and joined without a break."""
+"""Bytes of documents in one portion: it is encoded and joined in one go, while no other task runs."""
 CHUNK_BYTES: Final = 64 * 1024
-"""Events are joined into buffers of about this size: one system call per subscriber and buffer."""
-
-
-FeedKey = tuple[Encoding, frozenset[str] | None]
-
-
-class Member(Protocol):
-    """Who can be live: a subscriber, or somebody who only waits."""
-
-    def offer(self, chunk: Chunk, feed: Feed) -> None:
-        """Take a chunk of that feed, or not; never block."""
-        ...
-
-    def settle(self) -> None:
-        """Go into the feed's lane, if nothing is in the way."""
-        ...
-
-
-class Settler(Member, LaneMember, Protocol):
-    """Who can go into a lane."""
-
-
-@dataclass(slots=True, eq=False)
-class Feed:
-    """The live subscribers that get the very same bytes: those in the lane, and `members`, which have a
-    position of their own. The key's collections None is every collection."""
-
-    key: FeedKey
-    lane: Lane
-    members: set[Member] = field(default_factory=set)
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.members and not len(self.lane)
+"""Bytes of events in one buffer, about: each buffer is one system call per subscriber."""
 
 
 @dataclass(slots=True)
 class _Database:
-    """`committed` ≥ `published`: the seqs up to which changes are on disk, and handed out. `publishing`:
-    some are being handed out just now."""
+    """`committed`: the seq up to which changes are on disk. `published`: the seq up to which they are handed
+    out, at most `committed`. `publishing`: some are being handed out now.
+    """
 
     committed: int = 0
     published: int = 0
@@ -102,11 +70,11 @@ class _Waiter:
             self.wake()
 
     def settle(self) -> None:
-        pass  # it does not write
+        pass  # it writes nothing
 
 
 class Hub:
-    """Run `run()` in a nursery; it ends when cancelled."""
+    """Run `run()` in a nursery. It ends when cancelled."""
 
     def __init__(self) -> None:
         self._databases: dict[int, _Database] = {}
@@ -121,7 +89,7 @@ class Hub:
     # --- the log's bounds ------------------------------------------------------------------------
 
     def set_bounds(self, database_id: int, head: int, trimmed: int) -> None:
-        """What the file says at start-up of a database."""
+        """Take over a database's bounds as its file has them, at start-up."""
         self._databases[database_id] = _Database(head, head, trimmed=trimmed)
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
@@ -129,39 +97,41 @@ class Hub:
         database.trimmed = max(database.trimmed, trimmed)
 
     def committed(self, database_id: int) -> int:
-        """The head: the seq of the last change that is on disk and that the event loop knows of."""
+        """The head: the seq of the last change that is on disk and known to the event loop."""
         return self._of(database_id).committed
 
     def published(self, database_id: int) -> int:
-        """The seq up to which every change has been handed to every live subscriber."""
+        """The seq up to which every change has been handed to every live subscriber that wants it."""
         return self._of(database_id).published
 
     def trimmed(self, database_id: int) -> int:
-        """The seq of the newest change that is gone from the log; the oldest kept one is the next."""
+        """The seq of the newest change that is gone from the log. The oldest kept change is the next."""
         return self._of(database_id).trimmed
 
     def _of(self, database_id: int) -> _Database:
         found = self._databases.get(database_id)
-        if found is None:  # created by another process since we started: it has no changes yet
+        if found is None:  # another process created it since we started: it has no changes yet
             found = self._databases[database_id] = _Database()
         return found
 
     # --- who is live -----------------------------------------------------------------------------
 
     def add(self, member: Member, database_id: int, key: FeedKey) -> Feed:
+        """Put it into the feed of that key, outside the lane. Returns the feed."""
         database = self._of(database_id)
         feed = database.feeds.get(key)
         if feed is None:
-            feed = database.feeds[key] = Feed(key, Lane(database))
+            feed = database.feeds[key] = Feed(key, database)
             for name in self._names(key):
                 database.by_collection.setdefault(name, set()).add(feed)
-        feed.members.add(member)
+        feed.add(member)
         return feed
 
     def remove(self, member: Member, database_id: int, feed: Feed) -> None:
-        feed.members.discard(member)
+        """Take it out of its feed. It is outside the lane."""
+        feed.remove(member)
         database = self._of(database_id)
-        if feed.is_empty and database.feeds.get(feed.key) is feed:
+        if not len(feed) and database.feeds.get(feed.key) is feed:
             del database.feeds[feed.key]
             for name in self._names(feed.key):
                 feeds = database.by_collection[name]
@@ -169,13 +139,14 @@ class Hub:
                 if not feeds:
                     del database.by_collection[name]
 
-    def settle(self, member: Settler, database_id: int, feed: Feed, position: int, write: Write) -> int:
-        """Move a member of the feed into its lane; its slot there, or -1 if it is not where the lane is."""
+    def enter_lane(
+        self, member: LaneMember, database_id: int, feed: Feed, position: int, write: Write
+    ) -> int | None:
+        """Move it into its feed's lane. Returns its slot; None if it is not where the lane is."""
         database = self._of(database_id)
         if database.publishing or position != database.published:
-            return -1
-        feed.members.discard(member)
-        return feed.lane.join(member, write)
+            return None
+        return feed.enter_lane(member, write)
 
     @staticmethod
     def _names(key: FeedKey) -> Iterable[str | None]:
@@ -184,7 +155,7 @@ class Hub:
     # --- publishing ------------------------------------------------------------------------------
 
     def on_commit(self, changes: list[Change]) -> None:
-        """Take over what was committed (in commit order; never blocks)."""
+        """Take over what was committed. Call it in commit order. Never blocks."""
         for database_id, seq in {change.database_id: change.seq for change in changes}.items():
             self._of(database_id).committed = seq
         self._inbox.append(changes)
@@ -207,7 +178,7 @@ class Hub:
             self._turn.begin()
 
     def _next_portion(self) -> list[Change]:
-        """Under load several commits, for fewer and larger writes; of a large commit a part."""
+        """Several small commits, or a part of a large one."""
         portion: list[Change] = []
         size = 0
         while self._inbox and len(portion) < MAX_JOINED and size < PORTION_BYTES:
@@ -222,7 +193,7 @@ class Hub:
         return portion
 
     async def wait(self, database_id: int, collection: str, after: int) -> None:
-        """Return when there may be a change of the collection after seq `after`, or nobody shall wait."""
+        """Return when there may be a change of the collection after seq `after`, or after `stop_waiting`."""
         if self._no_waiting or self.committed(database_id) > after:
             return
         waiter = _Waiter(after)
@@ -251,22 +222,22 @@ class Hub:
             database.publishing = True
             for feed, chunks in plan:
                 for chunk in chunks:
-                    offered += len(feed.lane) + len(feed.members)
-                    feed.lane.begin(chunk)
-                    while feed.lane.write_some():
+                    offered += len(feed)
+                    feed.begin(chunk)
+                    while feed.write_some():
                         if self._turn.is_over():
                             await self._turn.pass_on()
-                    # Only now, as who has left the lane in the meantime is among them.
-                    for index, member in enumerate(tuple(feed.members)):
+                    # The lane comes first: a member that leaves it meanwhile is outside by now.
+                    for index, member in enumerate(feed.outside):
                         member.offer(chunk, feed)
-                        if not index % lane.STEP and self._turn.is_over():
+                        if not index % feed_module.STEP and self._turn.is_over():
                             await self._turn.pass_on()
                     if self._turn.is_over():  # there may be as many feeds as subscribers
                         await self._turn.pass_on()
             database.published = own[-1].seq
             database.publishing = False
             for feed, _ in plan:
-                for member in tuple(feed.members):
+                for member in feed.outside:
                     member.settle()
         self.published_changes += len(changes)
         self.deliveries += offered
@@ -275,7 +246,7 @@ class Hub:
 
     @staticmethod
     def _plan(database: _Database, changes: list[Change]) -> list[tuple[Feed, list[Chunk]]]:
-        """Which feed gets which buffers. Feeds that want the same events in the same encoding share them."""
+        """Which feed gets which buffers. Feeds that want the same events in the same encoding share buffers."""
         if not database.feeds:
             return []
         names = frozenset(change.collection for change in changes)

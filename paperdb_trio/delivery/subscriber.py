@@ -1,25 +1,25 @@
 """One subscriber: a position in the change log, and how it moves.
 
-Law: every way of listening (WebSocket, server-sent events) is a `Subscriber` with another sink. It is
-live, when the hub hands it bytes, or catching up, when its own task reads the log at the pace of its
-reader; it never has more in memory than its queue's limits and one page.
+Law: every way of listening (WebSocket, server-sent events) is a `Subscriber` with another sink. While it is
+live, the hub hands it bytes. While it catches up, its own task reads the log at its reader's pace. It never has
+more in memory than its queue's limits and one page.
 
-Invariant: every change up to `_position` that it wants has been given to its sink or queue, in order of
-seq, exactly once; nothing after it has. Becoming live is one synchronous step (compare with the hub's
+Invariant: every change up to `_position` that it wants has been given to its sink or queue, in order of seq,
+exactly once. Nothing after `_position` has. It becomes live in one synchronous step (compare with the hub's
 head, register), so nothing falls between the log and the hub, and nothing comes from both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
 from paperdb_trio.delivery.encodings import Encoding
-from paperdb_trio.delivery.hub import Feed, Hub
-from paperdb_trio.delivery.lane import Chunk, Write
+from paperdb_trio.delivery.feed import Chunk, Feed, Write
+from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.store.change_log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest
 
 
@@ -28,12 +28,14 @@ class Sink(Protocol):
 
     @property
     def needs_flush(self) -> bool:
-        """Whether a part of what `push` took is still to be written, by the next `send_all`."""
+        """Whether the next `send_all` still has to write a part of what `push` took."""
         ...
 
     def push(self, data: bytes) -> int:
-        """Take all of `data` without blocking; returns how many bytes of it the next `send_all` has yet to
-        write. Or take nothing, and return -1: something is being written."""
+        """Take all of `data` without blocking. Returns how many bytes are left for the next `send_all`.
+
+        Returns -1, and takes nothing, while something is being written.
+        """
         ...
 
     async def send_all(self, data: bytes) -> None:
@@ -41,32 +43,13 @@ class Sink(Protocol):
         ...
 
     def keep(self, tail: memoryview) -> None:
-        """What a writer did not take, for the next `send_all`."""
+        """Keep what a writer did not take for the next `send_all`."""
         ...
 
     def writer(self) -> Write | None:
-        """The shortest way to write whole messages, as long as everything goes through it; None while
-        something is in the way."""
+        """The shortest way to write whole messages, as long as everything goes through it. None while something
+        is in the way."""
         ...
-
-
-class State(Enum):
-    NEW = "new"
-    LIVE = "live"
-    CATCHING_UP = "catching up"
-    CLOSED = "closed"
-
-
-MOVES: Final[dict[State, frozenset[State]]] = {
-    State.NEW: frozenset({State.LIVE, State.CATCHING_UP, State.CLOSED}),
-    State.LIVE: frozenset({State.CATCHING_UP, State.CLOSED}),
-    State.CATCHING_UP: frozenset({State.LIVE, State.CLOSED}),
-    State.CLOSED: frozenset(),
-}
-
-
-class IllegalMove(Exception):
-    """A bug of ours: a subscriber was told to become what it cannot from where it is."""
 
 
 class BehindTheLog(Exception):
@@ -74,15 +57,17 @@ class BehindTheLog(Exception):
 
 
 class Subscriber:
-    """`start()` it at a position; `close()` it at the end. Whoever makes it owns the sink, and gives it
-    `need_task`: a callable that soon has `run()` running in a task, one at a time. A live subscriber whose
-    sink takes everything at once needs no task, which is what makes ten thousand idle ones cheap.
+    """`start()` it at a position; `close()` it at the end. Its maker owns the sink.
+
+    `need_task` is a callable that soon has `run()` running in a task. It is not called again before `run()` has
+    ended. A live subscriber whose sink takes everything at once has no task: ten thousand idle ones are cheap.
     """
 
     __slots__ = (
         "_database_id",
         "_encoding",
         "_feed",
+        "_has_task",
         "_hub",
         "_interest",
         "_interest_version",
@@ -95,7 +80,6 @@ class Subscriber:
         "_queued_bytes",
         "_room",
         "_rows",
-        "_running",
         "_sink",
         "_slot",
         "state",
@@ -122,57 +106,68 @@ class Subscriber:
         self._interest = interest
         self._interest_version = 0
         self._need_task = need_task
-        self._running = False  # a task runs, or is about to
+        self._has_task = False  # it runs, or is about to
         self._queue: list[bytes] = []
         self._queue_events = queue_events
         self._queue_bytes = queue_bytes
         self._queued_bytes = 0
-        self._room: trio.Event | None = None  # somebody waits for the queue to get shorter
+        self._room: trio.Event | None = None  # a `post` waits for the queue to get shorter
         self._rows = FIRST_ROWS
         self._position = 0
         self._feed: Feed | None = None
-        self._slot = -1  # in the feed's lane, which then knows its position
-        self.state = State.NEW
+        self._slot: int | None = None  # in the feed's lane, which then knows its position
+        self.state = SubscriberState.NEW
 
     # --- moves -----------------------------------------------------------------------------------
 
-    def _move(self, state: State) -> None:
+    @property
+    def situation(self) -> Situation:
+        return Situation(
+            in_feed=self._feed is not None,
+            in_lane=self._slot is not None,
+            has_task=self._has_task,
+            has_queue=bool(self._queue),
+        )
+
+    def _move(self, state: SubscriberState) -> None:
         if state not in MOVES[self.state]:
             legal = ", ".join(sorted(move.value for move in MOVES[self.state])) or "nothing"
             raise IllegalMove(f"a subscriber that is {self.state.value} can become {legal}; not {state.value}")
-        self._leave_lane()
+        self._leave_feed()
         self.state = state
+        if state is SubscriberState.LIVE:
+            self._enter_feed()
+
+    def _enter_feed(self) -> None:
+        collections = None if self._interest is None else frozenset(self._interest)
+        self._feed = self._hub.add(self, self._database_id, (self._encoding, collections))
+        self.settle()
+
+    def _leave_feed(self) -> None:
         if self._feed is not None:
+            self._leave_lane()
             self._hub.remove(self, self._database_id, self._feed)
             self._feed = None
-        if state is State.LIVE:
-            collections = None if self._interest is None else frozenset(self._interest)
-            self._feed = self._hub.add(self, self._database_id, (self._encoding, collections))
-            self.settle()
 
     def settle(self) -> None:
-        """Into the lane, if nothing has to be written before what the lane writes."""
-        if self._feed is not None and self._slot < 0 and not self._running:
+        """Enter the lane if nothing has to be written before what the lane writes."""
+        if self._feed is not None and self._slot is None and not self._has_task:
             write = self._sink.writer()
             if write is not None:
-                self._slot = self._hub.settle(self, self._database_id, self._feed, self._position, write)
+                self._slot = self._hub.enter_lane(self, self._database_id, self._feed, self._position, write)
 
     def _leave_lane(self) -> None:
-        if self._slot >= 0:
+        """Have a position of its own again, if it is in the lane."""
+        if self._slot is not None:
             assert self._feed is not None
-            self._is_out(self._feed, self._feed.lane.leave(self._slot))
-
-    def _is_out(self, feed: Feed, position: int) -> None:
-        """The lane has let us go: from here on we are an ordinary member, with a position of our own."""
-        self._slot = -1
-        self._position = position
-        feed.members.add(self)
+            self._position = self._feed.leave_lane(self._slot)
+            self._slot = None
 
     def start(self, position: int) -> None:
-        """Begin after seq `position`, live if that is the head."""
+        """Begin after seq `position`: live if that is the head."""
         self._position = position
         if self._at_head():
-            self._move(State.LIVE)
+            self._move(SubscriberState.LIVE)
         else:
             self._fall_behind(position)
 
@@ -182,61 +177,56 @@ class Subscriber:
     @property
     def reached(self) -> int:
         """The seq up to which everything that it wants has been given to its sink or queue."""
-        if self._slot >= 0:
+        if self._slot is not None:
             assert self._feed is not None
-            return self._feed.lane.where(self._slot)
-        if self.state is State.LIVE:
+            return self._feed.where(self._slot)
+        if self.state is SubscriberState.LIVE:
             return max(self._position, self._hub.published(self._database_id))
         return self._position
 
     def _fall_behind(self, position: int) -> None:
-        self._leave_lane()
+        self._move(SubscriberState.CATCHING_UP)
         self._position = position
-        self._move(State.CATCHING_UP)
         self._wake()
 
     def close(self) -> None:
-        """Take no more; `run` returns when what is just being written is written."""
-        if self.state is not State.CLOSED:
-            self._move(State.CLOSED)
+        """Take no more. `run` returns once the write that is under way is done."""
+        if self.state is not SubscriberState.CLOSED:
+            self._move(SubscriberState.CLOSED)
             self._make_room()
 
     # --- what it wants ---------------------------------------------------------------------------
 
     def set_interest(self, interest: Interest) -> None:
-        """Want other collections from now on. What is wanted since before goes on without a gap."""
+        """Want other collections from now on. Those that were wanted before go on without a gap."""
         self._interest = interest
         self._interest_version += 1
-        if self.state is State.LIVE:
-            # Everything published has been handed over. If the hub is in the middle of a commit it works
-            # on a list of feeds from before this change: then the log tells the rest.
+        if self.state is SubscriberState.LIVE:
+            # Everything published has been handed over. In the middle of a commit, the hub works on a list of
+            # feeds from before this change: then the rest comes from the log.
             position = self.reached
-            self._leave_lane()
+            self._leave_feed()
             self._position = position
             if self._at_head():
-                self._move_feed()
+                self._enter_feed()
             else:
-                self._fall_behind(self._position)
-
-    def _move_feed(self) -> None:
-        self._move(State.CATCHING_UP)
-        self._move(State.LIVE)
+                self._fall_behind(position)
 
     # --- live ------------------------------------------------------------------------------------
 
     def offer(self, chunk: Chunk, feed: Feed) -> None:
-        """Called by the hub, for the feed that it thinks this subscriber is in. Never blocks."""
+        """The hub's: a chunk for the members of `feed`, which this subscriber may have left. Never blocks."""
         if self._feed is not feed or chunk.last <= self._position:
             return
-        if self._position > chunk.after:  # it became live from a page that ended inside this commit
+        if self._position > chunk.after:  # the page from which it became live ended inside this commit
             self._fall_behind(self._position)
             return
         data = chunk.data
-        if not self._running:
+        if not self._has_task:
             try:
                 left = self._sink.push(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                self.close()  # whoever reads from the peer ends the connection
+                self.close()  # the task that reads from the peer ends the connection
                 return
             if left >= 0:
                 self._position = chunk.last
@@ -250,30 +240,29 @@ class Subscriber:
         self._position = chunk.last
 
     def put_out(self, chunk: Chunk, position: int, sent: int) -> None:
-        """The lane's: it has let us go, as our writer took only `sent` bytes of the chunk."""
+        """The feed's: it is outside the lane now, as its writer took only `sent` bytes of the chunk."""
         assert self._feed is not None
-        self._is_out(self._feed, position)
+        self._slot = None
         if sent:
             if sent > 0:
                 self._sink.keep(memoryview(chunk.data)[sent:])
             self._position = chunk.last
             self._wake()
         else:
+            self._position = position
             self.offer(chunk, self._feed)
 
     def broken(self) -> None:
-        """The lane's: it has let us go. Whoever reads from the peer ends the connection."""
-        assert self._feed is not None
-        self._slot = -1
-        self._feed.members.add(self)
+        """The feed's: it is outside the lane now. The task that reads from the peer ends the connection."""
+        self._slot = None
         self.close()
 
     def interject(self, data: bytes) -> bool:
-        """Give the sink something that is no event, now or not at all; whether it has taken it.
+        """Give the sink something other than an event, now or not at all. Returns whether the sink took it.
 
         Raises trio's Broken- and ClosedResourceError.
         """
-        left = -1 if self._running else self._sink.push(data)
+        left = -1 if self._has_task else self._sink.push(data)
         if left > 0:
             self._wake()
         return left >= 0
@@ -284,26 +273,29 @@ class Subscriber:
         self._wake()
 
     def _wake(self) -> None:
-        """See that a task runs: there is something to write, or to read from the log."""
-        if not self._running:
+        """Have a task: there is something to write, or to read from the log."""
+        if not self._has_task:
             self._leave_lane()
-            self._running = True
+            self._has_task = True
             self._need_task()
 
     async def post(self, data: bytes) -> None:
-        """Give the sink something that is no event, behind what is queued. Waits while the queue is full."""
-        while self._is_full() and self.state is not State.CLOSED:
+        """Give the sink something other than an event, behind what is queued. Waits while the queue is full.
+
+        Raises trio's Broken- and ClosedResourceError.
+        """
+        while self._is_full() and self.state is not SubscriberState.CLOSED:
             if self._room is None:
                 self._room = trio.Event()
             await self._room.wait()
-        left = -1 if self._running else self._sink.push(data)
+        left = -1 if self._has_task else self._sink.push(data)
         if left < 0:
             self._enqueue(data)
         elif left:
             self._wake()
 
     def _is_full(self) -> bool:
-        """What is just being sent counts as well, as far as it came from the queue."""
+        """The bytes of the queue that are being sent count too."""
         return len(self._queue) >= self._queue_events or self._queued_bytes >= self._queue_bytes
 
     def _make_room(self) -> None:
@@ -316,20 +308,24 @@ class Subscriber:
     async def run(self) -> None:
         """Write what is queued, and catch up, until there is nothing to do or it is closed.
 
-        Raises `BehindTheLog`, and Broken- and ClosedResourceError of the sink.
+        Raises `BehindTheLog`, the log's `ApiError`, and the sink's Broken- and ClosedResourceError. Then, and
+        when cancelled, the subscriber is closed: nothing else would write what is queued.
         """
         try:
-            while self.state is not State.CLOSED:
+            while self.state is not SubscriberState.CLOSED:
                 if self._queue:
                     await self._send_queued()
-                elif self.state is State.CATCHING_UP:
+                elif self.state is SubscriberState.CATCHING_UP:
                     await self._send_page()
                 elif self._sink.needs_flush:
                     await self._sink.send_all(b"")
                 else:
                     return
+        except BaseException:
+            self.close()
+            raise
         finally:
-            self._running = False
+            self._has_task = False
             self.settle()
 
     async def _send_queued(self) -> None:
@@ -346,9 +342,9 @@ class Subscriber:
         page = await self._log.page(
             self._database_id, self._position, self._interest, self._encoding.text, self._rows
         )
-        while self._queue:  # replies given meanwhile: what they say of the position is true before the page
+        while self._queue:  # replies posted meanwhile: the position that they tell is from before the page
             await self._send_queued()
-        if self.state is not State.CATCHING_UP or version != self._interest_version:
+        if self.state is not SubscriberState.CATCHING_UP or version != self._interest_version:
             return
         if page.expired:
             raise BehindTheLog(f"position {self._position}, oldest kept change {page.trimmed + 1}")
@@ -356,8 +352,8 @@ class Subscriber:
         if page.events:
             data = self._encoding.join(page.events)
             self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * len(page.events) // len(data)))
-            # Nobody else writes events while it catches up; a reply to the client may go in between.
+            # No one else writes events while it catches up. A reply may go in between.
             await self._sink.send_all(data)
-        # Caught up with what the event loop knows: live from here, in this very step.
-        if page.reached_end and self.state is State.CATCHING_UP and self._at_head():
-            self._move(State.LIVE)
+        # It has caught up with what the event loop knows: it is live from here, in this very step.
+        if page.reached_end and self.state is SubscriberState.CATCHING_UP and self._at_head():
+            self._move(SubscriberState.LIVE)

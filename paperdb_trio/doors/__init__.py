@@ -1,4 +1,4 @@
-"""The listener and who answers behind it: our own HTTP/1.1, Hypercorn with the Quart app for HTTP/2.
+"""The listener and the servers behind it: our own HTTP/1.1, and Hypercorn with the Quart app for HTTP/2.
 
-Law: nothing imports this but `server`.
+Law: only `server` imports this.
 """

@@ -1,6 +1,6 @@
 """The Quart app: a thin shell that hands every request to `routes.respond`.
 
-Law: decides nothing. What Quart or Hypercorn find wrong by themselves gets the same JSON errors.
+Law: decides nothing. Errors that Quart or Hypercorn find themselves become the same JSON errors.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def create_app(services: Services) -> QuartTrio:
     settings = services.settings
     app = QuartTrio("paperdb_trio", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
-    app.config["RESPONSE_TIMEOUT"] = None  # each piece of an answer has one (net.hypercorn)
+    app.config["RESPONSE_TIMEOUT"] = None  # each piece of a response has one (doors.hypercorn)
 
     async def read_body(max_bytes: int) -> bytes:
         body = bytearray()
@@ -50,7 +50,7 @@ def create_app(services: Services) -> QuartTrio:
             raise body_too_late(settings.body_timeout)
         return bytes(body)
 
-    # Before routing, so that paths reach our own table as they were sent: no merged slashes, no redirects.
+    # Before routing, so that paths reach our own table unchanged: no merged slashes, no redirects.
     @app.before_request
     async def answer() -> QuartResponse:
         scope: Any = request.scope

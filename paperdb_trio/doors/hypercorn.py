@@ -1,9 +1,9 @@
-"""HTTP/2, and with `--http quart` HTTP/1.1: Quart on Hypercorn's connection class, fed with our streams.
+"""HTTP/2, and with `--http quart` HTTP/1.1: Quart on Hypercorn's connection class, with our streams.
 
-Law: Hypercorn's own accept loop is never used (one upgrade request with trailing bytes ends that whole
-server: hypercorn #225). What is used is internal to Hypercorn 0.18; tests/doors/test_hypercorn.py holds it.
-Both are loaded by the first connection that needs them: most servers never see one, and they are half of
-the time of a start and a third of the memory. If that fails, the log says so, and clients are sent to HTTP/1.1.
+Law: Hypercorn's own accept loop is never used, because one upgrade request with trailing bytes ends that whole
+server (hypercorn #225). The class is internal to Hypercorn 0.18; tests/doors/test_hypercorn.py covers it. The
+first connection that needs Quart and Hypercorn loads them: most servers never see one, and they take half of
+the start's time and a third of the memory. If loading fails, the log says so, and clients are sent to HTTP/1.1.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import Any, Final, NamedTuple
 
 import trio
 
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings
-from paperdb_trio.errors import ApiError, leaves
+from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import SMALL_ANSWER
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.loop.wheel import Wheel
@@ -32,25 +33,25 @@ from paperdb_trio.services import Services
 log = logging.getLogger("paperdb.hypercorn")
 
 PIECE_BYTES: Final = 16_384
-"""Of an answer, what Hypercorn gets at once: it copies that, and waits once it has two such pieces."""
+"""Bytes of a response per piece for Hypercorn, which copies it and waits once it holds two."""
 TURN_BYTES: Final = 2048
-"""Of what comes in, what is parsed in one turn of the loop: h2 takes 15 µs for a frame of 9 bytes."""
+"""Bytes of input parsed per loop iteration: h2 takes 15 µs for a frame of 9 bytes."""
 UNWANTED_BYTES: Final = 65_536
-"""Of a body that no handler will read; Quart keeps it all the same."""
+"""Bytes of a body that no handler reads; Quart buffers it all the same."""
 
 LOAD_AGAIN_SECONDS: Final = 60.0
-"""After a failure to load: other versions stay so, a lack of files or memory does not."""
+"""After a failure to load: wrong versions stay wrong, but a lack of files or memory may pass."""
 HTTP_1_1_REQUIRED: Final = b"\0\0\0\4\0\0\0\0\0\0\0\x08\7\0\0\0\0\0\0\0\0\0\0\0\0\x0d"
-"""SETTINGS and GOAWAY (RFC 9113, section 7): no request was looked at; ask in HTTP/1.1."""
+"""SETTINGS and GOAWAY (RFC 9113, section 7): no request was processed; use HTTP/1.1."""
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class _Connection:
-    """A stream that Hypercorn serves. On the wheel, which ends it when it has been idle for too long.
+    """A stream that Hypercorn serves. The wheel closes it when it has been idle for too long.
 
-    Hypercorn's own timeout does not see a connection of HTTP/2 that never asks. What keeps one open is a
-    request, not a ping.
+    Hypercorn's own timeout misses an HTTP/2 connection that never sends a request. Only a request keeps a
+    connection open, not a ping.
     """
 
     def __init__(self, stream: ByteStream, timeout: float) -> None:
@@ -82,7 +83,7 @@ _connection: ContextVar[_Connection] = ContextVar("connection")
 
 
 class HypercornConnections:
-    """Serves streams that the door hands over, each until its peer or the server has had enough."""
+    """Serves streams that the door hands over, each until its peer or the server closes it."""
 
     def __init__(self, services: Services, wheel: Wheel) -> None:
         self._services = services
@@ -93,22 +94,22 @@ class HypercornConnections:
         self._draining = False
 
     async def load(self) -> str | None:
-        """Load Quart and Hypercorn; what went wrong, if anything did."""
+        """Load Quart and Hypercorn; returns the failure, if any."""
         try:
-            # On a thread: the event loop gets its turns between the pieces of half a second's imports.
+            # On a thread, so that the event loop runs during half a second of imports.
             self._loaded = await trio.to_thread.run_sync(_load, self._services)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             return (
                 f"Quart and Hypercorn cannot be loaded: {reason}. "
-                "`pip check` tells whether their versions are those that paperdb-trio needs."
+                "`pip check` shows whether paperdb-trio has the versions that it needs."
             )
         if self._draining:
             await self.drain()
         return None
 
     async def serve(self, stream: ByteStream) -> None:
-        """Serve one connection to its end; what has been read of it must be unread before."""
+        """Serve one connection to its end; bytes that were read from it must be unread first."""
         async with self._loading:
             if self._loaded is None and trio.current_time() >= self._load_at:
                 if failure := await self.load():
@@ -128,7 +129,7 @@ class HypercornConnections:
             self._wheel.remove(connection)
 
     async def drain(self) -> None:
-        """Close idle connections now, and the others after the answer that they are waiting for."""
+        """Close idle connections now, and the others after their current response."""
         self._draining = True
         if self._loaded is not None:
             await self._loaded.context.terminated.set()
@@ -138,8 +139,8 @@ class _Loaded(NamedTuple):
     serve: Callable[[ByteStream], Awaitable[None]]
     context: Any
     faults: tuple[type[Exception], ...]
-    """What a peer can make Hypercorn fail with: a path that is not ASCII, frames for a stream that has ended.
-    A request that fails in our own code has been answered with a 500 and logged by `respond`."""
+    """Exceptions that a peer can cause in Hypercorn: by a path that is not ASCII, or frames for a stream that
+    has ended. `respond` catches failures of our own code, logs them and responds with a 500."""
 
 
 def _load(services: Services) -> _Loaded:
@@ -157,7 +158,7 @@ def _load(services: Services) -> _Loaded:
     app: Any = ASGIWrapper(_bounded(create_app(services), services))
     config = _configured(Config(), services.settings)
     context = WorkerContext(None)
-    gc.freeze()  # like what was loaded at the start
+    gc.freeze()  # as after the server's start
 
     async def serve(stream: ByteStream) -> None:
         # Hypercorn decides by AttributeError whether a stream is TLS; ours has no `do_handshake`.
@@ -172,7 +173,7 @@ def _load(services: Services) -> _Loaded:
 
 def _configured(config: Any, settings: Settings) -> Any:
     config.keep_alive_timeout = settings.keep_alive_timeout
-    config.keep_alive_max_requests = 100_000  # its default of 1,000 ends a busy client's connection each second
+    config.keep_alive_max_requests = 100_000  # the default of 1,000 closes a busy connection each second
     config.h11_max_incomplete_size = config.h2_max_header_list_size = settings.max_head_bytes
     config.include_server_header = False
     config.accesslog = None
@@ -182,7 +183,7 @@ def _configured(config: Any, settings: Settings) -> Any:
 
 @cache  # once in a process, whose servers share Hypercorn's modules
 def _mend_hypercorn() -> None:
-    """Put two classes of ours in the place of Hypercorn's, which have no settings for what they change."""
+    """Replace two of Hypercorn's classes by ours, because Hypercorn has no settings for these changes."""
     from h2.errors import ErrorCodes
     from h2.events import DataReceived, RequestReceived
     from h2.exceptions import H2Error, StreamClosedError
@@ -195,8 +196,8 @@ def _mend_hypercorn() -> None:
     turns = OnePerTurn()
 
     class H2Protocol(h2.H2Protocol):
-        """Hypercorn says that it takes WebSockets over HTTP/2 (RFC 8441). A browser that has an HTTP/2
-        connection would send them there, to Quart, instead of to our gateway."""
+        """Hypercorn offers WebSockets over HTTP/2 (RFC 8441). A browser with an HTTP/2 connection would open
+        them there, in Quart, instead of in our gateway."""
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
@@ -205,8 +206,8 @@ def _mend_hypercorn() -> None:
             self.connection.local_settings = Settings(client=False, initial_values=settings)
 
         async def handle(self, event: Any) -> None:
-            """What a connection sends at once, Hypercorn parses at once: 64 KiB of small frames take 0.1 s,
-            and for each connection. Here it is one part of one connection in each turn of the loop."""
+            """Parse one part of one connection's input per loop iteration. Hypercorn would parse all of it at
+            once: 64 KiB of small frames take 0.1 s per connection."""
             if not isinstance(event, RawData):
                 return await super().handle(event)
             for start in range(0, len(event.data), TURN_BYTES):
@@ -217,7 +218,7 @@ def _mend_hypercorn() -> None:
             return None
 
         async def stream_send(self, event: Any) -> None:
-            """Reset an answer that its app leaves without an end: Hypercorn lets the client wait."""
+            """Reset a response that the app leaves unfinished: Hypercorn would let the client wait."""
             if isinstance(event, StreamClosed):
                 buffer = self.stream_buffers.get(event.stream_id)
                 if buffer is not None and not buffer._complete:
@@ -227,7 +228,7 @@ def _mend_hypercorn() -> None:
             await super().stream_send(event)
 
         async def _priority_updated(self, event: Any) -> None:
-            """Priorities are deprecated (RFC 9113, section 5.3.2), and cost 1 ms a frame with 1,000 streams."""
+            """Ignored: deprecated (RFC 9113, section 5.3.2), and 1 ms per frame with 1,000 streams."""
 
         async def _handle_events(self, events: list[Any]) -> None:
             for event in events:
@@ -237,23 +238,23 @@ def _mend_hypercorn() -> None:
                     self._refuse_method(event.stream_id)
                 else:
                     await super()._handle_events([event])
-            await super()._handle_events([])  # it flushes
+            await super()._handle_events([])  # this flushes
 
         def _refuse_method(self, stream_id: int) -> None:
-            """Methods are case-sensitive; Hypercorn makes `delete` a DELETE."""
+            """Methods are case-sensitive; Hypercorn turns `delete` into DELETE."""
             self.connection.send_headers(stream_id, [(b":status", b"400")], end_stream=True)
             with suppress(StreamClosedError):  # a body may be on its way
                 self.connection.reset_stream(stream_id, ErrorCodes.NO_ERROR)
 
         def _take_no_more(self, event: Any) -> None:
-            """A body that comes behind its answer. To Hypercorn it is the end of the whole connection."""
+            """Discard a body that arrives after its response. Hypercorn would close the whole connection."""
             self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             with suppress(StreamClosedError):
                 self.connection.reset_stream(event.stream_id, ErrorCodes.NO_ERROR)
 
     class StreamBuffer(h2.StreamBuffer):
-        """Hypercorn takes more of an answer whenever it has sent little of it, and so all of it from a stream
-        that may send nothing; it should when little is left."""
+        """Hypercorn accepts more of a response whenever it has sent a little, and so buffers all of it for a
+        stream whose window is 0. This one accepts more only when little is left."""
 
         async def pop(self, max_length: int) -> bytes:
             data = bytes(self.buffer[:max_length])
@@ -270,7 +271,7 @@ def _mend_hypercorn() -> None:
 
 
 def _let_go(server: Any) -> None:
-    """Free what the streams of an ended connection hold: they are cycles, and the collector is slow."""
+    """Free the streams of a closed connection now: they are cycles, and the collector is slow."""
     protocol = getattr(getattr(server, "protocol", None), "protocol", None)
     server.__dict__.clear()
     if protocol is not None:
@@ -280,8 +281,8 @@ def _let_go(server: Any) -> None:
 
 
 def _bounded(app: App, services: Services) -> App:
-    """The ASGI app, with bounds that Hypercorn lacks: each exchange through an `_Exchange`, and the streams of
-    HTTP/2 counted as connections are."""
+    """The ASGI app with bounds that Hypercorn lacks: each exchange goes through an `_Exchange`, and HTTP/2
+    streams count as connections."""
 
     async def bounded(scope: Any, receive: Any, send: Any) -> None:
         with ExitStack() as stack:
@@ -297,16 +298,16 @@ def _bounded(app: App, services: Services) -> App:
                 try:
                     await app(scope, exchange.receive, exchange.send)
                 except* StreamCut:
-                    pass  # Hypercorn finds an answer without an end, and does not make one
+                    pass  # Hypercorn sees an unfinished response, and does not finish it
 
     return bounded
 
 
 class _Exchange:
-    """A request and its answer.
+    """A request and its response.
 
-    A client of HTTP/2 may take no answer (a window of 0) without blocking its connection, whose own deadline
-    then never comes: so each piece of an answer has one. A body where there should be none is not kept.
+    An HTTP/2 client can refuse a response (a window of 0) without blocking its connection, whose deadline then
+    never fires. So each piece of a response has its own deadline. An unexpected body is not kept.
     """
 
     def __init__(
@@ -329,7 +330,7 @@ class _Exchange:
         if not self._has_body:
             self._unwanted += len(message.get("body", b""))
             if self._unwanted > UNWANTED_BYTES:
-                raise self._ended("a body where there should be none")
+                raise self._ended("an unexpected body")
         return message
 
     async def send(self, message: Any) -> None:
@@ -349,7 +350,7 @@ class _Exchange:
         await self._send_in_time(message | {"body": body} if body else message)
 
     async def refuse(self, error: ApiError) -> None:
-        """Without a body, which could wait for the client's window."""
+        """Respond without a body, because a body could wait for the client's window."""
         self._refused = True
         origin = dict(self._scope["headers"]).get(b"origin")
         response = refusal(
@@ -372,8 +373,8 @@ class _Exchange:
             raise self._ended("the peer does not read")
 
     def _is_last(self) -> bool:
-        """Whether Hypercorn will close the connection behind this answer. It does not say so by itself, and a
-        client's next request would be lost."""
+        """Whether Hypercorn will close the connection after this response. It does not announce that itself,
+        and the client's next request would be lost."""
         return self._version != "2" and (self._services.draining or not self._body_ended)
 
     def _ended(self, why: str) -> trio.BrokenResourceError:

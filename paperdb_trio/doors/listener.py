@@ -1,7 +1,7 @@
-"""The only accept loop, and who answers each request of a connection.
+"""The only accept loop, and the choice of the server for each request.
 
-Law: a connection that fails in any way ends alone. A peer that has not sent a whole head has cost one
-task and at most `max_head_bytes`, for at most `head_timeout`.
+Law: a failure ends only its own connection. A peer that has not sent a whole head costs one task and at most
+`max_head_bytes`, for at most `head_timeout`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from typing import Final
 
 import trio
 
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.delivery.encodings import sse_progress
 from paperdb_trio.doors.hypercorn import HypercornConnections
-from paperdb_trio.errors import ApiError, StartupError, leaves
+from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.loop.wheel import Wheel
@@ -34,21 +35,21 @@ from paperdb_trio.services import Services
 log = logging.getLogger("paperdb.door")
 
 SLOW_TURN: Final = 0.01
-"""Seconds of a turn of the event loop, after which as many are accepted as `TimeSlice` lets."""
+"""Seconds. After a longer loop iteration, the door accepts for a whole `TimeSlice`, not just one connection."""
 
 MOST_TURNED_AWAY: Final = 256
-"""Connections beyond the limit whose heads are waited for; more are refused unread."""
+"""Connections beyond the limit whose heads are still read; beyond this, they are refused unread."""
 TURN_AWAY_SECONDS: Final = 1.0
 
 BACKLOG: Final = 4096
 EXIT_PORT: Final = 7
 WARN_SECONDS: Final = 10.0
-"""Between two lines in the log about connections that are refused."""
+"""Between two log lines about refused connections."""
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `StartupError` when the address is taken or is none of ours."""
+    """A listening socket. Raises `StartupError` when the address is taken or not ours."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -69,9 +70,9 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Door:
-    """`run()` accepts until cancelled. It knows every open connection, and ends them when told to.
+    """`run()` accepts until cancelled. The door tracks every open connection, and closes them on request.
 
-    `tls` is the context of new connections, None for plain ones; it may be replaced at any time.
+    `tls` is the context for new connections, None without TLS; it may be replaced at any time.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Door:
         self._warned = -math.inf
         self._turning_away = 0
         self._streams: set[ByteStream] = set()
-        self._connections: set[HttpConnection] = set()  # those that are answered here
+        self._connections: set[HttpConnection] = set()  # those served here, not by Hypercorn
 
     @property
     def open(self) -> int:
@@ -115,30 +116,30 @@ class Door:
                 if error.errno in _OUT_OF_RESOURCES:
                     log.error("cannot accept connections: %s", error.strerror)  # noqa: TRY400 - no traceback
                     await trio.sleep(0.1)
-                else:  # the peer was gone before we came to it
+                else:  # the peer left before we accepted it
                     await trio.lowlevel.checkpoint()
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
-            # One in a turn, but that would be few when others make the turns long.
+            # One per loop iteration; more when other work makes the iterations long.
             if not slow or turn.is_over():
                 begun = trio.current_time()
                 await turn.pass_on()
                 slow = trio.current_time() - begun > SLOW_TURN
 
     async def drain(self) -> None:
-        """Close the connections that wait for a request; the others end after their present answer."""
+        """Close the connections that wait for a request; the others close after their current response."""
         for connection in self._connections:
             if connection.is_waiting:
                 connection.stream.end()
         await self._hypercorn.drain()
 
     def abort(self) -> None:
-        """Drop every connection. Hypercorn's writes are shielded from cancellation: only this ends them."""
+        """Drop every connection. Hypercorn shields its writes from cancellation, so only this ends them."""
         for stream in tuple(self._streams):
             stream.abort()
 
     async def _guarded(self, raw: socket.socket, peer: str) -> None:
-        """Serve one connection; whatever happens in it, log it and free the socket."""
+        """Serve one connection; log any failure, and free the socket."""
         raw.setblocking(False)
         try:
             sock = trio.socket.from_stdlib_socket(raw)
@@ -146,7 +147,7 @@ class Door:
                 stream = ByteStream(sock, raw, peer)
             else:
                 stream = TlsStream(sock, raw, peer, self.tls, self._services.turns)
-        except OSError:  # reset by the peer before we came to it
+        except OSError:  # the peer reset it before we served it
             raw.close()
             return
         self._streams.add(stream)
@@ -176,7 +177,7 @@ class Door:
         except ApiError as error:
             raise TlsError(error.message) from None
         if scope.cancelled_caught:
-            raise TlsError("its handshake did not arrive in time")
+            raise TlsError("the handshake did not arrive in time")
 
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
@@ -194,8 +195,8 @@ class Door:
                 await connection.refuse(error)
 
     async def _turn_away(self, connection: HttpConnection, error: ApiError) -> None:
-        """Refuse a connection for which there is no room, having read its head if that comes soon: a browser
-        shows its page a refusal, and `Retry-After`, only if it answers what was asked."""
+        """Refuse a connection beyond the limit, after its head if that arrives soon: a browser shows a refusal
+        and its `Retry-After` to the page only as the response to a request."""
         head = None
         if self._turning_away < MOST_TURNED_AWAY:
             self._turning_away += 1
@@ -213,7 +214,7 @@ class Door:
             await connection.refuse(error)
 
     async def _serve_requests(self, stream: ByteStream, connection: HttpConnection) -> None:
-        """Answer one request after the other; raises what the last of them is refused with."""
+        """Respond to one request after another; raises the refusal of the last one."""
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)
@@ -234,7 +235,7 @@ class Door:
             await self._hypercorn.serve(stream)
 
     async def _answer(self, connection: HttpConnection, head: Head) -> bool:
-        """Answer the request at hand; whether another may follow."""
+        """Respond to the current request; returns whether another may follow."""
         response = await respond(self._services, connection.request())
         if isinstance(response, EventStream):
             with self._gateway.admission(connection.stream, head, response.grant):

@@ -1,4 +1,4 @@
-"""Turns of the event loop, and one timer for all connections.
+"""Fair use of the event loop, and one timer for all connections.
 
-Law: knows nothing of what takes the turns.
+Law: knows nothing about the work that uses the loop.
 """

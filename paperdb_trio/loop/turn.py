@@ -1,6 +1,6 @@
-"""Turns of the event loop, for work in many steps.
+"""Fair use of the event loop by work of many steps.
 
-Law: nobody works for longer than `SLICE` without letting others have a turn.
+Law: no task works for longer than `SLICE` without a checkpoint.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import Final
 import trio
 
 SLICE: Final = 0.002
-"""Seconds: a publish to 20,000 sockets takes 0.15 s in all."""
+"""Seconds. A publish to 20,000 sockets takes 0.15 s in total."""
 
 
 class TimeSlice:
-    """From step to step: `if turn.is_over(): await turn.pass_on()`."""
+    """Between two steps: `if turn.is_over(): await turn.pass_on()`."""
 
     __slots__ = ("_end",)
 
@@ -34,8 +34,7 @@ class TimeSlice:
 
 
 class OnePerTurn:
-    """For work that takes long at once: `await turns.next()`, and no other who did so is in this turn of the
-    event loop."""
+    """For long steps: `await turns.next()` returns for one caller per loop iteration, in order."""
 
     __slots__ = ("_lock",)
 
@@ -43,5 +42,5 @@ class OnePerTurn:
         self._lock = trio.Lock()
 
     async def next(self) -> None:
-        async with self._lock:  # handed on, in order, to whoever then runs in the next turn
+        async with self._lock:  # handed to the next in line, who runs in the next loop iteration
             pass

@@ -1,6 +1,7 @@
 """One timer for all connections.
 
-Law: no task per timer. Whoever is on the wheel is looked at when due, to the tick, and says when next.
+Law: no task per timer. The wheel checks each entry when it is due, to the tick, and the entry says when to
+check again.
 """
 
 from __future__ import annotations
@@ -10,26 +11,26 @@ from typing import Final, Protocol
 import trio
 
 TICK: Final = 0.25
-"""Seconds. A revoked key or an expired token ends a connection within a second."""
+"""Seconds. A revoked key or an expired token closes a connection within a second."""
 
 
 class Timed(Protocol):
     due: int | None
-    """The wheel's own note of where this is; None: not on the wheel."""
+    """The wheel's own record of the entry's slot; None: not on the wheel."""
 
     def check(self, now: float) -> float | None:
-        """Look at `now` (trio's clock); return when to look again, or None to be taken off."""
+        """Called when due, with `now` on trio's clock. Returns when to check again; None: never."""
         ...
 
 
 class Wheel:
-    """Run `run()` in a nursery; it ends when cancelled."""
+    """Start `run()` in a nursery; it runs until cancelled."""
 
     def __init__(self) -> None:
         self._slots: dict[int, set[Timed]] = {}
 
     def add(self, timed: Timed, when: float | None = None) -> None:
-        """Look at it at `when`, or as soon as possible; whatever was planned for it before is forgotten."""
+        """Check it at `when`, or as soon as possible. This replaces an earlier plan."""
         self.remove(timed)
         timed.due = 0 if when is None else int(when / TICK) + 1
         self._slots.setdefault(timed.due, set()).add(timed)
@@ -48,7 +49,7 @@ class Wheel:
             for tick in sorted(tick for tick in self._slots if tick <= now / TICK):
                 for index, timed in enumerate(tuple(self._slots.pop(tick))):
                     if timed.due != tick:
-                        continue  # taken off, or planned anew, while others were looked at
+                        continue  # removed or planned anew during the checks of others
                     timed.due = None
                     again = timed.check(now)
                     if again is not None:

@@ -1,4 +1,4 @@
-"""Sockets: the one accept loop, the stream of a connection, and what its first bytes are.
+"""Bytes and framing: a connection's stream, TLS, HTTP/1.1, WebSocket frames, CORS.
 
-Law: whatever a peer does ends at most its own connection.
+Law: a peer can end only its own connection.
 """

@@ -15,10 +15,10 @@ _TRAILERS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]
 
 
 class ChunkedDecoder:
-    """RFC 9112, section 7.1, strictly: no bare LF, no sign, no space; extensions and trailers are read over.
+    """RFC 9112, section 7.1, strictly: no bare LF, no sign, no space; extensions and trailers are skipped.
 
-    Feed it bytes; `body` grows; once `done`, `rest` is what follows the body. It takes time in proportion to
-    the bytes, however small the chunks and the pieces in which they come.
+    Feed it bytes, and `body` grows. Once it is `done`, `rest` holds the bytes after the body. The time is
+    proportional to the bytes, however small the chunks and the pieces are.
     """
 
     MAX_LINE: Final = 4096
@@ -29,8 +29,8 @@ class ChunkedDecoder:
         self.done = False
         self.rest = b""
         self._buffer = b""  # less than a size line, the CRLF of a chunk, or the trailers
-        self._left = 0  # bytes of the present chunk with its CRLF
-        self._last = False  # the trailers are all that is to come
+        self._left = 0  # bytes of the current chunk with its CRLF
+        self._last = False  # only the trailers are missing
 
     def feed(self, data: bytes) -> None:
         """Raises a 400 for bad framing."""
@@ -42,7 +42,7 @@ class ChunkedDecoder:
             self._buffer = data[at:]
 
     def _read(self, data: bytes) -> int:
-        """Take what is whole of `data`; returns where the rest begins."""
+        """Decode the complete parts of `data`; returns where the rest begins."""
         at, size = 0, len(data)
         while not self._last:
             if self._left > 2:
@@ -69,7 +69,7 @@ class ChunkedDecoder:
         end = at + 2 if data.startswith(b"\r\n", at) else data.find(b"\r\n\r\n", at, at + self.MAX_LINE + 4) + 4
         if end == 3:
             if size - at >= self.MAX_LINE + 4:
-                raise _bad_chunk("its trailers are too long")
+                raise _bad_chunk("the trailers are too long")
             return at
         if not _TRAILERS.fullmatch(data, at, end):
             raise _bad_chunk("invalid trailers")
@@ -82,7 +82,7 @@ def _bad_chunk(why: str) -> ApiError:
 
 
 def chunk(data: bytes) -> bytes:
-    """One chunk of a chunked body (RFC 9112, section 7.1); nothing for nothing, which would end the body."""
+    """One chunk of a body (RFC 9112, section 7.1). Empty for no data, because an empty chunk ends the body."""
     return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
 
 

@@ -1,24 +1,29 @@
-"""What a web page of another origin may ask and read (Fetch, section 3.2).
+"""CORS: what a web page of another origin may request and read (Fetch, section 3.2).
 
-Law: every answer over HTTP goes through here, a refusal by the door itself, too.
+Law: every HTTP response goes through here, even an early refusal by the door.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.net.messages import Response, error_response
 
+METHODS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
-def preflight() -> Response:
-    """The response to OPTIONS, whatever the path: `allow_origin` adds what a browser looks for."""
-    return Response(204, b"", {"Allow": "GET, POST, PUT, PATCH, DELETE, OPTIONS"})
+
+def preflight(methods: Sequence[str] = ()) -> Response:
+    """The response to OPTIONS. `methods`: the path's, if known. `allow_origin` adds the CORS headers."""
+    return Response(204, b"", {"Allow": ", ".join([*(methods or METHODS), "OPTIONS"])})
 
 
 def refusal(settings: Settings, method: str, origin: str | None, error: ApiError) -> Response:
-    """The answer of a door that does not get as far as the routes.
+    """The response of a door that refuses a request before the routes.
 
-    A preflight goes through: only then does a browser ask, and show its page what the refusal says.
+    A preflight succeeds all the same: only then does a browser send its request, and show its page the refusal.
     """
     response = preflight() if method == "OPTIONS" else error_response(error)
     allow_origin(settings, method, origin, response)
@@ -26,11 +31,11 @@ def refusal(settings: Settings, method: str, origin: str | None, error: ApiError
 
 
 def allow_origin(settings: Settings, method: str, origin: str | None, response: Response) -> None:
-    """CORS (Fetch, section 3.2). No cookies are used, so that `*` gives nothing away."""
+    """Add the CORS headers (Fetch, section 3.2). There are no cookies, so `*` gives nothing away."""
     origins = settings.origins
     headers = response.headers
     if origin is None:
-        if not origins.any:  # a shared cache must not give this to those who have one
+        if not origins.any:  # a shared cache must not serve this to requests with an Origin
             headers["Vary"] = "Origin"
         return
     if origins.any:
@@ -42,7 +47,7 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
         headers["Access-Control-Allow-Origin"] = origin
     headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
     if method == "OPTIONS":
-        headers["Access-Control-Allow-Methods"] = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
+        headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
         headers["Access-Control-Allow-Headers"] = (
             "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Last-Event-ID"
         )

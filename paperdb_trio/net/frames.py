@@ -1,11 +1,12 @@
 """WebSocket frames as bytes (RFC 6455, section 5).
 
-Law: no I/O; a server's side only. Frames are made whole, unmasked, with FIN; what clients send is decoded
-strictly, and refused as soon as it can be known to be wrong: a frame too large by its header alone.
+Law: no I/O; the server's side only. Our frames are whole, unmasked, with FIN. A client's frames are decoded
+strictly, and refused as early as possible: a frame that is too large by its header alone.
 """
 
 from __future__ import annotations
 
+import codecs
 from enum import IntEnum
 from typing import Final, NamedTuple
 
@@ -30,7 +31,7 @@ def _header(size: int, opcode: int = Opcode.TEXT) -> bytes:
     return bytes((_FIN | opcode, 127)) + size.to_bytes(8, "big")
 
 
-# Looking a header up is 3 times as fast as making it; events beyond 4 KiB don't notice.
+# Looking a header up is 3 times as fast as building it; it makes no difference for events beyond 4 KiB.
 _HEADERS: Final = [_header(size) for size in range(4096)]
 
 
@@ -58,13 +59,13 @@ def pong_frame(payload: bytes) -> bytes:
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """`code` 1005 (none was given) makes an empty one; a reason is at most 123 bytes."""
+    """`code` 1005 (none was given) gives an empty close frame. A reason is cut at 123 bytes."""
     payload = b"" if code == 1005 else code.to_bytes(2, "big") + _cut(reason)
     return _header(len(payload), Opcode.CLOSE) + payload
 
 
 def _cut(reason: str) -> bytes:
-    """As much of it as a close frame holds, cut between characters: half of one would be no UTF-8."""
+    """As much as fits into a close frame, cut between characters, because half of one is not UTF-8."""
     return reason.encode()[:123].decode("utf-8", "ignore").encode()
 
 
@@ -83,7 +84,7 @@ class Frame(NamedTuple):
 
 
 class ProtocolError(Exception):
-    """What a client sent breaks the protocol; the connection is to be closed with `code`."""
+    """A client broke the protocol; close the connection with `code`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -92,17 +93,18 @@ class ProtocolError(Exception):
 
 
 class FrameDecoder:
-    """Decodes a client's frames from bytes as they come; keeps at most one message of the largest size."""
+    """Decodes a client's frames incrementally; buffers at most one message of the largest size."""
 
-    __slots__ = ("_buffer", "_max_bytes", "_message")
+    __slots__ = ("_begun", "_buffer", "_max_bytes")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._buffer = bytearray()  # less than a frame
-        self._message: bytearray | None = None  # of a fragmented message, what has come
+        self._begun: tuple[bytearray, codecs.IncrementalDecoder] | None = None
+        """A fragmented message: what has come, and the check of its UTF-8."""
 
     def feed(self, data: bytes) -> list[Frame]:
-        """The frames that `data` completes. Raises `ProtocolError`, after those before it were returned."""
+        """The frames that `data` completes. Raises `ProtocolError` after the frames before it were returned."""
         buffer = self._buffer
         buffer += data
         frames: list[Frame] = []
@@ -117,29 +119,29 @@ class FrameDecoder:
                 if frame is not None:
                     frames.append(frame)
         except ProtocolError:
-            if not frames:  # else it is found again with the next bytes, or by `feed(b"")`
+            if not frames:  # else the next bytes, or `feed(b"")`, raise it again
                 raise
         finally:
             del buffer[:at]
         return frames
 
     def _frame_size(self, start: int) -> int | None:
-        """Bytes of the frame that begins there in the buffer, or None if that cannot be known yet."""
+        """The size of the frame that begins at `start` in the buffer, or None if it is not known yet."""
         first, second = self._buffer[start], self._buffer[start + 1]
         opcode, length, at = first & 0x0F, second & 0x7F, 2
         if first & 0x70:
-            raise ProtocolError(1002, "reserved bits are set: no extension was agreed on")
+            raise ProtocolError(1002, "reserved bits are set, but no extension was negotiated")
         if opcode not in _OPCODES:
             raise ProtocolError(1002, f"unknown opcode {opcode}")
         if not second & 0x80:
             raise ProtocolError(1002, "a client's frames must be masked")
         if opcode >= Opcode.CLOSE and (length > 125 or not first & _FIN):
-            raise ProtocolError(1002, "a control frame is whole and has at most 125 bytes")
+            raise ProtocolError(1002, "a control frame must not be fragmented or exceed 125 bytes")
         if opcode == Opcode.BINARY:
             raise ProtocolError(1003, "send JSON text, not binary")
-        if opcode == Opcode.CONTINUATION and self._message is None:
-            raise ProtocolError(1002, "a continuation of nothing")
-        if opcode == Opcode.TEXT and self._message is not None:
+        if opcode == Opcode.CONTINUATION and self._begun is None:
+            raise ProtocolError(1002, "a continuation without a message")
+        if opcode == Opcode.TEXT and self._begun is not None:
             raise ProtocolError(1002, "a message begins inside another")
         if length >= 126:
             at = 4 if length == 126 else 10
@@ -149,9 +151,9 @@ class FrameDecoder:
             length = int.from_bytes(self._buffer[start + 2 : start + at], "big")
             if length < least or length >= 1 << 63:
                 raise ProtocolError(1002, "a length is not in its shortest form")
-        before = 0 if self._message is None or opcode >= Opcode.CLOSE else len(self._message)
+        before = 0 if self._begun is None or opcode >= Opcode.CLOSE else len(self._begun[0])
         if before + length > self._max_bytes and opcode < Opcode.CLOSE:
-            raise ProtocolError(1009, f"a message has at most {self._max_bytes} bytes")
+            raise ProtocolError(1009, f"a message may have at most {self._max_bytes} bytes")
         return at + 4 + length
 
     def _take(self, raw: bytes) -> Frame | None:
@@ -163,19 +165,25 @@ class FrameDecoder:
             _check_close(payload)
         if opcode >= Opcode.CLOSE:
             return Frame(opcode, payload)
-        if not raw[0] & _FIN:
-            if self._message is None:
-                self._message = bytearray()
-            self._message += payload  # in place: of nothing but empty fragments, a copy each would be costly
-            return None
-        if self._message is not None:
-            payload = bytes(self._message + payload)
-        _check_utf8(payload)
-        self._message = None
-        return Frame(Opcode.TEXT, payload)
+        if raw[0] & _FIN and self._begun is None:
+            _check_utf8(payload)
+            return Frame(Opcode.TEXT, payload)
+        return self._join(payload, last=bool(raw[0] & _FIN))
+
+    def _join(self, fragment: bytes, *, last: bool) -> Frame | None:
+        """The message, if `fragment` is its last one. UTF-8 is checked fragment by fragment."""
+        message, utf8 = self._begun or (bytearray(), _Utf8())
+        try:
+            utf8.decode(fragment, last)
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+        message += fragment  # in place: a copy for each of many empty fragments would be costly
+        self._begun = None if last else (message, utf8)
+        return Frame(Opcode.TEXT, bytes(message)) if last else None
 
 
 _OPCODES: Final = frozenset(Opcode)
+_Utf8: Final = codecs.getincrementaldecoder("utf-8")
 
 
 def _unmask(payload: bytes, mask: bytes) -> bytes:
@@ -188,7 +196,11 @@ def _check_utf8(payload: bytes) -> None:
     try:
         payload.decode()
     except UnicodeDecodeError:
-        raise ProtocolError(1007, "a text is not UTF-8") from None
+        raise _not_utf8() from None
+
+
+def _not_utf8() -> ProtocolError:
+    return ProtocolError(1007, "text that is not UTF-8")
 
 
 def _check_close(payload: bytes) -> None:

@@ -1,7 +1,7 @@
-"""The head of a request: enough of it to know who shall answer, and how its body is framed.
+"""The head of a request: its method, target and headers, and how its body is framed.
 
-Law: no I/O. Parsed by llhttp, strictly: two lengths, a bare LF, a folded line, an unknown transfer coding
-are refused, so that nobody in front of us can have read another request out of the same bytes.
+Law: no I/O. llhttp parses it strictly and refuses two lengths, a bare LF, a folded line, an unknown transfer
+coding. So no proxy in front of us can have read a different request from the same bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from paperdb_trio.errors import ApiError, bad_request
 
 @dataclass(slots=True)
 class Head:
-    """`headers` with lower-case names; of a repeated header the values are joined by commas.
+    """`headers` have lower-case names; commas join the values of a repeated header.
 
     `content_length` in bytes, None without one; `keep_alive`: the peer may send another request.
     """
@@ -52,11 +52,11 @@ class Head:
 
     @property
     def expects_continue(self) -> bool:
-        """Whether the peer holds its body back until it is told to go on (RFC 9110, section 10.1.1)."""
+        """Whether the peer waits for a 100 before it sends its body (RFC 9110, section 10.1.1)."""
         return "expect" in self.headers and self.version == "1.1"
 
 
-# llhttp also takes RTSP and ICE, HTTP/0.9 and 2.0, and any CRs and LFs before the method, not just one blank
+# llhttp also accepts RTSP and ICE, HTTP/0.9 and 2.0, and any CRs and LFs before the method, not just one blank
 # line (RFC 9112, section 2.2).
 _REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[A-Z][A-Z-]* [^\x00-\x20\x7f]+ HTTP/1\.[01]\r\n")
 _SMALL_METHOD: Final = re.compile(rb"(?:\r\n)?((?=[A-Z]*[a-z])[A-Za-z]{3,7}) [^\x00-\x20\x7f]+ HTTP/1\.")
@@ -83,10 +83,10 @@ def parse_head(data: bytes) -> Head:
     """Parse a head, from one blank line or the request line to an empty line. Raises a 400."""
     if not _REQUEST_LINE.match(data):
         small = _SMALL_METHOD.match(data)
-        if small is not None:  # a proxy may think otherwise of `head` than we do: better none of us answers
+        if small is not None:  # a proxy may read `head` differently than we do, so we refuse it
             method = small[1].decode()
             raise bad_request(f"Methods are case-sensitive: '{method}' is not {method.upper()}")
-        raise bad_request("This is no HTTP/1.1 request: invalid request line")
+        raise bad_request("Not an HTTP/1.1 request: invalid request line")
     protocol = _Parser()
     parser = httptools.HttpRequestParser(protocol)
     try:
@@ -94,7 +94,7 @@ def parse_head(data: bytes) -> Head:
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
-        raise bad_request(f"This is no HTTP/1.1 request: {error}") from None
+        raise bad_request(f"Not an HTTP/1.1 request: {error}") from None
     head = protocol.head
     try:
         head.target = protocol.target.decode("ascii")
@@ -109,17 +109,17 @@ def parse_head(data: bytes) -> Head:
     if "," in headers.get("host", "" if head.version == "1.0" else ","):
         raise bad_request("An HTTP/1.1 request needs exactly one Host header")
     if "content-length" in headers:
-        head.content_length = int(headers["content-length"])  # llhttp has checked that it is one number
+        head.content_length = int(headers["content-length"])  # llhttp has checked that this is one number
     if "transfer-encoding" in headers:
         _check_coding(head)
         head.chunked = True
     if head.expects_continue and headers["expect"].lower() != "100-continue":
-        raise ApiError(417, "EXPECTATION_FAILED", "The only expectation that can be met is 100-continue")
+        raise ApiError(417, "EXPECTATION_FAILED", "The only supported expectation is 100-continue")
     return head
 
 
 def _origin_form(target: str) -> str:
-    """Of an absolute target, which servers must take (RFC 9112, section 3.2.2), the path and the query."""
+    """The path and the query of an absolute target, which servers must accept (RFC 9112, section 3.2.2)."""
     absolute = _ABSOLUTE.match(target)
     if absolute is None:
         return target
@@ -128,9 +128,9 @@ def _origin_form(target: str) -> str:
 
 
 def _check_coding(head: Head) -> None:
-    """Raises a 400 or 501 for a body whose end, or whose coding, is not ours to know (RFC 9112, section 6.1).
+    """Raises a 400 or 501 for a body whose end is unclear or whose coding is unknown (RFC 9112, section 6.1).
 
-    llhttp looks at some of this, but not where there is an Upgrade.
+    llhttp checks some of this, but not beside an Upgrade.
     """
     codings = [item.lower() for item in head.tokens("transfer-encoding")]
     if head.content_length is not None or codings[-1:] != ["chunked"] or head.version == "1.0":
@@ -138,12 +138,12 @@ def _check_coding(head: Head) -> None:
             "The last Transfer-Encoding of a request must be chunked, in HTTP/1.1 and without a Content-Length"
         )
     if head.headers["transfer-encoding"].lower() != "chunked":
-        raise ApiError(501, "NOT_IMPLEMENTED", "The only Transfer-Encoding of a request can be chunked")
+        raise ApiError(501, "NOT_IMPLEMENTED", "The only supported Transfer-Encoding of a request is chunked")
 
 
 def _keeps(head: Head) -> bool:
-    # llhttp's word is of no use: it says "no" while a body is to come, and "yes" once a request is whole,
-    # whatever its Connection header said.
+    # llhttp's own flag does not help: it is false until the body has arrived and true afterwards, whatever the
+    # Connection header says.
     if "connection" not in head.headers:
         return True
     return "close" not in (item.lower() for item in head.tokens("connection"))

@@ -1,7 +1,7 @@
-"""Plain HTTP/1.1, without a framework in between: one request after the other on one connection.
+"""HTTP/1.1 without a framework: one request after another on one connection.
 
-Law: frames requests and answers and nothing else; what they mean is `routes.respond`, the same function
-that Quart calls. Whatever is doubtful in a request's framing ends the connection after the answer.
+Law: only frames requests and responses; `routes.respond`, the function that Quart calls too, gives them a
+meaning. After a request with doubtful framing the connection closes behind the response.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _date_line() -> str:
 
 
 def response_bytes(response: Response, *, keep_alive: bool, body: bool = True) -> bytes:
-    """An answer as bytes; without its `body` for HEAD."""
+    """A response as bytes; without its `body` for HEAD."""
     head = _response_head(response, None if response.status in (204, 304) else len(response.body), keep_alive)
     return head + response.body if body else head
 
@@ -58,14 +58,14 @@ def _response_head(response: Response, length: int | None, keep_alive: bool) -> 
 
 IDLE_LOOK_SECONDS: Final = 1.0
 LONG_HEAD_BYTES: Final = 2048
-"""Of a head that takes longer than most, up to 3 ms: of these, one in a turn of the event loop."""
+"""Heads above this size take up to 3 ms to parse: one per loop iteration."""
 
 
 class HttpConnection:
-    """One connection's requests: `read_head`, then `request` and `send`, and again.
+    """One connection's requests: `read_head`, then `request` and `send`, and so on.
 
-    On the wheel from its first answer on, which ends it when it has been idle for too long: a timeout of
-    its own for each request took a tenth of a get.
+    After its first response it is on the wheel, which closes it when it has been idle for too long. A timeout
+    of its own for each request took a tenth of a get.
     """
 
     def __init__(self, stream: ByteStream, settings: Settings, limits: Limits, turns: OnePerTurn) -> None:
@@ -82,11 +82,11 @@ class HttpConnection:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether nothing of a next request has come yet."""
+        """Whether no byte of the next request has arrived."""
         return self._waiting and not self._buffer
 
     def check(self, now: float) -> float:
-        """Called by the wheel: end it if it has waited too long for a request."""
+        """Called by the wheel: close the connection if it has waited too long for a request."""
         if not self.is_waiting:
             return now + IDLE_LOOK_SECONDS
         end = self.stream.last_received + self._settings.keep_alive_timeout
@@ -95,15 +95,15 @@ class HttpConnection:
         return end
 
     async def read_head(self, *, first: bool) -> Head | None:
-        """The next head; None for HTTP/2. What has been read stays with `give_back`.
+        """The next head; None for HTTP/2. `give_back` returns the bytes that were read.
 
-        Raises EndOfChannel when the peer ends, ClosedResourceError when it was idle for too long; a 400, 408
+        Raises EndOfChannel when the peer closes, ClosedResourceError when it was idle for too long; a 400, 408
         or 431.
         """
         settings = self._settings
         self._waiting = True
         if not first:
-            if self._buffer:  # pipelined: others come between two requests all the same
+            if self._buffer:  # pipelined: let other tasks run between two requests
                 await trio.lowlevel.checkpoint()
             else:
                 await self._receive()
@@ -114,7 +114,7 @@ class HttpConnection:
                     if len(self._buffer) >= settings.max_head_bytes:
                         break
                     if not _may_be_http(self._buffer):
-                        raise bad_request("This is no HTTP/1.1 request")
+                        raise bad_request("Not an HTTP/1.1 request")
                     await self._receive()
             if scope.cancelled_caught:
                 raise ApiError(
@@ -138,7 +138,7 @@ class HttpConnection:
         return head
 
     def give_back(self, *, after_head: bool = False) -> None:
-        """Put everything from the last head on, or from behind it, back into the stream for somebody else."""
+        """Put everything from the last head on, or after it, back into the stream for another reader."""
         self.stream.unread(self._buffer[self._body_at :] if after_head else self._buffer)
         self._buffer = b""
 
@@ -149,15 +149,15 @@ class HttpConnection:
         return Request(head.method, path, query_string, head.headers, self._read_body)
 
     async def send(self, response: Response, *, last: bool = False) -> bool:
-        """Write an answer; whether another request may follow on this connection."""
+        """Write a response; returns whether another request may follow on this connection."""
         head = self._head
         if last:
             head.keep_alive = False
         if not self._body_read and not self._skip_body():
             head.keep_alive = False
         body = head.method != "HEAD"
-        # A large body goes by itself: put behind its head it would be one more copy of what the cache, and
-        # all others that are slow to read it, share.
+        # A large body is written separately: joined to its head it would be a copy of the bytes that the cache
+        # and all slow readers share.
         alone = body and len(response.body) > AT_ONCE_BYTES
         await self.stream.send_all(
             response_bytes(response, keep_alive=head.keep_alive, body=body and not alone)
@@ -167,18 +167,18 @@ class HttpConnection:
         return head.keep_alive
 
     async def refuse(self, error: ApiError) -> None:
-        """Answer the request at hand, or what there is of one, with `error`. No other may follow."""
+        """Respond to the current request, even an incomplete one, with `error`. No other request may follow."""
         method, origin = self._head.method, self._head.headers.get("origin")
-        if self._waiting:  # for a head that has not come, or is not to be had
+        if self._waiting:  # the head is incomplete or malformed
             found = _ORIGIN_LINE.search(self._buffer)
             method, origin = "", None if found is None else found[1].decode("latin-1")
         response = refusal(self._settings, method, origin, error)
         await self.stream.send_all(response_bytes(response, keep_alive=False, body=method != "HEAD"))
 
     async def begin_endless(self, response: Response, first: bytes) -> bool:
-        """Write the head and the `first` bytes of an answer without an end; whether its body is chunked.
+        """Write the head and the `first` bytes of an endless response; returns whether its body is chunked.
 
-        In HTTP/1.0, which knows no chunks, it ends with the connection.
+        HTTP/1.0 has no chunks: there the body ends with the connection.
         """
         chunked = self._head.version == "1.1"
         if chunked:
@@ -215,7 +215,7 @@ class HttpConnection:
         return body
 
     async def _receive_exactly(self, length: int, arrived: Callable[[int], None]) -> bytes:
-        # No list of the pieces: of one byte each, they would take 50 times what they hold.
+        # Not a list of pieces: pieces of one byte would take 50 times their content.
         body = bytearray(self._buffer)
         self._buffer = b""
         while len(body) < length:
@@ -244,7 +244,7 @@ class HttpConnection:
                 raise bad_request("The chunked body was cut short")
 
     def _skip_body(self) -> bool:
-        """Step over a body that nobody wanted, if it is here already; else the connection must end."""
+        """Skip an unread body if all of it has arrived; else the connection must close."""
         length = self._head.content_length or 0
         if self._head.chunked or len(self._buffer) - self._body_at < length:
             return False
@@ -263,5 +263,5 @@ _BEGINNING: Final = re.compile(rb"(?:\r\n)?(?:\r?\Z|[A-Za-z][A-Za-z-]{0,23}(?:\Z
 
 
 def _may_be_http(data: bytes) -> bool:
-    """Whether this can be the beginning of a request: of one blank line, and of a method."""
+    """Whether this can be the beginning of a request: an optional blank line, and a method."""
     return _BEGINNING.match(data) is not None

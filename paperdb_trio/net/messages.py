@@ -1,4 +1,4 @@
-"""A request as the handlers see it, and the answer that they give. No I/O."""
+"""A request as the handlers see it, and their response. No I/O."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paperdb_trio.net.parameters import parse_parameters
 
 JSON: Final = "application/json"
 NO_STORE: Final = "no-store"
-"""Documents are for whoever had the key: no cache may keep them."""
+"""Documents are for the owner of the key only: no cache may keep them."""
 
 
 @dataclass(slots=True)
@@ -28,7 +28,7 @@ class Request:
     read_body: Callable[[int], Awaitable[bytes]]
 
     def segments(self) -> tuple[str, ...]:
-        """The path's segments, each decoded by itself: `%2F` in an id is no separator."""
+        """The path's segments, each decoded separately, because `%2F` in an id is not a separator."""
         if "%" not in self.path:
             return tuple(self.path.split("/")[1:])
         try:
@@ -37,14 +37,14 @@ class Request:
             raise bad_request("The path is not percent-encoded UTF-8") from None
 
     def query(self, *known: str) -> dict[str, str]:
-        """The query's parameters, as `parse_parameters` has them."""
+        """The query's parameters, as `parse_parameters` returns them."""
         return parse_parameters(self.query_string, known)
 
     def query_token(self) -> str:
-        """The query's `token`, or nothing."""
+        """The query's `token`, or an empty string."""
         try:
             return self.query_string and dict(parse_qsl(self.query_string, max_num_fields=100)).get("token", "")
-        except ValueError:  # more than that
+        except ValueError:  # too many fields
             return ""
 
 
@@ -57,7 +57,7 @@ class Response:
 
 @dataclass(slots=True, kw_only=True)
 class EventStream(Response):
-    """An answer without end: the changes of a collection after `position`, as server-sent events."""
+    """An endless response: the changes of a collection after `position`, as server-sent events."""
 
     grant: Grant
     collection: str

@@ -1,6 +1,6 @@
 """The parameters of a URL's query.
 
-Law: no I/O. Nothing is dropped in silence: a parameter that is unknown or given twice is a 400.
+Law: no I/O. Nothing is ignored silently: a parameter that is unknown or given twice is a 400.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from paperdb_trio.errors import bad_request
 
 
 def parse_parameters(query_string: str, known: Collection[str], *, errors: str = "strict") -> dict[str, str]:
-    """The parameters by name. Raises a 400 for one that is not `known`: most likely a typing error.
+    """The parameters by name. Raises a 400 for one that is not `known`, which is most likely a typo.
 
-    `errors`: what happens to bytes that are not UTF-8; "replace" leaves it to the caller to refuse them.
+    `errors` handles bytes that are not UTF-8; with "replace" the caller refuses them.
     """
     if not query_string:
         return {}
@@ -28,6 +28,6 @@ def parse_parameters(query_string: str, known: Collection[str], *, errors: str =
             expected = ", ".join(known) or "none"
             raise bad_request(f"Unknown query parameter '{name[:80]}'; expected: {expected}")
         if name in parameters:
-            raise bad_request(f"The query parameter '{name}' is given twice; expected it once")
+            raise bad_request(f"The query parameter '{name}' is given twice; expected once")
         parameters[name] = value
     return parameters

@@ -1,7 +1,7 @@
-"""The byte stream of one connection, which its task writes to in order and the hub pushes into.
+"""The byte stream of one connection: its task writes to it in order, and the hub pushes into it.
 
-Law: all writes of a connection go through here, in the order in which they were begun; after a write
-that was cut off half-way nothing more is written.
+Law: all writes of a connection go through here, in the order in which they started. After an incomplete write
+nothing more is written.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ import trio
 LINGER_SECONDS: Final = 1.0
 GONE_SECONDS: Final = 15
 AT_ONCE_BYTES: Final = 65_536
-"""Of so much at most a write is tried before anything is set up to wait for it."""
+"""Writes up to this size are tried first, before a wait is set up."""
 IN_TIME_BYTES: Final = 65_536
-"""Of a long write, what the peer must take within each `write_timeout`."""
+"""Bytes of a long write that the peer must read within each `write_timeout`."""
 NOT_SENT_BYTES: Final = 128 * 1024
-"""What the kernel takes of us beyond what it could send: the rest waits in the subscriber's bounded queue."""
+"""Unsent bytes that the kernel buffers; the rest waits in the subscriber's bounded queue."""
 
 # struct tcp_info of linux/tcp.h.
 _TCP_INFO_RETRANSMITS, _TCP_INFO_PROBES, _TCP_INFO_LAST_ACK_RECV, _TCP_INFO_SND_WND = 2, 3, 56, 228
 
 
 def prepare_listener(listener: socket.socket) -> None:
-    """Set what the streams of its connections need of their sockets, which inherit it (tcp(7))."""
+    """Set the options that our streams need; accepted sockets inherit them (tcp(7))."""
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
 
 
 class ByteStream(trio.abc.HalfCloseableStream):
-    """A TCP connection that the door accepted; the door closes it for good with `finish()`.
+    """A TCP connection that the door accepted; the door frees it with `finish()`.
 
-    Hypercorn is given it as its stream: it uses `receive_some`, `send_all`, `send_eof`, `aclose` and
-    `socket`. `push` is for whole messages between their writes.
+    Hypercorn uses it as its stream: `receive_some`, `send_all`, `send_eof`, `aclose` and `socket`. `push` is
+    for whole messages between a task's writes.
     """
 
     __slots__ = (
@@ -67,23 +67,23 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self.peer = peer
         self.last_received = trio.current_time()
         self.write_timeout = math.inf
-        """Seconds in which a writer must get `IN_TIME_BYTES`, or all, written, else the stream is broken."""
+        """Seconds within which `IN_TIME_BYTES`, or all of a write, must be written; else the stream breaks."""
         self._raw = raw
         self._fd = raw.fileno()
         self._unread = b""
-        self._more = True  # there is probably something to read at once: here, a request's head
-        self._tail: bytes | memoryview = b""  # of something pushed, what is still to be written
+        self._more = True  # there is probably something to read right away: here, a request's head
+        self._tail: bytes | memoryview = b""  # the unwritten rest of a push
         self._busy = False  # a task is writing
         self._lot: trio.lowlevel.ParkingLot | None = None  # tasks that wait for their turn, in order
         self._broken = False
         self._closed = False
-        self._blocked = False  # any of the four: the one thing that `push` has to look at
+        self._blocked = False  # any of the four, so that `push` checks only one flag
         self._largest_window = 0
 
     # --- reading ---------------------------------------------------------------------------------
 
     def unread(self, data: bytes) -> None:
-        """Put bytes back, to be received first."""
+        """Put bytes back; the next `receive_some` returns them first."""
         self._unread = data + self._unread
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
@@ -97,17 +97,17 @@ class ByteStream(trio.abc.HalfCloseableStream):
         return await self._receive(max_bytes or 65_536)
 
     async def _receive(self, max_bytes: int) -> bytes:
-        """What comes on the wire.
+        """Bytes from the wire.
 
-        Waits first and reads then, unless the last read was full: mostly there is nothing yet, and a read
-        that finds nothing is a system call for nothing (8 of the 76 µs that a get took).
+        It waits before it reads, unless the last read was full: mostly nothing has arrived yet, and an empty
+        read is a wasted system call (8 of the 76 µs of a get).
         """
         while True:
             if self._more:
                 await trio.lowlevel.checkpoint()
             else:
                 await trio.lowlevel.wait_readable(self._raw)
-            if self._closed:  # meanwhile; a wait that began now would have no end
+            if self._closed:  # meanwhile; a new wait would never end
                 raise trio.ClosedResourceError
             try:
                 data = self._raw.recv(max_bytes)
@@ -124,14 +124,14 @@ class ByteStream(trio.abc.HalfCloseableStream):
 
     @property
     def needs_flush(self) -> bool:
-        """Whether the end of something pushed is still to be written; any `send_all` writes it first."""
+        """Whether the rest of a push is still unwritten; the next `send_all` writes it first."""
         return bool(self._tail)
 
     def push(self, data: bytes) -> int:
-        """Write all of `data` as far as the kernel takes it at once, keep the rest for the next `send_all`.
+        """Write as much of `data` as the kernel accepts now, and keep the rest for the next `send_all`.
 
-        Returns how many bytes are left for that. -1, and nothing is taken, while a write is under way, an
-        earlier rest waits, or the kernel takes nothing. Raises BrokenResourceError and ClosedResourceError.
+        Returns the size of that rest. Returns -1 and takes nothing while a write is running, an earlier rest
+        waits, or the kernel accepts nothing. Raises BrokenResourceError and ClosedResourceError.
         """
         if self._blocked:
             self._check()
@@ -139,9 +139,9 @@ class ByteStream(trio.abc.HalfCloseableStream):
         return self._write_now(data)
 
     def _write_now(self, data: bytes) -> int:
-        """`push`, when nothing is in the way."""
+        """`push` when nothing blocks it."""
         try:
-            # os.write is 0.15 µs cheaper than socket.send, which looks at its timeout first.
+            # os.write is 0.15 µs cheaper than socket.send, which checks its timeout first.
             sent = os.write(self._fd, data)
         except BlockingIOError:
             return -1
@@ -154,22 +154,22 @@ class ByteStream(trio.abc.HalfCloseableStream):
         return left
 
     def keep(self, tail: bytes | memoryview) -> None:
-        """What of a message the kernel did not take, for the next `send_all`."""
+        """Keep the unwritten rest of a message for the next `send_all`."""
         self._tail, self._blocked = tail, True
 
     def writer(self) -> Callable[[bytes], int] | None:
-        """The bare system call, for whoever writes only this way until anything is in the way: it must
-        `keep` what was not taken. None while something is in the way."""
+        """The bare system call, for a caller that writes only through it until it blocks, and then must `keep`
+        the rest. None while something blocks."""
         return None if self._blocked else partial(os.write, self._fd)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Write `data` behind everything that was begun before.
+        """Write `data` after all earlier writes.
 
-        A write that fits is no checkpoint. Raises BrokenResourceError (also when the peer does not take enough
-        within `write_timeout`) and ClosedResourceError.
+        A write that fits is not a checkpoint. Raises BrokenResourceError (also when the peer does not read
+        enough within `write_timeout`) and ClosedResourceError.
         """
         if len(data) <= AT_ONCE_BYTES and isinstance(data, bytes):
-            left = self.push(data)  # mostly all that there is to do
+            left = self.push(data)  # mostly this is all
             if left == 0:
                 return
             if left > 0:
@@ -189,7 +189,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         if self._busy:
             if self._lot is None:
                 self._lot = trio.lowlevel.ParkingLot()
-            await self._lot.park()  # whoever wakes us hands its turn over
+            await self._lot.park()  # the task that wakes us hands its turn over
         self._busy = self._blocked = True
 
     def _end(self) -> None:
@@ -203,7 +203,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         await self._write_raw(data)
 
     async def _write_raw(self, data: bytes | bytearray | memoryview) -> None:
-        """Put bytes on the wire, all of them or the stream is broken."""
+        """Put all bytes on the wire; an incomplete write breaks the stream."""
         view = memoryview(data)
         begun = due = 0
         deadline = math.inf
@@ -218,7 +218,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
                     with trio.move_on_at(deadline) as scope:
                         await trio.lowlevel.wait_writable(self._raw)
                     if scope.cancelled_caught:
-                        self.abort()  # else the kernel keeps what it has taken of us, for minutes
+                        self.abort()  # else the kernel keeps its buffer for minutes
                         raise trio.BrokenResourceError("the peer does not read") from None
         except OSError as error:
             raise trio.BrokenResourceError(str(error)) from None
@@ -254,19 +254,19 @@ class ByteStream(trio.abc.HalfCloseableStream):
     # --- the end ---------------------------------------------------------------------------------
 
     async def aclose(self) -> None:
-        """Say that no more comes and fail whoever waits. The door calls `finish` to free the socket."""
+        """Shut down our side and fail the tasks that wait. The door calls `finish` to free the socket."""
         self.end()
         await trio.lowlevel.checkpoint()
 
     def end(self) -> None:
-        """`aclose` as far as it needs no waiting."""
+        """`aclose` without the checkpoint."""
         if not self._closed:
             self._closed = self._blocked = True
             self._shutdown()
             trio.lowlevel.notify_closing(self._raw)
 
     def abort(self) -> None:
-        """Drop the connection at once: what is unsent is lost, the peer gets a reset."""
+        """Drop the connection at once: unsent bytes are lost, and the peer gets a reset."""
         self.end()
         try:
             self._raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -275,10 +275,10 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self._break()
 
     async def finish(self) -> None:
-        """Free the socket; before, throw away what the peer still sends, for at most `LINGER_SECONDS`.
+        """Free the socket, after discarding the peer's last bytes for at most `LINGER_SECONDS`.
 
-        Closing with unread input makes the kernel send a reset, which can destroy the last answer (a 413,
-        a close frame) before the peer has read it.
+        A close with unread input makes the kernel send a reset, which can destroy the last response (a 413, a
+        close frame) before the peer has read it.
         """
         self.end()
         if not self._broken:
@@ -294,12 +294,12 @@ class ByteStream(trio.abc.HalfCloseableStream):
         try:
             self._raw.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # not connected any more
+            pass  # no longer connected
 
-    # --- is anybody there? -----------------------------------------------------------------------
+    # --- is the peer there? ----------------------------------------------------------------------
 
     def peer_is_gone(self) -> bool:
-        """Whether the peer's machine has not answered for long, though TCP repeats itself to it."""
+        """Whether the peer's machine has been silent for long, although TCP retransmits to it."""
         try:
             info = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
         except OSError:
@@ -308,10 +308,10 @@ class ByteStream(trio.abc.HalfCloseableStream):
         return bool(info[_TCP_INFO_RETRANSMITS] or info[_TCP_INFO_PROBES]) and silent_ms > GONE_SECONDS * 1000
 
     def reader_is_behind(self) -> bool:
-        """Whether the peer's program has not read all that we sent.
+        """Whether the peer's program has not read everything that we sent.
 
-        It cannot answer a ping that it has not come to yet. Known from TCP: there is something that its
-        machine has not taken, or its receive window has shrunk below what it once was.
+        It cannot respond to a ping that it has not read yet. TCP shows this: its machine has not accepted all
+        bytes, or its receive window is smaller than it was.
         """
         try:
             queued = struct.unpack("i", fcntl.ioctl(self._raw, termios.TIOCOUTQ, b"\0\0\0\0"))[0]
@@ -321,11 +321,11 @@ class ByteStream(trio.abc.HalfCloseableStream):
         return queued > 0 or self._blocked or window < self._largest_window * 3 // 4
 
     def note_window(self) -> int:
-        """Remember how large the peer's receive window is while it reads everything; its size in bytes."""
+        """Record the peer's largest receive window; returns the current one in bytes."""
         try:
             info = self._raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
             (window,) = struct.unpack_from("I", info, _TCP_INFO_SND_WND)
-        except (OSError, struct.error):  # struct.error: a kernel of before 5.4 does not tell
+        except (OSError, struct.error):  # struct.error: kernels before 5.4 do not report it
             return 0
         self._largest_window = max(self._largest_window, window)
         return int(window)

@@ -1,7 +1,7 @@
-"""TLS in the door: the certificate, the handshake, and a stream that encrypts in memory.
+"""TLS: the certificate, the handshake, and a stream that encrypts in memory.
 
 Law: OpenSSL never sees the socket. It works on two memory buffers, so that a push is one encryption and one
-write, on the spot, and everything that it wants to say leaves in the order in which it said it.
+immediate write, and all of its records leave in order.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ EXIT_CERTIFICATE: Final = 8
 SELF_SIGNED: Final = ("tls-self-signed.crt", "tls-self-signed.key")
 SELF_SIGNED_DAYS: Final = 365
 RECORDS_BYTES: Final = 65_536
-"""Plain text that is encrypted at once: a write that is cut off loses, and holds in memory, no more."""
+"""Plain text per encryption; an interrupted write loses, and holds in memory, no more than this."""
 RECORD_BYTES: Final = 16_640
-"""Of the largest record, about: what is read at once."""
+"""Bytes per read, about the size of the largest record."""
 SPARSE_BYTES: Final = 2048
-"""The same, while what comes is mostly no data."""
+"""Bytes per read while most of the input is not data."""
 _HANDSHAKE_RECORD: Final = 22  # RFC 8446, section 5.1
 
 PLAIN_ANSWER: Final = (
@@ -44,23 +44,23 @@ PLAIN_ANSWER: Final = (
 
 
 class TlsError(Exception):
-    """The peer's handshake failed; that is nobody's problem but its own."""
+    """The peer's handshake failed; this concerns only that peer."""
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext | None:
-    """What the settings say of TLS: the context of new connections, or None for plain ones.
+    """The TLS context for new connections, from the settings; None without TLS.
 
-    Raises `StartupError` for files that cannot be read, or that are no certificate and its key.
+    Raises `StartupError` for files that cannot be read, or that are not a certificate and its key.
     """
     certificate, key = settings.tls_cert, settings.tls_key
     if settings.tls_self_signed:
         if certificate or key:
-            raise StartupError("Give --tls-cert and --tls-key, or --tls-self-signed, not both", 2)
+            raise StartupError("Give --tls-cert and --tls-key, or --tls-self-signed, but not both", 2)
         try:
             certificate, key = map(str, self_signed(Path(settings.data), settings.host))
         except OSError as error:
             raise StartupError(
-                f"Cannot make a certificate in {settings.data}: {error.strerror}"
+                f"Cannot create a certificate in {settings.data}: {error.strerror}"
                 f"{whose(error, *(Path(settings.data, name) for name in SELF_SIGNED), Path(settings.data))}",
                 EXIT_UNWRITABLE,
             ) from None
@@ -71,11 +71,11 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.num_tickets = 1  # a client that comes back needs one
+    context.num_tickets = 1  # a returning client needs only one
     context.set_alpn_protocols(["h2", "http/1.1"])
 
     def no_password() -> str:  # OpenSSL would ask for it on the terminal
-        raise StartupError(f"The TLS key {key} is encrypted; give one that is not", EXIT_CERTIFICATE)
+        raise StartupError(f"The TLS key {key} is encrypted; expected an unencrypted one", EXIT_CERTIFICATE)
 
     try:
         context.load_cert_chain(certificate, key, no_password)
@@ -91,7 +91,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def self_signed(data: Path, host: str) -> tuple[Path, Path]:
-    """A certificate of our own in the data directory, for trying out; made anew when it has expired."""
+    """A self-signed certificate in the data directory, for trying out; replaced when it has expired."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -104,7 +104,7 @@ def self_signed(data: Path, host: str) -> tuple[Path, Path]:
             old = x509.load_pem_x509_certificate(certificate.read_bytes())
             fits = old.public_key() == serialization.load_pem_private_key(key.read_bytes(), None).public_key()
         except ValueError:
-            fits = False  # what a process was killed in the middle of
+            fits = False  # a malformed file
         if fits and old.not_valid_after_utc > now:
             known = old.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             if {str(name.value) for name in known} >= names:
@@ -162,8 +162,8 @@ class TlsStream(ByteStream):
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
 
     async def handshake(self, turns: trio.Lock) -> None:
-        """Shake hands. `turns` lets one connection in the process do a step (up to a millisecond of
-        arithmetic) in one turn of the event loop, so that a storm of them holds up nobody else.
+        """Shake hands. `turns` allows one step (up to a millisecond of arithmetic) of one connection per loop
+        iteration, so that a storm of handshakes holds up no other client.
 
         Raises `TlsError`, BrokenResourceError and ClosedResourceError.
         """
@@ -171,7 +171,7 @@ class TlsStream(ByteStream):
         if data and data[0] != _HANDSHAKE_RECORD:
             if data[:1].isalpha():
                 await self._write_raw(PLAIN_ANSWER)
-            raise TlsError("what came is no TLS")
+            raise TlsError("the first bytes are not TLS")
         while data:
             self._incoming.write(data)
             async with turns:
@@ -190,7 +190,7 @@ class TlsStream(ByteStream):
             if done:
                 return
             data = await self._receive(RECORDS_BYTES)
-        raise TlsError("the peer left in the middle of the handshake")
+        raise TlsError("the peer left during the handshake")
 
     # --- reading ---------------------------------------------------------------------------------
 
@@ -213,26 +213,26 @@ class TlsStream(ByteStream):
             received = await self._receive(SPARSE_BYTES if self._sparse else RECORD_BYTES)
             self._wire += len(received)
             if not received:
-                return b""  # OpenSSL is not told: it would refuse to encrypt what we still have to answer
+                return b""  # OpenSSL is not told, because it would then refuse to encrypt our last response
             self._incoming.write(received)
 
     def _look(self, plain: int) -> None:
-        """Whether what comes is sparse: key updates (27 µs for 27 bytes) or records of a byte. Of all such
-        connections, `turns` lets one read a little in a turn of the event loop."""
+        """Update `_sparse`: the input is mostly key updates (27 µs for 27 bytes) or records of one byte.
+        `turns` lets one such connection read a little per loop iteration."""
         self._plain += plain
         if self._wire >= SPARSE_BYTES and (self._plain or self._sparse or self._wire >= RECORD_BYTES):
             self._sparse = self._plain * 2 < self._wire
             self._wire = self._plain = 0
 
     def _decrypt(self, max_bytes: int) -> bytes | None:
-        """What has come, nothing for the end, or None if there is nothing whole yet."""
+        """The decrypted input; empty at the end; None if no record is complete yet."""
         parts: list[bytes] = []
         try:
             while max_bytes > 0 and (data := self._tls.read(max_bytes)):
                 parts.append(data)
                 max_bytes -= len(data)
         except ssl.SSLWantReadError:
-            self._say_pending()  # an answer of TLS's own, to a change of keys
+            self._say_pending()  # TLS's own response to a key update
             return b"".join(parts) if parts else None
         except ssl.SSLZeroReturnError:
             pass
@@ -242,37 +242,37 @@ class TlsStream(ByteStream):
         return b"".join(parts)
 
     def _say_pending(self) -> None:
-        """Write what TLS itself has to say, if that is possible now; else it goes with the next write.
+        """Write TLS's own records if possible now; else they go with the next write.
 
-        A peer that asks for ever new keys and reads nothing could make that much: raises BrokenResourceError.
+        Raises BrokenResourceError if they grow too large: the peer keeps asking for new keys and reads nothing.
         """
         if self._outgoing.pending > RECORDS_BYTES:
             self._break()
-            raise trio.BrokenResourceError("the peer does not read what TLS has to say")
+            raise trio.BrokenResourceError("the peer does not read TLS's own records")
         if self._outgoing.pending and not self._blocked:
             self._push_raw(self._outgoing.read())
 
     # --- writing ---------------------------------------------------------------------------------
 
     def push(self, data: bytes) -> int:
-        """As in plain. What the kernel takes nothing of is taken all the same: it is encrypted already."""
+        """As without TLS, but also keeps data that the kernel does not accept: it is encrypted already."""
         if self._blocked:
             self._check()
             return -1
         return self._push_raw(self._encrypt(data))
 
     def writer(self) -> Callable[[bytes], int] | None:
-        """As in plain; but nothing need be kept, and 0 may also mean that TLS itself has to say something."""
+        """As without TLS, but the caller need not `keep`, and 0 may also mean that TLS's own records wait."""
         return None if self._blocked else self._write_message
 
     def _write_message(self, data: bytes) -> int:
-        """All of it is taken, and -1 returned if some waits for the next `send_all`; or nothing, and 0."""
+        """Takes all, and returns -1 if some waits for the next `send_all`; or takes nothing, and returns 0."""
         if self._blocked:
             return 0
         return -1 if self._push_raw(self._encrypt(data)) else len(data)
 
     def _encrypt(self, data: bytes | memoryview) -> bytes:
-        """The records for `data`, behind what TLS itself still had to say."""
+        """The records for `data`, after TLS's own pending records."""
         try:
             self._tls.write(data)
         except ssl.SSLError as error:  # the peer has broken the protocol
@@ -304,7 +304,7 @@ class TlsStream(ByteStream):
         if not self._busy and not self._tail and not self._broken:
             try:
                 self._tls.unwrap()
-            except ssl.SSLError:  # it has said goodbye, and would wait for the peer's
+            except ssl.SSLError:  # our goodbye is written; it would wait for the peer's
                 pass
             try:
                 os.write(self._fd, self._outgoing.read())

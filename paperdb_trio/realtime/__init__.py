@@ -1,5 +1,4 @@
-"""Subscriptions: cursors over the change log.
+"""Live connections: WebSockets and event streams.
 
-Law: `frames` and `protocol` do no I/O; `hub` and `subscriber` know of sinks, not of sockets; `gateway` is
-where a WebSocket, a token and a subscriber meet.
+Law: `protocol` and `handshake` do no I/O; `gateway` brings a connection, a token and a subscriber together.
 """

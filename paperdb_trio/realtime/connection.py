@@ -1,6 +1,6 @@
-"""What every live connection has, whatever it speaks: a grant that can end, and a heartbeat.
+"""The base of every live connection: a grant that can end, and a heartbeat.
 
-Law: ends a connection only through `close`; costs no task and no timer of its own (it is on the wheel).
+Law: closes a connection only through `close`; needs no task and no timer of its own (it is on the wheel).
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from paperdb_trio.store.change_log import Interest
 log = logging.getLogger("paperdb.live")
 
 CLOSE_SECONDS = 1.0
-"""What a client gets to finish the message that it is being sent, and then to answer a close frame."""
+"""Time for a client to read the current message, and then to respond to a close frame."""
 
 
 class Live(ABC):
-    """A connection whose task reads from the peer, inside `_scope`; a second task, in its nursery, is there
-    only while its subscriber has something to write that the stream does not take at once."""
+    """A connection whose task reads from the peer, inside `_scope`. A second task, in its nursery, exists only
+    while the subscriber has events that the stream does not accept immediately."""
 
     __slots__ = (
         "_accounts",
@@ -85,7 +85,7 @@ class Live(ABC):
         )
 
     def _begin_events(self, first_look: float | None = None) -> None:
-        """Before the first event, and behind the answer to the handshake, which must be read in time."""
+        """Call it before the first event, after the response to the handshake, which must be read in time."""
         self._stream.write_timeout = math.inf  # slow is not gone
         self._wheel.add(self, first_look)
 
@@ -94,7 +94,7 @@ class Live(ABC):
         self._expires = trio.current_time() + grant.expires - time.time()
 
     def close(self, code: int, reason: str, *, grace: float = CLOSE_SECONDS) -> None:
-        """End with this code, once what is just being written is written, within `grace` seconds."""
+        """Close with this code, after the current write, within `grace` seconds."""
         if self._closing is None:
             self._closing = (code, reason)
             self._close_by = trio.current_time() + grace
@@ -112,7 +112,7 @@ class Live(ABC):
         except BehindTheLog:
             self.close(CloseCode.BEHIND_THE_LOG, "behind the log's oldest change")
         except ApiError as error:  # the log could not be read in time
-            log.warning("a subscriber is sent away: %s", error.message)
+            log.warning("closing a subscriber: %s", error.message)
             self.close(CloseCode.RESTARTING, "busy")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.cancel()
@@ -121,14 +121,14 @@ class Live(ABC):
             self._sender_done = None
 
     async def _sent(self) -> bool:
-        """Wait until the message that is just being written is written, or its time is over."""
+        """Wait for the end of the current write, or of its time; returns whether it is complete."""
         with trio.move_on_at(self._close_by):
             if self._sender_done is not None:
                 await self._sender_done.wait()
         return self._sender_done is None
 
     def enforce(self) -> None:
-        """End it if its key or its plan is no longer good."""
+        """Close it if its key was revoked or its plan has lost realtime."""
         key = self._accounts.key(self._grant.key_id)
         if key is None or key.revoked:
             self.close(CloseCode.ACCESS_LOST, "API key revoked")
@@ -136,7 +136,7 @@ class Live(ABC):
             self.close(CloseCode.ACCESS_LOST, "the plan has no realtime")
 
     def check(self, now: float) -> float | None:
-        """Called by the wheel when due. Returns when to look again; None: never."""
+        """Called by the wheel when due. Returns when to check again; None: never."""
         if self._closing is not None:
             return None
         if now >= self._expires:
@@ -151,7 +151,7 @@ class Live(ABC):
 
     @abstractmethod
     def _check_peer(self, now: float) -> float:
-        """Send a heartbeat if it is time, or `close` if the peer is gone; returns when to look again.
+        """Send a heartbeat if it is due, or `close` if the peer is gone; returns when to check again.
 
         May raise Broken- and ClosedResourceError.
         """

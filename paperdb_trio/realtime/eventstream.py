@@ -1,6 +1,6 @@
-"""Server-sent events: the same subscription over a plain HTTP answer (WHATWG HTML, section 9.2).
+"""Server-sent events: the same subscription over a plain HTTP response (WHATWG HTML, section 9.2).
 
-Law: a thin shell over a subscriber (on a stream of ours), or over pages of the log (through Quart).
+Law: a thin shell over a subscriber (on our own streams), or over pages of the log (through Quart).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from paperdb_trio.store.change_log import FIRST_ROWS
 
 
 class EventConnection(Live):
-    """A connection that has been answered with an endless body; its peer has nothing more to say.
+    """A connection with an endless response; its peer sends nothing more.
 
-    The body is `chunked` (not in HTTP/1.0): its last chunk tells an end that is meant, so that the client need
-    not come again as it is, from a server that was killed or restarts.
+    The body is `chunked` (not in HTTP/1.0). Its last chunk marks an end on purpose, after which the client
+    should not reconnect as it is; a killed or restarting server sends none.
     """
 
     __slots__ = ("_chunked",)
@@ -45,16 +45,16 @@ class EventConnection(Live):
         self._chunked = chunked
 
     async def run(self, position: int) -> None:
-        """Send events after `position` until the peer goes, or the connection is closed."""
+        """Send events after `position` until the peer leaves, or the connection is closed."""
         self._begin_events(min(self._expires, trio.current_time() + self._settings.ping_interval))
         try:
             async with trio.open_nursery() as self._nursery:
                 self._subscriber.start(position)
                 with self._scope:
                     while await self._stream.receive_some(4096):
-                        pass  # it has nothing to say but goodbye
+                        pass  # the peer should send nothing
                 self._subscriber.close()
-                # If it is behind the log it comes back with its last id, and is told that this is too old.
+                # A client behind the log reconnects with its last id, and then gets a 410.
                 if await self._sent() and self._chunked and self._is_final():
                     with trio.move_on_after(CLOSE_SECONDS):
                         await self._stream.send_all(LAST_CHUNK)
@@ -79,21 +79,21 @@ class EventConnection(Live):
 
 
 class StreamCut(Exception):
-    """The stream ends before its time: its client must not take that for the end, and is to come again."""
+    """The stream is cut off: its client must not take that for the end, and should reconnect."""
 
 
 async def event_pages(services: Services, grant: Grant, collection: str, position: int) -> AsyncIterator[bytes]:
-    """The same for a framework that wants an iterator: pages of the log, and progress between them.
+    """The same for a framework that needs an iterator: pages of the log, with progress between them.
 
-    Ends when the grant does. Raises `StreamCut` when the log has moved on beyond the position or cannot be
-    read, or the server drains.
+    Ends when the grant does. Raises `StreamCut` when the log no longer holds the position or cannot be read, or
+    the server drains.
     """
     database_id = grant.database.id
     rows = FIRST_ROWS
     with ExitStack() as stack:
         try:
             stack.enter_context(services.limits.listener(database_id))
-        except ApiError as error:  # the last place was taken since the head was sent
+        except ApiError as error:  # the last slot was taken since the head was sent
             raise StreamCut from error
         yield sse_progress(position)
         while grant.still_good(services.accounts):
@@ -101,7 +101,7 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
                 raise StreamCut
             try:
                 page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
-            except ApiError as error:  # it could not be read in time
+            except ApiError as error:  # the log could not be read in time
                 raise StreamCut from error
             if page.expired:
                 raise StreamCut

@@ -1,6 +1,6 @@
-"""Who is let in to listen, and everybody who is in.
+"""Admission of live connections, and the set of open ones.
 
-Law: checks everything before it upgrades, so that a refusal is a plain HTTP answer.
+Law: checks everything before it upgrades, so that a refusal is a plain HTTP response.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Gateway:
         self.connections: set[Live] = set()
 
     async def serve(self, stream: ByteStream, head: Head) -> None:
-        """Serve one connection until it ends; its head has been read. Raises an `ApiError` that refuses it,
-        unless the client has asked to be told by a close code."""
+        """Serve one connection until it ends; its head has been read. Raises an `ApiError` to refuse it, unless
+        the client asked for a close code."""
         try:
             await self._serve(stream, head)
         except ApiError as error:
             await self.refuse(stream, head, error)
 
     async def refuse(self, stream: ByteStream, head: Head, error: ApiError) -> None:
-        """Tell a client with `?errors=close` why it is refused, after the upgrade; raise `error` for others.
+        """Send a client with `?errors=close` the reason after the upgrade; raise `error` for others.
 
-        A browser does not say why a handshake was refused, nor even that it was: its page would try for ever.
+        A browser hides a refused handshake from its page, which would retry forever.
         """
         if "errors=close" not in head.query_string.split("&"):
             raise error
@@ -63,7 +63,7 @@ class Gateway:
     async def _serve(self, stream: ByteStream, head: Head) -> None:
         query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
         if query.get("errors", "close") != "close":
-            raise bad_request(f"Invalid errors: '{query['errors'][:40]}'. Use close, or leave it out.")
+            raise bad_request(f"Invalid errors: '{query['errors'][:40]}'. Use close, or omit it.")
         grant, protocol = self._admit(head, query)
         since = query.get("since")
         if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):
@@ -73,7 +73,7 @@ class Gateway:
         interest = _first_interest(grant, query.get("collections"), most)
         with self.admission(stream, head, grant):
             connection = WebSocket(self._services, self._wheel, stream, grant, interest, cursor_mode)
-            # Before anything is awaited: `enforce` and `drain` must not miss one whose handshake is under way.
+            # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
             try:
                 await stream.send_all(handshake_answer(head, protocol))
@@ -83,7 +83,7 @@ class Gateway:
 
     @contextmanager
     def admission(self, stream: ByteStream, head: Head, grant: Grant) -> Iterator[None]:
-        """Count a listener while it lasts: for its database, and for its address if a proxy speaks for it.
+        """Count a listener while it lasts: for its database, and behind a proxy for its client address.
 
         Raises a 503.
         """
@@ -99,9 +99,9 @@ class Gateway:
     async def serve_events(
         self, stream: ByteStream, grant: Grant, collection: str, position: int, *, chunked: bool
     ) -> None:
-        """Serve server-sent events until the connection ends; the head of the answer has been sent.
+        """Serve server-sent events until the connection ends; the head of the response has been sent.
 
-        What `enforce` and `drain` ended while it was being sent ends here.
+        `enforce` and `drain` do not see the connection during that send, so this checks again.
         """
         if self._services.draining or not grant.still_good(self._services.accounts):
             return
@@ -113,7 +113,7 @@ class Gateway:
             self.connections.discard(connection)
 
     def _admit(self, head: Head, query: dict[str, str]) -> tuple[Grant, str | None]:
-        """What the token allows, and the subprotocol. Raises what the client is refused with."""
+        """The grant and the subprotocol. Raises the refusal."""
         services = self._services
         if head.path not in PATHS:
             raise ApiError(404, "NOT_FOUND", "WebSockets connect to / or /realtime")
@@ -126,18 +126,18 @@ class Gateway:
         offered = _offered(head)
         bearer = _bearer(offered)
         grant = tokens.verify(services.accounts, _token(head, query, bearer))
-        # A client that offers protocols must be answered with one of them.
+        # A client that offers subprotocols must get one of them.
         return grant, SUBPROTOCOL if SUBPROTOCOL in offered else bearer
 
     async def drain(self, seconds: float) -> None:
-        """Close every connection with 1012, each after what it is just being sent, within `seconds`."""
+        """Close every connection with 1012, each after its current write, within `seconds`."""
         for index, connection in enumerate(tuple(self.connections)):
             connection.close(CloseCode.RESTARTING, "server restarting", grace=seconds)
             if not index % 100:
                 await trio.lowlevel.checkpoint()
 
     def enforce(self) -> None:
-        """End connections whose key or plan is no longer good, after the accounts have changed."""
+        """Close connections whose key or plan is no longer valid, after a change of the accounts."""
         for connection in tuple(self.connections):
             connection.enforce()
 

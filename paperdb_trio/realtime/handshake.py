@@ -1,6 +1,6 @@
-"""The opening handshake of a WebSocket (RFC 6455, section 4.2), from a head that has been parsed.
+"""The opening handshake of a WebSocket (RFC 6455, section 4.2), from a parsed head.
 
-Law: no I/O; says what is wrong with a request, or the answer to it.
+Law: no I/O; a refusal or the response's bytes come out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 
 def check_handshake(head: Head) -> None:
-    """Raises a 400 or 426 for what is no handshake of version 13."""
+    """Raises a 400 or 426 if this is not a handshake of version 13."""
     if head.version != "1.1":
         raise bad_request("A WebSocket needs HTTP/1.1")
     if head.headers.get("sec-websocket-version") != "13":
@@ -38,7 +38,7 @@ def check_handshake(head: Head) -> None:
 
 
 def handshake_answer(head: Head, subprotocol: str | None) -> bytes:
-    """The 101 to a handshake that was checked."""
+    """The 101 for a checked handshake."""
     key = head.headers["sec-websocket-key"].encode("ascii")
     accept = b64encode(sha1(key + _GUID).digest())
     protocol = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode("latin-1")

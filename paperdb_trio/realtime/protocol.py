@@ -1,4 +1,4 @@
-"""What a WebSocket client may send, and the close codes and replies that it gets.
+"""The actions of a WebSocket client, the replies to them, and the close codes.
 
 Law: no I/O and no state; JSON text in, a parsed action or an `ApiError` out.
 """
@@ -16,11 +16,11 @@ from paperdb_trio.model import encode
 SUBPROTOCOL: Final = "paperdb.v1"
 BEARER: Final = "bearer."
 MAX_BAD_MESSAGES: Final = 10
-"""Bad messages that a connection is answered; the one after ends it."""
+"""Bad messages that get a reply; the next one closes the connection."""
 
 
 class CloseCode(IntEnum):
-    """4000 to 4399 and 1xxx: reconnect. 4400 to 4499: what each name says."""
+    """4000 to 4399 and 1xxx: reconnect. 4400 to 4499: see each name."""
 
     BINARY = 1003
     RESTARTING = 1012
@@ -43,7 +43,7 @@ ACTIONS: Final[dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`argument` is the collection or the token; `ref` whatever the client wants echoed."""
+    """`argument` is the collection or the token; `ref` is echoed in the reply."""
 
     name: str
     argument: str
@@ -51,7 +51,7 @@ class Action:
 
 
 class BadMessage(Exception):
-    """A message that is no action. `ref` is echoed if it could be read."""
+    """A message that is not a valid action. `ref` is echoed if it could be read."""
 
     def __init__(self, error: ApiError, ref: Any) -> None:
         super().__init__(error.message)
@@ -90,7 +90,7 @@ def parse_action(text: bytes) -> Action:
 
 
 def reply(kind: str, ref: Any = None, **fields: Any) -> bytes:
-    """The JSON text of a reply; `ref` only where the client gave one."""
+    """The JSON text of a reply; with `ref` only if the client sent one."""
     body = {"type": kind, **fields}
     if ref is not None:
         body["ref"] = ref
@@ -98,7 +98,7 @@ def reply(kind: str, ref: Any = None, **fields: Any) -> bytes:
 
 
 def refusal_close(error: ApiError) -> tuple[int, str]:
-    """The close code and the reason of a handshake's refusal, for a client that cannot see an HTTP status."""
+    """The close code and reason of a refused handshake, for a client that cannot see an HTTP status."""
     if error.status == 503:
         code = CloseCode.RESTARTING if error.code == "SHUTTING_DOWN" else CloseCode.TRY_AGAIN_LATER
     elif error.status == 401:

@@ -1,6 +1,6 @@
 """One WebSocket connection: the client's actions in, its subscriber's events out.
 
-Law: it sends events only through its subscriber, replies behind them, and nothing after a close frame.
+Law: sends events only through its subscriber, replies after them, and nothing after a close frame.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class WebSocket(Live):
         self._behind = False
 
     async def run(self, since: str | None) -> None:
-        """Read actions and send events until the connection ends or is closed; then end it properly."""
+        """Read actions and send events until the connection ends or is closed; then close it cleanly."""
         self._begin_events()
         try:
             async with trio.open_nursery() as self._nursery:
@@ -98,7 +98,7 @@ class WebSocket(Live):
             self._stream.end()
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
-        """Send a close frame and, unless it answers the peer's, wait for the peer's."""
+        """Send a close frame. Unless the peer sent one first, wait for the peer's."""
         await self._stream.send_all(close_frame(code, reason))
         while not self._peer_closed:
             data = await self._stream.receive_some(RECEIVE_BYTES)
@@ -110,7 +110,7 @@ class WebSocket(Live):
                 return
 
     def _begin(self, since: str | None) -> None:
-        """Take up the position; from here to `start` nothing may yield."""
+        """Choose the position; nothing may yield from here to `start`."""
         database_id = self._grant.database.id
         head = self._hub.committed(database_id)
         position = head
@@ -123,7 +123,7 @@ class WebSocket(Live):
                 else:
                     first.append(reply("gap", since=wanted, oldest=trimmed + 1))
             frames = b"".join(map(text_frame, first))
-            if self._stream.push(frames) < 0:  # not even the answer to the handshake has been read
+            if self._stream.push(frames) < 0:  # not even the response to the handshake has been read
                 self._stream.keep(frames)
         self._subscriber.start(position)
         if self._stream.needs_flush and self._nursery is not None:
@@ -132,10 +132,10 @@ class WebSocket(Live):
     # --- the client's messages -------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Read frames until the peer ends, or `close` cancels it."""
+        """Read frames until the peer closes, or `close` cancels it."""
         turn = TimeSlice()
         while data := await self._stream.receive_some(RECEIVE_BYTES):
-            if len(data) == RECEIVE_BYTES:  # there is more: of all who send so much, one in a turn
+            if len(data) == RECEIVE_BYTES:  # probably more follows: one such connection per loop iteration
                 await self._turns.next()
             turn.begin()
             while True:
@@ -152,7 +152,7 @@ class WebSocket(Live):
                     return
 
     async def _take_all(self, frames: list[Frame], turn: TimeSlice) -> None:
-        """Take them in order, up to one that closes. The pongs of pings in a row are written together."""
+        """Process them in order, up to one that closes. Pongs for consecutive pings are written together."""
         pongs = b""
         for frame in frames:
             if frame.opcode == Opcode.PING:
@@ -197,7 +197,7 @@ class WebSocket(Live):
         if self._interest is not None and name not in self._interest:
             if len(self._interest) >= self._settings.max_subscriptions:
                 raise too_many_subscriptions(self._settings.max_subscriptions)
-            # From now on: what was committed before is not asked of the log, should it have to catch up.
+            # From now on: a later catch-up does not read older changes from the log.
             seq = max(seq, self._hub.committed(self._grant.database.id))
             self._interest = {**self._interest, name: seq}
             self._subscriber.set_interest(self._interest)
@@ -234,7 +234,7 @@ class WebSocket(Live):
         return reply("pong", action.ref, **self._seq(self._subscriber.reached))
 
     def _seq(self, seq: int) -> dict[str, int]:
-        """In cursor mode replies have a `seq`, too: with it the cursor of a quiet collection stays young."""
+        """In cursor mode replies have a `seq`, too, which keeps the cursor of a quiet collection fresh."""
         return {"seq": seq} if self._cursor_mode else {}
 
     # --- pings -----------------------------------------------------------------------------------
@@ -246,20 +246,20 @@ class WebSocket(Live):
             return ping_at
         if self._pinged < heard:
             if not self._subscriber.interject(ping_frame()):
-                # Its own events block the way: it is slow, or gone.
+                # Unread events block the ping: the peer is slow, or gone.
                 if self._stream.peer_is_gone():
-                    self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not answer")
+                    self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not respond")
                 return now + 1.0
             self._pinged = now
         if self._stream.peer_is_gone():
-            self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not answer")
+            self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not respond")
             return now + 1.0
-        # While it has not come to the ping yet it is slow; it has all its time once it has read the rest.
+        # While it has not read up to the ping it is only slow; its time begins once it has read the rest.
         was_behind, self._behind = self._behind, self._stream.reader_is_behind()
         if self._behind or was_behind:
             self._pinged = now
         elif now >= self._pinged + self._settings.ping_timeout:
-            self.close(CloseCode.PING_TIMEOUT, "no answer to a ping")
+            self.close(CloseCode.PING_TIMEOUT, "no response to a ping")
         return min(self._pinged + self._settings.ping_timeout, now + 1.0)
 
 

@@ -1,4 +1,5 @@
-"""REST: plain async functions from a request to an answer, and the doors that they are reached by.
+"""REST: plain async functions from a request to a response, and the one table of routes that leads to them.
 
-Law: `handlers` and `routes` know of no socket and no framework; one table of routes feeds every door.
+Law: no handler knows a socket or a framework; every door uses the same table. `routes` says which function in
+`documents`, `changes`, `collections`, `tokens` or `pages` responds, and what `openapi` tells of it.
 """

@@ -1,17 +1,20 @@
 """What `/metrics` shows.
 
-Law: totals of the whole server only: it needs no key, so it must say nothing of any one database.
+Law: totals of the whole server only. It needs no key, so it must say nothing of any one database.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from paperdb_trio.services import Services
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class _Totals(Collector):
@@ -32,7 +35,7 @@ class _Totals(Collector):
 
 
 def metrics_text(services: Services) -> bytes:
-    """All of it, in Prometheus's text format."""
+    """All metrics, in Prometheus's text format."""
     registry = CollectorRegistry()
     registry.register(_Totals(services))
     return generate_latest(registry)

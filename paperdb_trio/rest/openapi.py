@@ -1,82 +1,237 @@
-"""The OpenAPI document, made from the table of routes, so that it cannot forget one."""
+"""The OpenAPI document, made of the tables that the server itself goes by, so that it can forget nothing.
+
+Law: no I/O, and no shape of its own: parameters, bodies, responses and refusals come from their modules.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
+import msgspec
+
 from paperdb_trio import __version__
-from paperdb_trio.rest.table import Access, Route
+from paperdb_trio.config import Settings
+from paperdb_trio.rest import responses
+from paperdb_trio.rest.bodies import ID, PATH, Body
+from paperdb_trio.rest.parameters import PARAMETERS
+from paperdb_trio.rest.table import OF_THE_CONNECTION, STATUS, Access, OpenRoute, Route, by_status, refusals
+from paperdb_trio.web.assets import CONTENT_TYPES
 
-_PARAMETERS: Final[dict[str, tuple[dict[str, Any], str]]] = {
-    "filter": ({"type": "string"}, 'A filter as JSON, like {"age": {"gte": 18}}'),
-    "sort": ({"type": "string"}, "Fields, separated by commas; - before one for descending"),
-    "limit": ({"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}, "At most so many"),
-    "offset": ({"type": "integer", "minimum": 0, "default": 0}, "Leave out so many first"),
-    "select": ({"type": "string"}, "Only these fields, separated by commas"),
-    "count": ({"type": "boolean", "default": False}, "Add the total of all that match"),
-    "atomic": ({"type": "boolean", "default": False}, "All or none"),
-    "since": ({"type": "string"}, "The seq of the last change seen, or now"),
-    "confirm": ({"type": "string"}, "The collection's name again"),
-    "lastEventId": ({"type": "string"}, "What polyfills of EventSource send for Last-Event-ID"),
-    "wait": ({"type": "integer", "minimum": 0, "default": 0}, "Seconds to wait for a change"),
+Json = dict[str, Any]
+
+_HEADERS: Final = {
+    "ETag": ("The seq of the document's last change, in quotes", {"type": "string", "pattern": '^"[0-9]+"$'}),
+    "CacheControl": ("No cache may keep it", {"type": "string", "const": "no-store"}),
+    "RetryAfter": ("Seconds to wait", {"type": "integer", "minimum": 1}),
+    "WWWAuthenticate": ("What the server expects: `Bearer`", {"type": "string"}),
+    "Allow": ("The path's methods, separated by commas", {"type": "string"}),
 }
-_ERROR: Final = {
-    "description": "An error",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["error", "code"],
-                "properties": {"error": {"type": "string"}, "code": {"type": "string"}},
-            }
-        }
-    },
+_SENT: Final = {
+    "If-Match": 'ETags of which the document must have one, or `*`; otherwise 412: `"7"`',
+    "If-None-Match": "ETags of which the document must have none, or `*`; otherwise 412, or 304 for a GET",
+    "Last-Event-ID": "Where a stream resumes: the seq of the last event seen. It goes before `since`",
 }
+_WITH_STATUS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
+"""A header that comes with an error."""
+_TEXT: Final = {"schema": {"type": "string"}}
+_BY_ID: Final = "/:collection/docs/:id"
 
 
-def openapi_document(routes: Iterable[Route]) -> dict[str, Any]:
+def openapi_document(routes: Iterable[Route], open_routes: Mapping[str, OpenRoute], settings: Settings) -> Json:
     """OpenAPI 3.1."""
-    paths: dict[str, dict[str, Any]] = {}
+    made = _Document(settings, [route for route in routes if route.pattern == _BY_ID])
     for route in routes:
-        names = [part[1:] for part in route.pattern.split("/") if part.startswith(":")]
-        path = "/".join(
-            f"{{{part[1:]}}}" if part.startswith(":") else part for part in route.pattern.split("/")
+        made.add(route)
+    for path, open_route in open_routes.items():
+        made.add_open(path, open_route)
+    made.add_assets()
+    return made.finished()
+
+
+class _Document:
+    def __init__(self, settings: Settings, by_id: list[Route]) -> None:
+        self._settings = settings
+        self._by_id = [route.handler.__name__ for route in by_id]
+        self._paths: dict[str, Json] = {}
+        self._bodies: dict[str, Body] = {}
+        self._types: list[type] = [responses.Error, responses.SelectedDocument, responses.Change]
+        self._types += [responses.Collection, responses.Document]
+        self._errors: dict[tuple[str, ...], str] = {}
+
+    def add(self, route: Route) -> None:
+        operation = {
+            **_named(route.handler),
+            "tags": [route.handler.__module__.rpartition(".")[2]],
+            "parameters": [*map(_path_parameter, route.parameters()), *self._query(route), *_headers(route)],
+            "responses": {
+                **{str(status): self._response(route, status, type) for status, type in route.returns.items()},
+                **self._refusals(route.handler.__name__, refusals(route)),
+                "default": _ref("responses", "Default"),
+            },
+        }
+        operation["description"] = f"{operation.get('description', '')} Needs {route.access.value}.".strip()
+        if route.body is not None:
+            self._bodies[route.body.name] = route.body
+            operation["requestBody"] = {"required": True, "content": _json(_ref("schemas", route.body.name))}
+        if route.access is Access.LISTEN:
+            operation["security"] = [{"key": []}, {"header": []}, {"token": []}]
+        path = "/".join(f"{{{part[1:]}}}" if part[:1] == ":" else part for part in route.pattern.split("/"))
+        self._paths.setdefault(path, {})[route.method.lower()] = operation
+
+    def add_open(self, path: str, route: OpenRoute) -> None:
+        returns = route.returns
+        content = {returns: _TEXT} if isinstance(returns, str) else self._content(returns)
+        refused = self._refusals(route.handler.__name__, by_status(route.refuses))
+        self._add_page(
+            path, _named(route.handler), {"200": {"description": "OK", "content": content}, **refused}
         )
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, names)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "PaperDB", "version": __version__, "license": {"name": "MIT", "identifier": "MIT"}},
-        "paths": paths,
-        "components": {
-            "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key"},
-                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-                "token": {"type": "apiKey", "in": "query", "name": "token", "description": "A realtime token"},
+
+    def add_assets(self) -> None:
+        """The live page and the files of the SDK, which a client may keep and ask for again by their ETag."""
+        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of the JavaScript SDK")}
+        for id, (path, summary) in pages.items():
+            kinds = [kind for suffix, kind in CONTENT_TYPES.items() if (suffix == ".html") == (path == "/")]
+            found = {
+                "description": "OK",
+                "headers": {"ETag": _TEXT},
+                "content": dict.fromkeys(kinds, _TEXT),
             }
-        },
-        "security": [{"bearer": []}, {"header": []}],
-    }
+            about: Json = {"operationId": id, "summary": summary, "parameters": [_header("If-None-Match")]}
+            possible = {"200": found, "304": {"description": "Not Modified"}}
+            if path != "/":
+                about["parameters"].append({**_path_parameter("file"), "example": "paperdb.js"})
+                possible |= self._refusals(id, by_status(["UNAUTHORIZED", "NOT_FOUND"]))
+            self._add_page(path, about, possible)
+
+    def _add_page(self, path: str, about: Json, possible: Json) -> None:
+        possible = {**possible, "default": _ref("responses", "Default")}
+        self._paths[path] = {"get": {**about, "tags": ["pages"], "security": [], "responses": possible}}
+
+    def _query(self, route: Route) -> Iterable[Json]:
+        for name in route.query:
+            if name == "token":  # a security scheme
+                continue
+            parameter = PARAMETERS[name]
+            made = {
+                "name": name,
+                "in": "query",
+                "required": parameter.required,
+                "description": parameter.about,
+                "schema": parameter.schema(self._settings),
+            }
+            yield {**made, "example": parameter.example} if parameter.example else made
+
+    def _response(self, route: Route, status: int, type: type | None) -> Json:
+        headers = {"Cache-Control": _ref("headers", "CacheControl")}
+        if type is None or hasattr(type, "HAS_ETAG"):
+            headers["ETag"] = _ref("headers", "ETag")
+        response: Json = {"description": HTTPStatus(status).phrase, "headers": headers}
+        if type is not None:
+            response["content"] = self._content(type)
+            if route.access is Access.LISTEN:
+                response["content"]["text/event-stream"] = {
+                    "schema": {"type": "string", "description": "A `Change` as JSON in each event's `data`"}
+                }
+        if type is responses.Document:
+            response["links"] = {name: _ref("links", name) for name in self._by_id}
+        return response
+
+    def _content(self, type: type) -> Json:
+        if type not in self._types:
+            self._types.append(type)
+        return _json(_ref("schemas", type.__name__))
+
+    def _refusals(self, operation: str, codes: Mapping[int, list[str]]) -> Json:
+        """One component for all that have the same codes. All but a status's first bear an operation's name."""
+        found = {}
+        for status, some in codes.items():
+            first = f"Error{status}"
+            name = f"{first}_{operation}" if first in self._errors.values() else first
+            found[str(status)] = _ref("responses", self._errors.setdefault(tuple(some), name))
+        return found
+
+    def finished(self) -> Json:
+        _, schemas = msgspec.json.schema_components(self._types, ref_template="#/components/schemas/{name}")
+        for type in self._types:
+            if type.__doc__:
+                schemas[type.__name__]["description"] = " ".join(type.__doc__.split())
+            if hasattr(type, "EXAMPLE"):
+                schemas[type.__name__]["examples"] = [type.EXAMPLE]
+        for body in self._bodies.values():
+            schemas[body.name] = {**body.schema(self._settings), "examples": [body.example]}
+        return {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "PaperDB",
+                "version": __version__,
+                "license": {"name": "MIT", "identifier": "MIT"},
+            },
+            "paths": self._paths,
+            "components": {
+                "schemas": {"Id": ID, **schemas},
+                "responses": {
+                    **{name: _refusal(codes) for codes, name in self._errors.items()},
+                    "Default": _refusal(OF_THE_CONNECTION),
+                },
+                "headers": {
+                    name: {"description": about, "schema": schema} for name, (about, schema) in _HEADERS.items()
+                },
+                "links": {
+                    name: {
+                        "operationId": name,
+                        "parameters": {"collection": "$request.path.collection", "id": "$response.body#/_id"},
+                    }
+                    for name in self._by_id
+                },
+                "securitySchemes": {
+                    "key": {"type": "http", "scheme": "bearer", "description": "An API key"},
+                    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+                    "token": {
+                        "type": "apiKey",
+                        "in": "query",
+                        "name": "token",
+                        "description": PARAMETERS["token"].about,
+                    },
+                },
+            },
+            "security": [{"key": []}, {"header": []}],
+        }
 
 
-def _operation(route: Route, names: list[str]) -> dict[str, Any]:
-    parameters = [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names
-    ]
-    for name in route.query:
-        if name == "token":  # a security scheme
-            continue
-        schema, description = _PARAMETERS[name]
-        parameters.append({"name": name, "in": "query", "schema": schema, "description": description})
-    operation: dict[str, Any] = {
-        "operationId": route.handler.__name__,
-        "summary": (route.handler.__doc__ or "").strip().partition("\n")[0].rstrip("."),
-        "description": f"Needs {route.access.value}.",
-        "parameters": parameters,
-        "responses": {"2XX": {"description": "Done"}, "default": _ERROR},
-    }
-    if route.method in ("POST", "PUT", "PATCH"):
-        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": {}}}}
-    if route.access is Access.LISTEN:
-        operation["security"] = [{"bearer": []}, {"header": []}, {"token": []}]
-    return operation
+def _named(handler: Any) -> Json:
+    """The first paragraph of a handler's docstring is the summary, the rest the description."""
+    summary, _, more = (handler.__doc__ or "").strip().partition("\n")
+    named = {"operationId": handler.__name__, "summary": summary.rstrip(".")}
+    return {**named, "description": " ".join(more.split())} if more else named
+
+
+def _ref(kind: str, name: str) -> Json:
+    return {"$ref": f"#/components/{kind}/{name}"}
+
+
+def _json(schema: Json) -> Json:
+    return {"application/json": {"schema": schema}}
+
+
+def _path_parameter(name: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "schema": PATH.get(name, {"type": "string"})}
+
+
+def _header(name: str) -> Json:
+    return {"name": name, "in": "header", "description": _SENT[name], "schema": {"type": "string"}}
+
+
+def _headers(route: Route) -> list[Json]:
+    names = ["If-Match", "If-None-Match"] if route.conditional else []
+    return list(map(_header, [*names, *(["Last-Event-ID"] if route.access is Access.LISTEN else [])]))
+
+
+def _refusal(codes: Iterable[str]) -> Json:
+    schema = {"allOf": [_ref("schemas", "Error"), {"properties": {"code": {"enum": [*codes]}}}]}
+    response = {"description": ", ".join(codes), "content": _json(schema)}
+    names = {_WITH_STATUS[status] for code in codes if (status := STATUS.get(code, 405)) in _WITH_STATUS}
+    if names:
+        response["headers"] = {name: _ref("headers", name.replace("-", "")) for name in sorted(names)}
+    return response

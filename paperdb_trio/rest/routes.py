@@ -1,65 +1,193 @@
 """The one table of routes, and the way from a request to its handler.
 
-Law: every door (Quart, and whatever else speaks HTTP here) calls `respond` and nothing else.
+Law: every door (our own loop, Quart) calls `respond` and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.model import COLLECTION_NAME
+from paperdb_trio.model import COLLECTION_NAME, encode
 from paperdb_trio.net.cors import allow_origin, preflight
-from paperdb_trio.net.messages import Request, Response, error_response, json_response
-from paperdb_trio.rest import handlers
-from paperdb_trio.rest.handlers import Call, authenticate
+from paperdb_trio.net.messages import Request, Response, error_response, json_text_response
+from paperdb_trio.rest import bodies, changes, collections, documents, metrics, pages, responses, tokens
+from paperdb_trio.rest.call import Call, authenticate
 from paperdb_trio.rest.openapi import openapi_document
-from paperdb_trio.rest.table import Access, Route
+from paperdb_trio.rest.table import Access, OpenRoute, Route
 from paperdb_trio.services import Services
-from paperdb_trio.web.assets import ANY_TARBALL
+from paperdb_trio.web.assets import ANY_PACKAGE
 
 log = logging.getLogger("paperdb.rest")
 
-
-_FIND: Final = ("filter", "sort", "limit", "offset", "select", "count")
-_CHANGES: Final = ("since", "limit", "wait", "lastEventId", "token")
+_READ, _WRITE = Access.READ, Access.WRITE
+_DOCUMENT: Final = {200: responses.Document}
+_SCHEMA: Final = {200: responses.Schema}
+_FILTERED: Final = ("INVALID_FILTER", "INVALID_JSON", "UNKNOWN_OPERATOR", "INVALID_FIELD", "QUERY_TIMEOUT")
+_FOUND: Final = (*_FILTERED, "INVALID_SORT", "INVALID_CURSOR", "RESULT_TOO_LARGE", "READ_ONLY_KEY")
 
 ROUTES: Final = (
-    Route("POST", "/:collection/docs", handlers.insert, Access.WRITE),
-    Route("POST", "/:collection/bulk", handlers.insert_bulk, Access.WRITE, ("atomic",)),
-    Route("GET", "/:collection/docs", handlers.find, Access.READ, _FIND),
-    Route("GET", "/:collection/docs/:id", handlers.get, Access.READ, ("select",), conditional=True),
-    Route("PATCH", "/:collection/docs/:id", handlers.patch, Access.WRITE, conditional=True),
-    Route("PUT", "/:collection/docs/:id", handlers.replace, Access.WRITE, conditional=True),
-    Route("DELETE", "/:collection/docs/:id", handlers.delete, Access.WRITE, conditional=True),
-    Route("GET", "/:collection/count", handlers.count, Access.READ, ("filter",)),
-    Route("GET", "/:collection/changes", handlers.changes, Access.LISTEN, _CHANGES),
-    Route("GET", "/:collection/schema", handlers.get_schema, Access.READ),
-    Route("PUT", "/:collection/schema", handlers.put_schema, Access.WRITE),
-    Route("DELETE", "/:collection/schema", handlers.delete_schema, Access.WRITE),
-    Route("GET", "/collections", handlers.collections, Access.READ),
-    Route("DELETE", "/:collection", handlers.drop, Access.WRITE, ("confirm",)),
-    Route("POST", "/realtime/token", handlers.mint_token, Access.READ),
+    Route(
+        "POST",
+        "/:collection/docs",
+        documents.insert,
+        _WRITE,
+        body=bodies.NEW_DOCUMENT,
+        returns={201: responses.Document},
+    ),
+    Route(
+        "POST",
+        "/:collection/bulk",
+        documents.insert_bulk,
+        _WRITE,
+        ("atomic",),
+        body=bodies.BULK,
+        returns={200: responses.Bulk},
+    ),
+    Route(
+        "GET",
+        "/:collection/docs",
+        documents.find,
+        _READ,
+        ("filter", "sort", "limit", "offset", "select", "after", "count", "explain"),
+        returns={200: responses.Page},
+        refuses=_FOUND,
+    ),
+    Route(
+        "POST",
+        "/:collection/query",
+        documents.query,
+        _READ,
+        body=bodies.QUERY,
+        returns={200: responses.Page},
+        refuses=_FOUND,
+    ),
+    Route(
+        "GET",
+        "/:collection/docs/:id",
+        documents.get,
+        _READ,
+        ("select",),
+        conditional=True,
+        returns={200: responses.SelectedDocument, 304: None},
+        refuses=("NOT_FOUND", "INVALID_FIELD", "QUERY_TIMEOUT"),
+    ),
+    Route(
+        "PATCH",
+        "/:collection/docs/:id",
+        documents.patch,
+        _WRITE,
+        conditional=True,
+        body=bodies.PATCH,
+        returns=_DOCUMENT,
+        refuses=("NOT_FOUND",),
+    ),
+    Route(
+        "PUT",
+        "/:collection/docs/:id",
+        documents.replace,
+        _WRITE,
+        conditional=True,
+        body=bodies.FIELDS,
+        returns={**_DOCUMENT, 201: responses.Document},
+    ),
+    Route(
+        "DELETE",
+        "/:collection/docs/:id",
+        documents.delete,
+        _WRITE,
+        conditional=True,
+        returns={200: responses.Deleted},
+        refuses=("NOT_FOUND",),
+    ),
+    Route(
+        "GET",
+        "/:collection/count",
+        documents.count,
+        _READ,
+        ("filter",),
+        returns={200: responses.Count},
+        refuses=_FILTERED,
+    ),
+    Route(
+        "GET",
+        "/:collection/changes",
+        changes.changes,
+        Access.LISTEN,
+        ("since", "limit", "wait", "lastEventId", "token"),
+        returns={200: responses.Changes},
+        refuses=("CURSOR_EXPIRED", "NOT_IN_TOKEN", "ORIGIN_NOT_ALLOWED", "QUERY_TIMEOUT", "SHUTTING_DOWN"),
+    ),
+    Route(
+        "GET",
+        "/:collection/schema",
+        collections.get_schema,
+        _READ,
+        returns=_SCHEMA,
+        refuses=("NOT_FOUND", "QUERY_TIMEOUT"),
+    ),
+    Route("PUT", "/:collection/schema", collections.put_schema, _WRITE, body=bodies.SCHEMA, returns=_SCHEMA),
+    Route(
+        "DELETE",
+        "/:collection/schema",
+        collections.delete_schema,
+        _WRITE,
+        returns={200: responses.SchemaDeleted},
+        refuses=("NOT_FOUND",),
+    ),
+    Route(
+        "GET",
+        "/collections",
+        collections.collections,
+        _READ,
+        returns={200: responses.Collections},
+        refuses=("QUERY_TIMEOUT", "RESULT_TOO_LARGE"),
+    ),
+    Route(
+        "DELETE",
+        "/:collection",
+        collections.drop,
+        _WRITE,
+        ("confirm",),
+        returns={200: responses.Dropped},
+        refuses=("CONFIRMATION_NEEDED", "NOT_FOUND"),
+    ),
+    Route(
+        "POST",
+        "/realtime/token",
+        tokens.mint_token,
+        _READ,
+        body=bodies.TOKEN_REQUEST,
+        returns={200: responses.Token},
+        refuses=("READ_ONLY_KEY",),
+    ),
 )
 
 
 async def openapi(services: Services, request: Request) -> Response:
     """This API, as OpenAPI 3.1."""
-    return json_response(200, openapi_document(ROUTES))
+    return json_text_response(200, _openapi(services.settings))
 
 
-OPEN_ROUTES: Final[dict[str, Callable[[Services, Request], Awaitable[Response]]]] = {
-    "/healthz": handlers.healthz,
-    "/readyz": handlers.readyz,
-    "/metrics": handlers.metrics,
-    "/openapi.json": openapi,
+@lru_cache(maxsize=1)
+def _openapi(settings: Settings) -> bytes:
+    return encode(openapi_document(ROUTES, OPEN_ROUTES, settings))
+
+
+OPEN_ROUTES: Final = {
+    "/healthz": OpenRoute(pages.healthz, responses.Health),
+    "/readyz": OpenRoute(pages.readyz, responses.Health, ("NOT_READY", "STORAGE_GONE", "SHUTTING_DOWN")),
+    "/metrics": OpenRoute(pages.metrics, metrics.CONTENT_TYPE, ("UNAUTHORIZED",)),
+    "/openapi.json": OpenRoute(openapi, responses.OpenApi),
 }
 
 
 class _Pattern:
-    """A route's pattern, taken apart: which segments are what they are, and which are parameters."""
+    """A route's pattern, taken apart: the segments that are fixed, and those that are parameters."""
 
     __slots__ = ("fixed", "parameters", "route")
 
@@ -69,7 +197,7 @@ class _Pattern:
         self.parameters = [(n, part[1:]) for n, part in enumerate(parts) if part.startswith(":")]
 
 
-# By the number of segments, and the method: one to three patterns are left to compare.
+# By the number of segments and the method: one to three patterns are left to compare.
 _BY_LENGTH: Final[dict[int, dict[str, list[_Pattern]]]] = {}
 for _route in ROUTES:
     _parts = _route.pattern.split("/")[1:]
@@ -78,26 +206,36 @@ for _route in ROUTES:
 
 def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]]:
     """Raises a 404, or a 405 that names the methods."""
-    by_method = _BY_LENGTH.get(len(segments), {})
-    found = _find(by_method.get(method, ()), segments)
+    found = _find(_BY_LENGTH.get(len(segments), {}).get(method, ()), segments)
     if found is not None:
         return found
-    allowed = [other for other, candidates in by_method.items() if _find(candidates, segments)]
+    allowed = methods(segments)
     if allowed:
-        raise ApiError(
-            405,
-            "METHOD_NOT_ALLOWED",
-            _not_allowed(method, segments, allowed),
-            headers={"Allow": ", ".join([*allowed, "OPTIONS"])},
-        )
+        raise not_allowed(method, segments, allowed)
     raise ApiError(404, "NOT_FOUND", "There is nothing at this path")
 
 
-def _not_allowed(method: str, segments: tuple[str, ...], allowed: list[str]) -> str:
-    # Of a collection's own path only dropping it is allowed, which is the last thing to recommend.
-    if len(segments) == 1 and COLLECTION_NAME.match(segments[0]):
-        return f"{method} is not allowed here; the documents are at /{segments[0]}/docs"
-    return f"{method} is not allowed here; use {' or '.join(allowed)}"
+def methods(segments: tuple[str, ...]) -> list[str]:
+    """What a path is for. `/collections` lists them; dropping a collection of that name is not advertised."""
+    if "/" + "/".join(segments) in OPEN_ROUTES:
+        return ["GET"]
+    found = {
+        method: match[0]
+        for method, candidates in _BY_LENGTH.get(len(segments), {}).items()
+        if (match := _find(candidates, segments)) is not None
+    }
+    fewest = min((len([*route.parameters()]) for route in found.values()), default=0)
+    return [method for method, route in found.items() if len([*route.parameters()]) == fewest]
+
+
+def not_allowed(method: str, segments: tuple[str, ...], allowed: list[str]) -> ApiError:
+    # A collection's own path allows only to drop it, which is the last thing to recommend.
+    if allowed == ["DELETE"] and COLLECTION_NAME.match(segments[0]):
+        instead = f"the documents are at /{segments[0]}/docs"
+    else:
+        instead = f"use {' or '.join(allowed)}"
+    headers = {"Allow": ", ".join([*allowed, "OPTIONS"])}
+    return ApiError(405, "METHOD_NOT_ALLOWED", f"{method} is not allowed here; {instead}", headers=headers)
 
 
 def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Route, dict[str, str]] | None:
@@ -111,7 +249,7 @@ def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Ro
 
 
 async def respond(services: Services, request: Request) -> Response:
-    """Answer a request, whatever it is. Raises nothing but cancellation."""
+    """The response to a request, whatever it is. Raises nothing but cancellation."""
     try:
         response = await _respond(services, request)
     except ApiError as error:
@@ -123,16 +261,28 @@ async def respond(services: Services, request: Request) -> Response:
     return response
 
 
+def _advertised(services: Services, request: Request) -> list[str]:
+    """The methods of the path; none for a path that does not exist."""
+    if request.path in services.assets:
+        return ["GET"]
+    try:
+        return methods(request.segments())
+    except ApiError:
+        return []
+
+
 async def _respond(services: Services, request: Request) -> Response:
     method = "GET" if request.method == "HEAD" else request.method
     if method == "OPTIONS":
-        return preflight()
+        return preflight(_advertised(services, request))
     if method == "GET" and request.path in OPEN_ROUTES:
-        return await OPEN_ROUTES[request.path](services, request)
-    if method == "GET" and request.path in services.assets:
-        return handlers.asset(services, request)
-    if method == "GET" and ANY_TARBALL.fullmatch(request.path):
-        raise handlers.another_tarball(services)
+        return await OPEN_ROUTES[request.path].handler(services, request)
+    if request.path in services.assets:
+        if method != "GET":
+            raise not_allowed(method, request.segments(), ["GET"])
+        return pages.asset(services, request)
+    if method == "GET" and (package := ANY_PACKAGE.fullmatch(request.path)):
+        raise pages.another_package(services, package[1])
     segments = request.segments()
     identity, token = authenticate(services.accounts, request)
     services.limits.request(identity.key.id)
@@ -143,7 +293,7 @@ async def _respond(services: Services, request: Request) -> Response:
         if not identity.key.secret:
             raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")
         if not route.conditional and ("if-match" in request.headers or "if-none-match" in request.headers):
-            raise bad_request("If-Match and If-None-Match are for one document: they hold nothing back here")
+            raise bad_request("If-Match and If-None-Match are for one document; this call takes neither")
     return await route.handler(
         Call(services, request, identity, parameters, request.query(*route.query), token)
     )

@@ -1,13 +1,19 @@
-"""What a row of the table of routes says."""
+"""What a row of the table of routes says, and what follows from it.
+
+Law: what a route may be refused with follows from its row, so that the OpenAPI document cannot forget it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from enum import Enum
+from typing import Final
 
-from paperdb_trio.net.messages import Response
-from paperdb_trio.rest.handlers import Call
+from paperdb_trio.net.messages import Request, Response
+from paperdb_trio.rest.bodies import Body
+from paperdb_trio.rest.call import Call
+from paperdb_trio.services import Services
 
 
 class Access(Enum):
@@ -27,3 +33,92 @@ class Route:
     query: tuple[str, ...] = ()
     conditional: bool = False
     """Whether it takes If-Match and If-None-Match."""
+    body: Body | None = None
+    returns: Mapping[int, type | None] = field(default_factory=dict)
+    """The type of a response (`rest/responses.py`) by its status; None for one without a body."""
+    refuses: tuple[str, ...] = ()
+    """Error codes, beside those that follow from the rest of the row."""
+
+    def parameters(self) -> Iterator[str]:
+        """Those of the path."""
+        return (part[1:] for part in self.pattern.split("/") if part.startswith(":"))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRoute:
+    """A GET that needs no key."""
+
+    handler: Callable[[Services, Request], Awaitable[Response]]
+    returns: type | str
+    """The type of its JSON, or the content type."""
+    refuses: tuple[str, ...] = ()
+
+
+STATUS: Final = {
+    **dict.fromkeys(
+        (
+            *("INVALID_REQUEST", "INVALID_JSON", "INVALID_DOCUMENT", "INVALID_COLLECTION", "INVALID_ID"),
+            *("INVALID_FIELD", "INVALID_FILTER", "INVALID_SORT", "UNKNOWN_OPERATOR", "INVALID_INCREMENT"),
+            *("INVALID_UNIQUE", "INVALID_SCHEMA", "VALIDATION_FAILED", "RESULT_TOO_LARGE", "TOO_MANY_INDEXES"),
+            *("TOO_MANY_UNIQUE_FIELDS", "CONFIRMATION_NEEDED", "INVALID_CURSOR"),
+        ),
+        400,
+    ),
+    **dict.fromkeys(("UNAUTHORIZED", "INVALID_TOKEN", "TOKEN_EXPIRED", "KEY_REVOKED"), 401),
+    **dict.fromkeys(("READ_ONLY_KEY", "PLAN_REQUIRED", "TOKEN_NOT_ALLOWED", "NOT_IN_TOKEN"), 403),
+    "ORIGIN_NOT_ALLOWED": 403,
+    "NOT_FOUND": 404,
+    "BODY_TIMEOUT": 408,
+    "CONFLICT": 409,
+    "CURSOR_EXPIRED": 410,
+    "PRECONDITION_FAILED": 412,
+    **dict.fromkeys(("BODY_TOO_LARGE", "DOCUMENT_TOO_LARGE", "TOO_MANY_DOCUMENTS"), 413),
+    "UNSUPPORTED_MEDIA_TYPE": 415,
+    "RATE_LIMITED": 429,
+    **dict.fromkeys(("TOO_MANY_CONNECTIONS", "TOO_MANY_PENDING_BYTES", "QUERY_TIMEOUT", "SHUTTING_DOWN"), 503),
+    **dict.fromkeys(("NOT_READY", "STORAGE_ERROR", "STORAGE_GONE"), 503),
+    "STORAGE_FULL": 507,
+}
+"""The status of each error code that a route may respond with."""
+OF_THE_CONNECTION: Final = (
+    *(
+        "METHOD_NOT_ALLOWED",
+        "HEAD_TIMEOUT",
+        "EXPECTATION_FAILED",
+        "HEAD_TOO_LARGE",
+        "INTERNAL",
+        "NOT_IMPLEMENTED",
+    ),
+)
+"""Codes that have nothing to do with the route."""
+
+_ANY: Final = ("INVALID_REQUEST", "UNAUTHORIZED", "PLAN_REQUIRED")
+_TOKEN: Final = ("INVALID_TOKEN", "TOKEN_EXPIRED", "KEY_REVOKED")
+_BUSY: Final = ("RATE_LIMITED", "TOO_MANY_CONNECTIONS", "TOO_MANY_PENDING_BYTES")
+_BODY: Final = ("INVALID_JSON", "BODY_TIMEOUT", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
+_STORAGE: Final = ("SHUTTING_DOWN", "STORAGE_ERROR", "STORAGE_GONE", "STORAGE_FULL")
+
+
+def refusals(route: Route) -> dict[int, list[str]]:
+    """The error codes that a route may respond with, by their status."""
+    codes = {*_ANY, *_TOKEN, *_BUSY, *route.refuses}
+    if "collection" in route.parameters():
+        codes.add("INVALID_COLLECTION")
+    if "id" in route.parameters():
+        codes.add("INVALID_ID")
+    if route.conditional:
+        codes.add("PRECONDITION_FAILED")
+    if route.body is not None:
+        codes |= {*_BODY, *route.body.refuses}
+    if route.access is not Access.LISTEN:
+        codes.add("TOKEN_NOT_ALLOWED")
+    if route.access is Access.WRITE:
+        codes |= {"READ_ONLY_KEY", *_STORAGE}
+    return by_status(codes)
+
+
+def by_status(codes: Iterable[str]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for code in sorted(codes):
+        found.setdefault(STATUS[code], []).append(code)
+    return dict(sorted(found.items()))

@@ -27,6 +27,7 @@ _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
     "object": lambda value: isinstance(value, dict),
     "array": lambda value: isinstance(value, list),
 }
+TYPES: Final = tuple(_TYPES)
 _KEYS: Final = ("type", "required", "unique", "index", "default")
 
 

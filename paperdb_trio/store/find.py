@@ -279,8 +279,7 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> int:
 
 
 def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
-    """How the question would be answered. `index`: its fields, or null; `order`; `looksAt`: documents, or
-    entries; `documents`: in the collection; `building`; `suggestion`: an index that would be better, or null."""
+    """How the question would be answered: the members of `rest.responses.Explanation`."""
     plan = _choose(connection, question, of)
     wanted = wish(question)
     better = None

@@ -65,13 +65,14 @@ class _Lease:
 class Found(NamedTuple):
     """What a find answers. `documents` are JSON texts; `total` counts all that match, if it was asked for;
     `seq` is the head of the change log in the very snapshot that was read: the changes after it are missing.
-    `next` is what `after` takes for the next page, if there is one."""
+    `next` is what `after` takes for the next page, if there is one; `plan` what `find.explain` says."""
 
     documents: list[bytes]
     has_more: bool
     total: int | None
     seq: int
-    next: str | None
+    next: str | None = None
+    plan: dict[str, Any] | None = None
 
 
 class Reader:
@@ -186,8 +187,9 @@ class Reader:
         select: str | None,
         count: bool,
         after: str | None = None,
+        explain: bool = False,
     ) -> Found:
-        """A page of the documents that match; their `total` only when `count`."""
+        """A page of the documents that match; their `total` only when `count`, the plan only when `explain`."""
         question = ask(filter, sort)
         wanted = parse_select(select)
 
@@ -195,7 +197,7 @@ class Reader:
             (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
             of = finding.shelf(connection, database_id, collection)
             if of is None:
-                return Found([], False, 0 if count else None, head, None)
+                return Found([], False, 0 if count else None, head)
             edge = None if after is None else finding.parse_edge(after, sort, question, of.id)
             try:
                 page = finding.find(connection, question, of, edge, limit, offset)
@@ -210,7 +212,8 @@ class Reader:
             if wanted:
                 with _PROJECTING:
                     rows = [project(row, wanted) for row in rows]
-            return Found(rows, page.more, total, head, next)
+            plan = finding.explain(connection, question, of) if explain else None
+            return Found(rows, page.more, total, head, next, plan)
 
         return await self.run(query)
 
@@ -220,18 +223,6 @@ class Reader:
         def query(connection: sqlite.Connection) -> int:
             of = finding.shelf(connection, database_id, collection)
             return 0 if of is None else finding.count(connection, question, of)
-
-        return await self.run(query)
-
-    async def explain(
-        self, database_id: int, collection: str, filter: str | None, sort: str | None
-    ) -> dict[str, Any]:
-        """How a find would be answered."""
-        question = ask(filter, sort)
-
-        def query(connection: sqlite.Connection) -> dict[str, Any]:
-            of = finding.shelf(connection, database_id, collection) or finding.Shelf(0, 0, (), in_order=True)
-            return finding.explain(connection, question, of)
 
         return await self.run(query)
 

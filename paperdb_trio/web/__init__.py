@@ -1,6 +1,6 @@
-"""What a browser or Node gets from the server: the JavaScript SDK.
+"""What a browser or Node gets from the server: the JavaScript SDK and the live page.
 
-Law: files that are served as they are. Python here reads them once, at start; nothing in this room knows of
-documents, tokens or sockets. What is in `sdk/` is what is served; only for `require` does the tarball have the
-same modules once more, made into CommonJS (`commonjs.py`).
+Law: files are served as they are. The Python here reads them once, at start; nothing in this room knows of
+documents, tokens or sockets. `sdk/` is what is served. The tarball also has each module as CommonJS, for
+`require` (`commonjs.py`).
 """

@@ -1,55 +1,59 @@
 """The files that the server serves to clients, in memory.
 
-Law: read once, at start; the same bytes at every start, so that an ETag or a checksum
-in somebody's lock file stays good until the SDK itself changes. The tarball has an address
-with its checksum in it, too, which never has another content.
+Law: read once, at start. The bytes of a version are the same on every server, with every Python and zlib: an
+ETag, or the checksum in a lock file, stays good until the SDK itself changes. The packages for npm and pip also
+have addresses with a version in them, at which there is never another version.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
 import re
+import struct
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Final
 
 from paperdb_trio.web.commonjs import to_commonjs
+from paperdb_trio.web.wheel import source_archive, sources, wheel
 
 CONTENT_TYPES: Final = {
     ".js": "text/javascript; charset=utf-8",
     ".d.ts": "application/typescript; charset=utf-8",
     ".tgz": "application/gzip",
+    ".whl": "application/zip",
+    ".zip": "application/zip",
     ".html": "text/html; charset=utf-8",
 }
 NOT_SERVED: Final = frozenset({"package.json"})
-"""In the tarball only, as is what is made for CommonJS."""
+"""In the tarball only, as are the CommonJS modules."""
 TARBALL: Final = "/sdk/paperdb.tgz"
-"""Always the present one."""
-ANY_TARBALL: Final = re.compile(r"/sdk/paperdb-[^/]+\.tgz")
-"""The address of a tarball of some version, ours or another."""
-REVALIDATED: Final = "no-cache"
-IMMUTABLE: Final = "public, max-age=31536000, immutable"
+"""The server's own version of the JavaScript SDK, whichever that is."""
+SOURCE_ARCHIVE: Final = "/sdk/paperdb.zip"
+"""The same of the Python SDK."""
+ANY_PACKAGE: Final = re.compile(r"/sdk/paperdb-[^/]+(\.tgz|\.whl)")
+"""The address of a package of some version, ours or another."""
 MTIME: Final = 499_162_500
 """1985-10-26T08:15:00Z: what npm itself gives to every file that it packs."""
+LONGEST_BLOCK: Final = 65_535
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """`etag` and `caching` (Cache-Control) are the headers' values, quotes included.
+    """`etag` is the header's value, quotes included.
 
-    `permanent`: the name, beside this one, under which this content will be for good.
+    `versioned`: the name, in the same folder, under which this version has an address of its own.
     """
 
     content_type: str
     body: bytes
     etag: str
-    caching: str = REVALIDATED
-    permanent: str | None = None
+    versioned: str | None = None
 
 
 def load() -> dict[str, Asset]:
@@ -60,18 +64,22 @@ def load() -> dict[str, Asset]:
         if file.name.endswith((".js", ".d.ts", ".json"))
     }
     assets = {f"/sdk/{name}": _asset(name, body) for name, body in files.items() if name not in NOT_SERVED}
-    packed = tarball({**files, **for_commonjs(files)})
     version = json.loads(files["package.json"])["version"]
-    name = f"paperdb-{version}-{hashlib.sha256(packed).hexdigest()[:16]}.tgz"
-    assets[TARBALL] = replace(_asset(name, packed), permanent=name)
-    assets[f"/sdk/{name}"] = replace(_asset(name, packed), caching=IMMUTABLE)
+    name = f"paperdb-{version}.tgz"
+    packed = _asset(name, tarball({**files, **for_commonjs(files)}))
+    assets[TARBALL] = replace(packed, versioned=name)
+    assets[f"/sdk/{name}"] = packed
+    wheel_name, body = wheel(sources())
+    assets[SOURCE_ARCHIVE] = _asset("paperdb.zip", source_archive(wheel_name, body))
+    assets[f"/sdk/{wheel_name}"] = _asset(wheel_name, body)
     page = resources.files(__package__).joinpath("pages", "index.html")
-    assets["/"] = _asset(page.name, page.read_bytes().replace(b"__TARBALL__", name.encode()))
+    text = page.read_text("utf-8").replace("__TARBALL__", name).replace("__WHEEL__", wheel_name)
+    assets["/"] = _asset(page.name, text.encode())
     return assets
 
 
 def for_commonjs(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The same modules for `require`, and the types under the name that TypeScript looks for beside them."""
+    """The same modules for `require`, and the types under the names that TypeScript looks for beside them."""
     made = {
         f"{name.removesuffix('.js')}.cjs": to_commonjs(body.decode()).encode()
         for name, body in files.items()
@@ -96,4 +104,14 @@ def tarball(files: Mapping[str, bytes]) -> bytes:
             entry.mtime = MTIME
             entry.mode = 0o644
             archive.addfile(entry, io.BytesIO(body))
-    return gzip.compress(packed.getvalue(), mtime=0)
+    return stored(packed.getvalue())
+
+
+def stored(data: bytes) -> bytes:
+    """A gzip file (RFC 1952) of stored blocks (RFC 1951, 3.2.4), because compressed ones depend on the zlib."""
+    parts = [b"\x1f\x8b\x08\0\0\0\0\0\0\xff"]
+    for begin in range(0, len(data), LONGEST_BLOCK):
+        block = data[begin : begin + LONGEST_BLOCK]
+        is_last = begin + LONGEST_BLOCK >= len(data)
+        parts += (struct.pack("<BHH", is_last, len(block), len(block) ^ 0xFFFF), block)
+    return b"".join((*parts, struct.pack("<II", zlib.crc32(data), len(data))))

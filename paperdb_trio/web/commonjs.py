@@ -1,7 +1,7 @@
-"""ES modules of ours, made into CommonJS modules.
+"""The SDK's ES modules, made into CommonJS modules.
 
-Law: for the SDK's own sources, whose imports and exports are statements of their own. What this does not
-know is refused when the server starts, not left for somebody's `require` to find.
+Law: for our own sources only, in which each import and export is a statement of its own. Anything else is
+refused when the server starts, not left for an application's `require` to find.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import re
 from typing import Final
 
 _IMPORT: Final = re.compile(r'^import \{([^}]*)\} from ("[^"]+");$', re.MULTILINE)
-_IMPORT_CALL: Final = re.compile(r'\bimport\(("[^"]+")\)')
 _EXPORT: Final = re.compile(r"^export (?=(?:class|const|(?:async )?function) (\w+))", re.MULTILINE)
 _EXPORT_LIST: Final = re.compile(r"^export \{ ([\w, ]+) \};\n", re.MULTILINE)
 _LEFT: Final = re.compile(r"^(?:import|export)\b|\bimport\(|\bimport\.meta\b", re.MULTILINE)
@@ -23,7 +22,6 @@ def to_commonjs(source: str) -> str:
     source = _EXPORT_LIST.sub("", source)
     source = _EXPORT.sub("", source)
     source = _IMPORT.sub(lambda found: f"const {{{_renamed(found[1])}}} = {_require(found[2])};", source)
-    source = _IMPORT_CALL.sub(lambda found: _require(found[1]), source)
     if left := _LEFT.search(source):
         line = source[left.start() :].partition("\n")[0]
         raise ValueError(f"This cannot be made into CommonJS: {line}")

@@ -1,4 +1,4 @@
-"""Running `paperdb` as a process, and reading how it failed."""
+"""Run `paperdb` as a process, and check its failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess
 
 
 def fails(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
-    """It ended with this code, nothing but one line of ours on stderr, and all of the words in it."""
+    """It exited with this code, and stderr is one line of ours that contains all of the words."""
     assert done.returncode == code, done.stderr
     assert re.fullmatch(r"paperdb: [^\n]+\n", done.stderr), done.stderr
     for word in words:
@@ -40,7 +40,7 @@ class Done(NamedTuple):
 
 
 def run_here(*arguments: str | Path, input: bytes | None = None) -> Done:
-    """The same without a process of its own, for what needs none; unless it is an executable that is tested."""
+    """The same in this process, unless the tests run an executable."""
     if "PAPERDB_TEST_COMMAND" in os.environ:
         done = subprocess.run(
             [*COMMAND, *map(str, arguments)],

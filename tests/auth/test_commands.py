@@ -1,4 +1,4 @@
-"""The commands for databases and keys, beside a running server and without one."""
+"""The commands for databases and keys, with and without a running server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.store.tools import new_file
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with a set-up database that nobody serves."""
+    """A data directory with a database, without a server."""
     new_file(tmp_path)
     return tmp_path
 
@@ -48,7 +48,7 @@ def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> Non
         (["keys", "revoke", "nobody"], 1, "'nobody'"),
     ],
 )
-def test_duplicates_and_unknown_names_are_refused(
+def test_duplicate_and_unknown_names_are_refused(
     data: Path, arguments: list[str], code: int, word: str
 ) -> None:
     def dump() -> list[str]:
@@ -61,7 +61,7 @@ def test_duplicates_and_unknown_names_are_refused(
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_a_key_is_shown_once_and_listed_without_itself(data: Path, public: bool) -> None:
+def test_key_is_shown_once_and_listed_without_its_text(data: Path, public: bool) -> None:
     options = ["--public"] if public else []
     created = json.loads(run("keys", "create", "--label", "mine", "--json", *options, "--data", data).stdout)
     assert set(created) == {"id", "key", "database", "kind"}
@@ -76,7 +76,7 @@ def test_a_key_is_shown_once_and_listed_without_itself(data: Path, public: bool)
     assert re.search(r"pdb_(sk|pk)_[\w-]{43}", plain)
 
 
-def test_revoking_is_final_and_may_be_repeated(data: Path) -> None:
+def test_revocation_is_final_and_can_be_repeated(data: Path) -> None:
     key = json.loads(run("keys", "create", "--json", "--data", data).stdout)
 
     def revoked_at() -> str | None:
@@ -92,9 +92,9 @@ def test_revoking_is_final_and_may_be_repeated(data: Path) -> None:
 
 
 @pytest.mark.parametrize("id", ["-an_id", "-h", "-oKAyh-9", "--help-", "---data"])
-def test_a_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -> None:
-    """One id in 64 does, and is pasted as it was shown, without `--`. `-h` within one showed the help, with
-    success, and the key lived on."""
+def test_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -> None:
+    """One id in 64 does, and users paste it without `--`. With `-h` in it, the command showed its help, exited
+    with 0, and the key stayed valid."""
     admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey(id, "public", "", b"another hash"))
     done = run("keys", "revoke", id, "--data", data)
     assert (done.returncode, done.stdout) == (0, f"Revoked {id}.\n")
@@ -102,8 +102,8 @@ def test_a_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str)
     assert listed[id]["revokedAt"] is not None
 
 
-def test_commands_and_writes_do_not_hold_each_other_up(server: Server, collection: str) -> None:
-    """The file has one writer at a time: neither side fails when both want it."""
+def test_commands_and_writes_do_not_block_each_other(server: Server, collection: str) -> None:
+    """The file has one writer at a time; neither side fails when both need it."""
     commands = [
         subprocess.Popen(
             [*COMMAND, "keys", "create", "--data", str(server.data)],

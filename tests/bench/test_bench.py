@@ -1,6 +1,6 @@
-"""The bench's own test: each scenario's cheapest form runs and yields rows, so that the bench cannot rot.
+"""The bench's own tests: the cheapest form of each scenario runs and yields rows, so that the bench cannot rot.
 
-Nothing is asserted about time: a figure from here means nothing. A peer that is not installed is a row that
+Nothing is asserted about time, as figures from here mean nothing. A peer that is not installed is a row that
 says so, not a skip.
 """
 
@@ -18,13 +18,23 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+import trio
+import trio.testing
+from trio_websocket import WebSocketConnection
 
+from bench import card
 from bench.chart import draw
-from bench.clients import answer_end, joined
+from bench.clients import joined, response_end
 from bench.machine import raise_file_limit
 from bench.peers import Program
 from bench.rows import TINY, Row, line
 from bench.scenarios import SCENARIOS
+from paperdb_trio.config import Settings
+from paperdb_trio.store import admin
+from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.file import prepare
+from paperdb_trio.store.operations import Draft, Insert
+from paperdb_trio.store.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +47,7 @@ def cores() -> Iterator[None]:
     os.sched_setaffinity(0, before)
 
 
-@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "growth"])  # its chart's test runs it
+@pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "growth"])  # the chart's test runs it
 def test_a_scenario_yields_rows(name: str) -> None:
     rows = list(SCENARIOS[name](TINY))
     assert any(row.samples for row in rows)
@@ -46,7 +56,7 @@ def test_a_scenario_yields_rows(name: str) -> None:
         assert all(math.isfinite(sample) for sample in row.samples)
         assert "NOT SO" not in row.note
         assert row.name in line(row)
-        assert len(row.name) <= 66, "the table's column"
+        assert len(row.name) <= 66, "the width of the table's column"
         if row.ratio is not None:
             assert row.baseline
 
@@ -78,10 +88,10 @@ def test_rows_become_json_and_a_chart(tmp_path: Path) -> None:
         if element.tag.endswith("circle")
     ]
     lines = {row["point"]["line"] for row in rows}
-    assert len(points) == len(rows) + len(lines)  # one each in the legend
+    assert len(points) == len(rows) + len(lines)  # the legend has one for each line
 
 
-def test_a_missing_peer_is_told() -> None:
+def test_a_missing_peer_says_how_to_get_it() -> None:
     assert Program("x", "apt: x", lambda: None).missing() == "not installed (apt: x)"
     assert Program("x", "apt: x", lambda: "/usr/bin/x").missing() == ""
 
@@ -104,16 +114,56 @@ def test_an_interrupted_bench_ends_its_processes() -> None:
         assert not Path(f"/proc/{pid}").exists()
 
 
-def test_how_answers_end() -> None:
+def test_where_responses_end() -> None:
     counted = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
-    assert answer_end(counted) == len(counted)
-    assert answer_end(counted[:-1]) is None
+    assert response_end(counted) == len(counted)
+    assert response_end(counted[:-1]) is None
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n{\r\n\r\na\r\n0123456789\r\n0\r\n\r\n"
-    assert answer_end(chunked) == len(chunked)
-    assert answer_end(chunked[:-2]) is None
+    assert response_end(chunked) == len(chunked)
+    assert response_end(chunked[:-2]) is None
     assert joined(chunked.partition(b"\r\n\r\n")[2]) == b"{\r\n0123456789"
-    assert answer_end(b"HTTP/1.1 204 No Content\r\n\r\n") is not None
+    assert response_end(b"HTTP/1.1 204 No Content\r\n\r\n") is not None
 
 
-def test_a_row_without_samples_is_only_told() -> None:
+def test_a_row_without_samples_shows_its_note() -> None:
     assert line(Row("nchan", [], "", note="not installed")).split() == ["nchan", "(not", "installed)"]
+
+
+async def test_the_card_loses_nothing_when_a_queue_was_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A baseline that dropped events would be cheaper than what it stands for."""
+    monkeypatch.setattr(card, "SETTINGS", Settings(queue_events=2))
+    received: list[str | bytes] = []
+    reads = trio.Event()
+
+    class Slow(WebSocketConnection):
+        def __init__(self) -> None: ...
+
+        async def send_message(self, message: str | bytes) -> None:
+            await reads.wait()
+            received.append(message)
+
+    (tmp_path / "data").mkdir()
+    file = prepare(tmp_path / "data", create=True)
+    admin.set_up(file, admin.NewKey("id", "secret", "", b""), "kid", b"")
+    log = ChangeLog(file, timeout=30, max_document_bytes=10_000)
+    (database_id,) = log.bounds()
+    subscriptions = card.Subscriptions(log)
+    writer = Writer(file, subscriptions.publish)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(writer.run)
+            nursery.start_soon(subscriptions.send_events, Slow(), (database_id, "c"))
+            await trio.testing.wait_all_tasks_blocked()
+            written = []
+            for n in range(10):
+                insert = Insert(database_id, "c", Draft.parse({"n": n}), 10_000)
+                written.append((await writer.submit(insert)).data.decode())
+                if n == 7:
+                    reads.set()
+            while len(received) < len(written):
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+    log.close()
+    assert received == [f'{{"type":"insert","collection":"c","data":{data}}}' for data in written]

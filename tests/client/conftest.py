@@ -1,4 +1,4 @@
-"""A web server that answers what it is told to, for what a PaperDB never answers."""
+"""A web server that gives any response, for responses that PaperDB never gives."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 
 class Recorder(ThreadingHTTPServer):
-    """Answers `answers[method, path]` (`(status, body)`; None: closes without a word) and notes requests.
+    """Gives `responses[method, path]` (`(status, body)`; None: closes without a response) and notes requests.
 
-    What has no answer is answered with a document that could be a schema, too. Answers come with `headers`.
+    The default response is a document that could be a schema, too. Every response has `headers`.
     """
 
     daemon_threads = True
@@ -21,7 +21,7 @@ class Recorder(ThreadingHTTPServer):
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[bytes] = []
-        self.answers: dict[tuple[str, str], tuple[int, bytes] | None] = {}
+        self.responses: dict[tuple[str, str], tuple[int, bytes] | None] = {}
         self.headers: dict[str, str] = {}
         super().__init__(("127.0.0.1", 0), _Handler)
 
@@ -33,19 +33,21 @@ class Recorder(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: Recorder
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         self.server.requests.append((self.command, self.path))
         self.server.bodies.append(self.rfile.read(int(self.headers.get("content-length", "0"))))
-        answer = self.server.answers.get((self.command, self.path), (200, b'{"_id": "x", "properties": {}}'))
-        if answer is None:
+        response = self.server.responses.get(
+            (self.command, self.path), (200, b'{"_id": "x", "properties": {}}')
+        )
+        if response is None:
             return
-        self.send_response(answer[0])
-        for name, value in {"Content-Length": str(len(answer[1])), **self.server.headers}.items():
+        self.send_response(response[0])
+        for name, value in {"Content-Length": str(len(response[1])), **self.server.headers}.items():
             self.send_header(name, value)
         self.end_headers()
-        self.wfile.write(answer[1])
+        self.wfile.write(response[1])
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = respond
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

@@ -1,8 +1,8 @@
-"""What the SDK's tests need: a proxy that is a bad network, a server that says what it is told to, tokens
-that end when wanted.
+"""What the SDK's tests need: a proxy that is a bad network, a server that follows a script, tokens that end
+when wanted.
 
-Rules: loopback, port 0; a real server wherever it can be made to do what the test is about, `FakeServer`
-only for what it never does; every wait has an end.
+Rules: loopback, port 0; a real server wherever it can do what the test is about, `FakeServer` only for what it
+never does; every wait has a limit.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from paperdb_trio.store.file import connect
 from tests.conftest import Server
 
 SECONDS = 10
-"""What anything that is awaited may take."""
+"""The limit of every wait."""
 
 
 async def take(events: Subscription, count: int, seconds: float = SECONDS) -> list[Event]:
@@ -40,14 +40,14 @@ async def take(events: Subscription, count: int, seconds: float = SECONDS) -> li
 
 
 async def nothing_more(events: Subscription, collection: str, server: Server) -> None:
-    """Nothing is on its way: the next event is one that is written now."""
+    """No event is on its way: the next one is that of a document written now."""
     last = await insert(server, collection, {"last": True})
     (event,) = await take(events, 1)
     assert event.data == last
 
 
 async def insert(server: Server, collection: str, document: dict[str, Any]) -> dict[str, Any]:
-    """Past the SDK, and in a thread: proxies and consumers go on meanwhile."""
+    """Without the SDK, and in a thread, so that proxies and consumers continue meanwhile."""
     return await trio.to_thread.run_sync(server.insert, collection, document)
 
 
@@ -71,7 +71,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS) ->
 
 
 def short_token(server: Server, *collections: str, seconds: float, issued: float = -30) -> str:
-    """A token that ends sooner than the server would mint one for. Both in seconds from now."""
+    """A token that ends sooner than any that the server would mint. Both times are in seconds from now."""
     with closing(connect(server.data / "paperdb.sqlite")) as connection:
         kid, secret = connection.execute(
             "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
@@ -93,7 +93,7 @@ def short_token(server: Server, *collections: str, seconds: float, issued: float
 
 
 def shortened(server: Server, token: str, seconds: int) -> str:
-    """A token that the server issued, made to end sooner than it would mint one for."""
+    """A token that the server issued, made to end sooner than any that it would mint."""
     kid = jwt.get_unverified_header(token)["kid"]
     with closing(connect(server.data / "paperdb.sqlite")) as connection:
         (secret,) = connection.execute("SELECT secret FROM signing_secrets WHERE kid=?", (kid,)).fetchone()
@@ -103,16 +103,16 @@ def shortened(server: Server, token: str, seconds: int) -> str:
 
 
 def renew_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tokens, though they are good for long."""
+    """Renew tokens soon, although they last for long."""
     monkeypatch.setattr(Token, "renew_at", lambda token, margin: token.obtained + 0.2)
 
 
 class Proxy:
-    """Passes connections on to a server, for as long as it is told to.
+    """Forwards connections to a server.
 
-    `accepting` False: connections are closed at once. `stalled`: bytes are taken and go nowhere.
-    `budget()` is how many bytes of the server's a new connection passes on before it is cut, in the middle
-    of whatever it is; `delay()` what each piece is held up. `websockets` counts upgrades.
+    `accepting` False: connections are closed at once. `stalled`: bytes are read and dropped. `budget()`: how
+    many of the server's bytes a new connection forwards before it is cut, wherever that is. `delay()`: seconds
+    that each piece is held up. `websockets` counts upgrades.
     """
 
     def __init__(self, port: int) -> None:
@@ -132,7 +132,7 @@ class Proxy:
         await trio.serve_listeners(self._serve, listeners, task_status=task_status)  # type: ignore[arg-type]
 
     def cut(self) -> None:
-        """Every connection, now."""
+        """Cut every connection now."""
         for stream in self._open:
             stream.socket.close()
 
@@ -219,7 +219,7 @@ Script = Callable[[Peer], Awaitable[None]]
 
 
 class FakeServer:
-    """Plays one script for each connection, the last one again and again."""
+    """Plays the next script for each connection, and from then on the last one."""
 
     def __init__(self, *scripts: Script) -> None:
         self._scripts = scripts

@@ -1,15 +1,16 @@
-"""A program that subscribes through every trouble at once, for as long as wanted, and checks itself.
+"""A program that subscribes while everything fails at once, for as long as wanted, and checks itself.
 
     python -m tests.client.soak --seed 1 --seconds 60
 
-Writers pour into four collections while the server is killed and restarted and its signing secret rotated, and
+Writers fill four collections. Meanwhile the server is killed and restarted and its signing secret rotated, and
 a proxy between it and the subscribers cuts, stalls, delays and refuses. Subscribers of random collections come
-and go, fast and slow: some of a client with an API key that renews its tokens every two seconds, some of one
-that asks a back end, whose tokens end in seconds and which is out of order now and then, so that they expire in
-use.
-In the end each must have been given a prefix (those that stayed: all) of the changes in its collections
-after its start, in order, each once, as a reader of the whole log sees them; and every acknowledged write
-must be among them. Prints the seed and the figures; exits with 1 if anything is wrong.
+and go, fast and slow. Some belong to a client with an API key, which renews its tokens every two seconds.
+Others belong to a client that asks a back end, whose tokens last for seconds and which fails now and then, so
+that they expire in use.
+
+At the end, each must have received a prefix of the changes in its collections after its start (those that
+stayed: all of them), in order, each once, as a reader of the whole log sees them. Every acknowledged write must
+be among them. Prints the seed and the figures; exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from tests.conftest import Server
 
 NAMES = ("a", "b", "c", "d")
 QUICK = ("refuse", "kill", "cut", "rotate")
-"""What a few seconds have room for. While the proxy refuses, writes go on past it: those can be missed."""
+"""Those that a few seconds have time for. While the proxy refuses, writes bypass it: those can be missed."""
 TROUBLES = (*QUICK, "cut", "kill", "restart", "stall", "silence")
-"""Each comes once before any comes again, however few the seconds."""
+"""Each comes once before any comes again."""
 
 
 @dataclass
 class Record:
-    """What one subscriber was given."""
+    """What one subscriber received."""
 
     names: list[str]
     start: int | None
@@ -85,7 +86,7 @@ class Soak:
                     watching.cancel()
                     proxy.budget = lambda: float("inf")
                     self.stopping.set()
-                    while self.writing:  # nothing comes behind the last document of a collection
+                    while self.writing:  # no event follows the last document of a collection
                         await trio.sleep(0.01)
                     for name in NAMES:
                         while not await self.succeeds(direct, name):
@@ -130,7 +131,7 @@ class Soak:
         ended: set[str] = set()
         with trio.move_on_after(life):
             async with subscription as events:
-                record = Record(names, events._feed.start, stays)
+                record = Record(names, events._channel.start, stays)
                 self.records.append(record)
                 while len(ended) < len(names):
                     event = await anext(events)
@@ -149,13 +150,13 @@ class Soak:
                 await trio.sleep(chance.random() * 0.3)
 
     async def get_token(self) -> str:
-        """What the application's back end answers: a token that the server issued, cut down to seconds."""
+        """The response of the application's back end: a token from the server, made to last for seconds."""
         if self.silent or self.chance.random() < 0.2:
             raise OSError("the back end is out of order")
         try:
             minted = await trio.to_thread.run_sync(partial(self.server.token, *NAMES))
         except httpx.TransportError as error:
-            raise OSError("the back end has no answer from the server") from error
+            raise OSError("the back end has no response from the server") from error
         return shortened(self.server, minted, self.chance.choice((2, 3, 4)))
 
     async def count_expired(
@@ -177,7 +178,7 @@ class Soak:
             if kind == "rotate":
                 await trio.to_thread.run_sync(server.cli, "keys", "rotate-signing")
                 self.rotations += 1
-            elif kind == "silence":  # what is connected stays so until its token ends
+            elif kind == "silence":  # open connections stay until their token ends
                 budget, proxy.budget = proxy.budget, lambda: float("inf")
                 proxy.cut()
                 await trio.sleep(1)
@@ -219,8 +220,8 @@ class Soak:
 
 
 def soak(server: Server, seed: int, seconds: float, troubles: tuple[str, ...] = TROUBLES) -> list[str]:
-    """Run, print the figures, return what was wrong."""
-    backoff.MAX_DELAY = 1.0  # a network that is cut every few hundred bytes is tried again before long
+    """Run and print the figures; returns what was wrong."""
+    backoff.MAX_DELAY = 1.0  # the network is cut every few hundred bytes: try again soon
     token.RENEWAL_PAUSE = 1.0
     run = Soak(server, seed, seconds, troubles)
     log = trio.run(run.run)

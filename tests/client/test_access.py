@@ -1,4 +1,4 @@
-"""Tokens and those who may not: renewal, expiry, revocation, plans; what stops a subscription and how."""
+"""Access: refused tokens, revoked keys, lost plans, and a `get_token` that fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff
 from tests.client.harness import (
     eventually,
@@ -48,7 +48,7 @@ async def test_a_revoked_key_ends_everything_with_an_error(start_server: StartSe
     async with create_client(base_url=server.url, api_key=key["key"]) as db:
         async with db.realtime.subscribe("a") as a, db.realtime.subscribe("b") as b:
             await write(server, "a", range(3))
-            await eventually(lambda: len(a._feed.buffer) == 3)
+            await eventually(lambda: len(a._channel.buffer) == 3)
             await trio.to_thread.run_sync(server.cli, "keys", "revoke", key["id"])
             with pytest.raises(PaperDBError) as caught:
                 await take(b, 1)
@@ -57,14 +57,14 @@ async def test_a_revoked_key_ends_everything_with_an_error(start_server: StartSe
             for _ in range(2):
                 with pytest.raises(PaperDBError, match="API key revoked"):
                     await take(a, 1)
-            assert a.status().current.state is State.CLOSED
+            assert a.status().current.state is ConnectionState.CLOSED
             assert a.status().current.error is not None
         with pytest.raises(PaperDBError) as caught:
             await db.realtime.subscribe("a").__aenter__()
         assert caught.value.status == 401
 
 
-async def test_a_plan_that_is_lost_and_found(start_server: StartServer) -> None:
+async def test_a_lost_plan_ends_subscriptions_until_it_is_back(start_server: StartServer) -> None:
     server = start_server()
     async with create_client(base_url=server.url, api_key=server.key) as db:
         async with db.realtime.subscribe("a") as events:
@@ -121,7 +121,7 @@ async def test_the_token_goes_into_a_header(server: Server, collection: str) -> 
     assert any(line.lower().startswith(b"authorization: bearer ey") for line in lines)
 
 
-async def test_generated_tokens_are_what_was_asked_for(server: Server) -> None:
+async def test_generated_tokens_have_what_was_asked_for(server: Server) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         token = await db.realtime.generate_token(["a", "b"], ["read", "write"], expires_in=60)
         claims = msgspec.json.decode(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
@@ -141,7 +141,7 @@ async def test_a_public_key_can_subscribe(server: Server, collection: str) -> No
         await nothing_more(events, collection, server)
 
 
-async def test_what_the_applications_token_does_not_cover(server: Server, collection: str) -> None:
+async def test_a_collection_outside_the_application_s_token_is_refused(server: Server, collection: str) -> None:
     async def get_token() -> str:
         return await trio.to_thread.run_sync(server.token, collection)
 
@@ -174,7 +174,9 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (caused(httpx.ConnectError("TLS"), ssl.SSLCertVerificationError("expired")), 400),
     ],
 )
-async def test_an_application_that_has_no_token(server: Server, failure: Exception, status: int) -> None:
+async def test_a_get_token_that_fails_ends_the_subscription(
+    server: Server, failure: Exception, status: int
+) -> None:
     async def get_token() -> str:
         raise failure
 
@@ -185,7 +187,7 @@ async def test_an_application_that_has_no_token(server: Server, failure: Excepti
         assert caught.value.code == "MINE" if status == 403 else "TOKEN_UNAVAILABLE"
 
 
-async def test_an_application_that_is_away_for_a_while(server: Server, collection: str) -> None:
+async def test_a_get_token_that_fails_for_a_while_is_tried_again(server: Server, collection: str) -> None:
     failures: list[Exception] = [
         OSError("no route"),
         httpx.ConnectError("refused"),

@@ -1,5 +1,5 @@
-"""Cancellation, at every step and at random ones: nothing is left running, nothing is lost, and whatever
-comes next works."""
+"""Cancellation, at every step and at random ones: nothing is left running, nothing is lost, and what comes next
+works."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import trio
 
 from paperdb_trio import create_client
-from paperdb_trio.errors import leaves
+from paperdb_trio.client.groups import leaves
 from tests.client.harness import SECONDS, numbers, proxied, renew_soon, take, write
 from tests.conftest import Server
 
 
 class CancelAt(trio.abc.Instrument):
-    """Cancels `scope` before the given step of any task that was born in it."""
+    """Cancels `scope` before the given step of any task."""
 
     def __init__(self, step: int, scope: trio.CancelScope) -> None:
         self.left = step
@@ -42,7 +42,7 @@ async def session(server: Server, collection: str) -> None:
         await take(events, 1)
 
 
-async def test_cancelled_at_every_step(server: Server, collection: str) -> None:
+async def test_cancelling_at_every_step_leaves_nothing_running(server: Server, collection: str) -> None:
     finished = False
     step = 0
     while not finished:
@@ -99,7 +99,7 @@ async def test_entering_is_cancelled_while_offline_and_others_go_on(server: Serv
             assert numbers(await take(events, 3)) == [0, 1, 2]
 
 
-async def test_a_client_that_is_cancelled_takes_no_time_over_it(server: Server, collection: str) -> None:
+async def test_a_cancelled_client_ends_at_once(server: Server, collection: str) -> None:
     with pytest.raises(trio.TooSlowError):  # noqa: PT012
         with trio.fail_after(0.3):
             async with (
@@ -115,13 +115,13 @@ async def test_a_client_that_is_cancelled_takes_no_time_over_it(server: Server, 
 
 
 class CtrlC(BaseException):
-    """As a KeyboardInterrupt, which would end pytest."""
+    """Stands for KeyboardInterrupt, which would end pytest."""
 
 
-async def test_a_ctrl_c_in_a_task_of_ours_is_all_that_comes_out(
+async def test_a_ctrl_c_in_a_background_task_is_all_that_comes_out(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It can strike anywhere. Here: where the token is renewed, while the consumer waits for events."""
+    """It can come anywhere. Here: while the token is renewed, and the consumer waits for events."""
     renew_soon(monkeypatch)
     tokens = iter([server.token(collection, expiresIn=30)])
 

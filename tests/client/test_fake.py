@@ -1,4 +1,4 @@
-"""What a real server hardly ever does: every close code, odd answers, and replies that say more."""
+"""What a real server hardly ever does: every close code, odd messages, replies with more in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import trio
 from trio_websocket import WebSocketRequest
 
-from paperdb_trio import GapError, PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, GapError, PaperDBError, create_client
 from paperdb_trio.client import backoff, link, session
 from tests.client.harness import FakeServer, Peer, Script, any_token, eventually, faked, numbers, take
 
@@ -41,7 +41,7 @@ async def continuing(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013, 4000, 4399, 4401, 4408, 4410])
-async def test_codes_after_which_it_goes_on(code: int) -> None:
+async def test_close_codes_after_which_it_reconnects(code: int) -> None:
     async with (
         faked(closing(code), continuing) as fake,
         create_client(base_url=fake.url, get_token=any_token) as db,
@@ -52,7 +52,7 @@ async def test_codes_after_which_it_goes_on(code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [1002, 1003, 1007, 1009, 4400, 4403, 4409, 4499])
-async def test_codes_after_which_it_stops(code: int) -> None:
+async def test_close_codes_after_which_it_stops(code: int) -> None:
     async with (
         faked(closing(code)) as fake,
         create_client(base_url=fake.url, get_token=any_token) as db,
@@ -65,8 +65,8 @@ async def test_codes_after_which_it_stops(code: int) -> None:
         assert len(fake.peers) == 1
 
 
-async def test_a_reply_with_a_seq_is_where_a_subscription_begins() -> None:
-    """And what came before it is not delivered twice, nor is the connection made anew."""
+async def test_a_subscription_begins_at_the_seq_of_its_reply() -> None:
+    """Earlier changes are not delivered twice, and the connection is not made anew."""
 
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=10)
@@ -105,8 +105,8 @@ async def test_a_reply_with_a_seq_is_where_a_subscription_begins() -> None:
         await eventually(lambda: len(fake.peers) == 2)
 
 
-async def test_a_cursor_that_the_server_advances() -> None:
-    """A quiet collection in a busy database: its cursor must not grow old with the log."""
+async def test_a_pong_advances_the_cursor() -> None:
+    """The cursor of a quiet collection in a busy database must not age out of the log."""
 
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=500)
@@ -125,12 +125,12 @@ async def test_a_cursor_that_the_server_advances() -> None:
     ):
         with trio.fail_after(5):
             async for status in events.status():
-                if status.state is State.LIVE:
+                if status.state is ConnectionState.LIVE:
                     break
         await eventually(lambda: len(fake.peers) == 2)
 
 
-async def test_what_is_refused_on_a_live_connection_is_refused_to_who_asked() -> None:
+async def test_a_refusal_on_a_live_connection_ends_only_the_subscription_that_asked() -> None:
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=10)
         asked = await peer.heard("subscribe")
@@ -149,9 +149,11 @@ async def test_what_is_refused_on_a_live_connection_is_refused_to_who_asked() ->
         assert numbers(await take(events, 1)) == [1]
 
 
-async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Found by a soak test: the cursor of those that stay must not jump to the head."""
-    # Else its first delay may be over before "b" has come.
+async def test_leaving_while_connecting_does_not_move_the_others_cursor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found by a soak test: the cursor of the subscriptions that stay must not jump to the head."""
+    # Otherwise its first delay may be over before "b" has come.
     monkeypatch.setattr("paperdb_trio.client.backoff.random.uniform", lambda low, high: high)
     left = trio.Event()
 
@@ -167,7 +169,7 @@ async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pyte
         create_client(base_url=fake.url, get_token=any_token) as db,
         db.realtime.subscribe("a") as events,
     ):
-        await eventually(lambda: events.status().current.state is State.OFFLINE)
+        await eventually(lambda: events.status().current.state is ConnectionState.OFFLINE)
         with trio.CancelScope() as scope:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(db.realtime.subscribe("b").__aenter__)
@@ -177,7 +179,7 @@ async def test_who_leaves_while_connecting_takes_nothing_along(monkeypatch: pyte
         assert numbers(await take(events, 2)) == [1, 2]
 
 
-async def test_a_gap_concerns_only_those_who_have_one() -> None:
+async def test_a_gap_ends_only_the_subscriptions_that_have_it() -> None:
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=10)
         asked = await peer.heard("subscribe")
@@ -208,7 +210,7 @@ async def test_a_gap_concerns_only_those_who_have_one() -> None:
         assert numbers(await take(b, 1)) == [1]
 
 
-async def test_a_database_that_was_restored_is_a_gap() -> None:
+async def test_a_restored_database_is_a_gap() -> None:
     async def gap(peer: Peer) -> None:
         await peer.say(type="ready", seq=5)
         await peer.say(type="gap", since=11, oldest=1)
@@ -236,8 +238,8 @@ async def test_a_database_that_was_restored_is_a_gap() -> None:
             assert numbers(await take(events, 2)) == [1, 6]
             await eventually(lambda: len(fake.peers) == 3)
             nursery.cancel_scope.cancel()
-        assert State.GAP in states
-        assert State.LIVE in states[states.index(State.GAP) :]
+        assert ConnectionState.GAP in states
+        assert ConnectionState.LIVE in states[states.index(ConnectionState.GAP) :]
 
 
 async def garbage(peer: Peer) -> None:
@@ -260,7 +262,7 @@ async def mute(peer: Peer) -> None:
 
 
 @pytest.mark.parametrize("script", [garbage, array, unready, mute])
-async def test_servers_that_talk_nonsense_are_tried_again(
+async def test_a_server_that_sends_nonsense_is_tried_again(
     script: Script, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "READY_SECONDS", 0.2)
@@ -269,11 +271,11 @@ async def test_servers_that_talk_nonsense_are_tried_again(
         create_client(base_url=fake.url, get_token=any_token) as db,
         db.realtime.subscribe("a") as events,
     ):
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
         assert len(fake.peers) == 3
 
 
-async def test_a_server_of_another_protocol_is_given_up() -> None:
+async def test_a_server_without_the_subprotocol_is_given_up() -> None:
     async def accept_plainly(self: FakeServer, request: WebSocketRequest) -> None:
         ws = await request.accept()
         await self_closed(Peer(ws, request))
@@ -288,7 +290,9 @@ async def test_a_server_of_another_protocol_is_given_up() -> None:
                 await db.realtime.subscribe("a").__aenter__()
 
 
-async def test_a_peer_that_goes_away_during_the_handshake(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_peer_that_goes_away_during_the_handshake_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     attempts = 0
 
     async def hang_up(stream: trio.SocketStream) -> None:
@@ -309,13 +313,15 @@ async def test_a_peer_that_goes_away_during_the_handshake(monkeypatch: pytest.Mo
                     while attempts < 3:
                         await trio.sleep(0.01)
                 assert "handshake" in next(
-                    status.reason for status in subscription.status()._kept if status.state is State.OFFLINE
+                    status.reason
+                    for status in subscription.status()._board.kept
+                    if status.state is ConnectionState.OFFLINE
                 )
                 inner.cancel_scope.cancel()
         nursery.cancel_scope.cancel()
 
 
-async def test_delays_grow_with_full_jitter_and_start_over_after_a_good_while(
+async def test_delays_grow_with_full_jitter_until_a_connection_has_lasted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A connection that ends as soon as it has begun is one more failure."""

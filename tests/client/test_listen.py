@@ -1,4 +1,4 @@
-"""`paperdb listen` as a process: what it prints, how it goes on, how it ends."""
+"""`paperdb listen` as a process: what it prints, how it resumes, how it ends."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Listener:
         return self.wait()
 
     def wait(self) -> int:
-        """The exit code. If it does not end, fails and says where it, and the server, were."""
+        """The exit code. If it does not end, fails and shows what it and the server were doing."""
         code = None
         try:
             code = self.process.wait(10)
@@ -89,7 +89,7 @@ def listeners() -> Iterator[list[Listener]]:
 
 
 @pytest.mark.executable
-def test_it_prints_resumes_and_ends(start_server: StartServer, listeners: list[Listener]) -> None:
+def test_it_prints_events_reconnects_and_resumes(start_server: StartServer, listeners: list[Listener]) -> None:
     server = start_server()
     listener = Listener(server, "a", "b")
     listeners.append(listener)
@@ -133,7 +133,7 @@ def test_a_refused_token_is_one_line(server: Server, listeners: list[Listener]) 
         assert listener.events == []
 
 
-def test_a_given_token_is_used_and_a_wrong_url_named(server: Server, listeners: list[Listener]) -> None:
+def test_a_given_token_is_used_and_a_wrong_url_is_shown(server: Server, listeners: list[Listener]) -> None:
     listener = Listener(server, "a", "--token", server.token("a"), PAPERDB_API_KEY="")
     listeners.append(listener)
     wait_until(listener.is_listening, 10)
@@ -159,7 +159,9 @@ def test_a_given_token_is_used_and_a_wrong_url_named(server: Server, listeners: 
         (">&-", 0, "it is closed"),
     ],
 )
-def test_nobody_takes_its_lines(server: Server, collection: str, stdout: str, lines: int, why: str) -> None:
+def test_a_stdout_that_cannot_be_written_ends_it_with_6(
+    server: Server, collection: str, stdout: str, lines: int, why: str
+) -> None:
     documents = [{"n": n, "text": "x" * 1000} for n in range(500)]  # more than a pipe holds
     assert server.request("POST", f"/{collection}/bulk", json=documents).json()["inserted"] == 500
     command = f"{' '.join(COMMAND)} listen {collection} --since 0 --url {server.url}"
@@ -174,11 +176,11 @@ def test_nobody_takes_its_lines(server: Server, collection: str, stdout: str, li
     assert [json.loads(line)["data"]["n"] for line in done.stdout.splitlines()] == list(range(lines))
     listening, *ended = done.stderr.splitlines()
     assert "listening to" in listening
-    assert ended == [f"paperdb: Cannot write the answer to stdout: {why}", "ended with 6"]
+    assert ended == [f"paperdb: Cannot write to stdout: {why}", "ended with 6"]
 
 
-def test_a_token_that_has_ended_is_one_line(server: Server, collection: str, listeners: list[Listener]) -> None:
-    """There is no other: to try again is of no use."""
+def test_an_expired_token_is_one_line(server: Server, collection: str, listeners: list[Listener]) -> None:
+    """There is no other token, so it does not try again."""
     listener = Listener(server, collection, "--token", short_token(server, collection, seconds=-5))
     listeners.append(listener)
     assert listener.wait() == 1

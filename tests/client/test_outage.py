@@ -1,4 +1,4 @@
-"""Subscriptions on networks and servers that fail: nothing missed, nothing twice, in order."""
+"""Subscriptions while networks and servers fail: no change is missed or repeated, and all are in order."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, session
 from tests.client.harness import SECONDS, eventually, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server, StartServer
@@ -15,11 +15,11 @@ from tests.conftest import Server, StartServer
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outages of a test are short; so are its waits."""
+    """A test's outages are short; so are its waits."""
     monkeypatch.setattr(backoff, "MAX_DELAY", 0.2)
 
 
-async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer) -> None:
+async def test_subscriptions_resume_when_a_killed_server_is_back(start_server: StartServer) -> None:
     server = start_server()
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
@@ -31,8 +31,8 @@ async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer)
             await write(server, "a", range(first, first + 20))
             taken = await take(both, 10)
             await trio.to_thread.run_sync(server.kill)
-            await eventually(lambda: both.status().current.state is State.OFFLINE)
-            assert "connect" in both.status().current.reason  # it was lost, or cannot be made anew
+            await eventually(lambda: both.status().current.state is ConnectionState.OFFLINE)
+            assert "connect" in both.status().current.reason  # the connection was lost, or cannot be made anew
             await trio.to_thread.run_sync(server.start)
             await write(server, "b", range(first + 20, first + 40))
             await write(server, "a", range(first + 40, first + 60))
@@ -42,21 +42,21 @@ async def test_a_server_that_is_killed_and_comes_back(start_server: StartServer)
         await nothing_more(b, "b", server)
 
 
-async def test_a_server_that_restarts_says_so(start_server: StartServer) -> None:
+async def test_the_status_shows_a_restart_of_the_server(start_server: StartServer) -> None:
     server = start_server()
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe("a") as events,
     ):
         assert await trio.to_thread.run_sync(server.stop) == 0
-        await eventually(lambda: events.status().current.state is not State.LIVE)
+        await eventually(lambda: events.status().current.state is not ConnectionState.LIVE)
         await trio.to_thread.run_sync(server.start)
         await write(server, "a", range(5))
         assert numbers(await take(events, 5)) == list(range(5))
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_network_that_cuts_in_the_middle_of_frames(server: Server, collection: str, seed: int) -> None:
+async def test_cuts_in_the_middle_of_frames_lose_nothing(server: Server, collection: str, seed: int) -> None:
     chance = random.Random(seed)
     other = collection + "_other"
     total = 600
@@ -91,12 +91,12 @@ async def test_a_network_that_cuts_in_the_middle_of_frames(server: Server, colle
             await nursery.start(consume, [collection], [n for n in everything if n // 20 % 2])
             await nursery.start(consume, [other], [n for n in everything if not n // 20 % 2])
             await pour()
-            # Those that come during the storm start at their own moment.
+            # Subscriptions that come during the storm start when they come.
             await wanted.wait()
         assert proxy.cuts > 3
 
 
-async def test_subscribed_while_offline_starts_at_its_own_moment(server: Server, collection: str) -> None:
+async def test_a_subscription_made_offline_starts_when_it_is_connected(server: Server, collection: str) -> None:
     new = collection + "_new"
     async with proxied(server) as proxy:
         client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
@@ -109,7 +109,7 @@ async def test_subscribed_while_offline_starts_at_its_own_moment(server: Server,
             assert numbers(await take(old, 3)) == [0, 1, 2]
             proxy.accepting = False
             proxy.cut()
-            await eventually(lambda: old.status().current.state is State.OFFLINE)
+            await eventually(lambda: old.status().current.state is ConnectionState.OFFLINE)
             await write(server, new, range(3))
             await write(server, collection, range(5, 10))
             subscription = db.realtime.subscribe(new, collection)
@@ -132,8 +132,10 @@ async def test_subscribed_while_offline_starts_at_its_own_moment(server: Server,
             await nothing_more(old, collection, server)
 
 
-async def test_added_to_a_live_connection_that_is_lost_at_once(server: Server, collection: str) -> None:
-    """What was written before the second subscription is not its business, even if it is sent again."""
+async def test_a_subscription_added_just_before_a_cut_starts_where_it_was_added(
+    server: Server, collection: str
+) -> None:
+    """It does not get what was written before it, even if the server sends that again."""
     new = collection + "_new"
     async with proxied(server) as proxy:
         client = create_client(base_url=server.url, realtime_url=proxy.url, api_key=server.key)
@@ -147,7 +149,7 @@ async def test_added_to_a_live_connection_that_is_lost_at_once(server: Server, c
                 assert numbers(await take(old, 2)) == [6, 7]
 
 
-async def test_a_connection_that_is_half_open_is_noticed(
+async def test_a_half_open_connection_is_noticed(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "PING_SECONDS", 0.1)
@@ -157,13 +159,13 @@ async def test_a_connection_that_is_half_open_is_noticed(
         async with client as db, db.realtime.subscribe(collection) as events:
             proxy.stalled = True
             await write(server, collection, range(3))
-            await eventually(lambda: events.status().current.state is not State.LIVE)
+            await eventually(lambda: events.status().current.state is not ConnectionState.LIVE)
             proxy.stalled = False
-            proxy.cut()  # also the next attempt, if it came while bytes still went nowhere
+            proxy.cut()  # the next attempt too, if it came while the proxy was still stalled
             assert numbers(await take(events, 3)) == [0, 1, 2]
 
 
-async def test_a_server_that_is_not_there_yet(server: Server, collection: str) -> None:
+async def test_entering_waits_for_a_server_that_is_not_there_yet(server: Server, collection: str) -> None:
     async with proxied(server) as proxy:
         proxy.accepting = False
         async with create_client(base_url=proxy.url, api_key=server.key) as db:
@@ -176,7 +178,7 @@ async def test_a_server_that_is_not_there_yet(server: Server, collection: str) -
 
                 async def serve_later() -> None:
                     async for status in subscription.status():
-                        if status.state is State.OFFLINE:
+                        if status.state is ConnectionState.OFFLINE:
                             assert "NETWORK" in status.reason
                             assert status.retry_in is not None
                             break
@@ -205,7 +207,7 @@ async def test_a_restart_resumes_from_a_stored_cursor(server: Server, collection
     assert taken == list(range(20))
 
 
-async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: StartServer) -> None:
+async def test_a_gap_is_raised_only_where_it_is_wanted(start_server: StartServer) -> None:
     from paperdb_trio import GapError
 
     server = start_server("--retention-count", "10", "--retention-age", "0")
@@ -230,8 +232,8 @@ async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: Start
             assert caught.value.since == 3
             assert caught.value.oldest > 200
             assert (caught.value.status, caught.value.code) == (410, "CURSOR_EXPIRED")
-            assert strict.status().current.state is State.CLOSED
-            await eventually(lambda: easy.status().current.state is State.LIVE)
+            assert strict.status().current.state is ConnectionState.CLOSED
+            await eventually(lambda: easy.status().current.state is ConnectionState.LIVE)
             await write(server, "a", range(300, 302))
             assert numbers(await take(easy, 5)) == [0, 1, 2, 300, 301]
             with pytest.raises(GapError):
@@ -242,7 +244,7 @@ async def test_a_gap_is_raised_and_only_for_whom_it_concerns(start_server: Start
 async def test_a_quiet_collection_does_not_age_out_while_connected(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The log has moved on, but nothing of its own was missed: a lost connection is no gap."""
+    """The log has moved on, but no change of this collection was missed: the lost connection is not a gap."""
     monkeypatch.setattr(session, "PING_SECONDS", 0.05)
     monkeypatch.setattr(session, "PONG_SECONDS", 0.05)
     server = start_server("--retention-count", "10", "--retention-age", "0")
@@ -251,7 +253,7 @@ async def test_a_quiet_collection_does_not_age_out_while_connected(
         async with client as db, db.realtime.subscribe("quiet") as events:
             await write(server, "busy", range(300))
             await trimmed(server, 200)
-            link = events._feed.link
+            link = events._channel.link
             assert link is not None
             await eventually(lambda: link.cursor == 300)
             proxy.cut()
@@ -271,7 +273,7 @@ async def trimmed(server: Server, seq: int) -> None:
             await trio.sleep(0.05)
 
 
-async def test_nobody_is_told_of_writes_that_failed(server: Server, collection: str) -> None:
+async def test_failed_writes_are_not_events(server: Server, collection: str) -> None:
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe(collection) as events,

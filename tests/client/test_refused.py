@@ -1,4 +1,4 @@
-"""Handshakes that are refused: which end a subscription, in whose words, and which are tried again."""
+"""Refused handshakes: which end a subscription and with what message, and which are tried again."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, wire
 from paperdb_trio.client.wire import Lost, Stop, TokenRefused
 from tests.client.harness import SECONDS, any_token, eventually, insert, nothing_more, take
@@ -16,8 +16,9 @@ from tests.conftest import Server, StartServer
 
 
 @asynccontextmanager
-async def refusing(*answers: str) -> AsyncIterator[tuple[str, list[str]]]:
-    """A URL where each connection gets the next answer, the last one again and again; and what they asked."""
+async def refusing(*responses: str) -> AsyncIterator[tuple[str, list[str]]]:
+    """A URL where each connection gets the next response, and from then on the last one; and the requests'
+    heads."""
     heads: list[str] = []
 
     async def refuse(stream: trio.SocketStream) -> None:
@@ -25,7 +26,7 @@ async def refusing(*answers: str) -> AsyncIterator[tuple[str, list[str]]]:
         while b"\r\n\r\n" not in head:
             head += await stream.receive_some(65536)
         heads.append(head.decode())
-        start, _, body = answers[min(len(heads), len(answers)) - 1].partition("\n\n")
+        start, _, body = responses[min(len(heads), len(responses)) - 1].partition("\n\n")
         fields = start.replace("\n", "\r\n")
         await stream.send_all(
             f"HTTP/1.1 {fields}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
@@ -40,7 +41,7 @@ async def refusing(*answers: str) -> AsyncIterator[tuple[str, list[str]]]:
 
 
 async def refusal(url: str) -> PaperDBError:
-    """What a subscription ends with."""
+    """The error that ends a subscription."""
     async with create_client(base_url=url, get_token=any_token) as db:
         with trio.fail_after(SECONDS), pytest.raises(PaperDBError) as caught:
             await db.realtime.subscribe("a").__aenter__()
@@ -48,9 +49,9 @@ async def refusal(url: str) -> PaperDBError:
 
 
 @pytest.mark.parametrize("status", [400, 403, 404, 413, 414, 426, 431])
-async def test_refused_for_good(status: int) -> None:
-    answer = f'{status} No\n\n{{"error": "a sentence", "code": "A_CODE", "plan": "free"}}'
-    async with refusing(answer) as (url, heads):
+async def test_a_final_refusal_is_not_tried_again(status: int) -> None:
+    response = f'{status} No\n\n{{"error": "a sentence", "code": "A_CODE", "plan": "free"}}'
+    async with refusing(response) as (url, heads):
         error = await refusal(url)
     assert (error.status, error.code, error.message) == (status, "A_CODE", "a sentence")
     assert error.extra == {"plan": "free"}
@@ -58,7 +59,7 @@ async def test_refused_for_good(status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "code", "words"),
+    ("response", "code", "words"),
     [
         (
             "301 Moved\nLocation: https://h/db/?since=now\n\n<html>Moved</html>",
@@ -66,20 +67,20 @@ async def test_refused_for_good(status: int) -> None:
             "to https://h/db/;",
         ),
         ("302 Found\n\n", "REDIRECTED", "to another address;"),
-        ("200 OK\n\n<html>Welcome</html>", "BAD_ANSWER", "HTTP 200 in the place of a WebSocket"),
+        ("200 OK\n\n<html>Welcome</html>", "BAD_ANSWER", "HTTP 200 instead of a WebSocket"),
         ("404 Not Found\n\n<h1>404</h1>\n<hr>nginx", "HTTP_404", "with HTTP 404: 404 nginx"),
         ("401 Unauthorized\n\n<h1>Log in</h1>", "HTTP_401", "with HTTP 401: Log in"),
     ],
 )
-async def test_what_is_no_word_of_ours_is_put_into_words(answer: str, code: str, words: str) -> None:
-    async with refusing(answer) as (url, _):
+async def test_a_refusal_that_is_not_paperdb_s_gets_a_message(response: str, code: str, words: str) -> None:
+    async with refusing(response) as (url, _):
         error = await refusal(url)
     assert error.code == code
     assert words in error.message
     assert "<" not in error.message
 
 
-async def test_what_is_only_for_now_is_tried_again_not_before_it_should_be(
+async def test_a_passing_refusal_is_tried_again_after_retry_after(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backoff, "MAX_DELAY", 0.1)
@@ -90,24 +91,28 @@ async def test_what_is_only_for_now_is_tried_again_not_before_it_should_be(
             subscription = db.realtime.subscribe("a")
             with trio.fail_after(SECONDS), pytest.raises(PaperDBError):
                 await subscription.__aenter__()
-            offline = [status for status in subscription.status()._kept if status.state is State.OFFLINE]
+            offline = [
+                status
+                for status in subscription.status()._board.kept
+                if status.state is ConnectionState.OFFLINE
+            ]
     assert len(heads) == 3
     assert [status.retry_in == 1 for status in offline] == [True, False]
     assert "full" in offline[0].reason
 
 
-async def test_minting_that_is_only_refused_for_now_is_tried_again_not_before_it_should_be() -> None:
-    answer = '429 Slowly\nRetry-After: 3\n\n{"error": "too many tokens", "code": "RATE_LIMITED"}'
-    async with refusing(answer) as (url, _), create_client(base_url=url, api_key="k") as db:
+async def test_minting_that_is_refused_for_now_is_tried_again_after_retry_after() -> None:
+    response = '429 Slowly\nRetry-After: 3\n\n{"error": "too many tokens", "code": "RATE_LIMITED"}'
+    async with refusing(response) as (url, _), create_client(base_url=url, api_key="k") as db:
         subscription = db.realtime.subscribe("a")
         async with trio.open_nursery() as nursery:
             nursery.start_soon(subscription.__aenter__)
-            await eventually(lambda: subscription.status().current.state is State.OFFLINE)
+            await eventually(lambda: subscription.status().current.state is ConnectionState.OFFLINE)
             nursery.cancel_scope.cancel()
-        assert subscription.status()._kept[-2].retry_in == 3
+        assert subscription.status()._board.kept[-2].retry_in == 3
 
 
-def test_what_answers_mean() -> None:
+def test_statuses_of_a_refused_handshake() -> None:
     def meaning(status: int, **headers: str) -> Exception:
         return wire.refused(status, b"", headers)
 
@@ -123,7 +128,7 @@ def test_what_answers_mean() -> None:
         assert lost.retry_after == wait
 
 
-async def test_more_collections_than_the_server_allows(start_server: StartServer) -> None:
+async def test_more_collections_than_the_server_allows_are_refused(start_server: StartServer) -> None:
     server = start_server("--max-subscriptions", "10")
     async with create_client(base_url=server.url, api_key=server.key) as db:
         with trio.fail_after(SECONDS), pytest.raises(PaperDBError, match="At most 10 collections"):
@@ -134,7 +139,7 @@ async def test_more_collections_than_the_server_allows(start_server: StartServer
             await nothing_more(events, "c0", server)
 
 
-async def test_a_head_that_is_too_large_is_said_to_be(start_server: StartServer) -> None:
+async def test_a_head_that_is_too_large_is_a_431(start_server: StartServer) -> None:
     server = start_server("--max-head-bytes", "1024")
 
     async def get_token() -> str:
@@ -146,9 +151,9 @@ async def test_a_head_that_is_too_large_is_said_to_be(start_server: StartServer)
         assert caught.value.status == 431
 
 
-async def test_a_hundred_long_names(server: Server) -> None:
-    """In the token, and nowhere else: the request's head stays within what servers and proxies take. More of
-    them than one token takes are given another socket."""
+async def test_a_hundred_long_names_fit_into_one_token(server: Server) -> None:
+    """The names are in the token only, so that servers and proxies accept the request's head. Names beyond one
+    token get another socket."""
     names = [f"{n:040}" for n in range(100)]
     more = [f"{n:064}" for n in range(40)]
     async with (
@@ -160,13 +165,13 @@ async def test_a_hundred_long_names(server: Server) -> None:
         await nothing_more(events, names[99], server)
         await nothing_more(some, more[0], server)
         await nothing_more(others, more[39], server)
-        assert len(db.realtime._links) == 3
+        assert len(db._links.running) == 3
 
 
-# --- events that are large ------------------------------------------------------------------------
+# --- large events ---------------------------------------------------------------------------------
 
 
-async def test_an_event_of_the_largest_document(start_server: StartServer) -> None:
+async def test_the_largest_document_is_an_event(start_server: StartServer) -> None:
     server = start_server("--max-document-bytes", str(8 << 20))
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
@@ -177,7 +182,7 @@ async def test_an_event_of_the_largest_document(start_server: StartServer) -> No
         assert event.data == document
 
 
-async def test_an_event_that_is_too_large_ends_it_with_the_limit(
+async def test_an_event_that_is_too_large_ends_the_subscription_and_names_the_limit(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 1 << 20)

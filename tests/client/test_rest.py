@@ -1,4 +1,4 @@
-"""Documents through both façades: what comes back, what is raised, what is sent how often."""
+"""Documents through both clients: what is returned, what is raised, what is sent how often."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_the_life_of_a_document_blocking(server: Server, collection: str) -> Non
         assert len(db.realtime.generate_token([collection])) > 100
 
 
-async def test_find_is_a_list_that_knows_what_it_left_out(server: Server, collection: str) -> None:
+async def test_find_says_whether_there_is_more(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url + "/", api_key=server.key) as db:
         documents = db.collection(collection)
         await documents.insert_bulk([{"n": n, "odd": n % 2 == 1} for n in range(10)])
@@ -75,7 +75,7 @@ async def test_bulk_says_which_failed_and_atomic_raises(server: Server, collecti
         assert await documents.count() == 2
 
 
-async def test_what_the_server_refuses_is_raised_with_its_words(server: Server, collection: str) -> None:
+async def test_a_refusal_is_raised_with_the_server_s_message(server: Server, collection: str) -> None:
     public = server.new_key(public=True)["key"]
     async with create_client(base_url=server.url, api_key=public) as db:
         with pytest.raises(PaperDBError) as caught:
@@ -122,11 +122,11 @@ def test_the_key_is_shown_nowhere(server: Server, collection: str, caplog: pytes
 
 async def test_reads_are_tried_twice_and_writes_once(recorder: Recorder) -> None:
     async with create_client(base_url=recorder.url, api_key="k") as db:
-        recorder.answers = {("GET", "/a/count"): None, ("POST", "/a/docs"): None}
+        recorder.responses = {("GET", "/a/count"): None, ("POST", "/a/docs"): None}
         with pytest.raises(PaperDBError) as caught:
             await db.a.count()
         assert (caught.value.status, caught.value.code, caught.value.transient) == (0, "NETWORK", True)
-        with pytest.raises(PaperDBError, match="No answer"):
+        with pytest.raises(PaperDBError, match="No response"):
             await db.a.insert({})
     assert recorder.requests == [("GET", "/a/count")] * 2 + [("POST", "/a/docs")]
 
@@ -161,8 +161,8 @@ def test_a_schema_registers_once_before_the_first_write(recorder: Recorder) -> N
 
 
 @pytest.mark.parametrize("status", [404, 405])
-async def test_a_server_without_schemas_will_do(recorder: Recorder, status: int) -> None:
-    recorder.answers["PUT", "/users/schema"] = (status, b'{"error": "no", "code": "NOT_FOUND"}')
+async def test_a_server_without_schemas_is_enough(recorder: Recorder, status: int) -> None:
+    recorder.responses["PUT", "/users/schema"] = (status, b'{"error": "no", "code": "NOT_FOUND"}')
     async with create_client(base_url=recorder.url, api_key="pdb_sk_1", schema=SCHEMA) as db:
         await db.users.insert({})
         await db.users.insert({})
@@ -170,11 +170,11 @@ async def test_a_server_without_schemas_will_do(recorder: Recorder, status: int)
 
 
 async def test_a_schema_that_is_refused_is_tried_again(recorder: Recorder) -> None:
-    recorder.answers["PUT", "/users/schema"] = (409, b'{"error": "taken", "code": "CONFLICT"}')
+    recorder.responses["PUT", "/users/schema"] = (409, b'{"error": "taken", "code": "CONFLICT"}')
     async with create_client(base_url=recorder.url, api_key="pdb_sk_1", schema=SCHEMA) as db:
         with pytest.raises(PaperDBError, match="taken"):
             await db.users.insert({})
-        del recorder.answers["PUT", "/users/schema"]
+        del recorder.responses["PUT", "/users/schema"]
         await db.users.insert({})
     assert [method for method, _ in recorder.requests] == ["PUT", "PUT", "POST"]
 

@@ -1,4 +1,4 @@
-"""Consumers that are slow: memory is bounded, others go on, nothing is lost."""
+"""Slow consumers: memory is bounded, others continue, nothing is lost."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import msgspec
 import pytest
 import trio
 
-from paperdb_trio import State, create_client
+from paperdb_trio import ConnectionState, create_client
 from paperdb_trio.client.buffer import Buffer, Received
-from paperdb_trio.client.status import KEPT, Statuses
+from paperdb_trio.client.status import KEPT, StatusBoard, Statuses
 from paperdb_trio.client.types import Status
 from tests.client.harness import insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server
@@ -22,12 +22,12 @@ async def test_a_slow_consumer_moves_out_and_misses_nothing(server: Server, coll
         db.realtime.subscribe(collection) as fast,
     ):
         await write(server, collection, range(10))
-        assert proxy.websockets == 1  # both subscriptions are on it
+        assert proxy.websockets == 1  # for both subscriptions
         await write(server, collection, range(10, 500))
         assert numbers(await take(fast, 500)) == list(range(500))
-        assert slow._feed.link is not fast._feed.link
-        assert len(slow._feed.buffer) == 10
-        # A body that waits for another subscription, while its own events wait, holds nothing up.
+        assert slow._channel.link is not fast._channel.link
+        assert len(slow._channel.buffer) == 10
+        # A body that waits for another subscription while its own events wait does not hold anything up.
         async with db.realtime.subscribe(collection + "_other") as other:
             await insert(server, collection + "_other", {"n": 0})
             assert numbers(await take(other, 1)) == [0]
@@ -39,7 +39,7 @@ async def test_a_slow_consumer_moves_out_and_misses_nothing(server: Server, coll
         await nothing_more(fast, collection, server)
 
 
-async def test_what_waits_for_a_consumer_is_bounded_in_bytes(server: Server, collection: str) -> None:
+async def test_a_buffer_is_bounded_in_bytes(server: Server, collection: str) -> None:
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe(collection, since=0, max_bytes=200_000) as events,
@@ -47,12 +47,14 @@ async def test_what_waits_for_a_consumer_is_bounded_in_bytes(server: Server, col
         documents = [{"n": n, "text": "x" * 50_000} for n in range(40)]
         await db.collection(collection).insert_bulk(documents)
         await trio.testing.wait_all_tasks_blocked(0.1)
-        assert events._feed.buffer._bytes <= 200_000
-        assert len(events._feed.buffer) == 3
+        assert events._channel.buffer._bytes <= 200_000
+        assert len(events._channel.buffer) == 3
         assert numbers(await take(events, 40)) == list(range(40))
 
 
-async def test_a_slow_consumer_whose_connection_is_lost(server: Server, collection: str) -> None:
+async def test_a_slow_consumer_misses_nothing_when_its_connection_is_lost(
+    server: Server, collection: str
+) -> None:
     async with (
         proxied(server) as proxy,
         create_client(base_url=proxy.url, api_key=server.key) as db,
@@ -99,20 +101,21 @@ async def test_a_buffer_is_bounded_and_takes_one_that_is_too_large(autojump_cloc
         await buffer.take()
 
 
-async def test_who_watches_too_slowly_misses_the_oldest(autojump_clock: object) -> None:
-    statuses = Statuses(Status(State.CONNECTING))
+async def test_a_watcher_that_is_too_slow_misses_the_oldest(autojump_clock: object) -> None:
+    board = StatusBoard(Status(ConnectionState.CONNECTING))
+    statuses = board.statuses
     watcher = aiter(statuses)
-    assert (await anext(watcher)).state is State.CONNECTING
+    assert (await anext(watcher)).state is ConnectionState.CONNECTING
     for n in range(KEPT + 10):
-        statuses._publish(Status(State.OFFLINE, str(n)))
-        statuses._publish(Status(State.OFFLINE, str(n)))  # the same again is no change
+        board.publish(Status(ConnectionState.OFFLINE, str(n)))
+        board.publish(Status(ConnectionState.OFFLINE, str(n)))  # the same again is no change
     assert (await anext(watcher)).reason == "10"
     assert [status.reason async for status in _until(statuses, "73")] == ["73"]
-    statuses._end(Status(State.CLOSED))
+    board.end(Status(ConnectionState.CLOSED))
     rest = [status async for status in watcher]
     assert rest[0].reason == "11"
-    assert rest[-1].state is State.CLOSED
-    assert [status.state async for status in statuses] == [State.CLOSED]
+    assert rest[-1].state is ConnectionState.CLOSED
+    assert [status.state async for status in statuses] == [ConnectionState.CLOSED]
 
 
 async def _until(statuses: Statuses, reason: str):  # type: ignore[no-untyped-def]

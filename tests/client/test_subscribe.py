@@ -1,12 +1,12 @@
-"""Subscriptions on a network that works: what comes, from when on, over how many sockets; and whose errors
-are whose."""
+"""Subscriptions while the network works: which changes come, over how many sockets, and where errors come
+out."""
 
 from __future__ import annotations
 
 import pytest
 import trio
 
-from paperdb_trio import Event, PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, Event, PaperDBError, create_client
 from tests.client.harness import SECONDS, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server
 
@@ -48,13 +48,13 @@ async def test_one_socket_for_all_and_each_gets_its_own(server: Server, collecti
 
 
 def _idle(db: object) -> list[object]:
-    """The pool's connections, which are open, too."""
+    """The HTTP pool's connections, which are open as well."""
     return list(db._transport._client._transport._pool.connections)  # type: ignore[attr-defined]
 
 
 async def nothing_left(db: object) -> None:
     with trio.fail_after(SECONDS):
-        while db.realtime._links:  # type: ignore[attr-defined]
+        while db._links.running:  # type: ignore[attr-defined]
             await trio.sleep(0.01)
 
 
@@ -76,7 +76,7 @@ async def test_a_subscription_begins_when_it_is_entered(server: Server, collecti
             await nothing_more(others, other, server)
 
 
-async def test_since_brings_what_came_after_first(server: Server, collection: str) -> None:
+async def test_since_sends_the_changes_after_it_first(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         seqs = [(await db.collection(collection).insert({"n": n})).seq for n in range(5)]
         async with db.realtime.subscribe(collection, since=seqs[1]) as events:
@@ -87,7 +87,7 @@ async def test_since_brings_what_came_after_first(server: Server, collection: st
             await nothing_more(events, collection, server)
 
 
-async def test_a_subscription_goes_on_from_what_was_found(server: Server, collection: str) -> None:
+async def test_a_subscription_continues_from_the_seq_of_a_find(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         await write(server, collection, range(3))
         found = await db.collection(collection).find()
@@ -122,7 +122,7 @@ async def test_subscriptions_come_and_go_while_others_listen(server: Server, col
         assert numbers(await take(steady, 40)) == list(range(40))
 
 
-async def test_an_error_in_one_consumer_harms_no_other(server: Server, collection: str) -> None:
+async def test_an_error_in_one_consumer_does_not_affect_others(server: Server, collection: str) -> None:
     async with (
         create_client(base_url=server.url, api_key=server.key) as db,
         db.realtime.subscribe(collection) as events,
@@ -138,7 +138,7 @@ async def test_an_error_in_one_consumer_harms_no_other(server: Server, collectio
             await anext(failing)
 
 
-async def test_errors_of_the_body_come_out_as_they_are(server: Server, collection: str) -> None:
+async def test_errors_in_the_body_come_out_as_they_are(server: Server, collection: str) -> None:
     with pytest.raises(KeyError):
         async with (
             create_client(base_url=server.url, api_key=server.key) as db,
@@ -166,18 +166,18 @@ async def test_leaving_the_client_ends_iterators_elsewhere(server: Server, colle
 
             nursery.start_soon(consume)
             await entered.wait()
-        assert subscription.status().current.state is State.CLOSED
+        assert subscription.status().current.state is ConnectionState.CLOSED
         assert db.realtime.status().current.reason == "the client has been closed"
     with pytest.raises(RuntimeError, match="not open"):
         async with db.realtime.subscribe(collection):
             pass
-    with pytest.raises(RuntimeError, match="entered once"):
+    with pytest.raises(RuntimeError, match="entered only once"):
         async with subscription:
             pass
 
 
 async def test_the_states_of_a_connection(server: Server, collection: str) -> None:
-    states: list[State] = []
+    states: list[ConnectionState] = []
 
     async def watch() -> None:
         async for status in subscription.status():
@@ -186,15 +186,15 @@ async def test_the_states_of_a_connection(server: Server, collection: str) -> No
     async with create_client(base_url=server.url, api_key=server.key) as db:
         subscription = db.realtime.subscribe(collection)
         async with trio.open_nursery() as nursery:
-            assert db.realtime.status().current.state is State.CLOSED
+            assert db.realtime.status().current.state is ConnectionState.CLOSED
             nursery.start_soon(watch)
             async with subscription:
-                assert db.realtime.status().current.state is State.LIVE
+                assert db.realtime.status().current.state is ConnectionState.LIVE
                 await trio.testing.wait_all_tasks_blocked()
-    assert states == [State.CONNECTING, State.LIVE, State.CLOSED]
+    assert states == [ConnectionState.CONNECTING, ConnectionState.LIVE, ConnectionState.CLOSED]
 
 
-async def test_arguments_that_cannot_be_right(server: Server, collection: str) -> None:
+async def test_invalid_arguments_are_refused(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         with pytest.raises(TypeError):
             db.realtime.subscribe()
@@ -208,7 +208,9 @@ async def test_arguments_that_cannot_be_right(server: Server, collection: str) -
             await db.realtime.generate_token(collection)
 
 
-async def test_more_collections_than_a_token_covers(server: Server, collection: str) -> None:
+async def test_more_collections_than_a_token_covers_get_a_second_socket(
+    server: Server, collection: str
+) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         async with trio.open_nursery() as nursery:
             heard: set[int] = set()
@@ -220,7 +222,7 @@ async def test_more_collections_than_a_token_covers(server: Server, collection: 
 
             for number in range(7):
                 await nursery.start(listen, number)
-            assert len(db.realtime._links) == 3
+            assert len(db._links.running) == 3
             for number in range(7):
                 await insert(server, f"{collection}_{number}_29", {"n": number})
         assert heard == set(range(7))

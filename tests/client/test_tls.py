@@ -1,4 +1,4 @@
-"""https and wss: the same client, and certificates that are not trusted."""
+"""https and wss, and certificates that are not trusted."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client, create_sync_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client, create_sync_client
 from tests.client.harness import SECONDS, nothing_more
 from tests.conftest import COMMAND, ENVIRONMENT, Server, need
 
@@ -76,7 +76,7 @@ async def test_over_tls(server: Server, collection: str, certificate: Path) -> N
         async with mixed as db:
             subscription = db.realtime.subscribe(collection)
             await refused_for_good(subscription.__aenter__)
-            assert subscription.status().current.state is State.CLOSED
+            assert subscription.status().current.state is ConnectionState.CLOSED
         other_name = create_client(
             base_url=url.replace("127.0.0.1", "localhost"), api_key=server.key, ssl_context=trusting
         )
@@ -114,7 +114,7 @@ async def test_certificates_of_the_environment_are_trusted_by_requests_and_socke
         nursery.cancel_scope.cancel()
 
 
-def test_listen_says_so_and_ends(server: Server, certificate: Path) -> None:
+def test_listen_names_an_untrusted_certificate_and_ends(server: Server, certificate: Path) -> None:
     async def main() -> subprocess.CompletedProcess[str]:
         async with trio.open_nursery() as nursery:
             url = await nursery.start(terminate_tls, server, certificate)

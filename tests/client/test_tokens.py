@@ -1,5 +1,5 @@
-"""Tokens that end: renewal in place, and whatever can go wrong with it. None of it costs an event, runs hot, or
-gives up what time alone would mend."""
+"""Tokens that expire: renewal in place, and its failures. None of them costs an event, runs hot, or gives up on
+what passes by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import trio
 
-from paperdb_trio import PaperDBError, State, create_client
+from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, token
 from paperdb_trio.client.token import Token, read_token
 from tests.client.harness import (
@@ -59,8 +59,8 @@ async def test_a_token_is_renewed_in_place(server: Server, collection: str) -> N
                 await trio.sleep(0.1)
                 n += 1
             took = trio.current_time() - began
-            assert events.status().current.state is State.LIVE
-        assert took > 2 * 0.4 - 0.1  # at once, and then each when the one before it has 3.6 s left
+            assert events.status().current.state is ConnectionState.LIVE
+        assert took > 2 * 0.4 - 0.1  # the first at once, the others when the one before has 3.6 s left
         assert proxy.websockets == 1
 
 
@@ -70,21 +70,21 @@ async def test_a_minted_token_is_renewed_before_its_end(server: Server, collecti
         async with client as db, db.realtime.subscribe(collection) as events:
             tokens = set()
             for _ in range(2):
-                first = db.realtime._tokens._last
+                first = db._links._tokens._last
                 tokens.add(first)
-                await eventually(partial(lambda first: db.realtime._tokens._last is not first, first))
+                await eventually(partial(lambda first: db._links._tokens._last is not first, first))
             assert len(tokens) == 2
             await nothing_more(events, collection, server)
         assert proxy.websockets == 1
 
 
-async def test_a_token_that_ends_in_use_is_replaced(
+async def test_a_token_that_expires_in_use_is_replaced(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Token, "renew_at", lambda *_: math.inf)  # as if its end could not be told
+    monkeypatch.setattr(Token, "renew_at", lambda *_: math.inf)  # as if its end were unknown
 
     async def get_token() -> str:
-        return short_token(server, collection, seconds=3)  # a fresh one must outlast a slow machine's pauses
+        return short_token(server, collection, seconds=3)  # must outlast the pauses of a slow machine
 
     async with proxied(server) as proxy:
         client = create_client(base_url=proxy.url, get_token=get_token)
@@ -101,11 +101,11 @@ async def test_a_token_that_ends_in_use_is_replaced(
     [(-60, -5, "The token has expired"), (600, 900, "(iat)")],
     ids=["ended", "not-begun"],
 )
-async def test_a_token_that_only_its_time_speaks_against(
+async def test_a_token_refused_only_for_its_time_is_asked_for_again(
     server: Server, collection: str, issued: float, ends: float, reason: str
 ) -> None:
-    """As when the server's clock was set and the application keeps its tokens: it is asked until it has
-    another, less and less often, and the status says what is wrong."""
+    """The server's clock was set, and the application keeps its tokens. It is asked less and less often, until
+    it has another one; the status says what is wrong."""
     asked = 0
     tokens = [short_token(server, collection, seconds=ends, issued=issued)]
 
@@ -121,7 +121,7 @@ async def test_a_token_that_only_its_time_speaks_against(
             @nursery.start_soon
             async def mend() -> None:
                 await eventually(lambda: asked >= 3)
-                refused = [s for s in subscription.status()._kept if s.state is State.OFFLINE]
+                refused = [s for s in subscription.status()._board.kept if s.state is ConnectionState.OFFLINE]
                 assert reason in refused[0].reason
                 assert refused[0].retry_in is not None
                 tokens.append(short_token(server, collection, seconds=60))
@@ -131,18 +131,18 @@ async def test_a_token_that_only_its_time_speaks_against(
                     await nothing_more(events, collection, server)
 
 
-async def test_a_kept_token_that_has_ended_meanwhile(server: Server, collection: str) -> None:
-    """One that was good before is replaced at once."""
+async def test_an_expired_token_is_replaced_before_it_is_used(server: Server, collection: str) -> None:
+    """A token that was good before is replaced at once."""
     async with create_client(base_url=server.url, api_key=server.key) as db:
-        db.realtime._tokens._last = read_token(short_token(server, collection, seconds=-5))
+        db._links._tokens._last = read_token(short_token(server, collection, seconds=-5))
         subscription = db.realtime.subscribe(collection)
         async with subscription:
             pass
-        assert State.OFFLINE not in {status.state for status in subscription.status()._kept}
+        assert ConnectionState.OFFLINE not in {status.state for status in subscription.status()._board.kept}
 
 
-async def test_a_wrong_clock_does_not_renew_without_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever this machine's clock makes of a token: the next one is not asked for before a pause."""
+async def test_a_wrong_clock_does_not_renew_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next token is not asked for before a pause, whatever this machine's clock says about the last one."""
     now = time.time()
     trio_now = trio.current_time()
     for ahead in (-900, -30, 0, 14.5 * 60, 899.9, 900, 5000):
@@ -154,11 +154,11 @@ async def test_a_wrong_clock_does_not_renew_without_pause(monkeypatch: pytest.Mo
                 assert renewed >= trio_now + token.RENEWAL_PAUSE
 
 
-async def test_a_get_token_that_never_returns(
+async def test_a_get_token_that_never_returns_is_tried_again(
     server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While the token is renewed: it is tried again, the status tells, what the present token covers is
-    subscribed at once, and nothing of what is subscribed is held up."""
+    """During a renewal: it is called again, the status shows it, collections that the present token covers are
+    subscribed at once, and no subscription is held up."""
     renew_soon(monkeypatch)
     other = collection + "_other"
     hanging, cancelled = False, 0
@@ -177,7 +177,7 @@ async def test_a_get_token_that_never_returns(
     async with client as db, db.realtime.subscribe(collection) as events:
         hanging = True
         await eventually(lambda: "get_token did not return within 0.2 s" in events.status().current.reason)
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
         assert events.status().current.retry_in is not None
         await eventually(lambda: cancelled >= 3)
         with trio.fail_after(SECONDS):
@@ -188,10 +188,10 @@ async def test_a_get_token_that_never_returns(
         await nothing_more(events, collection, server)
         hanging = False
         await eventually(lambda: events.status().current.reason == "")
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
 
 
-async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
+async def test_a_renewal_that_fails_for_good_is_shown_and_the_old_token_is_used_up(
     server: Server, collection: str
 ) -> None:
     tokens = [short_token(server, collection, seconds=3)]
@@ -204,27 +204,27 @@ async def test_a_renewal_that_fails_for_good_is_told_and_the_old_token_used_up(
     client = create_client(base_url=server.url, get_token=get_token, renewal_margin=2.9)
     async with client as db, db.realtime.subscribe(collection) as events:
         await eventually(lambda: "logged out" in events.status().current.reason)
-        assert events.status().current.state is State.LIVE
+        assert events.status().current.state is ConnectionState.LIVE
         await write(server, collection, range(1))
         assert numbers(await take(events, 1)) == [0]
         with pytest.raises(PaperDBError, match="logged out"):
             await take(events, 1)
 
 
-async def test_a_first_token_that_never_comes_is_told(server: Server, collection: str) -> None:
+async def test_a_first_token_that_never_comes_is_shown(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, get_token=trio.sleep_forever, timeout=0.1) as db:
         subscription = db.realtime.subscribe(collection)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(subscription.__aenter__)
             with trio.fail_after(SECONDS):
                 async for status in subscription.status():
-                    if status.state is State.OFFLINE:
+                    if status.state is ConnectionState.OFFLINE:
                         break
             assert "get_token did not return within 0.1 s" in status.reason
             nursery.cancel_scope.cancel()
 
 
-def test_what_a_token_says_of_itself() -> None:
+def test_what_a_token_says_about_itself() -> None:
     def token(**claims: Any) -> str:
         return f"h.{base64.urlsafe_b64encode(msgspec.json.encode(claims)).decode().rstrip('=')}.s"
 
@@ -276,10 +276,10 @@ async def test_a_renewal_that_is_refused_leads_to_a_new_connection(
         assert fake.peers[0].authorization != fake.peers[1].authorization
 
 
-async def test_a_renewal_that_only_its_time_speaks_against_is_tried_again_in_place(
+async def test_a_renewal_refused_only_for_its_time_is_tried_again_in_place(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the old token covers goes on meanwhile, and the status tells."""
+    """What the old token covers continues meanwhile, and the status shows the refusal."""
     renew_soon(monkeypatch)
 
     async def script(peer: Peer) -> None:
@@ -306,7 +306,9 @@ async def test_a_renewal_that_only_its_time_speaks_against_is_tried_again_in_pla
         assert numbers(await take(events, 3)) == [0, 1, 2]
         assert len(fake.peers) == 1
         await eventually(lambda: events.status().current.reason == "")
-        reasons = [status.reason for status in events.status()._kept if status.state is State.LIVE]
+        reasons = [
+            status.reason for status in events.status()._board.kept if status.state is ConnectionState.LIVE
+        ]
         assert any("the token has expired" in reason for reason in reasons)
 
 

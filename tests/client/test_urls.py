@@ -1,4 +1,4 @@
-"""Addresses: which are accepted, what a path in them means, and which proxies of the environment are used."""
+"""Addresses: which are accepted, what their path means, and which proxies of the environment are used."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from tests.nginx import free_port, nginx
         {"base_url": "http://127.0.0.1:8000", "api_key": "k", "realtime_url": ""},
     ],
 )
-def test_arguments_that_cannot_be_right(arguments: dict[str, Any]) -> None:
+def test_invalid_arguments_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 - each has a message of its own
         create_client(**arguments)
     assert "lines" not in str(caught.value)
@@ -65,7 +65,7 @@ def test_arguments_that_cannot_be_right(arguments: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("url", [None, "", "db.example.com", "http://h:x"])
-def test_blocking_clients_want_a_url_too(url: Any) -> None:
+def test_a_blocking_client_checks_its_url_too(url: Any) -> None:
     with pytest.raises(ValueError, match="Invalid URL"):
         create_sync_client(base_url=url, api_key="k")
 
@@ -83,14 +83,14 @@ def test_blocking_clients_want_a_url_too(url: Any) -> None:
         ("ws://ä.example/ö%20", "xn--4ca.example", "/%C3%B6%20/"),
     ],
 )
-def test_where_the_socket_goes(url: str, authority: str, path: str) -> None:
+def test_the_address_of_the_socket(url: str, authority: str, path: str) -> None:
     address = Address.parse(url, None)
     assert (address.authority, address.path) == (authority, path)
 
 
 @pytest.fixture(scope="module")
 def under_a_path(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The server's URL behind nginx, which passes on `/db/` only."""
+    """The server's URL behind nginx, which forwards only `/db/`."""
     home, port = tmp_path_factory.mktemp("nginx"), free_port()
     changes = {
         "listen 443 ssl;": f"listen 127.0.0.1:{port};",
@@ -104,7 +104,7 @@ def under_a_path(server: Server, tmp_path_factory: pytest.TempPathFactory) -> It
         yield f"http://127.0.0.1:{port}/db"
 
 
-async def test_a_server_under_a_path(server: Server, collection: str, under_a_path: str) -> None:
+async def test_a_server_behind_a_path_works(server: Server, collection: str, under_a_path: str) -> None:
     for url, realtime_url in (
         (under_a_path, None),
         (under_a_path + "/", None),
@@ -122,7 +122,7 @@ async def test_a_server_under_a_path(server: Server, collection: str, under_a_pa
         assert blocking.collection(collection).get(inserted["_id"]) == inserted
 
 
-def test_listen_to_a_server_under_a_path(server: Server, collection: str, under_a_path: str) -> None:
+def test_listen_works_with_a_server_behind_a_path(server: Server, collection: str, under_a_path: str) -> None:
     document = server.insert(collection, {"n": 1})
     command = [*COMMAND, "listen", collection, "--url", under_a_path, "--since", "0", "--key", server.key]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
@@ -131,8 +131,8 @@ def test_listen_to_a_server_under_a_path(server: Server, collection: str, under_
         process.terminate()
 
 
-async def test_a_path_that_leads_nowhere(server: Server, collection: str, under_a_path: str) -> None:
-    """What nginx answers there is put into words."""
+async def test_a_wrong_path_gets_a_message(server: Server, collection: str, under_a_path: str) -> None:
+    """The error shows nginx's response."""
     client = create_client(base_url=server.url, realtime_url=under_a_path[:-3], api_key=server.key)
     async with client as db:
         with pytest.raises(PaperDBError, match="HTTP 404: 404 Not Found") as caught:
@@ -172,7 +172,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ("[", [], ["http://h"]),
     ],
 )
-def test_what_goes_around_a_proxy(
+def test_no_proxy_exempts_hosts(
     exempt: str, urls: list[str], others: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "proxy:3128")
@@ -186,7 +186,7 @@ def test_what_goes_around_a_proxy(
 @pytest.mark.usefixtures("_no_proxies")
 def test_a_proxy_is_used_for_requests(recorder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", recorder.url)
-    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1080/")  # as GNOME sets it; not for http
+    monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:1080/")  # as GNOME sets it; does not apply to http
     with create_sync_client(base_url="http://db.example.com", api_key="k") as db:
         assert db.a.get("x") == {"_id": "x", "properties": {}}
     assert recorder.requests == [("GET", "http://db.example.com/a/docs/x")]
@@ -197,11 +197,11 @@ def test_a_proxy_is_used_for_requests(recorder: Any, monkeypatch: pytest.MonkeyP
     ("proxy", "why"),
     [
         ("socks5://user:secret@127.0.0.1:1080", "a SOCKS proxy needs the package socksio"),
-        ("socks://127.0.0.1:1080/", "it is not one of http://"),
-        ("http://h:x", "it is not one of http://"),
+        ("socks://127.0.0.1:1080/", "expected http://, https:// or socks5://"),
+        ("http://h:x", "expected http://, https:// or socks5://"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_said_to_be(
+def test_a_proxy_that_cannot_be_used_is_refused(
     server: Server, proxy: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ALL_PROXY", proxy)

@@ -1,4 +1,4 @@
-"""A sink, a log and changes in memory, for tests of the hub and its subscribers without a socket or a file."""
+"""A sink, a log and changes in memory: tests of the hub and its subscribers need no socket and no file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def change(seq: int, collection: str = "a", *, size: int = 10, database: int = D
 
 
 def payloads(data: bytes | bytearray, *, partial: bool = False) -> list[bytes]:
-    """The payloads of whole server frames; fails on anything but text, and on half a frame unless `partial`."""
+    """The payloads of whole server frames. Fails on anything but text, and on half a frame unless `partial`."""
     found = []
     at = 0
     while at < len(data):
-        assert data[at] == 0x81, f"{data[at]:#x} where a frame was due"
+        assert data[at] == 0x81, f"{data[at]:#x} instead of a text frame"
         size = data[at + 1] if at + 1 < len(data) else 0
         start = at + {126: 4, 127: 10}.get(size, 2)
         if size >= 126:
@@ -40,7 +40,7 @@ def payloads(data: bytes | bytearray, *, partial: bool = False) -> list[bytes]:
 class FakeSink:
     """Takes bytes as a socket does: all, a part, or nothing while `blocked`.
 
-    `pushed` counts what `push` took. `broken`: writing raises BrokenResourceError.
+    `pushed` counts writes that did not wait. `broken`: writing raises BrokenResourceError.
     """
 
     def __init__(self) -> None:
@@ -113,7 +113,7 @@ class FakeSink:
 
 
 class FakeLog:
-    """A change log that is a list. `reads` counts pages; `gate` holds a page up once it has been read."""
+    """A change log that is a list. `reads` counts pages. A page that has been read waits for `gate`."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -153,8 +153,8 @@ class FakeLog:
 
 
 class World:
-    """A hub, a log that it belongs to, and subscribers of it, whose tasks run in `nursery` when they need one
-    (without a nursery: never). `errors` is what they ended with."""
+    """A hub, its log, and its subscribers. Their tasks run in `nursery`; without one, they never run. `errors`:
+    what the tasks ended with."""
 
     def __init__(self, nursery: trio.Nursery | None = None) -> None:
         self.hub = Hub()
@@ -163,13 +163,13 @@ class World:
         self._nursery = nursery
 
     def write(self, *collections: str, size: int = 10) -> list[Change]:
-        """One commit of one change in each of these collections, which the hub is not told of yet."""
+        """One commit of one change in each of these collections. The hub is not told."""
         changes = [change(self.log.head + 1 + n, name, size=size) for n, name in enumerate(collections)]
         self.log.changes += changes
         return changes
 
     def commit(self, *collections: str, size: int = 10) -> list[Change]:
-        """The same, and the hub knows."""
+        """The same, and the hub is told."""
         changes = self.write(*collections, size=size)
         self.hub.on_commit(changes)
         return changes
@@ -204,7 +204,6 @@ class World:
             await subscriber.run()
         except (BehindTheLog, trio.BrokenResourceError) as error:
             self.errors.append(error)
-            subscriber.close()
 
     def events(self, *collections: str, after: int = 0) -> list[bytes]:
         """The events in cursor mode of all changes so far, or of those in these collections."""
@@ -215,5 +214,5 @@ class World:
         ]
 
     def is_forgotten(self) -> bool:
-        """Whether the hub holds no subscriber, feed or name any more."""
+        """Whether the hub holds no subscriber, no feed and no name."""
         return all(not d.feeds and not d.by_collection for d in self.hub._databases.values())

@@ -1,5 +1,5 @@
-"""The hub: each change is encoded once and handed to exactly those who want it, in order, in buffers of a
-bounded size, without holding up anybody else; it knows the bounds of each database's log."""
+"""The hub: it encodes each change once and hands it to exactly those who want it, in order, in buffers of a
+bounded size, and lets other tasks run meanwhile. It knows the bounds of each database's log."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery import hub as hub_module
-from paperdb_trio.delivery import lane as lane_module
 from paperdb_trio.delivery.encodings import CURSOR, PLAIN, cursor_event, plain_event
 from paperdb_trio.delivery.hub import CHUNK_BYTES, Hub
 from paperdb_trio.delivery.subscriber import Subscriber
@@ -19,7 +19,7 @@ from paperdb_trio.model import Change
 from tests.delivery.fakes import FakeLog, FakeSink, World, change, payloads
 
 
-async def test_each_change_goes_to_those_who_want_it_and_to_nobody_else(nursery: trio.Nursery) -> None:
+async def test_each_change_goes_to_those_who_want_it_and_to_no_one_else(nursery: trio.Nursery) -> None:
     world = World(nursery)
     wants = [("a",), ("b",), ("a", "b"), ("c",), ()]
     sinks = [FakeSink() for _ in wants]
@@ -34,7 +34,7 @@ async def test_each_change_goes_to_those_who_want_it_and_to_nobody_else(nursery:
         assert payloads(sink.data) == world.events(*names)
 
 
-async def test_plain_and_cursor_mode_get_their_own_text(nursery: trio.Nursery) -> None:
+async def test_plain_and_cursor_mode_have_their_own_text(nursery: trio.Nursery) -> None:
     world = World(nursery)
     plain, cursor = FakeSink(), FakeSink()
     world.subscriber(plain, encoding=PLAIN).start(0)
@@ -131,12 +131,12 @@ async def test_the_bounds_only_grow() -> None:
     assert (hub.committed(1), hub.published(1)) == (12, 10)
 
 
-async def test_others_get_their_turn_while_it_publishes(
+async def test_other_tasks_run_while_it_publishes(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turn, "SLICE", -1.0)
     world = World(nursery)
-    for _ in range(lane_module.STEP * 10):
+    for _ in range(feed_module.STEP * 10):
         world.subscriber(FakeSink()).start(0)
     turns = 0
 
@@ -181,7 +181,7 @@ async def test_a_large_commit_is_published_in_portions_and_nothing_is_missing_or
     assert len(set(payloads(sinks[0].data))) == 40
 
 
-async def test_whoever_leaves_leaves_nothing(nursery: trio.Nursery) -> None:
+async def test_a_subscriber_that_leaves_leaves_nothing_behind(nursery: trio.Nursery) -> None:
     world = World(nursery)
     nursery.start_soon(world.hub.run)
     subscribers = [world.subscriber(FakeSink(), *names) for names in [("a",), ("a", "b"), (), ("a",)]]
@@ -198,9 +198,9 @@ async def test_whoever_leaves_leaves_nothing(nursery: trio.Nursery) -> None:
 async def test_a_member_that_leaves_inside_a_publish_gets_nothing_more(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each one, when it is given the change, ends the next."""
+    """The first one to get the change closes all others."""
     monkeypatch.setattr(turn, "SLICE", -1.0)
-    monkeypatch.setattr(lane_module, "STEP", 1)
+    monkeypatch.setattr(feed_module, "STEP", 1)
     world = World(nursery)
     subscribers: list[Subscriber] = []
 
@@ -258,7 +258,7 @@ async def test_a_waiter_returns_when_its_collection_has_a_change(nursery: trio.N
     assert world.is_forgotten()
 
 
-async def test_a_waiter_that_is_behind_or_comes_too_late_returns_at_once() -> None:
+async def test_a_waiter_that_is_behind_or_comes_after_stop_waiting_returns_at_once() -> None:
     world = World()
     world.commit("a")
     with trio.fail_after(5):
@@ -268,7 +268,7 @@ async def test_a_waiter_that_is_behind_or_comes_too_late_returns_at_once() -> No
     assert world.is_forgotten()
 
 
-async def test_a_cancelled_waiter_leaves_nothing(nursery: trio.Nursery) -> None:
+async def test_a_cancelled_waiter_leaves_nothing_behind(nursery: trio.Nursery) -> None:
     world = World()
     nursery.start_soon(world.hub.run)
     async with trio.open_nursery() as own:

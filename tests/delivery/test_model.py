@@ -1,8 +1,9 @@
 """The model: the hub, subscribers and the real store against a Python list that is the log.
 
-Hypothesis writes, lets the hub know late, subscribes anywhere, blocks sinks, changes interests, disconnects,
-resumes and trims in any order and at any checkpoint. Whatever it did, each sink holds exactly the changes
-that its subscriber was promised, in order, once; or it was told that it is behind a log that was trimmed.
+Hypothesis writes, tells the hub late, subscribes anywhere, blocks and breaks sinks, posts replies, changes
+interests, disconnects, resumes and trims, in any order and at any checkpoint. After each step, each subscriber
+is in a legal situation. In the end, each sink holds exactly the changes that its subscriber was promised, in
+order, once; or its subscriber was told that it is behind a log that was trimmed.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from paperdb_trio.auth.keys import hash_key
-from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import CURSOR, cursor_event
 from paperdb_trio.delivery.hub import Hub
-from paperdb_trio.delivery.subscriber import BehindTheLog, State, Subscriber
+from paperdb_trio.delivery.states import SITUATIONS, SubscriberState
+from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.loop import turn
 from paperdb_trio.model import Change
+from paperdb_trio.net.frames import text_frame
 from paperdb_trio.store import admin
 from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.file import prepare
@@ -44,8 +47,9 @@ MAX_BYTES = 100_000
 class Reader:
     """A subscriber, its sink, and what it was promised.
 
-    `wants`: collections, each with the seq after which it is wanted; None is all. `maybe`: changes that were
-    under way when they ceased to be wanted, or were not known of when they began to be: either is right.
+    `wants`: collections, each with the seq after which it is wanted. None is all. `maybe`: changes that may or
+    may not come. They were under way when their collection was dropped, or not yet known when it was added.
+    `replies`: how many were posted.
     """
 
     sink: FakeSink
@@ -55,6 +59,7 @@ class Reader:
     scope: trio.CancelScope | None = None
     must: set[int] = field(default_factory=set)
     maybe: set[int] = field(default_factory=set)
+    replies: int = 0
     behind: bool = False
     gone: bool = False
 
@@ -64,12 +69,15 @@ class Reader:
             self.must.add(change.seq)
 
     def received(self) -> list[int]:
-        """The seqs of whole events so far; the last one may still be on its way."""
-        return [json.loads(text)["seq"] for text in payloads(self.sink.data, partial=True)]
+        """The seqs of whole events so far. The last one may still be on its way."""
+        return [message["seq"] for message in self.messages() if "seq" in message]
+
+    def messages(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in payloads(self.sink.data, partial=True)]
 
 
 class System:
-    """What is tested, and the list. Everything here runs on trio's thread."""
+    """The system under test, and the list. Everything here runs on trio's thread."""
 
     def __init__(self, directory: Path) -> None:
         self._file = prepare(directory, create=True)
@@ -95,14 +103,16 @@ class System:
         self.log.close()
 
     def _committed(self, changes: list[Change]) -> None:
-        """The writer's callback; the hub is told later, as if the event loop had been busy."""
+        """The writer's callback. The hub is told later, as if the event loop had been busy."""
         self.history += changes
         self.untold.append(changes)
 
-    async def write(self, names: list[str], size: int) -> None:
+    async def write(self, names: list[str], size: int, commits: int) -> None:
+        """Write, and tell the hub of so many commits of those that it does not know."""
         for name in names:
             drafts: list[Any] = [Draft.parse({"pad": "x" * size}) for _ in range(2)]
             await self.writer.submit(InsertBulk(DATABASE, name, drafts, MAX_BYTES, 10 * MAX_BYTES, False))
+        self.tell(commits)
 
     async def trim(self, keep: int) -> None:
         self.trimmed, _ = await self.writer.submit(Trim(DATABASE, 0, keep, limit=10_000))
@@ -115,7 +125,7 @@ class System:
             self.hub.on_commit(changes)
             for change in changes:
                 for reader in self.readers:
-                    reader.promise(change)  # one that has left may have read it from the log before
+                    reader.promise(change)  # even to one that left: it may have read the log
         del self.untold[:commits]
 
     def subscribe(self, back: int, wanted: set[str] | None, limit: int) -> None:
@@ -147,22 +157,43 @@ class System:
                 await reader.subscriber.run()
             except BehindTheLog:
                 reader.behind = reader.gone = True
-                reader.subscriber.close()
+            except trio.BrokenResourceError:
+                assert reader.gone
+
+    def post(self, reader: Reader) -> None:
+        """A reply, which says how far everything has been given to the sink."""
+        reply = text_frame(b'{"reached":%d}' % reader.subscriber.reached)
+        self.nursery.start_soon(self._post, reader, reply)
+
+    async def _post(self, reader: Reader, reply: bytes) -> None:
+        if not reader.gone:
+            reader.replies += 1
+            try:
+                await reader.subscriber.post(reply)
+            except trio.BrokenResourceError:
+                assert reader.gone
+
+    def interject(self, reader: Reader) -> None:
+        reader.replies += reader.subscriber.interject(text_frame(b'{"reached":0}'))
+
+    def break_(self, reader: Reader) -> None:
+        """The peer is gone: the next write finds out."""
+        reader.gone = reader.sink.broken = True
 
     def want(self, reader: Reader, wanted: set[str]) -> None:
-        """What a client's subscribe and unsubscribe do: new collections are wanted from the head on."""
+        """A client's subscribe and unsubscribe: new collections are wanted from the head on."""
         if reader.gone or reader.wants is None:
             return
         head = self.hub.committed(DATABASE)
         received = set(reader.received())
         for change in self.history:
-            # Of what it no longer wants, something may be on its way; also of what only the log knows of yet.
+            # Some changes that it no longer wants may be on their way, also those that only the log knows.
             ahead = change.seq > head and change.collection in reader.wants
             if change.collection not in wanted and (ahead or change.seq in reader.must - received):
                 reader.must.discard(change.seq)
                 reader.maybe.add(change.seq)
             if change.collection in wanted - set(reader.wants) and change.seq > head:
-                reader.maybe.add(change.seq)  # on disk already, so it may count as before the subscription
+                reader.maybe.add(change.seq)  # it is on disk, so it may count as before the subscription
         reader.wants = {name: reader.wants.get(name, head) for name in wanted}
         unsure = reader.maybe
         reader.must -= unsure
@@ -177,7 +208,7 @@ class System:
             reader.scope.cancel()
 
     def resume(self, reader: Reader, limit: int) -> None:
-        """Come back with the last seq that arrived whole; a gap is told before anything is promised."""
+        """Come back with the last seq that arrived whole. A gap is told before anything is promised."""
         self.leave(reader)
         position = (reader.received() or [reader.position])[-1]
         if position >= self.trimmed:
@@ -186,7 +217,7 @@ class System:
     # --- what must hold ---------------------------------------------------------------------------
 
     async def settle(self) -> None:
-        """Let everything arrive that is to arrive."""
+        """Let everything arrive that will arrive."""
         self.tell(len(self.untold))
         for reader in self.readers:
             reader.sink.take_part = False
@@ -199,7 +230,15 @@ class System:
 
     def _is_settled(self, reader: Reader) -> bool:
         published = self.hub.published(DATABASE) == self.hub.committed(DATABASE)
-        return published and reader.subscriber.state is State.LIVE and not reader.subscriber._running
+        return published and reader.subscriber.state is SubscriberState.LIVE and not reader.subscriber._has_task
+
+    def check_situations(self) -> None:
+        """What each subscriber is, at this very moment, is in the table."""
+        for reader in self.readers:
+            state, situation = reader.subscriber.state, reader.subscriber.situation
+            assert situation in SITUATIONS[state], (state, situation)
+            if reader.sink.needs_flush and not reader.gone:
+                assert situation.has_task, "no task will write what the sink kept"
 
     def check(self, reader: Reader) -> None:
         received = reader.received()
@@ -210,30 +249,47 @@ class System:
             assert self.trimmed > reader.position
         due = {seq for seq in reader.must if seq <= last} if reader.gone else reader.must
         assert due <= set(received), "something is missing"
-        texts = {change.seq: cursor_event(change) for change in self.history}
+        reached = replies = 0
+        for message in reader.messages():
+            if "seq" in message:
+                assert message["seq"] > reached, "a reply told of an event that came after it"
+            else:
+                reached, replies = max(reached, message["reached"]), replies + 1
+        assert replies <= reader.replies
         if not reader.gone:
-            assert payloads(reader.sink.data) == [texts[seq] for seq in received]
+            assert replies == reader.replies, "a reply is missing"
+            texts = {change.seq: cursor_event(change) for change in self.history}
+            events = [text for text in payloads(reader.sink.data) if b'"seq"' in text[:6]]
+            assert events == [texts[seq] for seq in received]
 
 
 # --- Hypothesis ----------------------------------------------------------------------------------
 
 wanted = st.sets(st.sampled_from(NAMES))
+which = st.integers(0, 9)
+limits = st.sampled_from([1, 3, 1000])
+written = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)
+# Few steps end a subscriber: one that lives long gets into more situations.
 steps = st.one_of(
+    st.tuples(st.just("write"), written, st.sampled_from([1, 300, 30_000]), st.integers(0, 3)),
+    st.tuples(st.just("write"), written, st.sampled_from([1, 300, 30_000]), st.integers(1, 3)),
     st.tuples(st.just("tell"), st.integers(1, 3)),
-    st.tuples(st.just("subscribe"), st.integers(0, 30), st.none() | wanted, st.sampled_from([1, 3, 1000])),
-    st.tuples(st.just("want"), st.integers(0, 9), wanted),
-    st.tuples(st.sampled_from(["block", "unblock", "part", "leave"]), st.integers(0, 9)),
-    st.tuples(st.just("resume"), st.integers(0, 9), st.sampled_from([1, 3, 1000])),
+    st.tuples(st.just("subscribe"), st.sampled_from([0, 0, 1, 3, 30]), st.none() | wanted, limits),
+    st.tuples(st.just("want"), which, wanted),
+    st.tuples(st.sampled_from(["block", "unblock", "part"]), which),
+    st.tuples(st.sampled_from(["post", "interject"]), which),
+    st.tuples(st.just("slice"), st.sampled_from([-1.0, 1.0])),
+    st.tuples(st.sampled_from(["leave", "break_"]), which) | st.tuples(st.just("resume"), which, limits),
 )
 
 
 class Machine(RuleBasedStateMachine):
-    """Each rule is one call into trio's thread."""
+    """Each rule calls into trio's thread once."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._slice = turn.SLICE, lane_module.STEP
-        turn.SLICE, lane_module.STEP = -1.0, 1  # a checkpoint after each offer
+        self._slice = turn.SLICE, feed_module.STEP
+        turn.SLICE, feed_module.STEP = -1.0, 1  # a checkpoint after each offer, but for the step "slice"
         self._directory = tempfile.TemporaryDirectory()
         self._system = System(Path(self._directory.name))
         self._result: outcome.Outcome[None] = outcome.Value(None)
@@ -247,16 +303,14 @@ class Machine(RuleBasedStateMachine):
 
     def _call(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
         try:
-            trio.from_thread.run(function, *arguments, trio_token=self._token)
+            trio.from_thread.run(self._step, function, *arguments, trio_token=self._token)
         except trio.RunFinishedError:
             self._result.unwrap()
             raise
 
-    @rule(
-        names=st.lists(st.sampled_from(NAMES), min_size=1, max_size=4), size=st.sampled_from([1, 300, 30_000])
-    )
-    def write(self, names: list[str], size: int) -> None:
-        self._call(self._system.write, names, size)
+    async def _step(self, function: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+        await function(*arguments)
+        self._system.check_situations()
 
     @rule(burst=st.lists(st.tuples(steps, st.integers(0, 4)), min_size=1, max_size=12))
     def act(self, burst: list[tuple[tuple[Any, ...], int]]) -> None:
@@ -265,8 +319,12 @@ class Machine(RuleBasedStateMachine):
     async def _act(self, burst: list[tuple[tuple[Any, ...], int]]) -> None:
         system = self._system
         for (name, *arguments), pauses in burst:
-            if name == "tell":
+            if name == "write":
+                await system.write(*arguments)
+            elif name == "tell":
                 system.tell(*arguments)
+            elif name == "slice":
+                turn.SLICE = arguments[0]
             elif name == "subscribe":
                 system.subscribe(*arguments)
             elif alive := [reader for reader in system.readers if not reader.gone]:
@@ -279,8 +337,10 @@ class Machine(RuleBasedStateMachine):
                     reader.sink.take_part = not reader.sink.take_part
                 else:
                     getattr(system, name)(reader, *arguments[1:])
+            system.check_situations()
             for _ in range(pauses):
                 await trio.lowlevel.checkpoint()
+                system.check_situations()
 
     @rule(keep=st.integers(0, 20))
     def trim(self, keep: int) -> None:
@@ -300,7 +360,7 @@ class Machine(RuleBasedStateMachine):
             raise
         finally:
             self._thread.join(10)
-            turn.SLICE, lane_module.STEP = self._slice
+            turn.SLICE, feed_module.STEP = self._slice
             self._directory.cleanup()
         self._result.unwrap()
 

@@ -1,5 +1,5 @@
-"""One subscriber, without a socket: however its sink blocks, its queue fills, its interest changes or the hub
-is in the middle of something, it gives its sink every change once and in order."""
+"""One subscriber, without a socket: it gives its sink every change once and in order, while its sink blocks,
+its queue fills and the hub is in the middle of a publish."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.delivery.subscriber import BehindTheLog, IllegalMove, State
+from paperdb_trio.delivery.states import SITUATIONS, IllegalMove, Situation, SubscriberState
+from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.net.frames import text_frame
 from tests.delivery.fakes import FakeSink, World, payloads
 
@@ -22,9 +23,13 @@ async def world(nursery: trio.Nursery) -> World:
 
 async def test_it_starts_live_at_the_head_and_catching_up_behind_it(world: World) -> None:
     world.commit("a", "a")
-    for position, state in ((2, State.LIVE), (1, State.CATCHING_UP), (0, State.CATCHING_UP)):
+    for position, state in (
+        (2, SubscriberState.LIVE),
+        (1, SubscriberState.CATCHING_UP),
+        (0, SubscriberState.CATCHING_UP),
+    ):
         subscriber = world.subscriber(FakeSink())
-        assert subscriber.state is State.NEW
+        assert subscriber.state is SubscriberState.NEW
         subscriber.start(position)
         assert subscriber.state is state
 
@@ -37,7 +42,53 @@ async def test_an_illegal_move_is_refused_and_named(world: World, before: str) -
         subscriber.close()
     with pytest.raises(IllegalMove, match=r"live.* can become|closed can become nothing; not live"):
         subscriber.start(0)
-    assert subscriber.state is (State.CLOSED if before == "close" else State.LIVE)
+    assert subscriber.state is (SubscriberState.CLOSED if before == "close" else SubscriberState.LIVE)
+
+
+async def test_each_situation_in_the_table_is_reached_and_no_other(nursery: trio.Nursery) -> None:
+    seen: dict[SubscriberState, set[Situation]] = {state: set() for state in SubscriberState}
+
+    async def look(subscriber: Subscriber) -> None:
+        await wait_all_tasks_blocked()
+        seen[subscriber.state].add(subscriber.situation)
+
+    world = World()  # no task runs unless it is started here
+    nursery.start_soon(world.hub.run)
+    sink = FakeSink()
+    slow = world.subscriber(sink, queue_events=2)
+    await look(slow)
+    slow.start(0)
+    await look(slow)  # in the lane
+    sink.block()
+    world.commit("a")
+    await look(slow)  # it has asked for a task
+    nursery.start_soon(slow.run)
+    await look(slow)  # the task has taken the queue, and waits for the sink
+    for _ in range(3):
+        world.commit("a")
+        await look(slow)  # in the end the queue is full, and it catches up
+    slow.close()
+    await look(slow)
+    sink.unblock()
+    await look(slow)  # the task has ended, and left the queue
+
+    world.log.gate = trio.Event()
+    late = world.subscriber(FakeSink())
+    late.start(0)
+    nursery.start_soon(late.run)
+    await look(late)
+    late.close()
+    await look(late)
+    world.log.gate.set()
+    await look(late)
+
+    early = world.subscriber(FakeSink())
+    world.commit("a")
+    early.start(world.log.head)  # not published yet: no lane
+    seen[early.state].add(early.situation)
+    early.close()
+
+    assert seen == SITUATIONS
 
 
 async def test_closing_takes_it_off_the_hub_ends_its_task_and_may_be_repeated(
@@ -50,14 +101,14 @@ async def test_closing_takes_it_off_the_hub_ends_its_task_and_may_be_repeated(
     subscriber.close()
     subscriber.close()
     assert world.is_forgotten()
-    await subscriber.run()  # nothing to do
+    await subscriber.run()  # returns
     nursery.start_soon(world.hub.run)
     world.commit("a")
     await wait_all_tasks_blocked()
     assert sink.data == b""
 
 
-async def test_one_that_never_started_can_be_closed(world: World) -> None:
+async def test_a_subscriber_that_never_started_can_be_closed(world: World) -> None:
     subscriber = world.subscriber(FakeSink())
     subscriber.close()
     await subscriber.run()
@@ -66,7 +117,7 @@ async def test_one_that_never_started_can_be_closed(world: World) -> None:
 # --- live ----------------------------------------------------------------------------------------
 
 
-async def test_a_live_one_gets_changes_without_its_task_running(world: World, nursery: trio.Nursery) -> None:
+async def test_a_live_subscriber_gets_changes_without_a_task(world: World, nursery: trio.Nursery) -> None:
     sink = FakeSink()
     world.subscriber(sink).start(0)
     nursery.start_soon(world.hub.run)
@@ -78,7 +129,7 @@ async def test_a_live_one_gets_changes_without_its_task_running(world: World, nu
 
 
 @pytest.mark.parametrize("block", ["all", "part"])
-async def test_what_a_live_one_s_sink_does_not_take_its_task_writes_in_order(
+async def test_its_task_writes_what_the_sink_of_a_live_subscriber_did_not_take(
     world: World, nursery: trio.Nursery, block: str
 ) -> None:
     sink = FakeSink()
@@ -95,7 +146,7 @@ async def test_what_a_live_one_s_sink_does_not_take_its_task_writes_in_order(
         sink.unblock()
         await wait_all_tasks_blocked()
         assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     assert world.log.reads == 0
 
 
@@ -112,17 +163,17 @@ async def test_a_full_queue_makes_it_catch_up_and_nothing_is_lost(
         for _ in range(10):
             world.commit("a", "b")
             await wait_all_tasks_blocked()
-        assert subscriber.state is State.CATCHING_UP
+        assert subscriber.state is SubscriberState.CATCHING_UP
         reads = world.log.reads
         sink.unblock()
         await wait_all_tasks_blocked()
-        assert subscriber.state is State.LIVE
+        assert subscriber.state is SubscriberState.LIVE
         assert world.log.reads > reads
         assert payloads(sink.data) == world.events()
 
 
-async def test_one_that_is_idle_has_no_task(world: World, nursery: trio.Nursery) -> None:
-    """What ten thousand idle connections cost: a task comes when there is something to write, and goes."""
+async def test_an_idle_subscriber_has_no_task(world: World, nursery: trio.Nursery) -> None:
+    """It keeps ten thousand idle connections cheap: a task comes when there is something to write, and goes."""
     started = 0
 
     def count() -> None:
@@ -151,7 +202,7 @@ async def test_one_that_is_idle_has_no_task(world: World, nursery: trio.Nursery)
     assert payloads(sink.data) == world.events()
 
 
-async def test_one_event_larger_than_the_queue_still_arrives(world: World, nursery: trio.Nursery) -> None:
+async def test_an_event_larger_than_the_queue_arrives(world: World, nursery: trio.Nursery) -> None:
     sink = FakeSink()
     subscriber = world.subscriber(sink, queue_bytes=100)
     subscriber.start(0)
@@ -198,7 +249,7 @@ async def test_it_catches_up_from_any_position_in_pages_of_any_size(
     nursery.start_soon(world.hub.run)
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events(after=start)
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     world.commit("a")
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events(after=start)
@@ -217,13 +268,13 @@ async def test_commits_while_it_reads_its_last_page_come_once(world: World, nurs
     world.log.gate.set()
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
 
 
 async def test_commits_in_the_log_that_the_event_loop_does_not_know_yet_come_once(
     world: World, nursery: trio.Nursery
 ) -> None:
-    """The page is ahead of the hub: what the hub publishes of it later has been seen, the rest has not."""
+    """The page is ahead of the hub: it holds some of the changes that the hub publishes later, not all."""
     sink = FakeSink()
     subscriber = world.subscriber(sink)
     world.commit("a")
@@ -231,18 +282,18 @@ async def test_commits_in_the_log_that_the_event_loop_does_not_know_yet_come_onc
     untold = [world.write("a"), world.write("a", "b"), world.write("a")]
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     nursery.start_soon(world.hub.run)
     for changes in untold[:2]:
         world.hub.on_commit(changes)
         await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    # One chunk of a change that it has and one that it lacks: it began before where the page ended.
+    # One chunk with a change that it has and one that it lacks: the chunk begins before the page's end.
     world.hub.on_commit(untold[2])
     world.commit("a")
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
 
 
 async def test_a_position_older_than_the_log_is_an_error() -> None:
@@ -256,7 +307,7 @@ async def test_a_position_older_than_the_log_is_an_error() -> None:
         await subscriber.run()
 
 
-async def test_falling_behind_a_log_that_is_trimmed_is_an_error_after_a_prefix(
+async def test_falling_behind_a_trimmed_log_is_an_error_after_a_prefix(
     world: World, nursery: trio.Nursery
 ) -> None:
     sink = FakeSink()
@@ -277,7 +328,7 @@ async def test_falling_behind_a_log_that_is_trimmed_is_an_error_after_a_prefix(
 
 
 async def test_a_reply_given_while_a_page_is_read_comes_before_the_page(nursery: trio.Nursery) -> None:
-    """It carries `reached`, from which on its reader counts: behind the page, it would hide its events."""
+    """A client counts its events from the reply on. A reply behind the page would hide the page's events."""
     world = World(nursery)
     world.commit("a", "a")
     sink = FakeSink()
@@ -291,4 +342,4 @@ async def test_a_reply_given_while_a_page_is_read_comes_before_the_page(nursery:
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == [b'{"reached":0}', b'{"reached":0}', *world.events()]
     assert subscriber.reached == 2
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE

@@ -1,5 +1,5 @@
-"""A subscriber's replies, failures and cancellation: what is written stays in order, and whatever ends it ends
-it alone and leaves nothing behind."""
+"""A subscriber's replies, failures and cancellation: what is written stays in order; what ends one subscriber
+ends no other and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from paperdb_trio.delivery.subscriber import State, Subscriber
+from paperdb_trio.delivery.states import SubscriberState
+from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.net.frames import text_frame
 from tests.delivery.fakes import FakeSink, World, payloads
 
@@ -22,7 +23,7 @@ async def world(nursery: trio.Nursery) -> World:
 # --- post ----------------------------------------------------------------------------------------
 
 
-async def test_a_reply_goes_behind_the_events_that_wait(world: World, nursery: trio.Nursery) -> None:
+async def test_a_reply_goes_behind_queued_events(world: World, nursery: trio.Nursery) -> None:
     sink = FakeSink()
     subscriber = world.subscriber(sink)
     subscriber.start(0)
@@ -60,17 +61,17 @@ async def test_a_reply_waits_while_the_queue_is_full_and_can_be_given_up(
     await wait_all_tasks_blocked()
     got = payloads(sink.data)
     assert [item for item in got if item != b"given up or not"] == world.events()
-    assert subscriber.state is State.LIVE
+    assert subscriber.state is SubscriberState.LIVE
     pushed = sink.pushed
     world.commit("a")
     await wait_all_tasks_blocked()
-    assert sink.pushed == pushed + 1  # nothing is counted as pending that is not there
+    assert sink.pushed == pushed + 1  # the queue's count is right again
 
 
-async def test_replies_to_somebody_who_does_not_read_are_bounded_in_bytes(
+async def test_replies_to_a_peer_that_does_not_read_are_bounded_in_bytes(
     autojump_clock: MockClock, world: World, nursery: trio.Nursery
 ) -> None:
-    """A thousand replies, of which each echoes as much as it may, were two megabytes."""
+    """A thousand replies that echo as much as they may are two megabytes."""
     sink = FakeSink()
     subscriber = world.subscriber(sink, queue_bytes=10_000)
     subscriber.start(0)
@@ -91,7 +92,7 @@ async def test_replies_to_somebody_who_does_not_read_are_bounded_in_bytes(
 # --- failures and cancellation -------------------------------------------------------------------
 
 
-async def test_a_broken_sink_ends_it_and_nobody_else(world: World, nursery: trio.Nursery) -> None:
+async def test_a_broken_sink_ends_its_subscriber_and_no_other(world: World, nursery: trio.Nursery) -> None:
     broken, good = FakeSink(), FakeSink()
     victim = world.subscriber(broken)
     victim.start(0)
@@ -100,12 +101,12 @@ async def test_a_broken_sink_ends_it_and_nobody_else(world: World, nursery: trio
     nursery.start_soon(world.hub.run)
     world.commit("a")
     await wait_all_tasks_blocked()
-    assert victim.state is State.CLOSED
+    assert victim.state is SubscriberState.CLOSED
     await victim.run()
     assert payloads(good.data) == world.events()
 
 
-async def test_a_sink_that_breaks_while_it_catches_up_is_told_to_whoever_runs_it() -> None:
+async def test_a_sink_that_breaks_while_it_catches_up_fails_its_task_and_closes_it() -> None:
     world = World()
     world.commit("a")
     sink = FakeSink()
@@ -114,17 +115,38 @@ async def test_a_sink_that_breaks_while_it_catches_up_is_told_to_whoever_runs_it
     subscriber.start(0)
     with pytest.raises(trio.BrokenResourceError):
         await subscriber.run()
+    assert subscriber.state is SubscriberState.CLOSED
+
+
+@pytest.mark.parametrize("position", [0, 1], ids=["catching up", "live"])
+async def test_a_task_that_is_cancelled_leaves_it_closed(nursery: trio.Nursery, position: int) -> None:
+    """No other task would write what is queued. The hub must not go on offering."""
+    world = World()
+    world.commit("a")
+    world.log.gate = trio.Event()
+    sink = FakeSink()
+    sink.block()
+    subscriber = world.subscriber(sink)
+    subscriber.start(position)
+    nursery.start_soon(world.hub.run)
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await subscriber.run()
+    assert subscriber.state is SubscriberState.CLOSED
+    assert world.is_forgotten()
 
 
 async def catching_up(world: World, sink: FakeSink, subscriber: Subscriber) -> None:
     world.log.rows = 2
-    if subscriber.state is State.NEW:
+    if subscriber.state is SubscriberState.NEW:
         subscriber.start(0)
     await trio.lowlevel.checkpoint()
 
 
 async def queued(world: World, sink: FakeSink, subscriber: Subscriber) -> None:
-    if subscriber.state is State.NEW:
+    if subscriber.state is SubscriberState.NEW:
         subscriber.start(world.log.head)
     sink.block()
     for _ in range(4):
@@ -138,8 +160,7 @@ async def queued(world: World, sink: FakeSink, subscriber: Subscriber) -> None:
 async def test_it_can_be_cancelled_at_every_checkpoint(
     autojump_clock: MockClock, scene: Callable[[World, FakeSink, Subscriber], Awaitable[None]]
 ) -> None:
-    """Whatever it was about, it ends, the hub forgets it, and what its sink got is a prefix but for the frame
-    that was just being written."""
+    """It ends, and the hub forgets it. Its sink has got a prefix; the last frame may be cut."""
     finished = 0
     for ticks in range(60):
         async with trio.open_nursery() as others:
@@ -164,4 +185,4 @@ async def test_it_can_be_cancelled_at_every_checkpoint(
         expected = b"".join(text_frame(event) for event in world.events(after=start))
         assert expected.startswith(bytes(sink.data))
         finished += bytes(sink.data) == expected
-    assert 0 < finished < 60  # the last of them were cancelled only when all was done
+    assert 0 < finished < 60  # the last ones were cancelled when all was done

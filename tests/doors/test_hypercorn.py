@@ -1,5 +1,5 @@
-"""What we rely on in Hypercorn 0.18, whose connection class is internal to it: that a stream handed over is
-served to its end, in HTTP/1.1 and HTTP/2, and that neither a client nor a drain can hurt more than one."""
+"""The internals of Hypercorn 0.18 that we rely on: its connection class serves a stream of ours to its end, in
+HTTP/1.1 and HTTP/2, and neither a client nor a drain affects another connection."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 @pytest.fixture(scope="module")
 def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose plain HTTP/1.1 goes through Quart and Hypercorn too."""
+    """A server whose HTTP/1.1 also goes through Quart and Hypercorn."""
     data = tmp_path_factory.mktemp("quart") / "data"
     with running(data, "--http", "quart", "--max-body-bytes", "20000", "--drain-timeout", "2") as server:
         yield server
 
 
-def test_documents_and_events_work_the_same_way(quart: Server, collection: str) -> None:
+def test_documents_and_events_work_the_same(quart: Server, collection: str) -> None:
     with quart.connect(collection) as ws:
         document = quart.insert(collection, {"text": "é"})
         assert receive(ws)["data"] == document
@@ -43,7 +43,7 @@ def test_documents_and_events_work_the_same_way(quart: Server, collection: str) 
 
 
 def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Server, collection: str) -> None:
-    """Once Hypercorn has a connection it keeps it: an upgrade on it is refused, not half served."""
+    """Hypercorn keeps a connection once it has it; an upgrade on it is refused, not half served."""
     with Raw(quart) as raw:
         for _ in range(3):
             raw.send(request(quart, "GET", "/collections"))
@@ -52,7 +52,7 @@ def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Serve
         assert 400 <= raw.head()[0] < 500
 
 
-def test_a_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
+def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
     with Raw(quart) as raw:
         chunks = b'8\r\n{"text":\r\n7\r\n"hello"\r\n1\r\n}\r\n0\r\n\r\n'
         raw.send(request(quart, "POST", f"/{collection}/docs", chunks, "Transfer-Encoding: chunked"))
@@ -60,7 +60,7 @@ def test_a_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
         assert (status, document["text"]) == (201, "hello")
 
 
-def test_who_expects_100_is_told_to_continue(quart: Server, collection: str) -> None:
+def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
     body = b'{"n": 1}'
     with Raw(quart) as raw:
         length = f"Content-Length: {len(body)}"
@@ -70,13 +70,13 @@ def test_who_expects_100_is_told_to_continue(quart: Server, collection: str) -> 
         assert raw.answer()[0] == 201
 
 
-def test_a_body_too_large_is_a_413(quart: Server, collection: str) -> None:
+def test_body_too_large_is_a_413(quart: Server, collection: str) -> None:
     answer = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
     assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
 @pytest.mark.parametrize("path", ["/nothing/here/at/all", "/x//docs", "/%ff/docs"])
-def test_what_there_is_not_is_a_json_error(quart: Server, path: str) -> None:
+def test_unknown_route_returns_json_404(quart: Server, path: str) -> None:
     with Raw(quart) as raw:
         raw.send(request(quart, "GET", path))
         status, _, body = raw.answer()
@@ -101,8 +101,8 @@ def test_http_2_carries_documents(quart: Server, collection: str) -> None:
     assert quart.request("GET", f"/{collection}/docs/{document['_id']}").json() == document
 
 
-def test_an_upgrade_with_trailing_bytes_ends_one_connection(quart: Server) -> None:
-    """Hypercorn #225: this ends a whole server when Hypercorn's own accept loop is used."""
+def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> None:
+    """Hypercorn #225: with Hypercorn's own accept loop, this ends the whole server."""
     for trailing in (b"x" * 10, b"\0" * 5000):
         with Raw(quart) as raw:
             raw.send(handshake(quart, "/somewhere") + trailing)
@@ -113,8 +113,8 @@ def test_an_upgrade_with_trailing_bytes_ends_one_connection(quart: Server) -> No
     assert quart.request("GET", "/healthz").status_code == 200
 
 
-def test_the_first_who_need_it_may_come_at_once(start_server: StartServer) -> None:
-    """It is loaded then, and once: all of them are served, and the others meanwhile."""
+def test_first_users_may_arrive_together(start_server: StartServer) -> None:
+    """Hypercorn is loaded once; all of them are served, and other clients meanwhile."""
     server = start_server()
     with ExitStack() as stack:
         clients = [stack.enter_context(Http2(server)) for _ in range(10)]
@@ -127,8 +127,8 @@ def test_the_first_who_need_it_may_come_at_once(start_server: StartServer) -> No
     assert "Traceback" not in server.stderr
 
 
-def test_a_drain_while_it_is_loaded_ends_what_waits_for_it(start_server: StartServer) -> None:
-    """Answered or not: such a connection must not idle until its keep-alive ends."""
+def test_drain_during_loading_closes_waiting_connections(start_server: StartServer) -> None:
+    """With or without a response, such a connection must not idle until its keep-alive timeout."""
     server = start_server("--drain-timeout", "60", "--keep-alive-timeout", "60")
     with Raw(server) as raw:
         raw.send(HTTP2_PREFACE[:10])
@@ -141,19 +141,19 @@ def test_a_drain_while_it_is_loaded_ends_what_waits_for_it(start_server: StartSe
     assert "Traceback" not in server.stderr
 
 
-# --- what a client of HTTP/2 can do --------------------------------------------------------------
+# --- HTTP/2 clients ------------------------------------------------------------------------------
 
 
-def test_websockets_are_not_offered_within_http_2(server: Server) -> None:
-    """A browser would take the offer (RFC 8441), and Quart has none."""
+def test_http_2_does_not_offer_websockets(server: Server) -> None:
+    """A browser would accept the offer (RFC 8441), but Quart has no WebSocket."""
     with Http2(server) as client:
         while not client.acknowledged:
             assert client.fill()
         assert client.h2.remote_settings.enable_connect_protocol == 0
 
 
-def test_a_large_answer_arrives_whole(server: Server, collection: str) -> None:
-    """It goes out in pieces."""
+def test_large_response_arrives_whole(server: Server, collection: str) -> None:
+    """It is sent in pieces."""
     document = server.insert(collection, {"text": "x" * 500_000})
     with Http2(server) as client:
         stream = client.ask(f"/{collection}/docs/{document['_id']}")
@@ -162,7 +162,7 @@ def test_a_large_answer_arrives_whole(server: Server, collection: str) -> None:
         assert (status, json.loads(body)) == (200, document)
 
 
-def test_a_path_that_is_no_ascii_ends_its_connection_and_is_no_failure(server: Server) -> None:
+def test_non_ascii_path_closes_its_connection_without_a_failure(server: Server) -> None:
     with Http2(server) as client:
         client.ask(b"/\xff")
         client.flush()
@@ -173,10 +173,11 @@ def test_a_path_that_is_no_ascii_ends_its_connection_and_is_no_failure(server: S
 TIMEOUTS = ("--write-timeout", "1", "--keep-alive-timeout", "1")
 
 
-def test_streams_whose_client_takes_nothing_end_after_a_while_and_leave_nothing(
+def test_unread_streams_close_after_a_while_and_free_their_memory(
     start_server: StartServer,
 ) -> None:
-    """With a window of 0 a client takes no answer, and its connection has nothing to write, so no deadline."""
+    """With a window of 0 a client accepts no response; its connection has nothing to write, and so no
+    deadline."""
     server = start_server(*TIMEOUTS)
     server.insert("big", {"key": "a", "text": "x" * 500_000})
     after: list[int] = []
@@ -187,13 +188,13 @@ def test_streams_whose_client_takes_nothing_end_after_a_while_and_leave_nothing(
             client.flush()
             client.drain()
         after.append(memory(server.pid))
-    # All answers of one round are 45 MB; they used to be kept until the collector came, which it hardly does.
+    # All responses of one round are 45 MB. They used to stay until the collector ran, which is rare.
     assert after[-1] < after[1] + 20 * 2**20, after
     assert server.request("GET", "/big/docs/a").status_code == 200
 
 
 def hold(stack: ExitStack, server: Server, path: str, clients: int) -> Counter[int]:
-    """So many clients ask for it 90 times each and take nothing of the answers; their statuses."""
+    """So many clients request it 90 times each and read none of the responses; returns their statuses."""
     held = [stack.enter_context(Http2(server, window=0)) for _ in range(clients)]
     for client in held:
         for _ in range(90):
@@ -205,7 +206,7 @@ def hold(stack: ExitStack, server: Server, path: str, clients: int) -> Counter[i
     return Counter(status for client in held for status, _ in client.answers.values())
 
 
-def test_streams_are_counted_as_connections_are(start_server: StartServer) -> None:
+def test_streams_count_as_connections(start_server: StartServer) -> None:
     server = start_server("--trusted-proxies", "", "--max-connections-per-address", "150")
     with Http2(server) as client:
         stream = client.ask("/sdk/realtime.js")
@@ -219,7 +220,7 @@ def test_streams_are_counted_as_connections_are(start_server: StartServer) -> No
 
 
 @pytest.mark.parametrize("http", ["1.1", "2"])
-def test_slow_readers_hold_so_many_bytes_and_no_more(start_server: StartServer, http: str) -> None:
+def test_slow_readers_hold_bounded_bytes(start_server: StartServer, http: str) -> None:
     server = start_server("--max-pending-bytes", "2000000")
     server.insert("big", {"key": "a", "text": "x" * 900_000})
     server.insert("big", {"key": "b", "text": "small"})
@@ -230,7 +231,7 @@ def test_slow_readers_hold_so_many_bytes_and_no_more(start_server: StartServer, 
             ask = request(server, "GET", "/big/docs?limit=1")
             raws = [stack.enter_context(Raw(server, receive_buffer=4096)) for _ in range(2)]
             for raw in raws:
-                raw.send(ask * 10)  # the kernel takes the first ones
+                raw.send(ask * 10)  # the kernel buffers the first ones
                 assert raw.head()[0] == 200
         answer = server.request("GET", "/big/docs/a")
         assert (answer.status_code, answer.json()["code"]) == (503, "TOO_MANY_PENDING_BYTES")
@@ -240,9 +241,7 @@ def test_slow_readers_hold_so_many_bytes_and_no_more(start_server: StartServer, 
 
 @pytest.mark.parametrize("http", ["raw", "quart"])
 @pytest.mark.parametrize("chunked", [False, True])
-def test_slow_bodies_hold_so_many_bytes_and_no_more(
-    start_server: StartServer, http: str, chunked: bool
-) -> None:
+def test_slow_bodies_hold_bounded_bytes(start_server: StartServer, http: str, chunked: bool) -> None:
     server = start_server("--max-pending-bytes", "2000000", "--http", http)
     framing = "Transfer-Encoding: chunked" if chunked else "Content-Length: 1000000"
     head = (
@@ -260,8 +259,8 @@ def test_slow_bodies_hold_so_many_bytes_and_no_more(
     wait_until(lambda: server.request("POST", "/big/docs", json={"text": "x" * 900_000}).status_code == 201)
 
 
-def test_a_body_where_there_should_be_none_is_not_kept(start_server: StartServer) -> None:
-    """Quart would keep 16 MiB of it while a long poll waits."""
+def test_unexpected_body_is_not_kept(start_server: StartServer) -> None:
+    """Quart would buffer 16 MiB of it while a long poll waits."""
     server = start_server()
     with Http2(server) as client:
         client.ask("/x/changes?wait=60", end=False)
@@ -280,8 +279,8 @@ def test_a_body_where_there_should_be_none_is_not_kept(start_server: StartServer
     assert server.request("GET", "/healthz").status_code == 200
 
 
-def test_floods_of_reset_streams_let_others_come_between(server: Server) -> None:
-    """CVE-2023-44487: each costs the server a request and its client nothing."""
+def test_floods_of_reset_streams_let_other_clients_through(server: Server) -> None:
+    """CVE-2023-44487: each costs the server a request and the client nothing."""
     with Http2(server) as client:
         flood = []
         for _ in range(10_000):
@@ -305,7 +304,7 @@ def test_floods_of_reset_streams_let_others_come_between(server: Server) -> None
 
 
 @pytest.mark.parametrize("begun", ["nothing", "half a preface", "a request", "a refused body"])
-def test_a_connection_of_http_2_that_asks_nothing_ends(start_server: StartServer, begun: str) -> None:
+def test_idle_http_2_connection_closes(start_server: StartServer, begun: str) -> None:
     server = start_server("--keep-alive-timeout", "1", "--head-timeout", "1")
     if begun == "half a preface":
         with Raw(server) as raw:
@@ -321,7 +320,7 @@ def test_a_connection_of_http_2_that_asks_nothing_ends(start_server: StartServer
         client.drain()  # a TimeoutError if it stays open
 
 
-def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: StartServer) -> None:
+def test_http_2_connection_stays_open_during_a_response(start_server: StartServer) -> None:
     server = start_server("--keep-alive-timeout", "1")
     with Http2(server) as client:
         status, body = client.answer(client.ask("/a/changes?wait=3"))
@@ -331,8 +330,8 @@ def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: S
         assert client.answer(again)[0] == 200
 
 
-def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
-    """They cost a millisecond each with 1,000 streams in the tree, and beyond those the connection."""
+def test_priorities_are_ignored(server: Server, collection: str) -> None:
+    """With 1,000 streams in the tree, each cost a millisecond; more streams broke the connection."""
     with Http2(server) as client:
         for stream in range(1, 6001, 2):
             client.h2.prioritize(stream, weight=16, depends_on=0)
@@ -341,14 +340,14 @@ def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
         assert client.answer(stream)[0] == 200
 
 
-def test_a_body_behind_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
+def test_body_after_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
     with Http2(server) as client:
         waiting = client.ask(f"/{collection}/changes?since=now&wait=20")
         refused = client.ask(f"/{collection}/docs", "POST", end=False, key=False)
         client.flush()
         assert client.answer(refused)[0] == 401
         for end in (False, True):
-            with suppress(StreamClosedError):  # we may have been told to stop
+            with suppress(StreamClosedError):  # the server may have reset it
                 client.h2.send_data(refused, b"{}" * 5000, end_stream=end)
             client.flush()
         document = server.insert(collection, {})
@@ -357,7 +356,7 @@ def test_a_body_behind_its_refusal_ends_no_other_request(server: Server, collect
     assert "Traceback" not in server.stderr
 
 
-def test_events_beyond_the_limit_of_a_database_are_refused(start_server: StartServer) -> None:
+def test_event_streams_beyond_a_databases_limit_are_refused(start_server: StartServer) -> None:
     server = start_server("--max-connections-per-database", "1")
     token = server.token("a")
     with Http2(server) as client, server.connect("a"):

@@ -1,5 +1,5 @@
-"""An answer that comes before the end of its request's body is the last of its connection. It says so (RFC
-9112, section 9.6), or the client's next request would be lost."""
+"""A response before the end of its request's body is the last of its connection. It says so (RFC 9112, section
+9.6); otherwise the client's next request would be lost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         ("POST", "/c/docs", 408),
     ],
 )
-def test_an_answer_before_the_end_of_a_body_is_the_last_and_says_so(
+def test_response_before_the_end_of_a_body_is_the_last_and_says_so(
     server: Server, method: str, path: str, status: int, framing: str
 ) -> None:
     with Raw(server) as raw:
@@ -41,7 +41,7 @@ def test_an_answer_before_the_end_of_a_body_is_the_last_and_says_so(
         assert raw.drain() == b""
 
 
-def test_so_is_a_refusal_of_what_is_too_large(server: Server) -> None:
+def test_refusal_of_a_large_body_is_the_last_and_says_so(server: Server) -> None:
     with Raw(server) as raw:
         raw.send(request(server, "POST", "/c/docs", b"{" * 100, "Content-Length: 30000"))
         status, headers, _ = raw.answer()
@@ -50,7 +50,7 @@ def test_so_is_a_refusal_of_what_is_too_large(server: Server) -> None:
 
 
 @pytest.mark.parametrize("framing", [(), ("Content-Length: 0",)])
-def test_a_request_without_a_body_is_not_the_last(server: Server, framing: tuple[str, ...]) -> None:
+def test_response_without_a_request_body_is_not_the_last(server: Server, framing: tuple[str, ...]) -> None:
     with Raw(server) as raw:
         for method, path in (("GET", "/healthz"), ("POST", "/my%20collection/docs"), ("GET", "/healthz")):
             raw.send(request(server, method, path, b"", *framing))
@@ -58,7 +58,7 @@ def test_a_request_without_a_body_is_not_the_last(server: Server, framing: tuple
             assert "connection" not in headers
 
 
-def test_a_body_that_was_read_is_not_the_last(server: Server) -> None:
+def test_response_after_a_whole_body_is_not_the_last(server: Server) -> None:
     with Raw(server) as raw:
         for _ in range(3):
             raw.send(request(server, "POST", "/c/docs", b'{"n": 1}', "Content-Length: 8"))

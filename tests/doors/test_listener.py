@@ -1,5 +1,5 @@
-"""The door: whatever comes for a handshake costs one connection and nothing else, and gets an answer where
-one can be given. After each, the server answers others; nothing here is a failure that it logs."""
+"""The door: any malformed input costs only its connection, and gets a response where possible. After each, the
+server serves other clients; it logs none of this as a failure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def witness(door: Server) -> Iterator[ClientConnection]:
-    """A connection that is open all the time."""
+    """A connection that stays open."""
     with door.connect("witness") as ws:
         yield ws
 
@@ -62,12 +62,12 @@ GARBAGE = {
     ),
     "a negative length": b"POST /x/docs HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     "a length of 30 digits": b"POST /x/docs HTTP/1.1\r\nHost: x\r\nContent-Length: " + b"9" * 30 + b"\r\n\r\n",
-    "a target that is no ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+    "a target that is not ASCII": b"GET /\xff HTTP/1.1\r\nHost: x\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("kind", GARBAGE)
-def test_garbage_gets_a_4xx_or_5xx_or_the_end(door: Server, kind: str) -> None:
+def test_garbage_gets_a_4xx_or_5xx_or_a_close(door: Server, kind: str) -> None:
     with Raw(door, timeout=3) as raw:
         raw.send(GARBAGE[kind])
         raw.socket.shutdown(socket.SHUT_WR)
@@ -79,8 +79,8 @@ def test_garbage_gets_a_4xx_or_5xx_or_the_end(door: Server, kind: str) -> None:
 @pytest.mark.parametrize(
     "kind", ["zeros", "TLS", "SSH", "lower case", "no host", "two lengths", "a folded header", "blank lines"]
 )
-def test_what_cannot_become_a_request_is_a_400_at_once(door: Server, kind: str) -> None:
-    """It is not waited for: half a second later it would have been a 408."""
+def test_bytes_that_cannot_become_a_request_are_a_400_at_once(door: Server, kind: str) -> None:
+    """The server does not wait for more: half a second later it would have been a 408."""
     with Raw(door, timeout=3) as raw:
         raw.send(GARBAGE[kind])
         status, headers, body = raw.answer()
@@ -104,8 +104,8 @@ def test_half_a_head_and_silence_is_a_408(door: Server) -> None:
             assert raw.drain() == b""
 
 
-def test_a_head_that_trickles_in_for_ever_is_a_408(door: Server) -> None:
-    """The deadline is for the whole head; a byte now and then does not put it off."""
+def test_head_that_trickles_in_forever_is_a_408(door: Server) -> None:
+    """The deadline is for the whole head; a byte now and then does not extend it."""
     with Raw(door, timeout=0.1) as raw:
         deadline = time.monotonic() + 15
         raw.send(b"GET / HTTP/1.1\r\n")
@@ -120,27 +120,27 @@ def test_a_head_that_trickles_in_for_ever_is_a_408(door: Server) -> None:
 
 
 @pytest.mark.parametrize("size", [20_000, 1 << 20])
-def test_a_head_that_is_too_large_is_a_431(door: Server, size: int) -> None:
+def test_head_that_is_too_large_is_a_431(door: Server, size: int) -> None:
     with Raw(door) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * size + b"\r\n\r\n")
         status, _, body = raw.answer()
         assert (status, body["code"]) == (431, "HEAD_TOO_LARGE")
 
 
-def test_a_head_of_many_small_headers_is_bounded_too(door: Server) -> None:
+def test_head_of_many_small_headers_is_bounded(door: Server) -> None:
     with Raw(door) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 50_000 + b"\r\n")
         assert raw.answer()[0] == 431
 
 
-def test_two_pipelined_requests_get_two_answers_in_order(door: Server) -> None:
+def test_pipelined_requests_get_responses_in_order(door: Server) -> None:
     with Raw(door) as raw:
         raw.send(GET + GET.replace(b"healthz", b"nothing") + GET)
         assert [raw.answer()[0] for _ in range(3)] == [200, 401, 200]
 
 
-def test_nothing_is_answered_behind_a_connection_close(door: Server) -> None:
-    """RFC 9112, section 9.6: the end comes at once, and what follows is no request any more."""
+def test_requests_after_connection_close_get_no_response(door: Server) -> None:
+    """RFC 9112, section 9.6: the connection closes at once, and later bytes are not a request."""
     with Raw(door, timeout=3) as raw:
         raw.send(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
         status, headers, _ = raw.answer()
@@ -148,7 +148,7 @@ def test_nothing_is_answered_behind_a_connection_close(door: Server) -> None:
         assert raw.drain() == b""
 
 
-def test_a_handshake_behind_a_pipelined_request_is_served(door: Server, collection: str) -> None:
+def test_handshake_after_a_pipelined_request_is_served(door: Server, collection: str) -> None:
     with Raw(door) as raw:
         raw.send(GET + handshake(door, f"/?token={door.token(collection)}&since=now"))
         assert raw.answer()[0] == 200
@@ -170,10 +170,10 @@ def test_a_handshake_behind_a_pipelined_request_is_served(door: Server, collecti
     ],
 )
 @pytest.mark.parametrize("good", [True, False], ids=["good token", "bad token"])
-def test_an_upgrade_with_a_body_or_trailing_bytes_costs_one_connection(
+def test_upgrade_with_a_body_or_trailing_bytes_closes_one_connection(
     door: Server, headers: tuple[str, ...], trailing: bytes, good: bool
 ) -> None:
-    """One such request ends a whole Hypercorn (hypercorn #225). Here it gets any answer and then the end."""
+    """One such request ends a whole Hypercorn (hypercorn #225). Here it gets some response and then a close."""
     token = door.token("x") if good else "bad"
     with Raw(door, timeout=9) as raw:
         raw.send(handshake(door, f"/?token={token}", *headers) + trailing)
@@ -188,7 +188,7 @@ def test_an_upgrade_with_a_body_or_trailing_bytes_costs_one_connection(
     ("header", "value"),
     [("Upgrade", "TLS/1.0"), ("Upgrade", ""), ("Connection", "keep-alive"), ("Connection", "")],
 )
-def test_another_upgrade_is_no_handshake_and_does_not_hang(door: Server, header: str, value: str) -> None:
+def test_other_upgrade_is_ignored_and_does_not_hang(door: Server, header: str, value: str) -> None:
     lines = {"Upgrade": "websocket", "Connection": "Upgrade"}
     request = handshake(door, f"/realtime?token={door.token('x')}").replace(
         f"{header}: {lines[header]}".encode(), f"{header}: {value}".encode()
@@ -199,7 +199,7 @@ def test_another_upgrade_is_no_handshake_and_does_not_hang(door: Server, header:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "HEAD", "DELETE", "CONNECT", "BREW"])
-def test_a_handshake_with_another_method_is_refused(door: Server, method: str) -> None:
+def test_handshake_with_another_method_is_refused(door: Server, method: str) -> None:
     with Raw(door, timeout=3) as raw:
         request = handshake(door, f"/realtime?token={door.token('x')}")
         raw.send(request.replace(b"GET", method.encode(), 1))
@@ -208,7 +208,7 @@ def test_a_handshake_with_another_method_is_refused(door: Server, method: str) -
         assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
 
 
-def test_http_2_is_spoken_to_who_begins_with_its_preface(door: Server) -> None:
+def test_http_2_preface_gets_http_2(door: Server) -> None:
     output = subprocess.run(
         [
             need("curl"),
@@ -227,20 +227,20 @@ def test_http_2_is_spoken_to_who_begins_with_its_preface(door: Server) -> None:
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0\0\4\0\0\0\0\0", b"garbage" * 100])
-def test_a_bare_http_2_preface_costs_one_connection(door: Server, rest: bytes) -> None:
+def test_bare_http_2_preface_closes_one_connection(door: Server, rest: bytes) -> None:
     with Raw(door, timeout=5) as raw:
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + rest)
         raw.socket.shutdown(socket.SHUT_WR)
         raw.drain()
 
 
-def test_random_bytes_end_only_their_own_connections(door: Server) -> None:
+def test_random_bytes_close_only_their_own_connections(door: Server) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     chance = random.Random(seed)
     request = handshake(door, f"/?token={door.token('x')}")
     for _ in range(150):
-        # A real handshake with some bytes changed, cut or doubled. What is wrong with a Host that is not ASCII
-        # is the affair of test_a_strange_host_gets_an_answer_and_no_traceback: it stays as it is here.
+        # A real handshake with some bytes changed, cut or doubled. The Host stays as it is, because
+        # test_strange_host_gets_a_response_and_no_traceback covers a Host that is not ASCII.
         first, host, rest = request.partition(f"Host: 127.0.0.1:{door.port}\r\n".encode())
         data = bytearray(first + rest)
         for _ in range(chance.randrange(1, 5)):
@@ -255,7 +255,7 @@ def test_random_bytes_end_only_their_own_connections(door: Server) -> None:
             assert not answer.startswith(b"HTTP/1.1 500"), f"seed {seed}: {bytes(data)!r}"
 
 
-def test_connections_that_say_nothing_do_not_keep_others_out(door: Server, collection: str) -> None:
+def test_silent_connections_do_not_keep_others_out(door: Server, collection: str) -> None:
     silent = [Raw(door) for _ in range(200)]
     try:
         with open_raw(door, collection) as raw:
@@ -267,8 +267,8 @@ def test_connections_that_say_nothing_do_not_keep_others_out(door: Server, colle
             each.drop()
 
 
-def test_running_out_of_file_descriptors_is_survived(start_server: StartServer, collection: str) -> None:
-    """While none is left connections wait; once some are free again they are served."""
+def test_server_survives_running_out_of_file_descriptors(start_server: StartServer, collection: str) -> None:
+    """While none is left, connections wait; once some are free again, they are served."""
     server = start_server()
     prlimit = need("prlimit")
     in_use = len(os.listdir(f"/proc/{server.pid}/fd"))
@@ -284,7 +284,7 @@ def test_running_out_of_file_descriptors_is_survived(start_server: StartServer, 
     assert "Traceback" not in server.stderr
 
 
-def test_who_expects_it_is_told_to_continue_once_the_body_is_wanted(door: Server, collection: str) -> None:
+def test_100_continue_is_sent_once_the_body_is_needed(door: Server, collection: str) -> None:
     expect = ("Expect: 100-Continue", "Content-Length: 8")
     with Raw(door) as raw:
         for path, told in ((f"/{collection}/docs", True), (f"/{collection}/docs", False)):
@@ -293,15 +293,15 @@ def test_who_expects_it_is_told_to_continue_once_the_body_is_wanted(door: Server
                 assert raw.head()[0] == 100
                 raw.send(b'{"n": 1}')
             assert raw.answer()[0] == 201
-        raw.send(request(door, "POST", "/healthz", b"", *expect))  # refused without it
+        raw.send(request(door, "POST", "/healthz", b"", *expect))  # refused without the body
         status, headers, _ = raw.answer()
         assert (status, headers["connection"]) == (405, "close")
         assert raw.drain() == b""
 
 
-def test_what_else_is_unusual_is_an_ordinary_request(door: Server, collection: str) -> None:
-    """No other protocol is upgraded to, above all not HTTP/2 in clear text: who is let through a proxy with
-    that speaks past it from then on. Trailers are read over."""
+def test_unusual_headers_make_an_ordinary_request(door: Server, collection: str) -> None:
+    """The server upgrades to no other protocol, above all not to HTTP/2 in clear text, which would open a
+    tunnel through a proxy. Trailers are skipped."""
     h2c = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
     chunks = b'8\r\n{"n": 1}\r\n0\r\nX-Sum: 1\r\n\r\n'
     with Raw(door) as raw:
@@ -314,7 +314,7 @@ def test_what_else_is_unusual_is_an_ordinary_request(door: Server, collection: s
         assert [raw.answer()[0] for _ in range(4)] == [201, 201, 404, 201]
 
 
-def test_http_2_is_not_begun_behind_other_requests(door: Server) -> None:
+def test_http_2_does_not_start_after_other_requests(door: Server) -> None:
     with Raw(door) as raw:
         raw.send(GET + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         assert [raw.answer()[0] for _ in range(2)] == [200, 400]

@@ -1,4 +1,4 @@
-"""Quart or Hypercorn that cannot be loaded: one line for people, a proper end for clients."""
+"""When Quart or Hypercorn cannot be loaded: one log line for operators, a clean close for clients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LINE = "Quart and Hypercorn cannot be loaded: ImportError: cannot import name 'N
 
 @pytest.fixture
 def broken(tmp_path: Path) -> dict[str, str]:
-    """An environment with a quart-trio that asks for what Quart does not have, as 0.12 does of Quart 0.23."""
+    """An environment whose quart-trio imports a name that Quart lacks, as 0.12 does with Quart 0.23."""
     (tmp_path / "quart_trio.py").write_text("from quart.ctx import NoSuchContext\n")
     return {"PYTHONPATH": str(tmp_path)}
 
@@ -24,7 +24,7 @@ def errors(server: Server) -> list[str]:
     return [line for line in server.stderr.splitlines() if " ERROR " in line]
 
 
-def test_the_log_has_one_line_and_clients_are_sent_to_http_1(
+def test_log_has_one_line_and_clients_are_sent_to_http_1(
     start_server: StartServer, broken: dict[str, str]
 ) -> None:
     server = start_server(env=broken)
@@ -42,7 +42,7 @@ def test_the_log_has_one_line_and_clients_are_sent_to_http_1(
     assert "Traceback" not in server.stderr
 
 
-def test_a_server_that_has_nothing_else_does_not_start(tmp_path: Path, broken: dict[str, str]) -> None:
+def test_server_with_quart_only_does_not_start(tmp_path: Path, broken: dict[str, str]) -> None:
     done = subprocess.run(
         [*COMMAND, "serve", "--http", "quart", "--port", "0", "--data", str(tmp_path / "d")],
         capture_output=True,

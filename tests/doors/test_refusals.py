@@ -1,4 +1,4 @@
-"""What a browser is told by the door itself: a refusal that its page may read, and the preflight before it."""
+"""Early refusals for browsers: a page can read the refusal, and the preflight before it succeeds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def ask(server: Server, *lines: str, origin: str = ORIGIN) -> tuple[int, dict[st
 
 @contextmanager
 def full(server: Server, most: int) -> Iterator[None]:
-    """As many idle connections as there may be."""
+    """As many idle connections as the limit allows."""
     with ExitStack() as stack:
         for _ in range(most):
             stack.enter_context(Raw(server))
@@ -42,7 +42,7 @@ def allowed(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("limit", ["--max-connections", "--max-connections-per-address"])
-def test_a_full_server_can_be_read_by_a_page(start_server: StartServer, allowed: str, limit: str) -> None:
+def test_page_can_read_a_full_servers_refusal(start_server: StartServer, allowed: str, limit: str) -> None:
     server = start_server(limit, "5", "--trusted-proxies", "", "--allowed-origins", allowed)
     with full(server, 5):
         status, headers = ask(server, *PREFLIGHT)
@@ -65,13 +65,13 @@ def test_a_full_server_can_be_read_by_a_page(start_server: StartServer, allowed:
             assert raw.head()[0] == 503
 
 
-def test_a_full_server_refuses_who_says_nothing_all_the_same(start_server: StartServer) -> None:
+def test_full_server_refuses_silent_connections_too(start_server: StartServer) -> None:
     server = start_server("--max-connections", "5")
     with full(server, 5), Raw(server) as silent:
         assert silent.answer()[0] == 503
 
 
-def test_a_full_server_can_be_read_by_a_page_over_http_2(start_server: StartServer, allowed: str) -> None:
+def test_page_can_read_a_full_servers_refusal_over_http_2(start_server: StartServer, allowed: str) -> None:
     server = start_server("--max-connections", "3", "--allowed-origins", allowed)
     with Http2(server) as client:
         for _ in range(3):
@@ -87,9 +87,7 @@ def test_a_full_server_can_be_read_by_a_page_over_http_2(start_server: StartServ
     assert "PATCH" in client.headers[preflight]["access-control-allow-methods"]
 
 
-def test_a_head_that_is_too_large_or_late_can_be_read_by_a_page(
-    start_server: StartServer, allowed: str
-) -> None:
+def test_page_can_read_the_refusal_of_a_large_or_late_head(start_server: StartServer, allowed: str) -> None:
     server = start_server("--head-timeout", "0.5", "--allowed-origins", allowed)
     expected = "*" if allowed == "*" else ORIGIN
     status, headers = ask(server, *GET, origin=f"{ORIGIN}\r\nX: {'x' * 20_000}")
@@ -101,7 +99,7 @@ def test_a_head_that_is_too_large_or_late_can_be_read_by_a_page(
 
 
 @pytest.mark.parametrize("method", ["patch", "Post", "head"])
-def test_a_method_in_small_letters_is_told_so(start_server: StartServer, method: str) -> None:
+def test_lowercase_method_is_a_400_that_says_so(start_server: StartServer, method: str) -> None:
     server = start_server()
     with Raw(server) as raw:
         raw.send(f"{method} /c/docs HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n".encode())
@@ -110,7 +108,7 @@ def test_a_method_in_small_letters_is_told_so(start_server: StartServer, method:
     assert body["error"] == f"Methods are case-sensitive: '{method}' is not {method.upper()}"
 
 
-def test_an_answer_for_which_there_is_no_room_can_be_read_by_a_page(start_server: StartServer) -> None:
+def test_page_can_read_the_refusal_of_too_many_pending_bytes(start_server: StartServer) -> None:
     server = start_server("--max-pending-bytes", "2000000")
     for _ in range(10):
         server.insert("c", {"pad": "x" * 900_000})
@@ -124,7 +122,7 @@ def test_an_answer_for_which_there_is_no_room_can_be_read_by_a_page(start_server
 
 @pytest.mark.parametrize("body", [None, b'{"n":1}'])
 @pytest.mark.parametrize("method", ["delete", "Put", "post"])
-def test_a_method_in_small_letters_does_nothing_over_http_2_either(
+def test_lowercase_method_does_nothing_over_http_2(
     start_server: StartServer, method: str, body: bytes | None
 ) -> None:
     server = start_server()
@@ -140,14 +138,14 @@ def test_a_method_in_small_letters_does_nothing_over_http_2_either(
 
 
 @pytest.mark.parametrize("path", ["/c/changes?lastEventId=1", "/c/changes?limit=1", "/c/changes?wait=1"])
-def test_a_parameter_of_the_other_kind_of_changes_is_a_400(start_server: StartServer, path: str) -> None:
+def test_parameter_of_the_other_kind_of_changes_is_a_400(start_server: StartServer, path: str) -> None:
     server = start_server()
     streamed = "lastEventId" not in path
     headers = {"Accept": "text/event-stream"} if streamed else {}
     assert server.request("GET", path, headers=headers).status_code == 400
 
 
-def test_a_part_of_a_document_cannot_be_put(start_server: StartServer) -> None:
+def test_content_range_on_put_is_a_400(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"key": "a", "n": 1})
     answer = server.request("PUT", "/c/docs/a", json={}, headers={"Content-Range": "bytes 0-3/10"})

@@ -1,6 +1,6 @@
-"""What is mutated: valid inputs of every kind and odd ones, and the bytes that are put into them.
+"""The corpus: valid and odd inputs of every kind, and the bytes that are inserted into them.
 
-Law: data and `mutate`, which takes its chance from the generator that it is given and nowhere else.
+Law: data and `mutate`, whose only source of randomness is its generator argument.
 """
 
 from __future__ import annotations

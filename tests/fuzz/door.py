@@ -1,8 +1,8 @@
 """A real server against mutated requests, pipelines and handshakes over many connections.
 
-Law: whatever is answered is HTTP to h11's client, WebSocket frames to wsproto's after a 101, and no 5xx but
-`EXPECTED`. A normal client is served after each batch. In the end files are what they were and memory what
-it was after the first batches, nothing was logged with a traceback, and SIGTERM ends the server with 0.
+Law: h11's client accepts every response, wsproto's client every frame after a 101, and the only 5xx are
+`EXPECTED`. A normal client is served after each batch. At the end the open files are as at the start, memory as
+after the first batches, the log has no traceback, and the server exits with 0 after SIGTERM.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from tests.realtime.raw import TEXT, frame, handshake
 from tests.stress.harness import files, memory
 
 WARM_UP: Final = 4
-"""Batches before memory is looked at: Quart is loaded by the first that needs it."""
+"""Batches before memory is measured, because the first request that needs Quart loads it."""
 MORE_MEMORY: Final = 24 * 2**20
 CONNECTIONS: Final = 8
 CACHE_BYTES: Final = 16 * 2**20
-"""SQLite's: each connection keeps so much of the file, which grows by the inputs that are good documents."""
+"""SQLite's page caches: each connection keeps this much of the file, which grows by the valid documents."""
 TIMEOUTS: Final = (
     *("--head-timeout", "1", "--body-timeout", "1"),
     *("--keep-alive-timeout", "2", "--write-timeout", "2"),
 )
 SMALL_CACHE: Final = ("--cache-bytes", "1000000")
 EXPECTED: Final = (501, 503)
-"""The 5xx that are right: 501 is for an unknown transfer coding (RFC 9112, section 6.1)."""
+"""The correct 5xx: 501 is for an unknown transfer coding (RFC 9112, section 6.1)."""
 _HEALTH: Final = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 
 
 def requests(server: Server) -> list[bytes]:
-    """Whole requests, pipelines and conversations that this server takes, and the odd ones."""
+    """Whole requests, pipelines and conversations that this server accepts, and odd ones."""
     token = server.token("x")
     head = f"HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n".encode()
     health = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -71,7 +71,7 @@ def requests(server: Server) -> list[bytes]:
 
 
 def http2(server: Server, *, window: int = 65_535, reset: bool = False, end: bool = True) -> bytes:
-    """A conversation of HTTP/2, as far as a client can have it alone."""
+    """The client's side of an HTTP/2 conversation."""
     h2 = begin(window)
     for method, path in (("GET", "/sdk/realtime.js"), ("POST", "/x/docs"), ("GET", "/x/docs?limit=2")):
         stream = ask(h2, path, method, key=server.key, end=method == "GET" and end)
@@ -87,7 +87,7 @@ def http2(server: Server, *, window: int = 65_535, reset: bool = False, end: boo
 
 
 class Fuzzer:
-    """Sends batches; counts what became of the inputs."""
+    """Sends batches; counts the outcomes."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -106,7 +106,7 @@ class Fuzzer:
         sent: list[tuple[bytes, socket.socket]] = []
         for _ in range(size):
             data = mutate(chance, self._corpus)
-            plain = chance.random() < 0.1  # for TLS: bytes that are no handshake
+            plain = chance.random() < 0.1  # for TLS: bytes that are not a handshake
             sock = self.connect(plain=plain)
             sent.append((data, sock))
             try:
@@ -114,7 +114,7 @@ class Fuzzer:
                 if chance.random() < 0.9:
                     _end(sock)
             except OSError:
-                pass  # it was refused before it was whole; the answer is read all the same
+                pass  # it was refused before it was complete; the response is still read
         for data, sock in sent:
             _end(sock)
             answer, cut = _drain(sock)
@@ -130,13 +130,13 @@ class Fuzzer:
 
 
 def _end(sock: socket.socket) -> None:
-    """No more comes. (SSLSocket's own `shutdown` would forget its TLS.)"""
+    """Send the end of the input. (SSLSocket's own `shutdown` would drop its TLS.)"""
     with suppress(OSError):
         socket.socket.shutdown(sock, socket.SHUT_WR)
 
 
 def _drain(sock: socket.socket) -> tuple[bytes, bool]:
-    """Everything up to the end; whether that was a reset. An end that does not come is a failure."""
+    """Everything up to the end, and whether that was a reset. A missing end is a failure."""
     parts = []
     try:
         while data := sock.recv(65_536):
@@ -149,7 +149,7 @@ def _drain(sock: socket.socket) -> tuple[bytes, bool]:
 
 
 def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
-    """What the answer was. Raises AssertionError and h11's error."""
+    """The kind of the response. Raises AssertionError and h11's error."""
     if not answer:
         return "no answer"
     if data.lstrip(b"\r\n").startswith(b"PRI * HTTP/2.0\r\n\r\n") and not answer.startswith(b"HTTP/"):
@@ -167,7 +167,7 @@ def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
             if event is h11.NEED_DATA:
                 if cut or what == "HTTP 100":  # asked for a body that then did not come
                     return "reset" if cut else what
-                assert not ended, "an answer is cut short"
+                assert not ended, "a response is cut short"
                 client.receive_data(b"")
                 ended = True
             elif isinstance(event, h11.InformationalResponse) and event.status_code == 101:
@@ -184,7 +184,7 @@ def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
 
 
 def _judge_http2(data: bytes, *, cut: bool) -> str:
-    """Frames of RFC 9113, whole unless the end was a reset."""
+    """Frames of RFC 9113, complete unless the end was a reset."""
     while data:
         size, kind = int.from_bytes(data[:3], "big"), data[3] if len(data) > 3 else 0
         assert kind <= 9, data
@@ -194,7 +194,7 @@ def _judge_http2(data: bytes, *, cut: bool) -> str:
 
 
 def _judge_frames(data: bytes) -> str:
-    """The last message may be cut off: our goodbye can come in the middle of many events."""
+    """The last message may be cut off, because our close can come in the middle of many events."""
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(data)
     text = ""
@@ -208,7 +208,7 @@ def _judge_frames(data: bytes) -> str:
 
 
 def fuzz(directory: Path, inputs: int, seed: int, *, tls: bool = False, batch: int = 64) -> Counter[str]:
-    """Send at least that many inputs, so many at once, to a server of its own. Raises AssertionError."""
+    """Send at least this many inputs, so many at once, to its own server. Raises AssertionError."""
     server = Server(directory / "data", (*TIMEOUTS, *SMALL_CACHE, *(("--tls-self-signed",) if tls else ())))
     try:
         open_files = files(server.pid)

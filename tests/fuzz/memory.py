@@ -1,7 +1,7 @@
-"""Our parsers against mutated inputs, in memory, and against those of others.
+"""Our parsers against mutated inputs, in memory, and against independent parsers.
 
-Law: a parser lets nothing escape but its own error, and says the same however its bytes were cut; what h11
-refuses for its framing we refuse, but for `LENIENT`; what wsproto sends arrives.
+Law: a parser raises only its own error, and gives the same result however its bytes are cut. We refuse every
+framing that h11 refuses, except `LENIENT`. Everything that wsproto sends arrives.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mu
 MAX_MESSAGE: Final = 1024
 
 Check = Callable[[random.Random], str]
-"""Makes one input and checks it; says what became of it. Raises AssertionError, or what escaped."""
+"""Makes one input and checks it; returns the outcome. Raises AssertionError, or an error that escaped."""
 
 
 def _refused(error: ApiError) -> str:
@@ -52,11 +52,11 @@ def _is_handshake(head: Head) -> bool:
 
 
 LENIENT: Final[dict[str, Callable[[bytes, Head], bool]]] = {
-    # RFC 9112, section 2.2: a server should read over a blank line before a request.
+    # RFC 9112, section 2.2: a server should skip a blank line before a request.
     "a blank line first": lambda data, head: data.startswith(b"\r\n"),
     "a handshake that is refused": lambda data, head: head.is_websocket and not _is_handshake(head),
 }
-"""Where h11 refuses a head that we take, and why that cannot part two readers of the same bytes."""
+"""Heads that h11 refuses and we accept, and why two readers of the same bytes still agree."""
 
 
 def check_head(chance: random.Random) -> str:
@@ -148,7 +148,7 @@ def check_chunked(chance: random.Random) -> str:
 
 
 def _frames(parts: list[bytes]) -> tuple[list[tuple[int, bytes]], int]:
-    """The frames, and the code of the error at which they end, or 0."""
+    """The frames, and the code of the final error, or 0."""
     decoder, frames = FrameDecoder(MAX_MESSAGE), []
     try:
         for part in parts:
@@ -173,7 +173,7 @@ def check_frames(chance: random.Random) -> str:
 
 
 def check_round_trip(chance: random.Random) -> str:
-    """What wsproto's client sends, fragmented anyhow and with pings between, is what we read."""
+    """We read what wsproto's client sends, however fragmented and with pings between."""
     text = "".join(chance.choice("aé€\U0001f600\0") for _ in range(chance.choice((0, 1, 30, 125, 126, 200))))
     client = Connection(ConnectionType.CLIENT)
     cuts = sorted(chance.randrange(len(text) + 1) for _ in range(chance.randrange(4)))
@@ -192,7 +192,7 @@ def check_round_trip(chance: random.Random) -> str:
 
 
 def check_wsproto_agrees(chance: random.Random) -> str:
-    """A text that both we and wsproto's server side take is the same text."""
+    """If we and wsproto's server side both accept a text, it is the same text."""
     data = mutate(chance, FRAMES)
     ours, code = _frames([data])
     if code or any(opcode == Opcode.CLOSE for opcode, _ in ours):
@@ -262,7 +262,7 @@ CHECKS: Final[dict[str, Check]] = {
 
 
 def fuzz(inputs: int, seed: int) -> Counter[str]:
-    """Check that many inputs, each from a generator of its own: `one(name, seed, n)` repeats it."""
+    """Check this many inputs, each from its own generator: `one(name, seed, n)` repeats it."""
     counts: Counter[str] = Counter()
     names = list(CHECKS)
     for n in range(inputs):

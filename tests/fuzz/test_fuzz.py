@@ -1,4 +1,4 @@
-"""The fuzzer, short; `just fuzz` is the long version. A failure names the seed and the input."""
+"""A short run of the fuzzer; `just fuzz` is the long one. A failure names the seed and the input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.fuzz import door, memory
 
 
-def test_parsers_let_nothing_else_escape_and_agree_with_others() -> None:
+def test_parsers_raise_only_their_own_errors_and_agree_with_others() -> None:
     counts = memory.fuzz(20_000, seed=1)
     assert {name.partition(":")[0] for name in counts} == memory.CHECKS.keys()
     assert counts["head: taken"] > 200
@@ -17,7 +17,7 @@ def test_parsers_let_nothing_else_escape_and_agree_with_others() -> None:
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_a_server_answers_whatever_comes_and_forgets_it(tmp_path: Path, tls: bool) -> None:
+def test_server_survives_any_input_and_frees_its_memory(tmp_path: Path, tls: bool) -> None:
     counts = door.fuzz(tmp_path, 400, seed=1, tls=tls)
     assert counts["WebSocket"]
     assert counts["HTTP/2"]

@@ -1,5 +1,5 @@
-"""The timer wheel: everyone is looked at when due, not before and at most a tick late; whoever is taken off or
-planned anew in between is not."""
+"""The timer wheel: each entry is checked when due, never early and at most a tick late. An entry that was
+removed or planned anew in between is not checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from paperdb_trio.server import ACCOUNTS_SECONDS
 
 
 class Timer:
-    """Notes when it is looked at; `again(now)` says when next."""
+    """Records its checks; `again(now)` says when to check next."""
 
     def __init__(self, again: Callable[[float], float | None] = lambda now: None) -> None:
         self.due: int | None = None
@@ -26,15 +26,15 @@ class Timer:
         return self.again(now)
 
 
-def test_the_ticks_keep_the_second_that_the_contract_promises() -> None:
-    """For an expired token, and for what the command line did. `tests/realtime/test_ends.py` has the real
-    thing, with slack for a busy machine."""
+def test_ticks_keep_the_promised_second() -> None:
+    """For expired tokens, and for changes by the command line. `tests/realtime/test_ends.py` tests it with real
+    time, and slack for a busy machine."""
     assert 2 * TICK <= 0.75
     assert ACCOUNTS_SECONDS <= 0.5
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.1, 0.25, 0.3, 1.0, 12.34])
-async def test_who_is_due_is_looked_at_within_a_tick(
+async def test_due_entry_is_checked_within_a_tick(
     autojump_clock: MockClock, nursery: trio.Nursery, delay: float
 ) -> None:
     wheel = Wheel()
@@ -48,7 +48,9 @@ async def test_who_is_due_is_looked_at_within_a_tick(
     assert timer.due is None
 
 
-async def test_without_a_time_it_is_the_next_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_entry_without_a_time_is_checked_at_the_next_tick(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
     await trio.sleep(100)
     wheel = Wheel()
     nursery.start_soon(wheel.run)
@@ -58,7 +60,7 @@ async def test_without_a_time_it_is_the_next_tick(autojump_clock: MockClock, nur
     assert len(timer.looks) == 1
 
 
-async def test_who_asks_again_is_looked_at_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_entry_that_asks_again_is_checked_again(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer(lambda now: now + 1)
@@ -68,10 +70,8 @@ async def test_who_asks_again_is_looked_at_again(autojump_clock: MockClock, nurs
     assert all(1 <= b - a <= 1 + 2 * TICK for a, b in zip(timer.looks, timer.looks[1:], strict=False))
 
 
-async def test_who_is_due_in_the_past_is_looked_at_once_a_tick(
-    autojump_clock: MockClock, nursery: trio.Nursery
-) -> None:
-    """However late it is: it must not make the wheel spin."""
+async def test_overdue_entry_is_checked_once_per_tick(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+    """However late it is, it must not make the wheel spin."""
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer(lambda now: now - 100)
@@ -80,7 +80,7 @@ async def test_who_is_due_in_the_past_is_looked_at_once_a_tick(
     assert 10 <= len(timer.looks) <= 20
 
 
-async def test_planning_anew_replaces_the_old_plan(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_new_plan_replaces_the_old_one(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer()
@@ -93,11 +93,11 @@ async def test_planning_anew_replaces_the_old_plan(autojump_clock: MockClock, nu
     assert len(timer.looks) == 1
 
 
-async def test_who_is_taken_off_is_not_looked_at(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
+async def test_removed_entry_is_not_checked(autojump_clock: MockClock, nursery: trio.Nursery) -> None:
     wheel = Wheel()
     nursery.start_soon(wheel.run)
     timer = Timer()
-    wheel.remove(timer)  # not on it: nothing to do
+    wheel.remove(timer)  # not on the wheel: does nothing
     wheel.add(timer, trio.current_time() + 1)
     wheel.remove(timer)
     wheel.remove(timer)
@@ -107,10 +107,10 @@ async def test_who_is_taken_off_is_not_looked_at(autojump_clock: MockClock, nurs
 
 
 @pytest.mark.parametrize("what", ["remove", "delay"])
-async def test_a_look_at_one_may_take_another_off_in_the_same_tick(
+async def test_check_can_remove_another_entry_in_the_same_tick(
     autojump_clock: MockClock, nursery: trio.Nursery, what: str
 ) -> None:
-    """As when one closed connection ends a second one. Whoever is looked at first undoes the other."""
+    """As when one closed connection closes another. The entry that is checked first removes the other."""
     wheel = Wheel()
     timers: list[Timer] = []
 
@@ -123,7 +123,7 @@ async def test_a_look_at_one_may_take_another_off_in_the_same_tick(
                     wheel.add(other, now + 3)
 
     when = trio.current_time() + 1
-    for _ in range(500):  # more than the wheel looks at without a checkpoint
+    for _ in range(500):  # more than the wheel checks without a checkpoint
         timers.append(Timer(undo_the_others))
         wheel.add(timers[-1], when)
     nursery.start_soon(wheel.run)
@@ -133,11 +133,11 @@ async def test_a_look_at_one_may_take_another_off_in_the_same_tick(
     assert sum(len(timer.looks) for timer in timers) == (1 if what == "remove" else 2)
 
 
-async def test_changes_at_the_wheel_s_own_checkpoints_count(
+async def test_changes_during_the_wheels_checkpoints_count(
     autojump_clock: MockClock, nursery: trio.Nursery
 ) -> None:
-    """With many due in one tick the wheel lets others run in between: whom they take off, or move, is not
-    looked at now."""
+    """With many due in one tick, the wheel lets other tasks run in between. An entry that they remove or move
+    is not checked in this tick."""
     wheel = Wheel()
     begun = trio.Event()
     timers = [Timer(lambda now: begun.set()) for _ in range(1000)]
@@ -166,7 +166,7 @@ async def test_changes_at_the_wheel_s_own_checkpoints_count(
     assert all(timer.looks[0] >= when + 2 for timer in moved)
 
 
-async def test_the_wheel_ends_when_cancelled(autojump_clock: MockClock) -> None:
+async def test_wheel_stops_when_cancelled(autojump_clock: MockClock) -> None:
     wheel = Wheel()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wheel.run)

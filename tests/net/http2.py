@@ -1,4 +1,4 @@
-"""A client of HTTP/2 that does as badly as it is asked to: h2's state machine on a blocking socket."""
+"""An HTTP/2 client that can misbehave: h2's state machine on a blocking socket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.conftest import Server
 
 
 def begin(window: int | None = None) -> H2Connection:
-    """A client's side that checks nothing of what it says. `window`: bytes that it takes of an answer."""
+    """The client's side, without checks of its output. `window`: bytes of a response that it accepts."""
     h2 = H2Connection(H2Configuration(validate_outbound_headers=False, normalize_outbound_headers=False))
     h2.initiate_connection()
     if window is not None:
@@ -38,7 +38,7 @@ def ask(
     end: bool = True,
     **headers: str,
 ) -> int:
-    """The head of a request; its stream."""
+    """Send the head of a request; returns its stream."""
     stream = h2.get_next_available_stream_id()
     pseudo = {":method": method, ":scheme": "http", ":authority": "x", ":path": path}
     fields: list[tuple[Any, Any]] = [*pseudo.items(), *headers.items()]
@@ -49,7 +49,7 @@ def ask(
 
 
 class Http2:
-    """One connection, without TLS. `window`: bytes of each answer that it will take, unless it says more."""
+    """One connection without TLS. `window`: bytes of each response that it accepts by default."""
 
     def __init__(self, server: Server, *, window: int | None = None) -> None:
         self.server = server
@@ -81,7 +81,7 @@ class Http2:
         key: bool = True,
         **headers: str,
     ) -> int:
-        """Begin a request; its stream. `flush` sends it."""
+        """Start a request; returns its stream. `flush` sends it."""
         credential = self.server.key if key else None
         stream = ask(self.h2, path, method, key=credential, end=end and body is None, **headers)
         if body is not None:
@@ -90,7 +90,7 @@ class Http2:
         return stream
 
     def fill(self) -> bool:
-        """Receive more, and take it; False at the end of the connection."""
+        """Receive and process more input; False at the end of the connection."""
         try:
             data = self.socket.recv(65_536)
         except ConnectionError:
@@ -117,13 +117,13 @@ class Http2:
         return bool(data)
 
     def answer(self, stream: int) -> tuple[int, bytes]:
-        """Status and body of an answer, once it is whole. Raises EOFError."""
+        """Status and body of a complete response. Raises EOFError."""
         while stream in self.open:
             if not self.fill():
                 raise EOFError
         return self.answers[stream]
 
     def drain(self) -> None:
-        """Up to the end of the connection."""
+        """Read to the end of the connection."""
         while self.fill():
             pass

@@ -1,4 +1,4 @@
-"""Chunked bodies: the same body however it is cut, strict framing, and no work that grows with its square."""
+"""Chunked bodies: the same body however it is cut, strict framing, and no quadratic work."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chunked(body: bytes, dice: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_body_is_the_same_however_it_is_cut(seed: int) -> None:
+def test_body_is_the_same_however_it_is_cut(seed: int) -> None:
     dice = random.Random(seed)
     body = dice.randbytes(dice.randrange(300)).replace(b"\0", b"\r\n")
     wire = chunked(body, dice) + b"GET /next"
@@ -76,8 +76,8 @@ def test_bad_framing_is_refused(wire: bytes, why: str) -> None:
         assert caught.value.status == 400
 
 
-def test_small_chunks_in_a_large_read_are_not_copied_again_and_again() -> None:
-    """64 KiB of chunks of one byte: copying the rest for each made 1.4 GB of it. Counted, not timed."""
+def test_small_chunks_in_a_large_read_are_not_copied_repeatedly() -> None:
+    """With 64 KiB of one-byte chunks, copying the rest for each chunk copied 1.4 GB. Counted, not timed."""
     copied = 0
 
     class Counted(bytes):

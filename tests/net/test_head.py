@@ -1,4 +1,4 @@
-"""Heads in memory; `tests/fuzz` has many more of them."""
+"""Heads in memory; `tests/fuzz` has many more."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ UPGRADE = "Connection: upgrade\r\nUpgrade: x\r\n"
         ("POST / HTTP/1.1\r\nExpect: 200-ok\r\n" + HOST, 417),
     ],
 )
-def test_what_others_may_read_differently_is_refused(data: str, status: int) -> None:
-    """llhttp reads over blank lines, and takes other protocols: two such lines were a DELETE in HTTP/0.0."""
+def test_ambiguous_head_is_refused(data: str, status: int) -> None:
+    """llhttp skips blank lines and accepts other protocols: it read two such lines as a DELETE in HTTP/0.0."""
     with pytest.raises(ApiError) as refused:
         parse_head(data.encode())
     assert refused.value.status == status
 
 
-def test_http_1_0_needs_no_host_and_expects_nothing() -> None:
+def test_http_1_0_needs_no_host_and_gets_no_100() -> None:
     head = parse_head(b"GET / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n")
     assert (head.version, head.expects_continue) == ("1.0", False)
 
@@ -67,12 +67,12 @@ def test_http_1_0_needs_no_host_and_expects_nothing() -> None:
         ("ftp://x/a", "ftp://x/a", ""),
     ],
 )
-def test_a_target_may_be_absolute(target: str, path: str, query: str) -> None:
+def test_absolute_target_is_accepted(target: str, path: str, query: str) -> None:
     head = parse_head(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     assert (head.path, head.query_string) == (path, query)
 
 
-def test_a_blank_line_before_a_request_is_read_over() -> None:
+def test_blank_line_before_a_request_is_skipped() -> None:
     assert parse_head(b"\r\nGET /x HTTP/1.1\r\nHost: x\r\n\r\n").target == "/x"
 
 
@@ -88,7 +88,7 @@ def test_a_blank_line_before_a_request_is_read_over() -> None:
         ("1.0", "Connection: keep-alive\r\n", False),
     ],
 )
-def test_whether_another_request_may_follow(framing: str, version: str, connection: str, kept: bool) -> None:
-    """HTTP/1.0 is never kept open: we do not say `Connection: keep-alive`, which its clients wait for."""
+def test_connection_header_decides_keep_alive(framing: str, version: str, connection: str, kept: bool) -> None:
+    """HTTP/1.0 is never kept open: we do not send the `Connection: keep-alive` that its clients wait for."""
     data = f"POST /x/docs HTTP/{version}\r\nHost: x\r\n{framing}{connection}\r\n"
     assert parse_head(data.encode()).keep_alive is kept

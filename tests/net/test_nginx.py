@@ -1,5 +1,5 @@
-"""Behind nginx, with the very configuration that docs/operations.md shows: REST, WebSocket and
-server-sent events come through as they come, and the limits count the clients, not the proxy."""
+"""Behind nginx, with the configuration from docs/operations.md: REST, WebSocket and server-sent events pass
+without delay, and the limits count the clients, not the proxy."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from tests.tls import trusting
 
 @dataclass
 class Proxy:
-    """nginx in front of `server`, whose key it is. `tls` trusts its certificate."""
+    """nginx in front of `server`, whose key this is. `tls` trusts its certificate."""
 
     server: Server
     port: int
     tls: ssl.SSLContext
 
     def client(self, address: str = "127.0.0.1") -> httpx.Client:
-        """A client that comes from this address."""
+        """A client with this address."""
         return httpx.Client(
             base_url=f"https://db.example.com:{self.port}",
             headers={"Authorization": f"Bearer {self.server.key}"},
@@ -90,7 +90,7 @@ def _known_name(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_documents_come_through_large_and_small(proxy: Proxy, collection: str) -> None:
+def test_large_and_small_documents_pass(proxy: Proxy, collection: str) -> None:
     with proxy.client() as client:
         document = client.post(f"/{collection}/docs", json={"text": "é" * 400_000}).json()
         got = client.get(f"/{collection}/docs/{document['_id']}")
@@ -103,7 +103,7 @@ def test_documents_come_through_large_and_small(proxy: Proxy, collection: str) -
         assert client.delete(f"/{collection}?confirm={collection}").json() == {"deleted": 16}
 
 
-def test_events_come_through_at_once_both_ways(proxy: Proxy, collection: str) -> None:
+def test_events_pass_immediately_both_ways(proxy: Proxy, collection: str) -> None:
     with proxy.connect(collection) as ws, proxy.client() as client:
         assert receive(ws)["type"] == "ready"
         for n in range(20):
@@ -115,7 +115,7 @@ def test_events_come_through_at_once_both_ways(proxy: Proxy, collection: str) ->
         assert receive(ws)["ref"] == 7
 
 
-def test_server_sent_events_are_not_held_back(proxy: Proxy, collection: str) -> None:
+def test_server_sent_events_are_not_buffered(proxy: Proxy, collection: str) -> None:
     got: list[dict[str, object]] = []
     ready = threading.Event()
 
@@ -142,7 +142,7 @@ def test_server_sent_events_are_not_held_back(proxy: Proxy, collection: str) -> 
     thread.join(5)
 
 
-def test_a_long_poll_waits_behind_the_proxy_too(proxy: Proxy, collection: str) -> None:
+def test_long_poll_waits_behind_the_proxy(proxy: Proxy, collection: str) -> None:
     with proxy.client() as client:
         seq = client.get(f"/{collection}/changes").json()["seq"]
         threading.Timer(1, proxy.server.insert, (collection, {"late": True})).start()
@@ -150,8 +150,8 @@ def test_a_long_poll_waits_behind_the_proxy_too(proxy: Proxy, collection: str) -
     assert [change["data"]["late"] for change in answer["changes"]] == [True]
 
 
-def test_the_limits_count_clients_and_not_the_proxy_whatever_they_claim(proxy: Proxy, collection: str) -> None:
-    """Three connections an address; the header that a client sends itself is replaced."""
+def test_limits_count_clients_not_the_proxy_and_ignore_forged_headers(proxy: Proxy, collection: str) -> None:
+    """Three connections per address; nginx replaces a header that the client sends itself."""
     forged = {"additional_headers": {"X-Forwarded-For": "203.0.113.9"}}
     with ExitStack() as stack:
         for _ in range(3):

@@ -1,5 +1,5 @@
-"""The stream: whatever pushes and sends are begun come out in that order and whole, or the stream is broken and
-nothing more does; a peer that is slow is told from one that is gone."""
+"""The stream: pushes and sends arrive whole and in the order in which they started, or the stream breaks and
+sends nothing more. It tells a slow peer from one that is gone."""
 
 from __future__ import annotations
 
@@ -50,16 +50,14 @@ async def read(peer: socket.socket, size: int) -> bytes:
     return await trio.to_thread.run_sync(work)
 
 
-async def test_what_is_pushed_is_there_at_once(
-    stream: ByteStream, pair: tuple[socket.socket, socket.socket]
-) -> None:
+async def test_push_arrives_immediately(stream: ByteStream, pair: tuple[socket.socket, socket.socket]) -> None:
     assert stream.push(b"one") == 0
     assert stream.push(b"two") == 0
     assert not stream.needs_flush
     assert await read(pair[1], 6) == b"onetwo"
 
 
-async def test_a_push_that_does_not_fit_is_kept_and_goes_before_everything_later(
+async def test_push_that_does_not_fit_is_kept_and_sent_before_later_writes(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     left = stream.push(b"a" * CHUNK)
@@ -75,7 +73,7 @@ async def test_a_push_that_does_not_fit_is_kept_and_goes_before_everything_later
     assert await read(pair[1], 1) == b"c"
 
 
-async def test_writers_take_turns_in_the_order_in_which_they_came(
+async def test_writers_take_turns_in_order_of_arrival(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     letters = b"abcdefgh"
@@ -85,7 +83,7 @@ async def test_writers_take_turns_in_the_order_in_which_they_came(
     assert await read(pair[1], 800_000) == b"".join(bytes([letter]) * 100_000 for letter in letters)
 
 
-async def test_a_waiting_writer_that_gives_up_changes_nothing(
+async def test_cancelled_waiting_writer_changes_nothing(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     nursery.start_soon(stream.send_all, b"a" * CHUNK)
@@ -98,7 +96,7 @@ async def test_a_waiting_writer_that_gives_up_changes_nothing(
     assert await read(pair[1], CHUNK + 1) == b"a" * CHUNK + b"b"
 
 
-async def test_after_a_write_that_was_cut_off_nothing_more_is_written(
+async def test_incomplete_write_is_the_last_one(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     async with trio.open_nursery() as writing:
@@ -113,14 +111,14 @@ async def test_after_a_write_that_was_cut_off_nothing_more_is_written(
     assert set(await read(pair[1], CHUNK)) == {ord("a")}
 
 
-async def test_a_peer_that_does_not_read_within_the_write_timeout_is_broken(stream: ByteStream) -> None:
+async def test_peer_that_does_not_read_within_write_timeout_breaks_the_stream(stream: ByteStream) -> None:
     stream.write_timeout = 0.2
     with pytest.raises(trio.BrokenResourceError, match="does not read"):
         await stream.send_all(b"a" * CHUNK)
 
 
 @pytest.mark.parametrize(("pause", "kept"), [(0.2, False), (0, True)])
-async def test_a_peer_must_take_enough_within_the_write_timeout_not_just_something(
+async def test_peer_must_read_enough_within_write_timeout_not_just_something(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], pause: float, kept: bool
 ) -> None:
     stream.write_timeout = 1
@@ -143,7 +141,7 @@ async def test_a_peer_must_take_enough_within_the_write_timeout_not_just_somethi
 
 
 @pytest.mark.parametrize("end", ["end", "abort"])
-async def test_ending_fails_whoever_reads_or_writes(
+async def test_end_fails_waiting_readers_and_writers(
     stream: ByteStream, nursery: trio.Nursery, end: str
 ) -> None:
     failures: list[str] = []
@@ -164,7 +162,7 @@ async def test_ending_fails_whoever_reads_or_writes(
         stream.push(b"b")
 
 
-async def test_what_was_read_too_far_is_received_again(
+async def test_unread_bytes_are_received_again(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     stream.unread(b"two")
@@ -175,7 +173,7 @@ async def test_what_was_read_too_far_is_received_again(
     assert await stream.receive_some() == b"three"
 
 
-async def test_a_reader_is_behind_until_it_has_read(
+async def test_reader_is_behind_until_it_has_read(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
     stream.note_window()
@@ -186,14 +184,14 @@ async def test_a_reader_is_behind_until_it_has_read(
     assert not stream.peer_is_gone()
     await read(pair[1], 200_000)
     with trio.fail_after(5):
-        while stream.reader_is_behind():  # the last acknowledgement is still under way
+        while stream.reader_is_behind():  # the last acknowledgement is still on its way
             await trio.sleep(0.01)
 
 
-async def test_finish_takes_in_what_still_comes_so_that_the_last_answer_is_not_lost(
+async def test_finish_discards_late_input_so_that_the_last_response_arrives(
     stream: ByteStream, pair: tuple[socket.socket, socket.socket], nursery: trio.Nursery
 ) -> None:
-    """Closing a socket with unread input resets the connection, and the peer loses what it has not read."""
+    """Closing a socket with unread input resets the connection, and the peer loses its unread bytes."""
     pair[1].sendall(b"x" * 3000)
     await stream.send_all(b"the last answer")
     nursery.start_soon(stream.finish)

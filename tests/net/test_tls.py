@@ -1,5 +1,5 @@
-"""TLS in the door, with clients that are not ours: what is the same over it, what a bad handshake costs, and a
-certificate that changes while connections live."""
+"""TLS with independent clients: everything works over it, a bad handshake costs only its connection, and a
+certificate can change under live connections."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def make_certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed one for 127.0.0.1 with this common name, and its key."""
+    """A self-signed certificate for 127.0.0.1 with this common name, and its key."""
     certificate, key = folder / f"{name}.crt", folder / f"{name}.key"
     options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
     command = [need("openssl"), "req", *options.split(), "-subj", f"/CN={name}"]
@@ -66,11 +66,11 @@ def test_events_actions_and_a_large_document_over_wss(own: Server, collection: s
         assert receive(ws)["data"] == document
         ws.send('{"action": "ping", "ref": 1}')
         assert receive(ws)["type"] == "pong"
-        ws.send('{"action": "ping", "ref": "' + "y" * 20_000 + '"}')  # over one record of TLS
+        ws.send('{"action": "ping", "ref": "' + "y" * 20_000 + '"}')  # larger than one TLS record
         assert receive(ws)["type"] == "error"
 
 
-def test_node_trusts_it_and_listens(own: Server, collection: str) -> None:
+def test_node_trusts_the_certificate_and_listens(own: Server, collection: str) -> None:
     program = """
     const { request } = require("https");
     const [host, key, collection] = process.argv.slice(1);
@@ -89,7 +89,7 @@ def test_node_trusts_it_and_listens(own: Server, collection: str) -> None:
     assert '"from":"node"' in done.stdout
 
 
-def test_old_versions_and_plain_http_are_refused_in_words(own: Server) -> None:
+def test_old_versions_and_plain_http_are_refused_with_a_reason(own: Server) -> None:
     context = ssl.create_default_context(cafile=str(own.certificate))
     context.minimum_version, context.maximum_version = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2
     with (
@@ -131,7 +131,7 @@ CLIENT_HELLO = bytes.fromhex("160301020001000001fc0303") + b"r" * 500
     [b"", b"\x16", CLIENT_HELLO[:40], CLIENT_HELLO + b"\0" * 40, b"\x16" + os.urandom(64), b"\0" * 64],
     ids=["silence", "one byte", "half a hello", "a bad hello", "noise", "zeros"],
 )
-def test_a_bad_handshake_ends_alone_and_in_time(own: Server, data: bytes) -> None:
+def test_bad_handshake_closes_only_its_connection_in_time(own: Server, data: bytes) -> None:
     with own.connect("a") as witness, socket.create_connection(("127.0.0.1", own.port), timeout=5) as sock:
         sock.sendall(data)
         try:
@@ -148,7 +148,7 @@ def receive_after_insert(server: Server, ws: object) -> bool:
     return bool(receive(ws)["data"] == document)  # type: ignore[arg-type]
 
 
-def test_garbage_in_the_middle_ends_only_that_connection(own: Server, collection: str) -> None:
+def test_garbage_mid_connection_closes_only_that_connection(own: Server, collection: str) -> None:
     with own.connect("a") as witness, open_raw(own, collection) as raw:
         wrapped = raw.socket
         assert isinstance(wrapped, ssl.SSLSocket)
@@ -158,8 +158,8 @@ def test_garbage_in_the_middle_ends_only_that_connection(own: Server, collection
         assert receive_after_insert(own, witness)
 
 
-def test_a_goodbye_comes_at_the_end_of_an_answer_and_of_a_websocket(own: Server, collection: str) -> None:
-    """close_notify: without it, a client cannot tell an end from a connection that was cut."""
+def test_close_notify_follows_a_response_and_a_websocket(own: Server, collection: str) -> None:
+    """Without close_notify, a client cannot tell an end from a cut connection."""
     with Raw(own) as raw:
         raw.send(b"GET /healthz HTTP/1.0\r\n\r\n")
         assert raw.answer()[0] == 200
@@ -182,7 +182,9 @@ def common_name(port: int) -> str:
     return shown.stdout.rpartition("=")[2].strip()
 
 
-def test_sighup_takes_up_a_new_certificate_and_drops_nobody(start_server: StartServer, tmp_path: Path) -> None:
+def test_sighup_reloads_the_certificate_and_drops_no_connection(
+    start_server: StartServer, tmp_path: Path
+) -> None:
     certificate, key = make_certificate(tmp_path, "first")
     server = start_server("--tls-cert", str(certificate), "--tls-key", str(key))
     context = trusting(certificate)
@@ -197,7 +199,7 @@ def test_sighup_takes_up_a_new_certificate_and_drops_nobody(start_server: StartS
         wait_until(lambda: common_name(server.port) == "second")
         key.write_text("nonsense")
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "the certificate stays as it was" in server.stderr)
+        wait_until(lambda: "kept the old certificate" in server.stderr)
         assert common_name(server.port) == "second"
         new = ssl.create_default_context(cafile=str(certificate))
         server.request("POST", "/a/docs", json={"n": 1}, verify=new)
@@ -205,7 +207,7 @@ def test_sighup_takes_up_a_new_certificate_and_drops_nobody(start_server: StartS
     assert server.stop() == 0
 
 
-def test_many_handshakes_at_once_all_succeed_and_hold_up_nobody_for_long(own: Server) -> None:
+def test_many_handshakes_at_once_succeed_without_long_delays(own: Server) -> None:
     context = own.context
     assert context is not None
     socks = [socket.create_connection(("127.0.0.1", own.port)) for _ in range(100)]
@@ -228,7 +230,7 @@ def test_many_handshakes_at_once_all_succeed_and_hold_up_nobody_for_long(own: Se
     assert not left
 
 
-def test_files_that_are_no_certificate_are_refused_at_start(tmp_path: Path) -> None:
+def test_invalid_certificate_files_are_refused_at_start(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path, "one")
     _, other = make_certificate(tmp_path, "two")
     nothing = tmp_path / "nothing.pem"
@@ -247,7 +249,7 @@ def test_files_that_are_no_certificate_are_refused_at_start(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", ["tls-self-signed.crt", "tls-self-signed.key"])
 @pytest.mark.parametrize("left", ["", "another", "cut"])
-def test_a_certificate_that_a_killed_process_left_half_made_is_made_anew(
+def test_half_written_certificate_of_a_killed_process_is_replaced(
     start_server: StartServer, tmp_path: Path, name: str, left: str
 ) -> None:
     data, others = tmp_path / "data", tmp_path / "others"
@@ -260,9 +262,9 @@ def test_a_certificate_that_a_killed_process_left_half_made_is_made_anew(
     assert server.request("GET", "/healthz").status_code == 200
 
 
-async def test_a_peer_that_reads_nothing_of_what_tls_has_to_say_is_dropped(tmp_path: Path) -> None:
-    """It may ask for new keys as often as it likes. No TLS library at hand asks and does not read: what OpenSSL
-    would have written is put into its buffer."""
+async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) -> None:
+    """It keeps asking for new keys. No available TLS library asks without reading, so the test puts OpenSSL's
+    records into the buffer itself."""
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
     client_context = ssl.create_default_context()
@@ -286,8 +288,8 @@ async def test_a_peer_that_reads_nothing_of_what_tls_has_to_say_is_dropped(tmp_p
                 await stream.receive_some()
 
 
-def test_handshakes_of_one_address_leave_room_for_others(start_server: StartServer) -> None:
-    """A handshake has a count of its own: behind it, one connection too many still gets its answer."""
+def test_handshakes_from_one_address_leave_room_for_others(start_server: StartServer) -> None:
+    """Handshakes have their own count, so that one connection too many still gets its response."""
     server = start_server("--tls-self-signed", "--max-connections-per-address", "3", "--max-connections", "5")
 
     def silent() -> socket.socket:
@@ -296,7 +298,7 @@ def test_handshakes_of_one_address_leave_room_for_others(start_server: StartServ
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(silent())
-        assert server.request("GET", "/healthz").status_code == 200  # all before it have been accepted
+        assert server.request("GET", "/healthz").status_code == 200  # all earlier ones have been accepted
         for _ in range(20):
             with silent() as sock:
                 assert sock.recv(1) == b""  # at once: a handshake has 10 s

@@ -1,5 +1,5 @@
-"""What these tests need beyond well-behaved clients: raw sockets that speak WebSocket as badly as asked,
-tokens that no server would mint, writers that pour."""
+"""Tools beyond well-behaved clients: raw sockets that can misuse WebSocket, tokens that no server would mint,
+and writers that flood."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def handshake(server: Server, target: str, *headers: str, version: str = "13") -
 
 
 def request(server: Server, method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    """A request with the server's key, and whatever headers frame its body."""
+    """A request with the server's key, and the headers that frame its body."""
     lines = [
         f"{method} {path} HTTP/1.1",
         "Host: x",
@@ -71,7 +71,7 @@ def say(**message: Any) -> bytes:
 
 
 class Raw:
-    """A TCP connection to a server, with a small receive buffer if asked. `timeout` ends every wait."""
+    """A TCP connection to a server, optionally with a small receive buffer. `timeout` ends every wait."""
 
     def __init__(self, server: Server, *, receive_buffer: int | None = None, timeout: float = 10) -> None:
         self.socket = socket.socket()
@@ -93,7 +93,7 @@ class Raw:
         self.socket.sendall(data)
 
     def fill(self) -> bool:
-        """Receive more; False at the end of the stream, however it came about."""
+        """Receive more; False at the end of the stream, clean or not."""
         try:
             data = self.socket.recv(1 << 20)
         except ConnectionError:
@@ -111,7 +111,7 @@ class Raw:
         return data
 
     def head(self) -> tuple[int, dict[str, str]]:
-        """Status and headers (lower-case names) of an answer. Raises EOFError."""
+        """Status and headers (lower-case names) of a response. Raises EOFError."""
         while b"\r\n\r\n" not in self.buffer:
             if not self.fill():
                 raise EOFError(f"no answer; {bytes(self.buffer[:200])!r} came")
@@ -120,12 +120,12 @@ class Raw:
         return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}
 
     def answer(self) -> tuple[int, dict[str, str], Any]:
-        """Status, headers and JSON body of an answer."""
+        """Status, headers and JSON body of a response."""
         status, headers = self.head()
         return status, headers, json.loads(self.take(int(headers["content-length"])))
 
     def frame(self) -> tuple[int, bytes]:
-        """Opcode and payload of the next frame; what the server sends is whole and unmasked."""
+        """Opcode and payload of the next frame; the server's frames are whole and unmasked."""
         first, size = self.take(2)
         assert first & 0xF0 == 0x80, f"FIN and no reserved bits were due, not {first:#x}"
         assert not size & 0x80, "a server's frame is masked"
@@ -136,7 +136,7 @@ class Raw:
         return first & 0x0F, self.take(size)
 
     def message(self) -> dict[str, Any]:
-        """The next text message as JSON; pings before it are answered."""
+        """The next text message as JSON; pings before it get a pong."""
         while True:
             opcode, payload = self.frame()
             if opcode == TEXT:
@@ -148,7 +148,7 @@ class Raw:
             assert opcode in (PING, PONG), f"opcode {opcode} with {payload!r}"
 
     def close_code(self) -> int | None:
-        """Read to the end, answering the close frame; its code, None if the stream ended without one."""
+        """Read to the end and respond to the close frame; returns its code, None if there was none."""
         code = None
         try:
             while True:
@@ -160,13 +160,13 @@ class Raw:
             return code
 
     def drain(self) -> bytes:
-        """Everything up to the end of the stream."""
+        """Read to the end of the stream."""
         while self.fill():
             pass
         return bytes(self.buffer)
 
     def drop(self) -> None:
-        """End with a reset."""
+        """Close with a reset."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()
 
@@ -183,7 +183,7 @@ def open_raw(
 
 
 def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes = b"", **claims: Any) -> str:
-    """A token signed with the server's own secret (or `secret`), whose claims are as one wants them."""
+    """A token with any claims, signed with the server's own secret (or `secret`)."""
     with closing(connect(server.data / "paperdb.sqlite", read_only=True)) as db:
         kid, own = db.execute("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL").fetchone()
         (key,) = db.execute("SELECT id FROM keys ORDER BY created_at LIMIT 1").fetchone()
@@ -205,7 +205,7 @@ def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes
 
 @contextmanager
 def running(data: Path, *options: str) -> Iterator[Server]:
-    """A server for several tests. It must survive them and log no traceback."""
+    """A server for several tests, which must survive them and log no traceback."""
     server = Server(data, options)
     try:
         yield server
@@ -218,9 +218,9 @@ def running(data: Path, *options: str) -> Iterator[Server]:
 
 
 class Writers:
-    """Threads that each insert `{"writer", "n"}` one by one, until told to stop or the server refuses.
+    """Threads that each insert `{"writer", "n"}` one by one, until stopped or refused by the server.
 
-    `acknowledged` are the documents whose insertion was answered with 201.
+    `acknowledged` are the documents whose insert got a 201.
     """
 
     def __init__(self, server: Server, collection: str, count: int = 3, pad: int = 0) -> None:
@@ -273,7 +273,7 @@ def pour(server: Server, collection: str, megabytes: float) -> list[str]:
 
 
 def end_of(ws: ClientConnection, timeout: float = 10) -> int | None:
-    """Read a connection of `websockets` to its end; the close code that the server sent, if it sent one."""
+    """Read a connection of `websockets` to its end; returns the server's close code, if any."""
     try:
         while True:
             ws.recv(timeout=timeout)
@@ -282,7 +282,7 @@ def end_of(ws: ClientConnection, timeout: float = 10) -> int | None:
 
 
 def until(raw: Callable[[], dict[str, Any]], id: str) -> list[dict[str, Any]]:
-    """Events from `raw()` up to the one of the document `id`."""
+    """Events from `raw()` up to that of the document `id`."""
     events = [raw()]
     while events[-1].get("data", {}).get("_id") != id:
         events.append(raw())

@@ -1,4 +1,4 @@
-"""Who is not let in, and what the refusal is: a plain HTTP answer, before anything is upgraded."""
+"""Refused handshakes: each refusal is a plain HTTP response, before any upgrade."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def segment(value: object) -> str:
 
 
 def unsigned(server: Server, algorithm: str) -> str:
-    """A real token's claims under another algorithm and without a signature."""
+    """A real token's claims, with another algorithm and no signature."""
     header, claims, _ = forge(server, "x").split(".")
     kid = jwt.get_unverified_header(f"{header}.{claims}.")["kid"]
     return f"{segment({'alg': algorithm, 'typ': 'JWT', 'kid': kid})}.{claims}."
 
 
 def signed_by_public_kid(server: Server) -> str:
-    """A token that names a key id of ours and is signed with something that everybody knows."""
+    """A token that names one of our key ids and is signed with public data."""
     return forge(server, "x", secret=b"paperdb-realtime-paperdb-realtime")
 
 
@@ -82,7 +82,7 @@ def foreign_key(server: Server) -> str:
         *(("subprotocol", kind) for kind in BAD_TOKENS if kind not in ("not ASCII", "empty")),
     ],
 )
-def test_a_token_that_is_not_good_is_a_401(server: Server, way: str, kind: str) -> None:
+def test_bad_token_is_a_401(server: Server, way: str, kind: str) -> None:
     token = BAD_TOKENS[kind](server)
     target, headers = "/", []
     if way == "query":
@@ -104,7 +104,7 @@ def test_a_token_that_is_not_good_is_a_401(server: Server, way: str, kind: str) 
     [[], ["Authorization: Basic YTpi"], ["Authorization: Bearer"], ["Sec-WebSocket-Protocol: paperdb.v1"]],
     ids=["nothing", "Basic", "empty Bearer", "only paperdb.v1"],
 )
-def test_a_missing_token_is_a_401_that_says_how(server: Server, headers: list[str]) -> None:
+def test_missing_token_is_a_401_that_says_how_to_send_one(server: Server, headers: list[str]) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, "/", *headers))
         status, answered, body = raw.answer()
@@ -113,7 +113,7 @@ def test_a_missing_token_is_a_401_that_says_how(server: Server, headers: list[st
     assert body["code"] == "TOKEN_MISSING"
 
 
-def test_a_token_with_a_deeply_nested_header_is_a_401(start_server: StartServer) -> None:
+def test_token_with_a_deeply_nested_header_is_a_401(start_server: StartServer) -> None:
     server = start_server()
     bomb = base64.urlsafe_b64encode(b"[" * 9_000).rstrip(b"=").decode()
     with Raw(server) as raw:
@@ -124,8 +124,8 @@ def test_a_token_with_a_deeply_nested_header_is_a_401(start_server: StartServer)
     assert "Traceback" not in server.stderr
 
 
-def test_a_token_of_another_server_is_a_401(server: Server, start_server: StartServer) -> None:
-    """Even if that server has a database and, by accident, a secret of the same name."""
+def test_token_of_another_server_is_a_401(server: Server, start_server: StartServer) -> None:
+    """Even if that server has a database and, by chance, a secret of the same name."""
     other = start_server()
     with (
         pytest.raises(InvalidStatus) as refused,
@@ -135,7 +135,7 @@ def test_a_token_of_another_server_is_a_401(server: Server, start_server: StartS
     assert refused.value.response.status_code == 401
 
 
-def test_a_revoked_key_s_token_is_a_401(server: Server, collection: str) -> None:
+def test_token_of_a_revoked_key_is_a_401(server: Server, collection: str) -> None:
     created = server.new_key()
     token = server.token(collection, key=created["key"])
     server.cli("keys", "revoke", created["id"])
@@ -148,7 +148,7 @@ def test_a_revoked_key_s_token_is_a_401(server: Server, collection: str) -> None
     wait_until(lambda: status() == 401, 2)
 
 
-def test_a_plan_without_realtime_is_a_403(server: Server, collection: str) -> None:
+def test_plan_without_realtime_is_a_403(server: Server, collection: str) -> None:
     server.cli("databases", "create", collection, "--plan", "pro")
     created = server.new_key(collection)
     token = server.token(collection, key=created["key"])
@@ -176,7 +176,7 @@ def test_a_plan_without_realtime_is_a_403(server: Server, collection: str) -> No
 @pytest.mark.parametrize(
     ("names", "status"), [("elsewhere", 403), ("a,elsewhere", 403), ("my%20collection", 400), ("x" * 65, 400)]
 )
-def test_collections_that_the_token_lacks_are_refused(server: Server, names: str, status: int) -> None:
+def test_collections_outside_the_token_are_refused(server: Server, names: str, status: int) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token('a')}&collections={names}"))
         assert raw.answer()[0] == status
@@ -191,7 +191,7 @@ def test_other_paths_are_a_404(server: Server, path: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["", "8", "12", "13, 8", "14", "x"])
-def test_another_version_is_a_426_that_names_ours(server: Server, version: str) -> None:
+def test_other_version_is_a_426_that_names_ours(server: Server, version: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token('x')}", version=version))
         status, headers, _ = raw.answer()
@@ -203,7 +203,7 @@ def test_another_version_is_a_426_that_names_ours(server: Server, version: str) 
     ["", "Sec-WebSocket-Key: short\r\n", f"Sec-WebSocket-Key: {'x' * 25}\r\n"],
     ids=["none", "short", "long"],
 )
-def test_a_bad_websocket_key_is_a_400(server: Server, replacement: str) -> None:
+def test_bad_websocket_key_is_a_400(server: Server, replacement: str) -> None:
     request = handshake(server, f"/?token={server.token('x')}")
     request = request.replace(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", replacement.encode())
     with Raw(server) as raw:
@@ -211,7 +211,7 @@ def test_a_bad_websocket_key_is_a_400(server: Server, replacement: str) -> None:
         assert raw.answer()[0] == 400
 
 
-def test_http_1_0_cannot_be_upgraded_and_is_told_at_once(server: Server) -> None:
+def test_http_1_0_upgrade_is_refused_at_once(server: Server) -> None:
     """RFC 6455, section 4.1: HTTP/1.1 or higher."""
     with Raw(server, timeout=3) as raw:
         raw.send(handshake(server, f"/?token={server.token('x')}").replace(b" HTTP/1.1", b" HTTP/1.0"))
@@ -226,9 +226,7 @@ def test_http_1_0_cannot_be_upgraded_and_is_told_at_once(server: Server) -> None
         ("Connection: Upgrade", "connection:UPGRADE"),
     ],
 )
-def test_what_firefox_and_proxies_make_of_the_head_is_accepted(
-    server: Server, header: str, replacement: str
-) -> None:
+def test_heads_of_firefox_and_proxies_are_accepted(server: Server, header: str, replacement: str) -> None:
     request = handshake(server, f"/?token={server.token('x')}")
     assert header.encode() in request
     with Raw(server) as raw:
@@ -241,7 +239,7 @@ def test_what_firefox_and_proxies_make_of_the_head_is_accepted(
     [["a" * 70, "a..b", "[::1", "x:99999999"], ["\xff"]],
     ids=["ASCII", "not ASCII"],
 )
-def test_a_strange_host_gets_an_answer_and_no_traceback(start_server: StartServer, hosts: list[str]) -> None:
+def test_strange_host_gets_a_response_and_no_traceback(start_server: StartServer, hosts: list[str]) -> None:
     server = start_server()
     request = handshake(server, f"/?token={server.token('x')}")
     for host in hosts:
@@ -253,8 +251,8 @@ def test_a_strange_host_gets_an_answer_and_no_traceback(start_server: StartServe
     assert "Traceback" not in server.stderr
 
 
-def test_curl_is_shown_the_handshake_of_the_rfc(server: Server) -> None:
-    """The example of RFC 6455, section 1.3, by a client that knows nothing of WebSocket."""
+def test_curl_gets_the_handshake_of_the_rfc(server: Server) -> None:
+    """The example of RFC 6455, section 1.3, with a client that does not know WebSocket."""
     command = [
         need("curl"), "-s", "-i", "--max-time", "0.4", "-H", "Upgrade: websocket", "-H", "Connection: Upgrade",
         "-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -305,9 +303,7 @@ def test_by_default_any_origin_may_connect(server: Server) -> None:
         assert ws.ping().wait(5)
 
 
-def test_a_full_server_refuses_with_503_and_has_room_again_later(
-    start_server: StartServer, collection: str
-) -> None:
+def test_full_server_refuses_with_503_and_has_room_later(start_server: StartServer, collection: str) -> None:
     server = start_server("--max-connections", "4")
     token = server.token(collection)
     wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
@@ -336,7 +332,7 @@ def test_a_full_server_refuses_with_503_and_has_room_again_later(
 
 
 def open_raw_with(server: Server, token: str) -> Raw:
-    """Connect; once more if an earlier HTTP connection still takes up the room."""
+    """Connect; try again if an earlier HTTP connection still occupies the slot."""
     for _ in range(100):
         raw = Raw(server)
         raw.send(handshake(server, f"/?token={token}"))
@@ -346,7 +342,7 @@ def open_raw_with(server: Server, token: str) -> Raw:
     raise AssertionError("the server stayed full")
 
 
-def test_a_refused_handshake_leaves_the_server_as_it_was(server: Server, collection: str) -> None:
+def test_refused_handshake_leaves_the_server_unchanged(server: Server, collection: str) -> None:
     for _ in range(50):
         with Raw(server) as raw:
             raw.send(handshake(server, "/?token=bad"))
@@ -360,7 +356,7 @@ def test_a_refused_handshake_leaves_the_server_as_it_was(server: Server, collect
 
 
 def closed_with(server: Server, target: str, **more: Any) -> tuple[int, str]:
-    """The close code and reason that a client gets which asked for them."""
+    """The close code and reason for a client that asked for them."""
     with connect(server.ws_url + target, proxy=None, close_timeout=2, **more) as ws:
         with pytest.raises(ConnectionClosed) as closed:
             ws.recv(timeout=10)
@@ -382,7 +378,7 @@ def closed_with(server: Server, target: str, **more: Any) -> tuple[int, str]:
         ("/?errors=close&token=MANY", 4400, "TOO_MANY_SUBSCRIPTIONS: "),
     ],
 )
-def test_a_refusal_comes_as_a_close_code_to_those_who_ask(
+def test_refusal_is_a_close_code_on_request(
     start_server: StartServer, target: str, code: int, word: str
 ) -> None:
     server = start_server("--max-subscriptions", "10")
@@ -399,7 +395,7 @@ def test_a_refusal_comes_as_a_close_code_to_those_who_ask(
         connect(server.ws_url + target.replace("é", "%C3%A9").replace("errors=close", ""), proxy=None)
 
 
-def test_a_key_a_plan_and_an_origin_that_are_refused_close_with_4403(start_server: StartServer) -> None:
+def test_refused_key_plan_or_origin_closes_with_4403(start_server: StartServer) -> None:
     server = start_server("--allowed-origins", "https://app.example.com")
     token = server.token("x")
     target = f"/?token={token}&errors=close"
@@ -413,21 +409,21 @@ def test_a_key_a_plan_and_an_origin_that_are_refused_close_with_4403(start_serve
     assert closed_with(server, target)[0] == 4403
 
 
-def test_a_full_database_closes_with_1013(start_server: StartServer) -> None:
+def test_full_database_closes_with_1013(start_server: StartServer) -> None:
     server = start_server("--max-connections-per-database", "1")
     with server.connect("x"):
         code, reason = closed_with(server, f"/?token={server.token('x')}&errors=close")
     assert (code, reason.partition(":")[0]) == (1013, "TOO_MANY_CONNECTIONS")
 
 
-def test_what_is_no_handshake_is_refused_by_a_status_all_the_same(server: Server) -> None:
+def test_invalid_handshake_is_still_refused_by_a_status(server: Server) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, "/?token=x&errors=close", version="12"))
         assert raw.answer()[0] == 426
 
 
 @pytest.mark.parametrize("query", ["token=GOOD&token=GOOD", "token=GOOD&since=1&since=2", "token=GOOD&sinse=1"])
-def test_a_parameter_that_is_unknown_or_given_twice_is_a_400(server: Server, query: str) -> None:
+def test_unknown_or_repeated_parameter_is_a_400(server: Server, query: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, "/?" + query.replace("GOOD", server.token("x"))))
         status, _, body = raw.answer()

@@ -1,5 +1,5 @@
-"""Bad frames: each ends its own connection, with the close code that RFC 6455 and the contract name, and
-nobody else's; the server answers after each and logs no traceback (the `server` fixture checks that)."""
+"""Bad frames: each closes only its own connection, with the close code of RFC 6455 and the documentation. The
+server still responds after each, and logs no traceback (the `server` fixture checks that)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ BAD = {
     "overlong UTF-8": (1007, frame(TEXT, b"\xc0\xaf")),
     "a surrogate in UTF-8": (1007, frame(TEXT, b"\xed\xa0\x80")),
     "UTF-8 cut at the end": (1007, frame(TEXT, b"\xc3")),
-    "invalid UTF-8 in a fragment": (1007, frame(TEXT, b"{", fin=False) + frame(0, b"\xff")),
+    "invalid UTF-8 in the first fragment": (1007, frame(TEXT, b"\xff", fin=False)),
+    "invalid UTF-8 in a fragment": (1007, frame(TEXT, b"{", fin=False) + frame(0, b"\xff", fin=False)),
+    "UTF-8 cut at the end of the last fragment": (1007, frame(TEXT, b"{", fin=False) + frame(0, b"\xc3")),
     "too big by one": (1009, frame(TEXT, b"x" * 65_537)),
     "too big": (1009, frame(TEXT, b"x" * 1_000_000)),
     "too big in fragments": (1009, frame(TEXT, b"x" * 40_000, fin=False) + frame(0, b"x" * 40_000)),
@@ -48,19 +50,19 @@ BAD = {
     "opcode 7": (1002, frame(7, b"x")),
     "opcode 11": (1002, frame(11, b"x")),
     "opcode 15": (1002, frame(15, b"x")),
-    "a continuation of nothing": (1002, frame(0, b"x")),
-    "a text inside a text": (1002, frame(TEXT, b"{", fin=False) + frame(TEXT, b"}")),
+    "a continuation without a message": (1002, frame(0, b"x")),
+    "a text inside another text": (1002, frame(TEXT, b"{", fin=False) + frame(TEXT, b"}")),
     "a length not in its shortest form": (1002, b"\x81\xfe\0\x05\0\0\0\0hello"),
     "a length beyond 2**63": (1002, b"\x81\xff" + struct.pack(">Q", 1 << 63) + b"\0\0\0\0"),
     "a close of one byte": (1002, frame(CLOSE, b"x")),
-    "a close with a code that is never sent": (1002, frame(CLOSE, struct.pack(">H", 1006))),
+    "a close with a reserved code": (1002, frame(CLOSE, struct.pack(">H", 1006))),
     "a close with code 0": (1002, frame(CLOSE, struct.pack(">H", 0))),
-    "a close with a reason that is no UTF-8": (1007, frame(CLOSE, struct.pack(">H", 1000) + b"\xff")),
+    "a close with a reason that is not UTF-8": (1007, frame(CLOSE, struct.pack(">H", 1000) + b"\xff")),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_frame_ends_its_own_connection_and_no_other(server: Server, collection: str, kind: str) -> None:
+def test_bad_frame_closes_only_its_own_connection(server: Server, collection: str, kind: str) -> None:
     with open_raw(server, collection) as bad, open_raw(server, collection) as good:
         bad.send(BAD[kind][1])
         bad.close_code()
@@ -69,21 +71,21 @@ def test_a_bad_frame_ends_its_own_connection_and_no_other(server: Server, collec
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_frame_is_answered_with_its_close_code(server: Server, kind: str) -> None:
+def test_bad_frame_gets_its_close_code(server: Server, kind: str) -> None:
     code, data = BAD[kind]
     with open_raw(server, "x") as raw:
         raw.send(data)
         assert raw.close_code() == code
 
 
-def test_a_message_of_the_greatest_size_is_none_too_big(server: Server, collection: str) -> None:
+def test_message_of_the_largest_size_is_accepted(server: Server, collection: str) -> None:
     text = say(action="ping", ref=1)[6:].ljust(65_536)
     with open_raw(server, collection) as raw:
         raw.send(frame(TEXT, text))
         assert raw.message() == {"type": "pong", "ref": 1}
 
 
-def test_a_message_in_many_fragments_with_pings_between_is_one_message(server: Server, collection: str) -> None:
+def test_fragments_with_pings_between_make_one_message(server: Server, collection: str) -> None:
     text = '{"action": "ping", "ref": "é😀"}'.encode()
     with open_raw(server, collection) as raw:
         raw.send(frame(TEXT, b"", fin=False))
@@ -95,7 +97,7 @@ def test_a_message_in_many_fragments_with_pings_between_is_one_message(server: S
         assert raw.message() == {"type": "pong", "ref": "é😀"}
 
 
-def test_a_frame_of_100_mb_is_refused_while_it_streams(server: Server, collection: str) -> None:
+def test_frame_of_100_mb_is_refused_while_it_streams(server: Server, collection: str) -> None:
     with open_raw(server, collection) as raw:
         size = 100 << 20
         raw.send(b"\x81\xff" + struct.pack(">Q", size) + b"\0\0\0\0")
@@ -125,7 +127,7 @@ def test_a_frame_of_100_mb_is_refused_while_it_streams(server: Server, collectio
 
 
 @pytest.mark.parametrize("query", ["", "&since=0"], ids=["plain", "cursor"])
-def test_a_frame_in_the_handshake_s_segment_is_not_lost(server: Server, collection: str, query: str) -> None:
+def test_frame_in_the_handshakes_segment_is_not_lost(server: Server, collection: str, query: str) -> None:
     with Raw(server, timeout=1) as raw:
         raw.send(
             handshake(server, f"/?token={server.token(collection)}{query}") + say(action="ping", ref="early")
@@ -139,8 +141,8 @@ def test_a_frame_in_the_handshake_s_segment_is_not_lost(server: Server, collecti
         assert raw.message()["data"] == document
 
 
-def test_a_ping_in_the_handshake_s_segment_takes_nothing_s_place(server: Server, collection: str) -> None:
-    """The pong is written while the connection is being set up: `ready` must come all the same, and first."""
+def test_ping_in_the_handshakes_segment_does_not_displace_ready(server: Server, collection: str) -> None:
+    """The pong is written during the set-up; `ready` must still come, and come first."""
     for _ in range(20):
         with Raw(server, timeout=1) as raw:
             target = f"/?token={server.token(collection)}&since=now"
@@ -153,14 +155,14 @@ def test_a_ping_in_the_handshake_s_segment_takes_nothing_s_place(server: Server,
             assert [payload for opcode, payload in seen if opcode == PONG] == [b"early"] * 3
 
 
-def test_a_bad_frame_in_the_handshake_s_segment_is_refused(server: Server, collection: str) -> None:
+def test_bad_frame_in_the_handshakes_segment_is_refused(server: Server, collection: str) -> None:
     with Raw(server, timeout=1) as raw:
         raw.send(handshake(server, f"/?token={server.token(collection)}") + frame(3, b"x"))
         assert raw.head()[0] == 101
         assert raw.close_code() == 1002
 
 
-def test_a_handshake_byte_by_byte_is_a_handshake(server: Server, collection: str) -> None:
+def test_handshake_sent_byte_by_byte_is_accepted(server: Server, collection: str) -> None:
     with Raw(server) as raw:
         raw.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in handshake(server, f"/?token={server.token(collection)}"):
@@ -172,9 +174,7 @@ def test_a_handshake_byte_by_byte_is_a_handshake(server: Server, collection: str
 
 
 @pytest.mark.parametrize("way", ["close or half-close", "reset"])
-def test_leaving_right_after_the_handshake_is_no_failure_of_the_server(
-    start_server: StartServer, way: str
-) -> None:
+def test_leaving_right_after_the_handshake_is_not_a_server_failure(start_server: StartServer, way: str) -> None:
     server = start_server()
     request = handshake(server, f"/?token={server.token('x')}&since=0")
     for number in range(60):
@@ -193,7 +193,7 @@ def test_leaving_right_after_the_handshake_is_no_failure_of_the_server(
     assert "Traceback" not in server.stderr
 
 
-# --- after the server has said goodbye -----------------------------------------------------------
+# --- after the server's close frame --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -204,10 +204,10 @@ def test_leaving_right_after_the_handshake_is_no_failure_of_the_server(
         pytest.param([frame(TEXT, b"{}"), frame(3, b"x"), frame(CLOSE, b"x")], id="text, protocol errors"),
     ],
 )
-def test_what_comes_after_the_server_s_close_frame_is_no_failure_of_the_server(
+def test_input_after_the_servers_close_frame_is_not_a_server_failure(
     start_server: StartServer, partings: list[bytes]
 ) -> None:
-    """A client cannot know yet that the server is closing: its keepalive may cross the close frame."""
+    """A client does not know yet that the server is closing; its keepalive may cross the close frame."""
     server = start_server()
     for parting in partings:
         with open_raw(server, "x") as raw:
@@ -220,7 +220,7 @@ def test_what_comes_after_the_server_s_close_frame_is_no_failure_of_the_server(
     assert "Traceback" not in server.stderr
 
 
-def test_a_last_frame_and_a_reset_are_no_failure_of_the_server(start_server: StartServer) -> None:
+def test_last_frame_and_a_reset_are_not_a_server_failure(start_server: StartServer) -> None:
     server = start_server()
     token = server.token("x")
     for last in (frame(3, b"x"), frame(BINARY), frame(TEXT, b"x" * 70_000), frame(PING), say(a=1)):
@@ -236,7 +236,7 @@ def test_a_last_frame_and_a_reset_are_no_failure_of_the_server(start_server: Sta
     assert "Traceback" not in server.stderr
 
 
-def test_random_bytes_for_frames_end_only_their_own_connections(server: Server, collection: str) -> None:
+def test_random_frames_close_only_their_own_connections(server: Server, collection: str) -> None:
     seed = int.from_bytes(os.urandom(4), "big")
     chance = random.Random(seed)
     with server.connect(collection) as ws:

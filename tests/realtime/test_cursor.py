@@ -1,5 +1,5 @@
-"""Cursor mode: `ready`, every change after the cursor once and in seq order, then live ones without a seam;
-or `gap` where the log no longer holds it. Across restarts and kills too."""
+"""Cursor mode: `ready`, then every change after the cursor once and in seq order, then live ones without a
+seam; or `gap` if the log no longer holds the cursor. The same across restarts and kills."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.realtime.raw import Raw, Writers, handshake, open_raw, pour, running,
 
 
 def ready(ws: ClientConnection) -> int:
-    """The head that the first message says."""
+    """The head in the first message."""
     message = receive(ws)
     assert message.keys() == {"type", "seq"}
     assert message["type"] == "ready"
@@ -37,7 +37,7 @@ def read_until(ws: ClientConnection, id: str) -> list[dict[str, Any]]:
     return events
 
 
-def test_since_now_says_the_head_and_then_live_events_with_their_seq(server: Server, collection: str) -> None:
+def test_since_now_sends_the_head_and_then_live_events_with_seq(server: Server, collection: str) -> None:
     with server.connect(collection, query="since=now") as ws:
         seq = ready(ws)
         assert seq == head(server)
@@ -49,7 +49,7 @@ def test_since_now_says_the_head_and_then_live_events_with_their_seq(server: Ser
         assert answer.headers["ETag"] == f'"{event["seq"]}"'
 
 
-def test_the_subprotocol_alone_asks_for_seqs(server: Server, collection: str) -> None:
+def test_subprotocol_alone_asks_for_seqs(server: Server, collection: str) -> None:
     before = server.insert(collection, {})
     with server.connect(collection, subprotocols=["paperdb.v1"]) as ws:
         ready(ws)
@@ -59,7 +59,7 @@ def test_the_subprotocol_alone_asks_for_seqs(server: Server, collection: str) ->
         assert event["seq"]
 
 
-def test_since_replays_every_kind_of_change_exactly_as_it_was_live(server: Server, collection: str) -> None:
+def test_since_replays_changes_exactly_as_they_were_live(server: Server, collection: str) -> None:
     start = head(server)
     with server.connect(collection, query="since=now") as live:
         ready(live)
@@ -86,7 +86,7 @@ def test_since_the_head_replays_nothing(server: Server, collection: str) -> None
         assert receive(ws)["data"] == document
 
 
-def test_since_is_narrowed_by_the_collections_asked_for(server: Server, collection: str) -> None:
+def test_since_is_narrowed_by_collections(server: Server, collection: str) -> None:
     start = head(server)
     a, b = f"{collection}_a", f"{collection}_b"
     documents = {name: [server.insert(name, {"n": n}) for n in range(3)] for name in (a, b, "elsewhere")}
@@ -101,7 +101,7 @@ def test_since_is_narrowed_by_the_collections_asked_for(server: Server, collecti
         assert [receive(ws)["collection"] for _ in range(9)] == [a] * 3 + [b] * 3 + ["elsewhere"] * 3
 
 
-def test_a_later_subscribe_begins_at_the_present(server: Server, collection: str) -> None:
+def test_later_subscribe_begins_at_the_present(server: Server, collection: str) -> None:
     start = head(server)
     a, b = f"{collection}_a", f"{collection}_b"
     old_a, _old_b = server.insert(a, {}), server.insert(b, {})
@@ -114,10 +114,8 @@ def test_a_later_subscribe_begins_at_the_present(server: Server, collection: str
         assert [receive(ws)["data"] for _ in new] == new
 
 
-def test_a_later_subscribe_of_one_that_is_behind_begins_at_the_present_too(
-    server: Server, collection: str
-) -> None:
-    """Its log is still to be read from before then: what the new collection has there is the past."""
+def test_later_subscribe_of_a_slow_reader_begins_at_the_present(server: Server, collection: str) -> None:
+    """It still has to read older parts of the log, but the new collection's changes there are the past."""
     a, b = f"{collection}_a", f"{collection}_b"
     with (
         open_raw(server, a, b, query=f"since=now&collections={a}", receive_buffer=4096) as slow,
@@ -128,7 +126,7 @@ def test_a_later_subscribe_of_one_that_is_behind_begins_at_the_present_too(
         server.insert(b, {"past": True})
         ids += pour(server, a, 2)
         slow.send(say(action="subscribe", collection=b))
-        with pytest.raises(TimeoutError):  # time passes, in which the server hears of it
+        with pytest.raises(TimeoutError):  # gives the server time to process it
             other.recv(timeout=0.5)
         new = server.insert(b, {"past": False})
         messages = [slow.message()]
@@ -138,11 +136,9 @@ def test_a_later_subscribe_of_one_that_is_behind_begins_at_the_present_too(
         assert [event["data"]["_id"] for event in events] == [*ids, new["_id"]]
 
 
-def test_resuming_anywhere_while_writers_pour_misses_and_repeats_nothing(
-    server: Server, collection: str
-) -> None:
-    """Each of 25 resumes crosses from the log to live at another moment; the reference is a connection that
-    was live all along."""
+def test_resuming_anywhere_during_writes_misses_and_repeats_nothing(server: Server, collection: str) -> None:
+    """Each of 25 resumes crosses from the log to live at a different moment; the reference is a connection that
+    was always live."""
     streams: dict[int, list[dict[str, Any]]] = {}
     threads = []
     start = head(server)
@@ -176,8 +172,8 @@ def test_resuming_anywhere_while_writers_pour_misses_and_repeats_nothing(
         assert events == [event for event in everything if event["seq"] > since], f"since={since}"
 
 
-def test_a_pong_says_up_to_where_everything_has_been_sent(server: Server, collection: str) -> None:
-    """A cursor to resume from: nothing up to it comes later, while writers pour and while it is quiet."""
+def test_pong_has_the_seq_up_to_which_everything_was_sent(server: Server, collection: str) -> None:
+    """It is a cursor to resume from: no change up to it comes later, during writes or in silence."""
     with server.connect(collection, query="since=0", max_queue=None) as ws:
         seqs = []
         pongs = []
@@ -212,10 +208,8 @@ def test_a_pong_says_up_to_where_everything_has_been_sent(server: Server, collec
         assert len(seqs) == len(writers.acknowledged)
 
 
-def test_subscribed_says_after_which_seq_the_changes_of_the_collection_come(
-    start_server: StartServer, collection: str
-) -> None:
-    """Also when the collection is subscribed to already, and its older changes are still to come."""
+def test_subscribed_has_the_seq_after_which_changes_come(start_server: StartServer, collection: str) -> None:
+    """Even if the collection is subscribed already, and its older changes have not come yet."""
     server = start_server()
     with open_raw(server, collection, query="since=0", receive_buffer=4096) as raw:
         assert raw.message()["type"] == "ready"
@@ -234,7 +228,7 @@ def test_subscribed_says_after_which_seq_the_changes_of_the_collection_come(
 
 
 @pytest.mark.parametrize("since", ["", "x", "-1", "1.5", "+1", "1e3", "%D9%A3", "NOW", "9" * 19, "1,2"])
-def test_an_invalid_since_is_a_400(server: Server, collection: str, since: str) -> None:
+def test_invalid_since_is_a_400(server: Server, collection: str, since: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token(collection)}&since={since}"))
         status, _, body = raw.answer()
@@ -244,7 +238,7 @@ def test_an_invalid_since_is_a_400(server: Server, collection: str, since: str) 
 
 
 def test_since_beyond_the_head_is_a_gap(server: Server, collection: str) -> None:
-    """As after restoring an older backup: the client must not wait for a seq that means another change."""
+    """As after the restore of an older backup: the client must not wait for a seq that means another change."""
     beyond = head(server) + 1000
     with server.connect(collection, query=f"since={beyond}") as ws:
         ready(ws)
@@ -265,17 +259,17 @@ def trimmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def oldest(server: Server) -> int:
-    """The oldest kept seq, as a client is told that asks for what is gone."""
+    """The oldest kept seq, as a client with an expired cursor learns it."""
     with server.connect("any", query="since=0") as ws:
         ready(ws)
         try:
             message = receive(ws, 0.3)
-        except (TimeoutError, ConnectionClosed):  # nothing is gone yet, or it is going just now
+        except (TimeoutError, ConnectionClosed):  # nothing is trimmed yet, or a trim is running
             return 1
         return int(message["oldest"])
 
 
-def test_a_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
+def test_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
     trimmed: Server, collection: str
 ) -> None:
     """Before and after a restart."""
@@ -284,14 +278,16 @@ def test_a_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
     wait_until(lambda: oldest(trimmed) > start + 1, 10)
     wait_until(lambda: oldest(trimmed) == head(trimmed) - 9, 10)
     seq = head(trimmed)
-    with trimmed.connect(collection, query=f"since={start}") as ws:
-        assert ready(ws) == seq
-        assert receive(ws) == {"type": "gap", "since": start, "oldest": seq - 9}
+    with (
+        trimmed.connect(collection, query=f"since={start}") as expired,
+        trimmed.connect(collection, query=f"since={seq - 10}") as kept,
+    ):
+        assert ready(expired) == ready(kept) == seq
+        assert receive(expired) == {"type": "gap", "since": start, "oldest": seq - 9}
+        # Before the insert, whose trim removes the first of these.
+        assert [receive(kept)["data"] for _ in range(10)] == documents[30:]
         after = trimmed.insert(collection, {})
-        assert receive(ws)["data"] == after
-    with trimmed.connect(collection, query=f"since={seq - 10}") as ws:
-        ready(ws)
-        assert [receive(ws)["data"] for _ in range(11)] == [*documents[30:], after]
+        assert receive(expired)["data"] == receive(kept)["data"] == after
     before = (head(trimmed), seq - 9 + 1)
     wait_until(lambda: (head(trimmed), oldest(trimmed)) == before, 10)
     assert trimmed.stop() == 0
@@ -302,8 +298,8 @@ def test_a_cursor_older_than_the_log_is_a_gap_and_the_oldest_kept_is_not(
 # --- restarts ------------------------------------------------------------------------------------
 
 
-def test_a_cursor_outlives_a_restart_and_a_kill(start_server: StartServer, collection: str) -> None:
-    """Every acknowledged write before and after is seen once, in order, by one client that resumes."""
+def test_cursor_survives_a_restart_and_a_kill(start_server: StartServer, collection: str) -> None:
+    """One client that resumes sees every acknowledged write before and after, once and in order."""
     server = start_server()
     seen: list[dict[str, Any]] = []
     since = "0"

@@ -1,5 +1,5 @@
-"""The decoder of clients' frames: what wsproto sends comes out as it went in, however it is cut;
-what breaks RFC 6455 is refused with its code, after what came before it, by its header if possible."""
+"""The decoder of clients' frames: wsproto's frames come out unchanged, however they are cut. A frame that
+breaks RFC 6455 is refused with its code, after the frames before it, and by its header if possible."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ MAX = 65_536
 
 
 def decode(decoder: FrameDecoder, data: bytes, cuts: list[int]) -> tuple[list[Frame], int | None]:
-    """Feed `data` cut at these places, as its owner does; the frames, and the code of the error at the end."""
+    """Feed `data` cut at these places, as the connection does; returns the frames and the final error's
+    code."""
     places = sorted({min(cut, len(data)) for cut in cuts} | {0, len(data)})
     frames: list[Frame] = []
     for start, end in pairwise(places):
@@ -54,7 +55,7 @@ cuts = st.lists(st.integers(0, 3000), max_size=20)
 
 
 @given(st.lists(messages, max_size=6), st.none() | st.sampled_from([1000, 1001, 3000, 4999]), cuts)
-def test_what_wsproto_sends_is_decoded_however_it_is_cut(
+def test_wsprotos_frames_are_decoded_however_they_are_cut(
     sent: list[tuple[str, list[str] | bytes]], close: int | None, cuts: list[int]
 ) -> None:
     client = Connection(ConnectionType.CLIENT)
@@ -82,7 +83,7 @@ def test_what_wsproto_sends_is_decoded_however_it_is_cut(
 @pytest.mark.parametrize("kind", BAD)
 @given(cuts=st.lists(st.integers(0, 30), max_size=8))
 @settings(max_examples=10)
-def test_a_bad_frame_is_refused_with_its_code_after_what_came_before(kind: str, cuts: list[int]) -> None:
+def test_bad_frame_is_refused_with_its_code_after_the_frames_before(kind: str, cuts: list[int]) -> None:
     code, bad = BAD[kind]
     before = frame(TEXT, b"{}") + frame(PING, b"x")
     frames, error = decode(FrameDecoder(MAX), before + bad, cuts)
@@ -91,12 +92,12 @@ def test_a_bad_frame_is_refused_with_its_code_after_what_came_before(kind: str, 
 
 
 @pytest.mark.parametrize("length", [MAX + 1, 1 << 20, (1 << 63) - 1])
-def test_a_frame_too_large_is_refused_by_its_header_alone(length: int) -> None:
+def test_large_frame_is_refused_by_its_header_alone(length: int) -> None:
     header = b"\x81\xff" + length.to_bytes(8, "big")
     assert decode(FrameDecoder(MAX), header, []) == ([], 1009)
 
 
-def test_a_message_too_large_in_fragments_is_refused_by_the_header_of_the_last() -> None:
+def test_large_fragmented_message_is_refused_by_the_last_header() -> None:
     decoder = FrameDecoder(MAX)
     assert decode(decoder, frame(TEXT, b"x" * 60_000, fin=False), []) == ([], None)
     assert decode(decoder, frame(PING, b"x" * 125), []) == ([Frame(Opcode.PING, b"x" * 125)], None)
@@ -113,7 +114,7 @@ def test_any_mask_is_undone(mask: bytes, size: int) -> None:
 
 
 @given(st.binary(max_size=300), cuts)
-def test_no_bytes_raise_anything_else(data: bytes, cuts: list[int]) -> None:
+def test_no_input_raises_other_errors(data: bytes, cuts: list[int]) -> None:
     frames, error = decode(FrameDecoder(100), data, cuts)
     assert all(len(found.payload) <= 125 for found in frames)
     assert error in (None, 1002, 1003, 1007, 1009)
@@ -122,23 +123,23 @@ def test_no_bytes_raise_anything_else(data: bytes, cuts: list[int]) -> None:
 
 
 @pytest.mark.parametrize("code", [1000, 1003, 1007, 1011, 1014, 3000, 4999])
-def test_a_close_s_code_is_read(code: int) -> None:
+def test_close_code_is_read(code: int) -> None:
     (found,), error = decode(FrameDecoder(MAX), frame(CLOSE, code.to_bytes(2, "big")), [])
     assert (found.close_code(), error) == (code, None)
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65_535])
-def test_a_close_with_a_code_that_may_not_be_sent_is_refused(code: int) -> None:
+def test_close_with_a_forbidden_code_is_refused(code: int) -> None:
     assert decode(FrameDecoder(MAX), frame(CLOSE, code.to_bytes(2, "big")), []) == ([], 1002)
 
 
-def test_a_close_without_a_code_is_1005_and_answered_with_an_empty_one() -> None:
+def test_close_without_a_code_is_1005_and_gets_an_empty_close() -> None:
     (found,), _ = decode(FrameDecoder(MAX), frame(CLOSE), [])
     assert found.close_code() == 1005
     assert close_frame(1005) == b"\x88\x00"
 
 
-def test_pongs_and_closes_are_read_back_by_wsproto() -> None:
+def test_wsproto_reads_our_pongs_and_closes() -> None:
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(pong_frame(b"x" * 125) + close_frame(4401, "token expired"))
     assert list(client.events()) == [
@@ -147,19 +148,20 @@ def test_pongs_and_closes_are_read_back_by_wsproto() -> None:
     ]
 
 
-def test_binary_is_refused_at_once_whatever_else_it_is() -> None:
+def test_binary_is_refused_at_once() -> None:
     assert decode(FrameDecoder(MAX), frame(BINARY, b"x" * 100_000)[:2], []) == ([], 1003)
     assert decode(FrameDecoder(MAX), frame(PONG) + frame(BINARY, fin=False), [])[1] == 1003
 
 
-def test_neither_fragments_nor_pieces_copy_what_came_before() -> None:
-    """A megabyte of a message or of a frame is there: how much more is taken while nearly nothing comes."""
+def test_fragments_and_pieces_do_not_copy_earlier_input() -> None:
+    """The buffer holds a megabyte of a message or of a frame. This counts the memory for a little more
+    input."""
     begun = FrameDecoder(1 << 24)
     begun.feed(frame(TEXT, b"x" * 1_000_000, fin=False))
     half = FrameDecoder(1 << 24)
     half.feed(frame(TEXT, b"x" * 2_000_000)[:1_000_000])
     for decoder, piece in ((begun, frame(0, b"y", fin=False)), (half, b"x")):
-        decoder.feed(piece)  # whatever room is taken ahead
+        decoder.feed(piece)  # the buffer may reserve room ahead
         tracemalloc.start()
         try:
             for _ in range(10):

@@ -1,5 +1,5 @@
-"""How a grant ends on a live connection: each end has its close code, comes within about a second, and can be
-prevented only by what ought to prevent it."""
+"""The end of a grant on a live connection: each kind has its close code, comes within about a second, and only
+a valid renewal prevents it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.conftest import Server, receive
 from tests.realtime.raw import Raw, end_of, forge, handshake, open_raw, say
 
 SLACK = 2.5
-"""Seconds beyond the second that is promised, for a busy machine. What the clocks themselves take is in
-`tests/loop/test_wheel.py`, where time is not real."""
+"""Seconds beyond the promised second, for a busy machine. `tests/loop/test_wheel.py` tests the clocks
+themselves, in mock time."""
 
 
-def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, collection: str) -> None:
-    """In each mode; events go on until then, and a renewal that is refused does not prolong."""
+def test_expired_token_closes_its_connections_with_4401(server: Server, collection: str) -> None:
+    """In each mode: events continue until then, and a refused renewal does not extend it."""
     token = forge(server, collection, lifetime=4)
     ends = time.monotonic() + jwt.decode(token, options={"verify_signature": False})["exp"] - time.time()
     sockets: list[ClientConnection] = []
@@ -37,7 +37,7 @@ def test_a_token_that_expires_ends_its_connections_with_4401(server: Server, col
             assert -0.2 <= time.monotonic() - ends < 1 + SLACK
 
 
-def test_renewing_in_time_keeps_the_connection_and_its_events(server: Server, collection: str) -> None:
+def test_renewal_in_time_keeps_the_connection_and_its_events(server: Server, collection: str) -> None:
     token = forge(server, collection, lifetime=3)
     with (
         connect(f"{server.ws_url}/?token={token}", proxy=None) as ws,
@@ -48,17 +48,17 @@ def test_renewing_in_time_keeps_the_connection_and_its_events(server: Server, co
         assert end_of(not_renewed) == 4401  # the first token has ended by now
         document = server.insert(collection, {})
         assert receive(ws)["data"] == document
-        assert end_of(ws) == 4401  # and so does the second in its time
+        assert end_of(ws) == 4401  # later the second one ends, too
 
 
-def test_a_shorter_token_shortens_the_connection(server: Server, collection: str) -> None:
+def test_shorter_token_shortens_the_connection(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         ws.send(json.dumps({"action": "auth", "token": forge(server, collection, lifetime=3)}))
         assert receive(ws)["type"] == "authenticated"
         assert end_of(ws) == 4401
 
 
-def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Server, collection: str) -> None:
+def test_revoked_key_closes_only_its_connections_with_4403(server: Server, collection: str) -> None:
     created = server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=created['key'])}"
     with connect(url, proxy=None) as ws, server.connect(collection) as other:
@@ -70,7 +70,7 @@ def test_a_revoked_key_ends_its_connections_with_4403_and_no_others(server: Serv
         assert receive(other)["data"] == document
 
 
-def test_a_connection_is_held_to_the_key_of_its_latest_token(server: Server, collection: str) -> None:
+def test_connection_depends_on_the_key_of_its_latest_token(server: Server, collection: str) -> None:
     old, new = server.new_key(), server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=old['key'])}"
     with connect(url, proxy=None) as ws:
@@ -85,7 +85,7 @@ def test_a_connection_is_held_to_the_key_of_its_latest_token(server: Server, col
         assert end_of(ws) == 4403
 
 
-def test_a_lost_plan_ends_the_database_s_connections_with_4403(server: Server, collection: str) -> None:
+def test_lost_plan_closes_the_databases_connections_with_4403(server: Server, collection: str) -> None:
     server.cli("databases", "create", collection, "--plan", "team")
     key = server.new_key(collection)["key"]
     url = f"{server.ws_url}/?token={server.token(collection, key=key)}"
@@ -101,14 +101,14 @@ def test_a_lost_plan_ends_the_database_s_connections_with_4403(server: Server, c
         assert receive(other)["data"] == document
 
 
-def test_a_client_s_own_close_is_answered_with_its_code(server: Server, collection: str) -> None:
+def test_clients_own_close_gets_its_code_back(server: Server, collection: str) -> None:
     with open_raw(server, collection) as raw:
         raw.send(b"\x88\x82\0\0\0\0" + (3000).to_bytes(2, "big"))
         assert raw.close_code() == 3000
 
 
-def test_a_slow_reader_s_expiry_does_not_wait_for_it(server: Server, collection: str) -> None:
-    """The connection is freed even though the peer never reads the close frame."""
+def test_slow_readers_expiry_does_not_wait_for_it(server: Server, collection: str) -> None:
+    """The connection is freed although the peer never reads the close frame."""
     token = forge(server, collection, lifetime=3)
     with Raw(server, receive_buffer=4096) as raw:
         raw.send(handshake(server, f"/?token={token}"))
@@ -117,7 +117,7 @@ def test_a_slow_reader_s_expiry_does_not_wait_for_it(server: Server, collection:
             server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 20_000}] * 50)
         raw.socket.settimeout(0.25)
         deadline = time.monotonic() + 15
-        while time.monotonic() < deadline:  # the server's end is gone when sending is answered with a reset
+        while time.monotonic() < deadline:  # a reset in response to a send shows that the server has closed
             try:
                 raw.send(say(action="ping"))
             except ConnectionError:

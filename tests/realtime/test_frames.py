@@ -1,4 +1,4 @@
-"""Frames: what we send is what RFC 6455 says, at every boundary of the length encoding."""
+"""Frames: ours follow RFC 6455 at every boundary of the length encoding."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SIZES = [0, 1, 125, 126, 127, 4095, 4096, 4097, 65_535, 65_536, 65_537, 1_000_00
 
 
 def texts(data: bytes) -> list[str]:
-    """What a client of another make (wsproto) reads: whole messages, each in one frame."""
+    """The messages that an independent client (wsproto) reads, each whole and in one frame."""
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(data)
     found = []
@@ -40,14 +40,14 @@ def texts(data: bytes) -> list[str]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_frame_of_any_size_is_read_back_by_wsproto(size: int) -> None:
+def test_wsproto_reads_frames_of_any_size(size: int) -> None:
     payload = b"x" * size
     assert texts(text_frame(payload)) == ["x" * size]
     head = {True: 2, False: 4 if size < 65_536 else 10}[size < 126]
     assert len(text_frame(payload)) == size + head
 
 
-def test_frames_joined_are_the_frames_one_after_the_other() -> None:
+def test_joined_frames_equal_single_frames() -> None:
     payloads = [b"x" * size for size in SIZES]
     assert text_frames(payloads) == b"".join(map(text_frame, payloads))
     assert texts(text_frames(payloads)) == ["x" * size for size in SIZES]
@@ -55,11 +55,11 @@ def test_frames_joined_are_the_frames_one_after_the_other() -> None:
 
 
 @given(st.lists(st.text(max_size=300), max_size=10))
-def test_any_text_goes_through(values: list[str]) -> None:
+def test_any_text_passes(values: list[str]) -> None:
     assert texts(text_frames([value.encode() for value in values])) == values
 
 
-def test_a_ping_is_a_ping() -> None:
+def test_ping_frame_is_a_ping() -> None:
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(ping_frame())
     assert list(client.events()) == [Ping(payload=bytearray())]
@@ -68,7 +68,7 @@ def test_a_ping_is_a_ping() -> None:
 CHANGE = Change(1, 42, "update", "messages", "a", '{"text":"é 😀"}'.encode())
 
 
-def test_the_events_have_the_documented_fields_in_both_modes() -> None:
+def test_events_have_the_documented_fields_in_both_modes() -> None:
     assert plain_event(CHANGE).decode() == '{"type":"update","collection":"messages","data":{"text":"é 😀"}}'
     assert cursor_event(CHANGE).decode() == (
         '{"seq":42,"type":"update","collection":"messages","data":{"text":"é 😀"}}'
@@ -76,7 +76,7 @@ def test_the_events_have_the_documented_fields_in_both_modes() -> None:
 
 
 @pytest.mark.parametrize("encoding", [PLAIN, CURSOR], ids=["plain", "cursor"])
-def test_an_encoding_makes_frames_of_events(encoding: Encoding) -> None:
+def test_encoding_turns_events_into_frames(encoding: Encoding) -> None:
     event = encoding.event(CHANGE)
     assert texts(encoding.join([event, event])) == [event.decode()] * 2
 

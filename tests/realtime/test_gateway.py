@@ -1,4 +1,4 @@
-"""Who is let in while something happens to their key, or to the server, in the middle of their handshake."""
+"""Handshakes during which the key is revoked or the server drains."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ HANDSHAKE = (
 
 
 class Hesitant(ByteStream):
-    """Calls something in the middle of the first write."""
+    """Calls a function in the middle of the first write."""
 
     __slots__ = ("before_first_write",)
 
@@ -40,7 +40,7 @@ class Hesitant(ByteStream):
 
 
 async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
-    """What a client gets that connects, shakes hands and hears `act` happen meanwhile, until it is closed."""
+    """The bytes that a client receives if `act` happens during its handshake, up to the close."""
     settings = Settings()
     unused = cast(Any, None)
     services = Services(
@@ -78,7 +78,7 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
     return frames
 
 
-async def test_a_key_that_is_revoked_during_the_handshake_does_not_listen(own_world: World) -> None:
+async def test_key_revoked_during_the_handshake_cannot_listen(own_world: World) -> None:
     async def revoke(gateway: Gateway) -> None:
         admin.revoke_key(own_world.file, "k1")
         await own_world.refresh()
@@ -88,7 +88,7 @@ async def test_a_key_that_is_revoked_during_the_handshake_does_not_listen(own_wo
     assert frames[:4] == b"\x88" + frames[1:2] + (4403).to_bytes(2, "big")
 
 
-async def test_a_drain_that_begins_during_the_handshake_says_1012(own_world: World) -> None:
+async def test_drain_during_the_handshake_closes_with_1012(own_world: World) -> None:
     async def drain(gateway: Gateway) -> None:
         await gateway.drain(5)
 

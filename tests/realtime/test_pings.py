@@ -1,4 +1,5 @@
-"""Pings: who answers stays however idle; who is gone is closed with 4408; who is merely slow is not."""
+"""Pings: a client that responds stays connected, however idle. One that is gone is closed with 4408; a slow one
+is not."""
 
 from __future__ import annotations
 
@@ -22,18 +23,18 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_an_idle_client_that_answers_stays_connected(impatient: Server, collection: str) -> None:
+def test_idle_client_that_responds_stays_connected(impatient: Server, collection: str) -> None:
     with (
         impatient.connect(collection, ping_interval=None) as ws,
         impatient.connect(collection, ping_interval=0.05, ping_timeout=20) as pings_too,
     ):
         with pytest.raises(TimeoutError):
-            ws.recv(timeout=3)  # of nothing: more than a ping and its timeout
+            ws.recv(timeout=3)  # silence for longer than a ping and its timeout
         document = impatient.insert(collection, {})
         assert receive(ws)["data"] == receive(pings_too)["data"] == document
 
 
-def test_who_never_answers_is_pinged_once_and_closed_with_4408(impatient: Server, collection: str) -> None:
+def test_silent_client_is_pinged_once_and_closed_with_4408(impatient: Server, collection: str) -> None:
     with open_raw(impatient, collection) as raw:
         began = time.monotonic()
         assert raw.frame() == (PING, b"")
@@ -41,7 +42,7 @@ def test_who_never_answers_is_pinged_once_and_closed_with_4408(impatient: Server
         assert 1.9 <= time.monotonic() - began + 0.5 < 6
 
 
-def test_any_sign_of_life_is_an_answer(impatient: Server, collection: str) -> None:
+def test_any_input_counts_as_a_pong(impatient: Server, collection: str) -> None:
     with open_raw(impatient, collection) as raw:
         for sign in (
             frame(PONG, b"unasked"),
@@ -56,11 +57,9 @@ def test_any_sign_of_life_is_an_answer(impatient: Server, collection: str) -> No
         assert document in [event.get("data") for event in until(raw.message, document["_id"])]
 
 
-def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_up(
-    impatient: Server, collection: str
-) -> None:
-    """It answers every ping that it gets to see: but the server cannot send one while its events block the way,
-    so that the first one it can answer comes after it has read everything."""
+def test_silent_client_with_unread_events_stays_connected(impatient: Server, collection: str) -> None:
+    """It responds to every ping that it reads, but unread events block the server's pings. So the first ping
+    that it can read comes after all events."""
     with (
         open_raw(impatient, collection, receive_buffer=4096) as plain,
         open_raw(impatient, collection, query="since=now", receive_buffer=4096) as cursor,
@@ -68,7 +67,7 @@ def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_u
     ):
         assert cursor.message()["type"] == "ready"
         ids = pour(impatient, collection, 1)
-        with pytest.raises(TimeoutError):  # time passes, and the server goes on pinging
+        with pytest.raises(TimeoutError):  # gives the server time to ping again
             other.recv(timeout=3)
         for raw in (plain, cursor):
             assert [event["data"]["_id"] for event in until(raw.message, ids[-1])] == ids
@@ -79,10 +78,8 @@ def test_who_is_silent_with_unread_events_is_slow_and_stays_when_it_has_caught_u
                 raw.send(frame(PONG))
 
 
-def test_who_has_caught_up_has_the_whole_timeout_to_answer_the_ping(
-    start_server: StartServer, collection: str
-) -> None:
-    """The ping lies in the kernel's buffers behind what is unread; only from then on can it be answered."""
+def test_client_that_caught_up_has_the_whole_ping_timeout(start_server: StartServer, collection: str) -> None:
+    """The ping is in the kernel's buffers behind unread events; the client can respond only after those."""
     server = start_server("--ping-interval", "0.5", "--ping-timeout", "3")
     with open_raw(server, collection, receive_buffer=4096) as raw, server.connect("x") as other:
         document = server.insert(collection, {"pad": "x" * 60_000})
@@ -106,8 +103,8 @@ with connect(sys.argv[1], proxy=None, ping_interval=None) as ws:
 """
 
 
-def test_a_stopped_process_with_nothing_unread_is_gone(impatient: Server, collection: str) -> None:
-    """Its kernel goes on acknowledging everything; only the missing pong tells."""
+def test_stopped_process_with_nothing_unread_is_closed(impatient: Server, collection: str) -> None:
+    """Its kernel still acknowledges everything; only the pong is missing."""
     url = f"{impatient.ws_url}/?token={impatient.token(collection)}"
     process = subprocess.Popen(
         [sys.executable, "-c", CLIENT, url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -127,7 +124,7 @@ def test_a_stopped_process_with_nothing_unread_is_gone(impatient: Server, collec
 
 
 def connections(server: Server, pid: int) -> int:
-    """How many TCP connections the process has to the server that are established on both sides."""
+    """The number of the process's TCP connections to the server that are established on both sides."""
     with open(f"/proc/{pid}/net/tcp") as table:
         rows = [line.split() for line in table][1:]
     port = f":{server.port:04X}"
@@ -135,7 +132,7 @@ def connections(server: Server, pid: int) -> int:
     return len(mine & {row[2] for row in rows if row[1].endswith(port) and row[3] == "01"})
 
 
-def test_a_client_that_hung_up_without_a_word_is_forgotten(impatient: Server, collection: str) -> None:
+def test_client_that_hung_up_silently_is_forgotten(impatient: Server, collection: str) -> None:
     raws = [open_raw(impatient, collection) for _ in range(5)]
     for raw in raws:
         raw.drop()
@@ -144,7 +141,7 @@ def test_a_client_that_hung_up_without_a_word_is_forgotten(impatient: Server, co
         assert receive(ws)["data"] == document
 
 
-def test_a_client_s_pings_are_answered_with_their_payload(impatient: Server, collection: str) -> None:
+def test_clients_pings_get_their_payload_back(impatient: Server, collection: str) -> None:
     with open_raw(impatient, collection) as raw:
         for payload in (b"", b"x", b"y" * 125):
             raw.send(frame(PING, payload))

@@ -1,5 +1,5 @@
-"""Plain mode: events of exactly the documented shape, of exactly the collections that were asked for and
-allowed, after the commit and in commit order, to everyone."""
+"""Plain mode: every subscriber gets events of exactly the documented shape, from exactly the requested and
+allowed collections, after the commit and in commit order."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from websockets.sync.client import connect
 
-from tests.conftest import Server, need, receive, wait_until
+from tests.conftest import Server, receive, wait_until
 from tests.realtime.raw import Raw, Writers, forge, handshake
+from tests.web.tools import current_node
 
 pytestmark = pytest.mark.executable
 
@@ -28,14 +29,14 @@ def test_every_write_is_one_event_of_the_documented_shape(server: Server, collec
         assert receive(ws) == {"type": "delete", "collection": collection, "data": patched}
 
 
-def test_a_replacement_is_an_insert_or_an_update(server: Server, collection: str) -> None:
+def test_replacement_is_an_insert_or_an_update(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         for expected in ("insert", "update"):
             document = server.request("PUT", f"/{collection}/docs/one", json={"is": expected}).json()
             assert receive(ws) == {"type": expected, "collection": collection, "data": document}
 
 
-def test_the_text_of_an_event_survives_whatever_a_document_holds(server: Server, collection: str) -> None:
+def test_event_carries_any_document_unchanged(server: Server, collection: str) -> None:
     awkward = {
         "text": 'line\nbreak "quoted" \\ \u2028 \x1f é 😀',
         "empty": {},
@@ -48,7 +49,7 @@ def test_the_text_of_an_event_survives_whatever_a_document_holds(server: Server,
         assert awkward.items() <= document.items()
 
 
-def test_events_come_only_from_the_collections_of_the_token(server: Server, collection: str) -> None:
+def test_events_come_only_from_the_tokens_collections(server: Server, collection: str) -> None:
     with server.connect(collection, f"{collection}_b") as ws:
         server.insert(f"{collection}_other", {})
         server.insert(f"{collection}_b", {})
@@ -64,7 +65,7 @@ def test_collections_in_the_query_narrow_the_subscription(server: Server, collec
         assert [receive(ws)["collection"] for _ in range(2)] == [names[0], names[2]]
 
 
-def test_a_wildcard_token_gets_every_collection_of_its_database(server: Server, collection: str) -> None:
+def test_wildcard_token_gets_every_collection_of_its_database(server: Server, collection: str) -> None:
     with server.connect("*") as everything, server.connect("*", query=f"collections={collection}_b") as one:
         server.insert(f"{collection}_a", {})
         server.insert(f"{collection}_b", {})
@@ -72,7 +73,7 @@ def test_a_wildcard_token_gets_every_collection_of_its_database(server: Server, 
         assert receive(one)["collection"] == f"{collection}_b"
 
 
-def test_the_writes_of_another_database_never_arrive(server: Server, collection: str) -> None:
+def test_writes_of_another_database_never_arrive(server: Server, collection: str) -> None:
     server.cli("databases", "create", collection, "--plan", "pro")
     other = server.new_key(collection)["key"]
     with (
@@ -89,7 +90,7 @@ def test_the_writes_of_another_database_never_arrive(server: Server, collection:
 
 @pytest.mark.parametrize("path", ["/", "/realtime"])
 @pytest.mark.parametrize("way", ["query", "header", "subprotocol", "subprotocols"])
-def test_a_token_may_come_in_each_documented_way(server: Server, collection: str, path: str, way: str) -> None:
+def test_token_can_come_in_each_documented_way(server: Server, collection: str, path: str, way: str) -> None:
     token = server.token(collection)
     url = server.ws_url + path
     more: dict[str, Any] = {
@@ -106,7 +107,7 @@ def test_a_token_may_come_in_each_documented_way(server: Server, collection: str
         assert receive(ws)["data"] == document
 
 
-def test_two_lines_of_subprotocols_are_as_good_as_one(server: Server, collection: str) -> None:
+def test_two_subprotocol_headers_equal_one(server: Server, collection: str) -> None:
     lines = ("Sec-WebSocket-Protocol: paperdb.v1", f"Sec-WebSocket-Protocol: bearer.{server.token(collection)}")
     with Raw(server) as raw:
         raw.send(handshake(server, "/", *lines))
@@ -133,13 +134,13 @@ def test_many_subscribers_get_the_same_events_in_commit_order(server: Server, co
     in_commit_order = [document["_id"] for document in listed]
     assert sorted(in_commit_order) == sorted([*(d["_id"] for d in writers.acknowledged), end])
     assert all(stream == in_commit_order for stream in streams)
-    for writer in range(4):  # and nobody's own writes overtook each other
+    for writer in range(4):  # and each writer's own writes are in order
         own = [document["n"] for document in listed if document.get("writer") == writer]
         assert own == sorted(own)
 
 
-def test_an_event_is_never_ahead_of_its_write(server: Server, collection: str) -> None:
-    """Whoever sees the event can read the document: the commit comes before the event."""
+def test_event_never_precedes_its_commit(server: Server, collection: str) -> None:
+    """A client that sees the event can read the document, because the commit comes before the event."""
     with server.connect(collection) as ws:
         thread = threading.Thread(target=lambda: [server.insert(collection, {"n": n}) for n in range(20)])
         thread.start()
@@ -150,9 +151,7 @@ def test_an_event_is_never_ahead_of_its_write(server: Server, collection: str) -
         thread.join()
 
 
-def test_a_bulk_insert_is_one_event_for_each_document_that_was_inserted(
-    server: Server, collection: str
-) -> None:
+def test_bulk_insert_sends_one_event_per_inserted_document(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         good = [{"key": f"k{n}", "n": n} for n in range(300)]
         answer = server.request(
@@ -164,7 +163,7 @@ def test_a_bulk_insert_is_one_event_for_each_document_that_was_inserted(
         assert receive(ws)["data"] == after
 
 
-def test_an_atomic_bulk_that_fails_makes_no_event(server: Server, collection: str) -> None:
+def test_failed_atomic_bulk_sends_no_event(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         answer = server.request("POST", f"/{collection}/bulk?atomic=true", json=[{"key": "a"}, {"key": "a"}])
         assert answer.status_code == 409
@@ -172,7 +171,7 @@ def test_an_atomic_bulk_that_fails_makes_no_event(server: Server, collection: st
         assert receive(ws)["data"] == document
 
 
-def test_dropping_a_collection_is_a_delete_event_for_each_document(server: Server, collection: str) -> None:
+def test_dropping_a_collection_sends_a_delete_event_per_document(server: Server, collection: str) -> None:
     documents = server.request("POST", f"/{collection}/bulk", json=[{"n": n} for n in range(700)]).json()[
         "documents"
     ]
@@ -195,8 +194,8 @@ def test_events_of_every_size_class_of_frame_arrive_whole(server: Server, collec
         assert receive(ws)["data"] == document
 
 
-def test_a_browser_s_client_is_served(server: Server, collection: str) -> None:
-    """Node's built-in WebSocket is undici's, written to the WHATWG's API as browsers are."""
+def test_browser_client_is_served(server: Server, collection: str) -> None:
+    """Node's built-in WebSocket is undici's, which implements the WHATWG's API like browsers."""
     script = """
         const [url, token] = process.argv.slice(1);
         const ws = new WebSocket(url, ["paperdb.v1", `bearer.${token}`]);
@@ -212,9 +211,7 @@ def test_a_browser_s_client_is_served(server: Server, collection: str) -> None:
     """
     process = subprocess.Popen(
         [
-            need("node"),
-            "--experimental-websocket",
-            "--no-warnings",
+            current_node(),
             "-e",
             script,
             server.ws_url,
@@ -240,7 +237,7 @@ def test_a_browser_s_client_is_served(server: Server, collection: str) -> None:
     assert (result["code"], result["wasClean"], result["protocol"]) == (1000, True, "paperdb.v1")
 
 
-def test_a_rotated_signing_secret_does_not_end_live_tokens(server: Server, collection: str) -> None:
+def test_rotation_does_not_end_live_tokens(server: Server, collection: str) -> None:
     before = server.token(collection)
     signed_with_old = forge(server, collection)
     with connect(f"{server.ws_url}/?token={before}", proxy=None) as live:

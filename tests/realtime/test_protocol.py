@@ -1,4 +1,4 @@
-"""The client's messages: what is an action, what is none and why; the replies' text."""
+"""The client's messages: valid actions, invalid ones and the reason; the replies' text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from paperdb_trio.realtime.protocol import Action, BadMessage, CloseCode, error_
         ({"ref": None, "action": "ping"}, Action("ping", "", None)),
     ],
 )
-def test_an_action_is_read(message: dict[str, Any], action: Action) -> None:
+def test_action_is_parsed(message: dict[str, Any], action: Action) -> None:
     assert parse_action(json.dumps(message).encode()) == action
 
 
@@ -48,7 +48,7 @@ def test_an_action_is_read(message: dict[str, Any], action: Action) -> None:
         ('{"action": "ping", "ref": "' + "x" * 129 + '"}', "INVALID_MESSAGE", None),
     ],
 )
-def test_what_is_no_action_is_told_why_with_its_ref_if_it_has_one(text: str, code: str, ref: object) -> None:
+def test_invalid_action_gets_a_reason_and_its_ref(text: str, code: str, ref: object) -> None:
     with pytest.raises(BadMessage) as bad:
         parse_action(text.encode())
     assert (bad.value.error.code, bad.value.ref) == (code, ref)
@@ -64,7 +64,7 @@ def test_what_is_no_action_is_told_why_with_its_ref_if_it_has_one(text: str, cod
         ).map(json.dumps),
     )
 )
-def test_no_text_raises_anything_else_and_every_ref_can_be_echoed(text: str) -> None:
+def test_no_text_raises_other_errors_and_every_ref_can_be_echoed(text: str) -> None:
     try:
         ref = parse_action(text.encode(errors="surrogatepass")).ref
         answer = reply("pong", ref)
@@ -74,7 +74,7 @@ def test_no_text_raises_anything_else_and_every_ref_can_be_echoed(text: str) -> 
     assert json.loads(answer).get("ref") == ref
 
 
-def test_replies_have_a_ref_only_where_one_was_given() -> None:
+def test_replies_have_a_ref_only_if_one_was_sent() -> None:
     assert json.loads(reply("subscribed", collection="a")) == {"type": "subscribed", "collection": "a"}
     assert json.loads(reply("pong", 0)) == {"type": "pong", "ref": 0}
     error = ApiError(403, "NOT_IN_TOKEN", "no")
@@ -86,7 +86,7 @@ def test_replies_have_a_ref_only_where_one_was_given() -> None:
     }
 
 
-def test_the_close_codes_are_the_documented_ones() -> None:
+def test_close_codes_are_the_documented_ones() -> None:
     codes = {code.value for code in CloseCode} - {1000}
     assert codes <= {1001, 1003, 1007, 1009, 1011, 1012, 1013, 4400, 4401, 4403, 4408, 4410}
     assert {1003, 1012, 4400, 4401, 4403, 4408, 4410} <= codes

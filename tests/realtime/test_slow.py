@@ -1,5 +1,5 @@
-"""Slow readers: who does not read loses nothing and holds up nobody; the server's memory stays bounded; only
-the end of the log ends the connection, with 4410."""
+"""Slow readers: a stuck reader loses nothing and holds up no other client. The server's memory stays bounded.
+Only the end of the log closes the connection, with 4410."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.realtime.raw import TEXT, open_raw, pour, running, say, until
 from tests.stress.harness import memory
 
 SMALL = 4096
-"""A receive buffer that the kernel does not let grow: the rest is the server's affair."""
+"""A receive buffer that the kernel does not grow, so that the rest waits in the server."""
 
 
 @pytest.fixture(scope="module", params=[(), ("--tls-self-signed",)], ids=["ws", "wss"])
@@ -24,7 +24,7 @@ def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 
 
 @pytest.mark.parametrize("query", ["", "since=now"], ids=["plain", "cursor"])
-def test_who_does_not_read_gets_everything_later_and_others_get_it_now(
+def test_stuck_reader_gets_everything_later_and_others_get_it_now(
     own: Server, collection: str, query: str
 ) -> None:
     with (
@@ -36,17 +36,15 @@ def test_who_does_not_read_gets_everything_later_and_others_get_it_now(
         ids = pour(own, collection, 6)
         events = [receive(quick) for _ in ids]
         assert [event["data"]["_id"] for event in events] == ids
-        # Nothing was read so far. Now at leisure, and then live again:
+        # Nothing was read so far. Now slowly, and then live again:
         assert [slow.message() for _ in ids] == events
         last = own.insert(collection, {})
         assert slow.message()["data"] == receive(quick)["data"] == last
 
 
 @pytest.mark.parametrize("query", ["", "since=0"], ids=["plain", "cursor"])
-def test_a_reader_that_is_slow_all_the_time_gets_what_the_others_get(
-    own: Server, collection: str, query: str
-) -> None:
-    """It falls behind and catches up again and again, while the writing goes on."""
+def test_slow_reader_gets_the_same_events_as_the_others(own: Server, collection: str, query: str) -> None:
+    """It falls behind and catches up again and again during the writes."""
     with open_raw(own, collection, query=query, receive_buffer=SMALL) as slow:
         if query:
             slow.message()
@@ -59,9 +57,7 @@ def test_a_reader_that_is_slow_all_the_time_gets_what_the_others_get(
         assert seen == ids
 
 
-def test_a_slow_reader_can_still_act_and_its_replies_come_behind_its_events(
-    own: Server, collection: str
-) -> None:
+def test_slow_reader_gets_replies_after_its_events(own: Server, collection: str) -> None:
     other = f"{collection}_b"
     with open_raw(own, collection, other, query=f"collections={collection}", receive_buffer=SMALL) as slow:
         ids = pour(own, collection, 2)
@@ -80,8 +76,8 @@ def test_a_slow_reader_can_still_act_and_its_replies_come_behind_its_events(
         assert slow.message()["data"] == document
 
 
-def test_many_that_do_not_read_cost_bounded_memory(own: Server, collection: str) -> None:
-    """20 sockets times 12 MB of events, of which the server may keep about 1 MiB a socket."""
+def test_many_stuck_readers_cost_bounded_memory(own: Server, collection: str) -> None:
+    """20 sockets times 12 MB of events; the server may keep about 1 MiB per socket."""
 
     def resident() -> int:
         return memory(own.pid) // 2**20
@@ -99,9 +95,7 @@ def test_many_that_do_not_read_cost_bounded_memory(own: Server, collection: str)
             raw.drop()
 
 
-def test_who_falls_behind_the_trimmed_log_is_closed_with_4410(
-    start_server: StartServer, collection: str
-) -> None:
+def test_reader_behind_the_trimmed_log_is_closed_with_4410(start_server: StartServer, collection: str) -> None:
     server = start_server("--retention-count", "10")
     with open_raw(server, collection, query="since=now", receive_buffer=SMALL) as slow:
         assert slow.message()["type"] == "ready"
@@ -112,7 +106,7 @@ def test_who_falls_behind_the_trimmed_log_is_closed_with_4410(
                 head = receive(ws)["seq"]
                 try:
                     message = receive(ws)
-                except ConnectionClosed:  # what it asked for was being trimmed just then
+                except ConnectionClosed:  # a trim was just removing its position
                     return False
                 return bool(message["type"] == "gap" and message["oldest"] == head - 9)
 
@@ -124,6 +118,6 @@ def test_who_falls_behind_the_trimmed_log_is_closed_with_4410(
             if opcode != TEXT:
                 break
             seen.append(re.search(rb'"_id":"([^"]+)"', payload)[1].decode())  # type: ignore[index]
-        assert seen == ids[: len(seen)]  # a prefix: what came was whole and in order
+        assert seen == ids[: len(seen)]  # a prefix: whole and in order
         assert len(seen) < len(ids)
         assert (opcode, payload[:2]) == (8, (4410).to_bytes(2, "big"))

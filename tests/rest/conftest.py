@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.conftest import Server, shared_server
+from tests.rest.documented import check_documented
 
 OF_REQUESTS = ("test_access", "test_changes", "test_documents", "test_etags", "test_hostile")
 
@@ -29,9 +30,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def api(server: Server) -> Iterator[httpx.Client]:
-    """The shared server, asked with its first secret key."""
+    """The shared server, asked with its first secret key. What it responds is in the OpenAPI document."""
     headers = {"Authorization": f"Bearer {server.key}"}
     with httpx.Client(base_url=server.url, headers=headers, timeout=20, trust_env=False) as client:
+        client.event_hooks = {"response": [check_documented]}
         yield client
 
 

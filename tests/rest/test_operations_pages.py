@@ -1,4 +1,4 @@
-"""`/metrics` and `/openapi.json`: what operators and generators read."""
+"""`/metrics`: what operators read."""
 
 from __future__ import annotations
 
@@ -6,19 +6,10 @@ import re
 
 import httpx
 import pytest
-from openapi_spec_validator import validate
 
-from paperdb_trio.rest.routes import ROUTES
-from tests.conftest import Server, StartServer, wait_until
+from tests.conftest import StartServer, wait_until
 
 pytestmark = pytest.mark.executable
-
-
-def test_the_openapi_document_is_valid_and_has_every_route(server: Server) -> None:
-    document = httpx.get(f"{server.url}/openapi.json").json()
-    validate(document)
-    operations = {(method.upper(), path) for path, item in document["paths"].items() for method in item}
-    assert operations == {(route.method, re.sub(r":(\w+)", r"{\1}", route.pattern)) for route in ROUTES}
 
 
 def value(text: str, name: str) -> float:

@@ -303,7 +303,7 @@ def test_a_line_without_end_breaks_off_and_what_came_before_is_kept(data: Path) 
     done = import_text(
         data, *[line({})] * 300, b"x" * 500_000, line({}), options=("--max-document-bytes", "1024")
     )
-    fails_here(done, 10, "broke off", "Line 301")
+    fails_here(done, 10, "stopped", "Line 301")
     assert len(exported(data)) >= 250
 
 

@@ -1,7 +1,7 @@
 """Kill the server with SIGKILL at random moments, many times, while writers write and subscribers listen.
 
-Afterwards every acknowledged write must be there, no unacknowledged one half, and every cursor subscriber
-must have seen every change exactly once in order of seq.
+Afterwards every acknowledged write must exist, no unacknowledged one may be half-written, and every cursor
+subscriber must have seen every change exactly once, in order of seq.
 
     python -m tests.stress.crash --kills 200 --seed 7
 """
@@ -36,7 +36,7 @@ BULK = 5
 
 
 class Writer:
-    """Writes its own documents, one request at a time, and knows what each may be afterwards."""
+    """Writes its own documents, one request at a time, and knows the possible states of each."""
 
     def __init__(self, server: Server, number: int, seed: int) -> None:
         self.server = server
@@ -73,7 +73,7 @@ class Writer:
                 self.sure.update(effects)
 
     def plan(self) -> tuple[str, str, Any, dict[str, int | None]]:
-        """`(method, path, body, effects)` of the next request; documents of unsure fate are left alone."""
+        """`(method, path, body, effects)` of the next request; documents in an unknown state are left alone."""
         living = [id for id, n in self.sure.items() if n is not None]
         dice = self.random.random()
         if dice < 0.45 or not living:
@@ -103,7 +103,7 @@ class Writer:
         for id, possible in self.unsure.items():
             found = documents.get(id, {}).get("n")
             if found not in possible:
-                raise PROMISE(f"{id} is {found}, which nobody wrote (possible: {possible})")
+                raise PROMISE(f"{id} is {found}, which no writer wrote (possible: {possible})")
         for ids in self.bulks:
             touched = [id for id in ids if id in self.unsure]
             there = sum(id in documents for id in touched)
@@ -112,7 +112,7 @@ class Writer:
 
 
 async def plain_listener(server: Server, token: str, counts: dict[str, int]) -> None:
-    """Plain mode promises nothing over a disconnection, but the shape and order while it lasts."""
+    """Plain mode promises nothing across a disconnection, only shape and order while it lasts."""
     while True:
         with suppress(*OFFLINE):
             async with connect(f"{server.ws_url}/?token={token}", proxy=None, close_timeout=1) as ws:
@@ -124,7 +124,7 @@ async def plain_listener(server: Server, token: str, counts: dict[str, int]) -> 
 
 
 async def crash(kills: int, seed: int, writers: int = 12) -> dict[str, int]:
-    """Run it; returns the counts. Raises AssertionError for a broken promise."""
+    """Returns the counts. Raises AssertionError for a broken promise."""
     server = new_server()
     dice = random.Random(seed)
     token = server.token("*", expiresIn=86_400)

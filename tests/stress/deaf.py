@@ -1,8 +1,8 @@
-"""Clients that ask thousands of times for a large document and never read: pipelined, or by HTTP/2 with a
-window of 0, in which the socket itself never blocks.
+"""Clients that request a large document thousands of times and never read: pipelined, or in HTTP/2 with a
+window of 0, where the socket itself never blocks.
 
-The server's memory stays bounded, `write_timeout` ends their connections, what they held is given back, and
-others are served meanwhile.
+The server's memory stays bounded, `write_timeout` closes their connections and frees their memory, and other
+clients are served meanwhile.
 
     python -m tests.stress.deaf --requests 5000 --clients 20
 """
@@ -25,17 +25,17 @@ DOCUMENT_BYTES = 500_000
 MORE_MEMORY = 2**23
 """Beside what is counted for each client."""
 REQUESTS_BYTES = 2**17
-"""Of one connection of HTTP/1.1, what has been read of its requests; the document itself is the cache's."""
+"""Bytes per HTTP/1.1 connection for the requests read; the document itself belongs to the cache."""
 STREAMS = 90
-"""Of one connection; Hypercorn takes 100 at once."""
+"""Per connection; Hypercorn accepts 100 at once."""
 STREAM_BYTES = 80 * 1024
-"""Two pieces of the answer, and the tasks of a stream of HTTP/2."""
+"""Two pieces of the response, and the tasks of an HTTP/2 stream."""
 LOADED = 2**25
-"""Quart and Hypercorn, and what the collector lets lie."""
+"""Quart and Hypercorn, and garbage that is not collected yet."""
 
 
 def deaf_socket(server: Server) -> socket.socket:
-    """A connection whose client has little room for answers."""
+    """A connection whose client has little room for responses."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.connect(("127.0.0.1", server.port))
@@ -44,7 +44,7 @@ def deaf_socket(server: Server) -> socket.socket:
 
 
 async def pour(sock: socket.socket, data: bytes) -> None:
-    """Send until the server ends the connection; `asyncio.timeout` bounds it."""
+    """Send until the server closes the connection; `asyncio.timeout` bounds it."""
     try:
         await asyncio.get_running_loop().sock_sendall(sock, data)
     except ConnectionError:
@@ -52,7 +52,7 @@ async def pour(sock: socket.socket, data: bytes) -> None:
 
 
 def asks_without_window(server: Server, path: str, streams: int) -> bytes:
-    """A connection of HTTP/2 that takes nothing of the answers it asks for."""
+    """An HTTP/2 connection that requests responses and reads none."""
     h2 = begin(window=0)
     for _ in range(streams):
         ask(h2, path, key=server.key)
@@ -60,7 +60,7 @@ def asks_without_window(server: Server, path: str, streams: int) -> bytes:
 
 
 async def deaf(clients: int, requests: int, write_timeout: float, *, http2: bool = False) -> dict[str, Any]:
-    """Run it; returns the figures. Raises AssertionError for a broken promise."""
+    """Returns the figures. Raises AssertionError for a broken promise."""
     server = new_server("--write-timeout", str(write_timeout), "--keep-alive-timeout", str(write_timeout))
     sockets: list[socket.socket] = []
     delays: list[float] = []
@@ -94,7 +94,8 @@ async def deaf(clients: int, requests: int, write_timeout: float, *, http2: bool
         bound = LOADED + clients * STREAMS * STREAM_BYTES if http2 else clients * REQUESTS_BYTES
         if most > MORE_MEMORY + bound:
             raise PROMISE(f"{most:,} bytes more were resident")
-        # What HTTP/2 leaves is free, but malloc keeps it: 32 KiB here and there. The next ones use it again.
+        # HTTP/2's memory is free afterwards, but malloc keeps 32 KiB here and there. The next connections reuse
+        # it.
         kept = await before.is_back(MORE_MEMORY + (bound if http2 else 0))
     finally:
         for sock in sockets:

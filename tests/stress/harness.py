@@ -1,7 +1,7 @@
-"""What the stress programs share: a server that is killed, clients that come back, and their accounts.
+"""Shared by the stress programs: a server that is killed, clients that reconnect, and their records.
 
-Each program is self-checking, prints its counts, takes a seed to replay, and exits with 1 when a promise
-was broken. The clients are `websockets` and httpx on asyncio: none of our own code.
+Each program checks itself, prints its counts, accepts a seed for a replay, and exits with 1 when a promise was
+broken. The clients are `websockets` and httpx on asyncio, not our own code.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def new_server(*options: str) -> Server:
 class Follower:
     """Follows the change log in cursor mode and checks that every seq comes once and in order.
 
-    `documents` is the state of the collection as its events tell it.
+    `documents` is the state of the collection according to its events.
     """
 
     def __init__(self, server: Server, token: str, name: str, *, keep: bool = True, cursor: int = 0) -> None:
@@ -74,7 +74,7 @@ class Follower:
                 self.documents[event["data"]["_id"]] = event["data"]
 
     async def run(self) -> None:
-        """Follow for ever, over any number of disconnections."""
+        """Follow forever, across any number of disconnections."""
         while True:
             with suppress(*OFFLINE):
                 async for text in self.messages():
@@ -115,7 +115,7 @@ class EventSourceFollower(Follower):
 
 
 async def head_of(server: Server, token: str) -> int:
-    """The seq of the last change, as `ready` tells it."""
+    """The seq of the last change, from `ready`."""
     async with connect(f"{server.ws_url}/?token={token}&since=now", proxy=None, close_timeout=1) as ws:
         return int(json.loads(await ws.recv())["seq"])
 
@@ -137,12 +137,12 @@ def memory(pid: int) -> int:
 
 
 def files(pid: int) -> int:
-    """How many files and sockets a process has open."""
+    """The number of a process's open files and sockets."""
     return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 class Footprint:
-    """What a server has open and resident now, to see later whether it is back there."""
+    """A server's open files and resident memory now, for a later check that it has returned to them."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -150,7 +150,8 @@ class Footprint:
         self.memory = memory(server.pid)
 
     async def is_back(self, more: int) -> int:
-        """Files are closed, at most so many bytes are kept, and the server ends well: the bytes kept."""
+        """Files are closed, at most so many bytes are kept, and the server exits with 0; returns the bytes
+        kept."""
         await until(lambda: files(self.server.pid) <= self.files + 1, 10, "the files are closed")
         kept = memory(self.server.pid) - self.memory
         if kept > more:
@@ -161,7 +162,7 @@ class Footprint:
 
 
 async def normal(server: Server, delays: list[float], stop: asyncio.Event) -> None:
-    """Ask over a connection of its own each time, until told to stop."""
+    """Send requests, each over its own connection, until told to stop."""
     async with httpx.AsyncClient(
         timeout=10, verify=server.context or True, headers={"Connection": "close"}
     ) as client:

@@ -1,8 +1,8 @@
-"""Bodies that say much in few bytes, and floods of small frames, one after another, beside a normal client.
+"""Bodies that are slow for their size, and floods of small frames, one after another, beside a normal client.
 
-Millions of arrays, numbers at the ends of what a double holds, digits in thousands, keys, escapes, whitespace;
-frames of HTTP/2 and of WebSockets by the thousand, from many connections at once: each is answered as it should
-be, nobody waits long (the longest wait is printed for each), and memory returns.
+Millions of arrays, numbers near the limits of a double, thousands of digits, keys, escapes, whitespace;
+thousands of HTTP/2 and WebSocket frames from many connections at once. Each gets the right response, no other
+client waits long (the longest wait is printed for each), and memory returns.
 
     python -m tests.stress.heavy --mebibytes 16 --connections 50
 """
@@ -24,12 +24,12 @@ from tests.stress.harness import PROMISE, Footprint, new_server, normal, report
 MEBIBYTE = 2**20
 JSON = {"Content-Type": "application/json"}
 KEPT = 2**27
-"""Bytes that may stay resident: SQLite's caches of pages, and what malloc keeps of the largest. The second and
-the tenth time it is the same."""
+"""Bytes that may stay resident: SQLite's page caches, and what malloc keeps of the largest body. It is the same
+after the second and the tenth run."""
 
 
 def repeated(unit: bytes, size: int, around: bytes = b"[%b]") -> bytes:
-    """An array of so many units that it has `size` bytes."""
+    """An array of units, `size` bytes long."""
     return around % b",".join([unit] * (size // (len(unit) + 1)))
 
 
@@ -60,7 +60,7 @@ def bodies(size: int, document: int) -> Iterator[tuple[str, str, bytes, int]]:
     keys = b"{%b}" % b",".join(b'"%07d":0' % n for n in range(document // 13))
     yield "keys, a document", "docs", keys, 201
     yield "keys, a bulk of documents", "bulk", repeated(keys, size), 200
-    yield "names that are to be unique", "docs", repeated(b'"a"', document // 2, b'{"unique":[%b]}'), 400
+    yield "unique names", "docs", repeated(b'"a"', document // 2, b'{"unique":[%b]}'), 400
     yield "an escaped NUL and arrays", "docs", repeated(b"[]", document // 10, b'{"a":["\\\\u0000",%b]}'), 201
     yield "a number too large, behind zeros", "docs", repeated(b"0", document // 2, b'{"a":[%b,1e309]}'), 400
     yield "broken escapes", "bulk", b"[" + b"\\u" * (size // 2 - 1), 400
@@ -69,11 +69,11 @@ def bodies(size: int, document: int) -> Iterator[tuple[str, str, bytes, int]]:
     tricky = b'{"s":"%b","a":%b}' % (b"\\\\u" * (size // 6), repeated(b"[[[[]]]]", size * 2 // 5))
     yield "escaped backslashes before a u", "docs", tricky, 413
     again = b"{%b}" % b",".join([b'"documents":[]'] * (size // 16))
-    yield "the same name again and again", "bulk", again, 200
+    yield "one name repeated", "bulk", again, 200
 
 
 def floods(token: str) -> Iterator[tuple[str, bytes, bytes]]:
-    """Name, what a connection begins with, and frames."""
+    """Name, the first bytes of a connection, and frames."""
     preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
     def http2(kind: int, stream: int, payload: bytes = b"") -> bytes:
@@ -81,7 +81,7 @@ def floods(token: str) -> Iterator[tuple[str, bytes, bytes]]:
 
     settings = http2(4, 0)
     yield "HTTP/2 settings", preface + settings, settings
-    yield "HTTP/2 frames that nobody knows", preface + settings, http2(99, 0)
+    yield "unknown HTTP/2 frames", preface + settings, http2(99, 0)
     streams = b"".join(http2(2, 2 * n + 1, bytes(5)) for n in range(990))
     yield "HTTP/2 priorities", preface + settings + streams, streams
     yield "HTTP/2 windows", preface + settings, http2(8, 0, (1).to_bytes(4))
@@ -95,7 +95,7 @@ def floods(token: str) -> Iterator[tuple[str, bytes, bytes]]:
 
 
 async def flood(server: Server, hello: bytes, frames: bytes) -> None:
-    """Send 64 KiB of such frames; how the server takes it, and when it has had enough, is its own affair."""
+    """Send 64 KiB of such frames. The server may close the connection at any point."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     with suppress(OSError, TimeoutError):
         writer.write(hello)
@@ -117,7 +117,7 @@ async def beside(server: Server, delays: list[float]) -> AsyncIterator[None]:
 
 
 async def heavy(mebibytes: int, connections: int) -> dict[str, Any]:
-    """Run it; returns the longest waits. Raises AssertionError for a broken promise."""
+    """Returns the longest waits. Raises AssertionError for a broken promise."""
     size = mebibytes * MEBIBYTE
     document = min(MEBIBYTE, size // 8)
     limits = {"--max-body-bytes": size, "--max-document-bytes": document, "--cache-bytes": 0}

@@ -1,7 +1,8 @@
-"""Clients that send a byte a second, stop in the middle of a handshake, or are too many, beside a normal one.
+"""Clients that send a byte per second, stop in the middle of a handshake, or are too many, beside a normal one.
 
-A normal client is served all the time; a head that does not arrive in time is a 408 and the end; connections
-beyond the limit get 503 with Retry-After, and room again once others have left; files and memory return.
+The normal client is served all the time. A head that does not arrive in time gets a 408 and a close.
+Connections beyond the limit get 503 with Retry-After, and are accepted once others have left. Files and memory
+return.
 
     python -m tests.stress.loris --connections 5000
 """
@@ -26,11 +27,11 @@ from tests.stress.harness import PROMISE, Footprint, files, new_server, normal, 
 HEAD = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"x" * 1000
 REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
 PER_CONNECTION = 32 * 1024
-"""Bytes of memory that one unfinished connection may keep in use after its end: Python's free lists."""
+"""Bytes that one unfinished connection may keep in use after its end, in Python's free lists."""
 
 
 async def trickle(server: Server) -> str:
-    """Send a head, one byte a second; the answer's status line, empty for an end without one."""
+    """Send a head, one byte per second; returns the response's status line, empty without one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     answer = asyncio.create_task(reader.readline())
     try:
@@ -81,12 +82,12 @@ async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
 
 
 async def crowd(limit: int, more: int) -> dict[str, Any]:
-    """More connections than there may be. Raises AssertionError for a broken promise."""
+    """More connections than the limit. Raises AssertionError for a broken promise."""
     server = new_server("--max-connections", str(limit), "--max-connections-per-address", "0")
     try:
         before = Footprint(server)
         held = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(limit)]
-        for sock in held:  # all are accepted once each was answered
+        for sock in held:  # all are accepted once each got a response
             sock.sendall(REQUEST.replace(b"Connection: close\r\n", b""))
         for sock in held:
             sock.settimeout(10)
@@ -123,7 +124,7 @@ def hello() -> bytes:
 
 
 async def stop_half_way(server: Server, chance: random.Random, data: bytes) -> None:
-    """Begin a TLS handshake and go: silently, with an end, or with a reset."""
+    """Start a TLS handshake and stop: silently, with a close, or with a reset."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     sock = writer.get_extra_info("socket")
     with suppress(ConnectionError):

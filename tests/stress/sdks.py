@@ -1,12 +1,12 @@
 """Hundreds of subscriptions of both SDKs are dropped at once, and resume, while writes go on.
 
-Each must be given every change of its collection exactly once, in order of seq.
+Each must receive every change of its collection exactly once, in order of seq.
 
     python -m tests.stress.sdks --clients 150 --rate 300 --rounds 3 --seed 7
 
-The clients of one SDK live in one process each, two subscriptions on each client's socket, behind a proxy that
-cuts all of them at once. (`tests.web.soak` and `tests.client.soak` add kills, cuts in mid-frame, and tokens
-that end.)
+The clients of each SDK run in one process, with two subscriptions on each client's socket, behind a proxy that
+cuts all of them at once. (`tests.web.soak` and `tests.client.soak` add kills, cuts in mid-frame, and expiring
+tokens.)
 """
 
 from __future__ import annotations
@@ -29,18 +29,17 @@ import httpx
 import trio
 
 from paperdb_trio import create_client
-from paperdb_trio.web.assets import TARBALL
-from tests.conftest import ENVIRONMENT, Server, need, wait_until
+from tests.conftest import ENVIRONMENT, Server, wait_until
 from tests.stress.harness import new_server
-from tests.web.tools import HERE, OUR_WEBSOCKET, Proxy, npm
+from tests.web.tools import HERE, Proxy, current_node, new_package
 
 COLLECTIONS = 20
 WRITERS = 4
 SECONDS = 90
-"""What anything that is awaited may take."""
+"""Timeout of every wait."""
 
 Given = list[tuple[str, list[Any]]]
-"""For each subscription its collection, and the seqs that it was given."""
+"""For each subscription its collection, and the seqs that it received."""
 
 
 def names(number: int) -> tuple[str, str]:
@@ -56,7 +55,7 @@ class NodeCrowd:
         script.write_bytes((HERE / "storm.mjs").read_bytes())
         options = {"baseUrl": url, "token": token, "clients": clients, "collections": COLLECTIONS}
         self._process = subprocess.Popen(
-            [need("node"), *OUR_WEBSOCKET, str(script), json.dumps(options)],
+            [current_node(), str(script), json.dumps(options)],
             cwd=package,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -89,7 +88,7 @@ class NodeCrowd:
 
 
 class TrioCrowd:
-    """The clients of the Python SDK, in a thread of their own."""
+    """The clients of the Python SDK, in their own thread."""
 
     def __init__(self, url: str, token: str, clients: int) -> None:
         self._url, self._token, self._clients = url, token, clients
@@ -146,7 +145,7 @@ class TrioCrowd:
 
 
 class Load:
-    """Inserts at a rate from a few threads, and keeps the seqs of each collection."""
+    """Inserts at a rate from a few threads, and records the seqs of each collection."""
 
     def __init__(self, server: Server, rate: int, seed: int) -> None:
         self._server, self._pause, self._seed = server, WRITERS / rate, seed
@@ -180,7 +179,7 @@ class Load:
 
 
 def faults(crowds: dict[str, Given], written: dict[str, list[int]]) -> list[str]:
-    """Whoever was not given what was written."""
+    """Subscriptions whose changes differ from the writes."""
     found = []
     for crowd, given in crowds.items():
         for name, seqs in given:
@@ -194,7 +193,7 @@ def faults(crowds: dict[str, Given], written: dict[str, list[int]]) -> list[str]
 
 
 def storm(server: Server, package: Path, clients: int, rate: int, rounds: int, seed: int) -> list[str]:
-    """`clients` of each SDK. Prints the figures; returns what was wrong."""
+    """Run `clients` clients of each SDK. Prints the figures; returns the faults."""
     token = server.token(*(f"c{n}" for n in range(COLLECTIONS)), expiresIn=86_400)
     load = Load(server, rate, seed)
     chance = random.Random(seed)
@@ -221,7 +220,7 @@ def storm(server: Server, package: Path, clients: int, rate: int, rounds: int, s
         try:
             wait_until(lambda: not faults(all_given(), written), 20)
         except AssertionError:
-            pass  # told below
+            pass  # reported below
         given = all_given()
         resumed = len(proxy.sockets) - connected
     found = faults(given, written) + load.failures
@@ -243,7 +242,7 @@ def main() -> None:
     server = new_server()
     with tempfile.TemporaryDirectory() as folder:
         try:
-            npm(Path(folder), "install", server.url + TARBALL)
+            new_package(Path(folder), server.url)
             found = storm(server, Path(folder), o.clients, o.rate, o.rounds, o.seed)
         finally:
             server.kill()

@@ -1,6 +1,6 @@
-"""Readers that read slowly, or never, beside fast ones: what they cost the server, and the fast ones.
+"""Readers that read slowly, or never, beside fast ones: their cost for the server and for the fast ones.
 
-No reader may be disconnected for being slow; none may cost over 1 MiB; a slow one that begins to read gets
+No reader may be disconnected for being slow, or cost over 1 MiB. A stuck one that starts to read gets
 everything, once and in order.
 
     python -m tests.stress.slow --stuck 1000 --seconds 20
@@ -31,7 +31,7 @@ TEXT = "x" * 1000
 
 
 def stuck_socket(server: Server, token: str, receive_buffer: int = 4096) -> socket.socket:
-    """A WebSocket in cursor mode whose client has not read anything but the answer to its handshake."""
+    """A WebSocket in cursor mode whose client has read only the response to its handshake."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(("127.0.0.1", server.port))
@@ -50,7 +50,7 @@ def stuck_socket(server: Server, token: str, receive_buffer: int = 4096) -> sock
 
 
 class FrameReader:
-    """Parses server frames from bytes as they come; answers pings not at all."""
+    """Parses server frames incrementally; never responds to pings."""
 
     def __init__(self) -> None:
         self.buffer = b""
@@ -76,7 +76,7 @@ class FrameReader:
 
 
 async def trickle(sock: socket.socket, rate: int, reader: FrameReader, seqs: list[int]) -> None:
-    """Read `rate` bytes a second."""
+    """Read `rate` bytes per second."""
     loop = asyncio.get_running_loop()
     while True:
         data = await loop.sock_recv(sock, max(1, rate // 10))
@@ -108,7 +108,7 @@ async def fast_reader(server: Server, token: str, delays: list[float]) -> None:
 
 
 async def measure(server: Server, token: str, seconds: float, rate: int) -> tuple[int, list[float]]:
-    """Write for some time beside ten fast readers; returns the writes and the readers' delays."""
+    """Write for a while beside ten fast readers; returns the writes and the readers' delays."""
     delays: list[float] = []
     readers = [asyncio.create_task(fast_reader(server, token, delays)) for _ in range(10)]
     await asyncio.sleep(0.5)
@@ -123,7 +123,7 @@ async def measure(server: Server, token: str, seconds: float, rate: int) -> tupl
 
 
 async def slow(stuck: int, seconds: float, rate: int) -> dict[str, Any]:
-    """Run it; returns the figures. Raises AssertionError for a broken promise."""
+    """Returns the figures. Raises AssertionError for a broken promise."""
     server = new_server("--ping-interval", "5", "--ping-timeout", "5")
     token = server.token(COLLECTION, expiresIn=86_400)
     sockets = []
@@ -146,7 +146,7 @@ async def slow(stuck: int, seconds: float, rate: int) -> dict[str, Any]:
                 trickler.result()
             trickler.cancel()
         await asyncio.gather(*tricklers, return_exceptions=True)
-        # One that never read begins to: everything is there.
+        # One that never read starts to: everything is there.
         seqs: list[int] = []
         if stuck:
             reader, deadline = FrameReader(), time.monotonic() + 60

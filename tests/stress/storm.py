@@ -26,7 +26,7 @@ COLLECTIONS = 100
 
 
 class Subscriber:
-    """Follows one collection from a cursor, and keeps the seqs that it has seen."""
+    """Follows one collection from a cursor, and records the seqs that it has seen."""
 
     def __init__(self, server: Server, token: str, collection: str, cursor: int) -> None:
         self.server, self.token, self.collection = server, token, collection
@@ -53,14 +53,14 @@ class Subscriber:
             self.resumes += 1
 
     def drop(self) -> None:
-        """Cut the connection without a word."""
+        """Cut the connection silently."""
         if self.connection is not None:
             self.connection.transport.abort()
             self.connection = None
 
 
 class Load:
-    """Inserts at a rate, over a few connections, and keeps the seq of each by collection."""
+    """Inserts at a rate over a few connections, and records the seqs by collection."""
 
     def __init__(self, server: Server, rate: int) -> None:
         self.server, self.rate = server, rate
@@ -90,12 +90,12 @@ class Load:
 
 
 async def storm(subscribers: int, rate: int, rounds: int, seed: int) -> dict[str, Any]:
-    """Run it; returns the counts. Raises AssertionError for a broken promise."""
+    """Returns the counts. Raises AssertionError for a broken promise."""
     server = new_server()
     dice = random.Random(seed)
     token = server.token("*", expiresIn=86_400)
     load = Load(server, rate)
-    # A past to resume from.
+    # Older changes to resume from.
     for n in range(COLLECTIONS):
         documents = [{"past": i} for i in range(50)]
         server.request("POST", f"/c{n}/bulk", json=documents)

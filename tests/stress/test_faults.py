@@ -1,7 +1,8 @@
-"""A disk that is full, and one that fails: writes are refused clearly, the rest goes on, nothing is half there.
+"""A full disk, and a failing one: writes are refused clearly, everything else continues, nothing is
+half-written.
 
-The faults are real: a file system of a few MiB, and a limit on the size of files that makes the kernel refuse
-a write in the middle of a commit.
+The faults are real: a file system of a few MiB, and a file size limit that makes the kernel refuse a write in
+the middle of a commit.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def documents(server: Server, collection: str) -> int:
     return int(server.request("GET", f"/{collection}/count").json()["count"])
 
 
-def test_a_full_disk_refuses_writes_with_507_while_reads_and_sockets_go_on(
+def test_full_disk_refuses_writes_with_507_while_reads_and_sockets_continue(
     small_disk: Path, start_server: StartServer
 ) -> None:
     server = start_server(data=small_disk / "data")
@@ -35,7 +36,7 @@ def test_a_full_disk_refuses_writes_with_507_while_reads_and_sockets_go_on(
         fill(filler)
         answer = None
         kept = 1
-        for _ in range(400):  # what SQLite had reserved may still take some
+        for _ in range(400):  # SQLite's reserved space may still hold some
             answer = server.request("POST", "/c/docs", json={"text": "x" * 20_000})
             if answer.status_code != 201:
                 break
@@ -58,7 +59,7 @@ def test_a_full_disk_refuses_writes_with_507_while_reads_and_sockets_go_on(
     assert documents(server, "c") == kept + 1
 
 
-def test_an_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: StartServer) -> None:
+def test_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"n": 0})
     wal = next(server.data.glob("*-wal")).stat().st_size
@@ -77,7 +78,7 @@ def test_an_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server:
     assert documents(server, "c") == 2
 
 
-def test_a_file_that_is_damaged_while_serving_ends_the_process_rather_than_lie(
+def test_file_damaged_while_serving_ends_the_process(
     start_server: StartServer,
 ) -> None:
     server = start_server()
@@ -96,7 +97,7 @@ def test_a_file_that_is_damaged_while_serving_ends_the_process_rather_than_lie(
     assert server.process.returncode not in (0, None)
 
 
-def test_a_damaged_file_is_refused_at_start_in_one_line(start_server: StartServer) -> None:
+def test_damaged_file_is_refused_at_start_in_one_line(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"n": 1})
     server.stop()
@@ -147,7 +148,7 @@ def assert_gone(server: Server, acknowledged: int) -> None:
         for method, path, body in writes:
             answer = server.request(method, path, json=body)
             assert (answer.status_code, answer.json()["code"]) == (503, "STORAGE_GONE")
-    with server.connect("c", query=f"since={acknowledged}") as ws:  # nothing is published of them
+    with server.connect("c", query=f"since={acknowledged}") as ws:  # none of them is published
         assert receive(ws) == {"type": "ready", "seq": acknowledged}
     assert server.process.poll() is None
     assert server.stop() == 0
@@ -155,7 +156,7 @@ def assert_gone(server: Server, acknowledged: int) -> None:
 
 
 @pytest.mark.parametrize("how", GONE)
-def test_writes_are_refused_once_the_file_is_not_where_it_was(start_server: StartServer, how: str) -> None:
+def test_writes_are_refused_once_the_file_is_gone(start_server: StartServer, how: str) -> None:
     server = start_server()
     server.insert("c", {"key": "a"})
     assert ready(server) == (200, None)
@@ -173,9 +174,7 @@ def test_writes_are_refused_once_the_disk_is_unmounted(small_disk: Path, start_s
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", str(small_disk)], check=True)  # for its fixture
 
 
-def test_a_directory_that_has_become_read_only_is_not_ready(
-    small_disk: Path, start_server: StartServer
-) -> None:
+def test_read_only_directory_is_not_ready(small_disk: Path, start_server: StartServer) -> None:
     need("mount")
     server = start_server(data=small_disk)
     assert ready(server) == (200, None)

@@ -1,4 +1,4 @@
-"""The storm of SDK subscriptions, short; the long version is `just storm-sdks`."""
+"""A short storm of SDK subscriptions; the long version is `just storm-sdks`."""
 
 from __future__ import annotations
 

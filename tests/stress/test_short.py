@@ -1,4 +1,5 @@
-"""The stress programs, short: `just crash`, `storm`, `slow`, `loris`, `deaf`, `heavy` are the long versions."""
+"""Short runs of the stress programs; `just crash`, `storm`, `slow`, `loris`, `deaf`, `heavy` are the long
+ones."""
 
 from __future__ import annotations
 
@@ -13,34 +14,34 @@ from tests.stress.slow import slow
 from tests.stress.storm import storm
 
 
-def test_nothing_acknowledged_is_lost_and_nothing_comes_twice_when_the_server_is_killed() -> None:
+def test_kills_lose_no_acknowledged_write_and_repeat_no_event() -> None:
     assert report(crash(kills=6, seed=1), 1) == 0
 
 
-def test_a_storm_of_resuming_subscribers_misses_and_repeats_nothing() -> None:
+def test_storm_of_resuming_subscribers_misses_and_repeats_nothing() -> None:
     assert report(storm(subscribers=200, rate=100, rounds=2, seed=1), 1) == 0
 
 
-def test_readers_that_do_not_read_are_kept_and_cost_little_and_get_everything_later() -> None:
+def test_stuck_readers_cost_little_and_get_everything_later() -> None:
     assert report(slow(stuck=100, seconds=3, rate=300), 1) == 0
 
 
-def test_heads_of_a_byte_a_second_end_with_408_and_keep_nobody_waiting() -> None:
+def test_slow_heads_get_408_and_delay_no_other_client() -> None:
     assert report(loris(connections=200, head_timeout=1), 1) == 0
 
 
-def test_connections_beyond_the_limit_are_refused_and_then_there_is_room_again() -> None:
+def test_connections_beyond_the_limit_are_refused_until_there_is_room() -> None:
     assert report(crowd(limit=20, more=20), 1) == 0
 
 
-def test_handshakes_that_stop_half_way_leave_nothing_behind() -> None:
+def test_unfinished_handshakes_leave_nothing_behind() -> None:
     assert report(handshakes(connections=100, head_timeout=0.5, seed=1), 1) == 0
 
 
 @pytest.mark.parametrize("http2", [False, True], ids=["1.1", "2"])
-def test_a_client_that_never_reads_its_answers_is_ended_and_costs_little(http2: bool) -> None:
+def test_client_that_never_reads_is_closed_and_costs_little(http2: bool) -> None:
     assert report(deaf(clients=5, requests=2000, write_timeout=1, http2=http2), 1) == 0
 
 
-def test_what_says_much_in_few_bytes_is_answered_and_memory_returns() -> None:
+def test_dense_bodies_get_responses_and_memory_returns() -> None:
     assert report(heavy(mebibytes=1, connections=5), 0) == 0

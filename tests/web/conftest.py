@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from paperdb_trio.web.assets import TARBALL
 from tests.conftest import Server
-from tests.web.tools import OUR_WEBSOCKET, Client, Proxy, need_node, npm
+from tests.web.tools import Client, Proxy, new_package
 
 MakeClient = Callable[..., Client]
 
@@ -19,29 +18,26 @@ MakeClient = Callable[..., Client]
 @pytest.fixture(scope="session")
 def package(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Path:
     """A folder that was empty before `npm install` from the running server."""
-    need_node()
-    folder = tmp_path_factory.mktemp("npm")
-    npm(folder, "install", server.url + TARBALL)
-    return folder
+    return new_package(tmp_path_factory.mktemp("npm"), server.url)
 
 
 @pytest.fixture
 def client(package: Path, server: Server) -> Iterator[MakeClient]:
-    """`client(url=…, key=…, flags=…, first=…, **options of createClient)`: a client in Node."""
+    """`client(url=…, key=…, ws=…, first=…, **options of createClient)`: a client in Node."""
     with contextlib.ExitStack() as stack:
 
         def make(
             url: str | None = None,
             *,
             key: str | None = "",
-            flags: tuple[str, ...] = OUR_WEBSOCKET,
+            ws: bool = False,
             first: str = "",
             **options: Any,
         ) -> Client:
             options = {"baseUrl": url or server.url, **options}
             if key is not None:
                 options["apiKey"] = key or server.key
-            return stack.enter_context(Client(package, options, flags, first))
+            return stack.enter_context(Client(package, options, ws=ws, first=first))
 
         yield make
 

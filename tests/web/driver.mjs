@@ -1,9 +1,9 @@
 // Runs in Node under a test: a client, which does what comes in on stdin and says what it sees on stdout.
 //
-// argv: JSON of the options of createClient (`tokenUrl`: a getToken that asks there), then a script's text
-// to run first (to fake a clock, say). In: {"id", "run"}, `run` being the body of an async function of
-// (db, state, subscribe). Out, a JSON text a line: {"id", "value"} or {"id", "error"}; {"event", "to"};
-// {"status"}; {"ready" | "gap" | "failed", "to"}.
+// argv: JSON of the options of createClient (`tokenUrl`: a getToken that asks there; `ws`: with the WebSocket of
+// that package), then a script's text to run first (to fake a clock, say). In: {"id", "run"}, `run` being the body
+// of an async function of (db, state, subscribe). Out, a JSON text a line: {"id", "value"} or {"id", "error"};
+// {"event", "to"}; {"status"}; {"ready" | "gap" | "failed", "to"}.
 import { createInterface } from "node:readline";
 import { PaperDBError, createClient, seqOf } from "paperdb";
 
@@ -11,7 +11,8 @@ const AsyncFunction = (async () => {}).constructor;
 const say = (value) => process.stdout.write(`${JSON.stringify(value)}\n`);
 const plain = (error) => ({ ...error, name: error?.name, message: String(error?.message), cause: undefined });
 
-const { tokenUrl, ...options } = JSON.parse(process.argv[2]);
+const { tokenUrl, ws, ...options } = JSON.parse(process.argv[2]);
+if (ws) options.WebSocket = (await import("ws")).WebSocket;
 await new AsyncFunction("options", process.argv[3] ?? "")(options);
 if (tokenUrl) {
   options.getToken = async ({ collections }) => {

@@ -3,13 +3,14 @@
     python -m tests.web.soak --seed 1 --seconds 60
 
 Writers pour into four collections while the server is killed and restarted and its signing secret rotated, and
-a proxy between it and the clients cuts in mid-frame, holds everything up and refuses. Clients in Node, with
-either WebSocket, subscribe to random collections, come and go. One has an API key and renews its tokens every
-five seconds; one asks a back end, which hands out tokens of a few seconds and is out of order now and then, so
-that they expire in use. In the end each handler must have been given, in order and each once, a run without a
-hole of the changes of its collection as the log has them: those that stayed from the beginning to the end, all
-of them. Every acknowledged write must be in the log. Prints the seed and the figures; exits with 1 if anything
-is wrong.
+a proxy between it and the clients cuts in mid-frame, holds everything up and refuses. Clients in Node, with its
+own WebSocket and with `ws`, subscribe to random collections, come and go. One has an API key and renews its
+tokens every five seconds; one asks a back end, which hands out tokens of a few seconds and is out of order now
+and then, so that they expire in use.
+
+In the end each handler must have been given, in order and each once, a run without a hole of the changes of its
+collection as the log has them; a handler that stayed from the beginning to the end, all of them. Every
+acknowledged write must be in the log. Prints the seed and the figures; exits with 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -28,10 +29,9 @@ from typing import Any
 
 import httpx
 
-from paperdb_trio.web.assets import TARBALL
 from tests.conftest import Server, wait_until
 from tests.web.test_tokens import BackEnd
-from tests.web.tools import NODES_WEBSOCKET, OUR_WEBSOCKET, Answer, Client, Proxy, http_server, npm
+from tests.web.tools import Answer, Client, Proxy, http_server, new_package
 
 NAMES = ("a", "b", "c", "d")
 QUICK = ("refuse", "kill", "cut", "rotate")
@@ -83,8 +83,8 @@ class Soak:
             token_url = stack.enter_context(http_server(back_end))
             own_key = {"apiKey": self.server.key, "tokenExpiresIn": 30, "tokenMarginSeconds": 24}
             clients = [
-                stack.enter_context(Client(package, {"baseUrl": proxy.url, **options}, flags, IMPATIENT))
-                for flags in (OUR_WEBSOCKET, NODES_WEBSOCKET)
+                stack.enter_context(Client(package, {"baseUrl": proxy.url, **options}, ws=ws, first=IMPATIENT))
+                for ws in (False, True)
                 for options in (own_key, {"tokenUrl": token_url})
             ]
             for number, client in enumerate(clients):
@@ -273,7 +273,7 @@ def main() -> None:
         package = Path(folder) / "package"
         package.mkdir()
         try:
-            npm(package, "install", server.url + TARBALL)
+            new_package(package, server.url)
             faults = soak(server, package, options.seed, options.seconds)
         finally:
             server.kill()

@@ -9,7 +9,9 @@ import pytest
 
 from tests.web.tools import HERE, Script
 
-IMPORT = 'import { assert, change, connect, jump, latest, pass, settle, sockets } from "./fake.mjs";\n'
+IMPORT = (
+    'import { FakeSocket, assert, change, connect, jump, latest, pass, settle, sockets } from "./fake.mjs";\n'
+)
 CASES = {
     "the first connection": """
         const { db, states, mints } = connect();
@@ -365,9 +367,9 @@ CASES = {
         assert.equal(latest().closed, true);
         await pass(250);
         assert.deepEqual([sockets.length, mints.length], [2, 1]);
-        latest().onerror({ type: "error", status: 401 });
+        latest().onerror({ type: "error", message: "Unexpected server response: 401" });
         await settle();
-        assert.equal(statuses.at(-1).reason, "closed with 1006 HTTP 401");
+        assert.equal(statuses.at(-1).reason, "closed with 1006 Unexpected server response: 401");
         await pass(500);
         assert.deepEqual([sockets.length, mints.length], [3, 2]); // with another token
     """,
@@ -383,7 +385,18 @@ CASES = {
         await pass(60_000);
         assert.equal(sockets.length, 1);
     """,
-    "a class that is no WebSocket, or none at all, is said at once": """
+    "without a WebSocket, subscribing throws and says what to do; documents need none": """
+        delete globalThis.WebSocket;
+        const { db } = connect({ WebSocket: undefined, fetch: () => Response.json({ count: 7 }) });
+        const message = /Node 22 or later has one; or pass `WebSocket: ws`/;
+        assert.throws(() => db.realtime.subscribe("a", () => {}), { code: "NO_WEBSOCKET", message });
+        assert.equal(await db.a.count(), 7);
+        globalThis.WebSocket = FakeSocket; // one that comes later is found
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        assert.equal(sockets.length, 1);
+    """,
+    "a class that is not a WebSocket is reported at once": """
         class Nothing { constructor() { throw new TypeError("no sockets"); } }
         const { db, statuses } = connect({ WebSocket: Nothing });
         db.realtime.subscribe("a", () => {}, { onError: () => {} });

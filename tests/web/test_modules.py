@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, Server, need
+from tests.conftest import ENVIRONMENT, Server
 from tests.web.test_types import PROCESS, TYPESCRIPT
-from tests.web.tools import OUR_WEBSOCKET, Script, node_tool
+from tests.web.tools import Script, current_node, node_tool
 
-# Without Node's own `require` of ES modules, which 20.19 and 22.12 have, and Jest has not.
-ONLY_COMMONJS = ("--no-experimental-require-module", *OUR_WEBSOCKET)
+ONLY_COMMONJS = "--no-experimental-require-module"
+"""Without Node's own `require` of ES modules, which 20.19 and 22.12 have and Jest lacks."""
 REQUIRE = """
     import { createRequire } from "node:module";
     import assert from "node:assert/strict";
@@ -36,7 +36,7 @@ def env(server: Server) -> dict[str, str]:
 
 
 def run(package: Path, server: Server, source: str) -> None:
-    with Script(package, REQUIRE + source, *ONLY_COMMONJS, env=env(server)) as script:
+    with Script(package, REQUIRE + source, ONLY_COMMONJS, env=env(server)) as script:
         assert script.end(10) == ""
 
 
@@ -74,13 +74,10 @@ def test_a_program_with_both_has_one_of_what_matters(package: Path, server: Serv
 
 
 @pytest.mark.parametrize("environment", ["node", "jsdom"])
-def test_jest_as_it_comes(
-    package: Path, server: Server, pytestconfig: pytest.Config, tmp_path: Path, environment: str
-) -> None:
-    assert pytestconfig.cache is not None
-    jest = node_tool(pytestconfig.cache, "jest@29")
+def test_jest_as_it_comes(package: Path, server: Server, tmp_path: Path, environment: str) -> None:
+    jest = node_tool("jest@29")
     if environment == "jsdom":
-        node_tool(pytestconfig.cache, "jest-environment-jsdom@29")
+        node_tool("jest-environment-jsdom@29")
     (tmp_path / "node_modules").symlink_to(package / "node_modules")
     (tmp_path / "package.json").write_text('{"name": "app"}')
     (tmp_path / "app.test.js").write_text(f"""
@@ -100,7 +97,7 @@ def test_jest_as_it_comes(
         }});""")
     done = subprocess.run(
         [
-            need("node"),
+            current_node(),
             str(jest / "bin/jest.js"),
             "--rootDir",
             str(tmp_path),
@@ -117,12 +114,9 @@ def test_jest_as_it_comes(
     assert done.returncode == 0, done.stderr
 
 
-def test_what_frameworks_look_for_is_no_collection(
-    package: Path, server: Server, pytestconfig: pytest.Config
-) -> None:
-    assert pytestconfig.cache is not None
-    vue = node_tool(pytestconfig.cache, "@vue/reactivity@3")
-    mobx = node_tool(pytestconfig.cache, "mobx@6")
+def test_what_frameworks_look_for_is_no_collection(package: Path, server: Server) -> None:
+    vue = node_tool("@vue/reactivity@3")
+    mobx = node_tool("mobx@6")
     run(
         package,
         server,
@@ -156,7 +150,7 @@ def test_what_frameworks_look_for_is_no_collection(
 
 def check(tsc: Path, folder: Path, *arguments: str) -> str:
     done = subprocess.run(
-        [need("node"), str(tsc), "--strict", "--noEmit", "--target", "es2022", *arguments],
+        [current_node(), str(tsc), "--strict", "--noEmit", "--target", "es2022", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -166,18 +160,14 @@ def check(tsc: Path, folder: Path, *arguments: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("file", ["app.cts", "app.mts", "app.ts"])
 @pytest.mark.parametrize("lib", ["es2022", "es2022,dom"])
-def test_the_types_of_both_need_neither_dom_nor_node(
-    package: Path, tmp_path: Path, pytestconfig: pytest.Config, file: str, lib: str
-) -> None:
+def test_the_types_of_both_need_neither_dom_nor_node(package: Path, tmp_path: Path, lib: str) -> None:
     """`app.ts` is in a project whose package.json says nothing of modules: it is CommonJS."""
-    assert pytestconfig.cache is not None
-    tsc = node_tool(pytestconfig.cache, TYPESCRIPT) / "bin/tsc"
+    tsc = node_tool(TYPESCRIPT) / "bin/tsc"
     with_dom = "createClient({ apiKey: 'k', baseUrl: new URL('https://x'), fetch, WebSocket });"
     (tmp_path / "node_modules").symlink_to(package / "node_modules")
     (tmp_path / "package.json").write_text('{"name": "app"}')
-    (tmp_path / file).write_text(f"""
+    source = f"""
         import {{ createClient, seqOf, PaperDBError, type Status }} from "paperdb";
         {PROCESS}
         const db = createClient({{ apiKey: process.env.KEY, baseUrl: "https://db.example.com" }});
@@ -185,5 +175,8 @@ def test_the_types_of_both_need_neither_dom_nor_node(
         export const show = (status: Status) => (status.state === "live" ? status.reason : undefined);
         export const error: PaperDBError = new PaperDBError("x");
         {with_dom if "dom" in lib else ""}
-    """)
-    assert check(tsc, tmp_path, "--module", "node16", "--lib", lib, file) == ""
+    """
+    files = ("app.cts", "app.mts", "app.ts")
+    for file in files:
+        (tmp_path / file).write_text(source)
+    assert check(tsc, tmp_path, "--module", "node16", "--lib", lib, *files) == ""

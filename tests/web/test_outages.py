@@ -38,11 +38,11 @@ def check(node: Client, to: str, expected: list[dict[str, Any]], seconds: float 
 
 @EITHER_WEBSOCKET
 def test_a_server_that_is_killed_and_comes_back(
-    client: MakeClient, start_server: StartServer, collection: str, flags: tuple[str, ...]
+    client: MakeClient, start_server: StartServer, collection: str, ws: bool
 ) -> None:
     server = start_server()
     with Proxy(server.port) as proxy:
-        node = client(proxy.url, key=server.key, flags=flags, first=SOON)
+        node = client(proxy.url, key=server.key, ws=ws, first=SOON)
         node.subscribe(collection, "a")
         server.insert(collection, {"n": 0})
         node.wait_events("a", 1)
@@ -64,7 +64,7 @@ def test_a_server_that_is_killed_and_comes_back(
 
 @EITHER_WEBSOCKET
 def test_a_network_that_cuts_in_the_middle_of_frames_and_a_server_that_is_killed(
-    client: MakeClient, start_server: StartServer, collection: str, flags: tuple[str, ...]
+    client: MakeClient, start_server: StartServer, collection: str, ws: bool
 ) -> None:
     seed = random.randrange(10**6)
     print(f"seed {seed}")
@@ -72,7 +72,7 @@ def test_a_network_that_cuts_in_the_middle_of_frames_and_a_server_that_is_killed
     server = start_server()
     first, second = f"{collection}-1", f"{collection}-2"
     with Proxy(server.port) as proxy:
-        node = client(proxy.url, key=server.key, flags=flags, first=SOON)
+        node = client(proxy.url, key=server.key, ws=ws, first=SOON)
         node.subscribe(first, "a")
         node.subscribe(second, "b")
         proxy.cut_after = lambda: chance.choice([None, chance.randrange(1, 500), chance.randrange(500, 40_000)])

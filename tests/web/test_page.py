@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENVIRONMENT, Server, need
-from tests.web.tools import HERE, NODES_WEBSOCKET, Script
+from tests.web.tools import HERE, Script
 
 PAGE = (HERE / "realtime-page.txt").read_text("utf-8")
 HOSTS = {"https://api.paperdb.app": "http", "wss://realtime.paperdb.app": "ws"}
@@ -91,7 +91,7 @@ def test_generate_a_token_manually_and_connect_directly(package: Path, server: S
         ws.onopen = () => db.notifications.insert({{ text: "plain" }});
         ws.onmessage = ({{ data }}) => {{ console.log(data); ws.close(); }};"""
     env = {"PAPERDB_API_KEY": server.key}
-    with Script(package, source, *NODES_WEBSOCKET, "--no-warnings", env=env) as script:
+    with Script(package, source, env=env) as script:
         event = json.loads(script.end(5))
     assert sorted(event) == ["collection", "data", "type"]
     assert (event["type"], event["collection"], event["data"]["text"]) == ("insert", "notifications", "plain")

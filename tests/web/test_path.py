@@ -15,7 +15,6 @@ from tests.nginx import free_port, nginx
 from tests.web.cdp import Browser, chromium
 from tests.web.conftest import MakeClient
 from tests.web.test_browser import CHAT, TEXTS
-from tests.web.tools import EITHER_WEBSOCKET
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +52,22 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
-@EITHER_WEBSOCKET
 @pytest.mark.parametrize(
-    ("base", "realtime"),
-    [("/db", None), ("/db/", None), ("/db", "/db"), ("/db", "/db/"), ("/db", "/db/realtime")],
+    ("base", "realtime", "ws"),
+    [
+        ("/db", None, False),
+        ("/db", None, True),
+        ("/db/", None, False),
+        ("/db", "/db", False),
+        ("/db", "/db/", False),
+        ("/db", "/db/realtime", False),
+    ],
 )
 def test_documents_and_changes(
-    client: MakeClient, proxy: str, collection: str, flags: tuple[str, ...], base: str, realtime: str | None
+    client: MakeClient, proxy: str, collection: str, ws: bool, base: str, realtime: str | None
 ) -> None:
     more = {} if realtime is None else {"realtimeUrl": proxy.replace("http", "ws") + realtime}
-    node = client(proxy + base, flags=flags, **more)
+    node = client(proxy + base, ws=ws, **more)
     node.subscribe(collection, "a")
     made = node.run(f"return db.{collection}.insert({{n: 1}})")
     assert [event["data"] for event in node.wait_events("a", 1)] == [made]

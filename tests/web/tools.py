@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -22,16 +23,19 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import ENVIRONMENT, lacking, need, wait_until
+from paperdb_trio.web.assets import TARBALL
+from tests.conftest import ENVIRONMENT, need, wait_until
 
 HERE = Path(__file__).parent
 RUN_SECONDS = 30
-OUR_WEBSOCKET = ("--no-experimental-websocket",)
-"""Flags of Node that leave it without a WebSocket of its own; it has one by default from 22 on."""
-NODES_WEBSOCKET = ("--experimental-websocket",)
-EITHER_WEBSOCKET = pytest.mark.parametrize(
-    "flags", [OUR_WEBSOCKET, NODES_WEBSOCKET], ids=["our WebSocket", "Node's own"]
-)
+CACHE = HERE.parents[1] / ".pytest_cache/d/paperdb-npm"
+"""npm packages that tests use as tools."""
+CURRENT_NODE = "node@24"
+FIRST_WITH_WEBSOCKET = 22
+"""The first major version of Node that has a WebSocket of its own."""
+WS = "ws@8"
+EITHER_WEBSOCKET = pytest.mark.parametrize("ws", [False, True], ids=["Node's own", "ws"])
+"""Run in a current Node with its own WebSocket, and in this machine's Node with `ws`."""
 
 
 def npm(folder: Path, *arguments: str, lock: bool = False) -> None:
@@ -44,29 +48,38 @@ def npm(folder: Path, *arguments: str, lock: bool = False) -> None:
         raise RuntimeError(done.stderr)
 
 
-def need_node() -> str:
-    """Node's path. It must be one that the SDK supports; `need` says what happens if there is none."""
+@functools.cache
+def current_node() -> str:
+    """The path of a Node that has a WebSocket of its own: this machine's, else one from npm."""
     node = need("node")
     version = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=20, check=True).stdout
-    if int(version.strip("v\n").partition(".")[0]) < 20:
-        lacking(f"needs Node 20 or later; this is {version.strip()}")
-    return node
+    if int(version.strip("v\n").partition(".")[0]) >= FIRST_WITH_WEBSOCKET:
+        return node
+    return str(node_tool(CURRENT_NODE) / "bin/node")
 
 
-def node_tool(cache: pytest.Cache, package: str) -> Path:
+@functools.cache
+def node_tool(package: str) -> Path:
     """The folder of an npm package that tests use as a tool, installed once into pytest's cache."""
-    folder = cache.mkdir("paperdb-npm")
-    installed = folder / "node_modules" / package.rpartition("@")[0]
-    with (folder / "lock").open("w") as lock:
+    CACHE.mkdir(parents=True, exist_ok=True)
+    installed = CACHE / "node_modules" / package.rpartition("@")[0]
+    with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
         if not installed.exists():
             try:
-                npm(folder, "install", "--prefix", str(folder), package)
+                npm(CACHE, "install", "--prefix", str(CACHE), package)
             except (RuntimeError, subprocess.TimeoutExpired) as error:
                 if os.environ.get("CI"):
                     raise
                 pytest.skip(f"{package} cannot be installed here: {error}")
     return installed
+
+
+def new_package(folder: Path, server_url: str) -> Path:
+    """An application's folder in which the SDK was installed from a server, and `ws` beside it."""
+    npm(folder, "install", server_url + TARBALL)
+    (folder / "node_modules/ws").symlink_to(node_tool(WS))
+    return folder
 
 
 class Script:
@@ -77,7 +90,7 @@ class Script:
         self.file.write_text(source, "utf-8")
         self.lines: list[str] = []
         self.process = subprocess.Popen(
-            [need("node"), *flags, str(self.file)],
+            [current_node(), *flags, str(self.file)],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -130,11 +143,12 @@ _numbers = itertools.count()
 
 
 class Client:
-    """A client of the SDK in a Node process of its own (see driver.mjs)."""
+    """A client of the SDK in a Node process of its own (see driver.mjs).
 
-    def __init__(
-        self, folder: Path, options: Mapping[str, Any], flags: tuple[str, ...] = (), first: str = ""
-    ) -> None:
+    `ws`: in this machine's Node, however old, with the WebSocket of `ws`.
+    """
+
+    def __init__(self, folder: Path, options: Mapping[str, Any], *, ws: bool = False, first: str = "") -> None:
         self.events: dict[str, list[dict[str, Any]]] = {}
         self.statuses: list[dict[str, Any]] = []
         self.said: list[dict[str, Any]] = []
@@ -142,7 +156,7 @@ class Client:
         driver = folder / "driver.mjs"
         driver.write_bytes((HERE / "driver.mjs").read_bytes())
         self.process = subprocess.Popen(
-            [need("node"), *flags, str(driver), json.dumps(options), first],
+            [need("node") if ws else current_node(), str(driver), json.dumps({**options, "ws": ws}), first],
             cwd=folder,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,18 +1,18 @@
 /**
- * What the end of a connection means: the contract's table of close codes, and HTTP statuses in their place.
+ * What the end of a connection means: the contract's table of close codes.
  *
- * Law: no state. An ending is `{then, text, error, retryAfter}`: what to do, for the status, for `onError`, in s.
+ * Law: no state. An ending is `{then, text, error}`: what to do, for the status, for `onError`.
  */
 
-import { PaperDBError, certificateError, isCertificateCode, isFinal } from "./errors.js";
+import { PaperDBError, certificateError, isCertificateCode } from "./errors.js";
 
 export const STOP = "stop";
 export const NEW_TOKEN = "new token";
 export const AGAIN = "again";
-/** As `AGAIN`; but a browser says this of every handshake that was refused, and another token may help. */
+/** As `AGAIN`; but every handshake that was refused ends with this code, and another token may help. */
 export const UNKNOWN = "unknown";
 
-/** Those that are not here: 4400 to 4499 stop, others reconnect. */
+/** Codes that are not listed: 4400 to 4499 stop, others reconnect. */
 const CLOSE_CODES = {
   1003: STOP,
   1006: UNKNOWN,
@@ -26,7 +26,7 @@ const CLOSE_CODES = {
 const STATUSES = { 4401: 401, 4403: 403 };
 const NAMES = { 4401: "UNAUTHORIZED", 4403: "ACCESS_LOST" };
 
-/** A connection was closed. The reason of a refused handshake is `CODE: sentence`. */
+/** A connection was closed. The reason for a refused handshake is `CODE: sentence`. */
 export function closed(code, reason) {
   const then = CLOSE_CODES[code] ?? (code >= 4400 && code < 4500 ? STOP : AGAIN);
   const text = `closed with ${code} ${reason}`.trim();
@@ -36,14 +36,8 @@ export function closed(code, reason) {
   return { then, text, error };
 }
 
-/** A handshake failed; `event` is the socket's error event, which only our own WebSocket for Node fills in. */
-export function failed({ status, message, code, retryAfter } = {}) {
-  if (status === undefined) {
-    const ending = closed(1006, "");
-    return isCertificateCode(code) ? { ...ending, text: message, error: certificateError(message) } : ending;
-  }
-  const text = `closed with 1006 HTTP ${status}`;
-  const error = new PaperDBError(message || text, { status, code: code ?? `HTTP_${status}` });
-  const then = status === 401 ? NEW_TOKEN : status < 400 || isFinal(error) ? STOP : AGAIN;
-  return { then, text, error, retryAfter };
+/** A handshake failed; `event` is the socket's error event, in which only `ws` says why. */
+export function failed({ message = "", error } = {}) {
+  const ending = closed(1006, message);
+  return isCertificateCode(error?.code) ? { ...ending, text: message, error: certificateError(message) } : ending;
 }

@@ -292,7 +292,9 @@ export interface ClientOptions<S extends Schema = {}> {
   tokenExpiresIn?: number;
   /** Seconds before a token's end at which it is renewed: 60; halfway for a token that lives shorter than that. */
   tokenMarginSeconds?: number;
+  /** Instead of the global one. */
   fetch?: FetchFunction;
+  /** Instead of the global one, which browsers and Node 22 or later have. For an older Node: `ws`, from npm. */
   WebSocket?: WebSocketClass;
 }
 

@@ -8,12 +8,12 @@ import trio
 
 from paperdb_trio import (
     BulkResult,
+    ConnectionState,
     Document,
     Documents,
     Event,
     GapError,
     PaperDBError,
-    State,
     create_client,
     create_sync_client,
 )
@@ -51,7 +51,7 @@ async def main() -> None:
                     elif event.type == "update" or event.type == "delete":
                         print(event.collection)
                 async for status in events.status():
-                    assert_type(status.state, State)
+                    assert_type(status.state, ConnectionState)
         except GapError as gap:
             assert_type(gap.oldest, int)
         except PaperDBError as error:

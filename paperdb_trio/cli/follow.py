@@ -1,7 +1,7 @@
-"""A subscriber for the terminal: prints every event, one JSON object a line, and says on the side how it goes.
+"""What `paperdb listen` runs: a subscriber that hands on every event, one JSON object a line, and its state.
 
-Law: a thin shell over the SDK. An event is printed before the next one is asked for, so that the `seq` of
-the last line is always a cursor to go on from.
+Law: a thin shell over the SDK. An event is handed on before the next one is asked for, so that the `seq` of
+the last line is always a cursor to resume from.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ import trio
 
 from paperdb_trio.client.client import create_client
 from paperdb_trio.client.errors import GapError, PaperDBError
+from paperdb_trio.client.groups import leaves
 from paperdb_trio.client.status import Statuses
 from paperdb_trio.client.token import ends_at
-from paperdb_trio.client.types import State
-from paperdb_trio.errors import StartupError, leaves
+from paperdb_trio.client.types import ConnectionState
+from paperdb_trio.errors import StartupError
 
 
-async def listen(
+async def follow(
     url: str,
     collections: list[str],
     since: int | None,
@@ -31,9 +32,8 @@ async def listen(
 ) -> None:
     """Call `on_event` with the JSON text of every event (with its `seq`), for ever.
 
-    `since`: a seq, or None for now. A `token` goes before the `key`; there is no other one when it ends. Raises
-    `StartupError` when the server refuses for good: bad token, no plan, key revoked; what was missed for good
-    is only told.
+    `since`: a seq, or None for now. A `token` is used instead of the `key`, and cannot be renewed. Raises
+    `StartupError` when the server refuses for good: bad token, no plan, key revoked. A gap is only reported.
     """
 
     async def given_token() -> str:
@@ -71,15 +71,17 @@ async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]
     listening = False
     async for status in statuses:
         seq = "now" if status.cursor is None else status.cursor
-        if status.state in (State.LIVE, State.CATCHING_UP) and not listening:
+        if status.state in (ConnectionState.LIVE, ConnectionState.CATCHING_UP) and not listening:
             on_status(f"listening to {names} from seq {seq}")
-        elif status.state is State.OFFLINE:
-            on_status(f"disconnected ({status.reason}); again in {status.retry_in or 0:.1f} s, from seq {seq}")
-        elif status.state is State.LIVE and status.reason:
-            again = "" if status.retry_in is None else f"; again in {status.retry_in:.1f} s"
+        elif status.state is ConnectionState.OFFLINE:
+            on_status(
+                f"disconnected ({status.reason}); trying again in {status.retry_in or 0:.1f} s, from seq {seq}"
+            )
+        elif status.state is ConnectionState.LIVE and status.reason:
+            again = "" if status.retry_in is None else f"; trying again in {status.retry_in:.1f} s"
             on_status(f"still connected, but {status.reason}{again}")
         if isinstance(status.error, GapError):
             gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
-            on_status(f"{gap} are no longer kept; going on from seq {seq}")
+            on_status(f"{gap} are no longer in the server's log; continuing from seq {seq}")
         else:
-            listening = status.state in (State.LIVE, State.CATCHING_UP)
+            listening = status.state in (ConnectionState.LIVE, ConnectionState.CATCHING_UP)

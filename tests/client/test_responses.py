@@ -1,4 +1,5 @@
-"""Answers that no PaperDB gives: of what stands before it, or in its place. None of them counts as done."""
+"""Responses that do not come from PaperDB, but from something before it or in its place. None counts as
+success."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from paperdb_trio.client import wire
 from tests.client.conftest import Recorder
 
 
-def test_answers_that_are_not_papers(recorder: Recorder) -> None:
+def test_responses_that_are_not_paperdb_s_are_errors(recorder: Recorder) -> None:
     with create_sync_client(base_url=recorder.url + "/behind", api_key="k") as db:
-        recorder.answers["GET", "/behind/a/count"] = (502, b"<html>Bad gateway</html>")
+        recorder.responses["GET", "/behind/a/count"] = (502, b"<html>Bad gateway</html>")
         with pytest.raises(PaperDBError, match="HTTP 502: Bad gateway") as caught:
             db.a.count()
         assert (caught.value.status, caught.value.code, caught.value.transient) == (502, "HTTP_502", True)
-        recorder.answers["GET", "/behind/a/count"] = (200, b"<html>Log in</html>")
+        recorder.responses["GET", "/behind/a/count"] = (200, b"<html>Log in</html>")
         with pytest.raises(PaperDBError) as caught:
             db.a.count()
         assert caught.value.code == "BAD_ANSWER"
@@ -27,10 +28,11 @@ def test_answers_that_are_not_papers(recorder: Recorder) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_not_followed(recorder: Recorder, status: int) -> None:
-    """Else a 302 makes a GET of a POST, and what it finds looks like the document; and a key goes elsewhere."""
+    """Otherwise a 302 turns a POST into a GET, whose response looks like the document; and the key goes
+    elsewhere."""
     with Recorder() as elsewhere:
         recorder.headers = {"Location": f"{elsewhere.url}/a/docs?key=secret"}
-        recorder.answers = {
+        recorder.responses = {
             ("POST", "/a/docs"): (status, b"<html><h1>Moved</h1></html>"),
             ("GET", "/a/count"): (status, b""),
         }
@@ -52,8 +54,8 @@ FOUND = {"documents": [{"_id": "x"}], "limit": 100, "offset": 0, "hasMore": Fals
 INSERTED = {"inserted": 1, "failed": 0, "documents": [{"_id": "x"}]}
 
 
-def without(answer: dict[str, Any], name: str) -> dict[str, Any]:
-    return {other: value for other, value in answer.items() if other != name}
+def without(response: dict[str, Any], name: str) -> dict[str, Any]:
+    return {other: value for other, value in response.items() if other != name}
 
 
 @pytest.mark.parametrize(
@@ -94,29 +96,29 @@ def without(answer: dict[str, Any], name: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_an_answer_must_have_what_it_promises(
+def test_a_response_must_have_its_fields(
     recorder: Recorder, method: str, path: str, call: Callable[[SyncClient], object], good: Any, bad: list[Any]
 ) -> None:
     with create_sync_client(base_url=recorder.url, api_key="k") as db:
-        recorder.answers[method, path] = (200, msgspec.json.encode(good))
+        recorder.responses[method, path] = (200, msgspec.json.encode(good))
         call(db)
-        for answer in bad:
-            recorder.answers[method, path] = (200, msgspec.json.encode(answer))
-            with pytest.raises(PaperDBError, match="not what PaperDB answers") as caught:
+        for response in bad:
+            recorder.responses[method, path] = (200, msgspec.json.encode(response))
+            with pytest.raises(PaperDBError, match="not a response of PaperDB") as caught:
                 call(db)
             assert (caught.value.code, caught.value.transient) == ("BAD_ANSWER", False)
 
 
-def test_a_find_tells_the_seq_that_it_saw_where_the_server_does(recorder: Recorder) -> None:
+def test_find_returns_the_seq_if_the_server_does(recorder: Recorder) -> None:
     with create_sync_client(base_url=recorder.url, api_key="k") as db:
-        recorder.answers["GET", "/a/docs"] = (200, msgspec.json.encode(FOUND))
+        recorder.responses["GET", "/a/docs"] = (200, msgspec.json.encode(FOUND))
         assert db.a.find().seq is None
-        recorder.answers["GET", "/a/docs"] = (200, msgspec.json.encode({**FOUND, "seq": 812}))
+        recorder.responses["GET", "/a/docs"] = (200, msgspec.json.encode({**FOUND, "seq": 812}))
         assert db.a.find().seq == 812
 
 
-def test_an_answer_says_when_to_come_again(recorder: Recorder) -> None:
-    recorder.answers["GET", "/a/count"] = (429, b'{"error": "Too many", "code": "RATE_LIMITED"}')
+def test_retry_after_is_in_extra(recorder: Recorder) -> None:
+    recorder.responses["GET", "/a/count"] = (429, b'{"error": "Too many", "code": "RATE_LIMITED"}')
     with create_sync_client(base_url=recorder.url, api_key="k") as db:
         for header, extra in (("7", {"retry_after": 7}), ("-1", {}), ("Wed, 21 Oct 2026 07:28:00 GMT", {})):
             recorder.headers = {"Retry-After": header}
@@ -124,7 +126,7 @@ def test_an_answer_says_when_to_come_again(recorder: Recorder) -> None:
                 db.a.count()
             assert caught.value.extra == extra
         recorder.headers = {}
-        recorder.answers["GET", "/a/count"] = (429, b'{"error": "Too many", "retry_after": "soon"}')
+        recorder.responses["GET", "/a/count"] = (429, b'{"error": "Too many", "retry_after": "soon"}')
         with pytest.raises(PaperDBError) as caught:
             db.a.count()
         assert wire.retry_after(caught.value) == 0

@@ -1,5 +1,5 @@
-"""A subscriber whose interest changes, or that begins, while the hub publishes: it misses and repeats nothing,
-and gets of a collection only what came after it asked."""
+"""A subscriber that starts, or changes its interest, while the hub publishes: it misses and repeats nothing.
+From a new collection it gets only the changes after it asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.delivery import lane as lane_module
+from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.loop import turn
 from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
 
@@ -19,12 +19,12 @@ async def world(nursery: trio.Nursery) -> World:
 
 @pytest.fixture
 def yielding(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub that yields after every single offer."""
+    """The hub yields after each offer."""
     monkeypatch.setattr(turn, "SLICE", -1.0)
-    monkeypatch.setattr(lane_module, "STEP", 1)
+    monkeypatch.setattr(feed_module, "STEP", 1)
 
 
-async def test_interest_while_live_changes_at_once_and_without_a_gap(
+async def test_the_interest_of_a_live_subscriber_changes_at_once_and_without_a_gap(
     world: World, nursery: trio.Nursery
 ) -> None:
     sink = FakeSink()
@@ -48,8 +48,8 @@ async def test_interest_while_live_changes_at_once_and_without_a_gap(
         assert payloads(sink.data) == expected
 
 
-async def test_a_new_interest_does_not_bring_what_was_before_it(world: World, nursery: trio.Nursery) -> None:
-    """Even when it has to read the log for the rest, which holds older changes of the new collection."""
+async def test_a_new_interest_does_not_bring_older_changes(world: World, nursery: trio.Nursery) -> None:
+    """Even when it has to read the log, which holds older changes of the new collection."""
     for _ in range(3):
         world.commit("a", "b")
     sink = FakeSink()
@@ -66,7 +66,7 @@ async def test_a_new_interest_does_not_bring_what_was_before_it(world: World, nu
 async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing(
     world: World, nursery: trio.Nursery, yielding: None, extra: int
 ) -> None:
-    """20 subscribers in two feeds; after each of the hub's offers another one changes its mind."""
+    """20 subscribers in two feeds. After each of the hub's offers, another one changes its interest."""
     sinks = [FakeSink() for _ in range(20)]
     subscribers = [world.subscriber(sink, *("a", "b")[: 1 + n % 2]) for n, sink in enumerate(sinks)]
     for subscriber in subscribers:
@@ -77,7 +77,7 @@ async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing
         for _ in range(extra):
             await trio.lowlevel.checkpoint()
         for n, subscriber in enumerate(subscribers):
-            # All want "a" from the beginning and in the end; those with an odd number want "b" no longer.
+            # All want "a" throughout. The odd ones drop "b", the even ones add "c".
             since = world.hub.committed(DATABASE)
             subscriber.set_interest({"a": 0} if n % 2 else {"a": 0, "c": since})
             await trio.lowlevel.checkpoint()
@@ -98,7 +98,7 @@ async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing
 async def test_becoming_live_inside_a_publish_misses_and_repeats_nothing(
     world: World, nursery: trio.Nursery, yielding: None
 ) -> None:
-    """A new subscriber starts at each of the hub's checkpoints, now at the head, now behind it."""
+    """A new subscriber starts at each of the hub's checkpoints, at the head or up to 3 changes behind it."""
     sinks: list[tuple[int, FakeSink]] = []
     for _ in range(5):
         sink = FakeSink()

@@ -1,4 +1,4 @@
-"""One subscription, as the link that feeds it sees it.
+"""What lies between a link and one subscription.
 
 Law: no I/O, no decisions.
 """
@@ -11,46 +11,50 @@ from typing import Protocol
 
 import trio
 
-from paperdb_trio.client.buffer import Buffer
-from paperdb_trio.client.errors import PaperDBError
-from paperdb_trio.client.status import Statuses
-from paperdb_trio.client.types import State, Status
+from .buffer import Buffer, Received
+from .errors import PaperDBError
+from .status import StatusBoard
+from .types import ConnectionState, Status
 
 
 class Holder(Protocol):
-    """Who feeds it: a link."""
+    """The link that fills it."""
 
-    def remove(self, feed: Feed) -> None: ...
+    def remove(self, channel: Channel) -> None: ...
 
 
 @dataclass(eq=False)
-class Feed:
-    """`start`: it wants what comes after this seq; None: from now, which seq that is the server will say.
+class Channel:
+    """`start`: the subscription wants what comes after this seq. None: from now; the server will say which seq
+    that is.
 
     `started` is set when it has a start and a connection, or has ended, and then `error` says why.
-    `unanswered` counts the collections that the server has been asked for and not yet confirmed.
+    `unanswered` counts the collections that the server has been asked for and has not confirmed yet.
     """
 
     collections: frozenset[str]
     start: int | None
     buffer: Buffer
     goes_on_after_gap: bool
-    statuses: Statuses = field(default_factory=lambda: Statuses(Status(State.CONNECTING)))
+    status: StatusBoard = field(default_factory=lambda: StatusBoard(Status(ConnectionState.CONNECTING)))
     started: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None
     link: Holder | None = None
     unanswered: int = 0
 
+    def wants(self, event: Received) -> bool:
+        return event.collection in self.collections and self.start is not None and event.seq > self.start
+
     def end(self, error: PaperDBError) -> None:
         """What is buffered can still be taken; then the iterator raises a copy of `error`."""
         self.error = error = copy.copy(error)
         self.buffer.close(error)
-        self.statuses._end(Status(State.CLOSED, error.message, error=error))
+        self.status.end(Status(ConnectionState.CLOSED, error.message, error=error))
         self.started.set()
 
     def leave(self, reason: str) -> None:
-        """Nobody is interested any more."""
+        """The consumer has gone."""
         self.error = self.error or trio.ClosedResourceError(reason)
         self.buffer.discard(trio.ClosedResourceError(reason))
-        self.statuses._end(Status(State.CLOSED, reason))
+        self.status.end(Status(ConnectionState.CLOSED, reason))
         self.started.set()

@@ -1,0 +1,101 @@
+"""One request to one route: who asks, what for, and the body.
+
+Law: no framework, no socket; whatever is wrong with a request is an `ApiError`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from paperdb_trio.auth import tokens
+from paperdb_trio.auth.accounts import Accounts, Identity, unauthorized
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.json_input import parse_document
+from paperdb_trio.model import check_collection, check_id
+from paperdb_trio.net.messages import Request
+from paperdb_trio.services import Services
+
+LARGE_BYTES: Final = 64 * 1024
+"""JSON above this size takes long to decode, up to 50 ms a megabyte: one per turn of the event loop."""
+
+
+def _is_json(content_type: str) -> bool:
+    kind, *parameters = (part.strip().lower() for part in content_type.split(";"))
+    charsets = [part[8:].strip('"') for part in parameters if part.startswith("charset=")]
+    return (kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))) and all(
+        charset in ("utf-8", "utf8", "us-ascii") for charset in charsets
+    )
+
+
+def _unsupported(message: str, headers: dict[str, str] | None = None) -> ApiError:
+    return ApiError(415, "UNSUPPORTED_MEDIA_TYPE", message, headers=headers)
+
+
+@dataclass(slots=True)
+class Call:
+    """`parameters` are those of the path, `query` those of the query."""
+
+    services: Services
+    request: Request
+    identity: Identity
+    parameters: dict[str, str]
+    query: dict[str, str]
+    token: tokens.Grant | None = None
+
+    @property
+    def database_id(self) -> int:
+        return self.identity.database.id
+
+    @property
+    def collection(self) -> str:
+        return check_collection(self.parameters["collection"])
+
+    @property
+    def id(self) -> str:
+        return check_id(self.parameters["id"])
+
+    async def body(self, max_bytes: int | None = None) -> bytes:
+        """The body, whose content type is JSON. Raises a 415 for another one, and a 413."""
+        headers = self.request.headers
+        given = headers.get("content-type", "application/json")
+        if given != "application/json" and not _is_json(given):
+            raise _unsupported(f"Content-Type is '{given[:80]}'; expected application/json, in UTF-8")
+        if "content-range" in headers:
+            raise bad_request("Content-Range is not supported: send the whole body")
+        coding = headers.get("content-encoding", "identity")
+        if coding.strip().lower() != "identity":
+            raise _unsupported(
+                f"Content-Encoding is '{coding[:80]}'; expected a body that is not compressed",
+                {"Accept-Encoding": "identity"},
+            )
+        most = self.services.settings.max_body_bytes
+        body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
+        if self.services.accounts.identity_of(self.identity.key.id).key.revoked:  # while the body came
+            raise unauthorized()
+        return body
+
+    async def document(self) -> Any:
+        """The body, which is to become one document. Raises what `body` and `parse_document` raise."""
+        body = await self.body()
+        if len(body) > LARGE_BYTES:
+            await self.services.turns.next()
+        return parse_document(body, self.services.settings.max_document_bytes)
+
+
+def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens.Grant | None]:
+    """Who asks, by `Authorization: Bearer`, `X-API-Key` or a token in the query. Raises a 401.
+
+    With a token the identity is that of the key behind it. It may do no more than the grant says.
+    """
+    headers = request.headers
+    scheme, _, credential = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":  # Basic, say, is for a proxy in front of us
+        credential = headers.get("x-api-key") or request.query_token()
+    credential = credential.strip()
+    if not credential:
+        raise unauthorized()
+    if credential.count(".") != 2:  # a JWT has two dots, an API key none
+        return accounts.identify(credential), None
+    grant = tokens.verify(accounts, credential)
+    return accounts.identity_of(grant.key_id), grant

@@ -1,0 +1,95 @@
+"""The change log of a collection: a page, a long poll, or a stream of server-sent events.
+
+Law: no framework, no socket, no SQL. A stream is only begun here: the doors serve it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import trio
+from msgspec import Raw
+
+from paperdb_trio.auth import tokens
+from paperdb_trio.auth.accounts import unauthorized
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.net.messages import EventStream, Response, json_response
+from paperdb_trio.rest.call import Call
+from paperdb_trio.rest.parameters import LIMIT, SINCE, WAIT
+from paperdb_trio.rest.responses import Changes
+from paperdb_trio.store.change_log import EventText, Interest
+
+
+async def changes(call: Call) -> Response:
+    """Read the change log: a page, or an event stream."""
+    collection, services, database = call.collection, call.services, call.identity.database
+    database.require_realtime()
+    grant = call.token or tokens.Grant(database, call.identity.key.id, frozenset({collection}), math.inf)
+    if not grant.covers(collection):
+        raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{collection}'")
+    query, settings = call.query, services.settings
+    limit, wait = LIMIT.of(query, settings), WAIT.of(query, settings)
+    head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
+    as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
+    for name in ("limit", "wait") if as_stream else ("lastEventId",):
+        if name in query:
+            what = "pages of the log" if as_stream else "a stream (Accept: text/event-stream)"
+            raise bad_request(f"'{name}' is for {what}")
+    if as_stream and (last_id := _last_event_id(call)):
+        query["since"] = last_id
+    if query.get("since", "now" if as_stream else "") == "now":
+        position = head
+    else:
+        position = SINCE.of(query, settings, trimmed)
+    if not trimmed <= position <= head:
+        raise _cursor_expired(position, trimmed)
+    if as_stream:
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx would hold events back
+        }
+        return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
+    interest: Interest = {collection: 0}
+    page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
+    while page.expired and "since" not in query:  # trimmed meanwhile; the oldest was asked for
+        page = await services.log.page(database.id, page.trimmed, interest, EventText.CURSOR, limit)
+    if wait and not page.events and not page.expired:
+        with services.limits.listener(database.id), trio.move_on_after(wait):
+            while not page.events and not page.expired and not services.draining:
+                await services.hub.wait(database.id, collection, page.position)
+                _check_still_good(call)
+                page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
+    if page.expired:
+        raise _cursor_expired(position, page.trimmed)
+    return json_response(200, Changes(list(map(Raw, page.events)), page.position, not page.reached_end))
+
+
+def _last_event_id(call: Call) -> str | None:
+    """Where a stream that was cut off resumes. Empty: no event has come yet.
+
+    Polyfills of `EventSource` send it as a parameter, because a header would need a preflight.
+    """
+    return call.request.headers.get("last-event-id") or call.query.get("lastEventId")
+
+
+def _check_still_good(call: Call) -> None:
+    """After a wait: the client may still see what there is now. Raises a 401 or 403."""
+    accounts = call.services.accounts
+    if call.token is not None and time.time() >= call.token.expires:
+        raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
+    identity = accounts.identity_of(call.identity.key.id)
+    if identity.key.revoked:
+        raise unauthorized()
+    identity.database.require_realtime()
+
+
+def _cursor_expired(position: int, trimmed: int) -> ApiError:
+    return ApiError(
+        410,
+        "CURSOR_EXPIRED",
+        f"The change log holds no cursor {position} any more: fetch the documents again, "
+        "then continue with since=now",
+        oldest=trimmed + 1,
+    )

@@ -1,0 +1,73 @@
+"""Collections and their schemas.
+
+Law: no framework, no socket, no SQL; whatever is wrong with a request is an `ApiError`.
+"""
+
+from __future__ import annotations
+
+import trio
+from msgspec import Raw
+
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.json_input import parse_json
+from paperdb_trio.net.messages import Response, json_response, json_text_response
+from paperdb_trio.rest.call import Call
+from paperdb_trio.rest.responses import Collections, Dropped, SchemaDeleted
+from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.operations import DropSome, SetSchema
+from paperdb_trio.store.writer import until_indexed
+
+
+async def collections(call: Call) -> Response:
+    """List the collections."""
+    listed = await call.services.reader.collections(call.database_id)
+    return json_response(200, Collections(Raw(listed)))
+
+
+async def get_schema(call: Call) -> Response:
+    """Get the schema of a collection."""
+    collection = call.collection
+    schema = await call.services.reader.schema(call.database_id, collection)
+    if schema is None:
+        raise ApiError(404, "NOT_FOUND", f"The collection '{collection}' has no schema")
+    return json_text_response(200, schema.encode())
+
+
+async def put_schema(call: Call) -> Response:
+    """Set the schema of a collection."""
+    collection = call.collection
+    schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
+    await until_indexed(call.services.writer, SetSchema(call.database_id, collection, schema))
+    return json_text_response(200, schema.text)
+
+
+async def delete_schema(call: Call) -> Response:
+    """Remove the schema of a collection."""
+    collection = call.collection
+    await call.services.writer.submit(SetSchema(call.database_id, collection, None))
+    return json_response(200, SchemaDeleted())
+
+
+async def drop(call: Call) -> Response:
+    """Remove a collection."""
+    collection = call.collection
+    if call.query.get("confirm") != collection:
+        raise bad_request(
+            f"This removes the whole collection; expected its name again: /{collection}?confirm={collection}",
+            "CONFIRMATION_NEEDED",
+        )
+    deleted, until, done = 0, None, False
+    # Once begun it is finished, even if the client goes: no one wants half a collection.
+    try:
+        with trio.CancelScope(shield=True):
+            while not done:
+                drop = DropSome(call.database_id, collection, until)
+                step, until, done = await call.services.writer.submit(drop)
+                deleted += step
+    except ApiError as error:
+        if until is None:
+            raise
+        call.services.drops_left = True
+        message = f"{error.message.rstrip('.')}. The rest of the collection is removed as soon as possible."
+        raise ApiError(error.status, error.code, message, headers=error.headers) from None
+    return json_response(200, Dropped(deleted))

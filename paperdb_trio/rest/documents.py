@@ -1,0 +1,259 @@
+"""Documents: insert, find, get, patch, replace, delete, count.
+
+Law: no framework, no socket, no SQL; whatever is wrong with a request is an `ApiError`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Container, Mapping
+from typing import Any, Final
+
+from msgspec import UNSET, Raw, Struct, UnsetType, ValidationError, convert
+from msgspec.structs import asdict
+
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.json_input import parse_document, parse_json, split_documents
+from paperdb_trio.loop.turn import TimeSlice
+from paperdb_trio.model import check_document, encode
+from paperdb_trio.net.messages import NO_STORE, Response, document_response, json_response
+from paperdb_trio.rest.call import LARGE_BYTES, Call
+from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
+from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page
+from paperdb_trio.store.cache import Stored
+from paperdb_trio.store.operations import (
+    EVERY_SEQ,
+    Condition,
+    Delete,
+    Draft,
+    Insert,
+    InsertBulk,
+    Patch,
+    Replace,
+)
+from paperdb_trio.store.reader import parse_select, project
+
+MORE_BULK_BYTES: Final = 4 * 1024 * 1024
+"""What ids, times and a schema's defaults may add to a bulk, beside doubling it."""
+
+
+async def insert(call: Call) -> Response:
+    """Insert a document."""
+    collection = call.collection
+    draft = Draft.parse(await call.document())
+    written = await call.services.writer.submit(
+        Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
+    )
+    return document_response(201, written.data, written.seq)
+
+
+async def insert_bulk(call: Call) -> Response:
+    """Insert many documents."""
+    collection = call.collection
+    settings = call.services.settings
+    atomic = ATOMIC.of(call.query)
+    drafts: list[Draft | ApiError] = []
+    turn = TimeSlice()
+    body = await call.body()
+    for text in split_documents(body, settings.max_bulk_documents):
+        if turn.is_over():
+            await turn.pass_on()
+        if len(text) > LARGE_BYTES:
+            await call.services.turns.next()
+        try:
+            drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
+        except ApiError as error:
+            if error.code == "INVALID_JSON":
+                raise
+            drafts.append(error)
+    documents, failures = await call.services.writer.submit(
+        InsertBulk(
+            call.database_id,
+            collection,
+            drafts,
+            settings.max_document_bytes,
+            2 * len(body) + MORE_BULK_BYTES,
+            atomic,
+        )
+    )
+    errors = [Failure(failure.index, failure.error.message, failure.error.code) for failure in failures]
+    return json_response(
+        200, Bulk(len(documents), len(failures), list(map(Raw, documents)), errors=errors or UNSET)
+    )
+
+
+async def find(call: Call) -> Response:
+    """Find documents."""
+    return await _find(call, call.query)
+
+
+class Query(Struct, forbid_unknown_fields=True):
+    """The members of a body that stands for the parameters of `find`."""
+
+    filter: dict[str, Any] = {}
+    sort: str = ""
+    limit: int | UnsetType = UNSET
+    offset: int = 0
+    select: str = ""
+    after: str | UnsetType = UNSET
+    count: bool = False
+    explain: bool = False
+
+
+async def query(call: Call) -> Response:
+    """Find documents, with the parameters as a body."""
+    try:
+        asked = convert(parse_json(await call.body(call.services.settings.max_document_bytes)), Query)
+    except ValidationError as error:
+        found = str(error).replace("`", "'")
+        members = ", ".join(f"'{name}'" for name in Query.__struct_fields__)
+        raise bad_request(f"{found}. Expected an object with any of {members}") from None
+    given = {name: value for name, value in asdict(asked).items() if value is not UNSET}
+    texts = {name: value if isinstance(value, str) else encode(value).decode() for name, value in given.items()}
+    return await _find(call, texts)
+
+
+async def _find(call: Call, query: Mapping[str, str]) -> Response:
+    collection = call.collection
+    settings = call.services.settings
+    limit, offset = LIMIT.of(query, settings), OFFSET.of(query, settings)
+    if "after" in query and offset:
+        raise bad_request("'after' and 'offset' exclude each other")
+    explain = EXPLAIN.of(query)
+    if explain and not call.identity.key.secret:
+        raise ApiError(403, "READ_ONLY_KEY", "Only a secret key can ask for 'explain'")
+    found = await call.services.reader.find(
+        call.database_id,
+        collection,
+        filter=query.get("filter"),
+        sort=query.get("sort"),
+        limit=limit,
+        offset=offset,
+        select=query.get("select"),
+        count=COUNT.of(query),
+        after=query.get("after"),
+        explain=explain,
+    )
+    page = Page(list(map(Raw, found.documents)), limit, offset, found.has_more, found.seq)
+    if found.total is not None:
+        page.total = found.total
+    if found.next is not None:
+        page.next = found.next
+    if found.plan is not None:
+        page.explain = convert(found.plan, Explanation)
+    return json_response(200, page)
+
+
+async def get(call: Call) -> Response:
+    """Get one document."""
+    collection, id = call.collection, call.id
+    wanted = parse_select(call.query.get("select"))
+    data, seq = await _read(call, collection, id)
+    condition = _condition(call)
+    if condition is not None:
+        condition.check_match(seq)
+        if condition.excludes(seq):
+            return Response(304, b"", {"ETag": f'"{seq}"', "Cache-Control": NO_STORE})
+    if wanted:
+        if len(data) > LARGE_BYTES:
+            await call.services.turns.next()
+        data = project(data, wanted)
+    return document_response(200, data, seq)
+
+
+async def _read(call: Call, collection: str, id: str) -> Stored:
+    """A document, from memory at once or else from the file. Raises a 404."""
+    cache, key = call.services.cache, (call.database_id, collection, id)
+    found = cache.get(key)
+    if found is None:
+        mark = cache.begin_reading(key)
+        try:
+            found = await call.services.reader.get(*key)
+        finally:
+            cache.end_reading(key, mark, found)
+    return found
+
+
+async def patch(call: Call) -> Response:
+    """Merge into a document."""
+    collection, id = call.collection, call.id
+    fields = _own_fields(await call.document(), id)
+    written = await call.services.writer.submit(
+        Patch(
+            call.database_id,
+            collection,
+            id,
+            fields,
+            _condition(call),
+            call.services.settings.max_document_bytes,
+        )
+    )
+    return document_response(200, written.data, written.seq)
+
+
+async def replace(call: Call) -> Response:
+    """Replace a document, or insert it at this id."""
+    collection, id = call.collection, call.id
+    fields = _own_fields(await call.document(), id)
+    written = await call.services.writer.submit(
+        Replace(
+            call.database_id,
+            collection,
+            id,
+            fields,
+            _condition(call),
+            call.services.settings.max_document_bytes,
+        )
+    )
+    return document_response(201 if written.created else 200, written.data, written.seq)
+
+
+async def delete(call: Call) -> Response:
+    """Delete a document."""
+    collection, id = call.collection, call.id
+    written = await call.services.writer.submit(Delete(call.database_id, collection, id, _condition(call)))
+    response = json_response(200, Deleted(id=id))
+    response.headers["ETag"] = f'"{written.seq}"'
+    return response
+
+
+async def count(call: Call) -> Response:
+    """Count documents."""
+    n = await call.services.reader.count(call.database_id, call.collection, call.query.get("filter"))
+    return json_response(200, Count(n))
+
+
+# --- conditions and fields -----------------------------------------------------------------------
+
+_ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
+
+
+def _own_fields(value: object, id: str) -> dict[str, Any]:
+    """The fields that a user may set, without the system's. `_id` must be that of the path."""
+    fields = check_document(value).copy()
+    if fields.pop("_id", id) != id:
+        raise bad_request(
+            "'_id' differs from the id in the path; a document's id cannot be changed", "INVALID_ID"
+        )
+    fields.pop("createdAt", None)
+    fields.pop("updatedAt", None)
+    return fields
+
+
+def _condition(call: Call) -> Condition | None:
+    """What If-Match and If-None-Match demand."""
+    headers = call.request.headers
+    if "if-match" not in headers and "if-none-match" not in headers:
+        return None
+    return Condition(_seqs(headers.get("if-match")), _seqs(headers.get("if-none-match")))
+
+
+def _seqs(header: str | None) -> Container[int] | None:
+    """The seqs in a header's entity tags. A tag that is not ours is no error: it is not the current one
+    (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours weak."""
+    if header is None:
+        return None
+    if header.strip() == "*":
+        return EVERY_SEQ
+    matches = map(_ENTITY_TAG.fullmatch, header.split(","))
+    return frozenset(int(match[1]) for match in matches if match is not None)

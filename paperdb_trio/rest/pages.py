@@ -1,0 +1,69 @@
+"""What needs no API key: health, metrics, the live page and the files of the SDK."""
+
+from __future__ import annotations
+
+import hmac
+from typing import Final
+
+from paperdb_trio.auth.accounts import unauthorized
+from paperdb_trio.errors import ApiError
+from paperdb_trio.net.messages import Request, Response, json_response
+from paperdb_trio.rest.metrics import CONTENT_TYPE, metrics_text
+from paperdb_trio.rest.responses import Health
+from paperdb_trio.services import Services
+from paperdb_trio.store.place import storage_gone
+from paperdb_trio.web.assets import ANY_PACKAGE
+
+STALE_SECONDS: Final = 5.0
+"""The server is not ready after this time without a look at the file. There are four looks a second."""
+
+
+async def healthz(services: Services, request: Request) -> Response:
+    """Whether the process responds."""
+    return json_response(200, Health("ok"))
+
+
+async def readyz(services: Services, request: Request) -> Response:
+    """Whether requests should be sent here.
+
+    Not while draining, and not while the file cannot be used.
+    """
+    if services.draining:
+        raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
+    if services.accounts.age() > STALE_SECONDS:
+        raise ApiError(503, "NOT_READY", "The database file could not be read for a while")
+    fault = services.writer.fault()
+    if fault == "gone":
+        raise storage_gone()
+    if fault == "read-only":
+        raise ApiError(503, "NOT_READY", "The database file cannot be written to: it is read-only")
+    return json_response(200, Health("ready"))
+
+
+async def metrics(services: Services, request: Request) -> Response:
+    """Counters and gauges in Prometheus's text format.
+
+    They say nothing of any one database.
+    """
+    wanted = services.settings.metrics_key
+    given = request.headers.get("authorization", "").encode()  # as text, it would have to be ASCII
+    if wanted and not hmac.compare_digest(given, f"Bearer {wanted}".encode()):
+        raise unauthorized()
+    return Response(200, metrics_text(services), {"Content-Type": CONTENT_TYPE})
+
+
+def asset(services: Services, request: Request) -> Response:
+    """A file of an SDK, or the live page. Clients ask each time whether it has changed."""
+    found = services.assets[request.path]
+    headers = {"ETag": found.etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if found.versioned is not None:
+        headers["Content-Location"] = found.versioned
+    if request.headers.get("if-none-match") == found.etag:
+        return Response(304, b"", headers)
+    return Response(200, found.body, {"Content-Type": found.content_type, **headers})
+
+
+def another_package(services: Services, suffix: str) -> ApiError:
+    """The 404 for an SDK of another version."""
+    ours = next(path for path in filter(ANY_PACKAGE.fullmatch, services.assets) if path.endswith(suffix))
+    return ApiError(404, "NOT_FOUND", f"This server has another version of the SDK: {ours}")

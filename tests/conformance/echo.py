@@ -1,0 +1,19 @@
+"""`paperdb`, but its WebSockets send every text message back, which is what Autobahn's cases ask of a server.
+
+Law: one method is replaced. Door, handshake, frames, queue and stream are the product's.
+"""
+
+from __future__ import annotations
+
+from paperdb_trio.cli import main
+from paperdb_trio.realtime.websocket import WebSocket
+
+
+def _echo(self: WebSocket, message: bytes) -> bytes:
+    return message
+
+
+WebSocket._answer = _echo  # type: ignore[method-assign]
+
+if __name__ == "__main__":
+    main()
