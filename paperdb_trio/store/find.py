@@ -278,16 +278,18 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> int:
     return int(n)
 
 
+def _rank(plan: Plan) -> tuple[bool, bool, int]:
+    """The less, the better."""
+    return not plan.narrows, plan.order is Order.SORTED, -len(plan.prefix)
+
+
 def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
     """How the question would be answered: the members of `rest.responses.Explanation`."""
     plan = _choose(connection, question, of)
     wanted = wish(question)
-    better = None
-    if wanted is not None and plan.order is not Order.CREATION:
-        better = plan_with(Index(0, wanted), question)
-        if plan.index is not None and better is not None:
-            now, then = [(one.order is Order.SORTED, -len(one.prefix)) for one in (plan, better)]
-            better = better if then < now else None
+    better = None if wanted is None else plan_with(Index(0, wanted), question)
+    if better is not None and _rank(better) >= _rank(plan):
+        better = None
     return {
         "index": None if plan.index is None else plan.index.fields,
         "order": plan.order.value,
