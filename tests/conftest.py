@@ -211,9 +211,9 @@ class Server:
     def connect(self, *collections: str, query: str = "", **more: Any) -> ClientConnection:
         """A WebSocket of the `websockets` library, with a token for these collections."""
         target = f"{self.ws_url}/?token={self.token(*collections)}{'&' if query else ''}{query}"
-        return connect(
-            target, **{"ssl": self.context, "proxy": None, "max_size": None, "close_timeout": 2, **more}
-        )
+        options = {"ssl": self.context, "proxy": None, "max_size": None, "close_timeout": 2, **more}
+        connection: ClientConnection = connect(target, **options)
+        return connection
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:

@@ -334,7 +334,7 @@ def test_an_option_goes_before_its_variable_and_that_before_the_file(tmp_path: P
     """Each names a port that is out of range: the one that is complained about is the one that counts."""
     config = tmp_path / "c.toml"
     config.write_text("port = 70003\n")
-    arguments = ["serve", "--data", tmp_path / "d", "--config", config]
+    arguments = ["serve", "--data", str(tmp_path / "d"), "--config", str(config)]
     fails(run(*arguments), 2, "70003", "'port'")
     fails(run(*arguments, env={"PAPERDB_PORT": "70002"}), 2, "70002")
     fails(run(*arguments, "--port", "70001", env={"PAPERDB_PORT": "70002"}), 2, "70001")

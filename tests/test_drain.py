@@ -276,7 +276,8 @@ def test_a_drop_ends_with_the_drain_and_the_next_start_finishes_it(
     # Before anybody can add to it.
     assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
     server.insert(collection, {"key": "since"})
-    deleted, inserted = set(), []
+    deleted: set[str] = set()
+    inserted: list[str] = []
     with server.connect(collection, query=f"since={cursor}", max_queue=None) as ws:
         assert receive(ws)["type"] == "ready"
         while len(deleted) < count or not inserted:

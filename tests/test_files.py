@@ -201,7 +201,7 @@ def test_what_root_restores_the_service_can_open(theirs: Path, tmp_path: Path) -
 @pytest.mark.executable
 def test_whatever_root_runs_in_a_directory_leaves_it_to_its_owner(theirs: Path, tmp_path: Path) -> None:
     """Also while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
-    seen = {}
+    seen: dict[str, tuple[int, int]] = {}
     command = [*COMMAND, "serve", "--port", "0", "--tls-self-signed", "--data", str(theirs)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT

@@ -86,7 +86,7 @@ def test_an_answer_that_cannot_be_written_is_one_line(
 ) -> None:
     monkeypatch.chdir(data)
     Path("lines").write_text('{"collection": "c", "document": {}}')
-    where = [] if "--" in command.split()[-1] and "json" not in command else ["--data", data]
+    where: list[str | Path] = [] if "--" in command.split()[-1] and "json" not in command else ["--data", data]
     code, output, error = ends(start(stdout, *command.split(), *where))
     assert (code, output) == (6, "")
     assert error == f"paperdb: Cannot write the answer to stdout: {REASONS[stdout]}\n"

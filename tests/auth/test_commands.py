@@ -81,7 +81,9 @@ def test_revoking_is_final_and_may_be_repeated(data: Path) -> None:
 
     def revoked_at() -> str | None:
         listed = json.loads(run("keys", "list", "--json", "--data", data).stdout)
-        return next(row["revokedAt"] for row in listed if row["id"] == key["id"])
+        (row,) = (row for row in listed if row["id"] == key["id"])
+        revoked: str | None = row["revokedAt"]
+        return revoked
 
     assert revoked_at() is None
     assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import outcome
+import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -232,8 +233,9 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._slice = turn.SLICE, lane_module.STEP
-        turn.SLICE, lane_module.STEP = -1.0, 1  # a checkpoint after each offer
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(turn, "SLICE", -1.0)  # a checkpoint after each offer
+        self._patch.setattr(lane_module, "STEP", 1)
         self._directory = tempfile.TemporaryDirectory()
         self._system = System(Path(self._directory.name))
         self._result: outcome.Outcome[None] = outcome.Value(None)
@@ -300,7 +302,7 @@ class Machine(RuleBasedStateMachine):
             raise
         finally:
             self._thread.join(10)
-            turn.SLICE, lane_module.STEP = self._slice
+            self._patch.undo()
             self._directory.cleanup()
         self._result.unwrap()
 

@@ -112,7 +112,8 @@ async def test_a_full_queue_makes_it_catch_up_and_nothing_is_lost(
         for _ in range(10):
             world.commit("a", "b")
             await wait_all_tasks_blocked()
-        assert subscriber.state is State.CATCHING_UP
+        behind = subscriber.state
+        assert behind is State.CATCHING_UP
         reads = world.log.reads
         sink.unblock()
         await wait_all_tasks_blocked()

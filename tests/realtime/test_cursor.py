@@ -179,8 +179,8 @@ def test_resuming_anywhere_while_writers_pour_misses_and_repeats_nothing(
 def test_a_pong_says_up_to_where_everything_has_been_sent(server: Server, collection: str) -> None:
     """A cursor to resume from: nothing up to it comes later, while writers pour and while it is quiet."""
     with server.connect(collection, query="since=0", max_queue=None) as ws:
-        seqs = []
-        pongs = []
+        seqs: list[int] = []
+        pongs: list[int] = []
 
         def read() -> dict[str, Any]:
             message = receive(ws)
@@ -206,7 +206,7 @@ def test_a_pong_says_up_to_where_everything_has_been_sent(server: Server, collec
             ws.send('{"action": "ping"}')
             while read()["type"] != "pong":
                 pass
-            return pongs[-1] == seq
+            return bool(pongs[-1] == seq)
 
         wait_until(caught_up)
         assert len(seqs) == len(writers.acknowledged)

@@ -142,7 +142,7 @@ def test_pongs_and_closes_are_read_back_by_wsproto() -> None:
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(pong_frame(b"x" * 125) + close_frame(4401, "token expired"))
     assert list(client.events()) == [
-        Pong(payload=bytearray(b"x" * 125)),
+        Pong(payload=b"x" * 125),
         CloseConnection(code=4401, reason="token expired"),
     ]
 

@@ -92,13 +92,13 @@ def test_the_writes_of_another_database_never_arrive(server: Server, collection:
 def test_a_token_may_come_in_each_documented_way(server: Server, collection: str, path: str, way: str) -> None:
     token = server.token(collection)
     url = server.ws_url + path
-    more: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "query": {},
         "header": {"additional_headers": {"Authorization": f"Bearer {token}"}},
         "subprotocol": {"subprotocols": [f"bearer.{token}"]},
         "subprotocols": {"subprotocols": ["paperdb.v1", f"bearer.{token}"]},
-    }[way]
-    with connect(f"{url}?token={token}" if way == "query" else url, proxy=None, **more) as ws:
+    }
+    with connect(f"{url}?token={token}" if way == "query" else url, proxy=None, **ways[way]) as ws:
         if way == "subprotocols":
             assert ws.subprotocol == "paperdb.v1"
             assert receive(ws)["type"] == "ready"

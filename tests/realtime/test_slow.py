@@ -67,7 +67,7 @@ def test_a_slow_reader_can_still_act_and_its_replies_come_behind_its_events(
         ids = pour(own, collection, 2)
         slow.send(say(action="ping", ref=1) + say(action="subscribe", collection=other, ref=2))
         wanted = {f'"ref":{n}'.encode() for n in (1, 2)}
-        messages = []
+        messages: list[bytes] = []
         while wanted or len(messages) < len(ids):
             opcode, payload = slow.frame()
             assert opcode == TEXT

@@ -159,7 +159,7 @@ bodies = pytest.mark.parametrize(("method", "path"), [*BODIES, ("POST", "/realti
 def test_another_content_type_is_a_415(
     api: httpx.Client, collection: str, method: str, path: str, kind: str
 ) -> None:
-    headers = {"Content-Type": kind.encode("latin-1")}
+    headers = [(b"Content-Type", kind.encode("latin-1"))]
     answer = api.request(method, path.format(c=collection), content=b"{}", headers=headers)
     assert refusal(answer) == (415, "UNSUPPORTED_MEDIA_TYPE")
 

@@ -273,7 +273,7 @@ def test_an_unknown_query_parameter_is_a_400_that_names_it(
     api: httpx.Client, people: str, method: str, path: str
 ) -> None:
     target = (people.removesuffix("docs") + path).rstrip("/")
-    body = [] if path == "bulk" else {}
+    body: object = [] if path == "bulk" else {}
     answer = api.request(
         method, target, params={"limitt": "1"}, json=body if method in ("PATCH", "PUT", "POST") else None
     )
