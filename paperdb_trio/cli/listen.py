@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-import trio
 
 from paperdb_trio.cli.base import main
 from paperdb_trio.errors import StartupError, leaves
@@ -32,7 +31,10 @@ def listen(
     if token is None and key is None:
         raise click.UsageError("Give a --key (or PAPERDB_API_KEY) or a --token (or PAPERDB_TOKEN)")
 
-    from paperdb_trio.client.listen import listen as listen_to  # imports that other commands save
+    # Imports that other commands save.
+    import trio
+
+    from paperdb_trio.client.listen import listen as listen_to
 
     def status(text: str) -> None:
         click.echo(f"paperdb: {text}", err=True)
