@@ -80,6 +80,7 @@ class Server:
         self.data = data
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
+        self.http2 = False  # whether `request` speaks HTTP/2, and nothing else
         self.key = ""
         self.url = ""
         self.stderr = ""
@@ -191,9 +192,9 @@ class Server:
 
     def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
-        if "verify" not in more:
-            more["verify"] = self.context or True
-        return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
+        verify = more.pop("verify", None) or self.context or True
+        with httpx.Client(http1=not self.http2, http2=self.http2, verify=verify, timeout=20) as client:
+            return client.request(method, self.url + path, headers=headers, **more)
 
     def insert(self, collection: str, document: Any, *, key: str | None = None) -> dict[str, Any]:
         answer = self.request("POST", f"/{collection}/docs", json=document, key=key)
