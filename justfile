@@ -14,7 +14,7 @@ serve *options: _venv
 
 # The whole test suite.
 test *options: _venv
-    {{python}} -m pytest {{options}}
+    {{python}} -m pytest -n auto {{options}}
 
 # The README's lines in bare roots of Debian 12 and 13, the second as it is: the whole suite there. Needs root.
 fresh:

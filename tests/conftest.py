@@ -54,6 +54,12 @@ settings.register_profile(
 settings.load_profile("paperdb")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: one more than there are cores, because tests wait, too. Idle workers help busy ones."""
+    config.option.dist = "worksteal"
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def lacking(what: str) -> NoReturn:
     """Skip the test (in CI: fail it), for this machine lacks something."""
     if os.environ.get("CI"):

@@ -20,6 +20,7 @@ from tests.conftest import StartServer, receive
 from tests.store.tools import apply_all, inserting, new_file, rows
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_a_newcomer_sees_events_at_once(start_server: StartServer) -> None:
     server = start_server("--demo")

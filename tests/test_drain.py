@@ -37,6 +37,7 @@ def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_every_acknowledged_write_survives_and_sockets_are_told_1012(

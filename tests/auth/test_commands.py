@@ -24,6 +24,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> None:
     server.cli("databases", "create", "test_cli", "--plan", "free")

@@ -34,6 +34,7 @@ def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.smoke
 def test_documents_and_events_work_the_same_way(quart: Server, collection: str) -> None:
     with quart.connect(collection) as ws:
         document = quart.insert(collection, {"text": "é"})
@@ -84,6 +85,7 @@ def test_what_there_is_not_is_a_json_error(quart: Server, path: str) -> None:
         assert body.keys() >= {"error", "code"}
 
 
+@pytest.mark.smoke
 def test_http_2_carries_documents(quart: Server, collection: str) -> None:
     output = subprocess.run(
         [
@@ -152,6 +154,7 @@ def test_websockets_are_not_offered_within_http_2(server: Server) -> None:
         assert client.h2.remote_settings.enable_connect_protocol == 0
 
 
+@pytest.mark.smoke
 def test_a_large_answer_arrives_whole(server: Server, collection: str) -> None:
     """It goes out in pieces."""
     document = server.insert(collection, {"text": "x" * 500_000})
@@ -331,6 +334,7 @@ def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: S
         assert client.answer(again)[0] == 200
 
 
+@pytest.mark.smoke
 def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
     """They cost a millisecond each with 1,000 streams in the tree, and beyond those the connection."""
     with Http2(server) as client:

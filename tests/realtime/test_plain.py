@@ -18,6 +18,7 @@ from tests.realtime.raw import Raw, Writers, forge, handshake
 pytestmark = pytest.mark.executable
 
 
+@pytest.mark.smoke
 def test_every_write_is_one_event_of_the_documented_shape(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         inserted = server.insert(collection, {"text": "hello"})
@@ -87,6 +88,7 @@ def test_the_writes_of_another_database_never_arrive(server: Server, collection:
         assert receive(theirs)["data"] == foreign
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", ["/", "/realtime"])
 @pytest.mark.parametrize("way", ["query", "header", "subprotocol", "subprotocols"])
 def test_a_token_may_come_in_each_documented_way(server: Server, collection: str, path: str, way: str) -> None:
@@ -188,6 +190,7 @@ def test_dropping_a_collection_is_a_delete_event_for_each_document(server: Serve
         assert receive(ws) == {"type": "insert", "collection": collection, "data": again}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("size", [0, 70, 80, 60_000, 70_000, 900_000])
 def test_events_of_every_size_class_of_frame_arrive_whole(server: Server, collection: str, size: int) -> None:
     with server.connect(collection) as ws:

@@ -38,6 +38,7 @@ def ids(api: httpx.Client, path: str, **parameters: Any) -> list[str]:
     return [document["_id"] for document in answer.json()["documents"]]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("filter", "found"),
     [
