@@ -15,8 +15,6 @@ from tests.auth.commands import run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
 from tests.store.tools import apply_all, inserting, new_file, rows
 
-pytestmark = pytest.mark.executable
-
 GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 REASONS = {">/dev/full": "No space left on device", ">&-": "it is closed", ">&3": "Broken pipe"}
 broken = pytest.mark.parametrize("stdout", REASONS)
@@ -93,6 +91,7 @@ def test_an_answer_that_cannot_be_written_is_one_line(
     assert keys(data) == 1  # those that could not be shown are none
 
 
+@pytest.mark.executable
 def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
     apply_all(data / "paperdb.sqlite", *(inserting({"pad": "x" * 10_000}) for _ in range(100)))
     script = 'set -o pipefail; "$@" | head -n 1'
@@ -109,6 +108,7 @@ def test_an_export_that_nobody_reads_on_says_so(data: Path) -> None:
     assert done.stderr == "paperdb: Cannot write the answer to stdout: Broken pipe\n"
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
 def test_a_listener_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
     """A pipe that nobody reads is its end: tests/client/test_listen.py."""
@@ -120,6 +120,7 @@ def test_a_listener_that_cannot_write_says_so(server: Server, collection: str, s
     assert "Traceback" not in error
 
 
+@pytest.mark.executable
 @broken
 def test_a_first_key_that_cannot_be_shown_is_not_made(
     start_server: StartServer, tmp_path: Path, stdout: str
@@ -133,8 +134,8 @@ def test_a_first_key_that_cannot_be_shown_is_not_made(
     assert server.insert("c", {}, key=server.key)
 
 
-@broken
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.executable
+@pytest.mark.parametrize(("stdout", "first"), [*((how, True) for how in REASONS), (">&-", False)])
 def test_a_server_without_a_secret_to_show_serves_on(
     data: Path, tmp_path: Path, stdout: str, first: bool
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_key_that_cannot_be_stored_is_not_shown_if_that_is_known_before(data: 
     assert (done.exit_code, done.stdout) == (1, "")
 
 
+@pytest.mark.executable
 def test_a_key_that_was_shown_but_could_not_be_stored_is_told(small_disk: Path) -> None:
     with closing(sqlite3.connect(new_file(small_disk))) as other:
         other.execute("SELECT * FROM keys").fetchall()  # so that all files are there
@@ -168,6 +170,7 @@ def test_a_key_that_was_shown_but_could_not_be_stored_is_told(small_disk: Path) 
 # --- stderr, and all of them ---------------------------------------------------------------------
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
 def test_an_error_that_nobody_reads_has_its_exit_code_all_the_same(data: Path, stderr: str) -> None:
     assert ends(start(stderr, "keys", "revoke", "nobody", "--data", data)) == (1, "", "")
@@ -175,6 +178,7 @@ def test_an_error_that_nobody_reads_has_its_exit_code_all_the_same(data: Path, s
     assert ends(start(f"{stderr} >&-", "keys", "list", "--data", data)) == (6, "", "")
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
 def test_a_server_whose_log_nobody_reads_serves_and_drains(data: Path, stderr: str) -> None:
     with start(stderr, "serve", "--port", "0", "--data", data) as serving:
@@ -185,6 +189,7 @@ def test_a_server_whose_log_nobody_reads_serves_and_drains(data: Path, stderr: s
     assert serving.returncode == 0
 
 
+@pytest.mark.executable
 def test_a_file_never_takes_the_place_of_a_closed_stream(data: Path) -> None:
     """What is written to stderr would be written into it."""
     with start("<&- >&- 2>&-", "serve", "--port", "0", "--data", data) as serving:
@@ -195,6 +200,7 @@ def test_a_file_never_takes_the_place_of_a_closed_stream(data: Path) -> None:
     assert serving.returncode == 0
 
 
+@pytest.mark.executable
 def test_an_import_from_a_closed_stdin_has_nothing_to_import(data: Path) -> None:
     code, output, error = ends(start("<&-", "import", "--data", data))
     assert (code, error) == (0, "")

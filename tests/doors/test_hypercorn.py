@@ -21,8 +21,6 @@ from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, handshake, request, running
 from tests.stress.harness import memory
 
-pytestmark = pytest.mark.executable
-
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
@@ -34,6 +32,7 @@ def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_documents_and_events_work_the_same_way(quart: Server, collection: str) -> None:
     with quart.connect(collection) as ws:
@@ -43,6 +42,7 @@ def test_documents_and_events_work_the_same_way(quart: Server, collection: str) 
         assert answer.json() == document
 
 
+@pytest.mark.executable
 def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Server, collection: str) -> None:
     """Once Hypercorn has a connection it keeps it: an upgrade on it is refused, not half served."""
     with Raw(quart) as raw:
@@ -53,6 +53,7 @@ def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Serve
         assert 400 <= raw.head()[0] < 500
 
 
+@pytest.mark.executable
 def test_a_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
     with Raw(quart) as raw:
         chunks = b'8\r\n{"text":\r\n7\r\n"hello"\r\n1\r\n}\r\n0\r\n\r\n'
@@ -61,6 +62,7 @@ def test_a_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
         assert (status, document["text"]) == (201, "hello")
 
 
+@pytest.mark.executable
 def test_who_expects_100_is_told_to_continue(quart: Server, collection: str) -> None:
     body = b'{"n": 1}'
     with Raw(quart) as raw:
@@ -71,11 +73,13 @@ def test_who_expects_100_is_told_to_continue(quart: Server, collection: str) -> 
         assert raw.answer()[0] == 201
 
 
+@pytest.mark.executable
 def test_a_body_too_large_is_a_413(quart: Server, collection: str) -> None:
     answer = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
     assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("path", ["/nothing/here/at/all", "/x//docs", "/%ff/docs"])
 def test_what_there_is_not_is_a_json_error(quart: Server, path: str) -> None:
     with Raw(quart) as raw:
@@ -85,6 +89,7 @@ def test_what_there_is_not_is_a_json_error(quart: Server, path: str) -> None:
         assert body.keys() >= {"error", "code"}
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_http_2_carries_documents(quart: Server, collection: str) -> None:
     output = subprocess.run(
@@ -115,6 +120,7 @@ def test_an_upgrade_with_trailing_bytes_ends_one_connection(quart: Server) -> No
     assert quart.request("GET", "/healthz").status_code == 200
 
 
+@pytest.mark.executable
 def test_the_first_who_need_it_may_come_at_once(start_server: StartServer) -> None:
     """It is loaded then, and once: all of them are served, and the others meanwhile."""
     server = start_server()
@@ -146,6 +152,7 @@ def test_a_drain_while_it_is_loaded_ends_what_waits_for_it(start_server: StartSe
 # --- what a client of HTTP/2 can do --------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_websockets_are_not_offered_within_http_2(server: Server) -> None:
     """A browser would take the offer (RFC 8441), and Quart has none."""
     with Http2(server) as client:
@@ -154,6 +161,7 @@ def test_websockets_are_not_offered_within_http_2(server: Server) -> None:
         assert client.h2.remote_settings.enable_connect_protocol == 0
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_a_large_answer_arrives_whole(server: Server, collection: str) -> None:
     """It goes out in pieces."""
@@ -334,6 +342,7 @@ def test_a_connection_of_http_2_lives_while_it_is_being_answered(start_server: S
         assert client.answer(again)[0] == 200
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_priorities_are_nothing_to_us(server: Server, collection: str) -> None:
     """They cost a millisecond each with 1,000 streams in the tree, and beyond those the connection."""
