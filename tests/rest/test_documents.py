@@ -185,6 +185,7 @@ def test_unique_that_cannot_be_held_is_a_400(api: httpx.Client, docs: str, uniqu
     assert refusal(answer) == (400, "INVALID_UNIQUE")
 
 
+@pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
 @pytest.mark.smoke
 def test_two_at_once_do_not_both_get_a_unique_value(api: httpx.Client, docs: str) -> None:
     def insert(_: int) -> int:
@@ -278,6 +279,7 @@ def test_increment_beyond_a_double_is_a_400(api: httpx.Client, docs: str, by: fl
     assert api.get(f"{docs}/a").json()["n"] == 1.7e308
 
 
+@pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
 def test_increments_at_once_all_count(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "n": 0})
     with ThreadPoolExecutor(8) as pool:
