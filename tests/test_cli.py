@@ -46,6 +46,7 @@ def data(tmp_path: Path) -> Path:
 # --- starting ------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
     server = start_server()
@@ -59,6 +60,7 @@ def test_first_start_prints_a_key_once_and_commands_that_work(start_server: Star
     assert server.request("GET", "/c/count", key=key).json() == {"count": 1}
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_given_first_key_is_used_and_not_printed(start_server: StartServer) -> None:
     server = start_server(env={"PAPERDB_API_KEY": GOOD_KEY})
@@ -88,6 +90,7 @@ def test_weak_first_key_is_refused_and_a_good_one_can_follow(
         assert server.insert("c", {}, key=GOOD_KEY)["_id"]
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_second_server_on_a_directory_is_refused_and_the_first_continues(server: Server) -> None:
     done = run("serve", "--data", server.data, "--port", "0")
@@ -105,6 +108,7 @@ def test_directory_is_free_again_after_a_kill(start_server: StartServer) -> None
     assert server.request("GET", "/c/docs/a").status_code == 200
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_port_in_use_is_refused(data: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -117,6 +121,7 @@ def test_foreign_address_is_refused(data: Path, host: str) -> None:
     fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_first_start_is_short_and_coloured_only_on_a_terminal(tmp_path: Path) -> None:
     try:
@@ -334,7 +339,7 @@ def test_option_overrides_its_variable_which_overrides_the_file(tmp_path: Path) 
     """Each names a port that is out of range; the error shows which one counts."""
     config = tmp_path / "c.toml"
     config.write_text("port = 70003\n")
-    arguments = ["serve", "--data", tmp_path / "d", "--config", config]
+    arguments = ["serve", "--data", str(tmp_path / "d"), "--config", str(config)]
     fails(run(*arguments), 2, "70003", "'port'")
     fails(run(*arguments, env={"PAPERDB_PORT": "70002"}), 2, "70002")
     fails(run(*arguments, "--port", "70001", env={"PAPERDB_PORT": "70002"}), 2, "70001")
@@ -391,6 +396,7 @@ def test_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_version_names_ours_and_its_foundations() -> None:
     done = run("--version")

@@ -24,6 +24,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> None:
     server.cli("databases", "create", "test_cli", "--plan", "free")
@@ -81,7 +82,9 @@ def test_revocation_is_final_and_can_be_repeated(data: Path) -> None:
 
     def revoked_at() -> str | None:
         listed = json.loads(run("keys", "list", "--json", "--data", data).stdout)
-        return next(row["revokedAt"] for row in listed if row["id"] == key["id"])
+        (row,) = (row for row in listed if row["id"] == key["id"])
+        revoked: str | None = row["revokedAt"]
+        return revoked
 
     assert revoked_at() is None
     assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0

@@ -11,7 +11,7 @@ import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import h11
 from wsproto.connection import Connection, ConnectionType
@@ -240,12 +240,12 @@ def check_filter(chance: random.Random) -> str:
 def check_action(chance: random.Random) -> str:
     data = mutate(chance, ACTIONS)
     try:
-        action: Any = parse_action(data)
+        action = parse_action(data)
     except BadMessage as bad:
         encode(bad.ref)
         return "refused"
     encode(action.ref)
-    return action.name
+    return str(action.name)
 
 
 CHECKS: Final[dict[str, Check]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,14 @@ def operation(kind: str, ids: Any, n: int) -> Any:
     if kind in ("bulk", "atomic"):
         drafts: list[Draft | ApiError] = [Draft.parse({"key": id, "n": n}) for id in ids]
         return InsertBulk(DATABASE, "c", drafts, MAX_BYTES, 10 * MAX_BYTES, kind == "atomic")
-    return {
+    makes: dict[str, Callable[[], Any]] = {
         "insert": lambda: inserting({"key": ids, "n": n}),
         "patch": lambda: Patch(DATABASE, "c", ids, {"n": n}, None, MAX_BYTES),
         "replace": lambda: Replace(DATABASE, "c", ids, {"n": n}, None, MAX_BYTES),
         "delete": lambda: Delete(DATABASE, "c", ids, None),
         "drop": lambda: DropSome(DATABASE, "c", None),
-    }[kind]()
+    }
+    return makes[kind]()
 
 
 def expected(kind: str, ids: Any, there: dict[str, int], n: int) -> list[tuple[str, str]] | None:
@@ -276,7 +278,7 @@ def test_dropped_and_made_again_in_one_transaction_is_a_new_collection(file: Pat
 @pytest.mark.parametrize(("keep", "left"), [(0, []), (1, [9]), (4, [6, 7, 8, 9]), (100, list(range(10)))])
 def test_trimming_keeps_the_newest(file: Path, keep: int, left: list[int]) -> None:
     apply_all(file, *(inserting({"n": n}) for n in range(10)))
-    removed = []
+    removed: list[int] = []
     while not removed or removed[-1]:
         ((trimmed, count),) = apply_all(file, Trim(DATABASE, 0, keep, limit=3))
         removed.append(count)

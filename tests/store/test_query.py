@@ -290,15 +290,16 @@ ODD_NAMES = [
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: str) -> None:
-    documents = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
+    documents: list[dict[str, Any]] = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
     with scratch(shared_file) as tx:
         scope = fill(tx, documents, indexed=False)
-        for filter in (
+        filters: list[dict[str, Any]] = [
             {name: 1},
             {f"{name}.{name}": {"gt": 2}},
             {name: {"exists": False}},
             {f"list.{name}": 1},
-        ):
+        ]
+        for filter in filters:
             expected = [n for n, document in enumerate(documents) if matches(document, filter)]
             assert found(tx, scope, filter) == expected
         sql = f"SELECT id FROM documents WHERE {scope} ORDER BY {compile_sort('+' + name)} LIMIT 4"

@@ -61,6 +61,7 @@ def data(tmp_path: Path) -> Path:
 # --- there and back ------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> None:
     """Also documents that are older than the schema of their collection and do not satisfy it, and fields

@@ -58,7 +58,7 @@ def insert(tx: Transaction, document: dict[str, Any], collection: str = "c") -> 
     return written
 
 
-def apply_all(file: Path, *operations: Operation) -> list[Any]:
+def apply_all(file: Path, *operations: Operation[Any]) -> list[Any]:
     """Commit operations together; their results."""
     with committed(file) as tx:
         return [operation.apply(tx) for operation in operations]
