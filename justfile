@@ -14,7 +14,15 @@ serve *options: _venv
 
 # The whole test suite.
 test *options: _venv
-    {{python}} -m pytest {{options}}
+    {{python}} -m pytest -n auto {{options}}
+
+# How much of `paperdb_trio` the tests run, in their own process and in those of the servers that they start.
+coverage *options: _venv
+    @{{python}} -m pip install -q -e '.[coverage]'
+    {{python}} -m coverage erase
+    {{python}} -m coverage run -m pytest -n auto {{options}}
+    {{python}} -m coverage combine -q
+    {{python}} -m coverage report --skip-covered --sort=cover
 
 # The README's lines in bare roots of Debian 12 and 13, with the whole test suite. Needs root.
 fresh:

@@ -54,6 +54,12 @@ settings.register_profile(
 settings.load_profile("paperdb")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """`-n auto`: one more than there are cores, because tests wait, too. Idle workers help busy ones."""
+    config.option.dist = "worksteal"
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def lacking(what: str) -> NoReturn:
     """Skip the test (in CI: fail it), for this machine lacks something."""
     if os.environ.get("CI"):
@@ -80,6 +86,7 @@ class Server:
         self.data = data
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
+        self.http2 = False  # whether `request` speaks HTTP/2, and nothing else
         self.key = ""
         self.url = ""
         self.stderr = ""
@@ -191,9 +198,9 @@ class Server:
 
     def request(self, method: str, path: str, *, key: str | None = None, **more: Any) -> httpx.Response:
         headers = {"Authorization": f"Bearer {key or self.key}", **more.pop("headers", {})}
-        if "verify" not in more:
-            more["verify"] = self.context or True
-        return httpx.request(method, self.url + path, headers=headers, timeout=20, **more)
+        verify = more.pop("verify", None) or self.context or True
+        with httpx.Client(http1=not self.http2, http2=self.http2, verify=verify, timeout=20) as client:
+            return client.request(method, self.url + path, headers=headers, **more)
 
     def insert(self, collection: str, document: Any, *, key: str | None = None) -> dict[str, Any]:
         answer = self.request("POST", f"/{collection}/docs", json=document, key=key)
@@ -211,9 +218,9 @@ class Server:
     def connect(self, *collections: str, query: str = "", **more: Any) -> ClientConnection:
         """A WebSocket of the `websockets` library, with a token for these collections."""
         target = f"{self.ws_url}/?token={self.token(*collections)}{'&' if query else ''}{query}"
-        return connect(
-            target, **{"ssl": self.context, "proxy": None, "max_size": None, "close_timeout": 2, **more}
-        )
+        options = {"ssl": self.context, "proxy": None, "max_size": None, "close_timeout": 2, **more}
+        connection: ClientConnection = connect(target, **options)
+        return connection
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 15) -> None:

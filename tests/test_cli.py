@@ -13,17 +13,15 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from paperdb_trio import __version__
 from paperdb_trio.config import Settings
-from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect
 from tests.auth.commands import Done, fails, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, lacking, need
-from tests.store.tools import new_file
+from tests.store.tools import content, new_file
 from tests.test_config import service_variables
 
 GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
@@ -48,6 +46,7 @@ def data(tmp_path: Path) -> Path:
 # --- starting ------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_first_start_prints_a_key_once_and_commands_that_work(start_server: StartServer) -> None:
     server = start_server()
@@ -61,6 +60,7 @@ def test_first_start_prints_a_key_once_and_commands_that_work(start_server: Star
     assert server.request("GET", "/c/count", key=key).json() == {"count": 1}
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_given_first_key_is_used_and_not_printed(start_server: StartServer) -> None:
     server = start_server(env={"PAPERDB_API_KEY": GOOD_KEY})
@@ -90,6 +90,7 @@ def test_weak_first_key_is_refused_and_a_good_one_can_follow(
         assert server.insert("c", {}, key=GOOD_KEY)["_id"]
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_second_server_on_a_directory_is_refused_and_the_first_continues(server: Server) -> None:
     done = run("serve", "--data", server.data, "--port", "0")
@@ -107,6 +108,7 @@ def test_directory_is_free_again_after_a_kill(start_server: StartServer) -> None
     assert server.request("GET", "/c/docs/a").status_code == 200
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_port_in_use_is_refused(data: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -119,6 +121,7 @@ def test_foreign_address_is_refused(data: Path, host: str) -> None:
     fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_first_start_is_short_and_coloured_only_on_a_terminal(tmp_path: Path) -> None:
     try:
@@ -289,15 +292,6 @@ def test_directory_without_permission_is_refused(data: Path, command: list[str])
     fails(done, 6, str(data), "ermission")
 
 
-def content(file: Path) -> list[Any]:
-    """The rows of every table, without taking a lock."""
-    with closing(sqlite.open_file(f"file:{file}?immutable=1", read_only=True, busy_seconds=1)) as connection:
-        tables = connection.execute(
-            "SELECT name FROM sqlite_master WHERE type='table' ORDER BY name"
-        ).fetchall()
-        return [connection.execute(f'SELECT * FROM "{name}"').fetchall() for (name,) in tables]
-
-
 @pytest.mark.executable
 def test_full_disk_is_one_line(small_disk: Path) -> None:
     """Both in an empty directory and beside a database, which stays unchanged."""
@@ -342,7 +336,7 @@ def test_option_overrides_its_variable_which_overrides_the_file(tmp_path: Path) 
     """Each names a port that is out of range; the error shows which one counts."""
     config = tmp_path / "c.toml"
     config.write_text("port = 70003\n")
-    arguments = ["serve", "--data", tmp_path / "d", "--config", config]
+    arguments = ["serve", "--data", str(tmp_path / "d"), "--config", str(config)]
     fails(run(*arguments), 2, "70003", "'port'")
     fails(run(*arguments, env={"PAPERDB_PORT": "70002"}), 2, "70002")
     fails(run(*arguments, "--port", "70001", env={"PAPERDB_PORT": "70002"}), 2, "70001")
@@ -399,6 +393,7 @@ def test_service_of_our_name_stops_no_command(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_version_names_ours_and_its_foundations() -> None:
     done = run("--version")

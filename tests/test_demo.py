@@ -21,6 +21,7 @@ from tests.conftest import StartServer, receive
 from tests.store.tools import apply_all, inserting, new_file, rows
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_newcomer_sees_events_right_away(start_server: StartServer) -> None:
     server = start_server("--demo")

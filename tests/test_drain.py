@@ -37,6 +37,7 @@ def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
     return time.monotonic() - began
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_every_acknowledged_write_survives_and_sockets_close_with_1012(
@@ -274,7 +275,8 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     # Before any client can add to it.
     assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
     server.insert(collection, {"key": "since"})
-    deleted, inserted = set(), []
+    deleted: set[str] = set()
+    inserted: list[str] = []
     with server.connect(collection, query=f"since={cursor}", max_queue=None) as ws:
         assert receive(ws)["type"] == "ready"
         while len(deleted) < count or not inserted:

@@ -201,7 +201,7 @@ def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path
 @pytest.mark.executable
 def test_files_that_root_creates_belong_to_the_directorys_owner(theirs: Path, tmp_path: Path) -> None:
     """Even while it runs, and when it is killed: SQLite gives the files beside a database to its owner."""
-    seen = {}
+    seen: dict[str, tuple[int, int]] = {}
     command = [*COMMAND, "serve", "--port", "0", "--tls-self-signed", "--data", str(theirs)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=ENVIRONMENT

@@ -26,6 +26,7 @@ def data(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_running_server_writes_the_import_and_subscribers_see_it(server: Server, collection: str) -> None:
     with server.connect(collection, query="since=now") as ws:

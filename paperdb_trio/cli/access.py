@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from paperdb_trio.auth.keys import hash_key, new_key
-from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.cli.base import Group, data_option, main
 from paperdb_trio.model import new_id
 from paperdb_trio.store import admin
@@ -99,6 +98,8 @@ def keys_revoke(id: str, data: str) -> None:
 @data_option
 def keys_rotate_signing(data: str) -> None:
     """Sign new tokens with a new secret. Tokens of the old one stay valid until they expire."""
+    from paperdb_trio.auth.tokens import new_signing_secret
+
     kid, secret = new_signing_secret()
     admin.add_signing_secret(prepare(data, create=False), kid, secret)
     click.echo(f"New tokens are now signed with {kid}.")

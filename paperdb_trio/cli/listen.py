@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import click
-import trio
 
 from paperdb_trio.cli.base import main
 from paperdb_trio.client.groups import leaves
@@ -33,7 +32,10 @@ def listen(
     if token is None and key is None:
         raise click.UsageError("Give a --key (or PAPERDB_API_KEY) or a --token (or PAPERDB_TOKEN)")
 
-    from paperdb_trio.cli.follow import follow  # other commands do without its imports
+    # Imports that other commands do without.
+    import trio
+
+    from paperdb_trio.cli.follow import follow
 
     def status(text: str) -> None:
         click.echo(f"paperdb: {text}", err=True)

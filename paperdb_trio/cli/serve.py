@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import click
-import trio
 
 from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
-from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.cli.base import main
 from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings, read_toml, setting_type
@@ -68,7 +66,10 @@ def serve(config: str | None, **given: Any) -> None:
     # hpack would log every header, keys and tokens among them.
     for library in ("trio-websocket", "hypercorn", "quart", "httpx", "hpack", "h2"):
         logging.getLogger(library).setLevel(logging.WARNING)
-    from paperdb_trio.server import serve as run_server  # half a second of imports that other commands save
+    # Half a second of imports, which other commands save.
+    import trio
+
+    from paperdb_trio.server import serve as run_server
 
     with serving_lock(settings.data):
         file = prepare(settings.data, create=True)
@@ -89,6 +90,8 @@ def serve(config: str | None, **given: Any) -> None:
 
 def _set_up(file: Path) -> str:
     """Prepare a first start; returns the first key, which is printed at once, because it is not stored."""
+    from paperdb_trio.auth.tokens import new_signing_secret
+
     given = os.environ.get("PAPERDB_API_KEY")
     key = check_given_key(given) if given else new_key("secret")
 

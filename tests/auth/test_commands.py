@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from paperdb_trio.store import admin
-from paperdb_trio.store.file import connect
 from tests.auth.commands import fails, run
 from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
-from tests.store.tools import new_file
+from tests.store.tools import content, new_file
 
 
 @pytest.fixture
@@ -24,6 +22,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> None:
     server.cli("databases", "create", "test_cli", "--plan", "free")
@@ -51,13 +50,9 @@ def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> Non
 def test_duplicate_and_unknown_names_are_refused(
     data: Path, arguments: list[str], code: int, word: str
 ) -> None:
-    def dump() -> list[str]:
-        with closing(connect(data / "paperdb.sqlite")) as connection:
-            return list(connection.iterdump())
-
-    before = dump()
+    before = content(data / "paperdb.sqlite")
     fails(run(*arguments, "--data", data), code, word)
-    assert dump() == before
+    assert content(data / "paperdb.sqlite") == before
 
 
 @pytest.mark.parametrize("public", [False, True])
@@ -81,7 +76,9 @@ def test_revocation_is_final_and_can_be_repeated(data: Path) -> None:
 
     def revoked_at() -> str | None:
         listed = json.loads(run("keys", "list", "--json", "--data", data).stdout)
-        return next(row["revokedAt"] for row in listed if row["id"] == key["id"])
+        (row,) = (row for row in listed if row["id"] == key["id"])
+        revoked: str | None = row["revokedAt"]
+        return revoked
 
     assert revoked_at() is None
     assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0

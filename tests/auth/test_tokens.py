@@ -144,7 +144,7 @@ def test_valid_token_grants_its_claims(world: World) -> None:
     payload = claims()
     grant = verify(world.accounts, token(payload))
     assert (grant.database.name, grant.key_id, grant.expires) == ("default", "k1", payload["exp"])
-    assert grant.collections == {"a", "b"}
+    assert grant.collections == frozenset({"a", "b"})
     assert (grant.covers("a"), grant.covers("c"), grant.covers("*")) == (True, False, False)
 
 

@@ -88,6 +88,7 @@ def listeners() -> Iterator[list[Listener]]:
             listener.wait()
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_it_prints_events_reconnects_and_resumes(start_server: StartServer, listeners: list[Listener]) -> None:
     server = start_server()
@@ -117,6 +118,7 @@ def test_it_prints_events_reconnects_and_resumes(start_server: StartServer, list
     assert resumed.numbers == [3, 4, 5]
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_a_refused_token_is_one_line(server: Server, listeners: list[Listener]) -> None:
     for arguments, words in (

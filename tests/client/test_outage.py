@@ -9,6 +9,7 @@ import trio
 
 from paperdb_trio import ConnectionState, PaperDBError, create_client
 from paperdb_trio.client import backoff, session
+from paperdb_trio.client.link import Link
 from tests.client.harness import SECONDS, eventually, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server, StartServer
 
@@ -254,7 +255,7 @@ async def test_a_quiet_collection_does_not_age_out_while_connected(
             await write(server, "busy", range(300))
             await trimmed(server, 200)
             link = events._channel.link
-            assert link is not None
+            assert isinstance(link, Link)
             await eventually(lambda: link.cursor == 300)
             proxy.cut()
             await write(server, "quiet", range(1))

@@ -34,6 +34,7 @@ async def test_the_life_of_a_document(server: Server, collection: str) -> None:
         assert (caught.value.status, caught.value.code, caught.value.extra) == (404, "NOT_FOUND", {})
 
 
+@pytest.mark.smoke
 def test_the_life_of_a_document_blocking(server: Server, collection: str) -> None:
     with create_sync_client(base_url=server.url, api_key=server.key) as db:
         documents = getattr(db, collection)

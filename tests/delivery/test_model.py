@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import outcome
+import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -288,8 +289,9 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._slice = turn.SLICE, feed_module.STEP
-        turn.SLICE, feed_module.STEP = -1.0, 1  # a checkpoint after each offer, but for the step "slice"
+        self._patch = pytest.MonkeyPatch()
+        self._patch.setattr(turn, "SLICE", -1.0)  # a checkpoint after each offer, but for the step "slice"
+        self._patch.setattr(feed_module, "STEP", 1)
         self._directory = tempfile.TemporaryDirectory()
         self._system = System(Path(self._directory.name))
         self._result: outcome.Outcome[None] = outcome.Value(None)
@@ -324,7 +326,7 @@ class Machine(RuleBasedStateMachine):
             elif name == "tell":
                 system.tell(*arguments)
             elif name == "slice":
-                turn.SLICE = arguments[0]
+                self._patch.setattr(turn, "SLICE", arguments[0])
             elif name == "subscribe":
                 system.subscribe(*arguments)
             elif alive := [reader for reader in system.readers if not reader.gone]:
@@ -360,7 +362,7 @@ class Machine(RuleBasedStateMachine):
             raise
         finally:
             self._thread.join(10)
-            turn.SLICE, feed_module.STEP = self._slice
+            self._patch.undo()
             self._directory.cleanup()
         self._result.unwrap()
 

@@ -163,7 +163,8 @@ async def test_a_full_queue_makes_it_catch_up_and_nothing_is_lost(
         for _ in range(10):
             world.commit("a", "b")
             await wait_all_tasks_blocked()
-        assert subscriber.state is SubscriberState.CATCHING_UP
+        behind = subscriber.state
+        assert behind is SubscriberState.CATCHING_UP
         reads = world.log.reads
         sink.unblock()
         await wait_all_tasks_blocked()

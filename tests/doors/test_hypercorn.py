@@ -21,8 +21,6 @@ from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, handshake, request, running
 from tests.stress.harness import memory
 
-pytestmark = pytest.mark.executable
-
 EMPTY_SETTINGS = b"\0\0\0\4\0\0\0\0\0"
 
 
@@ -34,6 +32,8 @@ def quart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.mark.executable
+@pytest.mark.smoke
 def test_documents_and_events_work_the_same(quart: Server, collection: str) -> None:
     with quart.connect(collection) as ws:
         document = quart.insert(collection, {"text": "é"})
@@ -42,6 +42,7 @@ def test_documents_and_events_work_the_same(quart: Server, collection: str) -> N
         assert answer.json() == document
 
 
+@pytest.mark.executable
 def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Server, collection: str) -> None:
     """Hypercorn keeps a connection once it has it; an upgrade on it is refused, not half served."""
     with Raw(quart) as raw:
@@ -52,6 +53,7 @@ def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Serve
         assert 400 <= raw.head()[0] < 500
 
 
+@pytest.mark.executable
 def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
     with Raw(quart) as raw:
         chunks = b'8\r\n{"text":\r\n7\r\n"hello"\r\n1\r\n}\r\n0\r\n\r\n'
@@ -60,6 +62,7 @@ def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
         assert (status, document["text"]) == (201, "hello")
 
 
+@pytest.mark.executable
 def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
     body = b'{"n": 1}'
     with Raw(quart) as raw:
@@ -70,11 +73,13 @@ def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
         assert raw.answer()[0] == 201
 
 
+@pytest.mark.executable
 def test_body_too_large_is_a_413(quart: Server, collection: str) -> None:
     answer = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
     assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("path", ["/nothing/here/at/all", "/x//docs", "/%ff/docs"])
 def test_unknown_route_returns_json_404(quart: Server, path: str) -> None:
     with Raw(quart) as raw:
@@ -84,6 +89,8 @@ def test_unknown_route_returns_json_404(quart: Server, path: str) -> None:
         assert body.keys() >= {"error", "code"}
 
 
+@pytest.mark.executable
+@pytest.mark.smoke
 def test_http_2_carries_documents(quart: Server, collection: str) -> None:
     output = subprocess.run(
         [
@@ -113,6 +120,7 @@ def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> Non
     assert quart.request("GET", "/healthz").status_code == 200
 
 
+@pytest.mark.executable
 def test_first_users_may_arrive_together(start_server: StartServer) -> None:
     """Hypercorn is loaded once; all of them are served, and other clients meanwhile."""
     server = start_server()
@@ -144,6 +152,7 @@ def test_drain_during_loading_closes_waiting_connections(start_server: StartServ
 # --- HTTP/2 clients ------------------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_http_2_does_not_offer_websockets(server: Server) -> None:
     """A browser would accept the offer (RFC 8441), but Quart has no WebSocket."""
     with Http2(server) as client:
@@ -152,6 +161,8 @@ def test_http_2_does_not_offer_websockets(server: Server) -> None:
         assert client.h2.remote_settings.enable_connect_protocol == 0
 
 
+@pytest.mark.executable
+@pytest.mark.smoke
 def test_large_response_arrives_whole(server: Server, collection: str) -> None:
     """It is sent in pieces."""
     document = server.insert(collection, {"text": "x" * 500_000})
@@ -330,6 +341,8 @@ def test_http_2_connection_stays_open_during_a_response(start_server: StartServe
         assert client.answer(again)[0] == 200
 
 
+@pytest.mark.executable
+@pytest.mark.smoke
 def test_priorities_are_ignored(server: Server, collection: str) -> None:
     """With 1,000 streams in the tree, each cost a millisecond; more streams broke the connection."""
     with Http2(server) as client:

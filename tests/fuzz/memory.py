@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import h11
 from wsproto.connection import Connection, ConnectionType
@@ -26,7 +26,7 @@ from paperdb_trio.net.head import Head, parse_head
 from paperdb_trio.realtime.handshake import check_handshake
 from paperdb_trio.realtime.protocol import BadMessage, parse_action
 from paperdb_trio.store import sqlite
-from paperdb_trio.store.query import compile_filter
+from paperdb_trio.store.query import ask
 from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mutate, pieces
 
 MAX_MESSAGE: Final = 1024
@@ -231,22 +231,23 @@ _SQLITE.execute("CREATE TABLE documents (id TEXT, data TEXT)")
 def check_filter(chance: random.Random) -> str:
     text = mutate(chance, FILTERS).decode("utf-8", "surrogateescape")
     try:
-        sql, parameters = compile_filter(text)
+        question = ask(text)
     except ApiError as error:
         return _refused(error)
-    _SQLITE.execute(f"EXPLAIN SELECT id FROM documents WHERE {sql}", parameters)
+    sql = f"EXPLAIN SELECT id FROM documents WHERE {question.condition}"
+    _SQLITE.execute(sql, question.parameters).fetchall()
     return "taken"
 
 
 def check_action(chance: random.Random) -> str:
     data = mutate(chance, ACTIONS)
     try:
-        action: Any = parse_action(data)
+        action = parse_action(data)
     except BadMessage as bad:
         encode(bad.ref)
         return "refused"
     encode(action.ref)
-    return action.name
+    return str(action.name)
 
 
 CHECKS: Final[dict[str, Check]] = {

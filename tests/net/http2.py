@@ -7,6 +7,7 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
+from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
     DataReceived,
@@ -59,7 +60,7 @@ class Http2:
         self.headers: dict[int, dict[str, str]] = {}
         self.open: set[int] = set()
         self.acknowledged = False
-        self.went_away: int | None = None
+        self.went_away: ErrorCodes | int | None = None
         self.flush()
 
     def __enter__(self) -> Http2:
@@ -99,7 +100,7 @@ class Http2:
             if isinstance(event, SettingsAcknowledged):
                 self.acknowledged = True
             elif isinstance(event, ConnectionTerminated):
-                self.went_away = int(event.error_code)
+                self.went_away = event.error_code
             elif isinstance(event, ResponseReceived):
                 headers = {name.decode(): value.decode() for name, value in event.headers}
                 self.headers[event.stream_id] = headers

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -42,18 +43,19 @@ class Proxy:
             trust_env=False,
         )
 
-    def connect(self, collection: str, address: str = "127.0.0.1", **more: object) -> ClientConnection:
+    def connect(self, collection: str, address: str = "127.0.0.1", **more: Any) -> ClientConnection:
         """A WebSocket from this address."""
         token = self.server.token(collection)
         raw = socket.create_connection(("127.0.0.1", self.port), timeout=10, source_address=(address, 0))
-        return connect(
+        connection: ClientConnection = connect(
             f"wss://db.example.com:{self.port}/?token={token}&since=now",
             sock=raw,
             ssl=self.tls,
             proxy=None,
             close_timeout=2,
-            **more,  # type: ignore[arg-type]
+            **more,
         )
+        return connection
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +63,7 @@ def proxy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
     openssl = need("openssl")
     home = tmp_path_factory.mktemp("nginx")
     names = ["-subj", "/CN=db.example.com", "-addext", "subjectAltName=DNS:db.example.com"]
-    files = ["-keyout", home / "key", "-out", home / "certificate"]
+    files = ["-keyout", str(home / "key"), "-out", str(home / "certificate")]
     subprocess.run(
         [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *names, *files],
         check=True,

@@ -48,6 +48,7 @@ def curl(server: Server, path: str, *options: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 @pytest.mark.parametrize("version", ["1.1", "2"])
 def test_rest_over_http_1_and_2_by_alpn(own: Server, collection: str, version: str) -> None:
@@ -58,6 +59,7 @@ def test_rest_over_http_1_and_2_by_alpn(own: Server, collection: str, version: s
     assert json.loads(curl(own, f"/{collection}/docs/{document['_id']}", f"--http{version}")) == document
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_events_actions_and_a_large_document_over_wss(own: Server, collection: str) -> None:
     with own.connect(collection, query="since=now") as ws:

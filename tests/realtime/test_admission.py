@@ -6,7 +6,7 @@ import base64
 import functools
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jwt
@@ -34,7 +34,14 @@ def signed_by_public_kid(server: Server) -> str:
     return forge(server, "x", secret=b"paperdb-realtime-paperdb-realtime")
 
 
-BAD_TOKENS = {
+@functools.cache
+def foreign_key(server: Server) -> str:
+    """The id of a key of another database."""
+    server.cli("databases", "create", "admission", "--plan", "team")
+    return server.new_key("admission")["id"]
+
+
+BAD_TOKENS: dict[str, Callable[[Server], str]] = {
     "no token": lambda server: "token",
     "empty": lambda server: "",
     "an API key": lambda server: server.key,
@@ -65,13 +72,6 @@ BAD_TOKENS = {
     "not ASCII": lambda server: "%C3%A9.%FF.%00",
     "long": lambda server: "a" * 10_000,
 }
-
-
-@functools.cache
-def foreign_key(server: Server) -> str:
-    """The id of a key of another database."""
-    server.cli("databases", "create", "admission", "--plan", "team")
-    return server.new_key("admission")["id"]
 
 
 @pytest.mark.parametrize(

@@ -175,8 +175,8 @@ def test_resuming_anywhere_during_writes_misses_and_repeats_nothing(server: Serv
 def test_pong_has_the_seq_up_to_which_everything_was_sent(server: Server, collection: str) -> None:
     """It is a cursor to resume from: no change up to it comes later, during writes or in silence."""
     with server.connect(collection, query="since=0", max_queue=None) as ws:
-        seqs = []
-        pongs = []
+        seqs: list[int] = []
+        pongs: list[int] = []
 
         def read() -> dict[str, Any]:
             message = receive(ws)
@@ -202,7 +202,7 @@ def test_pong_has_the_seq_up_to_which_everything_was_sent(server: Server, collec
             ws.send('{"action": "ping"}')
             while read()["type"] != "pong":
                 pass
-            return pongs[-1] == seq
+            return bool(pongs[-1] == seq)
 
         wait_until(caught_up)
         assert len(seqs) == len(writers.acknowledged)

@@ -143,7 +143,7 @@ def test_wsproto_reads_our_pongs_and_closes() -> None:
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(pong_frame(b"x" * 125) + close_frame(4401, "token expired"))
     assert list(client.events()) == [
-        Pong(payload=bytearray(b"x" * 125)),
+        Pong(payload=b"x" * 125),
         CloseConnection(code=4401, reason="token expired"),
     ]
 

@@ -62,7 +62,7 @@ def test_any_text_passes(values: list[str]) -> None:
 def test_ping_frame_is_a_ping() -> None:
     client = Connection(ConnectionType.CLIENT)
     client.receive_data(ping_frame())
-    assert list(client.events()) == [Ping(payload=bytearray())]
+    assert list(client.events()) == [Ping(payload=b"")]
 
 
 CHANGE = Change(1, 42, "update", "messages", "a", '{"text":"é 😀"}'.encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import trio
@@ -31,6 +31,8 @@ class Hesitant(ByteStream):
     """Calls a function in the middle of the first write."""
 
     __slots__ = ("before_first_write",)
+
+    before_first_write: Callable[[], Awaitable[None]] | None
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         act, self.before_first_write = self.before_first_write, None

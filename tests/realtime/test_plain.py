@@ -19,6 +19,7 @@ from tests.web.tools import current_node
 pytestmark = pytest.mark.executable
 
 
+@pytest.mark.smoke
 def test_every_write_is_one_event_of_the_documented_shape(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         inserted = server.insert(collection, {"text": "hello"})
@@ -88,18 +89,19 @@ def test_writes_of_another_database_never_arrive(server: Server, collection: str
         assert receive(theirs)["data"] == foreign
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("path", ["/", "/realtime"])
 @pytest.mark.parametrize("way", ["query", "header", "subprotocol", "subprotocols"])
 def test_token_can_come_in_each_documented_way(server: Server, collection: str, path: str, way: str) -> None:
     token = server.token(collection)
     url = server.ws_url + path
-    more: dict[str, Any] = {
+    ways: dict[str, dict[str, Any]] = {
         "query": {},
         "header": {"additional_headers": {"Authorization": f"Bearer {token}"}},
         "subprotocol": {"subprotocols": [f"bearer.{token}"]},
         "subprotocols": {"subprotocols": ["paperdb.v1", f"bearer.{token}"]},
-    }[way]
-    with connect(f"{url}?token={token}" if way == "query" else url, proxy=None, **more) as ws:
+    }
+    with connect(f"{url}?token={token}" if way == "query" else url, proxy=None, **ways[way]) as ws:
         if way == "subprotocols":
             assert ws.subprotocol == "paperdb.v1"
             assert receive(ws)["type"] == "ready"
@@ -187,6 +189,7 @@ def test_dropping_a_collection_sends_a_delete_event_per_document(server: Server,
         assert receive(ws) == {"type": "insert", "collection": collection, "data": again}
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("size", [0, 70, 80, 60_000, 70_000, 900_000])
 def test_events_of_every_size_class_of_frame_arrive_whole(server: Server, collection: str, size: int) -> None:
     with server.connect(collection) as ws:

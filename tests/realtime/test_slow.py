@@ -63,7 +63,7 @@ def test_slow_reader_gets_replies_after_its_events(own: Server, collection: str)
         ids = pour(own, collection, 2)
         slow.send(say(action="ping", ref=1) + say(action="subscribe", collection=other, ref=2))
         wanted = {f'"ref":{n}'.encode() for n in (1, 2)}
-        messages = []
+        messages: list[bytes] = []
         while wanted or len(messages) < len(ids):
             opcode, payload = slow.frame()
             assert opcode == TEXT

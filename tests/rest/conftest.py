@@ -1,7 +1,10 @@
-"""What a request looks like matters to some of these modules: their tests run against both ways of answering
-HTTP/1.1, our own loop and Quart on Hypercorn. What it means does not depend on that: the others run once.
+"""What a request looks like matters to some of these modules: their tests run over HTTP/1.1, and over HTTP/2
+with TLS, where Quart on Hypercorn responds. What a request means does not depend on that: the others run once.
 
-A client that keeps its connection: a test of hundreds of requests need not open hundreds.
+`--http quart` lets Quart respond over HTTP/1.1, too. One module holds that it responds as our own code does;
+tests/doors has more.
+
+Clients keep their connection: a test of hundreds of requests need not open hundreds.
 """
 
 from __future__ import annotations
@@ -13,26 +16,43 @@ import pytest
 
 from tests.conftest import Server, shared_server
 from tests.rest.documented import check_documented
+from tests.rest.tools import client_of
 
-OF_REQUESTS = ("test_access", "test_changes", "test_documents", "test_etags", "test_hostile")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "http1": (),
+    "http2": ("--tls-self-signed",),
+    "quart": ("--http", "quart"),
+}
+WAYS: dict[str, tuple[str, ...]] = {
+    "test_access": ("http1", "http2"),
+    "test_changes": ("http1", "http2"),
+    "test_documents": ("http1", "http2"),
+    "test_etags": ("http1", "http2", "quart"),
+    "test_hostile": ("http1", "http2"),
+}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "server" in metafunc.fixturenames:
-        both = metafunc.module.__name__.rpartition(".")[2] in OF_REQUESTS
-        metafunc.parametrize("server", ["raw", "quart"] if both else ["raw"], indirect=True, scope="session")
+    if "server" not in metafunc.fixturenames:
+        return
+    ways = WAYS.get(metafunc.module.__name__.rpartition(".")[2], ("http1",))
+    if metafunc.definition.get_closest_marker("http1"):
+        ways = ("http1",)
+    metafunc.parametrize("server", ways, indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    yield from shared_server(tmp_path_factory, "--http", request.param)
+    for server in shared_server(tmp_path_factory, *OPTIONS[request.param]):
+        server.http2 = request.param == "http2"
+        yield server
 
 
 @pytest.fixture(scope="session")
 def api(server: Server) -> Iterator[httpx.Client]:
-    """The shared server, asked with its first secret key. What it responds is in the OpenAPI document."""
-    headers = {"Authorization": f"Bearer {server.key}"}
-    with httpx.Client(base_url=server.url, headers=headers, timeout=20, trust_env=False) as client:
+    """A client with the first secret key of the shared server. Responses must be in the OpenAPI document."""
+    with client_of(server) as client:
+        client.headers["Authorization"] = f"Bearer {server.key}"
         client.event_hooks = {"response": [check_documented]}
         yield client
 

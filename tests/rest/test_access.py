@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.conftest import Server, StartServer
-from tests.rest.tools import refusal
+from tests.rest.tools import client_of, refusal
 
 WRITES = [
     ("POST", "/{c}/docs"),
@@ -39,7 +39,7 @@ def public(server: Server) -> str:
 @pytest.fixture(scope="module")
 def bare(server: Server) -> Iterator[httpx.Client]:
     """A client without a key."""
-    with httpx.Client(base_url=server.url, timeout=20, trust_env=False) as client:
+    with client_of(server) as client:
         yield client
 
 
@@ -162,7 +162,7 @@ bodies = pytest.mark.parametrize(("method", "path"), [*BODIES, ("POST", "/realti
 def test_another_content_type_is_a_415(
     api: httpx.Client, collection: str, method: str, path: str, kind: str
 ) -> None:
-    headers = {"Content-Type": kind.encode("latin-1")}
+    headers = [(b"Content-Type", kind.encode("latin-1"))]
     answer = api.request(method, path.format(c=collection), content=b"{}", headers=headers)
     assert refusal(answer) == (415, "UNSUPPORTED_MEDIA_TYPE")
 
@@ -226,6 +226,7 @@ def test_any_origin_may_read_every_answer_also_a_refusal(
     assert "access-control-allow-credentials" not in answer.headers
 
 
+@pytest.mark.http1  # over HTTP/2 httpx does not read a response that comes before its body is sent; curl does
 def test_a_401_and_a_413_can_be_read_by_any_origin(api: httpx.Client, bare: httpx.Client, docs: str) -> None:
     headers = {"Origin": "https://app.example"}
     large = api.post(docs, content=b" " * (17 * 1024 * 1024), headers=headers)

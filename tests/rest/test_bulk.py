@@ -16,7 +16,9 @@ def bulk(collection: str) -> str:
 
 
 def stored(api: httpx.Client, bulk: str) -> list[dict[str, Any]]:
-    documents = api.get(bulk.removesuffix("bulk") + "docs", params={"limit": 1000}).json()["documents"]
+    documents: list[dict[str, Any]] = api.get(
+        bulk.removesuffix("bulk") + "docs", params={"limit": 1000}
+    ).json()["documents"]
     count = api.get(bulk.removesuffix("bulk") + "count").json()["count"]
     assert count == len(documents)
     return documents

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import Server, StartServer, need, wait_until
 from tests.realtime.raw import Raw, forge, request
-from tests.rest.tools import refusal
+from tests.rest.tools import client_of, refusal
 
 
 def changes(server: Server, collection: str, query: str = "", *, key: str | None = None) -> dict[str, Any]:
@@ -32,7 +32,10 @@ def stream(
 ) -> Iterator[Iterator[str]]:
     """The lines of a stream of events."""
     asked = {"Accept": "text/event-stream", "Authorization": f"Bearer {key or server.key}", **headers}
-    with httpx.stream("GET", f"{server.url}/{collection}/changes?{query}", headers=asked, timeout=10) as answer:
+    with (
+        client_of(server) as client,
+        client.stream("GET", f"/{collection}/changes?{query}", headers=asked) as answer,
+    ):
         assert answer.status_code == 200, answer.read()
         assert answer.headers["content-type"] == "text/event-stream"
         yield lines_of(answer)
@@ -187,9 +190,10 @@ def test_a_stream_tells_the_past_and_then_the_present_with_ids_to_resume_from(
 def test_a_token_lets_listen_to_its_collections_only(server: Server, collection: str) -> None:
     server.insert(collection, {"n": 1})
     token = server.token(collection)
-    answer = httpx.get(f"{server.url}/{collection}/changes?token={token}&since=0")
+    with client_of(server) as client:
+        answer = client.get(f"/{collection}/changes?token={token}&since=0")
+        other = client.get(f"/{collection}-other/changes?token={token}")
     assert [change["data"]["n"] for change in answer.json()["changes"]] == [1]
-    other = httpx.get(f"{server.url}/{collection}-other/changes?token={token}")
     assert refusal(other) == (403, "NOT_IN_TOKEN")
     with stream(server, collection, "since=0", key=token) as lines:
         assert event(lines)["data"]["n"] == 1

@@ -69,6 +69,7 @@ def test_the_path_of_a_collection_points_to_its_documents(api: httpx.Client, met
     assert answer.json()["error"] == f"{method} is not allowed here; the documents are at /messages/docs"
 
 
+@pytest.mark.smoke
 def test_dropping_removes_the_collection_and_tells_how_many_went(api: httpx.Client, collection: str) -> None:
     api.post(f"/{collection}/bulk", json=[{"key": str(n)} for n in range(700)])
     api.post(f"/{collection}x/docs", json={"key": "stays"})
@@ -228,6 +229,7 @@ def test_a_default_fills_a_missing_field_with_a_copy(api: httpx.Client, collecti
     assert (second["role"], second["on"], second["l"]) == ("admin", True, [])
 
 
+@pytest.mark.smoke
 def test_unique_is_enforced_on_every_write(api: httpx.Client, collection: str) -> None:
     put_schema(api, collection, email={"unique": True})
     docs = f"/{collection}/docs"

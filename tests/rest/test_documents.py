@@ -26,6 +26,7 @@ def content(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in ("_id", "createdAt", "updatedAt")}
 
 
+@pytest.mark.smoke
 def test_an_insert_answers_201_with_the_whole_document(api: httpx.Client, docs: str) -> None:
     answer = api.post(docs, json={"name": "Ada", "tags": ["a", {"b": None}]})
     document = answer.json()
@@ -148,6 +149,7 @@ def test_unique_is_no_field_of_the_document(api: httpx.Client, docs: str) -> Non
     assert content(api.post(docs, json={"a": 1, "unique": ["a", "b"]}).json()) == {"a": 1}
 
 
+@pytest.mark.smoke
 def test_unique_sees_documents_that_changed_after_its_first_question(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "v": "x", "unique": ["v"]})
     api.patch(f"{docs}/a", json={"v": "y"})
@@ -183,6 +185,8 @@ def test_unique_that_cannot_be_held_is_a_400(api: httpx.Client, docs: str, uniqu
     assert refusal(answer) == (400, "INVALID_UNIQUE")
 
 
+@pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
+@pytest.mark.smoke
 def test_two_at_once_do_not_both_get_a_unique_value(api: httpx.Client, docs: str) -> None:
     def insert(_: int) -> int:
         return api.post(docs, json={"email": "a@x", "unique": ["email"]}).status_code
@@ -212,6 +216,7 @@ def test_a_write_that_is_refused_creates_no_collection(api: httpx.Client, collec
     assert collection not in names
 
 
+@pytest.mark.smoke
 def test_patch_merges_at_the_top_only(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "keep": 1, "deep": {"x": 1, "y": 2}, "gone": "?"})
     answer = api.patch(f"{docs}/a", json={"deep": {"x": 3}, "gone": None, "new": []})
@@ -274,6 +279,7 @@ def test_increment_beyond_a_double_is_a_400(api: httpx.Client, docs: str, by: fl
     assert api.get(f"{docs}/a").json()["n"] == 1.7e308
 
 
+@pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
 def test_increments_at_once_all_count(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "n": 0})
     with ThreadPoolExecutor(8) as pool:
@@ -289,6 +295,7 @@ def test_a_step_is_plain_data_where_it_is_not_patched(api: httpx.Client, docs: s
     assert content(api.patch(f"{docs}/a", json=two).json()) == two
 
 
+@pytest.mark.smoke
 def test_put_inserts_with_201_and_replaces_with_200(api: httpx.Client, docs: str) -> None:
     first = api.put(f"{docs}/a", json={"x": 1, "y": 2})
     assert first.status_code == 201
@@ -307,6 +314,7 @@ def test_an_id_cannot_be_changed(api: httpx.Client, docs: str, method: str) -> N
     assert refusal(api.request(method, f"{docs}/a", json={"_id": "b"})) == (400, "INVALID_ID")
 
 
+@pytest.mark.smoke
 def test_delete_answers_the_id_and_the_document_is_gone(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a"})
     answer = api.delete(f"{docs}/a")

@@ -38,6 +38,7 @@ def ids(api: httpx.Client, path: str, **parameters: Any) -> list[str]:
     return [document["_id"] for document in answer.json()["documents"]]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("filter", "found"),
     [
@@ -279,7 +280,7 @@ def test_an_unknown_query_parameter_is_a_400_that_names_it(
     api: httpx.Client, people: str, method: str, path: str
 ) -> None:
     target = (people.removesuffix("docs") + path).rstrip("/")
-    body = [] if path == "bulk" else {}
+    body: object = [] if path == "bulk" else {}
     answer = api.request(
         method, target, params={"limitt": "1"}, json=body if method in ("PATCH", "PUT", "POST") else None
     )

@@ -18,6 +18,7 @@ def value(text: str, name: str) -> float:
     return float(found[1])
 
 
+@pytest.mark.smoke
 def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartServer) -> None:
     server = start_server("--metrics-key", "prometheus")
     assert httpx.get(f"{server.url}/metrics").status_code == 401

@@ -39,7 +39,9 @@ def test_pages_are_stable_while_documents_are_written(
     api.put(f"/{collection}/schema", json={"properties": {}, "indexes": indexes})
     insert(api, docs, *({"_id": f"d{n:02}", "n": n % 7, "room": n % 3} for n in range(20)))
     whole = ids(page(api, docs, sort=sort))
-    found, after, more = [], {}, True
+    found: list[str] = []
+    after: dict[str, str] = {}
+    more = True
     while more:
         one = page(api, docs, sort=sort, limit=6, **after)
         found += ids(one)

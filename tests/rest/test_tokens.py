@@ -39,6 +39,7 @@ def listens(server: Server, token: str, collection: str = "c") -> int:
         ).status_code
 
 
+@pytest.mark.smoke
 def test_a_token_has_the_documented_claims(server: Server) -> None:
     key = server.new_key()
     answer = mint(server, {"collections": ["b", "a", "b"], "expiresIn": 60}, key["key"])

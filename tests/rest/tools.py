@@ -22,11 +22,24 @@ def refusal(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, body["code"]
 
 
+def client_of(server: Server) -> httpx.Client:
+    """A client without a key."""
+    return httpx.Client(
+        base_url=server.url,
+        http1=not server.http2,
+        http2=server.http2,
+        verify=server.context or True,
+        timeout=20,
+        trust_env=False,
+    )
+
+
 def curl(server: Server, target: str, *options: str, key: str | None = None) -> tuple[int, Any]:
     """`(status, JSON)` of a request whose target is sent byte for byte."""
     done = subprocess.run(
         [
             *(need("curl"), "-sS", "--path-as-is", "--globoff", "--max-time", "20", "-w", "\n%{http_code}"),
+            *(("--http2", "--cacert", str(server.certificate)) if server.http2 else ()),
             *("-H", f"X-API-Key: {key or server.key}", *options, server.url + target),
         ],
         capture_output=True,

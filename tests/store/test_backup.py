@@ -148,6 +148,7 @@ def test_commands_that_only_read_need_no_right_to_write(small_disk: Path, tmp_pa
 # --- restore -------------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_what_was_backed_up_is_there_again_and_nothing_else(start_server: StartServer, tmp_path: Path) -> None:
     """The server was killed: what is in its write-ahead log must not be replayed into the backup."""

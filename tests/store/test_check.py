@@ -88,6 +88,7 @@ def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
     assert re.fullmatch(r"paperdb: [^\n]+ is damaged: \d faults?, listed above\n", done.stderr)
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
     """SQLite 3.40 sees that in its whole check only, 3.46 in the quick one at a start."""

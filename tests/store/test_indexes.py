@@ -24,7 +24,15 @@ from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.find import explain, find, shelf
 from paperdb_trio.store.indexes import Index, stored_indexes
-from paperdb_trio.store.operations import Delete, DropSome, IndexWork, Patch, Replace, SetSchema
+from paperdb_trio.store.operations import (
+    Delete,
+    DropSome,
+    IndexWork,
+    Operation,
+    Patch,
+    Replace,
+    SetSchema,
+)
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.transaction import Transaction
@@ -97,6 +105,19 @@ STEPS = st.lists(
 )
 
 
+def operation_of(what: str, id: str, value: Any) -> Operation[Any]:
+    match what:
+        case "put":
+            return Replace(DATABASE, "c", id, dict(value), None, MAX_BYTES)
+        case "patch":
+            return Patch(DATABASE, "c", id, dict(value), None, MAX_BYTES)
+        case "delete":
+            return Delete(DATABASE, "c", id, None)
+        case "work":
+            return IndexWork(rows=value)
+    return put(BY_A if what == "declare" else None)
+
+
 @settings(max_examples=150)
 @given(documents=st.lists(DOCUMENTS, max_size=5), steps=STEPS)
 def test_entries_follow_every_write_while_indexes_are_built_and_removed(
@@ -107,16 +128,8 @@ def test_entries_follow_every_write_while_indexes_are_built_and_removed(
             inserting({"key": str(n), **document}).apply(tx)
         put(BY_A).apply(tx)
         for what, id, value in steps:
-            operation: Any = {
-                "put": lambda id=id, value=value: Replace(DATABASE, "c", id, dict(value), None, MAX_BYTES),
-                "patch": lambda id=id, value=value: Patch(DATABASE, "c", id, dict(value), None, MAX_BYTES),
-                "delete": lambda id=id: Delete(DATABASE, "c", id, None),
-                "declare": lambda: put(BY_A),
-                "undeclare": lambda: put(None),
-                "work": lambda value=value: IndexWork(rows=value),
-            }[what]()
             try:
-                operation.apply(tx)
+                operation_of(what, id, value).apply(tx)
             except ApiError as error:
                 assert error.status == 404  # noqa: PT017 - the only refusal here
             assert faults_of(tx) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,14 @@ def operation(kind: str, ids: Any, n: int) -> Any:
     if kind in ("bulk", "atomic"):
         drafts: list[Draft | ApiError] = [Draft.parse({"key": id, "n": n}) for id in ids]
         return InsertBulk(DATABASE, "c", drafts, MAX_BYTES, 10 * MAX_BYTES, kind == "atomic")
-    return {
+    makes: dict[str, Callable[[], Any]] = {
         "insert": lambda: inserting({"key": ids, "n": n}),
         "patch": lambda: Patch(DATABASE, "c", ids, {"n": n}, None, MAX_BYTES),
         "replace": lambda: Replace(DATABASE, "c", ids, {"n": n}, None, MAX_BYTES),
         "delete": lambda: Delete(DATABASE, "c", ids, None),
         "drop": lambda: DropSome(DATABASE, "c", None),
-    }[kind]()
+    }
+    return makes[kind]()
 
 
 def expected(kind: str, ids: Any, there: dict[str, int], n: int) -> list[tuple[str, str]] | None:
@@ -263,7 +265,7 @@ def test_a_drop_takes_the_indexes_of_unique_fields_along(file: Path) -> None:
 @pytest.mark.parametrize(("keep", "left"), [(0, []), (1, [9]), (4, [6, 7, 8, 9]), (100, list(range(10)))])
 def test_trimming_keeps_the_newest(file: Path, keep: int, left: list[int]) -> None:
     apply_all(file, *(inserting({"n": n}) for n in range(10)))
-    removed = []
+    removed: list[int] = []
     while not removed or removed[-1]:
         ((trimmed, count),) = apply_all(file, Trim(DATABASE, 0, keep, limit=3))
         removed.append(count)
@@ -336,7 +338,7 @@ def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> No
 
     apply_all(file, inserting({"u": 1, "i": 1, "j": 1}))
     first, second = put("u", "i"), put("j", "u")
-    assert (first.keys(), second.keys()) == ({"u", "i"}, {"j", "u"})
+    assert (set(first), set(second)) == ({"u", "i"}, {"j", "u"})
     assert first["u"] == second["u"]
     with pytest.raises(ApiError):
         apply_all(file, inserting({"u": 1}))

@@ -176,9 +176,7 @@ def fill(tx: Transaction, documents: list[dict[str, Any]], indexes: list[list[st
     return found
 
 
-def found(
-    tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", page: int | None = None
-) -> list[int]:
+def found(tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", page: int = 1000) -> list[int]:
     """The ids that are found; in pages of that many."""
     question = ask(json.dumps(filter), sort)
     ids: list[int] = []
@@ -313,15 +311,16 @@ ODD_NAMES = [
 
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: str) -> None:
-    documents = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
+    documents: list[dict[str, Any]] = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
     with scratch(shared_file) as tx:
         scope = fill(tx, documents, [])
-        for filter in (
+        filters: list[dict[str, Any]] = [
             {name: 1},
             {f"{name}.{name}": {"gt": 2}},
             {name: {"exists": False}},
             {f"list.{name}": 1},
-        ):
+        ]
+        for filter in filters:
             expected = [n for n, document in enumerate(documents) if matches(document, filter)]
             assert found(tx, scope, filter) == expected
         assert found(tx, scope, {}, "+" + name) == [3, 4, 1, 0, 2]

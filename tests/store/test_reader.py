@@ -52,7 +52,7 @@ async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
     stopped = threading.Event()
 
     def query(connection: sqlite.Connection) -> None:
-        connection.create_scalar_function("started", started.set, 0)
+        connection.create_scalar_function("started", lambda *_: started.set(), 0)
         try:
             connection.execute(f"SELECT started(), ({ENDLESS})").fetchone()
         finally:

@@ -61,6 +61,7 @@ def data(tmp_path: Path) -> Path:
 # --- there and back ------------------------------------------------------------------------------
 
 
+@pytest.mark.smoke
 @pytest.mark.executable
 def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> None:
     """Also documents that are older than the schema of their collection and do not satisfy it, and fields
@@ -106,7 +107,9 @@ def test_any_document_in_pieces_of_any_size_comes_back_the_same(
     operations = [operation for piece in pieces for operation in importer.feed(piece)]
     with scratch(shared_file) as tx:
         for operation in [*operations, *importer.end()]:
-            importer.tally.add(operation.apply(tx))
+            tally = operation.apply(tx)
+            assert tally is not None
+            importer.tally.add(tally)
         assert importer.tally == Tally(inserted=len(documents))
         found = tx.connection.execute("SELECT json(data) FROM documents ORDER BY rowkey").fetchall()
         inserted = [insert(tx, {"_id": str(n), **document}, "d") for n, document in enumerate(documents)]

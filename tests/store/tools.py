@@ -11,7 +11,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from paperdb_trio.store import admin
+from paperdb_trio.store import admin, sqlite
 from paperdb_trio.store.file import connect, prepare
 from paperdb_trio.store.operations import Draft, Insert, Operation, Written
 from paperdb_trio.store.transaction import Transaction
@@ -58,7 +58,7 @@ def insert(tx: Transaction, document: dict[str, Any], collection: str = "c") -> 
     return written
 
 
-def apply_all(file: Path, *operations: Operation) -> list[Any]:
+def apply_all(file: Path, *operations: Operation[Any]) -> list[Any]:
     """Commit operations together; their results."""
     with committed(file) as tx:
         return [operation.apply(tx) for operation in operations]
@@ -66,7 +66,17 @@ def apply_all(file: Path, *operations: Operation) -> list[Any]:
 
 def rows(file: Path, sql: str, *parameters: Any) -> list[Any]:
     with closing(connect(file, read_only=True)) as connection:
-        return connection.execute(sql, parameters).fetchall()
+        found: list[Any] = connection.execute(sql, parameters).fetchall()
+        return found
+
+
+def content(file: Path) -> list[Any]:
+    """The rows of every table, without taking a lock."""
+    with closing(sqlite.open_file(f"file:{file}?immutable=1", read_only=True, busy_seconds=1)) as connection:
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type='table' ORDER BY name"
+        ).fetchall()
+        return [connection.execute(f'SELECT * FROM "{name}"').fetchall() for (name,) in tables]
 
 
 def without_system_fields(data: bytes | str) -> dict[str, Any]:

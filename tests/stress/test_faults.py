@@ -13,6 +13,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -138,7 +139,7 @@ GONE: dict[str, Callable[[Path], object]] = {
 
 def assert_gone(server: Server, acknowledged: int) -> None:
     assert ready(server) == (503, "STORAGE_GONE")
-    writes = (
+    writes: tuple[tuple[str, str, Any], ...] = (
         ("POST", "/c/docs", {"n": 1}),
         ("POST", "/c/bulk", [{"n": 1}]),
         ("PUT", "/c/docs/a", {}),
