@@ -82,6 +82,11 @@ class Settings:
         32 * 1024 * 1024, "Bytes of the documents of one find; at least --max-document-bytes.", 1024 * 1024
     )
 
+    index_after: int = _setting(
+        10,
+        "Slow finds that would use the same index, after which the server creates it; 0: it creates none.",
+        0,
+    )
     max_wal_bytes: int = _setting(
         64 * 1024 * 1024,
         "Bytes of the write-ahead log; beyond this, reads pause for a moment so that it can start over.",

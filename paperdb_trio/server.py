@@ -32,11 +32,12 @@ from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
 from paperdb_trio.store import sqlite
+from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.operations import KeepTime, Trim
+from paperdb_trio.store.housekeeping import KeepTime, Trim
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
@@ -80,6 +81,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         stack.callback(lambda: _checkpoint(file, ends_at - trio.current_time()))
         gate = ReadGate()
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
+        advisor = IndexAdvisor(settings.index_after)
         reader, watcher = (
             Reader(
                 file,
@@ -87,6 +89,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 timeout=settings.query_timeout,
                 max_result_bytes=settings.max_result_bytes,
                 gate=gate,
+                advisor=advisor,
             )
             for threads in (READER_THREADS, 1)
         )
@@ -141,6 +144,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             core.start_soon(_trim, services)
             core.start_soon(_finish_drops, services)
             core.start_soon(_keep_indexes, services)
+            core.start_soon(advisor.run, writer)
             core.start_soon(wheel.run)
             if imports is not None:
                 core.start_soon(import_socket.run, services, imports)

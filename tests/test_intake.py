@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paperdb_trio.store.operations import DropSome
+from paperdb_trio.store.housekeeping import DropSome
 from tests.auth.commands import fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.realtime.raw import Writers

@@ -14,7 +14,8 @@ from paperdb_trio.net.messages import Response, json_response, json_text_respons
 from paperdb_trio.rest.call import Call
 from paperdb_trio.rest.responses import Collections, Dropped, SchemaDeleted
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.operations import DropSome, SetSchema
+from paperdb_trio.store.housekeeping import DropSome
+from paperdb_trio.store.operations import SetSchema
 from paperdb_trio.store.writer import until_indexed
 
 

@@ -17,7 +17,7 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys, sqlite
 from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
-from paperdb_trio.store.plan import Order, Plan, choose, plan_with, wish
+from paperdb_trio.store.plan import Order, Plan, choose, improvement, plan_with
 from paperdb_trio.store.query import Question, field
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
@@ -190,16 +190,21 @@ def _entries(connection: sqlite.Connection, plan: Plan, most: int) -> int:
 
 
 def _rowkeys(
-    connection: sqlite.Connection, question: Question, of: Shelf, edge: Edge | None, limit: int, offset: int
+    connection: sqlite.Connection,
+    plan: Plan,
+    question: Question,
+    of: Shelf,
+    edge: Edge | None,
+    page: tuple[int, int],
 ) -> list[int]:
-    plan = _choose(connection, question, of)
+    """`page`: limit and offset."""
     source = _source(plan, question, of, edge)
     if plan.order is Order.CREATION:
-        source = _by_creation(connection, source, question, of, edge, limit + offset)
+        source = _by_creation(connection, source, question, of, edge, sum(page))
     (text,) = connection.execute(
         f"SELECT group_concat(rowkey) FROM (SELECT d.rowkey AS rowkey {source.sql} "
         f"ORDER BY {source.order} LIMIT ? OFFSET ?)",
-        (*source.parameters, limit, offset),
+        (*source.parameters, *page),
     ).fetchone()
     return [] if text is None else [int(rowkey) for rowkey in text.split(",")]
 
@@ -246,17 +251,20 @@ def _by_creation(
 
 
 class Page(NamedTuple):
-    """Documents as JSON texts, in order, and the row key of the last; `more`: there are further ones."""
+    """Documents as JSON texts, in order, and the row key of the last. `more`: there are further ones. `plan`:
+    how they were found."""
 
     documents: list[bytes]
     last: int
     more: bool
+    plan: Plan
 
 
 def find(
     connection: sqlite.Connection, question: Question, of: Shelf, edge: Edge | None, limit: int, offset: int
 ) -> Page:
-    rowkeys = _rowkeys(connection, question, of, edge, limit + 1, offset)
+    plan = _choose(connection, question, of)
+    rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
     more = len(rowkeys) > limit
     del rowkeys[limit:]
     (text,) = connection.execute(
@@ -264,37 +272,29 @@ def find(
         "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.key)",
         (encode(rowkeys).decode(),),
     ).fetchone()
-    return Page([] if text is None else text.encode().split(b"\n"), rowkeys[-1] if rowkeys else 0, more)
+    return Page([] if text is None else text.encode().split(b"\n"), rowkeys[-1] if rowkeys else 0, more, plan)
 
 
-def count(connection: sqlite.Connection, question: Question, of: Shelf) -> int:
+def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
+    """How many documents match, and how they were found."""
     if question.condition == "1":
-        return of.documents
+        return of.documents, Plan(Order.INSERTION)
     plans = (plan_with(index, question) for index in of.indexes if index.built)
     narrow = [plan for plan in plans if plan is not None and plan.narrows]
     plan = min(narrow, key=lambda plan: _entries(connection, plan, MANY), default=Plan(Order.INSERTION))
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
-    return int(n)
-
-
-def _rank(plan: Plan) -> tuple[bool, bool, int]:
-    """The less, the better."""
-    return not plan.narrows, plan.order is Order.SORTED, -len(plan.prefix)
+    return int(n), plan
 
 
 def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
     """How the question would be answered: the members of `rest.responses.Explanation`."""
     plan = _choose(connection, question, of)
-    wanted = wish(question)
-    better = None if wanted is None else plan_with(Index(0, wanted), question)
-    if better is not None and _rank(better) >= _rank(plan):
-        better = None
     return {
         "index": None if plan.index is None else plan.index.fields,
         "order": plan.order.value,
         "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
         "documents": of.documents,
         "building": [index.fields for index in of.indexes if not index.built],
-        "suggestion": None if better is None else wanted,
+        "suggestion": improvement(plan, question),
     }

@@ -19,13 +19,17 @@ from paperdb_trio.store import keys
 
 MAX_INDEXES: Final = 64
 """Of one collection. A write of a document takes some 3 µs for each."""
+MAX_MADE: Final = 16
+"""Of these, that the server makes of its own accord."""
+UNUSED_DAYS: Final = 14
+"""After which those go."""
 MAX_FIELDS: Final = 8
 """Of one index."""
 
 
 class Index(msgspec.Struct, frozen=True, omit_defaults=True):
-    """As it is stored. `made`: by the server itself. Until it is `built` it lacks entries. `broken`: it was to
-    be unique, and two documents have the same value."""
+    """As it is stored. `made`: by the server itself; `used`: the last day, since the epoch, on which that was
+    noted. Until it is `built` it lacks entries. `broken`: it was to be unique, and two documents are equal."""
 
     id: int
     fields: tuple[str, ...]
@@ -33,6 +37,7 @@ class Index(msgspec.Struct, frozen=True, omit_defaults=True):
     made: bool = False
     built: bool = False
     broken: bool = False
+    used: int = 0
 
     @property
     def path(self) -> str:
@@ -66,18 +71,21 @@ class IndexSet:
     def keys(self, data: bytes) -> list[bytes]:
         """The key of a document, JSON text, in each of them."""
         document = self._decode(data)
-        return [
-            b"".join(
-                keys.inverted(keys.part(_at(document, path))) if descending else keys.part(_at(document, path))
-                for path, descending in parts
-            )
-            for parts in self._parts
-        ]
+        return [_key(document, parts) for parts in self._parts]
+
+    def key(self, at: int, data: bytes) -> bytes:
+        """That in one of them."""
+        return _key(self._decode(data), self._parts[at])
 
     def value(self, index: Index, data: bytes) -> Any:
         """What the document has at the only field of an index; None for nothing."""
         found = _at(self._decode(data), self._parts[self.all.index(index)][0][0])
         return None if found is msgspec.UNSET else found
+
+
+def _key(document: Any, parts: tuple[tuple[tuple[str, ...], bool], ...]) -> bytes:
+    found = [(keys.part(_at(document, path)), descending) for path, descending in parts]
+    return b"".join([keys.inverted(part) if descending else part for part, descending in found])
 
 
 def _at(document: Any, path: tuple[str, ...]) -> Any:

@@ -47,6 +47,12 @@ class Plan:
     def narrows(self) -> bool:
         return self.intervals != (ALL,) and self.index is not None
 
+    def covers(self, question: Question) -> bool:
+        """Whether its entries are all that the filter leaves to choose from, as far as indexes can tell."""
+        paths = () if self.index is None else [parse_field(name).path for name in self.index.fields]
+        used = [path for path in paths if question.point(path) is not None]
+        return len(used) == len(question.spans) or {*used, *paths[len(used) :][:1]} >= question.spans.keys()
+
 
 def plan_with(index: Index, question: Question) -> Plan | None:
     """The best that can be done with one index; None if that is nothing."""
@@ -87,7 +93,7 @@ def choose(
     ordered = [plan for plan in plans if plan.order is not Order.SORTED]
     narrow = [plan for plan in plans if plan.narrows]
     best = max(ordered, key=lambda plan: len(plan.prefix), default=None)
-    if best is not None and (best.prefix or best.narrows) and len(narrow) == 1:
+    if best is not None and best.narrows and (len(narrow) == 1 or best.covers(question)):
         return best
     natural = _natural(question, in_order=in_order)
     if best is None or not best.narrows:
@@ -100,6 +106,18 @@ def choose(
         if best.narrows and best.index is not None:
             return best
     return best or Plan(Order.SORTED)
+
+
+def improvement(plan: Plan, question: Question) -> tuple[str, ...] | None:
+    """The fields of an index with which there would be a better plan."""
+    fields = wish(question)
+    better = None if fields is None else plan_with(Index(0, fields), question)
+    return None if better is None or _rank(better) >= _rank(plan) else fields
+
+
+def _rank(plan: Plan) -> tuple[bool, bool, int]:
+    """The less, the better."""
+    return not plan.narrows, plan.order is Order.SORTED, -len(plan.prefix)
 
 
 def _natural(question: Question, *, in_order: bool) -> Plan | None:

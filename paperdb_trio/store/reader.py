@@ -8,6 +8,7 @@ SQLite itself: a row fetched by Python costs a fight for the interpreter's lock 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,10 +22,12 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store import find as finding
 from paperdb_trio.store import sqlite
+from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.query import ask, field
+from paperdb_trio.store.plan import Plan, improvement
+from paperdb_trio.store.query import Question, ask, field
 
 T = TypeVar("T")
 
@@ -86,8 +89,10 @@ class Reader:
         timeout: float,
         max_result_bytes: int,
         gate: ReadGate | None = None,
+        advisor: IndexAdvisor | None = None,
     ) -> None:
         self._gate = gate or ReadGate()
+        self._advisor = advisor
         self._timeout = timeout
         self._limiter = trio.CapacityLimiter(threads)
         self._idle: deque[sqlite.Connection] = deque(
@@ -199,6 +204,7 @@ class Reader:
             if of is None:
                 return Found([], False, 0 if count else None, head)
             edge = None if after is None else finding.parse_edge(after, sort, question, of.id)
+            began = time.thread_time()
             try:
                 page = finding.find(connection, question, of, edge, limit, offset)
             except sqlite.TooBigError:
@@ -206,8 +212,9 @@ class Reader:
                     raise
                 with _any_length(connection):
                     page = finding.find(connection, question, of, edge, limit, offset)
+            self._advise(database_id, collection, page.plan, question, began)
             rows = page.documents
-            total = finding.count(connection, question, of) if count else None
+            total = finding.count(connection, question, of)[0] if count else None
             next = finding.edge_text(sort, question, rows[-1], page.last) if page.more else None
             if wanted:
                 with _PROJECTING:
@@ -222,9 +229,23 @@ class Reader:
 
         def query(connection: sqlite.Connection) -> int:
             of = finding.shelf(connection, database_id, collection)
-            return 0 if of is None else finding.count(connection, question, of)
+            if of is None:
+                return 0
+            began = time.thread_time()
+            n, plan = finding.count(connection, question, of)
+            self._advise(database_id, collection, plan, question, began)
+            return n
 
         return await self.run(query)
+
+    def _advise(self, database_id: int, collection: str, plan: Plan, question: Question, began: float) -> None:
+        """Note the index that was used, or one that would have made a slow query fast."""
+        if self._advisor is None:
+            return
+        if plan.index is not None and plan.index.made:
+            self._advisor.used(plan.index.id)
+        if time.thread_time() - began >= SLOW_SECONDS and (fields := improvement(plan, question)) is not None:
+            self._advisor.wish(Wish(database_id, collection, fields))
 
     async def collections(self, database_id: int) -> bytes:
         """A JSON array of every collection of a database, by name: `{"name", "count", "schema"}`."""

@@ -10,61 +10,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-import msgspec
-
-from paperdb_trio.errors import ApiError, bad_request, unique_violation
-from paperdb_trio.model import Change, encode, timestamp
-from paperdb_trio.store import keys, sqlite
-from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
-from paperdb_trio.store.indexes import (
-    MAX_INDEXES,
-    Index,
-    IndexSet,
-    field_text,
-    index_set,
-    kind,
-    parse_field,
-    stored_indexes,
-)
-from paperdb_trio.store.query import field as query_field
-from paperdb_trio.store.query import json_path, unique_condition
+from paperdb_trio.errors import ApiError
+from paperdb_trio.model import Change, timestamp
+from paperdb_trio.store import sqlite
+from paperdb_trio.store.catalog import ENTER, LEAVE, Catalog
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 MAX_UNIQUE_FIELDS: Final = 16
 """That one insert can name in `unique`."""
-AT_ONCE: Final = 250
-"""Documents up to which an index is built in the transaction that declares it: some 2 ms."""
 
 
-_ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
-_LEAVE: Final = "DELETE FROM entries WHERE index_id=? AND key=? AND rowkey=?"
-_KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
-    type: type for type in ("null", "true", "false", "text", "array", "object")
-}
-
-
-class Transaction:
+class Transaction(Catalog):
     """`changes` holds what is to be appended to the change log and published, in order.
 
     `now` is what the computer's clock says, for documents; `log_time` that of `LogClock`, for changes.
     """
 
     def __init__(self, connection: sqlite.Connection, now: float, log_time: float) -> None:
-        self.connection = connection
-        self.log_time = log_time
+        super().__init__(connection, log_time)
         self.stamp = timestamp(now)
         self.changes: list[Change] = []
         self.size = 0
         """Bytes of the changes' data."""
         self._texts: list[str] = []  # of each change the data, as SQLite takes it
         self._heads: dict[int, int] = {}
-        self._collections: dict[tuple[int, str], int] = {}
         self._counts: dict[int, int] = {}
-        self._newest: dict[int, str | None] = {}
-        self._schemas: dict[int, DocumentSchema] = {}
-        self._indexes: dict[int, IndexSet] = {}
-        self.index_work = False
-        """Whether an index is to be built or removed, in the steps of `IndexWork`."""
 
     def flush(self) -> None:
         """Append the change rows and the counters; called once, just before COMMIT."""
@@ -104,35 +74,7 @@ class Transaction:
             raise
         self.connection.execute("RELEASE operation")
 
-    # --- collections and documents ---------------------------------------------------------------
-
-    def collection_id(self, database_id: int, name: str, *, create: bool = False) -> int | None:
-        key = (database_id, name)
-        found = self._collections.get(key)
-        if found is None:
-            row = self.connection.execute(
-                "SELECT id, schema, indexes, newest FROM collections WHERE database_id=? AND name=?", key
-            ).fetchone()
-            if row is not None:
-                found, schema, indexes, newest = row
-                self._newest[found] = newest
-                if schema is not None:
-                    self._schemas[found] = stored_schema(schema)
-                if indexes is not None:
-                    self._indexes[found] = stored_indexes(indexes)
-            elif create:
-                found = self.connection.execute(
-                    "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", key
-                ).fetchone()[0]
-                self._newest[found] = ""
-            else:
-                return None
-            self._collections[key] = found
-        return found
-
-    def schema(self, collection_id: int) -> DocumentSchema | None:
-        """The schema that documents written to the collection must satisfy."""
-        return self._schemas.get(collection_id)
+    # --- documents -------------------------------------------------------------------------------
 
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
         """`(rowkey, seq, data)` of a document as this transaction sees it."""
@@ -163,7 +105,7 @@ class Transaction:
         except sqlite.ConstraintError:
             return None
         for entry in entries:
-            self.connection.execute(_ENTER, entry)
+            self.connection.execute(ENTER, entry)
         self._record(database_id, "insert", collection, id, data, text)
         self._count(collection_id, 1, created or self.stamp)
         return seq
@@ -192,10 +134,10 @@ class Transaction:
                     own = self._entries(collection_id, indexes, base | first + n, data)
                     if unique:  # the next is compared with them
                         for entry in own:
-                            self.connection.execute(_ENTER, entry)
+                            self.connection.execute(ENTER, entry)
                     else:
                         entries += own
-                self.connection.executemany(_ENTER, entries)
+                self.connection.executemany(ENTER, entries)
             self.changes += [
                 Change(database_id, first + n, "insert", collection, id, data)
                 for n, (id, data) in enumerate(documents)
@@ -219,10 +161,10 @@ class Transaction:
             now = self._entries(collection_id, indexes, rowkey, data)
             for entry in before:
                 if entry not in now:
-                    self.connection.execute(_LEAVE, entry)
+                    self.connection.execute(LEAVE, entry)
             for entry in now:
                 if entry not in before:
-                    self.connection.execute(_ENTER, entry)
+                    self.connection.execute(ENTER, entry)
         self.connection.execute(
             "UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?",
             (text, self._head(database_id) + 1, rowkey),
@@ -235,7 +177,7 @@ class Transaction:
         indexes = self._indexes.get(collection_id)
         if indexes is not None:
             for index, key in zip(indexes.all, indexes.keys(data), strict=True):
-                self.connection.execute(_LEAVE, (index.id, key, rowkey))
+                self.connection.execute(LEAVE, (index.id, key, rowkey))
         self._count(collection_id, -1)
         return self._record(database_id, "delete", collection, id, data, data.decode())
 
@@ -255,200 +197,6 @@ class Transaction:
         """Documents are no longer in order of `createdAt`."""
         self._newest[collection_id] = None
         self._counts.setdefault(collection_id, 0)
-
-    # --- indexes ---------------------------------------------------------------------------------
-
-    def _entries(
-        self, collection_id: int, indexes: IndexSet, rowkey: int, data: bytes
-    ) -> list[tuple[int, bytes, int]]:
-        """The entries of a document. Raises a 409 for a value that is to be unique, and is there already."""
-        entries = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(data), strict=True)]
-        for index, entry in zip(indexes.all, entries, strict=True):
-            if index.unique and not index.broken and self._is_taken(collection_id, index, entry, data):
-                if self._enforces(collection_id, index):
-                    raise unique_violation(index.path)
-                self._break(collection_id, index)
-        return entries
-
-    def _enforces(self, collection_id: int, index: Index) -> bool:
-        schema = self._schemas.get(collection_id)
-        return schema is not None and index.path in schema.unique
-
-    def _has_unique(self, collection_id: int) -> bool:
-        return any(index.unique for index in self._indexes[collection_id].all)
-
-    def _is_taken(self, collection_id: int, index: Index, entry: tuple[int, bytes, int], data: bytes) -> bool:
-        """Whether another document has the same value."""
-        value = self._indexes[collection_id].value(index, data)
-        if value is None:
-            return False
-        (_, key, rowkey) = entry
-        if index.built or not self._enforces(collection_id, index):
-            others = self.connection.execute(
-                "SELECT json_type(data,?) FROM entries e JOIN documents d ON d.rowkey=e.rowkey "
-                "WHERE e.index_id=? AND e.key=? AND e.rowkey<>?",
-                (json_path(index.path), index.id, key, rowkey),
-            )
-            return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
-        low, high = span(collection_id)
-        at = query_field(index.path)
-        bound = encode(value).decode() if isinstance(value, list | dict) else value
-        if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
-            bound = float(bound)
-        others = self.connection.execute(  # an index of an older version, which is being built anew
-            f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
-            (low, high, rowkey, bound),
-        )
-        return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
-
-    def _break(self, collection_id: int, index: Index) -> None:
-        """What was to be unique is not."""
-        self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
-        self._change_index(collection_id, index, broken=True)
-
-    def _change_index(self, collection_id: int, index: Index, **changes: bool) -> None:
-        indexes = self._indexes[collection_id].all
-        self._set_indexes(
-            collection_id,
-            tuple(msgspec.structs.replace(i, **changes) if i.id == index.id else i for i in indexes),
-        )
-
-    def _set_indexes(self, collection_id: int, indexes: tuple[Index, ...]) -> None:
-        old = self._indexes.pop(collection_id, None)
-        if new := index_set(indexes):
-            self._indexes[collection_id] = new
-        kept = {index.id for index in indexes}
-        for index in () if old is None else old.all:
-            if index.id not in kept:
-                self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
-                self.connection.execute("INSERT INTO index_drops VALUES (?)", (index.id,))
-                self.index_work = True
-        text = None if new is None else new.text
-        self.connection.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
-
-    def indexes(self, collection_id: int) -> tuple[Index, ...]:
-        found = self._indexes.get(collection_id)
-        return () if found is None else found.all
-
-    def add_index(self, collection_id: int, fields: tuple[str, ...], *, unique: bool, made: bool) -> None:
-        """Declare an index. It is built at once if there is little to build, else in steps of `IndexWork`.
-
-        Raises a 400 for too many.
-        """
-        indexes = self.indexes(collection_id)
-        if len(indexes) >= MAX_INDEXES:
-            raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
-        low, high = span(collection_id)
-        (id,) = self.connection.execute(
-            "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?) RETURNING id", (collection_id, low)
-        ).fetchone()
-        self._set_indexes(collection_id, (*indexes, Index(id, fields, unique=unique, made=made)))
-        few = "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)"
-        if self.connection.execute(few, (low, high, AT_ONCE + 1)).fetchone()[0] <= AT_ONCE:
-            self.build_some(id, AT_ONCE + 1, max_bytes=1 << 60)
-        else:
-            self.index_work = True
-
-    def build_some(self, id: int, rows: int, max_bytes: int) -> None:
-        """Enter some more documents into an index that is being built."""
-        collection_id, rowkey = self.connection.execute(
-            "SELECT collection_id, rowkey FROM index_builds WHERE id=?", (id,)
-        ).fetchone()
-        indexes = self._indexes_of(collection_id)
-        at, index = next((at, index) for at, index in enumerate(indexes.all) if index.id == id)
-        found = self.connection.execute(
-            "SELECT rowkey, json(data) FROM documents WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
-            (rowkey, span(collection_id)[1], rows),
-        )
-        count = size = 0
-        for rowkey, text in found:
-            data = text.encode()
-            entry = (id, indexes.keys(data)[at], rowkey)
-            enforced = not index.unique or self._enforces(collection_id, index)
-            if not enforced and self._is_taken(collection_id, index, entry, data):
-                found.close()
-                self._break(collection_id, index)
-                return
-            self.connection.execute("INSERT OR IGNORE INTO entries VALUES (?,?,?)", entry)
-            count += 1
-            size += len(data)
-            if size >= max_bytes:
-                break
-        found.close()
-        if count < rows and size < max_bytes:
-            self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
-            self._change_index(collection_id, index, built=True)
-        else:
-            self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
-            self.index_work = True
-
-    def _indexes_of(self, collection_id: int) -> IndexSet:
-        if collection_id not in self._indexes:
-            row = self.connection.execute(
-                "SELECT database_id, name FROM collections WHERE id=?", (collection_id,)
-            ).fetchone()
-            self.collection_id(*row)
-        return self._indexes[collection_id]
-
-    def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
-        """Whether a document of the collection has this value at this field.
-
-        The first question about a field of a collection that is not small makes an index for it, by which
-        `unique` costs the same however large the collection has grown. Raises a 400 when there are too many.
-        """
-        condition, parameters = unique_condition(field, value)
-        low, high = span(collection_id)
-        for index in self.indexes(collection_id):
-            if index.built and index.path == field:
-                descending = parse_field(index.fields[0]).descending
-                found = self.connection.execute(
-                    f"SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
-                    f"AND e.key>=? AND e.key<? AND {condition} LIMIT 1",
-                    (index.id, *keys.interval(b"", keys.point(value), descending=descending), *parameters),
-                )
-                break
-        else:
-            if not any(index.path == field for index in self.indexes(collection_id)):
-                self.add_index(collection_id, (field_text(field),), unique=False, made=True)
-            found = self.connection.execute(
-                f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
-                (low, high, *parameters),
-            )
-        return found.fetchone() is not None
-
-    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema) -> bool:
-        """Put a schema in force, with its indexes; False, and it is not, while one of a unique field is being
-        built.
-
-        Raises a 409 if what is there breaks a unique field, and a 400 for too many indexes.
-        """
-        collection_id = self.collection_id(database_id, collection, create=True)
-        assert collection_id is not None
-        for fields, unique in schema.indexes:
-            if not any((i.fields, i.unique) == (fields, unique) for i in self.indexes(collection_id)):
-                self.add_index(collection_id, fields, unique=unique, made=False)
-        wanted = {
-            index
-            for index in self.indexes(collection_id)
-            if index.made or (index.fields, index.unique) in schema.indexes
-        }
-        for index in wanted:
-            if index.broken:
-                self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i != index))
-                raise unique_violation(index.path)
-        if any(index.unique and not index.built for index in wanted):
-            return False
-        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i in wanted))
-        self.connection.execute(
-            "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
-        )
-        self._schemas[collection_id] = schema
-        return True
-
-    def delete_schema(self, collection_id: int) -> None:
-        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i.made))
-        self.connection.execute("UPDATE collections SET schema=NULL WHERE id=?", (collection_id,))
-        del self._schemas[collection_id]
 
     def _head(self, database_id: int) -> int:
         head = self._heads.get(database_id)

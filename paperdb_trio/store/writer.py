@@ -24,7 +24,8 @@ from paperdb_trio.model import Change
 from paperdb_trio.store import clock, sqlite
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.operations import HOUSEKEEPING, IndexWork, Operation, PendingDrops
+from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork, PendingDrops
+from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.place import Fault, Place, storage_gone
 from paperdb_trio.store.transaction import Transaction
 

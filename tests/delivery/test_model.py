@@ -36,7 +36,8 @@ from paperdb_trio.net.frames import text_frame
 from paperdb_trio.store import admin
 from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.file import prepare
-from paperdb_trio.store.operations import Draft, InsertBulk, Trim
+from paperdb_trio.store.housekeeping import Trim
+from paperdb_trio.store.operations import Draft, InsertBulk
 from paperdb_trio.store.writer import Writer
 from tests.delivery.fakes import DATABASE, FakeSink, payloads
 

@@ -15,7 +15,8 @@ from paperdb_trio.store import admin, sqlite
 from paperdb_trio.store import change_log as log_module
 from paperdb_trio.store.change_log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
 from paperdb_trio.store.file import connect
-from paperdb_trio.store.operations import Draft, Insert, Replace, Trim
+from paperdb_trio.store.housekeeping import Trim
+from paperdb_trio.store.operations import Draft, Insert, Replace
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
 
 

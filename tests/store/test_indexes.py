@@ -18,22 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import transaction
+from paperdb_trio.store import catalog
+from paperdb_trio.store.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.check import check
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.find import explain, find, shelf
-from paperdb_trio.store.indexes import Index, stored_indexes
-from paperdb_trio.store.operations import (
-    Delete,
-    DropSome,
-    IndexWork,
-    Operation,
-    Patch,
-    Replace,
-    SetSchema,
-)
+from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex
+from paperdb_trio.store.indexes import MAX_MADE, Index, stored_indexes
+from paperdb_trio.store.operations import Delete, Operation, Patch, Replace, SetSchema
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.transaction import Transaction
 from paperdb_trio.store.writer import keep_indexes, until_indexed
@@ -146,10 +141,10 @@ def test_entries_follow_every_write_while_indexes_are_built_and_removed(
 @contextmanager
 def never_at_once() -> Iterator[None]:
     """Even a small index is built in steps."""
-    before = transaction.AT_ONCE
-    transaction.AT_ONCE = -1  # type: ignore[misc]
+    before = catalog.AT_ONCE
+    catalog.AT_ONCE = -1  # type: ignore[misc]
     yield
-    transaction.AT_ONCE = before  # type: ignore[misc]
+    catalog.AT_ONCE = before  # type: ignore[misc]
 
 
 def large(file: Path, n: int = 600) -> None:
@@ -323,7 +318,8 @@ async def test_indexes_are_built_while_writes_go_on(file: Path) -> None:
 KILLED = """
 import os, signal, sys, trio
 from pathlib import Path
-from paperdb_trio.store.operations import SetSchema, DropSome
+from paperdb_trio.store.operations import SetSchema
+from paperdb_trio.store.housekeeping import DropSome
 from paperdb_trio.store.writer import Writer, keep_indexes
 from tests.store.test_indexes import BY_A, put
 from tests.store.tools import inserting
@@ -375,3 +371,84 @@ def test_a_dropped_collection_takes_its_entries_along(file: Path) -> None:
     finish(file)
     assert rows(file, "SELECT * FROM entries") == rows(file, "SELECT * FROM index_builds") == []
     assert check(file).faults == []
+
+
+# --- those that the server makes -----------------------------------------------------------------
+
+
+async def test_finds_that_look_at_everything_get_an_index(file: Path) -> None:
+    large(file, 3000)
+    advisor = IndexAdvisor(after=3)
+    reader = Reader(file, threads=1, timeout=30, max_result_bytes=2**20, advisor=advisor)
+    more: dict[str, Any] = {"limit": 10, "offset": 0, "select": None, "count": False}
+
+    async def find_one() -> None:
+        await reader.find(DATABASE, "c", filter='{"b": 3, "a": {"gte": 0}}', sort="-a", **more)
+
+    async with running(file) as (writer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(advisor.run, writer)
+        nursery.start_soon(keep_indexes, writer)
+        with trio.fail_after(60):
+            while not indexes(file) or not indexes(file)[0].built:
+                await find_one()
+                await trio.sleep(0.01)
+        assert [(index.fields, index.made) for index in indexes(file)] == [(("b", "-a"), True)]
+        await find_one()
+        nursery.cancel_scope.cancel()
+    reader.close()
+    assert check(file).faults == []
+
+
+async def test_with_0_there_are_none(file: Path) -> None:
+    advisor = IndexAdvisor(after=0)
+    for _ in range(100):
+        advisor.wish(Wish(DATABASE, "c", ("a",)))
+    async with running(file) as (writer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(advisor.run, writer)
+        await trio.sleep(1.5)
+        nursery.cancel_scope.cancel()
+        assert writer.operations == 0
+
+
+def made(file: Path, *fields: str, today: int) -> bool:
+    (result,) = apply_all(file, MakeIndex(DATABASE, "c", fields, today))
+    return bool(result)
+
+
+def test_what_was_made_goes_when_nothing_uses_it_and_what_was_declared_stays(file: Path) -> None:
+    large(file, 10)
+    apply_all(file, put(BY_A))
+    assert made(file, "b", today=100)
+    assert made(file, "b", "a", today=100)
+    assert not made(file, "b", today=100)
+    assert not made(file, "a", today=100)
+    (b,) = (index.id for index in indexes(file) if index.fields == ("b",))
+    apply_all(file, KeepUsedIndexes(frozenset({b}), 110))
+    assert len(indexes(file)) == 4
+    assert apply_all(file, KeepUsedIndexes(frozenset(), 115)) == [["c: b, a"]]
+    assert [index.fields for index in indexes(file)] == [("-a", "b"), ("a",), ("b",)]
+    assert apply_all(file, KeepUsedIndexes(frozenset(), 125)) == [["c: b"]]
+    finish(file)
+    assert check(file).faults == []
+
+
+def test_a_new_schema_leaves_what_was_made(file: Path) -> None:
+    large(file, 10)
+    assert made(file, "b", today=100)
+    apply_all(file, put(BY_A))
+    apply_all(file, put(None))
+    assert [index.fields for index in indexes(file)] == [("b",)]
+
+
+def test_no_more_are_made_than_there_is_room_for(file: Path) -> None:
+    large(file, 10)
+    assert [made(file, f"f{n}", today=1) for n in range(20)] == [True] * MAX_MADE + [False] * 4
+
+
+def test_an_index_that_unique_needs_is_used_by_it(file: Path) -> None:
+    apply_all(file, *(inserting({"key": str(n), "v": n, "unique": ["v"]}) for n in range(10)))
+    (index,) = indexes(file)
+    assert (index.fields, index.made, index.built) == (("v",), True, True)
+    assert index.used > 0
+    with pytest.raises(ApiError):
+        apply_all(file, inserting({"v": 5.0, "unique": ["v"]}))

@@ -15,7 +15,7 @@ import pytest
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store import migrations
 from paperdb_trio.store.file import connect, database_file, prepare, serving_lock
-from paperdb_trio.store.operations import KeepTime
+from paperdb_trio.store.housekeeping import KeepTime
 from paperdb_trio.store.transfer import export
 from paperdb_trio.store.writer import finish_drops
 from tests.auth.commands import fails_here, run_here

@@ -14,20 +14,18 @@ from hypothesis import strategies as st
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store import admin
 from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.housekeeping import STEP_BYTES, DropSome, Trim
 from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.operations import (
     EVERY_SEQ,
-    STEP_BYTES,
     Condition,
     Delete,
     Draft,
-    DropSome,
     Insert,
     InsertBulk,
     Patch,
     Replace,
     SetSchema,
-    Trim,
     Written,
 )
 from paperdb_trio.store.transaction import Transaction

@@ -1,0 +1,289 @@
+"""The collections, their schemas and their indexes, as one write transaction sees and changes them.
+
+Law: the part of `Transaction` that every write of a document asks, and that schemas and indexes change. Like
+the rest of it, it forgets everything at the end of the transaction.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from paperdb_trio.errors import bad_request, unique_violation
+from paperdb_trio.model import encode
+from paperdb_trio.store import keys, sqlite
+from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
+from paperdb_trio.store.indexes import (
+    MAX_INDEXES,
+    UNUSED_DAYS,
+    Index,
+    IndexSet,
+    field_text,
+    index_set,
+    kind,
+    parse_field,
+    stored_indexes,
+)
+from paperdb_trio.store.query import field as query_field
+from paperdb_trio.store.query import json_path, unique_condition
+from paperdb_trio.store.rowkeys import span
+
+AT_ONCE: Final = 250
+"""Documents up to which an index is built in the transaction that declares it: some 2 ms."""
+
+
+ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
+LEAVE: Final = "DELETE FROM entries WHERE index_id=? AND key=? AND rowkey=?"
+_KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
+    type: type for type in ("null", "true", "false", "text", "array", "object")
+}
+
+
+class Catalog:
+    def __init__(self, connection: sqlite.Connection, log_time: float) -> None:
+        self.connection = connection
+        self.log_time = log_time
+        self._collections: dict[tuple[int, str], int] = {}
+        self._newest: dict[int, str | None] = {}
+        self._schemas: dict[int, DocumentSchema] = {}
+        self._indexes: dict[int, IndexSet] = {}
+        self.index_work = False
+        """Whether an index is to be built or removed, in the steps of `IndexWork`."""
+
+    def collection_id(self, database_id: int, name: str, *, create: bool = False) -> int | None:
+        key = (database_id, name)
+        found = self._collections.get(key)
+        if found is None:
+            row = self.connection.execute(
+                "SELECT id, schema, indexes, newest FROM collections WHERE database_id=? AND name=?", key
+            ).fetchone()
+            if row is not None:
+                found, schema, indexes, newest = row
+                self._newest[found] = newest
+                if schema is not None:
+                    self._schemas[found] = stored_schema(schema)
+                if indexes is not None:
+                    self._indexes[found] = stored_indexes(indexes)
+            elif create:
+                found = self.connection.execute(
+                    "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", key
+                ).fetchone()[0]
+                self._newest[found] = ""
+            else:
+                return None
+            self._collections[key] = found
+        return found
+
+    def schema(self, collection_id: int) -> DocumentSchema | None:
+        """The schema that documents written to the collection must satisfy."""
+        return self._schemas.get(collection_id)
+
+    def _entries(
+        self, collection_id: int, indexes: IndexSet, rowkey: int, data: bytes
+    ) -> list[tuple[int, bytes, int]]:
+        """The entries of a document. Raises a 409 for a value that is to be unique, and is there already."""
+        entries = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(data), strict=True)]
+        for index, entry in zip(indexes.all, entries, strict=True):
+            if index.unique and not index.broken and self._is_taken(collection_id, index, entry, data):
+                if self._enforces(collection_id, index):
+                    raise unique_violation(index.path)
+                self._break(collection_id, index)
+        return entries
+
+    def _enforces(self, collection_id: int, index: Index) -> bool:
+        schema = self._schemas.get(collection_id)
+        return schema is not None and index.path in schema.unique
+
+    def _has_unique(self, collection_id: int) -> bool:
+        return any(index.unique for index in self._indexes[collection_id].all)
+
+    def _is_taken(self, collection_id: int, index: Index, entry: tuple[int, bytes, int], data: bytes) -> bool:
+        """Whether another document has the same value."""
+        value = self._indexes[collection_id].value(index, data)
+        if value is None:
+            return False
+        (_, key, rowkey) = entry
+        if index.built or not self._enforces(collection_id, index):
+            others = self.connection.execute(
+                "SELECT json_type(data,?) FROM entries e JOIN documents d ON d.rowkey=e.rowkey "
+                "WHERE e.index_id=? AND e.key=? AND e.rowkey<>?",
+                (json_path(index.path), index.id, key, rowkey),
+            )
+            return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
+        low, high = span(collection_id)
+        at = query_field(index.path)
+        bound = encode(value).decode() if isinstance(value, list | dict) else value
+        if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
+            bound = float(bound)
+        others = self.connection.execute(  # an index of an older version, which is being built anew
+            f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
+            (low, high, rowkey, bound),
+        )
+        return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
+
+    def _break(self, collection_id: int, index: Index) -> None:
+        """What was to be unique is not."""
+        self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
+        self._change_index(collection_id, index, broken=True)
+
+    def _change_index(self, collection_id: int, index: Index, **changes: int) -> None:
+        indexes = self._indexes[collection_id].all
+        self._set_indexes(
+            collection_id,
+            tuple(msgspec.structs.replace(i, **changes) if i.id == index.id else i for i in indexes),
+        )
+
+    def _set_indexes(self, collection_id: int, indexes: tuple[Index, ...]) -> None:
+        old = self._indexes.pop(collection_id, None)
+        if new := index_set(indexes):
+            self._indexes[collection_id] = new
+        kept = {index.id for index in indexes}
+        for index in () if old is None else old.all:
+            if index.id not in kept:
+                self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
+                self.connection.execute("INSERT INTO index_drops VALUES (?)", (index.id,))
+                self.index_work = True
+        text = None if new is None else new.text
+        self.connection.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
+
+    def indexes(self, collection_id: int) -> tuple[Index, ...]:
+        found = self._indexes.get(collection_id)
+        return () if found is None else found.all
+
+    def keep_used(self, collection_id: int, used: frozenset[int], today: int) -> list[Index]:
+        """Note which indexes were used, and remove what the server made and nothing uses; returns those."""
+        noted = tuple(
+            msgspec.structs.replace(index, used=today) if index.made and index.id in used else index
+            for index in self.indexes(collection_id)
+        )
+        removed = [index for index in noted if index.made and index.used < today - UNUSED_DAYS]
+        kept = tuple(index for index in noted if index not in removed)
+        if kept != self.indexes(collection_id):
+            self._set_indexes(collection_id, kept)
+        return removed
+
+    def add_index(
+        self, collection_id: int, fields: tuple[str, ...], *, unique: bool, made: bool, used: int = 0
+    ) -> None:
+        """Declare an index. It is built at once if there is little to build, else in steps of `IndexWork`.
+
+        Raises a 400 for too many.
+        """
+        indexes = self.indexes(collection_id)
+        if len(indexes) >= MAX_INDEXES:
+            raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
+        low, high = span(collection_id)
+        (id,) = self.connection.execute(
+            "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?) RETURNING id", (collection_id, low)
+        ).fetchone()
+        self._set_indexes(collection_id, (*indexes, Index(id, fields, unique=unique, made=made, used=used)))
+        few = "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)"
+        if self.connection.execute(few, (low, high, AT_ONCE + 1)).fetchone()[0] <= AT_ONCE:
+            self.build_some(id, AT_ONCE + 1, max_bytes=1 << 60)
+        else:
+            self.index_work = True
+
+    def build_some(self, id: int, rows: int, max_bytes: int) -> None:
+        """Enter some more documents into an index that is being built."""
+        collection_id, rowkey = self.connection.execute(
+            "SELECT collection_id, rowkey FROM index_builds WHERE id=?", (id,)
+        ).fetchone()
+        indexes = self._indexes_of(collection_id)
+        at, index = next((at, index) for at, index in enumerate(indexes.all) if index.id == id)
+        found = self.connection.execute(
+            "SELECT rowkey, json(data) FROM documents WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
+            (rowkey, span(collection_id)[1], rows),
+        )
+        count = size = 0
+        for rowkey, text in found:
+            data = text.encode()
+            entry = (id, indexes.key(at, data), rowkey)
+            enforced = not index.unique or self._enforces(collection_id, index)
+            if not enforced and self._is_taken(collection_id, index, entry, data):
+                found.close()
+                self._break(collection_id, index)
+                return
+            self.connection.execute("INSERT OR IGNORE INTO entries VALUES (?,?,?)", entry)
+            count += 1
+            size += len(data)
+            if size >= max_bytes:
+                break
+        found.close()
+        if count < rows and size < max_bytes:
+            self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
+            self._change_index(collection_id, index, built=True)
+        else:
+            self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
+            self.index_work = True
+
+    def _indexes_of(self, collection_id: int) -> IndexSet:
+        if collection_id not in self._indexes:
+            row = self.connection.execute(
+                "SELECT database_id, name FROM collections WHERE id=?", (collection_id,)
+            ).fetchone()
+            self.collection_id(*row)
+        return self._indexes[collection_id]
+
+    def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
+        """Whether a document of the collection has this value at this field.
+
+        The first question about a field of a collection that is not small makes an index for it, by which
+        `unique` costs the same however large the collection has grown. Raises a 400 when there are too many.
+        """
+        condition, parameters = unique_condition(field, value)
+        low, high = span(collection_id)
+        today = int(self.log_time / 86_400)
+        for index in self.indexes(collection_id):
+            if index.built and index.path == field:
+                if index.made and index.used < today:
+                    self._change_index(collection_id, index, used=today)
+                descending = parse_field(index.fields[0]).descending
+                found = self.connection.execute(
+                    f"SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
+                    f"AND e.key>=? AND e.key<? AND {condition} LIMIT 1",
+                    (index.id, *keys.interval(b"", keys.point(value), descending=descending), *parameters),
+                )
+                break
+        else:
+            if not any(index.path == field for index in self.indexes(collection_id)):
+                self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=today)
+            found = self.connection.execute(
+                f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
+                (low, high, *parameters),
+            )
+        return found.fetchone() is not None
+
+    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema) -> bool:
+        """Put a schema in force, with its indexes; False, and it is not, while one of a unique field is being
+        built.
+
+        Raises a 409 if what is there breaks a unique field, and a 400 for too many indexes.
+        """
+        collection_id = self.collection_id(database_id, collection, create=True)
+        assert collection_id is not None
+        for fields, unique in schema.indexes:
+            if not any((i.fields, i.unique) == (fields, unique) for i in self.indexes(collection_id)):
+                self.add_index(collection_id, fields, unique=unique, made=False)
+        wanted = {
+            index
+            for index in self.indexes(collection_id)
+            if index.made or (index.fields, index.unique) in schema.indexes
+        }
+        for index in wanted:
+            if index.broken:
+                self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i != index))
+                raise unique_violation(index.path)
+        if any(index.unique and not index.built for index in wanted):
+            return False
+        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i in wanted))
+        self.connection.execute(
+            "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
+        )
+        self._schemas[collection_id] = schema
+        return True
+
+    def delete_schema(self, collection_id: int) -> None:
+        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i.made))
+        self.connection.execute("UPDATE collections SET schema=NULL WHERE id=?", (collection_id,))
+        del self._schemas[collection_id]
