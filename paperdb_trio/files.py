@@ -15,7 +15,7 @@ import stat
 import struct
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -51,8 +51,11 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
 def partial(path: Path) -> Iterator[Path]:
     """The same, but always overwrites, for a caller that cannot be interrupted. Raises OSError."""
     _sweep(path.parent)
-    temporary, descriptor = _claim_new(path.parent)
-    try:
+    with ExitStack() as stack:
+        with _signals_wait():  # until there is something that would remove the file
+            temporary, descriptor = _claim_new(path.parent)
+            stack.callback(os.close, descriptor)
+            stack.callback(_remove, temporary)
         # In a directory like /tmp an existing file may be a trap: another user's, to receive our content.
         if path.exists() and not path.parent.stat().st_mode & stat.S_ISVTX:
             inherit(descriptor, path)
@@ -63,9 +66,6 @@ def partial(path: Path) -> Iterator[Path]:
         os.fsync(descriptor)
         temporary.replace(path)
         _fsync(path.parent)
-    finally:
-        _remove(temporary)
-        os.close(descriptor)
 
 
 # --- leftovers -----------------------------------------------------------------------------------
@@ -115,6 +115,19 @@ def _remove(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
+_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals that would end the process come at the end of the body."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     """Turn signals that would kill the process into SystemExit, so that it can clean up."""
@@ -124,7 +137,7 @@ def _signals_raise() -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _ENDING:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
     try:

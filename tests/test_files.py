@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from paperdb_trio import files
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import PARTIAL, make_directory, partial, replacing
 from tests.auth.commands import fails, run_here
@@ -129,6 +130,23 @@ def test_backup_killed_as_process_1_does_not_block_the_next(tmp_path: Path) -> N
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in target.parent.iterdir()] == ["copy.db"]
+
+
+def test_signal_while_the_partial_file_is_created_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = files._claim_new
+
+    def claimed_and_stopped(directory: Path) -> tuple[Path, int]:
+        made = claim(directory)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return made
+
+    monkeypatch.setattr(files, "_claim_new", claimed_and_stopped)
+    with pytest.raises(SystemExit) as ended, replacing(tmp_path / "copy", force=True):
+        pytest.fail("the signal came before")
+    assert ended.value.code == 143
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.executable
