@@ -6,7 +6,6 @@ import argparse
 import json
 import platform
 import signal
-import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from bench.machine import CLIENT_CORE, SERVER_CORE, cpu_model, noise, pin, raise_file_limit
 from bench.rows import FULL, HEAD, QUICK, TINY, Row, line
 from bench.scenarios import SCENARIOS
+from paperdb_trio.store import sqlite
 
 NOISY = 0.03
 
@@ -26,7 +26,7 @@ def main() -> int:
     taken = noise()
     pin(CLIENT_CORE)
     print(
-        f"{cpu_model()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}; "
+        f"{cpu_model()}, Python {platform.python_version()}, SQLite {sqlite.VERSION}; "
         f"server on core {SERVER_CORE}, clients on core {CLIENT_CORE}"
     )
     if CLIENT_CORE == SERVER_CORE:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import os
 import select
 import socket
-import sqlite3
 import struct
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from bench.clients import receive
 from bench.machine import CLIENT_CORE, pin, raise_file_limit
 from bench.readers import Readers
 from bench.server import Process, started
+from paperdb_trio.store import sqlite
 
 NOT_SENT_BYTES = 128 * 1024
 """As in paperdb_trio/net/stream.py, so that the sockets are of the same kind."""
@@ -144,28 +145,28 @@ class BareSqlite:
     PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "secure_delete=OFF", "cache_size=-16000")
 
     def __init__(self, file: str) -> None:
-        self._position = 0
-        self._connection = sqlite3.connect(file, isolation_level=None)
+        self._rowkey = 0
+        self._connection = sqlite.create(Path(file))
         for pragma in self.PRAGMAS:
             self._connection.execute(f"PRAGMA {pragma}")
         self._connection.execute(
-            "CREATE TABLE documents (position INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, "
-            "id TEXT NOT NULL, seq INTEGER NOT NULL, data TEXT NOT NULL)"
+            "CREATE TABLE documents (rowkey INTEGER PRIMARY KEY, collection_id INTEGER NOT NULL, "
+            "id TEXT NOT NULL, seq INTEGER NOT NULL, data BLOB NOT NULL)"
         )
         self._connection.execute("CREATE UNIQUE INDEX documents_id ON documents (collection_id, id)")
         self._connection.execute(
-            "CREATE TABLE changes (position INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, "
+            "CREATE TABLE changes (rowkey INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, "
             "type TEXT NOT NULL, collection TEXT NOT NULL, data TEXT NOT NULL)"
         )
 
     def insert(self, rows: list[tuple[str, str]]) -> float:
         """Insert rows (id, JSON text) in one commit. Returns seconds."""
-        first = self._position
-        self._position += len(rows)
+        first = self._rowkey
+        self._rowkey += len(rows)
         begun = time.perf_counter()
         self._connection.execute("BEGIN IMMEDIATE")
         self._connection.executemany(
-            "INSERT INTO documents VALUES (?,1,?,?,?)",
+            "INSERT INTO documents VALUES (?,1,?,?,jsonb(?))",
             [(n, id, n, text) for n, (id, text) in enumerate(rows, first)],
         )
         self._connection.executemany(

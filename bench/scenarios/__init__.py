@@ -12,6 +12,7 @@ from bench.scenarios.growth import growth
 from bench.scenarios.peers import peers
 from bench.scenarios.rest import bulk, rest
 from bench.scenarios.restart import restart
+from bench.scenarios.store import questions, strangers
 from bench.scenarios.tls import tls
 
 SCENARIOS: dict[str, Scenario] = {
@@ -33,5 +34,7 @@ SCENARIOS: dict[str, Scenario] = {
         catchup,
         rest,
         bulk,
+        questions,
+        strangers,
     )
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
 
@@ -13,6 +12,7 @@ from bench.machine import SERVER_CORE, on_core
 from bench.readers import token, websocket
 from bench.rows import Row, Scale, ratio
 from bench.server import directory, paperdb
+from paperdb_trio.store.file import connect
 
 
 def catchup(scale: Scale) -> Iterator[Row]:
@@ -40,7 +40,7 @@ def catchup(scale: Scale) -> Iterator[Row]:
             ours.append(count / (time.perf_counter() - begun))
             ours_cpu.append((server.settled_cpu() - before) / count * 1e6)
             sock.close()
-            connection = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+            connection = connect(file, read_only=True)
             with on_core(SERVER_CORE):
                 before, begun = time.process_time(), time.perf_counter()
                 for _row in connection.execute("SELECT rowkey, type, collection, data FROM changes"):

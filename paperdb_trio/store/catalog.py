@@ -195,21 +195,26 @@ class Catalog:
             "SELECT rowkey, json(data) FROM documents WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
             (rowkey, span(collection_id)[1], rows),
         )
+        enforced = not index.unique or self._enforces(collection_id, index)
         count = size = 0
+        entries: list[tuple[int, bytes, int]] = []
         for rowkey, text in found:
             data = text.encode()
             entry = (id, indexes.key(at, data), rowkey)
-            enforced = not index.unique or self._enforces(collection_id, index)
-            if not enforced and self._is_taken(collection_id, index, entry, data):
-                found.close()
-                self._break(collection_id, index)
-                return
-            self.connection.execute("INSERT OR IGNORE INTO entries VALUES (?,?,?)", entry)
+            if not enforced:
+                if self._is_taken(collection_id, index, entry, data):
+                    found.close()
+                    self._break(collection_id, index)
+                    return
+                self.connection.execute(ENTER, entry)  # the next is compared with it
+            else:
+                entries.append(entry)
             count += 1
             size += len(data)
             if size >= max_bytes:
                 break
         found.close()
+        self.connection.executemany(ENTER, entries)
         if count < rows and size < max_bytes:
             self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
             self._change_index(collection_id, index, built=True)
