@@ -54,14 +54,18 @@ class Collection:
         offset: int | None = None,
         select: str | Sequence[str] | None = None,
         count: bool = False,
+        after: str | None = None,
     ) -> Documents:
         """Documents that match `filter`, such as `{"age": {"gte": 18}}`.
 
         `sort`: field names, with `-` in front for descending. `limit`: 1 to 1,000; the server's default is 100.
-        `select`: only these fields. `count`: also count all that match, into `.total`. A subscription continues
+        `select`: only these fields. `count`: also count all that match, into `.total`. `after`: the
+        `.next` of the page before, found with the same `sort`. A subscription continues
         from the list's `.seq`: `subscribe(…, since=found.seq)`.
         """
-        return await self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count))
+        return await self._transport.send(
+            requests.find(self.name, filter, sort, limit, offset, select, count, after)
+        )
 
     async def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Document:
         """One document. 404 `NOT_FOUND`."""
@@ -114,8 +118,9 @@ class SyncCollection:
         offset: int | None = None,
         select: str | Sequence[str] | None = None,
         count: bool = False,
+        after: str | None = None,
     ) -> Documents:
-        return self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count))
+        return self._transport.send(requests.find(self.name, filter, sort, limit, offset, select, count, after))
 
     def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Document:
         return self._transport.send(requests.get(self.name, id, select))

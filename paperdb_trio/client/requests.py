@@ -10,7 +10,7 @@ import re
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote, urlsplit
 
 import msgspec
@@ -23,6 +23,10 @@ T = TypeVar("T")
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ETAG = re.compile(r'(?:W/)?"(\d+)"\Z')
 _TAG = re.compile(r"<[^>]*>")
+
+
+MAX_QUERY_BYTES: Final = 2000
+"""A larger find is sent as a body. Percent-encoded it is up to three times as long, and heads are bounded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,15 +169,22 @@ def find(
     offset: int | None,
     select: str | Sequence[str] | None,
     count: bool,
+    after: str | None = None,
 ) -> RestRequest[Documents]:
-    query = {}
-    if filter is not None:
-        query["filter"] = _encode(filter).decode()
-    for name, value in (("sort", _list(sort)), ("limit", limit), ("offset", offset), ("select", _list(select))):
-        if value is not None:
-            query[name] = str(value)
-    if count:
-        query["count"] = "true"
+    given = {
+        "filter": filter,
+        "sort": _list(sort),
+        "limit": limit,
+        "offset": offset,
+        "select": _list(select),
+        "count": count or None,
+        "after": after,
+    }
+    members = {name: value for name, value in given.items() if value is not None}
+    body = _encode(members)
+    if len(body) > MAX_QUERY_BYTES:
+        return RestRequest("POST", _path(collection, "query"), _documents, body=body, repeatable=True)
+    query = {name: v if isinstance(v, str) else _encode(v).decode() for name, v in members.items()}
     return RestRequest("GET", _path(collection, "docs"), _documents, query, repeatable=True)
 
 
@@ -211,12 +222,12 @@ def count(collection: str, filter: Mapping[str, Any] | None) -> RestRequest[int]
 # --- schemas and tokens --------------------------------------------------------------------------
 
 
-def put_schema(collection: str, properties: Mapping[str, Any]) -> RestRequest[None]:
+def put_schema(collection: str, schema: Mapping[str, Any]) -> RestRequest[None]:
     return RestRequest(
         "PUT",
         _path(collection, "schema"),
         _registered,
-        body=_encode({"properties": properties}),
+        body=_encode(schema),
         repeatable=True,
     )
 
@@ -260,6 +271,7 @@ class _Found(msgspec.Struct):
     has_more: bool = msgspec.field(name="hasMore")
     total: int | None = None
     seq: int | None = None
+    next: str | None = None
 
 
 class _Inserted(msgspec.Struct):
@@ -308,6 +320,7 @@ def _documents(response: RestResponse) -> Documents:
         has_more=found.has_more,
         total=found.total,
         seq=found.seq,
+        next=found.next,
     )
 
 

@@ -21,6 +21,7 @@ class SchemaBook:
 
     def __init__(self, schema: Schema | None, *, register: bool) -> None:
         self._properties: dict[str, Mapping[str, Any]] = {}
+        self._given: Schema = schema or {}
         for collection, definition in (schema or {}).items():
             requests.check_collection(collection)
             properties = definition.get("properties") if isinstance(definition, Mapping) else None
@@ -51,7 +52,7 @@ class SchemaBook:
         """What must be sent before the first write to `collection`, if anything."""
         if collection is None or collection not in self._unregistered:
             return None
-        return requests.put_schema(collection, self._properties[collection])
+        return requests.put_schema(collection, self._given[collection])
 
     def registered(self, collection: str | None) -> None:
         self._unregistered.discard(collection or "")

@@ -30,7 +30,8 @@ class Document(dict[str, Any]):
 
 class Documents(list[Document]):
     """What `find` found: a list. `total` counts all that match, if asked for with `count=True`. `seq` is that
-    of the last change that the documents show, if the server says so: subscribe from it (`since=`).
+    of the last change that the documents show, if the server says so: subscribe from it (`since=`). `next`:
+    what `find(after=)` takes for the next page, if there is one.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Documents(list[Document]):
         has_more: bool,
         total: int | None = None,
         seq: int | None = None,
+        next: str | None = None,
     ) -> None:
         super().__init__(documents)
         self.limit = limit
@@ -49,6 +51,7 @@ class Documents(list[Document]):
         self.has_more = has_more
         self.total = total
         self.seq = seq
+        self.next = next
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, replacing
 from paperdb_trio.model import encode
 from paperdb_trio.store import sqlite
-from paperdb_trio.store.indexes import Index
+from paperdb_trio.store.indexes import Index, field_text
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 log = logging.getLogger("paperdb.store")
@@ -107,9 +107,14 @@ def m003_entries(db: Any) -> None:
         for field, kind in sorted(fields):
             if kind == "schema_index" and (field, "schema_unique") in fields:
                 continue
-            db.execute("INSERT INTO index_builds (collection_id, rowkey) VALUES (?,-1)", (collection_id,))
+            db.execute(
+                "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?)",
+                (collection_id, span(collection_id)[0]),
+            )
             (id,) = db.execute("SELECT last_insert_rowid()").fetchone()
-            indexes.append(Index(id, (field,), unique=kind == "schema_unique", made=kind == "unique"))
+            indexes.append(
+                Index(id, (field_text(field),), unique=kind == "schema_unique", made=kind == "unique")
+            )
         text = encode(indexes).decode()
         db.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
 

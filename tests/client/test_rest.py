@@ -63,6 +63,27 @@ async def test_find_says_whether_there_is_more(server: Server, collection: str) 
         assert (len(everything), everything.has_more, everything.total) == (10, False, None)
 
 
+async def test_pages_follow_each_other(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url, api_key=server.key) as db:
+        documents = db.collection(collection)
+        await documents.insert_bulk([{"key": str(n), "n": n} for n in range(10)])
+        page = await documents.find(sort="-n", limit=4)
+        seen = [document["n"] for document in page]
+        while page.next is not None:
+            page = await documents.find(sort="-n", limit=4, after=page.next)
+            seen += [document["n"] for document in page]
+        assert seen == list(range(9, -1, -1))
+
+
+async def test_a_filter_longer_than_a_url_is_sent_as_a_body(server: Server, collection: str) -> None:
+    async with create_client(base_url=server.url, api_key=server.key) as db:
+        documents = db.collection(collection)
+        await documents.insert_bulk([{"key": f"document {n}", "n": n} for n in range(10)])
+        wanted = [f"document {n}" for n in range(5, 2000)]
+        found = await documents.find({"_id": {"in": wanted}}, sort=["-n"], select=["n"], count=True)
+        assert ([document["n"] for document in found], found.total) == ([9, 8, 7, 6, 5], 5)
+
+
 async def test_bulk_says_which_failed_and_atomic_raises(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as db:
         documents = db.collection(collection)

@@ -14,8 +14,10 @@ import pytest
 
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store import migrations
+from paperdb_trio.store.check import check
 from paperdb_trio.store.file import connect, database_file, prepare, serving_lock
-from paperdb_trio.store.housekeeping import KeepTime
+from paperdb_trio.store.housekeeping import IndexWork, KeepTime
+from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.transfer import export
 from paperdb_trio.store.writer import finish_drops
 from tests.auth.commands import fails_here, run_here
@@ -48,6 +50,17 @@ def test_an_upgraded_file_holds_the_same_documents_byte_for_byte(old: Path) -> N
     assert rows(file, "SELECT DISTINCT typeof(data) FROM documents") == [("blob",)]
     assert run_here("check", "--data", old).exit_code == 0
     assert len(rows(file, "SELECT 1 FROM _sqlite_migrations")) == len(migrations.MIGRATIONS)
+
+
+def test_indexes_of_an_older_file_are_built_anew(old: Path) -> None:
+    file = prepare(old, create=False)
+    while apply_all(file, IndexWork(rows=7))[0]:
+        pass
+    texts = [text for (text,) in rows(file, "SELECT indexes FROM collections WHERE indexes IS NOT NULL")]
+    indexes = [index for text in texts for index in stored_indexes(text).all]
+    assert indexes
+    assert all(index.built for index in indexes)
+    assert check(file).faults == []
 
 
 def test_a_copy_of_the_file_as_it_was_is_kept(old: Path) -> None:

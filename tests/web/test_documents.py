@@ -150,6 +150,26 @@ def test_a_missing_address_never_means_the_pages_own_host(client: MakeClient) ->
         assert node.run(asked.replace("BASE", base)) == f"{url}/a/count"
 
 
+def test_pages_and_filters_that_are_too_long_for_a_url(client: MakeClient, collection: str) -> None:
+    found = client().run(f"""
+        const docs = db.{collection};
+        await docs.insertBulk(Array.from({{length: 10}}, (_, n) => ({{_id: `document ${{n}}`, n}})));
+        const numbers = [];
+        let after;
+        do {{
+          const page = await docs.find({{sort: "-n", limit: 4, ...(after && {{after}})}});
+          numbers.push(...page.map(({{n}}) => n));
+          after = page.next;
+        }} while (after);
+        const many = Array.from({{length: 1900}}, (_, n) => `document ${{n + 5}}`);
+        const filter = {{_id: {{in: many}}}};
+        const long = await docs.find({{filter, sort: ["-n"], select: ["n"], count: true}});
+        return {{numbers, long: long.map(({{n}}) => n), total: long.total}};
+    """)
+    assert found["numbers"] == list(range(9, -1, -1))
+    assert (found["long"], found["total"]) == ([9, 8, 7, 6, 5], 5)
+
+
 # --- schema --------------------------------------------------------------------------------------
 
 PROPERTIES = {

@@ -16,6 +16,8 @@ export interface FieldSchema {
 
 export interface CollectionSchema {
   properties: { readonly [field: string]: FieldSchema };
+  /** Each is the fields of an index, `-` in front for descending: `[["room", "-createdAt"]]`. */
+  indexes?: readonly (readonly string[])[];
 }
 
 export interface Schema {
@@ -99,6 +101,8 @@ export interface FindOptions<D> {
   /** 1 to 1000; 100 if left out. */
   limit?: number;
   offset?: number;
+  /** `next` of the page before, found with the same `sort`. */
+  after?: string;
   /** Only these fields: `"name,email"` or `["name", "email"]`. */
   select?: string | readonly string[];
   /** Also count all that match, into `total`. */
@@ -114,6 +118,8 @@ export type Found<D> = D[] & {
   readonly offset: number;
   /** Only with `count: true`. */
   readonly total?: number;
+  /** What `after` takes for the next page, if there is one. */
+  readonly next?: string;
 };
 
 export interface InsertOptions {

@@ -140,6 +140,9 @@ function parameters(options, known) {
   return query;
 }
 
+/** Characters of a filter above which a find is sent as a body: percent-encoded it is up to three times as long. */
+const MAX_FILTER = 2000;
+
 /** What `Collection` in paperdb.d.ts says. Its functions use no `this`: a framework may wrap it into a proxy. */
 function makeCollection(transport, name, schema) {
   const base = `/${checkCollection(name)}`;
@@ -149,7 +152,7 @@ function makeCollection(transport, name, schema) {
   /** Tell the server the schema, before our first write. One that has no such route does without. */
   async function register() {
     try {
-      await transport.request("PUT", `${base}/schema`, isAnything, { body: { properties } });
+      await transport.request("PUT", `${base}/schema`, isAnything, { body: schema });
     } catch (error) {
       if (error.status === 404 || error.status === 405) return;
       registration = undefined; // the next write tries again
@@ -189,9 +192,12 @@ function makeCollection(transport, name, schema) {
     },
 
     async find(options = {}) {
-      const query = parameters(options, ["filter", "sort", "limit", "offset", "select", "count"]);
-      const { documents, ...about } = await transport.request("GET", `${base}/docs`, isFound, { query });
-      for (const name of ["hasMore", "total", "limit", "offset", "seq"]) {
+      const query = parameters(options, ["filter", "sort", "limit", "offset", "select", "count", "after"]);
+      const large = (query.filter?.length ?? 0) > MAX_FILTER;
+      const { documents, ...about } = large
+        ? await transport.request("POST", `${base}/query`, isFound, { body: asBody(options) })
+        : await transport.request("GET", `${base}/docs`, isFound, { query });
+      for (const name of ["hasMore", "total", "limit", "offset", "seq", "next"]) {
         Object.defineProperty(documents, name, { value: about[name] });
       }
       return documents;
@@ -215,6 +221,12 @@ function makeCollection(transport, name, schema) {
       return (await transport.request("GET", `${base}/count`, isCount, { query })).count;
     },
   };
+}
+
+/** A find's options as a body, in which lists are a text as they are in a query. */
+function asBody(options) {
+  const list = (value) => (Array.isArray(value) ? value.join(",") : value);
+  return { ...options, sort: list(options.sort), select: list(options.select) };
 }
 
 function asObject(value) {
