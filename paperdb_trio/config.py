@@ -74,6 +74,9 @@ class Settings:
         5.0, "Seconds within which requests and sockets must finish after SIGTERM.", 0.0
     )
 
+    durability: str = _setting(
+        "disk", "What an acknowledged write survives: disk, a power cut; process, a crash of the server only."
+    )
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
     max_bulk_documents: int = _setting(1000, "Documents per bulk request.", 1, 10_000)
     query_timeout: float = _setting(5.0, "Seconds after which a query stops with 503.", 0.01)
@@ -128,6 +131,8 @@ class Settings:
                 raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
         if self.http not in ("raw", "quart"):
             raise StartupError(f"Setting 'http' is '{self.http}'; expected raw or quart", 2)
+        if self.durability not in ("disk", "process"):
+            raise StartupError(f"Setting 'durability' is '{self.durability}'; expected disk or process", 2)
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise StartupError(
                 f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2

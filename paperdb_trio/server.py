@@ -35,6 +35,7 @@ from paperdb_trio.store import sqlite
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.durability import recover, settle
 from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import KeepTime, Trim
@@ -79,6 +80,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         stack.callback(listener.close)
         ends_at = math.inf  # from SIGTERM on
         stack.callback(lambda: _checkpoint(file, ends_at - trio.current_time()))
+        recover(file)
         gate = ReadGate()
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         advisor = IndexAdvisor(settings.index_after)
@@ -113,7 +115,13 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             cache.apply(changes)
             hub.on_commit(changes)
 
-        writer = Writer(file, on_commit, gate=gate, max_wal_bytes=settings.max_wal_bytes)
+        writer = Writer(
+            file,
+            on_commit,
+            gate=gate,
+            max_wal_bytes=settings.max_wal_bytes,
+            durability=settings.durability,
+        )
         services = Services(settings, limits, accounts, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
@@ -173,6 +181,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
 def _checkpoint(file: Path, seconds: float) -> None:
     try:
         checkpoint(file, min(max(seconds, MIN_CHECKPOINT_SECONDS), BUSY_SECONDS))
+        settle(file)
     except sqlite.Error as error:
         log.warning("could not clear the write-ahead log: %s", error)
 

@@ -109,6 +109,8 @@ def _announce(settings: Settings, first_key: str | None, url: str) -> None:
         if first_key is not None and os.environ.get("PAPERDB_API_KEY"):
             click.echo("The first secret key is the one in PAPERDB_API_KEY.")
         click.echo(f"Listening on {url}")
+        if settings.durability == "process":
+            click.echo("Writes survive a crash of this server, not of this machine (--durability process).")
         if first_key is not None:
             _show_first_steps(settings, first_key, url)
     except (StartupError, BrokenPipeError) as error:

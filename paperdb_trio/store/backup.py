@@ -59,7 +59,7 @@ def restore(source: Path, data: str, *, force: bool) -> None:
             _copy(source, temporary, f"Cannot restore {source} to {file}")
             with closing(connect(temporary)) as connection:
                 migrations.migrate(connection, temporary, keep_copy=False)
-                _begin_logs_anew(connection, _highest_seq(file))
+                begin_logs_anew(connection, _highest_seq(file))
             if file.exists():
                 _close_down(file)
             for suffix in ("-wal", "-shm", "-journal"):  # of a file that somebody removed: not of what comes
@@ -105,7 +105,8 @@ def _damaged(source: Path, verdict: str) -> StartupError:
     return StartupError(f"The backup {source} is damaged: {text}. Nothing was changed.", EXIT_CORRUPT)
 
 
-def _begin_logs_anew(connection: sqlite.Connection, floor: int) -> None:
+def begin_logs_anew(connection: sqlite.Connection, floor: int) -> None:
+    """Empty the change logs, and go on beyond every seq that a client can have seen; also beyond `floor`."""
     now = int((time.time() - EPOCH) * 1000)
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE databases SET head=max(head,?)+?", (max(floor, now), JUMP))

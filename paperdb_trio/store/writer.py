@@ -22,6 +22,7 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import Change
 from paperdb_trio.store import clock, sqlite
+from paperdb_trio.store.durability import relax
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork, PendingDrops
@@ -91,8 +92,10 @@ class Writer:
         *,
         gate: ReadGate | None = None,
         max_wal_bytes: int = 64 * 1024 * 1024,
+        durability: str = "disk",
     ) -> None:
         self._file = file
+        self._durability = durability
         self._on_commit = on_commit
         self._gate = gate or ReadGate()
         self._gate.on_empty = lambda: self._queue.put(_UNREAD)
@@ -223,6 +226,8 @@ class Writer:
 
     def _begin(self, connection: sqlite.Connection) -> None:
         connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
+        if self._durability == "process":
+            relax(connection)
         self.clock = clock.continued(connection)  # SQLite opens what it is asked for
         self._place = Place(self._file)
 

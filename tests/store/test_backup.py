@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from paperdb_trio.store import sqlite
 from paperdb_trio.store.backup import JUMP
 from paperdb_trio.store.file import connect
 from tests.auth.commands import fails_here, run_here
@@ -264,7 +265,8 @@ def execute(file: Path, sql: str) -> None:
 
 def make_another(file: Path) -> None:
     file.unlink()
-    execute(file, "CREATE TABLE books (title)")
+    with closing(sqlite.create(file)) as connection:
+        connection.execute("CREATE TABLE books (title)")
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ class Published:
 
 
 @asynccontextmanager
-async def running(file: Path) -> AsyncIterator[tuple[Writer, Published]]:
+async def running(file: Path, **options: Any) -> AsyncIterator[tuple[Writer, Published]]:
     published = Published(file)
-    writer = Writer(file, published)
+    writer = Writer(file, published, **options)
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(writer.run)
