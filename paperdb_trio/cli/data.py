@@ -17,6 +17,7 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.files import replacing
 from paperdb_trio.store import backup as copies
 from paperdb_trio.store.file import EXIT_CORRUPT, prepare
+from paperdb_trio.store.file import compact as compact_file
 
 EXIT_INCOMPLETE: Final = 10
 
@@ -50,6 +51,18 @@ def restore(file: Path, force: bool, data: str) -> None:
     """
     copies.restore(file, data, force=force)
     click.echo(f"Restored {data} from {file}.")
+
+
+@main.command()
+@data_option
+def compact(data: str) -> None:
+    """Write the database file anew, without unused space. Stop the server first.
+
+    A server frees space itself, in small steps, in files that this version created or this command has written.
+    Needs as much free disk as the file has.
+    """
+    before, after = compact_file(data)
+    click.echo(f"Compacted {data}: {before:,} bytes before, {after:,} after.")
 
 
 @main.command()

@@ -29,6 +29,8 @@ EPOCH: Final = 1_735_689_600
 """2025-01-01 in seconds. A restored log begins at the milliseconds since then, so that restoring one backup
 twice gives two stretches of seqs that do not meet unless more than 1,000 changes a second are written
 all the time between. It fits into the 40 bits of a seq until 2059."""
+SIGNAL_STEPS: Final = 100_000
+"""Steps of SQLite's virtual machine, about 2 ms, between two looks whether a signal has come."""
 JUMP: Final = 1 << 24
 """Further changes that may have been lost with the file that the backup replaces."""
 
@@ -44,7 +46,7 @@ def backup(data: str, target: Path, *, force: bool) -> int:
         if any(target.samefile(own) for own in own_files(file) if own.exists()):
             raise StartupError(f"{target} is the database itself", EXIT_EXISTS)
     with replacing(target, force=force) as temporary:
-        _copy(file, temporary, f"Cannot back {file} up to {target}")
+        _copy(file, temporary, f"Cannot back {file} up to {target}", compact=True)
     return target.stat().st_size
 
 
@@ -66,13 +68,19 @@ def restore(source: Path, data: str, *, force: bool) -> None:
                 Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
-def _copy(source: Path, target: Path, what: str) -> None:
+def _copy(source: Path, target: Path, what: str, *, compact: bool = False) -> None:
+    """`compact`: leave out the space that nothing uses."""
     try:
-        with closing(connect(source, read_only=True)) as given, closing(connect(target)) as copy:
-            given.execute("BEGIN")
-            given.execute("SELECT 1 FROM sqlite_master").fetchall()  # the moment
-            sqlite.copy(given, copy)
-            copy.execute("PRAGMA journal_mode=DELETE")  # one file, with no write-ahead log beside it
+        with closing(connect(source, read_only=True)) as given:
+            if compact:
+                given.set_progress_handler(lambda: False, SIGNAL_STEPS)
+                given.execute("VACUUM INTO ?", (str(target),))
+                return
+            with closing(connect(target)) as copy:
+                given.execute("BEGIN")
+                given.execute("SELECT 1 FROM sqlite_master").fetchall()  # the moment
+                sqlite.copy(given, copy)
+                copy.execute("PRAGMA journal_mode=DELETE")  # one file, with no write-ahead log beside it
     except sqlite.Error as error:
         damaged = isinstance(error, sqlite.DAMAGED)
         raise StartupError(f"{what}: {error}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE) from None

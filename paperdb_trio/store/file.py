@@ -106,6 +106,8 @@ def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool 
                     raise _damaged(file, verdict)
         with closing(connect(file, read_only=not write)) as connection:
             if write:
+                if connection.execute("PRAGMA page_count").fetchone() == (0,):
+                    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 connection.execute("PRAGMA journal_mode=WAL")
             if not migrations.pending(connection, directory):
                 return file
@@ -126,6 +128,25 @@ def _damaged(file: Path, verdict: str) -> StartupError:
     return StartupError(
         f"The database file {file} is damaged: {text}. Nothing was changed; restore a backup.", EXIT_CORRUPT
     )
+
+
+def compact(data: str | Path) -> tuple[int, int]:
+    """Write the file anew, without the space that nothing uses; its size in bytes before and after.
+
+    Raises `StartupError` when a server has it, or when there is no room for the second file.
+    """
+    file = prepare(data, create=False)
+    with serving_lock(data):
+        checkpoint(file)
+        before = file.stat().st_size
+        try:
+            with closing(connect(file)) as connection:
+                connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                connection.execute("VACUUM")
+            checkpoint(file)
+        except sqlite.Error as error:
+            raise StartupError(f"Cannot compact {file}: {told(file, error)}", EXIT_UNWRITABLE) from None
+    return before, file.stat().st_size
 
 
 def checkpoint(file: Path, seconds: float = BUSY_SECONDS) -> None:

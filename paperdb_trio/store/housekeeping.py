@@ -19,6 +19,11 @@ from paperdb_trio.store.transaction import Transaction
 STEP_BYTES: Final = 4 * 1024 * 1024
 """Of what goes in several steps, how much goes in one: others' writes wait for each, some 50 ms."""
 
+INCREMENTAL: Final = 2
+"""What `PRAGMA auto_vacuum` says of a file that can give pages back."""
+SPARE_PAGES: Final = 1024
+"""Of 4 KiB, that stay for what comes next."""
+
 
 @dataclass(frozen=True, slots=True)
 class DropSome:
@@ -161,6 +166,25 @@ class KeepUsedIndexes:
 
 
 @dataclass(frozen=True, slots=True)
+class FreePages:
+    """Give back to the disk some of the pages that nothing uses, all but `SPARE_PAGES`; whether there are more.
+
+    The file gets shorter at the next checkpoint. Files of 0.1 keep theirs until `paperdb compact`.
+    """
+
+    pages: int = 200
+
+    def apply(self, tx: Transaction) -> bool:
+        free, mode = (
+            tx.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "auto_vacuum")
+        )
+        if mode != INCREMENTAL or free <= SPARE_PAGES:
+            return False
+        tx.connection.execute(f"PRAGMA incremental_vacuum({min(self.pages, free - SPARE_PAGES)})").fetchall()
+        return True
+
+
+@dataclass(frozen=True, slots=True)
 class KeepTime:
     """Write down what the log's clock says."""
 
@@ -210,5 +234,5 @@ class Trim:
         return trimmed, removable
 
 
-HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops, IndexWork, MakeIndex, KeepUsedIndexes)
+HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops, IndexWork, MakeIndex, KeepUsedIndexes, FreePages)
 """What the server does of its own accord, also when nobody asks for anything: no activity of users."""

@@ -1,0 +1,125 @@
+"""Space that nothing uses goes back to the disk, and is not in backups."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from paperdb_trio.store.check import check
+from paperdb_trio.store.file import connect, database_file, prepare, serving_lock
+from paperdb_trio.store.housekeeping import DropSome, FreePages, Trim
+from tests.auth.commands import fails_here, run_here
+from tests.conftest import StartServer, fill, wait_until
+from tests.store.tools import DATABASE, apply_all, inserting, rows
+
+MEBI = 2**20
+
+
+def emptied(file: Path, megabytes: int = 20) -> None:
+    """Much was in it, in documents and in the log; a little is left."""
+    for _ in range(megabytes * 2):
+        apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(50)))
+    done, until = False, None
+    while not done:
+        ((_, until, done),) = apply_all(file, DropSome(DATABASE, "c", until))
+    removed = 1
+    while removed:
+        ((_, removed),) = apply_all(file, Trim(DATABASE, 1e18, 0))
+    apply_all(file, inserting({"left": True}))
+    with closing(connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def test_a_file_that_was_emptied_gets_short_in_steps(file: Path) -> None:
+    emptied(file)
+    assert file.stat().st_size > 15 * MEBI
+    steps = 0
+    while apply_all(file, FreePages())[0]:
+        steps += 1
+    with closing(connect(file)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    assert steps > 10
+    assert file.stat().st_size < 6 * MEBI
+    assert check(file).faults == []
+
+
+def test_a_server_gives_space_back(start_server: StartServer) -> None:
+    server = start_server("--retention-count", "0", "--max-wal-bytes", str(MEBI))
+    for _ in range(20):
+        body = [{"pad": "x" * 10_000} for _ in range(100)]
+        assert server.request("POST", "/c/bulk", json=body).status_code == 200
+    assert server.request("DELETE", "/c?confirm=c").status_code == 200
+    file = server.data / "paperdb.sqlite"
+
+    def is_short() -> bool:
+        server.insert("other", {})
+        return file.stat().st_size < 8 * MEBI
+
+    assert file.stat().st_size > 15 * MEBI
+    wait_until(is_short, 60)
+
+
+def test_compact_writes_the_file_anew(file: Path) -> None:
+    emptied(file)
+    before = rows(file, "SELECT * FROM documents")
+    done = run_here("compact", "--data", file.parent)
+    assert done.exit_code == 0
+    assert file.stat().st_size < MEBI
+    assert f"{file.stat().st_size:,} after" in done.stdout
+    assert rows(file, "SELECT * FROM documents") == before
+    assert check(file).faults == []
+
+
+def test_a_file_of_an_older_version_is_compacted_and_can_give_space_back_then(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(Path(__file__).parent / "formats" / "m001", data)
+    prepare(data, create=False)
+    assert rows(database_file(data), "PRAGMA auto_vacuum") == [(0,)]
+    assert apply_all(database_file(data), FreePages()) == [False]
+    assert run_here("compact", "--data", data).exit_code == 0
+    assert rows(database_file(data), "PRAGMA auto_vacuum") == [(2,)]
+    assert check(database_file(data)).faults == []
+
+
+def test_a_served_file_is_not_compacted(file: Path) -> None:
+    with serving_lock(file.parent):
+        fails_here(run_here("compact", "--data", file.parent), 5, "served by another process")
+
+
+def test_without_room_for_a_second_file_nothing_is_changed(small_disk: Path) -> None:
+    file = prepare(small_disk, create=True)
+    apply_all_into(file)
+    filler = small_disk / "filler"
+    fill(filler)
+    os.truncate(filler, max(filler.stat().st_size - 300_000, 0))
+    before = rows(file, "SELECT * FROM documents")
+    fails_here(run_here("compact", "--data", small_disk), 6, "full")
+    assert rows(file, "SELECT * FROM documents") == before
+    assert check(file).faults == []
+
+
+def apply_all_into(file: Path) -> None:
+    with closing(connect(file)) as connection:
+        connection.execute("INSERT INTO databases (name, plan, created_at) VALUES ('default', 'team', '')")
+    for _ in range(10):
+        apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(20)))
+
+
+def test_a_backup_is_as_small_as_what_it_holds(file: Path, tmp_path: Path) -> None:
+    emptied(file)
+    assert run_here("backup", tmp_path / "copy.db", "--data", file.parent).exit_code == 0
+    assert (tmp_path / "copy.db").stat().st_size < MEBI
+    assert run_here("restore", tmp_path / "copy.db", "--data", tmp_path / "new").exit_code == 0
+    assert rows(database_file(tmp_path / "new"), "PRAGMA auto_vacuum") == [(2,)]
+
+
+@pytest.mark.parametrize("pages", [1, 1000])
+def test_a_step_frees_at_most_its_pages(file: Path, pages: int) -> None:
+    emptied(file, 8)
+    ((free,),) = rows(file, "PRAGMA freelist_count")
+    assert apply_all(file, FreePages(pages)) == [True]
+    assert rows(file, "PRAGMA freelist_count") == [(max(free - pages, 1024),)]
