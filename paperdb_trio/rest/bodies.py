@@ -81,14 +81,21 @@ def _fields(settings: Settings) -> JsonSchema:
 
 
 def _steps(settings: Settings) -> JsonSchema:
-    step = {"anyOf": [{"required": ["increment"]}, {"required": ["decrement"]}]}
+    number: JsonSchema = {"type": "number"}
+    operands = {"increment": number, "decrement": number, "unset": {"const": True}}
     return {
         "type": "object",
-        "description": 'Fields to set. `{"increment": 1}` and `{"decrement": 1}` add to a number',
+        "description": 'Fields to set. `{"increment": 1}` and `{"decrement": 1}` add to a number, '
+        '`{"push": value}` and `{"pull": value}` change an array, `{"unset": true}` removes the field',
         "properties": _OWN,
         "additionalProperties": {
-            "if": {"type": "object", "maxProperties": 1, **step},
-            "then": {"additionalProperties": {"type": "number"}},
+            "allOf": [
+                {
+                    "if": {"type": "object", "maxProperties": 1, "required": [step]},
+                    "then": {"properties": {step: operand}},
+                }
+                for step, operand in operands.items()
+            ],
         },
     }
 
@@ -119,7 +126,9 @@ BULK: Final = Body(
     "NewDocuments", _bulk, [_EXAMPLE, {"email": "bob@example.com"}], (*_OF_NEW_ONES, "TOO_MANY_DOCUMENTS")
 )
 FIELDS: Final = Body("Fields", _fields, _EXAMPLE, _OF_DOCUMENTS)
-PATCH: Final = Body("Patch", _steps, {"age": {"increment": 1}}, (*_OF_DOCUMENTS, "INVALID_INCREMENT"))
+PATCH: Final = Body(
+    "Patch", _steps, {"age": {"increment": 1}}, (*_OF_DOCUMENTS, "INVALID_INCREMENT", "INVALID_STEP")
+)
 
 
 # --- queries -------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from paperdb_trio.store.operations import (
     Patch,
     Replace,
 )
+from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import parse_select, project
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024
@@ -241,11 +242,12 @@ def _own_fields(value: object, id: str) -> dict[str, Any]:
 
 
 def _condition(call: Call) -> Condition | None:
-    """What If-Match and If-None-Match demand."""
-    headers = call.request.headers
-    if "if-match" not in headers and "if-none-match" not in headers:
+    """What If-Match, If-None-Match and `where` demand."""
+    headers, where = call.request.headers, call.query.get("where")
+    if where is None and "if-match" not in headers and "if-none-match" not in headers:
         return None
-    return Condition(_seqs(headers.get("if-match")), _seqs(headers.get("if-none-match")))
+    match, none_match = _seqs(headers.get("if-match")), _seqs(headers.get("if-none-match"))
+    return Condition(match, none_match, None if where is None else ask(where))
 
 
 def _seqs(header: str | None) -> Container[int] | None:

@@ -84,6 +84,12 @@ FILTER: Final = Parameter(
     format="filter",
     example='{"age": {"gte": 18}}',
 )
+WHERE: Final = Parameter(
+    name="where",
+    about="A filter as JSON that the document must satisfy; else 412 and nothing is written",
+    format="filter",
+    example='{"stock": {"gt": 0}}',
+)
 SORT: Final = Parameter(
     name="sort",
     about="Fields, separated by commas, 8 at most; `-` before a field sorts descending",
@@ -120,6 +126,6 @@ PARAMETERS: Final = {
     parameter.name: parameter
     for parameter in (
         *(FILTER, SORT, SELECT, LIMIT, OFFSET, AFTER, COUNT, EXPLAIN),
-        *(ATOMIC, CONFIRM, SINCE, WAIT, LAST_EVENT_ID, TOKEN),
+        *(ATOMIC, WHERE, CONFIRM, SINCE, WAIT, LAST_EVENT_ID, TOKEN),
     )
 }

@@ -28,6 +28,7 @@ _READ, _WRITE = Access.READ, Access.WRITE
 _DOCUMENT: Final = {200: responses.Document}
 _SCHEMA: Final = {200: responses.Schema}
 _FILTERED: Final = ("INVALID_FILTER", "INVALID_JSON", "UNKNOWN_OPERATOR", "INVALID_FIELD", "QUERY_TIMEOUT")
+_WHERE: Final = ("INVALID_FILTER", "INVALID_JSON", "UNKNOWN_OPERATOR", "INVALID_FIELD", "CONDITION_FAILED")
 _FOUND: Final = (*_FILTERED, "INVALID_SORT", "INVALID_CURSOR", "RESULT_TOO_LARGE", "READ_ONLY_KEY")
 
 ROUTES: Final = (
@@ -81,28 +82,32 @@ ROUTES: Final = (
         "/:collection/docs/:id",
         documents.patch,
         _WRITE,
+        ("where",),
         conditional=True,
         body=bodies.PATCH,
         returns=_DOCUMENT,
-        refuses=("NOT_FOUND",),
+        refuses=("NOT_FOUND", *_WHERE),
     ),
     Route(
         "PUT",
         "/:collection/docs/:id",
         documents.replace,
         _WRITE,
+        ("where",),
         conditional=True,
         body=bodies.FIELDS,
         returns={**_DOCUMENT, 201: responses.Document},
+        refuses=_WHERE,
     ),
     Route(
         "DELETE",
         "/:collection/docs/:id",
         documents.delete,
         _WRITE,
+        ("where",),
         conditional=True,
         returns={200: responses.Deleted},
-        refuses=("NOT_FOUND",),
+        refuses=("NOT_FOUND", *_WHERE),
     ),
     Route(
         "GET",

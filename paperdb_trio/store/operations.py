@@ -24,6 +24,8 @@ from paperdb_trio.model import (
     new_id,
 )
 from paperdb_trio.store.document_schema import DocumentSchema
+from paperdb_trio.store.query import Question
+from paperdb_trio.store.steps import is_step, take
 from paperdb_trio.store.transaction import MAX_UNIQUE_FIELDS, Transaction
 
 Result = TypeVar("Result", covariant=True)
@@ -54,17 +56,22 @@ EVERY_SEQ: Final = range(1 << 62)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """If-Match, the seqs of which the document's must be one, and If-None-Match, of which it must be none; each
-    None if it was not asked for."""
+    """If-Match, the seqs of which the document's must be one; If-None-Match, of which it must be none; `where`, a
+    filter that it must satisfy. Each is None if it was not asked for."""
 
     match: Container[int] | None = None
     none_match: Container[int] | None = None
+    where: Question | None = None
 
-    def check(self, seq: int | None) -> None:
-        """Raises a 412. `seq` None: there is no such document."""
+    def check(self, tx: Transaction, found: tuple[int, int, bytes] | None) -> None:
+        """Raises a 412. `found` None: there is no such document."""
+        seq = None if found is None else found[1]
         self.check_match(seq)
         if seq is not None and self.excludes(seq):
             raise self._failed("If-None-Match", seq)
+        if self.where is not None and (found is None or not tx.satisfies(found[0], self.where)):
+            current = "does not exist" if found is None else "does not satisfy 'where'"
+            raise ApiError(412, "CONDITION_FAILED", f"Nothing was written: the document {current}")
 
     def check_match(self, seq: int | None) -> None:
         if self.match is not None and (seq is None or seq not in self.match):
@@ -216,7 +223,7 @@ class InsertBulk:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Shallow merge; `{"n": {"increment": 1}}` and `decrement` add to the number that is there (or 0)."""
+    """Shallow merge, in which a value may be one of `steps`."""
 
     database_id: int
     collection: str
@@ -226,39 +233,23 @@ class Patch:
     max_bytes: int
 
     def apply(self, tx: Transaction) -> Written:
-        rowkey, seq, old = _existing(tx, self.database_id, self.collection, self.id)
+        found = _existing(tx, self.database_id, self.collection, self.id)
         if self.condition is not None:
-            self.condition.check(seq)
+            self.condition.check(tx, found)
+        rowkey, _, old = found
         document = decode(old)
         created, updated = _times(document, tx)
         for name in SYSTEM_FIELDS:
             document.pop(name, None)
         for name, value in self.fields.items():
-            document[name] = _stepped(document, name, value) if _is_step(value) else value
+            if is_step(value):
+                take(document, name, value)
+            else:
+                document[name] = value
         satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, encode(document), created, updated, self.max_bytes)
         seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
         return Written(self.id, data, seq)
-
-
-def _is_step(value: object) -> bool:
-    return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in ("increment", "decrement")
-
-
-def _stepped(document: Document, name: str, step: dict[str, Any]) -> int | float:
-    ((operator, by),) = step.items()
-    current = document.get(name, 0)
-    for number, what in ((by, f"'{operator}' of '{name}'"), (current, f"Field '{name}'")):
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            raise bad_request(f"{what} must be a number", "INVALID_INCREMENT")
-    try:
-        result = current + by if operator == "increment" else current - by
-        if abs(float(result)) == float("inf"):
-            raise OverflowError
-    except OverflowError:
-        raise bad_request(f"'{operator}' takes '{name}' out of range", "INVALID_INCREMENT") from None
-    assert isinstance(result, int | float)
-    return result
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +268,7 @@ class Replace:
         fields = encode(self.fields)
         found = None if collection_id is None else tx.document(collection_id, self.id)
         if self.condition is not None:
-            self.condition.check(None if found is None else found[1])
+            self.condition.check(tx, found)
         if found is None:
             data = document_bytes(self.id, fields, tx.stamp, tx.stamp, self.max_bytes)
             seq = tx.insert(self.database_id, self.collection, self.id, data)
@@ -297,9 +288,10 @@ class Delete:
     condition: Condition | None
 
     def apply(self, tx: Transaction) -> Written:
-        rowkey, seq, data = _existing(tx, self.database_id, self.collection, self.id)
+        found = _existing(tx, self.database_id, self.collection, self.id)
         if self.condition is not None:
-            self.condition.check(seq)
+            self.condition.check(tx, found)
+        rowkey, _, data = found
         return Written(self.id, data, tx.delete(self.database_id, self.collection, rowkey, self.id, data))
 
 

@@ -14,6 +14,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.catalog import ENTER, LEAVE, Catalog
+from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 MAX_UNIQUE_FIELDS: Final = 16
@@ -83,6 +84,14 @@ class Transaction(Catalog):
             (collection_id, id),
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
+
+    def satisfies(self, rowkey: int, question: Question) -> bool:
+        """Whether the document, as it is now, is among those that a question finds."""
+        found = self.connection.execute(
+            f"SELECT 1 FROM documents d WHERE d.rowkey=? AND {question.condition}",
+            (rowkey, *question.parameters),
+        )
+        return found.fetchone() is not None
 
     def insert(
         self, database_id: int, collection: str, id: str, data: bytes, created: str | None = None

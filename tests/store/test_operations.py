@@ -363,11 +363,13 @@ def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> No
     ],
 )
 def test_a_condition_holds_for_its_seqs_and_never_for_nothing(
-    condition: Condition, seq: int | None, holds: bool
+    shared_file: Path, condition: Condition, seq: int | None, holds: bool
 ) -> None:
-    if holds:
-        condition.check(seq)
-    else:
-        with pytest.raises(ApiError) as refused:
-            condition.check(seq)
-        assert refused.value.status == 412
+    found = None if seq is None else (1, seq, b"")
+    with scratch(shared_file) as tx:
+        if holds:
+            condition.check(tx, found)
+        else:
+            with pytest.raises(ApiError) as refused:
+                condition.check(tx, found)
+            assert refused.value.status == 412
