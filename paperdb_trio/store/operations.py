@@ -56,8 +56,8 @@ EVERY_SEQ: Final = range(1 << 62)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """If-Match, the seqs of which the document's must be one; If-None-Match, of which it must be none; `where`, a
-    filter that it must satisfy. Each is None if it was not asked for."""
+    """If-Match, the seqs of which the document's must be one; If-None-Match, of which it must be none; `where`,
+    a filter that it must satisfy. Each is None if it was not asked for."""
 
     match: Container[int] | None = None
     none_match: Container[int] | None = None

@@ -92,12 +92,18 @@ def test_same_is_equal_as_json(one: Any, other: Any) -> None:
 def test_where_must_hold_of_what_is_there(api: httpx.Client, docs: str, method: str) -> None:
     path = put(api, docs, stock=0, tags=["x"])
     body: dict[str, Any] = {} if method == "DELETE" else {"json": {"stock": 5}}
-    for where in ({"stock": {"gt": 0}}, {"tags": {"contains": "y"}}, {"nothing": 1}, {"or": []}):
+    failing: list[dict[str, Any]] = [
+        {"stock": {"gt": 0}},
+        {"tags": {"contains": "y"}},
+        {"nothing": 1},
+        {"or": []},
+    ]
+    for where in failing:
         response = api.request(method, path, params={"where": json.dumps(where)}, **body)
         assert refusal(response) == (412, "CONDITION_FAILED")
     assert own(api.get(path)) == {"stock": 0, "tags": ["x"]}
-    where = json.dumps({"stock": 0, "tags": {"contains": "x"}})
-    assert api.request(method, path, params={"where": where}, **body).status_code == 200
+    holding = json.dumps({"stock": 0, "tags": {"contains": "x"}})
+    assert api.request(method, path, params={"where": holding}, **body).status_code == 200
 
 
 def test_where_of_a_document_that_is_not_there(api: httpx.Client, docs: str) -> None:
@@ -118,7 +124,7 @@ def test_a_wrong_where_is_a_400(api: httpx.Client, docs: str, where: str, code: 
 
 def test_an_etag_and_where_must_both_hold(api: httpx.Client, docs: str) -> None:
     path = put(api, docs, n=1)
-    where = {"where": json.dumps({"n": 1})}
+    where: dict[str, str] = {"where": json.dumps({"n": 1})}
     old = api.get(path).headers["etag"]
     assert api.patch(path, params=where, json={"m": 1}, headers={"If-Match": old}).status_code == 200
     refused = api.patch(path, params=where, json={"m": 2}, headers={"If-Match": old})
