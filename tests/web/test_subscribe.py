@@ -170,7 +170,7 @@ def test_a_server_that_is_not_there_at_first(
     late.kill()
     node = client(late.url, key=late.key)
     node.subscribe(collection, "a", ready=False)
-    assert node.wait_state("offline")["reason"].startswith("No answer from the server")
+    assert node.wait_state("offline")["reason"].startswith("No response from the server")
     late.start()
     node.wait_state("live")
     late.insert(collection, {})
