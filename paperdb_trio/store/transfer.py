@@ -286,7 +286,7 @@ class ImportRequest(msgspec.Struct):
     replace: bool
 
 
-class ImportAnswer(msgspec.Struct):
+class ImportResult(msgspec.Struct):
     """What it gets back. `error`: why not all lines were looked at."""
 
     tally: Tally

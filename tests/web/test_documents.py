@@ -92,7 +92,7 @@ def test_ids_go_through_as_they_are_and_none_can_leave_its_place(
     assert node.run(f"return db.{collection}.count()") == 1
 
 
-def test_the_client_is_no_promise_and_shows_no_key(client: MakeClient, server: Server) -> None:
+def test_the_client_is_not_a_promise_and_shows_no_key(client: MakeClient, server: Server) -> None:
     found = client().run("""
         const { inspect } = await import("node:util");
         return {awaited: await db === db, json: JSON.stringify(db),
