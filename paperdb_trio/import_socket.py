@@ -22,7 +22,7 @@ import trio
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
 from paperdb_trio.store.file import EXIT_LOCKED, prepare, serving_lock
-from paperdb_trio.store.transfer import Importer, ImportRequest, ImportResult, Tally
+from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
 from paperdb_trio.store.writer import Writer, finish_drops
 
 if TYPE_CHECKING:  # the command needs nothing of the server
@@ -83,7 +83,7 @@ async def run(services: Services, listener: socket.socket) -> None:
     await trio.serve_listeners(serve, [trio.SocketListener(trio.socket.from_stdlib_socket(listener))])
 
 
-async def _import(services: Services, stream: trio.SocketStream) -> ImportResult:
+async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer:
     received = bytearray()
     while b"\n" not in received:
         received += await stream.receive_some(PIECE) or b"\n"
@@ -99,13 +99,13 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportResult
         try:
             await finish_drops(services.writer)
         except ApiError as error:
-            return ImportResult(Tally(), error.message)
+            return ImportAnswer(Tally(), error.message)
     return await _write(request, receive, services.writer, services.settings.max_document_bytes)
 
 
 async def _write(
     request: ImportRequest, receive: Callable[[], Awaitable[bytes]], writer: Writer, max_bytes: int
-) -> ImportResult:
+) -> ImportAnswer:
     """Write everything that `receive` returns, until it returns nothing."""
     importer = Importer(database=request.database, replace=request.replace, max_bytes=max_bytes)
     try:
@@ -115,14 +115,14 @@ async def _write(
         for operation in importer.end():
             importer.tally.add(await writer.submit(operation))
     except ApiError as error:
-        return ImportResult(importer.tally, error.message)
-    return ImportResult(importer.tally, None)
+        return ImportAnswer(importer.tally, error.message)
+    return ImportAnswer(importer.tally, None)
 
 
 # --- the command's side --------------------------------------------------------------------------
 
 
-def import_into(data: str, request: ImportRequest, source: BufferedReader, max_bytes: int) -> ImportResult:
+def import_into(data: str, request: ImportRequest, source: BufferedReader, max_bytes: int) -> ImportAnswer:
     """Import all of `source`: through the directory's server or, if none runs, with the directory's lock."""
     file = prepare(data, create=False)
     for wait in (*[0.1] * START_TRIES, 0.0):
@@ -141,7 +141,7 @@ def import_into(data: str, request: ImportRequest, source: BufferedReader, max_b
 
 async def _import_alone(
     file: Path, request: ImportRequest, source: BufferedReader, max_bytes: int
-) -> ImportResult:
+) -> ImportAnswer:
     async def receive() -> bytes:
         return await trio.to_thread.run_sync(_read, source, abandon_on_cancel=True)
 
@@ -151,11 +151,11 @@ async def _import_alone(
         try:
             await finish_drops(writer)  # else the next server removes documents found "unchanged" here
         except ApiError as error:
-            result = ImportResult(Tally(), error.message)
+            answer = ImportAnswer(Tally(), error.message)
         else:
-            result = await _write(request, receive, writer, max_bytes)
+            answer = await _write(request, receive, writer, max_bytes)
         writer.close()
-    return result
+    return answer
 
 
 def _read(source: BufferedReader) -> bytes:
@@ -181,7 +181,7 @@ def _connect(data: Path) -> socket.socket | None:
     return connection
 
 
-def _send(connection: socket.socket, request: ImportRequest, source: BufferedReader) -> ImportResult:
+def _send(connection: socket.socket, request: ImportRequest, source: BufferedReader) -> ImportAnswer:
     received, unread = bytearray(), None
     with connection, suppress(ConnectionResetError):
         with suppress(BrokenPipeError):  # the server stopped reading: its response says why
@@ -195,8 +195,8 @@ def _send(connection: socket.socket, request: ImportRequest, source: BufferedRea
         while data := connection.recv(PIECE):
             received += data
     try:
-        result = msgspec.json.decode(received, type=ImportResult)
+        answer = msgspec.json.decode(received, type=ImportAnswer)
     except msgspec.DecodeError:
-        return ImportResult(Tally(), "the server stopped; import again")
-    result.error = result.error or unread
-    return result
+        return ImportAnswer(Tally(), "the server stopped; import again")
+    answer.error = answer.error or unread
+    return answer

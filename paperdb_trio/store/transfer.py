@@ -286,7 +286,7 @@ class ImportRequest(msgspec.Struct):
     replace: bool
 
 
-class ImportResult(msgspec.Struct):
+class ImportAnswer(msgspec.Struct):
     """What it gets back. `error`: why not all lines were looked at."""
 
     tally: Tally

@@ -188,10 +188,10 @@ def test_select_of_sql_selects_nothing(api: httpx.Client, people: str) -> None:
 def test_limit_and_offset_cut_a_page(
     api: httpx.Client, people: str, limit: int, offset: int, found: list[str], more: bool
 ) -> None:
-    response = api.get(people, params={"limit": limit, "offset": offset}).json()
-    assert [document["_id"] for document in response.pop("documents")] == found
-    assert response.pop("seq") >= 4
-    assert response == {"limit": limit, "offset": offset, "hasMore": more}
+    answer = api.get(people, params={"limit": limit, "offset": offset}).json()
+    assert [document["_id"] for document in answer.pop("documents")] == found
+    assert answer.pop("seq") >= 4
+    assert answer == {"limit": limit, "offset": offset, "hasMore": more}
 
 
 def test_total_counts_all_that_match_and_only_when_asked(api: httpx.Client, people: str) -> None:

@@ -165,7 +165,7 @@ def test_a_new_key_works_and_a_revoked_one_ends_within_a_second(server: Server) 
     assert server.request("GET", "/collections", key=kept["key"]).status_code == 200
 
 
-def test_a_new_signing_secret_leaves_live_tokens_valid(server: Server) -> None:
+def test_a_new_signing_secret_leaves_live_tokens_good(server: Server) -> None:
     old = [server.token("c")]
     for _ in range(2):
         server.cli("keys", "rotate-signing")

@@ -105,11 +105,11 @@ class EventSourceFollower(Follower):
         target = f"{self.server.url}/{self.collection}/changes?token={self.token}"
         async with (
             httpx.AsyncClient(timeout=httpx.Timeout(5, read=None)) as client,
-            client.stream("GET", target, headers=headers) as response,
+            client.stream("GET", target, headers=headers) as answer,
         ):
-            if response.status_code != 200:
-                raise PROMISE(f"{self.name}: HTTP {response.status_code}")
-            async for line in response.aiter_lines():
+            if answer.status_code != 200:
+                raise PROMISE(f"{self.name}: HTTP {answer.status_code}")
+            async for line in answer.aiter_lines():
                 if line.startswith("data: "):
                     yield line[6:]
 
@@ -168,8 +168,8 @@ async def normal(server: Server, delays: list[float], stop: asyncio.Event) -> No
     ) as client:
         while not stop.is_set():
             began = time.perf_counter()
-            response = await client.get(f"{server.url}/healthz")
+            answer = await client.get(f"{server.url}/healthz")
             delays.append(time.perf_counter() - began)
-            if response.status_code != 200:
-                raise PROMISE(f"a normal client got {response.status_code}")
+            if answer.status_code != 200:
+                raise PROMISE(f"a normal client got {answer.status_code}")
             await asyncio.sleep(0.01)
