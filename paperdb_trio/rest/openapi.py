@@ -90,7 +90,7 @@ class _Document:
 
     def add_assets(self) -> None:
         """The live page and the files of the SDK, which a client may cache and revalidate by ETag."""
-        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of the JavaScript SDK")}
+        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of an SDK")}
         for id, (path, summary) in pages.items():
             kinds = [kind for suffix, kind in CONTENT_TYPES.items() if (suffix == ".html") == (path == "/")]
             found = {

@@ -111,7 +111,7 @@ def test_pages_hold_every_change_once_in_order_and_say_where_to_continue(
 def test_a_long_poll_returns_at_a_change_or_when_its_time_is_over(server: Server, collection: str) -> None:
     seq = changes(server, collection, "since=now")["seq"]
     poll = Poll(server, f"/{collection}/changes?since={seq}&wait=30")
-    server.insert(f"{collection}-other", {})  # wakes nobody
+    server.insert(f"{collection}-other", {})  # wakes no one
     assert poll.response is None
     made = server.insert(collection, {})
     response = poll.end()

@@ -183,7 +183,7 @@ def test_a_gap_is_reported_and_changes_continue_after_it(
 def test_a_connection_that_died_silently_is_noticed_after_waking(
     client: MakeClient, server: Server, proxy: Proxy, collection: str
 ) -> None:
-    """The clock jumps, as after a laptop's sleep; nobody was told that the network was gone meanwhile."""
+    """The clock jumps, as after a laptop's sleep; no event said that the network was gone meanwhile."""
     node = client(proxy.url)
     node.subscribe(collection, "a")
     proxy.frozen = True
