@@ -330,10 +330,10 @@ def test_long_step_of_the_writer_cannot_delay_the_stop(start_server: StartServer
         documents = [{"a": {"b": list(range(250))}} for _ in range(1000)]
         assert server.request("POST", f"/{collection}/bulk", json=documents).status_code == 200
     schema = {"properties": {f"f{n}": {"index": True} for n in range(30)}}
-    responses = []
+    answers = []
 
     def put() -> None:
-        responses.append(server.request("PUT", f"/{collection}/schema", json=schema))
+        answers.append(server.request("PUT", f"/{collection}/schema", json=schema))
 
     def is_busy() -> bool:
         authorization = {"Authorization": f"Bearer {server.key}"}
@@ -348,6 +348,6 @@ def test_long_step_of_the_writer_cannot_delay_the_stop(start_server: StartServer
     wait_until(is_busy)
     assert end(server) < 0.8 + SLACK
     putting.join()
-    assert (responses[0].status_code, responses[0].json()["code"]) == (503, "SHUTTING_DOWN")
+    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "SHUTTING_DOWN")
     server.start()
     assert server.request("GET", f"/{collection}/schema").status_code == 404

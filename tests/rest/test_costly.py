@@ -14,17 +14,17 @@ from tests.rest.tools import refusal
 
 
 def test_a_database_has_a_bounded_number_of_indexes(start_server: StartServer) -> None:
-    """Every insert, into any database, looks at every index."""
+    """Every insert into any database looks at each of them."""
     server = start_server()
     indexed = {"properties": {f"f{n}": {"index": True} for n in range(32)}}
     for n in range(4):
         assert server.request("PUT", f"/c{n}/schema", json=indexed).status_code == 200
-    response = server.request("PUT", "/c4/schema", json={"properties": {"a": {"unique": True}}})
-    assert refusal(response) == (400, "TOO_MANY_INDEXES")
+    answer = server.request("PUT", "/c4/schema", json={"properties": {"a": {"unique": True}}})
+    assert refusal(answer) == (400, "TOO_MANY_INDEXES")
     assert server.request("PUT", "/c0/schema", json=indexed).status_code == 200
     server.insert("c4", {})
-    response = server.request("POST", "/c4/docs", json={"a": 1, "unique": ["a"]})
-    assert refusal(response) == (400, "TOO_MANY_INDEXES")
+    answer = server.request("POST", "/c4/docs", json={"a": 1, "unique": ["a"]})
+    assert refusal(answer) == (400, "TOO_MANY_INDEXES")
     assert server.request("DELETE", "/c0/schema").status_code == 200
     assert server.request("POST", "/c4/docs", json={"a": 1, "unique": ["a"]}).status_code == 201
 

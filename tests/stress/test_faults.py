@@ -92,8 +92,8 @@ def test_file_damaged_while_serving_ends_the_process(
     with file.open("r+b") as raw:
         raw.seek(4096)
         raw.write(os.urandom(size - 4096))
-    response = server.request("POST", "/c/docs", json={"n": 1})
-    assert response.status_code in (500, 503)
+    answer = server.request("POST", "/c/docs", json={"n": 1})
+    assert answer.status_code in (500, 503)
     wait_until(lambda: server.process.poll() is not None)
     assert server.process.returncode not in (0, None)
 
