@@ -16,7 +16,7 @@ serve *options: _venv
 test *options: _venv
     {{python}} -m pytest -n auto {{options}}
 
-# How much of `paperdb_trio` the tests run, in their own process and in those of the servers that they start.
+# How much of `paperdb_trio` the tests run, in their own process and in the servers' that they start.
 coverage *options: _venv
     @{{python}} -m pip install -q -e '.[coverage]'
     {{python}} -m coverage erase
@@ -43,28 +43,31 @@ bench *options: _venv
 bench-peers *options: _venv
     {{python}} -m bench peers rest {{options}}
 
-# Long proofs: SIGKILL at 200 random moments; thousands of resuming subscribers; readers that never read.
+# Long proof: SIGKILL at 200 random moments.
 crash *options: _venv
     {{python}} -m tests.stress.crash {{options}}
 
+# Long proof: thousands of subscribers resume while writes pour in.
 storm *options: _venv
     {{python}} -m tests.stress.storm {{options}}
 
+# Long proof: 1,000 readers that never read.
 slow *options: _venv
     {{python}} -m tests.stress.slow {{options}}
 
-# Heads of one byte per second, too many connections, unfinished handshakes; clients that never read.
+# Attack: heads of one byte per second, too many connections, unfinished handshakes.
 loris *options: _venv
     {{python}} -m tests.stress.loris {{options}}
 
+# Attack: clients that never read.
 deaf *options: _venv
     {{python}} -m tests.stress.deaf {{options}}
 
-# Bodies that are slow for their size, floods of small frames, and how long other clients wait beside each.
+# Attack: bodies that are slow for their size, floods of small frames, and how long other clients wait meanwhile.
 heavy *options: _venv
     {{python}} -m tests.stress.heavy {{options}}
 
-# Mutated inputs against the parsers in memory, and against a server; `just fuzz --inputs 1000000 --tls`.
+# Attack: mutated inputs against the parsers in memory, and against a server; `just fuzz --inputs 1000000 --tls`.
 fuzz *options: _venv
     {{python}} -m tests.fuzz {{options}}
 
@@ -72,18 +75,20 @@ fuzz *options: _venv
 h2spec *options: _venv
     {{python}} -m tests.conformance.h2spec {{options}}
 
-# Long proofs of the SDKs: kills, cuts in mid-frame, expiring tokens; hundreds of subscriptions at once.
+# Long proof of the SDKs: kills, cuts in mid-frame, expiring tokens.
 soak *options: _venv
     {{python}} -m tests.web.soak {{options}}
     {{python}} -m tests.client.soak {{options}}
 
+# Long proof of the SDKs: hundreds of subscriptions at once.
 storm-sdks *options: _venv
     {{python}} -m tests.stress.sdks {{options}}
 
-# One executable for Linux, dist/paperdb, that needs no Python; then `just measure` for its figures.
+# One executable for Linux, dist/paperdb, that needs no Python.
 binary: _venv
     @{{python}} -m pip install -q -e '.[binary]'
     {{python}} binary/build.py
 
+# The executable's size, start and memory.
 measure: binary
     {{python}} binary/measure.py dist/paperdb .venv/bin/paperdb

@@ -1,8 +1,8 @@
 """Make dist/paperdb: one executable with the server, every command, and all that it serves.
 
 PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
-behind `launcher.c`, which unpacks it on the first start and becomes it. Why not PyInstaller's own onefile
-mode: see docs/performance.md, "The executable".
+behind `launcher.c`, which unpacks it on the first start and becomes it. docs/performance.md, "The executable",
+says why not PyInstaller's own onefile mode.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import PyInstaller.__main__
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "binary"
 NOT_NEEDED = (
-    # What test tools and optional features would bring in.
+    # Modules that test tools and optional features would bring in.
     *("hypothesis", "pytest", "_pytest", "yaml", "IPython", "setuptools", "pkg_resources", "distutils"),
     *(
         "tkinter",

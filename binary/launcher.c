@@ -3,7 +3,7 @@
  * Law: this process is replaced (exec), never a parent: signals, kill -9, the pid in the lock and process 1
  * of a container are those of the server itself. A folder is used only if it belongs to us alone; it
  * appears under its name whole, so that any number of first starts may race. One that is being unpacked is locked
- * by the process that does it: what has nobody's lock was left by a dead one, and the next first start removes it.
+ * by the process that does it: a folder without a lock was left by a dead one, and the next first start removes it.
  *
  * Behind the program lie, for each file: a struct entry, its path, its bytes as zlib compresses them; at the
  * very end a struct trailer. binary/build.py writes them.

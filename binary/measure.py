@@ -1,7 +1,7 @@
-"""How long executables take from start to `Listening on`, how large they are, what they hold when idle.
+"""Executables: seconds from start to `Listening on`, size, and memory when idle.
 
-`python binary/measure.py dist/paperdb …`: of each the first start ever (the file itself not in the page cache,
-nothing unpacked, no data directory), and the median of five more on that data directory.
+`python binary/measure.py dist/paperdb …`: for each, the first start ever (the file is not in the page cache,
+nothing is unpacked, there is no data directory), and the median of five more on that data directory.
 """
 
 from __future__ import annotations

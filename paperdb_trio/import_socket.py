@@ -28,7 +28,7 @@ from paperdb_trio.store.writer import Writer, finish_drops, until_indexed
 if TYPE_CHECKING:  # the command needs nothing of the server
     from paperdb_trio.services import Services
 
-log = logging.getLogger("paperdb.intake")
+log = logging.getLogger("paperdb.import_socket")
 
 NAME: Final = "paperdb.sock"
 PIECE: Final = 65_536

@@ -18,7 +18,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError, bad_request
 
-SMALL_ANSWER: Final = 65_536
+SMALL_RESPONSE: Final = 65_536
 """Bytes of a response or a body that is not counted: every connection may have one."""
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -118,7 +118,7 @@ class Limits:
 
         def arrived(size: int) -> None:
             nonlocal held
-            if size > held + SMALL_ANSWER:
+            if size > held + SMALL_RESPONSE:
                 self._hold(size - held)
                 held = size
 

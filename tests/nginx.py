@@ -32,7 +32,7 @@ def nginx(home: Path, port: int, changes: dict[str, str], page: str = OPERATIONS
         text=True,
     )
     try:
-        wait_until(lambda: _answers(port) or process.poll() is not None, 10)
+        wait_until(lambda: _responds(port) or process.poll() is not None, 10)
         assert process.poll() is None, process.communicate()[1]
         yield
     finally:
@@ -52,6 +52,6 @@ def _changed(snippet: str, changes: dict[str, str]) -> str:
     return snippet
 
 
-def _answers(port: int) -> bool:
+def _responds(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -46,8 +46,8 @@ def clock(tmp_path: Path) -> Clock:
 
 
 def changes(server: Server, since: int | None = None) -> dict[str, Any]:
-    answer = server.request("GET", "/c/changes" + ("" if since is None else f"?since={since}"))
-    return {"status": answer.status_code, **answer.json()}
+    response = server.request("GET", "/c/changes" + ("" if since is None else f"?since={since}"))
+    return {"status": response.status_code, **response.json()}
 
 
 def oldest(server: Server) -> int:
@@ -87,7 +87,7 @@ def test_tokens_and_sockets_survive_a_clock_set_back(start_server: StartServer, 
         patched = server.request("PATCH", "/c/docs/a", json={"n": 1}).json()
         assert patched["updatedAt"] >= first["createdAt"] == patched["createdAt"]
         assert [receive(ws)["type"] for _ in range(2)] == ["insert", "update"]
-        answer = server.request(
+        response = server.request(
             "GET", f"/c/changes?token={token}", headers={"Authorization": f"Bearer {token}"}
         )
-        assert answer.status_code == 200
+        assert response.status_code == 200

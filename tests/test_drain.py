@@ -70,7 +70,7 @@ def test_idle_connections_do_not_delay_the_stop(start_server: StartServer, colle
     server = start_server("--drain-timeout", "60", "--head-timeout", "6")
     with Raw(server) as idle, Raw(server), server.connect(collection) as ws:
         idle.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert idle.answer()[0] == 200
+        assert idle.response()[0] == 200
         assert ws.ping().wait(5)
         took = end(server)
         assert end_of(ws) == 1012
@@ -94,7 +94,7 @@ def test_running_request_gets_a_response_that_announces_the_close(
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "draining" in server.stderr)
         raw.send(body[5:])
-        status, headers, document = raw.answer()
+        status, headers, document = raw.response()
         assert status == 201
         assert headers.get("connection") == "close"
         assert server.process.wait(10) == 0
@@ -118,10 +118,10 @@ def test_clients_that_never_read_cannot_delay_the_stop(start_server: StartServer
         http.send(request)
         stream = quart.ask(f"/{collection}/docs?limit=1000")
         quart.flush()
-        while stream not in quart.answers:
+        while stream not in quart.responses:
             assert quart.fill()
         for raw in (websocket, cursor, http):
-            assert raw.socket.recv(1) != b""  # the answer has begun, and nothing more is read
+            assert raw.socket.recv(1) != b""  # the response has begun, and nothing more is read
         assert end(server) < 1 + 1 + SLACK
 
 
@@ -149,7 +149,7 @@ def test_new_connections_and_requests_are_refused_while_draining(
         server.process.send_signal(signal.SIGTERM)
         wait_until(lambda: "draining" in server.stderr)
         late.send(b"\r\n")  # completes a handshake too late
-        status, headers, body = late.answer()
+        status, headers, body = late.response()
         assert (status, body["code"]) == (503, "SHUTTING_DOWN")
         assert int(headers["retry-after"]) > 0
 
@@ -243,14 +243,14 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
 ) -> None:
     """Its events still come, each once; documents inserted meanwhile stay."""
     server = start_server("--drain-timeout", "0.8")
-    count, answers = 0, list[httpx.Response]()
+    count, responses = 0, list[httpx.Response]()
     for _ in range(60):
         bulk = server.request("POST", f"/{collection}/bulk", json=[{} for _ in range(1000)])
         count += bulk.json()["inserted"]
 
     def drop() -> None:
         with suppress(httpx.TransportError):
-            answers.append(server.request("DELETE", f"/{collection}", params={"confirm": collection}))
+            responses.append(server.request("DELETE", f"/{collection}", params={"confirm": collection}))
 
     with server.connect(collection, query="since=now", max_queue=None) as ws:
         cursor = receive(ws)["seq"]
@@ -265,8 +265,8 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     server.stop()
     assert "Traceback" not in server.stderr
     if how == signal.SIGTERM:
-        assert (code, [answer.status_code for answer in answers]) == (0, [503])
-        assert answers[0].json()["code"] == "SHUTTING_DOWN"
+        assert (code, [response.status_code for response in responses]) == (0, [503])
+        assert responses[0].json()["code"] == "SHUTTING_DOWN"
         assert took < 0.8 + SLACK
     with closing(connect(server.data / "paperdb.sqlite")) as file:
         (left,) = file.execute("SELECT count(*) FROM documents").fetchone()

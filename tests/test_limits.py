@@ -67,9 +67,9 @@ def test_address_is_refused_beyond_its_share(start_server: StartServer) -> None:
     raws = [Raw(server) for _ in range(2)]
     for raw in raws:
         raw.send(GET)
-        assert raw.answer()[0] == 200  # and it stays open
+        assert raw.response()[0] == 200  # and it stays open
     with Raw(server) as third:
-        status, headers, body = third.answer()
+        status, headers, body = third.response()
         assert (status, headers["retry-after"], body["code"]) == (503, "5", "TOO_MANY_CONNECTIONS")
         assert body["error"] == "Too many connections from this address"
     for raw in raws:
@@ -78,7 +78,7 @@ def test_address_is_refused_beyond_its_share(start_server: StartServer) -> None:
     def served() -> bool:
         with Raw(server) as raw:
             raw.send(GET)
-            return raw.answer()[0] == 200
+            return raw.response()[0] == 200
 
     wait_until(served)
 
@@ -94,7 +94,7 @@ def test_behind_a_proxy_each_client_has_its_own_share(start_server: StartServer)
             f"GET /a/changes?token={server.token('a')} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n"
         )
         events.send(f"{stream}X-Forwarded-For: 203.0.113.2\r\n\r\n".encode())
-        assert events.answer()[0] == 503
+        assert events.response()[0] == 503
 
 
 def test_database_is_refused_beyond_its_share_but_others_are_not(start_server: StartServer) -> None:
@@ -171,8 +171,8 @@ def test_requests_and_tokens_of_a_key_are_limited(start_server: StartServer, htt
     second = server.request("POST", "/realtime/token", json=mint)
     assert (second.status_code, second.json()["code"]) == (429, "RATE_LIMITED")
     assert 1 < int(second.headers["retry-after"]) <= 100
-    answers = [server.request("GET", "/collections") for _ in range(12)]
-    refused = [answer for answer in answers if answer.status_code == 429]
+    responses = [server.request("GET", "/collections") for _ in range(12)]
+    refused = [response for response in responses if response.status_code == 429]
     assert refused
-    assert {answer.headers["retry-after"] for answer in refused} == {"1"}
+    assert {response.headers["retry-after"] for response in refused} == {"1"}
     assert server.request("GET", "/healthz").status_code == 200

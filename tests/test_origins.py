@@ -30,8 +30,8 @@ def test_wildcard_allows_all_hosts_below_one(start_server: StartServer) -> None:
         "https://a.example.com:8443": False,
         "HTTPS://A.EXAMPLE.COM": False,
     }.items():
-        answer = server.request("GET", "/c/docs", headers={"Origin": origin})
-        found = answer.headers.get("access-control-allow-origin")
+        response = server.request("GET", "/c/docs", headers={"Origin": origin})
+        found = response.headers.get("access-control-allow-origin")
         assert found == (origin if allowed else None), origin
         target = f"/?token={server.token('c')}"
         with Raw(server) as raw:

@@ -23,7 +23,7 @@ FLOORS = (
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("net",),  # bytes and framing
     ("auth",),
-    ("store", "limits"),  # knows nothing of HTTP or sockets
+    ("store", "limits"),  # opens no socket, speaks no protocol
     ("config", "json_input"),
     ("model", "files", "origins"),
     ("loop", "errors"),

@@ -3,7 +3,7 @@
     PAPERDB_API_KEY=pdb_sk_… python app.py --paperdb http://127.0.0.1:8000
 
 Law: the API key stays here. A browser gets a token that can read the one collection, for a quarter of an
-hour at a time; what it writes goes through `POST /messages`, where an application would check who it is.
+hour at a time; it writes through `POST /messages`, where an application would check who the user is.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if self.path == "/":
-            self._answer(self.page, "text/html; charset=utf-8")
+            self._respond(self.page, "text/html; charset=utf-8")
         elif self.path == "/messages":
             self._ask(self.db.latest)
         else:
@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self._body()
         if body is None:
-            self._refuse(HTTPStatus.BAD_REQUEST, "The body is no JSON object, or too long")
+            self._refuse(HTTPStatus.BAD_REQUEST, "The body is not a JSON object, or is too long")
         elif self.path == "/token":
             self._ask(lambda: {"token": self.db.token()})
         elif self.path == "/messages":
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here")
 
     def _body(self) -> dict[str, Any] | None:
-        # Whoever is sent here by another site's form cannot set this type: no forged messages.
+        # A form on another site cannot set this type: no forged messages.
         if self.headers.get_content_type() != "application/json":
             return None
         length = self.headers.get("Content-Length", "")
@@ -101,7 +101,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _ask(self, call: Any) -> None:
         try:
-            self._answer(json.dumps(call()).encode(), "application/json")
+            self._respond(json.dumps(call()).encode(), "application/json")
         except urllib.error.HTTPError as error:  # 401 and 403 tell the front end to give up
             with error:
                 self._refuse(HTTPStatus(error.code), "PaperDB refused")
@@ -109,9 +109,9 @@ class Handler(BaseHTTPRequestHandler):
             self._refuse(HTTPStatus.BAD_GATEWAY, "PaperDB cannot be reached")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
-        self._answer(json.dumps({"error": message}).encode(), "application/json", status)
+        self._respond(json.dumps({"error": message}).encode(), "application/json", status)
 
-    def _answer(self, body: bytes, content_type: str, status: HTTPStatus = HTTPStatus.OK) -> None:
+    def _respond(self, body: bytes, content_type: str, status: HTTPStatus = HTTPStatus.OK) -> None:
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))

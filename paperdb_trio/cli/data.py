@@ -139,15 +139,15 @@ def import_(
     from paperdb_trio.store.transfer import ImportRequest
 
     began = time.monotonic()
-    answer = import_into(data, ImportRequest(database, replace), file, max_document_bytes)
-    tally = answer.tally
+    result = import_into(data, ImportRequest(database, replace), file, max_document_bytes)
+    tally = result.tally
     click.echo(
         f"{tally.inserted:,} documents inserted, {tally.replaced:,} replaced, {tally.unchanged:,} unchanged, "
         f"{tally.schemas:,} schemas, in {time.monotonic() - began:.1f} s"
     )
     for refusal in tally.refusals:
         click.echo(refusal)
-    if answer.error is not None:
-        raise StartupError(f"The import stopped: {answer.error}", EXIT_INCOMPLETE)
+    if result.error is not None:
+        raise StartupError(f"The import stopped: {result.error}", EXIT_INCOMPLETE)
     if tally.refused:
         raise StartupError(f"{tally.refused:,} lines were refused, the first listed above", EXIT_INCOMPLETE)

@@ -30,7 +30,7 @@ async def follow(
     on_event: Callable[[str], None],
     on_status: Callable[[str], None],
 ) -> None:
-    """Call `on_event` with the JSON text of every event (with its `seq`), for ever.
+    """Call `on_event` with the JSON text of every event (with its `seq`), until cancelled.
 
     `since`: a seq, or None for now. A `token` is used instead of the `key`, and cannot be renewed. Raises
     `StartupError` when the server refuses for good: bad token, no plan, key revoked. A gap is only reported.

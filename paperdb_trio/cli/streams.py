@@ -1,6 +1,6 @@
 """The standard streams of a command, and what happens when they cannot be written.
 
-Law: if stdout cannot be written, the command ends with one line and an exit code, whatever was writing. If
+Law: if stdout cannot be written, the command ends with one line and an exit code. If
 stderr cannot be written, only those lines are lost. After its first failure a stream silently accepts
 everything, so that neither a second line nor Python's own at exit follows.
 """

@@ -52,7 +52,7 @@ def create_app(services: Services) -> QuartTrio:
 
     # Before routing, so that paths reach our own table unchanged: no merged slashes, no redirects.
     @app.before_request
-    async def answer() -> QuartResponse:
+    async def handle() -> QuartResponse:
         scope: Any = request.scope
         own = Request(
             request.method,

@@ -22,7 +22,7 @@ import trio
 from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
-from paperdb_trio.limits import SMALL_ANSWER
+from paperdb_trio.limits import SMALL_RESPONSE
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.cors import refusal
@@ -337,7 +337,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             size = int(dict(message["headers"]).get(b"content-length", 0))
             try:
-                if size > SMALL_ANSWER:
+                if size > SMALL_RESPONSE:
                     self._stack.enter_context(self._services.limits.pending(size))
             except ApiError as error:
                 await self.refuse(error)

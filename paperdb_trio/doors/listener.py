@@ -20,7 +20,7 @@ from paperdb_trio.client.groups import leaves
 from paperdb_trio.delivery.encodings import sse_progress
 from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.errors import ApiError, StartupError
-from paperdb_trio.limits import SMALL_ANSWER, too_many_connections
+from paperdb_trio.limits import SMALL_RESPONSE, too_many_connections
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import Head
@@ -219,7 +219,7 @@ class Door:
         try:
             head = await connection.read_head(first=True)
             while head is not None and not head.is_websocket and self._settings.http == "raw":
-                if not await self._answer(connection, head):
+                if not await self._respond(connection, head):
                     return
                 if connection.due is None:
                     self._wheel.add(connection, trio.current_time())
@@ -234,7 +234,7 @@ class Door:
             connection.give_back()
             await self._hypercorn.serve(stream)
 
-    async def _answer(self, connection: HttpConnection, head: Head) -> bool:
+    async def _respond(self, connection: HttpConnection, head: Head) -> bool:
         """Respond to the current request; returns whether another may follow."""
         response = await respond(self._services, connection.request())
         if isinstance(response, EventStream):
@@ -249,7 +249,7 @@ class Door:
                 )
             return False
         last = self._services.draining
-        if len(response.body) <= SMALL_ANSWER:
+        if len(response.body) <= SMALL_RESPONSE:
             return await connection.send(response, last=last)
         with self._services.limits.pending(len(response.body)):
             return await connection.send(response, last=last)

@@ -37,7 +37,7 @@ SPARSE_BYTES: Final = 2048
 """Bytes per read while most of the input is not data."""
 _HANDSHAKE_RECORD: Final = 22  # RFC 8446, section 5.1
 
-PLAIN_ANSWER: Final = (
+PLAIN_RESPONSE: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n"
     b'{"error":"This port speaks TLS: use https:// or wss://","code":"TLS_REQUIRED"}'
 )
@@ -170,7 +170,7 @@ class TlsStream(ByteStream):
         data = await self._receive(RECORDS_BYTES)
         if data and data[0] != _HANDSHAKE_RECORD:
             if data[:1].isalpha():
-                await self._write_raw(PLAIN_ANSWER)
+                await self._write_raw(PLAIN_RESPONSE)
             raise TlsError("the first bytes are not TLS")
         while data:
             self._incoming.write(data)

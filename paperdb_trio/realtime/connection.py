@@ -22,7 +22,7 @@ from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
 from paperdb_trio.store.change_log import Interest
 
-log = logging.getLogger("paperdb.live")
+log = logging.getLogger("paperdb.connection")
 
 CLOSE_SECONDS = 1.0
 """Time for a client to read the current message, and then to respond to a close frame."""

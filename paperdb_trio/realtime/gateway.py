@@ -23,7 +23,7 @@ from paperdb_trio.net.parameters import parse_parameters
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.connection import Live
 from paperdb_trio.realtime.eventstream import EventConnection
-from paperdb_trio.realtime.handshake import check_handshake, handshake_answer
+from paperdb_trio.realtime.handshake import check_handshake, handshake_response
 from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refusal_close
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
@@ -58,7 +58,7 @@ class Gateway:
             raise error
         check_handshake(head)
         protocol = SUBPROTOCOL if SUBPROTOCOL in (offered := _offered(head)) else _bearer(offered)
-        await stream.send_all(handshake_answer(head, protocol) + close_frame(*refusal_close(error)))
+        await stream.send_all(handshake_response(head, protocol) + close_frame(*refusal_close(error)))
 
     async def _serve(self, stream: ByteStream, head: Head) -> None:
         query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
@@ -76,7 +76,7 @@ class Gateway:
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
             try:
-                await stream.send_all(handshake_answer(head, protocol))
+                await stream.send_all(handshake_response(head, protocol))
                 await connection.run(since)
             finally:
                 self.connections.discard(connection)

@@ -37,7 +37,7 @@ def check_handshake(head: Head) -> None:
         raise bad_request("The Sec-WebSocket-Key header is missing or malformed")
 
 
-def handshake_answer(head: Head, subprotocol: str | None) -> bytes:
+def handshake_response(head: Head, subprotocol: str | None) -> bytes:
     """The 101 for a checked handshake."""
     key = head.headers["sec-websocket-key"].encode("ascii")
     accept = b64encode(sha1(key + _GUID).digest())

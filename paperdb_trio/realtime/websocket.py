@@ -171,21 +171,21 @@ class WebSocket(Live):
 
     async def _take(self, frame: Frame) -> None:
         if frame.opcode == Opcode.TEXT:
-            await self._subscriber.post(text_frame(self._answer(frame.payload)))
+            await self._subscriber.post(text_frame(self._reply(frame.payload)))
             if self._bad_messages > MAX_BAD_MESSAGES:
                 self.close(CloseCode.TOO_MANY_BAD_MESSAGES, "too many bad messages")
         elif frame.opcode == Opcode.CLOSE:
             self._peer_closed = True
             self.close(frame.close_code(), "")
 
-    def _answer(self, message: bytes) -> bytes:
+    def _reply(self, message: bytes) -> bytes:
         try:
             action = parse_action(message)
         except BadMessage as bad:
             self._bad_messages += 1
             return error_reply(bad.error, bad.ref)
         try:
-            return _ANSWERS[action.name](self, action)
+            return _REPLIES[action.name](self, action)
         except ApiError as error:
             return error_reply(error, action.ref)
 
@@ -263,7 +263,7 @@ class WebSocket(Live):
         return min(self._pinged + self._settings.ping_timeout, now + 1.0)
 
 
-_ANSWERS: Final[dict[str, Callable[[WebSocket, Action], bytes]]] = {
+_REPLIES: Final[dict[str, Callable[[WebSocket, Action], bytes]]] = {
     "subscribe": WebSocket._subscribe,
     "unsubscribe": WebSocket._unsubscribe,
     "auth": WebSocket._auth,

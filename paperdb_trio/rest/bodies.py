@@ -1,4 +1,4 @@
-"""What the bodies of requests may be, as JSON Schema, made of the constants that the parsers check against.
+"""JSON Schemas of the request bodies, made from the constants that the parsers check against.
 
 Law: description only. Bodies are parsed by hand (`json_input`, `Draft.parse`, `parse_schema`, `tokens.mint`),
 faster than by a general decoder, and with errors that say more. `tests/rest/test_openapi.py` holds the two
@@ -24,7 +24,7 @@ JsonSchema = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """`name`: that of the schema. `refuses`: the error codes that are for such a body."""
+    """`name`: the schema's. `refuses`: the error codes for such a body."""
 
     name: str
     schema: Callable[[Settings], JsonSchema]
@@ -41,7 +41,7 @@ ID: Final[JsonSchema] = {
     "minLength": 1,
     "maxLength": MAX_ID_LENGTH,
     "pattern": r"^(?!\.{1,2}$)[^/\u0000-\u001f\u007f]+$",
-    "format": "printable",  # the categories of Unicode are not for every dialect of regular expressions
+    "format": "printable",  # not every dialect of regular expressions has Unicode's categories
 }
 PATH: Final = {"collection": COLLECTION, "id": ID}
 """The parameters of paths."""
@@ -108,7 +108,10 @@ def _bulk(settings: Settings) -> JsonSchema:
         "properties": {"documents": documents},
         "additionalProperties": False,
     }
-    return {"description": "Each stands or falls alone, unless `atomic`", "anyOf": [documents, wrapped]}
+    return {
+        "description": "Each succeeds or fails on its own, unless `atomic`",
+        "anyOf": [documents, wrapped],
+    }
 
 
 _OF_DOCUMENTS: Final = ("INVALID_DOCUMENT", "DOCUMENT_TOO_LARGE", "VALIDATION_FAILED", "CONFLICT")
@@ -171,7 +174,7 @@ def _schema(settings: Settings) -> JsonSchema:
         "properties": {
             "type": {"enum": [*TYPES, None]},
             **{rule: {"type": "boolean"} for rule in ("required", "unique", "index")},
-            "default": {"description": "Of the `type`"},
+            "default": {"description": "A value of the field's `type`"},
         },
         "additionalProperties": False,
         "allOf": [

@@ -1,6 +1,6 @@
-"""One request to one route: who asks, what for, and the body.
+"""One request to one route: the client, the parameters and the body.
 
-Law: no framework, no socket; whatever is wrong with a request is an `ApiError`.
+Law: no framework, no socket; every fault in a request is an `ApiError`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from paperdb_trio.net.messages import Request
 from paperdb_trio.services import Services
 
 LARGE_BYTES: Final = 64 * 1024
-"""JSON above this size takes long to decode, up to 50 ms a megabyte: one per turn of the event loop."""
+"""Bytes. JSON above this size takes up to 50 ms per megabyte to decode: one per loop iteration."""
 
 
 def _is_json(content_type: str) -> bool:
@@ -34,7 +34,7 @@ def _unsupported(message: str, headers: dict[str, str] | None = None) -> ApiErro
 
 @dataclass(slots=True)
 class Call:
-    """`parameters` are those of the path, `query` those of the query."""
+    """`parameters` come from the path, `query` from the query string."""
 
     services: Services
     request: Request
@@ -76,7 +76,7 @@ class Call:
         return body
 
     async def document(self) -> Any:
-        """The body, which is to become one document. Raises what `body` and `parse_document` raise."""
+        """The body as one document. Raises what `body` and `parse_document` raise."""
         body = await self.body()
         if len(body) > LARGE_BYTES:
             await self.services.turns.next()
@@ -84,13 +84,13 @@ class Call:
 
 
 def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens.Grant | None]:
-    """Who asks, by `Authorization: Bearer`, `X-API-Key` or a token in the query. Raises a 401.
+    """The client's identity, from `Authorization: Bearer`, `X-API-Key` or a token in the query. Raises a 401.
 
-    With a token the identity is that of the key behind it. It may do no more than the grant says.
+    A token has the identity of the key that minted it. It may do no more than its grant says.
     """
     headers = request.headers
     scheme, _, credential = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer":  # Basic, say, is for a proxy in front of us
+    if scheme.lower() != "bearer":  # Basic may be for a proxy in front of the server
         credential = headers.get("x-api-key") or request.query_token()
     credential = credential.strip()
     if not credential:

@@ -1,6 +1,6 @@
 """The change log of a collection: a page, a long poll, or a stream of server-sent events.
 
-Law: no framework, no socket, no SQL. A stream is only begun here: the doors serve it.
+Law: no framework, no socket, no SQL. A stream only starts here; the doors serve it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ async def changes(call: Call) -> Response:
         return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
     interest: Interest = {collection: 0}
     page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
-    while page.expired and "since" not in query:  # trimmed meanwhile; the oldest was asked for
+    while page.expired and "since" not in query:  # trimmed meanwhile; the client asked for the oldest
         page = await services.log.page(database.id, page.trimmed, interest, EventText.CURSOR, limit)
     if wait and not page.events and not page.expired:
         with services.limits.listener(database.id), trio.move_on_after(wait):
@@ -67,7 +67,7 @@ async def changes(call: Call) -> Response:
 
 
 def _last_event_id(call: Call) -> str | None:
-    """Where a stream that was cut off resumes. Empty: no event has come yet.
+    """Where a stream that was cut off resumes. Empty: no event has arrived yet.
 
     Polyfills of `EventSource` send it as a parameter, because a header would need a preflight.
     """
@@ -75,7 +75,7 @@ def _last_event_id(call: Call) -> str | None:
 
 
 def _check_still_good(call: Call) -> None:
-    """After a wait: the client may still see what there is now. Raises a 401 or 403."""
+    """After a wait, check that the client may still see the changes. Raises a 401 or 403."""
     accounts = call.services.accounts
     if call.token is not None and time.time() >= call.token.expires:
         raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")

@@ -1,6 +1,6 @@
 """Collections and their schemas.
 
-Law: no framework, no socket, no SQL; whatever is wrong with a request is an `ApiError`.
+Law: no framework, no socket, no SQL; every fault in a request is an `ApiError`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ async def drop(call: Call) -> Response:
             "CONFIRMATION_NEEDED",
         )
     deleted, until, done = 0, None, False
-    # Once begun it is finished, even if the client goes: no one wants half a collection.
+    # A removal that has begun is finished even if the client disconnects: half a collection is of no use.
     try:
         with trio.CancelScope(shield=True):
             while not done:

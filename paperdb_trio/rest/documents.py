@@ -1,6 +1,6 @@
 """Documents: insert, find, get, patch, replace, delete, count.
 
-Law: no framework, no socket, no SQL; whatever is wrong with a request is an `ApiError`.
+Law: no framework, no socket, no SQL; every fault in a request is an `ApiError`.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ async def get(call: Call) -> Response:
 
 
 async def _read(call: Call, collection: str, id: str) -> Stored:
-    """A document, from memory at once or else from the file. Raises a 404."""
+    """A document, from the cache without waiting, else from the file. Raises a 404."""
     cache, key = call.services.cache, (call.database_id, collection, id)
     found = cache.get(key)
     if found is None:
@@ -230,7 +230,7 @@ _ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
 
 
 def _own_fields(value: object, id: str) -> dict[str, Any]:
-    """The fields that a user may set, without the system's. `_id` must be that of the path."""
+    """The fields that a user may set, without the system's. `_id` must be the one in the path."""
     fields = check_document(value).copy()
     if fields.pop("_id", id) != id:
         raise bad_request(
@@ -251,8 +251,8 @@ def _condition(call: Call) -> Condition | None:
 
 
 def _seqs(header: str | None) -> Container[int] | None:
-    """The seqs in a header's entity tags. A tag that is not ours is no error: it is not the current one
-    (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours weak."""
+    """The seqs in a header's entity tags. A tag that is not ours is not an error, it just is not the
+    current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours weak."""
     if header is None:
         return None
     if header.strip() == "*":

@@ -1,6 +1,6 @@
 """What `/metrics` shows.
 
-Law: totals of the whole server only. It needs no key, so it must say nothing of any one database.
+Law: totals of the whole server only. It needs no key, so it must reveal nothing about any one database.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _Totals(Collector):
         yield gauge("paperdb_connections", "Open connections", services.open_connections())
         yield gauge("paperdb_live_connections", "WebSockets and event streams", services.live_connections())
         yield counter("paperdb_commits", "Transactions committed", services.writer.commits)
-        yield counter("paperdb_operations", "Writes asked for, done or refused", services.writer.operations)
+        yield counter("paperdb_operations", "Writes requested, done or refused", services.writer.operations)
         yield counter("paperdb_changes", "Changes published", services.hub.published_changes)
         yield counter(
             "paperdb_deliveries", "Buffers of events offered to live subscribers", services.hub.deliveries

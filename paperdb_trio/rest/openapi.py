@@ -1,4 +1,4 @@
-"""The OpenAPI document, made of the tables that the server itself goes by, so that it can forget nothing.
+"""The OpenAPI document, made from the server's own tables, so that it is complete.
 
 Law: no I/O, and no shape of its own: parameters, bodies, responses and refusals come from their modules.
 """
@@ -29,12 +29,12 @@ _HEADERS: Final = {
     "Allow": ("The path's methods, separated by commas", {"type": "string"}),
 }
 _SENT: Final = {
-    "If-Match": 'ETags of which the document must have one, or `*`; otherwise 412: `"7"`',
-    "If-None-Match": "ETags of which the document must have none, or `*`; otherwise 412, or 304 for a GET",
-    "Last-Event-ID": "Where a stream resumes: the seq of the last event seen. It goes before `since`",
+    "If-Match": 'ETags, such as `"7"`, of which the document must have one; `*`: it must exist. Else 412',
+    "If-None-Match": "ETags that the document must not have; `*`: it must not exist. Else 412 (a GET: 304)",
+    "Last-Event-ID": "Where a stream resumes: the seq of the last event seen. It takes precedence over `since`",
 }
 _WITH_STATUS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
-"""A header that comes with an error."""
+"""The header that comes with an error status."""
 _TEXT: Final = {"schema": {"type": "string"}}
 _BY_ID: Final = "/:collection/docs/:id"
 
@@ -89,8 +89,8 @@ class _Document:
         )
 
     def add_assets(self) -> None:
-        """The live page and the files of the SDK, which a client may keep and ask for again by their ETag."""
-        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of the JavaScript SDK")}
+        """The live page and the files of the SDK, which a client may cache and revalidate by ETag."""
+        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of an SDK")}
         for id, (path, summary) in pages.items():
             kinds = [kind for suffix, kind in CONTENT_TYPES.items() if (suffix == ".html") == (path == "/")]
             found = {
@@ -144,7 +144,7 @@ class _Document:
         return _json(_ref("schemas", type.__name__))
 
     def _refusals(self, operation: str, codes: Mapping[int, list[str]]) -> Json:
-        """One component for all that have the same codes. All but a status's first bear an operation's name."""
+        """One component for all operations with the same codes; it has the name of the first, if any differ."""
         found = {}
         for status, some in codes.items():
             first = f"Error{status}"

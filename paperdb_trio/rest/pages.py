@@ -1,4 +1,4 @@
-"""What needs no API key: health, metrics, the live page and the files of the SDK."""
+"""Routes that need no API key: health, metrics, the live page and the files of the SDK."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from paperdb_trio.store.place import storage_gone
 from paperdb_trio.web.assets import ANY_PACKAGE
 
 STALE_SECONDS: Final = 5.0
-"""The server is not ready after this time without a look at the file. There are four looks a second."""
+"""Seconds without a look at the file after which the server is not ready. It looks four times a second."""
 
 
 async def healthz(services: Services, request: Request) -> Response:
@@ -43,7 +43,7 @@ async def readyz(services: Services, request: Request) -> Response:
 async def metrics(services: Services, request: Request) -> Response:
     """Counters and gauges in Prometheus's text format.
 
-    They say nothing of any one database.
+    They reveal nothing about any one database.
     """
     wanted = services.settings.metrics_key
     given = request.headers.get("authorization", "").encode()  # as text, it would have to be ASCII

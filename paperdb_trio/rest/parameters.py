@@ -1,6 +1,6 @@
-"""The parameters of a query: what each may be, for the handlers that read it and for the OpenAPI document.
+"""Query parameters: what each may be, for the handlers that read it and for the OpenAPI document.
 
-Law: no I/O. A value that is not allowed is a 400 that says which are.
+Law: no I/O. A value that is not allowed is a 400 that names the allowed ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_OFFSET: Final = 2**53
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parameter:
-    """A text with a meaning of its own, which `format` names. `example`: one value that is allowed."""
+    """A text whose meaning `format` names. `example`: an allowed value."""
 
     name: str
     about: str
@@ -34,7 +34,7 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Whole(Parameter):
-    """A whole number. `high`: the highest, or the setting that holds it. `now`: that word is allowed, too."""
+    """A whole number. `high`: the highest, or its setting's name. `now`: whether that word is allowed."""
 
     default: int | None = None
     low: int = 0
@@ -98,7 +98,7 @@ SORT: Final = Parameter(
 )
 SELECT: Final = Parameter(
     name="select",
-    about="Only these fields, separated by commas; `_id` always comes along",
+    about="Only these fields, separated by commas; `_id` is always included",
     format="fields",
     example="name,address.city",
 )
@@ -111,7 +111,9 @@ EXPLAIN: Final = Flag(
     name="explain", about="Responds with how the documents would be found, instead; for secret keys"
 )
 COUNT: Final = Flag(name="count", about="Adds `total`, the number of all that match")
-ATOMIC: Final = Flag(name="atomic", about="All or none: the first failure is the response's")
+ATOMIC: Final = Flag(
+    name="atomic", about="All or none: if one fails, none is written, and the response is its error"
+)
 CONFIRM: Final = Parameter(name="confirm", about="The collection's name again", required=True)
 SINCE: Final = Whole(name="since", about="The seq of the last change seen, or `now`", high=MAX_SEQ, now=True)
 WAIT: Final = Whole(

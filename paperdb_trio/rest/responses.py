@@ -1,6 +1,6 @@
-"""What the routes respond with: the objects that handlers encode, and that the OpenAPI document describes.
+"""The responses of the routes: objects that handlers encode and the OpenAPI document describes.
 
-Law: shapes only. Documents and changes are JSON already: they go into an object as they are (`msgspec.Raw`).
+Law: shapes only. Documents and changes are already JSON, and are inserted as they are (`msgspec.Raw`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _is(name: str) -> Meta:
 
 
 class Document(Struct):
-    """A document: its own fields, and these of the server. The ETag is the seq of its last change."""
+    """A document: its own fields, and the server's. The ETag is the seq of its last change."""
 
     HAS_ETAG: ClassVar = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -113,7 +113,7 @@ class Change(Struct):
 
 
 class Changes(Struct, rename="camel"):
-    """`seq`: where to go on from."""
+    """`seq`: the cursor to continue from."""
 
     changes: list[Annotated[Raw, _is("Change")]]
     seq: Seq
@@ -158,7 +158,7 @@ class Dropped(Struct):
 
 
 class Token(Struct, rename="camel"):
-    """`token` is a JWT, for the server only to read."""
+    """`token` is a JWT that only the server reads."""
 
     token: str
     expires_at: Timestamp

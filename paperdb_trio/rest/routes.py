@@ -221,7 +221,7 @@ def match(method: str, segments: tuple[str, ...]) -> tuple[Route, dict[str, str]
 
 
 def methods(segments: tuple[str, ...]) -> list[str]:
-    """What a path is for. `/collections` lists them; dropping a collection of that name is not advertised."""
+    """The methods of a path. `/collections` lists collections; removing one of that name is not advertised."""
     if "/" + "/".join(segments) in OPEN_ROUTES:
         return ["GET"]
     found = {
@@ -234,7 +234,7 @@ def methods(segments: tuple[str, ...]) -> list[str]:
 
 
 def not_allowed(method: str, segments: tuple[str, ...], allowed: list[str]) -> ApiError:
-    # A collection's own path allows only to drop it, which is the last thing to recommend.
+    # The only method of a collection's own path removes it, so it is not recommended.
     if allowed == ["DELETE"] and COLLECTION_NAME.match(segments[0]):
         instead = f"the documents are at /{segments[0]}/docs"
     else:
@@ -254,7 +254,7 @@ def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Ro
 
 
 async def respond(services: Services, request: Request) -> Response:
-    """The response to a request, whatever it is. Raises nothing but cancellation."""
+    """The response to any request. Raises nothing but cancellation."""
     try:
         response = await _respond(services, request)
     except ApiError as error:

@@ -1,6 +1,6 @@
-"""What a row of the table of routes says, and what follows from it.
+"""A row of the table of routes, and what follows from it.
 
-Law: what a route may be refused with follows from its row, so that the OpenAPI document cannot forget it.
+Law: the errors of a route follow from its row, so that the OpenAPI document cannot forget it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Route:
     """Error codes, beside those that follow from the rest of the row."""
 
     def parameters(self) -> Iterator[str]:
-        """Those of the path."""
+        """The parameters of the path."""
         return (part[1:] for part in self.pattern.split("/") if part.startswith(":"))
 
 

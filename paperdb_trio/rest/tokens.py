@@ -14,7 +14,7 @@ from paperdb_trio.rest.call import Call
 from paperdb_trio.rest.responses import Token
 
 MAX_TOKEN_REQUEST_BYTES: Final = 64 * 1024
-"""Public keys mint tokens, too, and anyone may have one: what they send is small."""
+"""Bytes. Anyone may have a public key, and public keys mint tokens: their requests must be small."""
 
 
 async def mint_token(call: Call) -> Response:

@@ -24,7 +24,7 @@ USED_SECONDS: Final = 3600.0
 MAX_WISHES: Final = 1000
 """Different ones that are counted; then counting begins anew."""
 SLOW_SECONDS: Final = 0.001
-"""Of CPU, below which a find wishes for nothing."""
+"""Seconds of CPU below which a find wishes for nothing."""
 DAY: Final = 86_400.0
 
 

@@ -28,7 +28,7 @@ SCANNED: Final = 20_000
 """Changes that are looked at in one go, some 15 ms, for those of a few collections: then others get a turn."""
 THREADS: Final = 3
 THREADS_OF_ONE: Final = 2
-"""Of these threads, how many one database may keep busy."""
+"""Threads that one database may keep busy."""
 
 # The text of an event; `rowkey&…` is the seq.
 _REST: Final = """"type":"'||type||'","collection":"'||collection||'","data":'||data||'}'"""

@@ -18,7 +18,7 @@ from paperdb_trio.store.query import field as query_field
 
 MAX_PROPERTIES: Final = 200
 MAX_BYTES: Final = 64 * 1024
-"""Of a schema's JSON, defaults and all: `stored_schema` keeps a thousand of them, each write reads its own."""
+"""Bytes of a schema's JSON. `stored_schema` keeps a thousand of them; each write reads its own."""
 
 _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
     "string": lambda value: isinstance(value, str),

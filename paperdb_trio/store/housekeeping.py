@@ -17,12 +17,12 @@ from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
 
 STEP_BYTES: Final = 4 * 1024 * 1024
-"""Of what goes in several steps, how much goes in one: others' writes wait for each, some 50 ms."""
+"""Bytes that one step removes. Other writes wait for a step, some 50 ms."""
 
 INCREMENTAL: Final = 2
 """What `PRAGMA auto_vacuum` says of a file that can give pages back."""
 SPARE_PAGES: Final = 1024
-"""Of 4 KiB, that stay for what comes next."""
+"""Free pages of 4 KiB that stay in the file, for what comes next."""
 
 
 @dataclass(frozen=True, slots=True)

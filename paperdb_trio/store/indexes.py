@@ -18,13 +18,13 @@ from paperdb_trio.model import encode
 from paperdb_trio.store import keys
 
 MAX_INDEXES: Final = 64
-"""Of one collection. A write of a document takes some 3 µs for each."""
+"""Indexes of one collection. Each adds some 3 µs to a write of a document."""
 MAX_MADE: Final = 16
-"""Of these, that the server makes of its own accord."""
+"""Indexes of one collection that the server makes of its own accord."""
 UNUSED_DAYS: Final = 14
-"""After which those go."""
+"""Days without use after which such an index is removed."""
 MAX_FIELDS: Final = 8
-"""Of one index."""
+"""Fields of one index."""
 
 
 class Index(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -46,7 +46,7 @@ __all__ = (
 )
 
 STEP_PAGES: Final = 4096
-"""Of a copy, 16 MiB: what a signal waits for."""
+"""Pages that one step of a copy takes, 16 MiB. A signal waits for a step."""
 VERSION: Final = apsw.sqlite_lib_version()
 LENGTH: Final = apsw.SQLITE_LIMIT_LENGTH
 """The limit on the bytes of one string or row, for `Connection.limit`."""

@@ -38,7 +38,7 @@ from paperdb_trio.store.transaction import Transaction
 
 BATCH_LINES: Final = 250
 BATCH_BYTES: Final = 256 * 1024
-"""Of lines that are written in one operation: about 10 ms, which other writers wait for it."""
+"""Bytes of lines that one operation writes: about 10 ms, for which other writers wait."""
 MAX_REFUSALS: Final = 20
 """Lines whose refusal is told; the others are only counted."""
 
@@ -287,7 +287,7 @@ def _moment(fields: Document, name: str) -> str | None:
     raise bad_request(f"'{name}' must be a time like 2026-01-31T12:00:00.000Z, or be left out")
 
 
-# --- between `paperdb import` and a running server: see `intake` -------------------------------------
+# --- between `paperdb import` and a running server: see `import_socket` ------------------------------
 
 
 class ImportRequest(msgspec.Struct):

@@ -81,7 +81,7 @@ def source_archive(file: str, body: bytes) -> bytes:
 
 
 def _checksum(files: Mapping[str, bytes]) -> str:
-    """Of everything that decides the wheel's bytes."""
+    """A checksum of everything that decides the wheel's bytes."""
     made = hashlib.sha256(repr((_METADATA, _WHEEL, REQUIRES, sorted(files.items()))).encode())
     return made.hexdigest()[:16]
 

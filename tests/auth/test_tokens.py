@@ -155,10 +155,10 @@ def test_star_covers_every_collection(world: World) -> None:
 
 
 def test_minted_token_is_verified_and_signed_with_hmac_sha256(world: World) -> None:
-    answer = mint(world.accounts, world.accounts.identify(KEY), {"collections": ["a"], "expiresIn": 30})
-    grant = verify(world.accounts, answer["token"])
+    response = mint(world.accounts, world.accounts.identify(KEY), {"collections": ["a"], "expiresIn": 30})
+    grant = verify(world.accounts, response["token"])
     assert grant.covers("a")
-    head, body, signature = answer["token"].split(".")
+    head, body, signature = response["token"].split(".")
     assert signature == b64(hmac.digest(SECRET, f"{head}.{body}".encode(), "sha256"))
 
 

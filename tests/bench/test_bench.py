@@ -1,7 +1,7 @@
 """The bench's own tests: the cheapest form of each scenario runs and yields rows, so that the bench cannot rot.
 
-Nothing is asserted about time, as figures from here mean nothing. A peer that is not installed is a row that
-says so, not a skip.
+No test asserts a time, because figures from here mean nothing. A peer that is not installed is a row that says
+so, not a skip.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def test_a_row_without_samples_shows_its_note() -> None:
 async def test_the_card_loses_nothing_when_a_queue_was_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A baseline that dropped events would be cheaper than what it stands for."""
+    """A baseline that dropped events would be too cheap."""
     monkeypatch.setattr(card, "SETTINGS", Settings(queue_events=2))
     received: list[str | bytes] = []
     reads = trio.Event()

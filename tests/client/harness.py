@@ -56,8 +56,8 @@ async def write(server: Server, collection: str, numbers: range) -> None:
     for first in range(numbers.start, numbers.stop, 500):
         documents = [{"n": n} for n in range(first, min(first + 500, numbers.stop))]
         post = partial(server.request, "POST", f"/{collection}/bulk", json=documents)
-        answer = await trio.to_thread.run_sync(post)
-        assert answer.json()["inserted"] == len(documents)
+        response = await trio.to_thread.run_sync(post)
+        assert response.json()["inserted"] == len(documents)
 
 
 def numbers(events: list[Event]) -> list[int]:

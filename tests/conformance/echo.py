@@ -13,7 +13,7 @@ def _echo(self: WebSocket, message: bytes) -> bytes:
     return message
 
 
-WebSocket._answer = _echo  # type: ignore[method-assign]
+WebSocket._reply = _echo  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

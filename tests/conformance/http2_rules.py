@@ -53,7 +53,7 @@ _EIGHT: Final = bytes(8)
 _BEGUN: Final = ask(POST, end=False)
 """A request whose body is to come."""
 _HALF: Final = frame(HEADERS, END_STREAM, 1, _block(GET))
-"""A request whose headers go on."""
+"""A request whose headers continue in another frame."""
 
 RULES: Final = {
     "no error": {

@@ -38,8 +38,8 @@ def test_documents_and_events_work_the_same(quart: Server, collection: str) -> N
     with quart.connect(collection) as ws:
         document = quart.insert(collection, {"text": "é"})
         assert receive(ws)["data"] == document
-        answer = quart.request("GET", f"/{collection}/docs/{document['_id']}")
-        assert answer.json() == document
+        response = quart.request("GET", f"/{collection}/docs/{document['_id']}")
+        assert response.json() == document
 
 
 @pytest.mark.executable
@@ -48,7 +48,7 @@ def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Serve
     with Raw(quart) as raw:
         for _ in range(3):
             raw.send(request(quart, "GET", "/collections"))
-            assert raw.answer()[0] == 200
+            assert raw.response()[0] == 200
         raw.send(handshake(quart, f"/realtime?token={quart.token(collection)}"))
         assert 400 <= raw.head()[0] < 500
 
@@ -58,7 +58,7 @@ def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
     with Raw(quart) as raw:
         chunks = b'8\r\n{"text":\r\n7\r\n"hello"\r\n1\r\n}\r\n0\r\n\r\n'
         raw.send(request(quart, "POST", f"/{collection}/docs", chunks, "Transfer-Encoding: chunked"))
-        status, _, document = raw.answer()
+        status, _, document = raw.response()
         assert (status, document["text"]) == (201, "hello")
 
 
@@ -70,13 +70,13 @@ def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
         raw.send(request(quart, "POST", f"/{collection}/docs", b"", length, "Expect: 100-continue"))
         assert raw.head()[0] == 100
         raw.send(body)
-        assert raw.answer()[0] == 201
+        assert raw.response()[0] == 201
 
 
 @pytest.mark.executable
 def test_body_too_large_is_a_413(quart: Server, collection: str) -> None:
-    answer = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
-    assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
+    response = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
+    assert (response.status_code, response.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
 @pytest.mark.executable
@@ -84,7 +84,7 @@ def test_body_too_large_is_a_413(quart: Server, collection: str) -> None:
 def test_unknown_route_returns_json_404(quart: Server, path: str) -> None:
     with Raw(quart) as raw:
         raw.send(request(quart, "GET", path))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
         assert 400 <= status < 500
         assert body.keys() >= {"error", "code"}
 
@@ -130,7 +130,7 @@ def test_first_users_may_arrive_together(start_server: StartServer) -> None:
         for client in clients:
             client.flush()
         assert server.insert("c", {})
-        assert [client.answer(s)[0] for client, s in zip(clients, streams, strict=True)] == [200] * 10
+        assert [client.response(s)[0] for client, s in zip(clients, streams, strict=True)] == [200] * 10
     assert server.stop() == 0
     assert "Traceback" not in server.stderr
 
@@ -169,7 +169,7 @@ def test_large_response_arrives_whole(server: Server, collection: str) -> None:
     with Http2(server) as client:
         stream = client.ask(f"/{collection}/docs/{document['_id']}")
         client.flush()
-        status, body = client.answer(stream)
+        status, body = client.response(stream)
         assert (status, json.loads(body)) == (200, document)
 
 
@@ -212,9 +212,9 @@ def hold(stack: ExitStack, server: Server, path: str, clients: int) -> Counter[i
             client.ask(path)
         client.flush()
     for client in held:
-        while len(client.answers) < 90:
+        while len(client.responses) < 90:
             assert client.fill()
-    return Counter(status for client in held for status, _ in client.answers.values())
+    return Counter(status for client in held for status, _ in client.responses.values())
 
 
 def test_streams_count_as_connections(start_server: StartServer) -> None:
@@ -222,7 +222,7 @@ def test_streams_count_as_connections(start_server: StartServer) -> None:
     with Http2(server) as client:
         stream = client.ask("/sdk/realtime.js")
         client.flush()
-        assert client.answer(stream)[0] == 200
+        assert client.response(stream)[0] == 200
     before = memory(server.pid)
     with ExitStack() as stack:
         assert hold(stack, server, "/sdk/realtime.js", 3) == {200: 150, 503: 120}
@@ -244,8 +244,8 @@ def test_slow_readers_hold_bounded_bytes(start_server: StartServer, http: str) -
             for raw in raws:
                 raw.send(ask * 10)  # the kernel buffers the first ones
                 assert raw.head()[0] == 200
-        answer = server.request("GET", "/big/docs/a")
-        assert (answer.status_code, answer.json()["code"]) == (503, "TOO_MANY_PENDING_BYTES")
+        response = server.request("GET", "/big/docs/a")
+        assert (response.status_code, response.json()["code"]) == (503, "TOO_MANY_PENDING_BYTES")
         assert server.request("GET", "/big/docs/b").status_code == 200
     wait_until(lambda: server.request("GET", "/big/docs/a").status_code == 200)
 
@@ -305,10 +305,10 @@ def test_floods_of_reset_streams_let_other_clients_through(server: Server) -> No
 
         pouring = threading.Thread(target=pour)
         pouring.start()
-        answered = 0
-        while pouring.is_alive() or not answered:
+        responses = 0
+        while pouring.is_alive() or not responses:
             assert server.request("GET", "/healthz").status_code == 200
-            answered += 1
+            responses += 1
         client.socket.close()
         pouring.join()
     assert "Traceback" not in server.stderr
@@ -324,9 +324,9 @@ def test_idle_http_2_connection_closes(start_server: StartServer, begun: str) ->
         return
     with Http2(server) as client:
         if begun == "a request":
-            assert client.answer(client.ask("/healthz", key=False))[0] == 200
+            assert client.response(client.ask("/healthz", key=False))[0] == 200
         elif begun == "a refused body":
-            assert client.answer(client.ask("/a/docs", "POST", end=False, key=False))[0] == 401
+            assert client.response(client.ask("/a/docs", "POST", end=False, key=False))[0] == 401
         client.socket.settimeout(8)
         client.drain()  # a TimeoutError if it stays open
 
@@ -334,11 +334,11 @@ def test_idle_http_2_connection_closes(start_server: StartServer, begun: str) ->
 def test_http_2_connection_stays_open_during_a_response(start_server: StartServer) -> None:
     server = start_server("--keep-alive-timeout", "1")
     with Http2(server) as client:
-        status, body = client.answer(client.ask("/a/changes?wait=3"))
+        status, body = client.response(client.ask("/a/changes?wait=3"))
         assert (status, json.loads(body)["changes"]) == (200, [])
         again = client.ask("/healthz")
         client.flush()
-        assert client.answer(again)[0] == 200
+        assert client.response(again)[0] == 200
 
 
 @pytest.mark.executable
@@ -350,7 +350,7 @@ def test_priorities_are_ignored(server: Server, collection: str) -> None:
             client.h2.prioritize(stream, weight=16, depends_on=0)
         stream = client.ask(f"/{collection}/count")
         client.flush()
-        assert client.answer(stream)[0] == 200
+        assert client.response(stream)[0] == 200
 
 
 def test_body_after_its_refusal_ends_no_other_request(server: Server, collection: str) -> None:
@@ -358,13 +358,13 @@ def test_body_after_its_refusal_ends_no_other_request(server: Server, collection
         waiting = client.ask(f"/{collection}/changes?since=now&wait=20")
         refused = client.ask(f"/{collection}/docs", "POST", end=False, key=False)
         client.flush()
-        assert client.answer(refused)[0] == 401
+        assert client.response(refused)[0] == 401
         for end in (False, True):
             with suppress(StreamClosedError):  # the server may have reset it
                 client.h2.send_data(refused, b"{}" * 5000, end_stream=end)
             client.flush()
         document = server.insert(collection, {})
-        status, body = client.answer(waiting)
+        status, body = client.response(waiting)
         assert (status, json.loads(body)["changes"][0]["data"]) == (200, document)
     assert "Traceback" not in server.stderr
 
@@ -374,5 +374,5 @@ def test_event_streams_beyond_a_databases_limit_are_refused(start_server: StartS
     token = server.token("a")
     with Http2(server) as client, server.connect("a"):
         stream = client.ask(f"/a/changes?token={token}", key=False, accept="text/event-stream")
-        status, body = client.answer(stream)
+        status, body = client.response(stream)
         assert (status, json.loads(body)["code"]) == (503, "TOO_MANY_CONNECTIONS")

@@ -33,7 +33,7 @@ def witness(door: Server) -> Iterator[ClientConnection]:
 
 
 @pytest.fixture(autouse=True)
-def _still_answers(door: Server, witness: ClientConnection) -> Iterator[None]:
+def _still_responds(door: Server, witness: ClientConnection) -> Iterator[None]:
     yield
     document = door.insert("witness", {})
     assert receive(witness)["data"] == document
@@ -71,9 +71,9 @@ def test_garbage_gets_a_4xx_or_5xx_or_a_close(door: Server, kind: str) -> None:
     with Raw(door, timeout=3) as raw:
         raw.send(GARBAGE[kind])
         raw.socket.shutdown(socket.SHUT_WR)
-        answer = raw.drain()
-        assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")), answer
-        assert b"Traceback" not in answer
+        response = raw.drain()
+        assert response == b"" or response.startswith((b"HTTP/1.1 4", b"HTTP/1.1 5")), response
+        assert b"Traceback" not in response
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_bytes_that_cannot_become_a_request_are_a_400_at_once(door: Server, kind
     """The server does not wait for more: half a second later it would have been a 408."""
     with Raw(door, timeout=3) as raw:
         raw.send(GARBAGE[kind])
-        status, headers, body = raw.answer()
+        status, headers, body = raw.response()
         assert status == 400
         assert headers["connection"] == "close"
         assert body.keys() == {"error", "code"}
@@ -98,7 +98,7 @@ def test_half_a_head_and_silence_is_a_408(door: Server) -> None:
         raw.send(part)
     for raw in raws:
         with raw:
-            status, _, body = raw.answer()
+            status, _, body = raw.response()
             assert (status, body["code"]) == (408, "HEAD_TIMEOUT")
             assert time.monotonic() - began > 0.4
             assert raw.drain() == b""
@@ -123,27 +123,27 @@ def test_head_that_trickles_in_forever_is_a_408(door: Server) -> None:
 def test_head_that_is_too_large_is_a_431(door: Server, size: int) -> None:
     with Raw(door) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"x" * size + b"\r\n\r\n")
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
         assert (status, body["code"]) == (431, "HEAD_TOO_LARGE")
 
 
 def test_head_of_many_small_headers_is_bounded(door: Server) -> None:
     with Raw(door) as raw:
         raw.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 50_000 + b"\r\n")
-        assert raw.answer()[0] == 431
+        assert raw.response()[0] == 431
 
 
 def test_pipelined_requests_get_responses_in_order(door: Server) -> None:
     with Raw(door) as raw:
         raw.send(GET + GET.replace(b"healthz", b"nothing") + GET)
-        assert [raw.answer()[0] for _ in range(3)] == [200, 401, 200]
+        assert [raw.response()[0] for _ in range(3)] == [200, 401, 200]
 
 
 def test_requests_after_connection_close_get_no_response(door: Server) -> None:
     """RFC 9112, section 9.6: the connection closes at once, and later bytes are not a request."""
     with Raw(door, timeout=3) as raw:
         raw.send(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
-        status, headers, _ = raw.answer()
+        status, headers, _ = raw.response()
         assert (status, headers["connection"]) == (200, "close")
         assert raw.drain() == b""
 
@@ -151,7 +151,7 @@ def test_requests_after_connection_close_get_no_response(door: Server) -> None:
 def test_handshake_after_a_pipelined_request_is_served(door: Server, collection: str) -> None:
     with Raw(door) as raw:
         raw.send(GET + handshake(door, f"/?token={door.token(collection)}&since=now"))
-        assert raw.answer()[0] == 200
+        assert raw.response()[0] == 200
         assert raw.head()[0] == 101
         assert raw.message()["type"] == "ready"
         raw.send(say(action="ping"))
@@ -178,10 +178,10 @@ def test_upgrade_with_a_body_or_trailing_bytes_closes_one_connection(
     with Raw(door, timeout=9) as raw:
         raw.send(handshake(door, f"/?token={token}", *headers) + trailing)
         raw.socket.shutdown(socket.SHUT_WR)
-        answer = raw.drain()
-        assert answer.startswith((b"HTTP/1.1 101", b"HTTP/1.1 4")), answer
+        response = raw.drain()
+        assert response.startswith((b"HTTP/1.1 101", b"HTTP/1.1 4")), response
         if not good:
-            assert answer.startswith((b"HTTP/1.1 400", b"HTTP/1.1 401"))
+            assert response.startswith((b"HTTP/1.1 400", b"HTTP/1.1 401"))
 
 
 @pytest.mark.parametrize(
@@ -204,8 +204,8 @@ def test_handshake_with_another_method_is_refused(door: Server, method: str) -> 
         request = handshake(door, f"/realtime?token={door.token('x')}")
         raw.send(request.replace(b"GET", method.encode(), 1))
         raw.socket.shutdown(socket.SHUT_WR)
-        answer = raw.drain()
-        assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+        response = raw.drain()
+        assert response == b"" or response.startswith(b"HTTP/1.1 4"), response
 
 
 def test_http_2_preface_gets_http_2(door: Server) -> None:
@@ -250,9 +250,11 @@ def test_random_bytes_close_only_their_own_connections(door: Server) -> None:
         with Raw(door, timeout=9) as raw:
             raw.send(bytes(data[: len(first)]) + host + bytes(data[len(first) :]))
             raw.socket.shutdown(socket.SHUT_WR)
-            answer = raw.drain()
-            assert answer == b"" or answer.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), f"seed {seed}: {answer!r}"
-            assert not answer.startswith(b"HTTP/1.1 500"), f"seed {seed}: {bytes(data)!r}"
+            response = raw.drain()
+            assert response == b"" or response.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), (
+                f"seed {seed}: {response!r}"
+            )
+            assert not response.startswith(b"HTTP/1.1 500"), f"seed {seed}: {bytes(data)!r}"
 
 
 def test_silent_connections_do_not_keep_others_out(door: Server, collection: str) -> None:
@@ -261,7 +263,7 @@ def test_silent_connections_do_not_keep_others_out(door: Server, collection: str
         with open_raw(door, collection) as raw:
             document = door.insert(collection, {})
             assert raw.message()["data"] == document
-        assert silent[0].answer()[0] == 408
+        assert silent[0].response()[0] == 408
     finally:
         for each in silent:
             each.drop()
@@ -292,9 +294,9 @@ def test_100_continue_is_sent_once_the_body_is_needed(door: Server, collection: 
             if told:
                 assert raw.head()[0] == 100
                 raw.send(b'{"n": 1}')
-            assert raw.answer()[0] == 201
+            assert raw.response()[0] == 201
         raw.send(request(door, "POST", "/healthz", b"", *expect))  # refused without the body
-        status, headers, _ = raw.answer()
+        status, headers, _ = raw.response()
         assert (status, headers["connection"]) == (405, "close")
         assert raw.drain() == b""
 
@@ -311,11 +313,11 @@ def test_unusual_headers_make_an_ordinary_request(door: Server, collection: str)
         )
         raw.send(request(door, "POST", "/a/b/c/d/e", b"", "Content-Length: 0"))
         raw.send(request(door, "POST", f"http://elsewhere/{collection}/docs", b'{"n": 1}', "Content-Length: 8"))
-        assert [raw.answer()[0] for _ in range(4)] == [201, 201, 404, 201]
+        assert [raw.response()[0] for _ in range(4)] == [201, 201, 404, 201]
 
 
 def test_http_2_does_not_start_after_other_requests(door: Server) -> None:
     with Raw(door) as raw:
         raw.send(GET + b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-        assert [raw.answer()[0] for _ in range(2)] == [200, 400]
+        assert [raw.response()[0] for _ in range(2)] == [200, 400]
         assert raw.drain() == b""

@@ -68,7 +68,7 @@ def test_page_can_read_a_full_servers_refusal(start_server: StartServer, allowed
 def test_full_server_refuses_silent_connections_too(start_server: StartServer) -> None:
     server = start_server("--max-connections", "5")
     with full(server, 5), Raw(server) as silent:
-        assert silent.answer()[0] == 503
+        assert silent.response()[0] == 503
 
 
 def test_page_can_read_a_full_servers_refusal_over_http_2(start_server: StartServer, allowed: str) -> None:
@@ -79,7 +79,7 @@ def test_page_can_read_a_full_servers_refusal_over_http_2(start_server: StartSer
         refused = client.ask("/c/docs", origin=ORIGIN)
         preflight = client.ask("/c/docs", "OPTIONS", key=False, origin=ORIGIN)
         client.flush()
-        assert [client.answer(refused)[0], client.answer(preflight)[0]] == [503, 204]
+        assert [client.response(refused)[0], client.response(preflight)[0]] == [503, 204]
     assert client.headers[refused]["retry-after"] == "5"
     for stream in (refused, preflight):
         expected = "*" if allowed == "*" else ORIGIN
@@ -103,7 +103,7 @@ def test_lowercase_method_is_a_400_that_says_so(start_server: StartServer, metho
     server = start_server()
     with Raw(server) as raw:
         raw.send(f"{method} /c/docs HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n".encode())
-        status, headers, body = raw.answer()
+        status, headers, body = raw.response()
     assert (status, headers["access-control-allow-origin"]) == (400, "*")
     assert body["error"] == f"Methods are case-sensitive: '{method}' is not {method.upper()}"
 
@@ -130,10 +130,10 @@ def test_lowercase_method_does_nothing_over_http_2(
     with Http2(server) as client:
         refused = client.ask("/c/docs/a", method, body)
         client.flush()
-        assert client.answer(refused)[0] == 400
+        assert client.response(refused)[0] == 400
         asked = client.ask("/c/docs/a")
         client.flush()
-        assert client.answer(asked)[0] == 200
+        assert client.response(asked)[0] == 200
     assert "Traceback" not in server.stderr
 
 
@@ -148,6 +148,6 @@ def test_parameter_of_the_other_kind_of_changes_is_a_400(start_server: StartServ
 def test_content_range_on_put_is_a_400(start_server: StartServer) -> None:
     server = start_server()
     server.insert("c", {"key": "a", "n": 1})
-    answer = server.request("PUT", "/c/docs/a", json={}, headers={"Content-Range": "bytes 0-3/10"})
-    assert answer.status_code == 400
+    response = server.request("PUT", "/c/docs/a", json={}, headers={"Content-Range": "bytes 0-3/10"})
+    assert response.status_code == 400
     assert server.request("GET", "/c/docs/a").json()["n"] == 1

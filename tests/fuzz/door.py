@@ -117,16 +117,16 @@ class Fuzzer:
                 pass  # it was refused before it was complete; the response is still read
         for data, sock in sent:
             _end(sock)
-            answer, cut = _drain(sock)
+            response, cut = _drain(sock)
             sock.close()
             try:
-                self.counts[_judge(data, answer, cut=cut)] += 1
+                self.counts[_judge(data, response, cut=cut)] += 1
             except (AssertionError, h11.RemoteProtocolError) as error:
-                raise AssertionError(f"{data!r} got {answer!r}: {error!r}") from error
+                raise AssertionError(f"{data!r} got {response!r}: {error!r}") from error
         with self.connect() as sock:
             sock.sendall(_HEALTH)
-            answer, _ = _drain(sock)
-            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            response, _ = _drain(sock)
+            assert response.startswith(b"HTTP/1.1 200 "), response
 
 
 def _end(sock: socket.socket) -> None:
@@ -148,19 +148,19 @@ def _drain(sock: socket.socket) -> tuple[bytes, bool]:
     return b"".join(parts), False
 
 
-def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
+def _judge(data: bytes, response: bytes, *, cut: bool) -> str:
     """The kind of the response. Raises AssertionError and h11's error."""
-    if not answer:
-        return "no answer"
-    if data.lstrip(b"\r\n").startswith(b"PRI * HTTP/2.0\r\n\r\n") and not answer.startswith(b"HTTP/"):
-        return _judge_http2(answer, cut=cut)
+    if not response:
+        return "no response"
+    if data.lstrip(b"\r\n").startswith(b"PRI * HTTP/2.0\r\n\r\n") and not response.startswith(b"HTTP/"):
+        return _judge_http2(response, cut=cut)
     what = ""
-    while answer:
+    while response:
         client = h11.Connection(h11.CLIENT, max_incomplete_event_size=1 << 20)
         upgrade = [("Host", "x"), ("Upgrade", "websocket"), ("Connection", "Upgrade")]
         client.send(h11.Request(method="GET", target="/", headers=upgrade))
         client.send(h11.EndOfMessage())
-        client.receive_data(answer)
+        client.receive_data(response)
         ended = False
         while True:
             event = client.next_event()
@@ -179,7 +179,7 @@ def _judge(data: bytes, answer: bytes, *, cut: bool) -> str:
                 what = f"HTTP {event.status_code}"
             elif isinstance(event, h11.EndOfMessage):
                 break
-        answer = client.trailing_data[0]
+        response = client.trailing_data[0]
     return what
 
 

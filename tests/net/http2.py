@@ -56,7 +56,7 @@ class Http2:
         self.server = server
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
         self.h2 = begin(window)
-        self.answers: dict[int, tuple[int, bytes]] = {}
+        self.responses: dict[int, tuple[int, bytes]] = {}
         self.headers: dict[int, dict[str, str]] = {}
         self.open: set[int] = set()
         self.acknowledged = False
@@ -104,10 +104,10 @@ class Http2:
             elif isinstance(event, ResponseReceived):
                 headers = {name.decode(): value.decode() for name, value in event.headers}
                 self.headers[event.stream_id] = headers
-                self.answers[event.stream_id] = int(headers[":status"]), b""
+                self.responses[event.stream_id] = int(headers[":status"]), b""
             elif isinstance(event, DataReceived):
-                status, body = self.answers[event.stream_id]
-                self.answers[event.stream_id] = status, body + event.data
+                status, body = self.responses[event.stream_id]
+                self.responses[event.stream_id] = status, body + event.data
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded | StreamReset):
                 self.open.discard(event.stream_id)
@@ -117,12 +117,12 @@ class Http2:
             return False
         return bool(data)
 
-    def answer(self, stream: int) -> tuple[int, bytes]:
+    def response(self, stream: int) -> tuple[int, bytes]:
         """Status and body of a complete response. Raises EOFError."""
         while stream in self.open:
             if not self.fill():
                 raise EOFError
-        return self.answers[stream]
+        return self.responses[stream]
 
     def drain(self) -> None:
         """Read to the end of the connection."""

@@ -148,8 +148,8 @@ def test_long_poll_waits_behind_the_proxy(proxy: Proxy, collection: str) -> None
     with proxy.client() as client:
         seq = client.get(f"/{collection}/changes").json()["seq"]
         threading.Timer(1, proxy.server.insert, (collection, {"late": True})).start()
-        answer = client.get(f"/{collection}/changes?since={seq}&wait=10").json()
-    assert [change["data"]["late"] for change in answer["changes"]] == [True]
+        response = client.get(f"/{collection}/changes?since={seq}&wait=10").json()
+    assert [change["data"]["late"] for change in response["changes"]] == [True]
 
 
 def test_limits_count_clients_not_the_proxy_and_ignore_forged_headers(proxy: Proxy, collection: str) -> None:

@@ -193,7 +193,7 @@ async def test_finish_discards_late_input_so_that_the_last_response_arrives(
 ) -> None:
     """Closing a socket with unread input resets the connection, and the peer loses its unread bytes."""
     pair[1].sendall(b"x" * 3000)
-    await stream.send_all(b"the last answer")
+    await stream.send_all(b"the last response")
     nursery.start_soon(stream.finish)
-    assert await read(pair[1], 100) == b"the last answer"
+    assert await read(pair[1], 100) == b"the last response"
     pair[1].close()

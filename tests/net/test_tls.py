@@ -78,8 +78,8 @@ def test_node_trusts_the_certificate_and_listens(own: Server, collection: str) -
     const [host, key, collection] = process.argv.slice(1);
     const headers = { "Content-Type": "application/json", Authorization: `Bearer ${key}` };
     const url = `${host}/${collection}/changes?since=now`;
-    request(url, { headers: { ...headers, Accept: "text/event-stream" } }, (answer) => {
-      answer.on("data", (data) => {
+    request(url, { headers: { ...headers, Accept: "text/event-stream" } }, (response) => {
+      response.on("data", (data) => {
         if (String(data).includes("data:")) { console.log(String(data)); process.exit(); }
       });
       request(`${host}/${collection}/docs`, { method: "POST", headers }).end('{"from": "node"}');
@@ -164,7 +164,7 @@ def test_close_notify_follows_a_response_and_a_websocket(own: Server, collection
     """Without close_notify, a client cannot tell an end from a cut connection."""
     with Raw(own) as raw:
         raw.send(b"GET /healthz HTTP/1.0\r\n\r\n")
-        assert raw.answer()[0] == 200
+        assert raw.response()[0] == 200
         assert raw.socket.recv(1) == b""  # an SSLEOFError if it was cut
     with Raw(own) as raw:
         raw.send(handshake(own, f"/?token={own.token(collection)}"))

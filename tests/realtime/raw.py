@@ -114,12 +114,12 @@ class Raw:
         """Status and headers (lower-case names) of a response. Raises EOFError."""
         while b"\r\n\r\n" not in self.buffer:
             if not self.fill():
-                raise EOFError(f"no answer; {bytes(self.buffer[:200])!r} came")
+                raise EOFError(f"no response; {bytes(self.buffer[:200])!r} came")
         lines = self.take(self.buffer.index(b"\r\n\r\n") + 4).decode("latin-1").split("\r\n")
         headers = dict(line.split(": ", 1) for line in lines[1:-2])
         return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}
 
-    def answer(self) -> tuple[int, dict[str, str], Any]:
+    def response(self) -> tuple[int, dict[str, str], Any]:
         """Status, headers and JSON body of a response."""
         status, headers = self.head()
         return status, headers, json.loads(self.take(int(headers["content-length"])))
@@ -250,14 +250,14 @@ class Writers:
             while not self._stop.is_set():
                 document = {"writer": writer, "n": n, "pad": self._pad}
                 try:
-                    answer = client.post(f"/{self._collection}/docs", json=document)
+                    response = client.post(f"/{self._collection}/docs", json=document)
                 except httpx.TransportError as error:
                     self.failures.append(str(error))
                     return
-                if answer.status_code != 201:
-                    self.failures.append(answer.text)
+                if response.status_code != 201:
+                    self.failures.append(response.text)
                     return
-                self.acknowledged.append(answer.json())
+                self.acknowledged.append(response.json())
                 n += 1
 
 
@@ -266,9 +266,9 @@ def pour(server: Server, collection: str, megabytes: float) -> list[str]:
     pad = "x" * 20_000
     ids: list[str] = []
     for _ in range(max(1, round(megabytes * 2))):
-        answer = server.request("POST", f"/{collection}/bulk", json=[{"pad": pad} for _ in range(25)])
-        assert answer.status_code == 200, answer.text
-        ids += [document["_id"] for document in answer.json()["documents"]]
+        response = server.request("POST", f"/{collection}/bulk", json=[{"pad": pad} for _ in range(25)])
+        assert response.status_code == 200, response.text
+        ids += [document["_id"] for document in response.json()["documents"]]
     return ids
 
 

@@ -93,7 +93,7 @@ def test_bad_token_is_a_401(server: Server, way: str, kind: str) -> None:
         headers = [f"Sec-WebSocket-Protocol: paperdb.v1, bearer.{token}"]
     with Raw(server) as raw:
         raw.send(handshake(server, target, *headers))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
     assert status == 401
     assert body["code"] == ("TOKEN_EXPIRED" if kind == "expired" else "INVALID_TOKEN")
     assert "Traceback" not in body["error"]
@@ -107,9 +107,9 @@ def test_bad_token_is_a_401(server: Server, way: str, kind: str) -> None:
 def test_missing_token_is_a_401_that_says_how_to_send_one(server: Server, headers: list[str]) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, "/", *headers))
-        status, answered, body = raw.answer()
+        status, response, body = raw.response()
     assert status == 401
-    assert "www-authenticate" in answered
+    assert "www-authenticate" in response
     assert body["code"] == "TOKEN_MISSING"
 
 
@@ -118,7 +118,7 @@ def test_token_with_a_deeply_nested_header_is_a_401(start_server: StartServer) -
     bomb = base64.urlsafe_b64encode(b"[" * 9_000).rstrip(b"=").decode()
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={bomb}.e30.e30"))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
     assert (status, body["code"]) == (401, "INVALID_TOKEN")
     server.stop()
     assert "Traceback" not in server.stderr
@@ -164,7 +164,7 @@ def test_plan_without_realtime_is_a_403(server: Server, collection: str) -> None
     )
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={token}"))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
     assert status == 403
     assert body == {
         "error": "Realtime is only available on Pro and Team plans",
@@ -179,14 +179,14 @@ def test_plan_without_realtime_is_a_403(server: Server, collection: str) -> None
 def test_collections_outside_the_token_are_refused(server: Server, names: str, status: int) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token('a')}&collections={names}"))
-        assert raw.answer()[0] == status
+        assert raw.response()[0] == status
 
 
 @pytest.mark.parametrize("path", ["/x", "/realtime/", "//", "/realtime/token", "/messages/docs", "/healthz"])
 def test_other_paths_are_a_404(server: Server, path: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"{path}?token={server.token('x')}"))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
         assert (status, body["code"]) == (404, "NOT_FOUND")
 
 
@@ -194,7 +194,7 @@ def test_other_paths_are_a_404(server: Server, path: str) -> None:
 def test_other_version_is_a_426_that_names_ours(server: Server, version: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token('x')}", version=version))
-        status, headers, _ = raw.answer()
+        status, headers, _ = raw.response()
         assert (status, headers["sec-websocket-version"]) == (426, "13")
 
 
@@ -208,7 +208,7 @@ def test_bad_websocket_key_is_a_400(server: Server, replacement: str) -> None:
     request = request.replace(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", replacement.encode())
     with Raw(server) as raw:
         raw.send(request)
-        assert raw.answer()[0] == 400
+        assert raw.response()[0] == 400
 
 
 def test_http_1_0_upgrade_is_refused_at_once(server: Server) -> None:
@@ -312,7 +312,7 @@ def test_full_server_refuses_with_503_and_has_room_later(start_server: StartServ
         for request in (handshake(server, f"/?token={token}"), b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"):
             with Raw(server) as refused:
                 refused.send(request)
-                status, headers, body = refused.answer()
+                status, headers, body = refused.response()
                 assert status == 503
                 assert int(headers["retry-after"]) > 0
                 assert body["code"] == "TOO_MANY_CONNECTIONS"
@@ -419,12 +419,12 @@ def test_full_database_closes_with_1013(start_server: StartServer) -> None:
 def test_invalid_handshake_is_still_refused_by_a_status(server: Server) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, "/?token=x&errors=close", version="12"))
-        assert raw.answer()[0] == 426
+        assert raw.response()[0] == 426
 
 
 @pytest.mark.parametrize("query", ["token=GOOD&token=GOOD", "token=GOOD&since=1&since=2", "token=GOOD&sinse=1"])
 def test_unknown_or_repeated_parameter_is_a_400(server: Server, query: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, "/?" + query.replace("GOOD", server.token("x"))))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
     assert (status, body["code"]) == (400, "INVALID_REQUEST")

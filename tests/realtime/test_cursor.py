@@ -45,8 +45,8 @@ def test_since_now_sends_the_head_and_then_live_events_with_seq(server: Server, 
         event = receive(ws)
         assert event == {"seq": event["seq"], "type": "insert", "collection": collection, "data": document}
         assert event["seq"] > seq
-        answer = server.request("GET", f"/{collection}/docs/{document['_id']}")
-        assert answer.headers["ETag"] == f'"{event["seq"]}"'
+        response = server.request("GET", f"/{collection}/docs/{document['_id']}")
+        assert response.headers["ETag"] == f'"{event["seq"]}"'
 
 
 def test_subprotocol_alone_asks_for_seqs(server: Server, collection: str) -> None:
@@ -231,7 +231,7 @@ def test_subscribed_has_the_seq_after_which_changes_come(start_server: StartServ
 def test_invalid_since_is_a_400(server: Server, collection: str, since: str) -> None:
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token(collection)}&since={since}"))
-        status, _, body = raw.answer()
+        status, _, body = raw.response()
         assert status == 400
         assert body["code"] == "INVALID_REQUEST"
         assert "since" in body["error"]

@@ -156,19 +156,19 @@ def test_event_never_precedes_its_commit(server: Server, collection: str) -> Non
 def test_bulk_insert_sends_one_event_per_inserted_document(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
         good = [{"key": f"k{n}", "n": n} for n in range(300)]
-        answer = server.request(
+        response = server.request(
             "POST", f"/{collection}/bulk", json=[*good[:100], {"key": "k0"}, *good[100:]]
         ).json()
-        assert (answer["inserted"], answer["failed"]) == (300, 1)
-        assert [receive(ws)["data"] for _ in range(300)] == answer["documents"]
+        assert (response["inserted"], response["failed"]) == (300, 1)
+        assert [receive(ws)["data"] for _ in range(300)] == response["documents"]
         after = server.insert(collection, {})
         assert receive(ws)["data"] == after
 
 
 def test_failed_atomic_bulk_sends_no_event(server: Server, collection: str) -> None:
     with server.connect(collection) as ws:
-        answer = server.request("POST", f"/{collection}/bulk?atomic=true", json=[{"key": "a"}, {"key": "a"}])
-        assert answer.status_code == 409
+        response = server.request("POST", f"/{collection}/bulk?atomic=true", json=[{"key": "a"}, {"key": "a"}])
+        assert response.status_code == 409
         document = server.insert(collection, {})
         assert receive(ws)["data"] == document
 

@@ -67,11 +67,11 @@ def test_invalid_action_gets_a_reason_and_its_ref(text: str, code: str, ref: obj
 def test_no_text_raises_other_errors_and_every_ref_can_be_echoed(text: str) -> None:
     try:
         ref = parse_action(text.encode(errors="surrogatepass")).ref
-        answer = reply("pong", ref)
+        response = reply("pong", ref)
     except BadMessage as bad:
         ref = bad.ref
-        answer = error_reply(bad.error, ref)
-    assert json.loads(answer).get("ref") == ref
+        response = error_reply(bad.error, ref)
+    assert json.loads(response).get("ref") == ref
 
 
 def test_replies_have_a_ref_only_if_one_was_sent() -> None:

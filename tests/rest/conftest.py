@@ -1,7 +1,7 @@
-"""What a request looks like matters to some of these modules: their tests run over HTTP/1.1, and over HTTP/2
-with TLS, where Quart on Hypercorn responds. What a request means does not depend on that: the others run once.
+"""Some of these modules depend on what a request looks like: their tests run over HTTP/1.1, and over HTTP/2
+with TLS, where Quart on Hypercorn responds. The others depend only on what it means, and run once.
 
-`--http quart` lets Quart respond over HTTP/1.1, too. One module holds that it responds as our own code does;
+`--http quart` lets Quart respond over HTTP/1.1, too. One module checks that it responds as our own code does;
 tests/doors has more.
 
 Clients keep their connection: a test of hundreds of requests need not open hundreds.

@@ -1,6 +1,6 @@
-"""What schemathesis must be told, because OpenAPI cannot say it: `tests/rest/test_openapi.py` has it load this.
+"""What OpenAPI cannot tell schemathesis. `tests/rest/test_openapi.py` makes it load this module.
 
-Rules: each hook is as narrow as its reason. What a hook leaves out, another test of this folder tries.
+Rules: each hook is as narrow as its reason. Another test of this folder tries what a hook leaves out.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         if isinstance(case.body, dict) and "filter" in case.body:
             case.body["filter"] = {"a": {"gte": 1}}
     if operation == "changes" and case.query:
-        # It is for streams, which a header asks for that OpenAPI does not let an operation declare: Accept.
+        # It is only for streams, and OpenAPI cannot declare the Accept header that asks for one.
         case.query.pop("lastEventId", None)
     if operation == "put_schema" and case.meta.generation.mode.is_positive:
         # It decides what later documents must look like: no other operation gets such a collection.

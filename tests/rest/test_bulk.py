@@ -1,4 +1,4 @@
-"""Bulk inserts: each document stands or falls alone, or, atomic, all together."""
+"""Bulk inserts: each document succeeds or fails on its own, or, atomic, all together."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def stored(api: httpx.Client, bulk: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("atomic", ["", "?atomic=true", "?atomic=false"])
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_good_documents_are_inserted_in_order_and_no_errors_are_named(
+def test_good_documents_are_inserted_in_order_without_errors(
     api: httpx.Client, bulk: str, atomic: str, wrapped: bool
 ) -> None:
     values = [{"key": "a", "n": 0}, {"n": 1}, {"_id": "c", "errors": []}]
-    answer = api.post(bulk + atomic, json={"documents": values} if wrapped else values)
-    assert answer.status_code == 200
-    body = answer.json()
+    response = api.post(bulk + atomic, json={"documents": values} if wrapped else values)
+    assert response.status_code == 200
+    body = response.json()
     assert set(body) == {"inserted", "failed", "documents"}
     assert (body["inserted"], body["failed"]) == (3, 0)
     assert [document["_id"] for document in body["documents"]][::2] == ["a", "c"]
@@ -41,7 +41,7 @@ def test_good_documents_are_inserted_in_order_and_no_errors_are_named(
 
 def test_bad_documents_fail_alone_and_are_named_by_their_index(api: httpx.Client, bulk: str) -> None:
     api.post(bulk, json=[{"key": "taken"}])
-    answer = api.post(
+    response = api.post(
         bulk,
         json=[
             {"key": "a", "email": "x"},
@@ -54,8 +54,8 @@ def test_bad_documents_fail_alone_and_are_named_by_their_index(api: httpx.Client
             {"key": "z"},
         ],
     )
-    assert answer.status_code == 200
-    body = answer.json()
+    assert response.status_code == 200
+    body = response.json()
     assert (body["inserted"], body["failed"]) == (2, 6)
     assert [document["_id"] for document in body["documents"]] == ["a", "z"]
     assert [(error["index"], error["code"]) for error in body["errors"]] == [
@@ -88,29 +88,29 @@ def test_atomic_writes_nothing_when_one_fails(
     api.post(bulk, json=[{"key": "taken"}])
     before = stored(api, bulk)
     values = [{"key": "first", "email": "x"}, bad, {"key": "last"}]
-    answer = api.post(f"{bulk}?atomic=true", json=values)
-    assert refusal(answer) == (status, code)
-    assert answer.json()["index"] == 1
+    response = api.post(f"{bulk}?atomic=true", json=values)
+    assert refusal(response) == (status, code)
+    assert response.json()["index"] == 1
     assert stored(api, bulk) == before
     assert api.post(bulk, json=[{"key": "first"}, {"key": "last"}]).json()["inserted"] == 2
 
 
-def test_atomic_answers_with_the_first_failure_by_position(api: httpx.Client, bulk: str) -> None:
+def test_atomic_responds_with_the_first_failure_by_position(api: httpx.Client, bulk: str) -> None:
     api.post(bulk, json=[{"key": "taken"}])
-    answer = api.post(f"{bulk}?atomic=true", json=[{"key": "taken"}, []])
-    assert (refusal(answer), answer.json()["index"]) == ((409, "CONFLICT"), 0)
+    response = api.post(f"{bulk}?atomic=true", json=[{"key": "taken"}, []])
+    assert (refusal(response), response.json()["index"]) == ((409, "CONFLICT"), 0)
 
 
 @pytest.mark.parametrize("bad", ['{"a":}', '"\\u0000"', "[" * 65 + "]" * 65, "1e309", "{}}"])
-def test_what_is_no_json_anywhere_refuses_all(api: httpx.Client, bulk: str, bad: str) -> None:
-    answer = api.post(bulk, content=f'[{{"key":"a"}},{bad},{{"key":"b"}}]')
-    assert refusal(answer) == (400, "INVALID_JSON")
+def test_invalid_json_anywhere_refuses_all(api: httpx.Client, bulk: str, bad: str) -> None:
+    response = api.post(bulk, content=f'[{{"key":"a"}},{bad},{{"key":"b"}}]')
+    assert refusal(response) == (400, "INVALID_JSON")
     assert stored(api, bulk) == []
 
 
-def test_what_stands_beside_the_documents_is_a_400(api: httpx.Client, bulk: str) -> None:
-    answer = api.post(bulk, json={"documents": [{}], "atomic": True})
-    assert refusal(answer) == (400, "INVALID_DOCUMENT")
+def test_a_member_beside_documents_is_a_400(api: httpx.Client, bulk: str) -> None:
+    response = api.post(bulk, json={"documents": [{}], "atomic": True})
+    assert refusal(response) == (400, "INVALID_DOCUMENT")
     assert stored(api, bulk) == []
 
 

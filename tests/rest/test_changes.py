@@ -19,9 +19,9 @@ from tests.rest.tools import client_of, refusal
 
 
 def changes(server: Server, collection: str, query: str = "", *, key: str | None = None) -> dict[str, Any]:
-    answer = server.request("GET", f"/{collection}/changes?{query}", key=key)
-    assert answer.status_code == 200, answer.text
-    page = answer.json()
+    response = server.request("GET", f"/{collection}/changes?{query}", key=key)
+    assert response.status_code == 200, response.text
+    page = response.json()
     assert isinstance(page, dict)
     return page
 
@@ -34,17 +34,17 @@ def stream(
     asked = {"Accept": "text/event-stream", "Authorization": f"Bearer {key or server.key}", **headers}
     with (
         client_of(server) as client,
-        client.stream("GET", f"/{collection}/changes?{query}", headers=asked) as answer,
+        client.stream("GET", f"/{collection}/changes?{query}", headers=asked) as response,
     ):
-        assert answer.status_code == 200, answer.read()
-        assert answer.headers["content-type"] == "text/event-stream"
-        yield lines_of(answer)
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"] == "text/event-stream"
+        yield lines_of(response)
 
 
-def lines_of(answer: httpx.Response) -> Iterator[str]:
-    """Split at newlines only: httpx takes U+2028 for one, which the standard does not (HTML, section 9.2.6)."""
+def lines_of(response: httpx.Response) -> Iterator[str]:
+    """Split at newlines only. httpx splits at U+2028, too; the standard does not (HTML, section 9.2.6)."""
     rest = ""
-    for text in answer.iter_text():
+    for text in response.iter_text():
         *lines, rest = (rest + text).split("\n")
         yield from lines
 
@@ -67,23 +67,25 @@ class Poll:
     """A long poll in a thread of its own."""
 
     def __init__(self, server: Server, path: str, *, key: str | None = None) -> None:
-        self.answer: httpx.Response | None = None
+        self.response: httpx.Response | None = None
         self.took = 0.0
         self._thread = threading.Thread(target=self._run, args=(server, path, key))
         self._thread.start()
 
     def _run(self, server: Server, path: str, key: str | None) -> None:
         began = time.monotonic()
-        self.answer = server.request("GET", path, key=key)
+        self.response = server.request("GET", path, key=key)
         self.took = time.monotonic() - began
 
     def end(self) -> httpx.Response:
         self._thread.join(30)
-        assert self.answer is not None
-        return self.answer
+        assert self.response is not None
+        return self.response
 
 
-def test_pages_hold_every_change_once_in_order_and_say_where_to_go_on(server: Server, collection: str) -> None:
+def test_pages_hold_every_change_once_in_order_and_say_where_to_continue(
+    server: Server, collection: str
+) -> None:
     made = [server.insert(collection, {"n": n}) for n in range(7)]
     server.insert(f"{collection}-other", {})
     server.request("DELETE", f"/{collection}/docs/{made[0]['_id']}")
@@ -106,21 +108,19 @@ def test_pages_hold_every_change_once_in_order_and_say_where_to_go_on(server: Se
     assert changes(server, collection, "since=now")["seq"] >= since
 
 
-def test_a_long_poll_returns_with_the_change_and_else_when_its_time_is_over(
-    server: Server, collection: str
-) -> None:
+def test_a_long_poll_returns_at_a_change_or_when_its_time_is_over(server: Server, collection: str) -> None:
     seq = changes(server, collection, "since=now")["seq"]
     poll = Poll(server, f"/{collection}/changes?since={seq}&wait=30")
-    server.insert(f"{collection}-other", {})  # wakes nobody
-    assert poll.answer is None
+    server.insert(f"{collection}-other", {})  # wakes no one
+    assert poll.response is None
     made = server.insert(collection, {})
-    answer = poll.end()
-    assert [change["data"] for change in answer.json()["changes"]] == [made]
+    response = poll.end()
+    assert [change["data"] for change in response.json()["changes"]] == [made]
     assert poll.took < 15
-    again = Poll(server, f"/{collection}/changes?since={answer.json()['seq']}&wait=1")
+    again = Poll(server, f"/{collection}/changes?since={response.json()['seq']}&wait=1")
     page = again.end().json()
     assert (page["changes"], page["hasMore"]) == ([], False)
-    assert page["seq"] >= answer.json()["seq"]
+    assert page["seq"] >= response.json()["seq"]
     assert again.took >= 1
 
 
@@ -131,13 +131,11 @@ def test_a_long_poll_ends_at_once_when_the_server_drains(start_server: StartServ
         poll.send(request(server, "GET", "/c/changes?since=now&wait=60"))
         assert server.request("GET", "/healthz").status_code == 200  # by then the poll has been read, too
         assert server.stop() == 0
-        status, _, page = poll.answer()
+        status, _, page = poll.response()
     assert (status, page) == (200, {"changes": [], "seq": 1, "hasMore": False})
 
 
-def test_a_long_poll_whose_key_is_revoked_meanwhile_learns_nothing_more(
-    server: Server, collection: str
-) -> None:
+def test_a_long_poll_whose_key_is_revoked_gets_no_more_changes(server: Server, collection: str) -> None:
     revoked, kept = server.new_key(), server.new_key()
     seq = changes(server, collection, "since=now")["seq"]
     path = f"/{collection}/changes?since={seq}&wait=30"
@@ -168,9 +166,7 @@ def test_a_long_poll_outlives_neither_its_token_nor_its_plan(server: Server, col
     assert refusal(polls[1].end()) == (403, "PLAN_REQUIRED")
 
 
-def test_a_stream_tells_the_past_and_then_the_present_with_ids_to_resume_from(
-    server: Server, collection: str
-) -> None:
+def test_a_stream_sends_past_then_new_changes_with_ids_to_resume_from(server: Server, collection: str) -> None:
     made = [server.insert(collection, {"n": n, "text": "a\nb\u2028ü"}) for n in range(3)]
     with stream(server, collection, "since=0") as lines:
         past = [event(lines) for _ in made]
@@ -187,13 +183,13 @@ def test_a_stream_tells_the_past_and_then_the_present_with_ids_to_resume_from(
             assert event(lines)["data"] == newest
 
 
-def test_a_token_lets_listen_to_its_collections_only(server: Server, collection: str) -> None:
+def test_a_token_can_listen_only_to_its_collections(server: Server, collection: str) -> None:
     server.insert(collection, {"n": 1})
     token = server.token(collection)
     with client_of(server) as client:
-        answer = client.get(f"/{collection}/changes?token={token}&since=0")
+        response = client.get(f"/{collection}/changes?token={token}&since=0")
         other = client.get(f"/{collection}-other/changes?token={token}")
-    assert [change["data"]["n"] for change in answer.json()["changes"]] == [1]
+    assert [change["data"]["n"] for change in response.json()["changes"]] == [1]
     assert refusal(other) == (403, "NOT_IN_TOKEN")
     with stream(server, collection, "since=0", key=token) as lines:
         assert event(lines)["data"]["n"] == 1
@@ -210,7 +206,7 @@ def progress(lines: Iterator[str]) -> int:
     return int(id[4:])
 
 
-def test_a_stream_says_where_it_is_at_once_and_while_nothing_comes(start_server: StartServer) -> None:
+def test_a_stream_sends_its_position_at_once_and_while_quiet(start_server: StartServer) -> None:
     server = start_server("--ping-interval", "0.2")
     server.insert("quiet", {})
     with stream(server, "quiet") as lines:
@@ -233,15 +229,17 @@ def test_the_parameter_of_polyfills_resumes_like_the_header(server: Server, coll
         assert event(lines)["data"] == second
     with stream(server, collection, f"since=0&lastEventId={cursor}", **{"Last-Event-ID": "0"}) as lines:
         assert event(lines)["data"] == first
-    answer = server.request(
+    response = server.request(
         "GET", f"/{collection}/changes?lastEventId=x", headers={"Accept": "text/event-stream"}
     )
-    assert refusal(answer) == (400, "INVALID_REQUEST")
+    assert refusal(response) == (400, "INVALID_REQUEST")
 
 
 @pytest.mark.parametrize("door", ["raw", "quart", "http2", "http1.0"])
 @pytest.mark.parametrize("end", ["kill", "drain", "revoke"])
-def test_only_an_end_that_is_meant_looks_like_one(start_server: StartServer, door: str, end: str) -> None:
+def test_only_a_stream_that_ends_on_purpose_looks_complete(
+    start_server: StartServer, door: str, end: str
+) -> None:
     server = start_server(*{"quart": ("--http", "quart"), "http2": ("--tls-self-signed",)}.get(door, ()))
     created = server.new_key()
     command = [need("curl"), "-sSNk", f"{server.url}/c/changes", "-H", "Accept: text/event-stream"]
@@ -257,7 +255,7 @@ def test_only_an_end_that_is_meant_looks_like_one(start_server: StartServer, doo
         else:
             server.cli("keys", "revoke", created["id"])
         _, error = curl.communicate(timeout=20)
-    if door == "http1.0" and end != "kill":  # which knows no other end than that of the connection
+    if door == "http1.0" and end != "kill":  # which ends only with the connection
         assert curl.returncode == 0
     elif door != "http1.0":
         assert (curl.returncode == 0) is (end == "revoke"), error
@@ -270,7 +268,7 @@ def test_a_stream_ends_when_its_key_is_revoked(server: Server, collection: str, 
     with stream(server, collection, key=key) as lines:
         server.cli("keys", "revoke", created["id"])
         began = time.monotonic()
-        # It ends in order: the client need not come again as it is.
+        # It ends in order: the client need not reconnect.
         assert [line for line in lines if line.startswith("data: ")] == []
         assert time.monotonic() - began < 1 + 8  # with slack for a busy machine
 
@@ -284,13 +282,13 @@ def test_a_cursor_that_the_log_does_not_hold_is_a_410_with_the_oldest_kept(
     headers = {"Accept": accept}
     wait_until(lambda: server.request("GET", "/c/changes?since=6").status_code == 410)
     for since in (0, 6, 11):
-        answer = server.request("GET", f"/c/changes?since={since}", headers=headers)
-        assert refusal(answer) == (410, "CURSOR_EXPIRED")
-        assert answer.json()["oldest"] == 8
+        response = server.request("GET", f"/c/changes?since={since}", headers=headers)
+        assert refusal(response) == (410, "CURSOR_EXPIRED")
+        assert response.json()["oldest"] == 8
     assert [change["seq"] for change in changes(server, "c", "since=7")["changes"]] == [8, 9, 10]
 
 
 @pytest.mark.parametrize("query", ["since=-1", "since=x", "limit=0", "limit=1001", "wait=61", "wait=-1", "x=1"])
 def test_a_parameter_that_is_wrong_is_a_400(server: Server, collection: str, query: str) -> None:
-    answer = server.request("GET", f"/{collection}/changes?{query}")
-    assert refusal(answer) == (400, "INVALID_REQUEST")
+    response = server.request("GET", f"/{collection}/changes?{query}")
+    assert refusal(response) == (400, "INVALID_REQUEST")

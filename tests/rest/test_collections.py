@@ -45,8 +45,8 @@ def test_collections_are_listed_by_name(api: httpx.Client, collection: str) -> N
 )
 def test_a_collection_is_dropped_only_by_its_name(api: httpx.Client, collection: str, query: str) -> None:
     api.post(f"/{collection}/docs", json={"key": "a"})
-    answer = api.delete(f"/{collection}{query.format(c=collection)}")
-    assert answer.status_code == 400
+    response = api.delete(f"/{collection}{query.format(c=collection)}")
+    assert response.status_code == 400
     assert api.get(f"/{collection}/count").json() == {"count": 1}
 
 
@@ -64,17 +64,19 @@ def test_an_id_that_clients_fold_into_the_collection_deletes_nothing(
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH", "PUT"])
 def test_the_path_of_a_collection_points_to_its_documents(api: httpx.Client, method: str) -> None:
-    answer = api.request(method, "/messages")
-    assert refusal(answer) == (405, "METHOD_NOT_ALLOWED")
-    assert answer.json()["error"] == f"{method} is not allowed here; the documents are at /messages/docs"
+    response = api.request(method, "/messages")
+    assert refusal(response) == (405, "METHOD_NOT_ALLOWED")
+    assert response.json()["error"] == f"{method} is not allowed here; the documents are at /messages/docs"
 
 
 @pytest.mark.smoke
-def test_dropping_removes_the_collection_and_tells_how_many_went(api: httpx.Client, collection: str) -> None:
+def test_dropping_removes_the_collection_and_returns_how_many_documents_it_had(
+    api: httpx.Client, collection: str
+) -> None:
     api.post(f"/{collection}/bulk", json=[{"key": str(n)} for n in range(700)])
     api.post(f"/{collection}x/docs", json={"key": "stays"})
-    answer = api.delete(f"/{collection}?confirm={collection}")
-    assert (answer.status_code, answer.json()) == (200, {"deleted": 700})
+    response = api.delete(f"/{collection}?confirm={collection}")
+    assert (response.status_code, response.json()) == (200, {"deleted": 700})
     assert listed(api, collection) is None
     assert api.get(f"/{collection}/docs").json()["documents"] == []
     assert api.get(f"/{collection}/docs/5").status_code == 404
@@ -94,19 +96,17 @@ def test_a_dropped_collection_takes_its_unique_fields_and_its_seqs_along(
     assert etag(second) > etag(first)
 
 
-def test_what_is_inserted_while_a_collection_is_dropped_is_whole_or_gone(
-    api: httpx.Client, collection: str
-) -> None:
+def test_a_document_inserted_during_a_drop_is_whole_or_gone(api: httpx.Client, collection: str) -> None:
     api.post(f"/{collection}/bulk", json=[{} for _ in range(1000)])
     with ThreadPoolExecutor(5) as pool:
         inserts = [pool.submit(api.post, f"/{collection}/docs", json={"n": n}) for n in range(40)]
         dropped = pool.submit(api.delete, f"/{collection}?confirm={collection}").result()
     inserted = [insert.result() for insert in inserts]
-    assert {answer.status_code for answer in inserted} == {201}
+    assert {response.status_code for response in inserted} == {201}
     left = api.get(f"/{collection}/docs", params={"limit": 1000}).json()["documents"]
     assert len(left) == 1040 - dropped.json()["deleted"]
     assert api.get(f"/{collection}/count").json() == {"count": len(left)}
-    assert {document["_id"] for document in left} <= {answer.json()["_id"] for answer in inserted}
+    assert {document["_id"] for document in left} <= {response.json()["_id"] for response in inserted}
 
 
 @pytest.mark.parametrize("name", ["a", "A-b_9", "x" * 64, "-", "_", "0", "collections", "realtime", "docs"])
@@ -134,9 +134,9 @@ ROUTES = [
 def test_a_wrong_name_is_refused_on_every_route_with_the_message_of_the_hosted_service(
     api: httpx.Client, method: str, route: str
 ) -> None:
-    answer = api.request(method, f"/my%20collection/{route}", json={})
-    assert refusal(answer) == (400, "INVALID_COLLECTION")
-    assert answer.json()["error"] == (
+    response = api.request(method, f"/my%20collection/{route}", json={})
+    assert refusal(response) == (400, "INVALID_COLLECTION")
+    assert response.json()["error"] == (
         "Invalid collection name: 'my collection'. Use letters, numbers, underscores, and hyphens only."
     )
 
@@ -192,14 +192,14 @@ def test_a_required_field_is_named_with_the_message_of_the_hosted_service(
 ) -> None:
     put_schema(api, collection, email={"required": True})
     docs = f"/{collection}/docs"
-    for answer in (
+    for response in (
         api.post(docs, json={}),
         api.post(docs, json={"email": None}),
         api.put(f"{docs}/a", json={"n": 1}),
         api.post(f"/{collection}/bulk?atomic=true", json=[{"email": 1}, {}]),
     ):
-        assert answer.status_code == 400
-        assert answer.json()["error"] == "Field 'email' is required"
+        assert response.status_code == 400
+        assert response.json()["error"] == "Field 'email' is required"
     api.post(docs, json={"key": "a", "email": 1})
     assert api.patch(f"{docs}/a", json={"email": None}).json()["error"] == "Field 'email' is required"
     assert api.patch(f"{docs}/a", json={"n": 1}).status_code == 200
@@ -213,11 +213,11 @@ VALUES: dict[str, object] = {"string": "", "number": 0.5, "boolean": False, "obj
 def test_a_type_accepts_its_own_values_and_no_others(api: httpx.Client, collection: str, type: str) -> None:
     put_schema(api, collection, v={"type": type})
     for other, value in VALUES.items():
-        answer = api.post(f"/{collection}/docs", json={"v": value})
-        assert answer.status_code == (201 if other == type else 400), answer.text
+        response = api.post(f"/{collection}/docs", json={"v": value})
+        assert response.status_code == (201 if other == type else 400), response.text
         if other != type:
-            assert refusal(answer) == (400, "VALIDATION_FAILED")
-            assert "'v'" in answer.json()["error"]
+            assert refusal(response) == (400, "VALIDATION_FAILED")
+            assert "'v'" in response.json()["error"]
     assert api.post(f"/{collection}/docs", json={}).status_code == 201
 
 
@@ -235,14 +235,16 @@ def test_unique_is_enforced_on_every_write(api: httpx.Client, collection: str) -
     docs = f"/{collection}/docs"
     api.post(docs, json={"key": "a", "email": "x"})
     api.post(docs, json={"key": "b", "email": "y"})
-    for answer in (
+    for response in (
         api.post(docs, json={"email": "x"}),
         api.patch(f"{docs}/b", json={"email": "x"}),
         api.put(f"{docs}/b", json={"email": "x"}),
         api.put(f"{docs}/c", json={"email": "x"}),
     ):
-        assert refusal(answer) == (409, "CONFLICT")
-        assert answer.json()["error"] == ("Unique field violation — 'email' already exists in this collection.")
+        assert refusal(response) == (409, "CONFLICT")
+        assert response.json()["error"] == (
+            "Unique field violation — 'email' already exists in this collection."
+        )
     assert api.put(f"{docs}/a", json={"email": "x", "n": 1}).status_code == 200
     assert api.get(f"{docs}/b").json()["email"] == "y"
     assert [api.post(docs, json=body).status_code for body in ({}, {}, {"email": None})] == [201] * 3
@@ -319,13 +321,13 @@ def test_a_schema_applies_to_later_writes_only(api: httpx.Client, collection: st
 def test_a_wrong_schema_is_a_400_and_creates_nothing(
     api: httpx.Client, collection: str, schema: object
 ) -> None:
-    answer = api.put(f"/{collection}/schema", json=schema)
-    assert refusal(answer)[0] == 400
-    assert refusal(answer)[1] in ("INVALID_SCHEMA", "INVALID_FIELD")
+    response = api.put(f"/{collection}/schema", json=schema)
+    assert refusal(response)[0] == 400
+    assert refusal(response)[1] in ("INVALID_SCHEMA", "INVALID_FIELD")
     assert listed(api, collection) is None
 
 
-def test_a_schema_goes_with_its_collection(api: httpx.Client, collection: str) -> None:
+def test_a_schema_is_removed_with_its_collection(api: httpx.Client, collection: str) -> None:
     put_schema(api, collection, v={"required": True, "unique": True, "index": True})
     assert api.delete(f"/{collection}?confirm={collection}").json() == {"deleted": 0}
     assert [api.post(f"/{collection}/docs", json=body).status_code for body in ({}, {"v": 1}, {"v": 1})] == [

@@ -1,4 +1,4 @@
-"""Requests that are within their rights and would cost others dearly: refused with a code that says why."""
+"""Valid requests that would cost other clients dearly: each is refused with a code that says why."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def test_a_schema_is_small(api: httpx.Client, collection: str) -> None:
 
 
 def test_the_one_body_that_a_public_key_may_send_is_small(server: Server) -> None:
-    """What is made for it can hold up the parser, and so everybody, for a second in 16 MiB."""
+    """A body of 16 MiB made for it could hold up the parser, and so every client, for a second."""
     key = server.new_key(public=True)["key"]
     body = b'{"collections":["a"],"x":[' + b",".join([b"[]"] * 400_000) + b"]}"
     assert refusal(server.request("POST", "/realtime/token", content=body, key=key)) == (413, "BODY_TOO_LARGE")
     assert refusal(server.request("PUT", "/a/schema", content=body)) == (413, "BODY_TOO_LARGE")
 
 
-def test_a_key_that_keeps_every_reader_busy_is_revoked_all_the_same(start_server: StartServer) -> None:
-    """Else whoever has stolen one could put off its end by the time of a query or two."""
+def test_a_key_that_keeps_every_reader_busy_can_be_revoked(start_server: StartServer) -> None:
+    """Otherwise heavy queries with a stolen key could delay its revocation."""
     server = start_server("--query-timeout", "60")
     for _ in range(10):
         server.request("POST", "/c/bulk", json=[{"text": "x" * 2000}] * 1000)
@@ -59,8 +59,8 @@ def test_a_key_that_keeps_every_reader_busy_is_revoked_all_the_same(start_server
 
     def ask() -> None:
         with suppress(httpx.HTTPError):  # the server's end
-            answer = server.request("GET", "/c/count", params={"filter": json.dumps(slow)}, key=stolen["key"])
-            finished.append(answer.status_code)
+            response = server.request("GET", "/c/count", params={"filter": json.dumps(slow)}, key=stolen["key"])
+            finished.append(response.status_code)
 
     askers = [threading.Thread(target=ask) for _ in range(8)]
     for asker in askers:
@@ -70,7 +70,7 @@ def test_a_key_that_keeps_every_reader_busy_is_revoked_all_the_same(start_server
         wait_until(
             lambda: server.request("POST", "/realtime/token", json={}, key=stolen["key"]).status_code == 401
         )
-        assert 200 not in finished  # no reader has come to an end
+        assert 200 not in finished  # no reader has finished
     finally:
         server.kill()
         for asker in askers:

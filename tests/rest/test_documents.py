@@ -1,7 +1,7 @@
 """One document over REST: insert, get, PATCH, PUT, DELETE.
 
-Held here: ids (given, made, taken), what the server adds and what it ignores, shallow merging, atomic
-increments, statuses, and the messages that applications of the hosted service may compare with.
+Ids (given, made, taken), what the server adds and what it ignores, shallow merging, atomic increments,
+statuses, and the messages that applications of the hosted service may compare with.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def content(document: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.smoke
-def test_an_insert_answers_201_with_the_whole_document(api: httpx.Client, docs: str) -> None:
-    answer = api.post(docs, json={"name": "Ada", "tags": ["a", {"b": None}]})
-    document = answer.json()
-    assert answer.status_code == 201
-    assert answer.headers["content-type"] == "application/json"
+def test_an_insert_responds_201_with_the_whole_document(api: httpx.Client, docs: str) -> None:
+    response = api.post(docs, json={"name": "Ada", "tags": ["a", {"b": None}]})
+    document = response.json()
+    assert response.status_code == 201
+    assert response.headers["content-type"] == "application/json"
     assert content(document) == {"name": "Ada", "tags": ["a", {"b": None}]}
     assert re.fullmatch(r"[A-Za-z0-9_-]{21}", document["_id"])
     assert TIMESTAMP.match(document["createdAt"])
@@ -48,19 +48,19 @@ def test_ids_that_the_server_makes_differ(api: httpx.Client, docs: str) -> None:
 def test_a_document_is_found_by_the_id_that_was_given(
     api: httpx.Client, docs: str, field: str, id: str
 ) -> None:
-    answer = api.post(docs, json={field: id, "n": 1})
-    assert answer.status_code == 201
-    assert answer.json()["_id"] == id
-    assert content(answer.json()) == {"n": 1}
+    response = api.post(docs, json={field: id, "n": 1})
+    assert response.status_code == 201
+    assert response.json()["_id"] == id
+    assert content(response.json()) == {"n": 1}
     path = httpx.URL(api.base_url).copy_with(raw_path=f"{docs}/".encode() + quoted(id))
-    assert api.get(path).json() == answer.json()
+    assert api.get(path).json() == response.json()
 
 
 def quoted(id: str) -> bytes:
     return "".join(f"%{byte:02X}" for byte in id.encode()).encode()
 
 
-def test_beside_an_id_key_is_a_field_like_others(api: httpx.Client, docs: str) -> None:
+def test_key_beside_an_id_is_an_ordinary_field(api: httpx.Client, docs: str) -> None:
     assert "key" not in api.post(docs, json={"key": "a"}).json()
     for id, key in (("b", "c"), ("d", "d"), ("e", None), ("f", {"n": 1})):
         inserted = api.post(docs, json={"_id": id, "key": key, "n": 1}).json()
@@ -71,11 +71,11 @@ def test_beside_an_id_key_is_a_field_like_others(api: httpx.Client, docs: str) -
 
 @pytest.mark.parametrize("key", [None, 5, "", {"a": 1}, ["a"], True])
 def test_an_id_is_text_or_left_to_the_server(api: httpx.Client, docs: str, key: object) -> None:
-    answer = api.post(docs, json={"key": key})
+    response = api.post(docs, json={"key": key})
     if key is None:
-        assert len(answer.json()["_id"]) == 21
+        assert len(response.json()["_id"]) == 21
     else:
-        assert refusal(answer) == (400, "INVALID_ID")
+        assert refusal(response) == (400, "INVALID_ID")
 
 
 def test_a_taken_id_is_a_409_and_leaves_the_document_alone(api: httpx.Client, docs: str) -> None:
@@ -106,19 +106,19 @@ def test_timestamps_that_are_sent_are_ignored(api: httpx.Client, docs: str, meth
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
 def test_a_write_keeps_created_at_and_moves_updated_at(api: httpx.Client, docs: str, method: str) -> None:
     before = api.post(docs, json={"key": "a"}).json()
-    threading.Event().wait(0.003)  # two milliseconds apart at least: else both stamps may be the same
+    threading.Event().wait(0.003)  # at least two milliseconds apart: otherwise both times may be the same
     after = api.request(method, f"{docs}/a", json={"n": 1}).json()
     assert after["createdAt"] == before["createdAt"]
     assert after["updatedAt"] > before["updatedAt"]
 
 
-def test_unique_refuses_a_value_that_is_there_with_the_message_of_the_hosted_service(
+def test_unique_refuses_a_taken_value_with_the_message_of_the_hosted_service(
     api: httpx.Client, docs: str
 ) -> None:
     assert api.post(docs, json={"email": "a@x", "unique": ["email"]}).status_code == 201
-    answer = api.post(docs, json={"email": "a@x", "unique": ["email"]})
-    assert answer.status_code == 409
-    assert answer.json() == {
+    response = api.post(docs, json={"email": "a@x", "unique": ["email"]})
+    assert response.status_code == 409
+    assert response.json() == {
         "error": "Unique field violation — 'email' already exists in this collection.",
         "code": "CONFLICT",
     }
@@ -145,12 +145,12 @@ def test_unique_compares_as_filters_do(
     assert api.post(docs, json={"v": new, "unique": ["v"]}).status_code == status
 
 
-def test_unique_is_no_field_of_the_document(api: httpx.Client, docs: str) -> None:
+def test_unique_is_not_stored(api: httpx.Client, docs: str) -> None:
     assert content(api.post(docs, json={"a": 1, "unique": ["a", "b"]}).json()) == {"a": 1}
 
 
 @pytest.mark.smoke
-def test_unique_sees_documents_that_changed_after_its_first_question(api: httpx.Client, docs: str) -> None:
+def test_unique_sees_documents_that_changed_after_its_first_use(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "v": "x", "unique": ["v"]})
     api.patch(f"{docs}/a", json={"v": "y"})
     assert api.post(docs, json={"v": "x", "unique": ["v"]}).status_code == 201
@@ -176,14 +176,14 @@ def test_unique_is_for_16_fields_of_one_insert(api: httpx.Client, docs: str) -> 
 
 
 @pytest.mark.parametrize("unique", ["email", [1], [""], {}, 5, ["a.b"], ["o"], ["l"]])
-def test_unique_that_cannot_be_held_is_a_400(api: httpx.Client, docs: str, unique: object) -> None:
-    answer = api.post(docs, json={"o": {}, "l": [], "unique": unique})
-    assert refusal(answer) == (400, "INVALID_UNIQUE")
+def test_invalid_unique_is_a_400(api: httpx.Client, docs: str, unique: object) -> None:
+    response = api.post(docs, json={"o": {}, "l": [], "unique": unique})
+    assert refusal(response) == (400, "INVALID_UNIQUE")
 
 
 @pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
 @pytest.mark.smoke
-def test_two_at_once_do_not_both_get_a_unique_value(api: httpx.Client, docs: str) -> None:
+def test_two_inserts_at_once_do_not_both_get_a_unique_value(api: httpx.Client, docs: str) -> None:
     def insert(_: int) -> int:
         return api.post(docs, json={"email": "a@x", "unique": ["email"]}).status_code
 
@@ -196,9 +196,9 @@ def test_a_missing_document_is_a_404_with_the_message_of_the_hosted_service(
 ) -> None:
     api.post(docs, json={"key": "there"})
     for path in (f"{docs}/not-there", "/no-such-collection/docs/a"):
-        for answer in (api.get(path), api.patch(path, json={}), api.delete(path)):
-            assert answer.status_code == 404
-            assert answer.json() == {"error": "Document not found", "code": "NOT_FOUND"}
+        for response in (api.get(path), api.patch(path, json={}), api.delete(path)):
+            assert response.status_code == 404
+            assert response.json() == {"error": "Document not found", "code": "NOT_FOUND"}
 
 
 def test_a_write_that_is_refused_creates_no_collection(api: httpx.Client, collection: str) -> None:
@@ -215,13 +215,13 @@ def test_a_write_that_is_refused_creates_no_collection(api: httpx.Client, collec
 @pytest.mark.smoke
 def test_patch_merges_at_the_top_only(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "keep": 1, "deep": {"x": 1, "y": 2}, "gone": "?"})
-    answer = api.patch(f"{docs}/a", json={"deep": {"x": 3}, "gone": None, "new": []})
-    assert answer.status_code == 200
-    assert content(answer.json()) == {"keep": 1, "deep": {"x": 3}, "gone": None, "new": []}
-    assert api.get(f"{docs}/a").json() == answer.json()
+    response = api.patch(f"{docs}/a", json={"deep": {"x": 3}, "gone": None, "new": []})
+    assert response.status_code == 200
+    assert content(response.json()) == {"keep": 1, "deep": {"x": 3}, "gone": None, "new": []}
+    assert api.get(f"{docs}/a").json() == response.json()
 
 
-def test_an_empty_patch_is_a_write_all_the_same(api: httpx.Client, docs: str) -> None:
+def test_an_empty_patch_is_still_a_write(api: httpx.Client, docs: str) -> None:
     before = api.post(docs, json={"key": "a", "n": 1})
     after = api.patch(f"{docs}/a", json={})
     assert content(after.json()) == {"n": 1}
@@ -239,31 +239,31 @@ def test_an_empty_patch_is_a_write_all_the_same(api: httpx.Client, docs: str) ->
         (2**53, {"increment": 1}, 2**53 + 1),
     ],
 )
-def test_increment_and_decrement_add_to_the_number_that_is_there(
+def test_increment_and_decrement_add_to_the_stored_number(
     api: httpx.Client, docs: str, there: float, step: dict[str, Any], left: float
 ) -> None:
     api.post(docs, json={"key": "a", "n": there})
     assert api.patch(f"{docs}/a", json={"n": step}).json()["n"] == left
 
 
-def test_increment_of_a_missing_field_starts_at_nought(api: httpx.Client, docs: str) -> None:
+def test_increment_of_a_missing_field_starts_at_zero(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a"})
     assert api.patch(f"{docs}/a", json={"n": {"decrement": 3}}).json()["n"] == -3
 
 
 @pytest.mark.parametrize("there", ["5", None, True, [], {}])
-def test_increment_of_what_is_no_number_is_a_400_and_changes_nothing(
+def test_increment_of_anything_but_a_number_is_a_400_and_changes_nothing(
     api: httpx.Client, docs: str, there: object
 ) -> None:
     before = api.post(docs, json={"key": "a", "n": there, "m": 1})
-    answer = api.patch(f"{docs}/a", json={"m": {"increment": 1}, "n": {"increment": 1}})
-    assert refusal(answer) == (400, "INVALID_INCREMENT")
-    assert "'n'" in answer.json()["error"]
+    response = api.patch(f"{docs}/a", json={"m": {"increment": 1}, "n": {"increment": 1}})
+    assert refusal(response) == (400, "INVALID_INCREMENT")
+    assert "'n'" in response.json()["error"]
     assert api.get(f"{docs}/a").json() == before.json()
 
 
 @pytest.mark.parametrize("by", ["1", None, True, [1], {"increment": 1}])
-def test_increment_by_what_is_no_number_is_a_400(api: httpx.Client, docs: str, by: object) -> None:
+def test_increment_by_anything_but_a_number_is_a_400(api: httpx.Client, docs: str, by: object) -> None:
     api.post(docs, json={"key": "a", "n": 1})
     assert refusal(api.patch(f"{docs}/a", json={"n": {"increment": by}})) == (400, "INVALID_INCREMENT")
 
@@ -279,11 +279,11 @@ def test_increment_beyond_a_double_is_a_400(api: httpx.Client, docs: str, by: fl
 def test_increments_at_once_all_count(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "n": 0})
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: api.patch(f"{docs}/a", json={"n": {"increment": 1}}), range(80)))
-    assert sorted(answer.json()["n"] for answer in answers) == list(range(1, 81))
+        responses = list(pool.map(lambda _: api.patch(f"{docs}/a", json={"n": {"increment": 1}}), range(80)))
+    assert sorted(response.json()["n"] for response in responses) == list(range(1, 81))
 
 
-def test_a_step_is_plain_data_where_it_is_not_patched(api: httpx.Client, docs: str) -> None:
+def test_a_step_outside_patch_is_plain_data(api: httpx.Client, docs: str) -> None:
     step = {"n": {"increment": 1}, "m": {"a": {"decrement": 1}}}
     assert content(api.post(docs, json={"key": "a", **step}).json()) == step
     assert content(api.put(f"{docs}/a", json=step).json()) == step
@@ -311,11 +311,11 @@ def test_an_id_cannot_be_changed(api: httpx.Client, docs: str, method: str) -> N
 
 
 @pytest.mark.smoke
-def test_delete_answers_the_id_and_the_document_is_gone(api: httpx.Client, docs: str) -> None:
+def test_delete_returns_the_id_and_the_document_is_gone(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a"})
-    answer = api.delete(f"{docs}/a")
-    assert answer.status_code == 200
-    assert answer.json() == {"deleted": True, "_id": "a"}
+    response = api.delete(f"{docs}/a")
+    assert response.status_code == 200
+    assert response.json() == {"deleted": True, "_id": "a"}
     assert api.get(f"{docs}/a").status_code == 404
     assert api.delete(f"{docs}/a").status_code == 404
     assert api.get(docs).json()["documents"] == []
@@ -331,7 +331,7 @@ def test_delete_answers_the_id_and_the_document_is_gone(api: httpx.Client, docs:
         ("", {"name", "age", "at", "createdAt", "updatedAt"}),
     ],
 )
-def test_select_takes_only_the_wanted_fields_and_the_id(
+def test_select_returns_only_the_selected_fields_and_the_id(
     api: httpx.Client, docs: str, select: str, names: set[str]
 ) -> None:
     api.post(docs, json={"key": "a", "name": "Ada", "age": 36, "at": {"x": 1, "y": 2}})

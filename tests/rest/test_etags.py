@@ -1,4 +1,4 @@
-"""ETag and If-Match: nobody overwrites what they have not seen.
+"""ETag and If-Match: a client cannot overwrite a version that it has not seen.
 
 An ETag is the seq of the document's last change.
 """
@@ -20,7 +20,7 @@ def write(api: httpx.Client, method: str, path: str, body: object, tag: str) -> 
     return api.request(method, path, json=body, headers={"If-Match": tag})
 
 
-def test_every_answer_with_a_document_carries_its_seq(api: httpx.Client, docs: str) -> None:
+def test_every_response_with_a_document_carries_its_seq(api: httpx.Client, docs: str) -> None:
     first = etag(api.post(docs, json={"key": "a"}))
     assert etag(api.get(f"{docs}/a")) == first
     second = etag(api.patch(f"{docs}/a", json={"n": 1}))
@@ -52,8 +52,8 @@ def test_a_write_with_another_etag_is_a_412_and_changes_nothing(
 ) -> None:
     old = etag(api.post(docs, json={"key": "a", "n": 0}))
     current = api.patch(f"{docs}/a", json={"n": 1})
-    answer = write(api, method, f"{docs}/a", body, form.format(old=old))
-    assert refusal(answer) == (412, "PRECONDITION_FAILED")
+    response = write(api, method, f"{docs}/a", body, form.format(old=old))
+    assert refusal(response) == (412, "PRECONDITION_FAILED")
     after = api.get(f"{docs}/a")
     assert after.json() == current.json()
     assert etag(after) == etag(current)
@@ -70,7 +70,7 @@ def test_an_etag_that_is_not_ours_is_not_the_current_one(
 
 @writes
 def test_a_weak_etag_matches(api: httpx.Client, docs: str, method: str, body: object) -> None:
-    """Not so in RFC 9110, section 13.1.1; but a proxy that compresses makes ours weak."""
+    """RFC 9110, section 13.1.1, says otherwise, but a proxy that compresses makes ours weak."""
     tag = api.post(docs, json={"key": "a", "n": 0}).headers["etag"]
     assert refusal(write(api, method, f"{docs}/a", body, 'W/"1"')) == (412, "PRECONDITION_FAILED")
     assert write(api, method, f"{docs}/a", body, f"W/{tag}").status_code == 200
@@ -93,8 +93,8 @@ def test_if_none_match_writes_only_what_is_not_there(api: httpx.Client, docs: st
 def test_a_get_with_conditions(api: httpx.Client, docs: str) -> None:
     tag = api.post(docs, json={"key": "a"}).headers["etag"]
     for form in (tag, f"W/{tag}", f'"1", {tag}', "*"):
-        answer = api.get(f"{docs}/a", headers={"If-None-Match": form})
-        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+        response = api.get(f"{docs}/a", headers={"If-None-Match": form})
+        assert (response.status_code, response.content, response.headers["etag"]) == (304, b"", tag)
     assert api.get(f"{docs}/a", headers={"If-None-Match": '"1"'}).status_code == 200
     assert api.get(f"{docs}/a", headers={"If-Match": tag}).status_code == 200
     assert refusal(api.get(f"{docs}/a", headers={"If-Match": '"1"'})) == (412, "PRECONDITION_FAILED")
@@ -112,12 +112,12 @@ def test_a_get_with_conditions(api: httpx.Client, docs: str) -> None:
         ("DELETE", "/{c}?confirm={c}", None),
     ],
 )
-def test_a_condition_where_there_can_be_none_is_a_400(
+def test_a_condition_where_none_can_apply_is_a_400(
     api: httpx.Client, collection: str, header: str, method: str, path: str, body: object
 ) -> None:
     api.post(f"/{collection}/docs", json={"key": "a"})
-    answer = api.request(method, path.format(c=collection), json=body, headers={header: "*"})
-    assert refusal(answer) == (400, "INVALID_REQUEST")
+    response = api.request(method, path.format(c=collection), json=body, headers={header: "*"})
+    assert refusal(response) == (400, "INVALID_REQUEST")
     assert api.get(f"/{collection}/count").json() == {"count": 1}
 
 
@@ -130,7 +130,7 @@ def test_one_of_several_etags_is_enough_and_a_star_is_any(
         assert write(api, method, f"{docs}/a", body, form.format(tag)).status_code == 200
 
 
-def test_if_match_on_a_document_that_is_not_there_inserts_none(api: httpx.Client, docs: str) -> None:
+def test_if_match_on_a_missing_document_inserts_nothing(api: httpx.Client, docs: str) -> None:
     for tag in ('"1"', "*"):
         assert refusal(write(api, "PUT", f"{docs}/a", {}, tag)) == (412, "PRECONDITION_FAILED")
         assert write(api, "PATCH", f"{docs}/a", {}, tag).status_code in (404, 412)
@@ -146,10 +146,10 @@ def test_the_etag_of_a_deleted_document_does_not_match_its_successor(api: httpx.
 
 
 @pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
-def test_of_many_writers_with_one_etag_one_wins(api: httpx.Client, docs: str) -> None:
+def test_one_of_many_writers_with_one_etag_wins(api: httpx.Client, docs: str) -> None:
     tag = api.put(f"{docs}/a", json={}).headers["etag"]
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda n: write(api, "PATCH", f"{docs}/a", {"n": n}, tag), range(16)))
-    assert sorted(answer.status_code for answer in answers) == [200] + [412] * 15
-    winner = next(answer for answer in answers if answer.status_code == 200)
+        responses = list(pool.map(lambda n: write(api, "PATCH", f"{docs}/a", {"n": n}, tag), range(16)))
+    assert sorted(response.status_code for response in responses) == [200] + [412] * 15
+    winner = next(response for response in responses if response.status_code == 200)
     assert api.get(f"{docs}/a").json() == winner.json()

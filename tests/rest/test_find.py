@@ -1,7 +1,7 @@
-"""Finding documents: filter, sort, limit, offset, select, count, and all that may be wrong with them.
+"""Finding documents: filter, sort, limit, offset, select, count, and their errors.
 
-That filters and sorting are right in general is held against models in tests/store; here, that they work
-over HTTP and that a wrong parameter is refused by name.
+tests/store checks filters and sorting against models. These tests check that they work over HTTP, and that a
+wrong parameter is refused by name.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def ids(api: httpx.Client, path: str, **parameters: Any) -> list[str]:
     filter = parameters.get("filter")
     if filter is not None and not isinstance(filter, str):
         parameters["filter"] = json.dumps(filter)
-    answer = api.get(path, params=parameters)
-    assert answer.status_code == 200, answer.text
-    return [document["_id"] for document in answer.json()["documents"]]
+    response = api.get(path, params=parameters)
+    assert response.status_code == 200, response.text
+    return [document["_id"] for document in response.json()["documents"]]
 
 
 @pytest.mark.smoke
@@ -72,7 +72,7 @@ def ids(api: httpx.Client, path: str, **parameters: Any) -> list[str]:
         ({"name": {"contains": "_"}}, []),
     ],
 )
-def test_a_filter_finds_and_counts_what_it_says(
+def test_a_filter_finds_and_counts_matching_documents(
     api: httpx.Client, people: str, filter: object, found: list[str]
 ) -> None:
     assert ids(api, people, filter=filter) == found
@@ -83,9 +83,9 @@ def test_a_filter_finds_and_counts_what_it_says(
 
 @pytest.mark.parametrize("operator", ["regex", "$gt", "GT", "", "'); DROP TABLE documents; --", "é"])
 def test_an_unknown_operator_is_a_400_that_names_it(api: httpx.Client, people: str, operator: str) -> None:
-    answer = api.get(people, params={"filter": json.dumps({"age": {operator: 1}})})
-    assert refusal(answer) == (400, "UNKNOWN_OPERATOR")
-    assert f"'{operator}'" in answer.json()["error"]
+    response = api.get(people, params={"filter": json.dumps({"age": {operator: 1}})})
+    assert refusal(response) == (400, "UNKNOWN_OPERATOR")
+    assert f"'{operator}'" in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -127,8 +127,8 @@ def test_an_unknown_operator_is_a_400_that_names_it(api: httpx.Client, people: s
 )
 @pytest.mark.parametrize("route", ["docs", "count"])
 def test_a_wrong_filter_is_a_400(api: httpx.Client, people: str, route: str, filter: str, code: str) -> None:
-    answer = api.get(people.removesuffix("docs") + route, params={"filter": filter})
-    assert refusal(answer) == (400, code)
+    response = api.get(people.removesuffix("docs") + route, params={"filter": filter})
+    assert refusal(response) == (400, code)
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_a_wrong_select_is_a_400(api: httpx.Client, people: str, select: str) ->
 
 
 def test_select_of_sql_selects_nothing(api: httpx.Client, people: str) -> None:
-    answer = api.get(people, params={"select": "(SELECT hash FROM keys),name'--", "limit": 1})
-    assert answer.json()["documents"] == [{"_id": "ada"}]
+    response = api.get(people, params={"select": "(SELECT hash FROM keys),name'--", "limit": 1})
+    assert response.json()["documents"] == [{"_id": "ada"}]
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,8 @@ def test_limit_and_offset_cut_a_page(
 
 def test_total_counts_all_that_match_and_only_when_asked(api: httpx.Client, people: str) -> None:
     filter = json.dumps({"age": {"exists": True}, "name": {"ne": "Ada"}})
-    answer = api.get(people, params={"filter": filter, "limit": 1, "count": "true"}).json()
-    assert (len(answer["documents"]), answer["total"], answer["hasMore"]) == (1, 3, True)
+    response = api.get(people, params={"filter": filter, "limit": 1, "count": "true"}).json()
+    assert (len(response["documents"]), response["total"], response["hasMore"]) == (1, 3, True)
     assert "total" not in api.get(people, params={"count": "false"}).json()
     assert api.get("/no_such/docs", params={"count": "true"}).json()["total"] == 0
 
@@ -221,9 +221,9 @@ def test_the_seq_is_that_of_the_last_change_that_the_documents_show(api: httpx.C
     "query", ["limit=1&limit=2", "filter={}&filter={}", "select=a&select=a", "count=true&limit=1&count=true"]
 )
 def test_a_parameter_given_twice_is_a_400(api: httpx.Client, people: str, query: str) -> None:
-    answer = api.get(f"{people}?{query}")
-    assert refusal(answer) == (400, "INVALID_REQUEST")
-    assert "given twice" in answer.json()["error"]
+    response = api.get(f"{people}?{query}")
+    assert refusal(response) == (400, "INVALID_REQUEST")
+    assert "given twice" in response.json()["error"]
 
 
 def test_the_default_limit_is_100_and_pages_join_without_gap_or_overlap(api: httpx.Client, docs: str) -> None:
@@ -238,9 +238,9 @@ def test_the_default_limit_is_100_and_pages_join_without_gap_or_overlap(api: htt
 
 
 def test_a_collection_that_does_not_exist_is_empty(api: httpx.Client) -> None:
-    answer = api.get("/no_such/docs").json()
-    assert answer.pop("seq") >= 0
-    assert answer == {"documents": [], "limit": 100, "offset": 0, "hasMore": False}
+    response = api.get("/no_such/docs").json()
+    assert response.pop("seq") >= 0
+    assert response == {"documents": [], "limit": 100, "offset": 0, "hasMore": False}
     assert api.get("/no_such/count").json() == {"count": 0}
 
 
@@ -258,9 +258,9 @@ def test_a_collection_that_does_not_exist_is_empty(api: httpx.Client) -> None:
 def test_a_wrong_number_or_flag_is_a_400_that_names_it(
     api: httpx.Client, people: str, name: str, value: str
 ) -> None:
-    answer = api.get(people, params={name: value})
-    assert refusal(answer) == (400, "INVALID_REQUEST")
-    assert name in answer.json()["error"]
+    response = api.get(people, params={name: value})
+    assert refusal(response) == (400, "INVALID_REQUEST")
+    assert name in response.json()["error"]
 
 
 @pytest.mark.parametrize(
@@ -281,9 +281,9 @@ def test_an_unknown_query_parameter_is_a_400_that_names_it(
 ) -> None:
     target = (people.removesuffix("docs") + path).rstrip("/")
     body: object = [] if path == "bulk" else {}
-    answer = api.request(
+    response = api.request(
         method, target, params={"limitt": "1"}, json=body if method in ("PATCH", "PUT", "POST") else None
     )
-    assert refusal(answer) == (400, "INVALID_REQUEST")
-    assert "'limitt'" in answer.json()["error"]
+    assert refusal(response) == (400, "INVALID_REQUEST")
+    assert "'limitt'" in response.json()["error"]
     assert ids(api, people) == ["ada", "bob", "eve", "zoe"]

@@ -1,4 +1,4 @@
-"""A read after an acknowledged write shows it, whoever else reads the same document at the same moment."""
+"""A read after an acknowledged write shows it, even while others read the same document."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DOCUMENTS = 80
 
 
 def test_a_get_after_a_write_was_acknowledged_is_never_older(server: Server, collection: str) -> None:
-    """Others get each document for the first time while it is written: what they read must not stay."""
+    """Others first read each document while it is written: the cache must not keep what they read."""
     headers = {"Authorization": f"Bearer {server.key}"}
     current = [f"/{collection}/docs/0"]
     stop = threading.Event()

@@ -1,6 +1,6 @@
-"""Bad input over a real socket: each gets its refusal, in JSON, and the server goes on.
+"""Bad input over a real socket: each is refused, in JSON, and the server continues.
 
-Whatever is not refused comes back as it went in: SQL, operators and markup in a document are plain data.
+Input that is not refused comes back unchanged: SQL, operators and markup in a document are plain data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.rest.tools import client_of, curl, refusal
 
 @pytest.fixture(autouse=True)
 def goes_on(server: Server) -> Iterator[None]:
-    """After each of these tests the server still answers, on a new connection."""
+    """After each of these tests the server still responds, on a new connection."""
     yield
     with client_of(server) as client:
         assert client.get("/healthz").status_code == 200
@@ -82,7 +82,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
-def test_what_is_no_json_of_ours_is_a_400(api: httpx.Client, collection: str, body: bytes) -> None:
+def test_unacceptable_json_is_a_400(api: httpx.Client, collection: str, body: bytes) -> None:
     before = api.post(f"/{collection}/docs", json={"key": "a"}).json()
     for method, path in (
         ("POST", f"/{collection}/docs"),
@@ -99,9 +99,9 @@ def test_what_is_no_json_of_ours_is_a_400(api: httpx.Client, collection: str, bo
 
 @pytest.mark.parametrize("brackets", ["[]", "{}"])
 def test_64_levels_are_stored_and_served(api: httpx.Client, docs: str, brackets: str) -> None:
-    answer = api.post(docs, content=nested(64, brackets))
-    assert answer.status_code == 201
-    found = api.get(f"{docs}/{answer.json()['_id']}").json()
+    response = api.post(docs, content=nested(64, brackets))
+    assert response.status_code == 201
+    found = api.get(f"{docs}/{response.json()['_id']}").json()
     assert found["a"] == json.loads(nested(64, brackets))["a"]
 
 
@@ -109,8 +109,8 @@ def test_64_levels_are_stored_and_served(api: httpx.Client, docs: str, brackets:
 @pytest.mark.parametrize(("method", "id"), [("POST", ""), ("PUT", "/a"), ("PATCH", "/a")])
 def test_a_document_is_an_object(api: httpx.Client, docs: str, method: str, id: str, body: str) -> None:
     api.post(docs, json={"key": "a"})
-    answer = api.request(method, docs + id, content=body)
-    assert refusal(answer) == (400, "INVALID_DOCUMENT")
+    response = api.request(method, docs + id, content=body)
+    assert refusal(response) == (400, "INVALID_DOCUMENT")
 
 
 @pytest.mark.parametrize(
@@ -136,9 +136,9 @@ def test_a_document_is_an_object(api: httpx.Client, docs: str, method: str, id: 
 def test_odd_but_legal_documents_come_back_equal(
     api: httpx.Client, docs: str, document: dict[str, Any]
 ) -> None:
-    answer = api.post(docs, content=json.dumps(document))
-    assert answer.status_code == 201, answer.text
-    id = answer.json()["_id"]
+    response = api.post(docs, content=json.dumps(document))
+    assert response.status_code == 201, response.text
+    id = response.json()["_id"]
     api.patch(f"{docs}/{id}", json={"patched": 1})
     for found in (api.get(f"{docs}/{id}").json(), api.get(docs).json()["documents"][0]):
         for name in ("_id", "createdAt", "updatedAt", "patched"):
@@ -158,12 +158,12 @@ NAMES = TEXT.filter(lambda name: name not in OURS)
 
 @settings(max_examples=120)
 @given(document=st.dictionaries(NAMES, ANYTHING, max_size=5), ascii=st.booleans())
-def test_whatever_goes_in_comes_out_equal(api: httpx.Client, document: dict[str, Any], ascii: bool) -> None:
-    answer = api.post("/test_round_trip/docs", content=json.dumps(document, ensure_ascii=ascii))
-    assert answer.status_code == 201, answer.text
-    id = answer.json()["_id"]
+def test_any_document_comes_back_equal(api: httpx.Client, document: dict[str, Any], ascii: bool) -> None:
+    response = api.post("/test_round_trip/docs", content=json.dumps(document, ensure_ascii=ascii))
+    assert response.status_code == 201, response.text
+    id = response.json()["_id"]
     found = api.get(f"/test_round_trip/docs/{id}")
-    assert found.json() == answer.json()
+    assert found.json() == response.json()
     left = {name: value for name, value in json.loads(found.content).items() if name not in OURS}
     assert json.dumps(left, sort_keys=True) == json.dumps(document, sort_keys=True)
 
@@ -222,11 +222,11 @@ def test_a_path_is_decoded_once_and_segment_by_segment(
 
 
 @pytest.mark.parametrize("value", ["%0d%0aX-Injected:%201", "%1b[31m", "%e2%80%ae<script>"])
-def test_what_a_refusal_repeats_of_the_input_obeys_nobody(api: httpx.Client, value: str) -> None:
-    answer = api.get(f"/{value}/docs")
-    assert refusal(answer)[0] == 400
-    assert "x-injected" not in answer.headers
-    assert answer.json()["error"].isprintable()
+def test_input_quoted_in_a_refusal_is_harmless(api: httpx.Client, value: str) -> None:
+    response = api.get(f"/{value}/docs")
+    assert refusal(response)[0] == 400
+    assert "x-injected" not in response.headers
+    assert response.json()["error"].isprintable()
 
 
 # --- sizes ---------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ def large_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("expect", [[], ["-H", "Expect:"]], ids=["asks first", "sends at once"])
 @pytest.mark.parametrize("length", [[], ["-H", "Transfer-Encoding: chunked"]], ids=["length", "chunked"])
 @pytest.mark.parametrize("route", ["POST /{c}/docs", "POST /{c}/bulk", "PUT /{c}/docs/a"])
-def test_50_megabytes_are_a_413_that_the_client_gets_to_read(
+def test_50_megabytes_are_a_413_that_the_client_can_read(
     server: Server, collection: str, large_file: Path, route: str, length: list[str], expect: list[str]
 ) -> None:
     method, path = route.format(c=collection).split()
@@ -260,10 +260,10 @@ def padded(id: str, size: int) -> dict[str, str]:
 
 def test_a_document_may_have_1_mib_and_not_a_byte_more(api: httpx.Client, docs: str) -> None:
     assert refusal(api.put(f"{docs}/a", json=padded("a", 2**20 + 1))) == (413, "DOCUMENT_TOO_LARGE")
-    answer = api.put(f"{docs}/a", json=padded("a", 2**20))
-    assert answer.status_code == 201
-    assert len(answer.content) == 2**20
-    assert api.get(f"{docs}/a").content == answer.content
+    response = api.put(f"{docs}/a", json=padded("a", 2**20))
+    assert response.status_code == 201
+    assert len(response.content) == 2**20
+    assert api.get(f"{docs}/a").content == response.content
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
@@ -271,17 +271,17 @@ def test_a_write_that_makes_a_document_too_large_changes_nothing(
     api: httpx.Client, docs: str, method: str
 ) -> None:
     before = api.post(docs, json={"key": "a", "half": "x" * 600_000})
-    answer = api.request(method, f"{docs}/a", json={"other": "é" * 550_000})
-    assert refusal(answer) == (413, "DOCUMENT_TOO_LARGE")
+    response = api.request(method, f"{docs}/a", json={"other": "é" * 550_000})
+    assert refusal(response) == (413, "DOCUMENT_TOO_LARGE")
     assert api.get(f"{docs}/a").json() == before.json()
 
 
-def test_more_than_a_find_may_hold_is_a_400_that_says_so(api: httpx.Client, docs: str) -> None:
+def test_a_find_beyond_its_size_limit_is_a_400_that_says_so(api: httpx.Client, docs: str) -> None:
     bulk = docs.removesuffix("docs") + "bulk"
     for _ in range(3):
         assert api.post(bulk, json=[{"pad": "x" * 1_000_000}] * 12).json()["failed"] == 0
-    answer = api.get(docs)
-    assert refusal(answer) == (400, "RESULT_TOO_LARGE")
-    assert "limit" in answer.json()["error"]
+    response = api.get(docs)
+    assert refusal(response) == (400, "RESULT_TOO_LARGE")
+    assert "limit" in response.json()["error"]
     assert len(api.get(docs, params={"limit": 10}).json()["documents"]) == 10
     assert api.get(docs.removesuffix("docs") + "count").json() == {"count": 36}

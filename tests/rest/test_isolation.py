@@ -49,8 +49,8 @@ def test_seqs_of_one_do_not_move_with_writes_of_the_other(pair: tuple[Database, 
 def test_the_same_id_in_both_is_two_documents(pair: tuple[Database, Database]) -> None:
     one, two = pair
     for n, database in enumerate(pair):
-        answer = database.ask("POST", "/same/docs", json={"key": "a", "n": n, "unique": ["n"]})
-        assert answer.status_code == 201
+        response = database.ask("POST", "/same/docs", json={"key": "a", "n": n, "unique": ["n"]})
+        assert response.status_code == 201
     assert two.ask("POST", "/same/docs", json={"n": 0, "unique": ["n"]}).status_code == 201
     one.ask("PATCH", "/same/docs/a", json={"n": {"increment": 10}})
     assert one.ask("GET", "/same/docs/a").json()["n"] == 10
@@ -73,18 +73,18 @@ def test_the_same_id_in_both_is_two_documents(pair: tuple[Database, Database]) -
         ("GET", "/collections", None),
     ],
 )
-def test_the_other_database_answers_as_if_nothing_had_ever_been_there(
+def test_the_other_database_responds_as_if_nothing_had_ever_been_there(
     pair: tuple[Database, Database], method: str, path: str, body: object
 ) -> None:
-    """Byte for byte what it answers for a collection and a document that neither has."""
+    """The same bytes as for a collection and a document that neither database has."""
     one, two = pair
     there = one.ask("PUT", "/secret/docs/a", json={"n": 1})
     one.ask("PUT", "/secret/schema", json={"properties": {"n": {"type": "number"}}})
-    answer = two.ask(method, path, json=body)
+    response = two.ask(method, path, json=body)
     control = two.ask(method, path.replace("secret", "absent"), json=body)
-    assert answer.status_code == control.status_code
-    assert answer.text.replace("secret", "absent") == control.text
-    assert answer.headers.get("etag") == control.headers.get("etag")
+    assert response.status_code == control.status_code
+    assert response.text.replace("secret", "absent") == control.text
+    assert response.headers.get("etag") == control.headers.get("etag")
     assert one.ask("GET", "/secret/docs/a").json() == there.json()
 
 

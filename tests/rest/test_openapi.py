@@ -40,7 +40,7 @@ def test_the_document_is_valid_and_has_every_route(server: Server) -> None:
 def test_each_error_code_has_the_status_that_the_documentation_says() -> None:
     documented = documented_codes()
     assert {code: documented[code] for code in STATUS} == STATUS
-    # What remains is said over WebSockets, or by `paperdb import`.
+    # The others occur only over WebSockets, or in `paperdb import`.
     others = {"TOKEN_MISSING", "OTHER_DATABASE", "TOO_MANY_SUBSCRIPTIONS", "UPGRADE_REQUIRED"}
     imports = {"UNREADABLE", "LINE_TOO_LONG"}
     assert documented.keys() - STATUS.keys() - {*OF_THE_CONNECTION} == others | imports
@@ -62,7 +62,7 @@ def test_a_limit_is_the_setting_s() -> None:
 
 @pytest.mark.timeout(300)
 def test_what_it_allows_is_accepted_and_what_it_forbids_is_refused(start_server: StartServer) -> None:
-    """About 1,000 requests, made of the document: 13 s of CPU."""
+    """About 1,000 requests, made from the document: 13 s of CPU."""
     server = start_server("--max-wait", "1")
     program = "from schemathesis.cli import schemathesis; schemathesis()"
     options = ["--config-file", str(HERE / "schemathesis.toml"), "run", f"{server.url}/openapi.json"]

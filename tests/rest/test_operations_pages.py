@@ -26,9 +26,9 @@ def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartSe
         assert httpx.get(f"{server.url}/metrics", headers={b"Authorization": wrong}).status_code == 401
 
     def text() -> str:
-        answer = httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer prometheus"})
-        assert answer.status_code == 200
-        return answer.text
+        response = httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer prometheus"})
+        assert response.status_code == 200
+        return response.text
 
     assert value(text(), "paperdb_live_connections") == 0
     with server.connect("c") as ws:
@@ -40,7 +40,7 @@ def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartSe
     wait_until(lambda: value(text(), "paperdb_live_connections") == 0)
 
 
-def test_what_the_server_does_by_itself_is_no_operation(start_server: StartServer) -> None:
+def test_the_servers_own_housekeeping_is_not_counted(start_server: StartServer) -> None:
     server = start_server("--retention-count", "1")
     for n in range(3):
         server.insert("c", {"n": n})

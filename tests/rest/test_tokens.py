@@ -27,11 +27,11 @@ def claims(token: str) -> dict[str, Any]:
 
 
 def within_a_second(condition: Callable[[], bool]) -> None:
-    wait_until(condition, 1.5)  # the contract's second, and what the question itself takes
+    wait_until(condition, 1.5)  # the promised second, and the time of the request itself
 
 
 def listens(server: Server, token: str, collection: str = "c") -> int:
-    """The status with which the change log of a collection answers a token."""
+    """The status of the response when a token reads a collection's change log."""
     with httpx.Client(trust_env=False, timeout=20) as client:
         headers = {"Authorization": f"Bearer {token}"}
         return client.get(
@@ -42,10 +42,10 @@ def listens(server: Server, token: str, collection: str = "c") -> int:
 @pytest.mark.smoke
 def test_a_token_has_the_documented_claims(server: Server) -> None:
     key = server.new_key()
-    answer = mint(server, {"collections": ["b", "a", "b"], "expiresIn": 60}, key["key"])
-    assert answer.status_code == 200
-    assert answer.headers["cache-control"] == "no-store"
-    body = answer.json()
+    response = mint(server, {"collections": ["b", "a", "b"], "expiresIn": 60}, key["key"])
+    assert response.status_code == 200
+    assert response.headers["cache-control"] == "no-store"
+    body = response.json()
     assert set(body) == {"token", "expiresAt", "expiresIn", "collections", "permissions"}
     assert (body["expiresIn"], body["collections"], body["permissions"]) == (60, ["b", "a"], ["read"])
     header, found = jwt.get_unverified_header(body["token"]), claims(body["token"])
@@ -79,11 +79,11 @@ def test_defaults_are_read_and_900_seconds_and_no_two_tokens_are_alike(server: S
         {"collections": [f"{n:064}" for n in range(64)]},
     ],
 )
-def test_what_is_allowed_is_granted_as_asked(server: Server, body: dict[str, Any]) -> None:
-    answer = mint(server, body).json()
-    assert body.items() <= answer.items()
-    assert listens(server, answer["token"], body["collections"][-1].replace("*", "any")) == 200
-    assert listens(server, answer["token"], "other") == (200 if "*" in body["collections"] else 403)
+def test_allowed_requests_are_granted_as_requested(server: Server, body: dict[str, Any]) -> None:
+    response = mint(server, body).json()
+    assert body.items() <= response.items()
+    assert listens(server, response["token"], body["collections"][-1].replace("*", "any")) == 200
+    assert listens(server, response["token"], "other") == (200 if "*" in body["collections"] else 403)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_what_is_allowed_is_granted_as_asked(server: Server, body: dict[str, Any
     ],
 )
 def test_a_wrong_request_is_a_400_that_names_what_is_wrong(server: Server, body: object, word: str) -> None:
-    answer = mint(server, body)
-    assert refusal(answer)[0] == 400
-    assert word in answer.json()["error"]
+    response = mint(server, body)
+    assert refusal(response)[0] == 400
+    assert word in response.json()["error"]
 
 
 def test_a_public_key_mints_tokens_that_read_named_collections_only(server: Server) -> None:
@@ -131,9 +131,9 @@ def test_a_public_key_mints_tokens_that_read_named_collections_only(server: Serv
 def test_a_plan_without_realtime_gets_exactly_the_hosted_refusal(server: Server) -> None:
     server.cli("databases", "create", "test_tokens_free", "--plan", "free")
     key = server.new_key("test_tokens_free")["key"]
-    answer = mint(server, {"collections": ["a"]}, key)
-    assert answer.status_code == 403
-    assert answer.json() == {
+    response = mint(server, {"collections": ["a"]}, key)
+    assert response.status_code == 403
+    assert response.json() == {
         "error": "Realtime is only available on Pro and Team plans",
         "code": "PLAN_REQUIRED",
         "plan": "free",
@@ -176,23 +176,23 @@ def test_a_new_signing_secret_leaves_live_tokens_good(server: Server) -> None:
     assert [listens(server, token) for token in old] == [200, 200, 200]
 
 
-def test_a_token_is_no_key_to_documents(server: Server, collection: str) -> None:
+def test_a_token_cannot_read_documents(server: Server, collection: str) -> None:
     token = server.token(collection, permissions=["read", "write"])
     document = server.insert(collection, {"key": "a"})
     for method, path in (("POST", "docs"), ("GET", "docs"), ("GET", "docs/a"), ("DELETE", "docs/a")):
-        answer = server.request(method, f"/{collection}/{path}", key=token)
-        assert answer.status_code in (401, 403)
+        response = server.request(method, f"/{collection}/{path}", key=token)
+        assert response.status_code in (401, 403)
     assert mint(server, {"collections": ["*"]}, token).status_code in (401, 403)
     assert server.request("GET", f"/{collection}/docs").json()["documents"] == [document]
 
 
 def test_a_request_for_a_token_is_small(server: Server) -> None:
-    """Public keys may ask, too, and what a large body becomes in memory is many times as large."""
-    answer = server.request("POST", "/realtime/token", json={"collections": ["a"] * 300_000})
-    assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
+    """Public keys may mint, too, and a large body takes many times its size in memory."""
+    response = server.request("POST", "/realtime/token", json={"collections": ["a"] * 300_000})
+    assert (response.status_code, response.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
-def test_a_key_that_is_revoked_while_a_body_comes_writes_nothing(server: Server, collection: str) -> None:
+def test_a_key_revoked_while_a_body_arrives_writes_nothing(server: Server, collection: str) -> None:
     key = server.new_key()
     with Raw(server) as raw:
         credential = f"Authorization: Bearer {key['key']}\r\nContent-Length: 8\r\n"
@@ -200,5 +200,5 @@ def test_a_key_that_is_revoked_while_a_body_comes_writes_nothing(server: Server,
         server.cli("keys", "revoke", key["id"])
         within_a_second(lambda: server.request("GET", "/collections", key=key["key"]).status_code == 401)
         raw.send(b" 1}")
-        assert raw.answer()[0] == 401
+        assert raw.response()[0] == 401
     assert server.request("GET", f"/{collection}/count").json() == {"count": 0}

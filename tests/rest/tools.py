@@ -1,4 +1,4 @@
-"""What the tests of REST share: reading a refusal, and curl for what httpx would tidy up."""
+"""Shared by the REST tests: reading a refusal, and curl for requests that httpx would tidy up."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import httpx
 from tests.conftest import Server, need
 
 
-def refusal(answer: httpx.Response) -> tuple[int, str]:
+def refusal(response: httpx.Response) -> tuple[int, str]:
     """`(status, code)` of an error, which must have the shape that every error has."""
-    body = answer.json()
-    assert answer.headers["content-type"] == "application/json"
+    body = response.json()
+    assert response.headers["content-type"] == "application/json"
     assert isinstance(body["error"], str)
     assert body["error"]
     assert body["code"] == body["code"].upper()
-    assert "Traceback" not in answer.text
-    return answer.status_code, body["code"]
+    assert "Traceback" not in response.text
+    return response.status_code, body["code"]
 
 
 def client_of(server: Server) -> httpx.Client:
@@ -50,8 +50,8 @@ def curl(server: Server, target: str, *options: str, key: str | None = None) -> 
     return int(status), json.loads(body)
 
 
-def etag(answer: httpx.Response) -> int:
-    """The seq in an answer's ETag, which must be quoted."""
-    tag = answer.headers["etag"]
+def etag(response: httpx.Response) -> int:
+    """The seq in a response's ETag, which must be quoted."""
+    tag = response.headers["etag"]
     assert tag == f'"{int(tag[1:-1])}"'
     return int(tag[1:-1])

@@ -55,7 +55,7 @@ class Writer:
             while not stop.is_set():
                 method, path, body, effects = self.plan()
                 try:
-                    answer = await client.request(method, path, json=body)
+                    response = await client.request(method, path, json=body)
                 except httpx.ConnectError:  # never sent
                     await asyncio.sleep(0.02)
                     continue
@@ -65,10 +65,10 @@ class Writer:
                         self.unsure[id] = {self.sure.pop(id, None), value}
                     await asyncio.sleep(0.02)
                     continue
-                if answer.status_code == 503:  # draining, or not yet: nothing was written
+                if response.status_code == 503:  # draining, or not yet: nothing was written
                     continue
-                if answer.status_code not in (200, 201):
-                    raise PROMISE(f"{method} {path}: {answer.status_code} {answer.text}")
+                if response.status_code not in (200, 201):
+                    raise PROMISE(f"{method} {path}: {response.status_code} {response.text}")
                 self.acknowledged += 1
                 self.sure.update(effects)
 

@@ -130,11 +130,11 @@ async def heavy(mebibytes: int, connections: int) -> dict[str, Any]:
             delays: list[float] = []
             async with beside(server, delays):
                 post = partial(server.request, "POST", f"/heavy/{route}", headers=JSON, content=body)
-                answer = await asyncio.to_thread(post)
-            if answer.status_code != status:
-                raise PROMISE(f"{name}: {answer.status_code} instead of {status}: {answer.text[:200]}")
-            if route == "bulk" and status == 200 and answer.json()["failed"]:
-                raise PROMISE(f"{name}: {answer.json()['errors'][0]}")
+                response = await asyncio.to_thread(post)
+            if response.status_code != status:
+                raise PROMISE(f"{name}: {response.status_code} instead of {status}: {response.text[:200]}")
+            if route == "bulk" and status == 200 and response.json()["failed"]:
+                raise PROMISE(f"{name}: {response.json()['errors'][0]}")
             waits[name] = f"{max(delays) * 1e3:.0f} ms"
         token = server.token("heavy")
         for name, hello, frames in floods(token):

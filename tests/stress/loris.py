@@ -33,18 +33,18 @@ PER_CONNECTION = 32 * 1024
 async def trickle(server: Server) -> str:
     """Send a head, one byte per second; returns the response's status line, empty without one."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-    answer = asyncio.create_task(reader.readline())
+    response = asyncio.create_task(reader.readline())
     try:
         for byte in HEAD:
             writer.write(bytes((byte,)))
-            done, _ = await asyncio.wait((answer,), timeout=1)
+            done, _ = await asyncio.wait((response,), timeout=1)
             if done:
-                return answer.result().decode()
-        return (await asyncio.wait_for(answer, 10)).decode()
+                return response.result().decode()
+        return (await asyncio.wait_for(response, 10)).decode()
     except ConnectionError:
         return ""
     finally:
-        answer.cancel()
+        response.cancel()
         writer.close()
 
 
@@ -59,13 +59,13 @@ async def loris(connections: int, head_timeout: float) -> dict[str, Any]:
         client = asyncio.create_task(normal(server, delays, stop))
         began = time.monotonic()
         async with asyncio.timeout(head_timeout * 3 + 60):
-            answers = await asyncio.gather(*(trickle(server) for _ in range(connections)))
+            responses = await asyncio.gather(*(trickle(server) for _ in range(connections)))
         took = time.monotonic() - began
         stop.set()
         await client
-        refused = sum(answer.startswith("HTTP/1.1 408 ") for answer in answers)
+        refused = sum(response.startswith("HTTP/1.1 408 ") for response in responses)
         if refused != connections:
-            raise PROMISE(f"only {refused} of {connections} got a 408: {set(answers)}")
+            raise PROMISE(f"only {refused} of {connections} got a 408: {set(responses)}")
         kept = await before.is_back(connections * PER_CONNECTION + 2**23)
     finally:
         server.kill()
@@ -98,8 +98,8 @@ async def crowd(limit: int, more: int) -> dict[str, Any]:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             with suppress(ConnectionError):
                 writer.write(REQUEST)
-            answer = await asyncio.wait_for(reader.read(), 10)
-            refused += answer.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in answer
+            response = await asyncio.wait_for(reader.read(), 10)
+            refused += response.startswith(b"HTTP/1.1 503 ") and b"\r\nRetry-After: " in response
             writer.close()
         if refused != more:
             raise PROMISE(f"only {refused} of {more} got a 503 with Retry-After")

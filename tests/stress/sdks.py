@@ -171,11 +171,11 @@ class Load:
         with httpx.Client(base_url=self._server.url, headers=headers, timeout=60) as client:
             while not self._stop.wait(self._pause):
                 name = f"c{chance.randrange(COLLECTIONS)}"
-                answer = client.post(f"/{name}/docs", json={"n": number})
-                if answer.status_code != 201:
-                    self.failures.append(answer.text)
+                response = client.post(f"/{name}/docs", json={"n": number})
+                if response.status_code != 201:
+                    self.failures.append(response.text)
                     return
-                self.seqs[name].append(int(answer.headers["etag"].strip('"')))
+                self.seqs[name].append(int(response.headers["etag"].strip('"')))
 
 
 def faults(crowds: dict[str, Given], written: dict[str, list[int]]) -> list[str]:

@@ -92,9 +92,9 @@ async def write(server: Server, seconds: float, rate: int) -> int:
     end = due + seconds
     async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30) as client:
         while time.monotonic() < end:
-            answer = await client.post(f"/{COLLECTION}/docs", json={"at": time.monotonic(), "text": TEXT})
-            if answer.status_code != 201:
-                raise PROMISE(answer.text)
+            response = await client.post(f"/{COLLECTION}/docs", json={"at": time.monotonic(), "text": TEXT})
+            if response.status_code != 201:
+                raise PROMISE(response.text)
             written += 1
             due += 1 / rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))

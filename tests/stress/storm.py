@@ -80,10 +80,10 @@ class Load:
                 if stop.is_set():
                     return
                 collection = f"c{turn % COLLECTIONS}"
-                answer = await client.post(f"/{collection}/docs", json={"turn": turn})
-                if answer.status_code != 201:
-                    raise PROMISE(f"insert: {answer.status_code} {answer.text}")
-                self.seqs[collection].append(int(answer.headers["etag"].strip('"')))
+                response = await client.post(f"/{collection}/docs", json={"turn": turn})
+                if response.status_code != 201:
+                    raise PROMISE(f"insert: {response.status_code} {response.text}")
+                self.seqs[collection].append(int(response.headers["etag"].strip('"')))
                 self.written += 1
                 due += connections / self.rate
                 await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -36,16 +36,16 @@ def test_full_disk_refuses_writes_with_507_while_reads_and_sockets_continue(
         first = server.insert("c", {"n": 0})
         assert receive(ws)["data"] == first
         fill(filler)
-        answer = None
+        response = None
         kept = 1
         for _ in range(400):  # SQLite's reserved space may still hold some
-            answer = server.request("POST", "/c/docs", json={"text": "x" * 20_000})
-            if answer.status_code != 201:
+            response = server.request("POST", "/c/docs", json={"text": "x" * 20_000})
+            if response.status_code != 201:
                 break
             kept += 1
             receive(ws)
-        assert answer is not None
-        assert (answer.status_code, answer.json()["code"]) == (507, "STORAGE_FULL")
+        assert response is not None
+        assert (response.status_code, response.json()["code"]) == (507, "STORAGE_FULL")
         bulk = [{"text": "x" * 20_000} for _ in range(50)]
         assert server.request("POST", "/c/bulk", json=bulk).status_code == 507
         assert documents(server, "c") == kept
@@ -69,8 +69,8 @@ def test_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: St
     resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (wal + 6000, unlimited[1]))
     with server.connect("c", query="since=now") as ws:
         assert receive(ws)["seq"] == 1
-        answer = server.request("POST", "/c/docs", json={"text": "x" * 200_000})
-        assert (answer.status_code, answer.json()["code"]) == (503, "STORAGE_ERROR")
+        response = server.request("POST", "/c/docs", json={"text": "x" * 200_000})
+        assert (response.status_code, response.json()["code"]) == (503, "STORAGE_ERROR")
         assert documents(server, "c") == 1
         resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
         second = server.insert("c", {"n": 1})
@@ -115,8 +115,8 @@ def test_damaged_file_is_refused_at_start_in_one_line(start_server: StartServer)
 
 
 def ready(server: Server) -> tuple[int, str | None]:
-    answer = httpx.get(f"{server.url}/readyz", trust_env=False)
-    return answer.status_code, answer.json().get("code")
+    response = httpx.get(f"{server.url}/readyz", trust_env=False)
+    return response.status_code, response.json().get("code")
 
 
 def replace(data: Path) -> None:
@@ -148,8 +148,8 @@ def assert_gone(server: Server, acknowledged: int) -> None:
     )
     for _ in range(2):
         for method, path, body in writes:
-            answer = server.request(method, path, json=body)
-            assert (answer.status_code, answer.json()["code"]) == (503, "STORAGE_GONE")
+            response = server.request(method, path, json=body)
+            assert (response.status_code, response.json()["code"]) == (503, "STORAGE_GONE")
     with server.connect("c", query=f"since={acknowledged}") as ws:  # none of them is published
         assert receive(ws) == {"type": "ready", "seq": acknowledged}
     assert server.process.poll() is None

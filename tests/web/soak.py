@@ -35,7 +35,7 @@ from tests.web.tools import Answer, Client, Proxy, http_server, new_package
 
 NAMES = ("a", "b", "c", "d")
 QUICK = ("refuse", "kill", "cut", "rotate")
-"""What a few seconds have room for. While the proxy refuses, writes go on past it: those can be missed."""
+"""As many as fit into a few seconds. While the proxy refuses, writes continue past it: those can be missed."""
 TROUBLES = (*QUICK, "cut", "kill", "restart", "hold up", "silence")
 """Each comes once before any comes again, however few the seconds."""
 IMPATIENT = """
@@ -106,7 +106,7 @@ class Soak:
             return self.faults(last)
 
     def budget(self) -> int | None:
-        """Of a new connection: after how many bytes from the server it is cut."""
+        """After how many bytes from the server a new connection is cut."""
         self.cuts += 1
         small, large = self.chance.randrange(150, 5_000), self.chance.randrange(5_000, 200_000)
         return self.chance.choice((None, None, small, large))

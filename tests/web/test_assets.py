@@ -27,7 +27,7 @@ def test_the_package_has_the_version_of_the_server(package: Path) -> None:
     assert not installed.keys() & {"dependencies", "optionalDependencies", "peerDependencies", "scripts"}
 
 
-def test_what_is_served_is_what_lies_in_the_folder() -> None:
+def test_files_are_served_unchanged() -> None:
     folder = Path(assets.__file__).parent / "sdk"
     served = assets.load()
     for file in folder.iterdir():
@@ -94,7 +94,7 @@ def test_a_lock_file_with_that_address_installs_again(server: Server, tmp_path: 
 @pytest.mark.parametrize(
     "line", ['import x from "y";', "export default 3;", 'export * from "./x.js";', "x = import(name);"]
 )
-def test_what_cannot_be_made_into_commonjs_is_refused(line: str) -> None:
+def test_modules_that_cannot_become_commonjs_are_refused(line: str) -> None:
     with pytest.raises(ValueError, match=re.escape(line.removeprefix("x = "))):
         to_commonjs(f"const a = 1;\n{line}\n")
 

@@ -61,7 +61,7 @@ def test_the_pages_snippets_through_an_import_map(browser: Browser, server: Serv
     assert [line[1] for line in lines if line[0] == "status"] == ["connecting", "live", "closed"]
 
 
-def test_a_handshake_refused_for_good_is_told_and_not_tried_again(
+def test_a_handshake_refused_for_good_is_reported_and_not_tried_again(
     browser: Browser, start_server: StartServer
 ) -> None:
     """A browser does not show the status of a handshake; the close code says it."""
@@ -153,7 +153,7 @@ def test_an_event_source_that_is_cut_off_before_its_first_event_misses_nothing(
         assert page.run("source.readyState") == 1
 
 
-def test_the_documented_event_source_goes_on_when_its_token_ends(
+def test_the_documented_event_source_continues_when_its_token_ends(
     browser: Browser, server: Server, collection: str
 ) -> None:
     (snippet,) = (block.source for block in blocks("docs/realtime.md", "js"))
@@ -255,7 +255,7 @@ HOLD_LISTS = """
 """
 
 
-def test_what_happens_while_the_list_is_on_its_way(browser: Browser, chat: Chat) -> None:
+def test_changes_while_the_list_is_loading_are_not_lost(browser: Browser, chat: Chat) -> None:
     texts = ("deleted", "edited", "stays", "edited, then deleted", "last")
     ids = [chat.server.insert("chat", {"author": "Bob", "text": text})["_id"] for text in texts]
     with browser.page(chat.url, HOLD_LISTS) as page:
@@ -274,7 +274,7 @@ def test_what_happens_while_the_list_is_on_its_way(browser: Browser, chat: Chat)
         page.wait(f"!{TEXTS}.includes('new')")
 
 
-def test_after_a_gap_the_page_shows_what_there_is(browser: Browser, chat: Chat) -> None:
+def test_after_a_gap_the_page_shows_the_current_documents(browser: Browser, chat: Chat) -> None:
     chat.server.options = ("--retention-count", "5")
     chat.server.stop()
     chat.server.start()

@@ -92,7 +92,7 @@ def test_ids_go_through_as_they_are_and_none_can_leave_its_place(
     assert node.run(f"return db.{collection}.count()") == 1
 
 
-def test_the_client_is_no_promise_and_shows_no_key(client: MakeClient, server: Server) -> None:
+def test_the_client_is_not_a_promise_and_shows_no_key(client: MakeClient, server: Server) -> None:
     found = client().run("""
         const { inspect } = await import("node:util");
         return {awaited: await db === db, json: JSON.stringify(db),
@@ -253,7 +253,7 @@ CALLS = (
 )
 
 
-def test_answers_that_are_not_of_paperdb_are_errors_too(client: MakeClient) -> None:
+def test_a_response_that_is_not_paperdbs_is_an_error(client: MakeClient) -> None:
     answers: list[Answer] = []
 
     with http_server(lambda method, path, headers: answers[0]) as url:
@@ -278,7 +278,7 @@ def test_answers_that_are_not_of_paperdb_are_errors_too(client: MakeClient) -> N
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_no_redirect_is_followed(client: MakeClient, server: Server, collection: str, status: int) -> None:
-    """Of a POST it may make a GET, whose answer is no document that was inserted; or take the key elsewhere."""
+    """A redirect may turn a POST into a GET, or take the key elsewhere."""
     seen: list[str] = []
 
     def answer(method: str, path: str, headers: dict[str, str]) -> Answer:

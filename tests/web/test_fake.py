@@ -213,7 +213,7 @@ CASES = {
           }
           await latest().say({ type: "news" });
         }
-        await latest().say({ type: "pong", seq: 7, ref: 99 }); // nobody asked
+        await latest().say({ type: "pong", seq: 7, ref: 99 }); // a pong that was not asked for
         await latest().end(1006);
         await pass(500);
         assert.equal(latest().query.since, "1000");

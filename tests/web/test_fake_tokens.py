@@ -116,7 +116,7 @@ CASES = {
         await pass(250);
         assert.equal(asked, 2);
     """,
-    "a token that is refused at the handshake, whoever makes it": """
+    "a token that is refused at the handshake, from a key or from getToken": """
         const { db, mints, statuses } = connect();
         const errors = [];
         const onError = ({ status, code, message }) => errors.push([status, code, message]);

@@ -31,7 +31,7 @@ def lines(page: str, begin: int, end: int) -> range:
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is linted, at the paths that it has in the repository; a page's scripts at `PATH.mjs`."""
+    """The files to lint, at their paths in the repository; a page's scripts at `PATH.mjs`."""
     tree = tmp_path_factory.mktemp("lint")
     texts = {
         path.relative_to(ROOT): path.read_text("utf-8") for pattern in SCRIPTS for path in ROOT.glob(pattern)

@@ -114,7 +114,7 @@ def test_jest_as_it_comes(package: Path, server: Server, tmp_path: Path, environ
     assert done.returncode == 0, done.stderr
 
 
-def test_what_frameworks_look_for_is_no_collection(package: Path, server: Server) -> None:
+def test_names_that_frameworks_look_for_are_not_collections(package: Path, server: Server) -> None:
     vue = node_tool("@vue/reactivity@3")
     mobx = node_tool("mobx@6")
     run(

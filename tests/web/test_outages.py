@@ -110,7 +110,7 @@ def test_a_network_that_cuts_in_the_middle_of_frames_and_a_server_that_is_killed
     assert node.stderr == "" or "ExperimentalWarning" in node.stderr
 
 
-def test_what_is_subscribed_while_offline_begins_when_the_server_hears_of_it(
+def test_a_subscription_made_offline_begins_when_the_server_gets_it(
     client: MakeClient, server: Server, proxy: Proxy, collection: str
 ) -> None:
     first, second = f"{collection}-1", f"{collection}-2"
@@ -152,7 +152,7 @@ def test_unsubscribing_while_offline_and_subscribing_again_begins_anew(
     assert "a" not in node.events
 
 
-def test_a_gap_is_told_and_changes_go_on_after_it(
+def test_a_gap_is_reported_and_changes_continue_after_it(
     client: MakeClient, start_server: StartServer, collection: str
 ) -> None:
     server = start_server("--retention-count", "5")
@@ -180,10 +180,10 @@ def test_a_gap_is_told_and_changes_go_on_after_it(
         assert [event["seq"] for event in node.wait_events("new", 1)] == [52]
 
 
-def test_a_connection_that_died_in_silence_is_found_dead_after_waking(
+def test_a_connection_that_died_silently_is_noticed_after_waking(
     client: MakeClient, server: Server, proxy: Proxy, collection: str
 ) -> None:
-    """The clock jumps, as after a laptop's sleep; nobody was told that the network was gone meanwhile."""
+    """The clock jumps, as after a laptop's sleep; no event said that the network was gone meanwhile."""
     node = client(proxy.url)
     node.subscribe(collection, "a")
     proxy.frozen = True

@@ -56,7 +56,7 @@ def test_a_handshake_refused_with_an_http_status_is_tried_again(
     assert reason == "closed with 1006" + (" Unexpected server response: 502" if ws else "")
 
 
-def test_tokens_that_no_server_takes_are_told_once_and_asked_for_ever_less_often(
+def test_tokens_that_no_server_accepts_are_reported_once_and_requested_ever_less_often(
     client: MakeClient, server: Server, collection: str
 ) -> None:
     asked: list[str] = []
@@ -77,7 +77,7 @@ def test_tokens_that_no_server_takes_are_told_once_and_asked_for_ever_less_often
     assert waits[-1] > waits[0]
 
 
-def test_a_certificate_that_is_not_trusted_is_said_at_once(
+def test_an_untrusted_certificate_is_reported_at_once(
     client: MakeClient, start_server: StartServer, collection: str
 ) -> None:
     server = start_server("--tls-self-signed")
@@ -134,7 +134,7 @@ def test_a_cursor_of_a_quiet_collection_stays_young(
     assert "gap" not in [status["state"] for status in node.statuses]
 
 
-def test_nothing_of_before_a_subscription_comes_after_a_cut(
+def test_changes_from_before_a_subscription_do_not_come_after_a_cut(
     client: MakeClient, server: Server, proxy: Proxy, collection: str
 ) -> None:
     first, second = f"{collection}-1", f"{collection}-2"

@@ -89,7 +89,7 @@ def test_unsubscribing_takes_effect_at_once_even_within_a_handler(
     assert node.run("return state.calls") == 1
 
 
-def test_a_handler_that_fails_harms_no_other(client: MakeClient, server: Server, collection: str) -> None:
+def test_a_handler_that_fails_affects_no_other(client: MakeClient, server: Server, collection: str) -> None:
     node = client()
     node.run(f"""
         state.errors = [];
@@ -170,7 +170,7 @@ def test_a_server_that_is_not_there_at_first(
     late.kill()
     node = client(late.url, key=late.key)
     node.subscribe(collection, "a", ready=False)
-    assert node.wait_state("offline")["reason"].startswith("No answer from the server")
+    assert node.wait_state("offline")["reason"].startswith("No response from the server")
     late.start()
     node.wait_state("live")
     late.insert(collection, {})
@@ -206,7 +206,7 @@ def test_node_ends_although_a_token_never_comes(package: Path, server: Server, p
         assert script.end(3) == ""
 
 
-def test_node_lives_while_something_is_subscribed_whatever_happens(
+def test_node_stays_alive_while_something_is_subscribed(
     package: Path, start_server: StartServer, collection: str
 ) -> None:
     server = start_server()

@@ -105,7 +105,7 @@ def test_a_back_end_that_refuses_ends_it(client: MakeClient, server: Server, col
     assert len(back_end.asked) == 1
 
 
-def test_a_back_end_is_asked_for_all_that_is_subscribed_and_may_say_no(
+def test_a_back_end_is_asked_for_every_subscribed_collection_and_may_refuse(
     client: MakeClient, server: Server, proxy: Proxy, collection: str
 ) -> None:
     back_end = BackEnd(server, 60)

@@ -176,7 +176,7 @@ HOLD_THE_LIST = """
 """
 
 
-def test_what_changes_while_the_list_is_on_its_way(browser: Browser, application: Application) -> None:
+def test_changes_while_the_list_is_loading_are_not_lost(browser: Browser, application: Application) -> None:
     with browser.page(f"{application.public}/") as first:
         wait_live(first)
         link = first.run("location.href")

@@ -1,6 +1,6 @@
 """What the tests of the SDK drive it with: a Node process, a proxy that can do harm, a static server.
 
-Rules: whoever makes one of these closes it (each is a context manager); every wait has a limit.
+Rules: the maker of each of these closes it (it is a context manager); every wait has a limit.
 """
 
 from __future__ import annotations
@@ -270,7 +270,7 @@ class Client:
 class Proxy:
     """TCP between a client and a server, in one thread.
 
-    `refusing`: new connections are reset. `frozen`: nothing goes through, and nobody is told. `cut_after`:
+    `refusing`: new connections are reset. `frozen`: nothing goes through, silently. `cut_after`:
     called for each connection, with how many bytes from the server it is reset (None: never). `heads` are the
     requests that went through, `sockets` those for a WebSocket, `mints` those for a token.
     """

@@ -1,7 +1,7 @@
 /**
  * Calls of the user's functions: handlers, options of subscriptions, status listeners.
  *
- * Law: what they throw goes to the subscription's `onError`, else to the console, and harms nobody else.
+ * Law: what they throw goes to the subscription's `onError`, else to the console, and affects no other function.
  */
 
 export class Calls {

@@ -10,9 +10,9 @@ const COLLECTION_NAME = /^[A-Za-z0-9_-]{1,64}$/;
 const IS_OURS = Symbol.for("paperdb.PaperDBError");
 
 /**
- * The server refused, or could not be reached: `status` is the HTTP status (0: no answer), `code` is for
- * programs (CONFLICT, NOT_FOUND, NETWORK, …), `message` for people. Whatever else the answer's JSON held
- * (`plan`, `oldest`, `index`, …) is on the error too; `retryAfter` is in seconds.
+ * The server refused, or could not be reached: `status` is the HTTP status (0: no response), `code` is
+ * for programs (CONFLICT, NOT_FOUND, NETWORK, …), `message` for people. Other members of the response's JSON
+ * (`plan`, `oldest`, `index`, …) are on the error, too; `retryAfter` is in seconds.
  */
 export class PaperDBError extends Error {
   constructor(message, { status = 0, code = "UNKNOWN", cause, ...extra } = {}) {

@@ -61,7 +61,7 @@ export type DraftOf<C extends CollectionSchema> = Flat<
   FieldsOf<Properties<C>, NeededKeys<Properties<C>>> & { _id?: string }
 >;
 
-/** A JSON object of which nothing more is known. */
+/** Any JSON object. */
 export type AnyDraft = Record<string, unknown>;
 export type AnyDocument = AnyDraft & SystemFields;
 
@@ -112,7 +112,7 @@ export interface FindOptions<D> {
 /** The documents found; `hasMore` says whether there are others after them. */
 export type Found<D> = D[] & {
   readonly hasMore: boolean;
-  /** The seq of the last change that they show: what an event with a higher one says is newer. */
+  /** The seq of the last change that they show: an event with a higher one is newer. */
   readonly seq: number;
   readonly limit: number;
   readonly offset: number;
@@ -125,7 +125,7 @@ export type Found<D> = D[] & {
 export interface InsertOptions {
   /** The document's id; the server makes one if left out. */
   key?: string;
-  /** Fields of which no other document may have the same value; those of the schema if left out. */
+  /** Fields whose values no other document may have; the schema's if left out. */
   unique?: string[];
 }
 
@@ -143,7 +143,7 @@ export interface BulkResult<D> {
 }
 
 export interface WriteOptions {
-  /** Only if the document is as of this seq (see `seqOf`), else 412 `PRECONDITION_FAILED`; `"*"`: if it exists. */
+  /** Write only if this is the document's seq (see `seqOf`), else 412 `PRECONDITION_FAILED`; `"*"`: if it exists. */
   ifMatch?: number | "*";
 }
 
@@ -165,14 +165,14 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
   get(id: string, options?: { select?: string | readonly string[] }): Promise<D>;
   /** Merge fields, not deep; resolves to the whole document. 404 `NOT_FOUND`. */
   update(id: string, fields: Changes<I>, options?: WriteOptions): Promise<D>;
-  /** Put a document in the place of what has this id, or insert it. */
+  /** Replace the document with this id, or insert it. */
   replace(id: string, document: I, options?: WriteOptions): Promise<D>;
   /** 404 `NOT_FOUND`. */
   delete(id: string, options?: WriteOptions): Promise<{ deleted: true; _id: string }>;
   count(options?: { filter?: Filter<D> }): Promise<number>;
 }
 
-/** The seq of the change that made a document what it is, if it came from insert, get, update or replace. */
+/** The seq of a document's last change, if the document came from insert, get, update or replace. */
 export declare function seqOf(document: object): number | undefined;
 
 // --- realtime ------------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ export interface Gap {
 
 /**
  * `retryIn` is in seconds. `closed` is final until the next `subscribe`. `live` and `catching up` have a `reason`
- * while the token cannot be renewed: the connection goes on until the present one ends.
+ * while the token cannot be renewed: the connection stays open until its current token ends.
  */
 export type Status =
   | { readonly state: "connecting" }
@@ -204,13 +204,13 @@ export type Status =
   | { readonly state: "closed"; readonly reason: string; readonly code?: string };
 
 export interface SubscribeOptions {
-  /** The server has heard of it: every change from now on will be seen. Called once. */
+  /** The subscription has started: the handler sees every change from now on. Called once. */
   onReady?: () => unknown;
-  /** Changes were missed: fetch again what you keep a copy of. Changes after the gap go on coming. */
+  /** Changes were missed: if you keep a copy, fetch it again. Changes after the gap keep coming. */
   onGap?: (gap: Gap) => unknown;
   /**
-   * What the handler threw, or why the subscription ended. Also, once an outage, what may be for somebody to mend
-   * while it is tried again: the server refuses tokens that were just made, or its certificate is no longer good.
+   * What the handler threw, or why the subscription ended. Also, once per outage, a cause that somebody may have
+   * to fix while the SDK keeps trying: the server refuses new tokens, or its certificate is no longer good.
    * Without it: `console.error`.
    */
   onError?: (error: unknown) => unknown;
@@ -241,17 +241,17 @@ export interface Realtime<S extends Schema = {}> {
   ): () => void;
   /** Resolves to the raw token, for a WebSocket client of your own. 403 `PLAN_REQUIRED` on plan free. */
   generateToken(request: TokenRequest): Promise<string>;
-  /** Call `listener` at each change of the connection's state. Returns a function that ends that. */
+  /** Call `listener` at each change of the connection's state. Returns a function that removes it. */
   onStatus(listener: (status: Status) => unknown): () => void;
   readonly status: Status;
 }
 
 // --- the client ----------------------------------------------------------------------------------
 
-/** The server refused, or could not be reached. Other fields of the answer's JSON are on it too. */
+/** The server refused, or could not be reached. Other members of the response's JSON are on it, too. */
 export declare class PaperDBError extends Error {
   readonly name: "PaperDBError";
-  /** The HTTP status; 0 if there was no answer (a write may or may not have happened). */
+  /** The HTTP status; 0 if there was no response (a write may or may not have happened). */
   readonly status: number;
   /** For programs: `CONFLICT`, `NOT_FOUND`, `NETWORK`, … */
   readonly code: string;
@@ -278,7 +278,7 @@ export type FetchFunction = (url: string, init?: any) => Promise<{
   text(): Promise<string>;
 }>;
 
-type Answer<T> = T | Promise<T>;
+type MaybePromise<T> = T | Promise<T>;
 
 export interface ClientOptions<S extends Schema = {}> {
   /** http(s) or ws(s), with or without a path; in a browser also a path of the page's own host, such as `"/"`. */
@@ -288,13 +288,13 @@ export interface ClientOptions<S extends Schema = {}> {
   /** `pdb_sk_…` or `pdb_pk_…`. A secret key belongs on a server. */
   apiKey?: string;
   /**
-   * For front ends that hold no key: asks your own back end for a token that covers `collections`. It has 30 s. An
-   * error of it that has `status` 401 or 403 ends the subscriptions; after others it is asked again, less and less often.
+   * For front ends that hold no key: asks your own back end for a token that covers `collections`. It has 30 s. If
+   * its error has a `status` of 401 or 403, the subscriptions end; after others it is called again, ever less often.
    */
-  getToken?: (wanted: { collections: string[]; permissions: ["read"] }) => Answer<string | { token: string }>;
-  /** With a secret key it registers itself before the first write to each of its collections. */
+  getToken?: (wanted: { collections: string[]; permissions: ["read"] }) => MaybePromise<string | { token: string }>;
+  /** With a secret key, the client registers it before its first write to each of these collections. */
   schema?: S;
-  /** Seconds that tokens minted with `apiKey` are asked to live; the server's default is 900. */
+  /** Lifetime in seconds of the tokens that `apiKey` mints; the server's default is 900. */
   tokenExpiresIn?: number;
   /** Seconds before a token's end at which it is renewed: 60; halfway for a token that lives shorter than that. */
   tokenMarginSeconds?: number;

@@ -1,7 +1,7 @@
 /**
  * PaperDB for JavaScript: documents over REST; `./realtime.js` has their changes. Types: paperdb.d.ts.
  *
- * Law: no dependencies; whatever has `fetch` and ES modules can run it. The API key goes into request
+ * Law: no dependencies; it runs where there are `fetch` and ES modules. The API key goes into request
  * headers only: never into a URL, an error or a log. A write is sent once; a read at most twice.
  */
 
@@ -27,7 +27,7 @@ const REQUEST_MS = 30_000;
 /** Shared by all copies of this module: a program may load it as an ES module and by `require`. */
 const seqs = (globalThis[Symbol.for("paperdb.seqs")] ??= new WeakMap());
 
-/** The seq of the change that made a document what it is, if REST gave it to us: for `ifMatch`. */
+/** The seq of a document's last change, if REST gave it to us: for `ifMatch`. */
 export const seqOf = (document) => seqs.get(document);
 
 class Transport {
@@ -46,8 +46,8 @@ class Transport {
   }
 
   /**
-   * The JSON of the answer, of which `isGood` says whether it can be one. Rejects with a PaperDBError. A read is
-   * tried a second time if no answer came.
+   * The response's JSON, which `isGood` checks. Rejects with a PaperDBError. A read is tried a second time if no
+   * response came.
    */
   async request(method, path, isGood, options = {}) {
     try {
@@ -80,7 +80,7 @@ class Transport {
       if (error instanceof PaperDBError) throw error;
       const why = timeout ? `nothing within ${REQUEST_MS / 1000} s` : error?.cause?.code ?? error?.message;
       if (isCertificateCode(why)) throw certificateError(error.cause.message ?? why, error);
-      throw new PaperDBError(`No answer from the server: ${why}`, { code: "NETWORK", timeout, cause: error });
+      throw new PaperDBError(`No response from the server: ${why}`, { code: "NETWORK", timeout, cause: error });
     } finally {
       clearTimeout(timer);
     }
@@ -98,7 +98,7 @@ function read(response, text, isGood) {
   if (type === "opaqueredirect" || redirected || (status >= 300 && status < 400)) throw redirect(response);
   if (!response.ok) throw refusal(response, value);
   if (value === null || typeof value !== "object" || !isGood(value)) {
-    throw new PaperDBError("The answer is not what PaperDB answers", { status, code: "BAD_ANSWER" });
+    throw new PaperDBError("This is not a response of PaperDB", { status, code: "BAD_ANSWER" });
   }
   const seq = /^(?:W\/)?"(\d+)"$/.exec(response.headers.get("ETag") ?? "");
   if (seq) seqs.set(value, Number(seq[1]));
@@ -111,7 +111,7 @@ function redirect({ status, headers }) {
   return new PaperDBError(`${message}, which is not followed: use the server's own address`, { status, code: "REDIRECTED" });
 }
 
-// What answers must have. A write's must be what was written, not what some page or another request answers.
+// What responses must have. A write's must be what was written, not the response to another request.
 const isDocument = ({ _id }) => typeof _id === "string";
 const isBulk = ({ inserted, failed, documents }) =>
   typeof inserted === "number" && typeof failed === "number" && Array.isArray(documents);
@@ -122,7 +122,7 @@ const isToken = ({ token }) => typeof token === "string";
 const isAnything = () => true;
 
 function refusal({ status, headers }, value) {
-  const { error = `The server answered with HTTP ${status}`, code = `HTTP_${status}`, ...extra } = value ?? {};
+  const { error = `The server responded with HTTP ${status}`, code = `HTTP_${status}`, ...extra } = value ?? {};
   const retryAfter = Number(headers.get("Retry-After") ?? NaN);
   if (retryAfter >= 0) extra.retryAfter = retryAfter;
   return new PaperDBError(String(error), { ...extra, status, code });
@@ -187,8 +187,8 @@ function makeCollection(transport, name, schema) {
 
     async insertBulk(documents, { atomic = false, unique } = {}) {
       const body = () => Array.from(documents, (document) => prepare(document, { unique }));
-      const answer = await write("POST", "/bulk", isBulk, { body, query: atomic ? { atomic } : {} });
-      return { errors: [], ...answer };
+      const result = await write("POST", "/bulk", isBulk, { body, query: atomic ? { atomic } : {} });
+      return { errors: [], ...result };
     },
 
     async find(options = {}) {

@@ -22,7 +22,7 @@ const FIRST_DELAY_MS = 250;
 const MAX_DELAY_MS = 15_000;
 /** How long a connection must have been live until its end is a first failure again, and not one more. */
 const GOOD_MS = 10_000;
-/** The same for tokens that do not come while the connection goes on with the one that it has. */
+/** The same for renewals that fail while the connection keeps its current token. */
 const FIRST_RENEWAL_MS = 2_000;
 const MAX_RENEWAL_MS = 30_000;
 /** The longest that a server's `Retry-After` is heeded. */
@@ -56,7 +56,7 @@ export class Realtime {
   #generation = 0; // of connections; what was begun for an earlier one is dropped
   #since = 0; // when this connection was begun, ms
   #heard = 0; // when the last message came that says how far we are, ms
-  #served = false; // a server was ready once: it can be reached, whatever is wrong now
+  #served = false; // a server was ready once, so it can be reached
   #told = false; // onError knows why the present attempts fail
   #cursor = null; // seq up to which handlers have been given everything, or the head where we began
   #head = 0; // the log's head when this connection was made
@@ -66,7 +66,7 @@ export class Realtime {
   #renewing = false;
   #failures = 0; // of renewals, in a row
   #lacked = new Set(); // what was wanted when the last one failed
-  #warning = {}; // of the connection that goes on meanwhile, for the status
+  #warning = {}; // for the status of a connection that stays open
 
   /** `obtain(collections, abort)` resolves to a token's text. `Socket`: a WebSocket class, or undefined. */
   constructor({ url, obtain, Socket, tokenMarginSeconds }) {
@@ -211,7 +211,7 @@ export class Realtime {
     return this.#align();
   }
 
-  /** The connection goes on, with something that the status should say. */
+  /** The connection stays open; the status gets a warning. */
   #warn(warning) {
     if (this.#warning.reason === warning.reason) return;
     this.#warning = warning;
@@ -236,7 +236,7 @@ export class Realtime {
     this.#subscriptions.report(error);
   }
 
-  /** Drop what there is of a connection, quietly. */
+  /** Drop the connection, if any, quietly. */
   #end() {
     this.#generation += 1;
     this.#tokens.cancel();
@@ -328,7 +328,7 @@ export class Realtime {
   }
 
   #gap({ since, oldest }) {
-    this.#cursor = this.#head; // the server goes on from there
+    this.#cursor = this.#head; // the server continues from there
     this.#status.show({ state: "gap", since, oldest });
     this.#subscriptions.gap({ since, oldest }, this.#head, this.#generation);
     this.#live();

@@ -151,7 +151,7 @@ export class Subscriptions {
     }
   }
 
-  /** Changes were missed; the server goes on from `head`. */
+  /** Changes were missed; the server continues from `head`. */
   gap(gap, head, generation) {
     for (const subscription of [...this.#all]) {
       if (subscription.from === null) continue;

@@ -59,16 +59,16 @@ function claims(text) {
 
 /** A token of the application's `getToken`. Rejects with a PaperDBError. */
 export async function ask(getToken, collections) {
-  let answer;
+  let given;
   try {
-    answer = await getToken({ collections, permissions: ["read"] });
+    given = await getToken({ collections, permissions: ["read"] });
   } catch (error) {
     if (error instanceof PaperDBError) throw error;
     const status = [401, 403].includes(error?.status) ? error.status : 0;
     const code = error?.code ?? "TOKEN_UNAVAILABLE";
     throw new PaperDBError(`getToken failed: ${error?.message ?? error}`, { status, code, cause: error });
   }
-  const text = typeof answer === "string" ? answer : answer?.token;
+  const text = typeof given === "string" ? given : given?.token;
   if (typeof text === "string" && /^[\w.~+-]+$/.test(text)) return text;
   throw invalid("TOKEN_UNAVAILABLE", "getToken must resolve to a token (a string)");
 }

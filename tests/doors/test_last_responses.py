@@ -36,7 +36,7 @@ def test_response_before_the_end_of_a_body_is_the_last_and_says_so(
 ) -> None:
     with Raw(server) as raw:
         raw.send(request(server, method, path, b"", framing))
-        found, headers, _ = raw.answer()
+        found, headers, _ = raw.response()
         assert (found, headers.get("connection")) == (status, "close")
         assert raw.drain() == b""
 
@@ -44,7 +44,7 @@ def test_response_before_the_end_of_a_body_is_the_last_and_says_so(
 def test_refusal_of_a_large_body_is_the_last_and_says_so(server: Server) -> None:
     with Raw(server) as raw:
         raw.send(request(server, "POST", "/c/docs", b"{" * 100, "Content-Length: 30000"))
-        status, headers, _ = raw.answer()
+        status, headers, _ = raw.response()
         assert (status, headers.get("connection")) == (413, "close")
         assert raw.drain() == b""
 
@@ -54,7 +54,7 @@ def test_response_without_a_request_body_is_not_the_last(server: Server, framing
     with Raw(server) as raw:
         for method, path in (("GET", "/healthz"), ("POST", "/my%20collection/docs"), ("GET", "/healthz")):
             raw.send(request(server, method, path, b"", *framing))
-            _, headers, _ = raw.answer()
+            _, headers, _ = raw.response()
             assert "connection" not in headers
 
 
@@ -62,5 +62,5 @@ def test_response_after_a_whole_body_is_not_the_last(server: Server) -> None:
     with Raw(server) as raw:
         for _ in range(3):
             raw.send(request(server, "POST", "/c/docs", b'{"n": 1}', "Content-Length: 8"))
-            status, headers, _ = raw.answer()
+            status, headers, _ = raw.response()
             assert (status, "connection" in headers) == (201, False)
