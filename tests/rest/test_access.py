@@ -229,7 +229,8 @@ def test_any_origin_may_read_every_response_even_a_refusal(
 
 
 # Over HTTP/2 the server sends the whole 413, then RST_STREAM with NO_ERROR (RFC 9113, section 8.1). httpx reads
-# no response before it has sent its body: it waits for a window in vain. curl (over TLS) and nghttp read the 413.
+# no response before it has sent its body: it waits for a window in vain. nghttp and, over TLS, curl read the
+# 413.
 @pytest.mark.http1
 def test_a_401_and_a_413_can_be_read_by_any_origin(api: httpx.Client, bare: httpx.Client, docs: str) -> None:
     headers = {"Origin": "https://app.example"}
