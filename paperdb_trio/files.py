@@ -51,8 +51,11 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
 def partial(path: Path) -> Iterator[Path]:
     """The same, but always overwrites, for a caller that cannot be interrupted. Raises OSError."""
     _sweep(path.parent)
-    temporary, descriptor = _claim_new(path.parent)
+    temporary, descriptor = _new_name(path.parent), None
     try:
+        # A signal may raise as soon as the file is there: its name is known before.
+        while (descriptor := _claim(temporary)) is None:
+            temporary = _new_name(path.parent)
         # In a directory like /tmp an existing file may be a trap: another user's, to receive our content.
         if path.exists() and not path.parent.stat().st_mode & stat.S_ISVTX:
             inherit(descriptor, path)
@@ -65,7 +68,8 @@ def partial(path: Path) -> Iterator[Path]:
         _fsync(path.parent)
     finally:
         _remove(temporary)
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 # --- leftovers -----------------------------------------------------------------------------------
@@ -81,20 +85,24 @@ def _lock(descriptor: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
-def _claim_new(directory: Path) -> tuple[Path, int]:
-    while True:
-        path = directory / f".{os.urandom(8).hex()}{PARTIAL}"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
-            _lock(descriptor)
-        except BlockingIOError:
-            pass  # another process is about to remove it
-        except OSError:
-            return path, descriptor  # a file system without locks: nothing is removed there
-        else:
-            if os.fstat(descriptor).st_nlink:
-                return path, descriptor
-        os.close(descriptor)
+def _new_name(directory: Path) -> Path:
+    return directory / f".{os.urandom(8).hex()}{PARTIAL}"
+
+
+def _claim(path: Path) -> int | None:
+    """Create and lock the file; its descriptor, or None if another process has swept it meanwhile."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        pass  # another process is about to remove it
+    except OSError:
+        return descriptor  # a file system without locks: nothing is removed there
+    else:
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _sweep(directory: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from paperdb_trio import files
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import PARTIAL, make_directory, partial, replacing
 from tests.auth.commands import fails, run_here
@@ -63,6 +64,15 @@ def test_signal_cleans_up(tmp_path: Path, number: int) -> None:
     assert end(begin(tmp_path / "x"), number) == 128 + number
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
     assert (tmp_path / "x").read_text() == "precious"
+
+
+def test_signal_just_after_the_file_was_created_cleans_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_lock", lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit), replacing(tmp_path / "x", force=False):
+        pytest.fail("the signal was ignored")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
