@@ -117,7 +117,6 @@ def test_many_processes_can_write_and_sweep_at_once(tmp_path: Path) -> None:
     assert all(path.read_text() == str(path) for path in tmp_path.iterdir())
 
 
-@pytest.mark.executable
 def test_backup_killed_as_process_1_does_not_block_the_next(tmp_path: Path) -> None:
     """In a container every process has id 1, so a name with the process's id existed already."""
     alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -192,7 +191,6 @@ def by_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.executable
 def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path) -> None:
     new_file(tmp_path)
     assert run_here("backup", tmp_path / "copy", "--data", tmp_path).exit_code == 0
@@ -239,7 +237,6 @@ def test_new_directory_belongs_to_its_parents_owner(theirs: Path) -> None:
     assert owners(theirs) | owners(theirs / "a") == {"a": (NOBODY, NOBODY), "b": (NOBODY, NOBODY)}
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize(
     ("closed", "command"),
     [
@@ -269,7 +266,6 @@ def test_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, closed
     )
 
 
-@pytest.mark.executable
 def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
     for path in (new_file(theirs), *theirs.iterdir()):
         os.chown(path, NOBODY, NOBODY)
@@ -285,7 +281,6 @@ def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
             )
 
 
-@pytest.mark.executable
 def test_unreadable_backup_is_not_called_damaged(theirs: Path) -> None:
     assert run_here("backup", theirs.parent / "copy", "--data", new_file(theirs).parent).exit_code == 0
     done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force")
