@@ -41,7 +41,7 @@ collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executab
 START_SECONDS = 20
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""For clients of `http://` servers. By default httpx reads every CA certificate for each client, which takes 30 ms."""
+"""For clients of `http://`. By default httpx reads all CA certificates for each client: 30 ms."""
 
 # Started in the background, or by nohup, a shell has these ignored, and so would every process of a test.
 for number in (signal.SIGINT, signal.SIGHUP):

@@ -172,4 +172,4 @@ async def normal(server: Server, delays: list[float], stop: asyncio.Event) -> No
             delays.append(time.perf_counter() - began)
             if answer.status_code != 200:
                 raise PROMISE(f"a normal client got {answer.status_code}")
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.03)
