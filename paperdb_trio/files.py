@@ -15,7 +15,7 @@ import stat
 import struct
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -51,11 +51,11 @@ def replacing(path: Path, *, force: bool) -> Iterator[Path]:
 def partial(path: Path) -> Iterator[Path]:
     """The same, but always overwrites, for a caller that cannot be interrupted. Raises OSError."""
     _sweep(path.parent)
-    with ExitStack() as stack:
-        with _signals_wait():  # until there is something that would remove the file
-            temporary, descriptor = _claim_new(path.parent)
-            stack.callback(os.close, descriptor)
-            stack.callback(_remove, temporary)
+    temporary, descriptor = _new_name(path.parent), None
+    try:
+        # A signal may raise as soon as the file is there: its name is known before.
+        while (descriptor := _claim(temporary)) is None:
+            temporary = _new_name(path.parent)
         # In a directory like /tmp an existing file may be a trap: another user's, to receive our content.
         if path.exists() and not path.parent.stat().st_mode & stat.S_ISVTX:
             inherit(descriptor, path)
@@ -66,6 +66,10 @@ def partial(path: Path) -> Iterator[Path]:
         os.fsync(descriptor)
         temporary.replace(path)
         _fsync(path.parent)
+    finally:
+        _remove(temporary)
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 # --- leftovers -----------------------------------------------------------------------------------
@@ -81,20 +85,24 @@ def _lock(descriptor: int) -> None:
     fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0))
 
 
-def _claim_new(directory: Path) -> tuple[Path, int]:
-    while True:
-        path = directory / f".{os.urandom(8).hex()}{PARTIAL}"
-        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
-            _lock(descriptor)
-        except BlockingIOError:
-            pass  # another process is about to remove it
-        except OSError:
-            return path, descriptor  # a file system without locks: nothing is removed there
-        else:
-            if os.fstat(descriptor).st_nlink:
-                return path, descriptor
-        os.close(descriptor)
+def _new_name(directory: Path) -> Path:
+    return directory / f".{os.urandom(8).hex()}{PARTIAL}"
+
+
+def _claim(path: Path) -> int | None:
+    """Create and lock the file; its descriptor, or None if another process has swept it meanwhile."""
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        _lock(descriptor)
+    except BlockingIOError:
+        pass  # another process is about to remove it
+    except OSError:
+        return descriptor  # a file system without locks: nothing is removed there
+    else:
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+    os.close(descriptor)
+    return None
 
 
 def _sweep(directory: Path) -> None:
@@ -115,19 +123,6 @@ def _remove(path: Path) -> None:
         Path(f"{path}{suffix}").unlink(missing_ok=True)
 
 
-_ENDING: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-
-
-@contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Signals that would end the process come at the end of the body."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 @contextmanager
 def _signals_raise() -> Iterator[None]:
     """Turn signals that would kill the process into SystemExit, so that it can clean up."""
@@ -137,7 +132,7 @@ def _signals_raise() -> Iterator[None]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        for number in _ENDING:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             if signal.getsignal(number) is not signal.SIG_IGN:
                 before[number] = signal.signal(number, stop)
     try:

@@ -19,7 +19,7 @@ import pytest
 from paperdb_trio import __version__
 from paperdb_trio.config import Settings
 from paperdb_trio.store.file import connect
-from tests.auth.commands import Done, fails, run, run_here
+from tests.auth.commands import Done, fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, lacking, need
 from tests.store.tools import content, new_file
 from tests.test_config import service_variables
@@ -82,8 +82,8 @@ def test_given_key_counts_only_on_a_first_start(start_server: StartServer, tmp_p
 def test_weak_first_key_is_refused_and_a_good_one_can_follow(
     start_server: StartServer, tmp_path: Path, key: str
 ) -> None:
-    done = run("serve", "--data", tmp_path / "d", "--port", "0", env={"PAPERDB_API_KEY": key})
-    fails(done, 2, "PAPERDB_API_KEY", "43")
+    done = run_here("serve", "--data", tmp_path / "d", "--port", "0", env={"PAPERDB_API_KEY": key})
+    fails_here(done, 2, "PAPERDB_API_KEY", "43")
     assert key not in done.stderr
     if key == "secret":
         server = start_server(data=tmp_path / "d", env={"PAPERDB_API_KEY": GOOD_KEY})
@@ -213,7 +213,7 @@ def test_damaged_file_is_named_and_left_unchanged(
     file = data / "paperdb.sqlite"
     damage(file)
     before = file.read_bytes()
-    fails(run(*command, "--data", data), 3, str(file), "damaged")
+    fails_here(run_here(*command, "--data", data), 3, str(file), "damaged")
     assert file.read_bytes() == before
 
 
@@ -223,13 +223,13 @@ def test_directory_of_a_newer_version_is_left_alone(data: Path, command: list[st
         connection.execute(
             "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('paperdb', 'm999_flying')"
         )
-    fails(run(*command, "--data", data), 4, str(data), "newer version", "m999_flying")
+    fails_here(run_here(*command, "--data", data), 4, str(data), "newer version", "m999_flying")
 
 
 @pytest.mark.parametrize("path", ["file/d", "/proc/d", "file"])
 def test_directory_that_cannot_be_created_is_refused(tmp_path: Path, path: str) -> None:
     (tmp_path / "file").write_text("")
-    fails(run("serve", "--data", tmp_path / path, "--port", "0"), 6, path)
+    fails_here(run_here("serve", "--data", tmp_path / path, "--port", "0"), 6, path)
 
 
 @pytest.mark.parametrize(
@@ -298,8 +298,10 @@ def test_full_disk_is_one_line(small_disk: Path) -> None:
     new_file(small_disk)
     fill(small_disk / "filler")
     before = content(small_disk / "paperdb.sqlite")
-    fails(run("serve", "--data", small_disk / "new", "--port", "0"), 6, str(small_disk), "o space left")
-    fails(run("keys", "create", "--data", small_disk), 6, str(small_disk), "full")
+    fails_here(
+        run_here("serve", "--data", small_disk / "new", "--port", "0"), 6, str(small_disk), "o space left"
+    )
+    fails_here(run_here("keys", "create", "--data", small_disk), 6, str(small_disk), "full")
     assert content(small_disk / "paperdb.sqlite") == before
 
 
@@ -337,9 +339,9 @@ def test_option_overrides_its_variable_which_overrides_the_file(tmp_path: Path) 
     config = tmp_path / "c.toml"
     config.write_text("port = 70003\n")
     arguments = ["serve", "--data", str(tmp_path / "d"), "--config", str(config)]
-    fails(run(*arguments), 2, "70003", "'port'")
-    fails(run(*arguments, env={"PAPERDB_PORT": "70002"}), 2, "70002")
-    fails(run(*arguments, "--port", "70001", env={"PAPERDB_PORT": "70002"}), 2, "70001")
+    fails_here(run_here(*arguments), 2, "70003", "'port'")
+    fails_here(run_here(*arguments, env={"PAPERDB_PORT": "70002"}), 2, "70002")
+    fails_here(run_here(*arguments, "--port", "70001", env={"PAPERDB_PORT": "70002"}), 2, "70001")
     assert not (tmp_path / "d").exists()
 
 
@@ -358,14 +360,14 @@ def test_wrong_variable_or_key_is_named(
     if config is not None:
         (tmp_path / "c.toml").write_text(config)
         env = env | {"PAPERDB_CONFIG": str(tmp_path / "c.toml")}
-    fails(run("serve", "--data", tmp_path / "d", "--port", "0", env=env), 2, *words)
+    fails_here(run_here("serve", "--data", tmp_path / "d", "--port", "0", env=env), 2, *words)
 
 
 @pytest.mark.executable
 @pytest.mark.parametrize("command", ["keys list", "check", "listen c --key k"])
 def test_every_command_refuses_an_unknown_variable(data: Path, command: str) -> None:
-    done = run(*command.split(), env={"PAPERDB_DTA": str(data)})
-    fails(done, 2, "PAPERDB_DTA", "'PAPERDB_DATA'")
+    done = run_here(*command.split(), env={"PAPERDB_DTA": str(data)})
+    fails_here(done, 2, "PAPERDB_DTA", "'PAPERDB_DATA'")
 
 
 @pytest.mark.executable

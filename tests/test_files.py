@@ -66,6 +66,15 @@ def test_signal_cleans_up(tmp_path: Path, number: int) -> None:
     assert (tmp_path / "x").read_text() == "precious"
 
 
+def test_signal_just_after_the_file_was_created_cleans_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_lock", lambda _: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(SystemExit), replacing(tmp_path / "x", force=False):
+        pytest.fail("the signal was ignored")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_ignored_signal_stays_ignored(tmp_path: Path) -> None:
     process = begin(tmp_path / "x", need("nohup"))
     process.send_signal(signal.SIGHUP)
@@ -108,7 +117,6 @@ def test_many_processes_can_write_and_sweep_at_once(tmp_path: Path) -> None:
     assert all(path.read_text() == str(path) for path in tmp_path.iterdir())
 
 
-@pytest.mark.executable
 def test_backup_killed_as_process_1_does_not_block_the_next(tmp_path: Path) -> None:
     """In a container every process has id 1, so a name with the process's id existed already."""
     alone = [need("unshare"), "--pid", "--fork", "--mount-proc", "--kill-child"]
@@ -130,23 +138,6 @@ def test_backup_killed_as_process_1_does_not_block_the_next(tmp_path: Path) -> N
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert [path.name for path in target.parent.iterdir()] == ["copy.db"]
-
-
-def test_signal_while_the_partial_file_is_created_leaves_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    claim = files._claim_new
-
-    def claimed_and_stopped(directory: Path) -> tuple[Path, int]:
-        made = claim(directory)
-        os.kill(os.getpid(), signal.SIGTERM)
-        return made
-
-    monkeypatch.setattr(files, "_claim_new", claimed_and_stopped)
-    with pytest.raises(SystemExit) as ended, replacing(tmp_path / "copy", force=True):
-        pytest.fail("the signal came before")
-    assert ended.value.code == 143
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.executable
@@ -200,7 +191,6 @@ def by_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.executable
 def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path) -> None:
     new_file(tmp_path)
     assert run_here("backup", tmp_path / "copy", "--data", tmp_path).exit_code == 0
@@ -247,7 +237,6 @@ def test_new_directory_belongs_to_its_parents_owner(theirs: Path) -> None:
     assert owners(theirs) | owners(theirs / "a") == {"a": (NOBODY, NOBODY), "b": (NOBODY, NOBODY)}
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize(
     ("closed", "command"),
     [
@@ -277,7 +266,6 @@ def test_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, closed
     )
 
 
-@pytest.mark.executable
 def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
     for path in (new_file(theirs), *theirs.iterdir()):
         os.chown(path, NOBODY, NOBODY)
@@ -293,7 +281,6 @@ def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
             )
 
 
-@pytest.mark.executable
 def test_unreadable_backup_is_not_called_damaged(theirs: Path) -> None:
     assert run_here("backup", theirs.parent / "copy", "--data", new_file(theirs).parent).exit_code == 0
     done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force")

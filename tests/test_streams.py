@@ -108,7 +108,6 @@ def test_export_into_a_broken_pipe_says_so(data: Path) -> None:
     assert done.stderr == "paperdb: Cannot write to stdout: Broken pipe\n"
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize("stdout", [">/dev/full", ">&-"])
 def test_listen_that_cannot_write_says_so(server: Server, collection: str, stdout: str) -> None:
     """tests/client/test_listen.py covers a broken pipe, which ends it."""
@@ -120,7 +119,6 @@ def test_listen_that_cannot_write_says_so(server: Server, collection: str, stdou
     assert "Traceback" not in error
 
 
-@pytest.mark.executable
 @broken
 def test_first_key_that_cannot_be_shown_is_not_created(
     start_server: StartServer, tmp_path: Path, stdout: str
@@ -134,7 +132,6 @@ def test_first_key_that_cannot_be_shown_is_not_created(
     assert server.insert("c", {}, key=server.key)
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize(("stdout", "first"), [*((how, True) for how in REASONS), (">&-", False)])
 def test_server_without_a_secret_to_show_continues(
     data: Path, tmp_path: Path, stdout: str, first: bool
@@ -178,7 +175,6 @@ def test_error_with_closed_stderr_keeps_its_exit_code(data: Path, stderr: str) -
     assert ends(start(f"{stderr} >&-", "keys", "list", "--data", data)) == (6, "", "")
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-", "2>&3"])
 def test_server_with_unwritable_log_serves_and_drains(data: Path, stderr: str) -> None:
     with start(stderr, "serve", "--port", "0", "--data", data) as serving:

@@ -39,20 +39,21 @@ class Done(NamedTuple):
     stderr: str
 
 
-def run_here(*arguments: str | Path, input: bytes | None = None) -> Done:
+def run_here(*arguments: str | Path, input: bytes | None = None, env: dict[str, str] | None = None) -> Done:
     """The same in this process, unless the tests run an executable."""
     if "PAPERDB_TEST_COMMAND" in os.environ:
         done = subprocess.run(
             [*COMMAND, *map(str, arguments)],
             input=input,
             capture_output=True,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | (env or {}),
             timeout=30,
             check=False,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
     unset = {name: None for name in os.environ if name.startswith("PAPERDB_")}
-    result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=unset, prog_name="paperdb")
+    here = {**unset, **(env or {})}
+    result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=here, prog_name="paperdb")
     return Done(result.exit_code, result.stdout, result.stderr)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paperdb_trio.store import admin
-from tests.auth.commands import fails, run
+from tests.auth.commands import fails_here, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
 from tests.store.tools import content, new_file
 
@@ -51,40 +51,42 @@ def test_duplicate_and_unknown_names_are_refused(
     data: Path, arguments: list[str], code: int, word: str
 ) -> None:
     before = content(data / "paperdb.sqlite")
-    fails(run(*arguments, "--data", data), code, word)
+    fails_here(run_here(*arguments, "--data", data), code, word)
     assert content(data / "paperdb.sqlite") == before
 
 
 @pytest.mark.parametrize("public", [False, True])
 def test_key_is_shown_once_and_listed_without_its_text(data: Path, public: bool) -> None:
     options = ["--public"] if public else []
-    created = json.loads(run("keys", "create", "--label", "mine", "--json", *options, "--data", data).stdout)
+    created = json.loads(
+        run_here("keys", "create", "--label", "mine", "--json", *options, "--data", data).stdout
+    )
     assert set(created) == {"id", "key", "database", "kind"}
     assert created["kind"] == ("public" if public else "secret")
     assert created["key"].startswith("pdb_pk_" if public else "pdb_sk_")
     for options in ([], ["--json"]):
-        listed = run("keys", "list", *options, "--data", data).stdout
+        listed = run_here("keys", "list", *options, "--data", data).stdout
         assert created["id"] in listed
         assert "mine" in listed
         assert created["key"] not in listed
-    plain = run("keys", "create", *(["--public"] if public else []), "--data", data).stdout
+    plain = run_here("keys", "create", *(["--public"] if public else []), "--data", data).stdout
     assert re.search(r"pdb_(sk|pk)_[\w-]{43}", plain)
 
 
 def test_revocation_is_final_and_can_be_repeated(data: Path) -> None:
-    key = json.loads(run("keys", "create", "--json", "--data", data).stdout)
+    key = json.loads(run_here("keys", "create", "--json", "--data", data).stdout)
 
     def revoked_at() -> str | None:
-        listed = json.loads(run("keys", "list", "--json", "--data", data).stdout)
+        listed = json.loads(run_here("keys", "list", "--json", "--data", data).stdout)
         (row,) = (row for row in listed if row["id"] == key["id"])
         revoked: str | None = row["revokedAt"]
         return revoked
 
     assert revoked_at() is None
-    assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0
+    assert run_here("keys", "revoke", "--data", data, "--", key["id"]).exit_code == 0
     first = revoked_at()
     assert first is not None
-    assert run("keys", "revoke", "--data", data, "--", key["id"]).returncode == 0
+    assert run_here("keys", "revoke", "--data", data, "--", key["id"]).exit_code == 0
     assert revoked_at() == first
 
 
@@ -93,9 +95,9 @@ def test_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -
     """One id in 64 does, and users paste it without `--`. With `-h` in it, the command showed its help, exited
     with 0, and the key stayed valid."""
     admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey(id, "public", "", b"another hash"))
-    done = run("keys", "revoke", id, "--data", data)
-    assert (done.returncode, done.stdout) == (0, f"Revoked {id}.\n")
-    listed = {row["id"]: row for row in json.loads(run("keys", "list", "--json", "--data", data).stdout)}
+    done = run_here("keys", "revoke", id, "--data", data)
+    assert (done.exit_code, done.stdout) == (0, f"Revoked {id}.\n")
+    listed = {row["id"]: row for row in json.loads(run_here("keys", "list", "--json", "--data", data).stdout)}
     assert listed[id]["revokedAt"] is not None
 
 

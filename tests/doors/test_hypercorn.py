@@ -42,7 +42,6 @@ def test_documents_and_events_work_the_same(quart: Server, collection: str) -> N
         assert response.json() == document
 
 
-@pytest.mark.executable
 def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Server, collection: str) -> None:
     """Hypercorn keeps a connection once it has it; an upgrade on it is refused, not half served."""
     with Raw(quart) as raw:
@@ -53,7 +52,6 @@ def test_one_connection_serves_many_requests_and_refuses_an_upgrade(quart: Serve
         assert 400 <= raw.head()[0] < 500
 
 
-@pytest.mark.executable
 def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
     with Raw(quart) as raw:
         chunks = b'8\r\n{"text":\r\n7\r\n"hello"\r\n1\r\n}\r\n0\r\n\r\n'
@@ -62,7 +60,6 @@ def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
         assert (status, document["text"]) == (201, "hello")
 
 
-@pytest.mark.executable
 def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
     body = b'{"n": 1}'
     with Raw(quart) as raw:
@@ -73,13 +70,11 @@ def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:
         assert raw.response()[0] == 201
 
 
-@pytest.mark.executable
 def test_body_too_large_is_a_413(quart: Server, collection: str) -> None:
     response = quart.request("POST", f"/{collection}/docs", json={"pad": "x" * 30_000})
     assert (response.status_code, response.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize("path", ["/nothing/here/at/all", "/x//docs", "/%ff/docs"])
 def test_unknown_route_returns_json_404(quart: Server, path: str) -> None:
     with Raw(quart) as raw:
@@ -120,7 +115,6 @@ def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> Non
     assert quart.request("GET", "/healthz").status_code == 200
 
 
-@pytest.mark.executable
 def test_first_users_may_arrive_together(start_server: StartServer) -> None:
     """Hypercorn is loaded once; all of them are served, and other clients meanwhile."""
     server = start_server()

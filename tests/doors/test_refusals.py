@@ -99,8 +99,7 @@ def test_page_can_read_the_refusal_of_a_large_or_late_head(start_server: StartSe
 
 
 @pytest.mark.parametrize("method", ["patch", "Post", "head"])
-def test_lowercase_method_is_a_400_that_says_so(start_server: StartServer, method: str) -> None:
-    server = start_server()
+def test_lowercase_method_is_a_400_that_says_so(server: Server, method: str) -> None:
     with Raw(server) as raw:
         raw.send(f"{method} /c/docs HTTP/1.1\r\nHost: x\r\nOrigin: {ORIGIN}\r\n\r\n".encode())
         status, headers, body = raw.response()
@@ -123,31 +122,29 @@ def test_page_can_read_the_refusal_of_too_many_pending_bytes(start_server: Start
 @pytest.mark.parametrize("body", [None, b'{"n":1}'])
 @pytest.mark.parametrize("method", ["delete", "Put", "post"])
 def test_lowercase_method_does_nothing_over_http_2(
-    start_server: StartServer, method: str, body: bytes | None
+    server: Server, collection: str, method: str, body: bytes | None
 ) -> None:
-    server = start_server()
-    server.insert("c", {"key": "a"})
+    document = f"/{collection}/docs/a"
+    server.insert(collection, {"key": "a"})
     with Http2(server) as client:
-        refused = client.ask("/c/docs/a", method, body)
+        refused = client.ask(document, method, body)
         client.flush()
         assert client.response(refused)[0] == 400
-        asked = client.ask("/c/docs/a")
+        asked = client.ask(document)
         client.flush()
         assert client.response(asked)[0] == 200
-    assert "Traceback" not in server.stderr
 
 
 @pytest.mark.parametrize("path", ["/c/changes?lastEventId=1", "/c/changes?limit=1", "/c/changes?wait=1"])
-def test_parameter_of_the_other_kind_of_changes_is_a_400(start_server: StartServer, path: str) -> None:
-    server = start_server()
+def test_parameter_of_the_other_kind_of_changes_is_a_400(server: Server, path: str) -> None:
     streamed = "lastEventId" not in path
     headers = {"Accept": "text/event-stream"} if streamed else {}
     assert server.request("GET", path, headers=headers).status_code == 400
 
 
-def test_content_range_on_put_is_a_400(start_server: StartServer) -> None:
-    server = start_server()
-    server.insert("c", {"key": "a", "n": 1})
-    response = server.request("PUT", "/c/docs/a", json={}, headers={"Content-Range": "bytes 0-3/10"})
-    assert response.status_code == 400
-    assert server.request("GET", "/c/docs/a").json()["n"] == 1
+def test_content_range_on_put_is_a_400(server: Server, collection: str) -> None:
+    document = f"/{collection}/docs/a"
+    server.insert(collection, {"key": "a", "n": 1})
+    answer = server.request("PUT", document, json={}, headers={"Content-Range": "bytes 0-3/10"})
+    assert answer.status_code == 400
+    assert server.request("GET", document).json()["n"] == 1

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.net.tls import TlsStream, self_signed
-from tests.auth.commands import fails, run
+from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.realtime.raw import Raw, handshake, open_raw, running, say
 from tests.tls import trusting
@@ -246,7 +246,7 @@ def test_invalid_certificate_files_are_refused_at_start(tmp_path: Path) -> None:
         (("--tls-cert", certificate, "--tls-key", empty), 8, "Cannot use the TLS certificate"),
         (("--tls-cert", certificate, "--tls-key", other), 8, "key values mismatch"),
     ):
-        fails(run(*serve, *options), code, words)
+        fails_here(run_here(*serve, *options), code, words)
 
 
 @pytest.mark.parametrize("name", ["tls-self-signed.crt", "tls-self-signed.key"])

@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from paperdb_trio.store.file import connect
-from tests.conftest import Server
+from tests.conftest import NO_TLS, Server
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
@@ -246,7 +246,7 @@ class Writers:
     def _pour(self, writer: int) -> None:
         headers = {"Authorization": f"Bearer {self._server.key}"}
         n = 0
-        with httpx.Client(base_url=self._server.url, headers=headers, timeout=20) as client:
+        with httpx.Client(base_url=self._server.url, headers=headers, timeout=20, verify=NO_TLS) as client:
             while not self._stop.is_set():
                 document = {"writer": writer, "n": n, "pad": self._pad}
                 try:

@@ -13,8 +13,6 @@ from websockets.sync.client import ClientConnection
 from tests.conftest import Server, receive
 from tests.realtime.raw import end_of, forge
 
-pytestmark = pytest.mark.executable
-
 
 def ask(ws: ClientConnection, message: Any) -> dict[str, Any]:
     """Send an action (text as it is) and return the next message."""
@@ -45,6 +43,7 @@ def test_each_action_gets_one_reply_that_echoes_ref(
         assert error == {"type": "error", "code": "UNKNOWN_ACTION", **echo}
 
 
+@pytest.mark.executable
 def test_unsubscribe_stops_and_subscribe_resumes_the_events_of_a_collection(
     server: Server, collection: str
 ) -> None:
@@ -181,6 +180,7 @@ def test_one_connection_holds_at_most_100_collections(server: Server, collection
 # --- auth ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.executable
 def test_auth_refuses_bad_tokens_and_keeps_the_old_grant(server: Server, collection: str) -> None:
     server.cli("databases", "create", collection, "--plan", "team")
     other_database = server.token(collection, key=server.new_key(collection)["key"])

@@ -113,14 +113,12 @@ def test_missing_token_is_a_401_that_says_how_to_send_one(server: Server, header
     assert body["code"] == "TOKEN_MISSING"
 
 
-def test_token_with_a_deeply_nested_header_is_a_401(start_server: StartServer) -> None:
-    server = start_server()
+def test_token_with_a_deeply_nested_header_is_a_401(server: Server) -> None:
     bomb = base64.urlsafe_b64encode(b"[" * 9_000).rstrip(b"=").decode()
     with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={bomb}.e30.e30"))
         status, _, body = raw.response()
     assert (status, body["code"]) == (401, "INVALID_TOKEN")
-    server.stop()
     assert "Traceback" not in server.stderr
 
 
@@ -239,16 +237,14 @@ def test_heads_of_firefox_and_proxies_are_accepted(server: Server, header: str, 
     [["a" * 70, "a..b", "[::1", "x:99999999"], ["\xff"]],
     ids=["ASCII", "not ASCII"],
 )
-def test_strange_host_gets_a_response_and_no_traceback(start_server: StartServer, hosts: list[str]) -> None:
-    server = start_server()
+def test_strange_host_gets_a_response_and_no_traceback(server: Server, hosts: list[str]) -> None:
     request = handshake(server, f"/?token={server.token('x')}")
     for host in hosts:
         with Raw(server, timeout=3) as raw:
             line = f"Host: {host}".encode("latin-1")
             raw.send(request.replace(f"Host: 127.0.0.1:{server.port}".encode(), line))
             assert raw.head()[0] in (101, 400)
-    assert server.stop() == 0
-    assert "Traceback" not in server.stderr
+    assert "Traceback" not in server.stderr  # what is logged later fails the shared server's end
 
 
 def test_curl_gets_the_handshake_of_the_rfc(server: Server) -> None:

@@ -16,8 +16,6 @@ from tests.conftest import Server, receive, wait_until
 from tests.realtime.raw import Raw, Writers, forge, handshake
 from tests.web.tools import current_node
 
-pytestmark = pytest.mark.executable
-
 
 @pytest.mark.smoke
 def test_every_write_is_one_event_of_the_documented_shape(server: Server, collection: str) -> None:
@@ -37,6 +35,7 @@ def test_replacement_is_an_insert_or_an_update(server: Server, collection: str) 
             assert receive(ws) == {"type": expected, "collection": collection, "data": document}
 
 
+@pytest.mark.executable
 def test_event_carries_any_document_unchanged(server: Server, collection: str) -> None:
     awkward = {
         "text": 'line\nbreak "quoted" \\ \u2028 \x1f é 😀',
@@ -118,6 +117,7 @@ def test_two_subprotocol_headers_equal_one(server: Server, collection: str) -> N
         assert raw.message()["type"] == "ready"
 
 
+@pytest.mark.executable
 def test_many_subscribers_get_the_same_events_in_commit_order(server: Server, collection: str) -> None:
     token = server.token(collection)
     with ExitStack() as stack:
@@ -189,6 +189,7 @@ def test_dropping_a_collection_sends_a_delete_event_per_document(server: Server,
         assert receive(ws) == {"type": "insert", "collection": collection, "data": again}
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 @pytest.mark.parametrize("size", [0, 70, 80, 60_000, 70_000, 900_000])
 def test_events_of_every_size_class_of_frame_arrive_whole(server: Server, collection: str, size: int) -> None:
@@ -197,6 +198,7 @@ def test_events_of_every_size_class_of_frame_arrive_whole(server: Server, collec
         assert receive(ws)["data"] == document
 
 
+@pytest.mark.executable
 def test_browser_client_is_served(server: Server, collection: str) -> None:
     """Node's built-in WebSocket is undici's, which implements the WHATWG's API like browsers."""
     script = """

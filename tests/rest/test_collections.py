@@ -11,14 +11,13 @@ import pytest
 from tests.conftest import Server
 from tests.rest.tools import curl, etag, refusal
 
-pytestmark = pytest.mark.executable
-
 
 def listed(api: httpx.Client, name: str) -> dict[str, Any] | None:
     found = [item for item in api.get("/collections").json()["collections"] if item["name"] == name]
     return found[0] if found else None
 
 
+@pytest.mark.executable
 def test_a_collection_is_listed_with_its_count_from_its_first_write(api: httpx.Client, collection: str) -> None:
     assert listed(api, collection) is None
     for n in range(1, 4):
@@ -69,6 +68,7 @@ def test_the_path_of_a_collection_points_to_its_documents(api: httpx.Client, met
     assert response.json()["error"] == f"{method} is not allowed here; the documents are at /messages/docs"
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_dropping_removes_the_collection_and_returns_how_many_documents_it_had(
     api: httpx.Client, collection: str
@@ -187,6 +187,7 @@ def test_a_schema_is_shown_as_it_was_put_until_it_is_deleted(api: httpx.Client, 
     assert api.post(f"/{collection}/docs", json={}).status_code == 201
 
 
+@pytest.mark.executable
 def test_a_required_field_is_named_with_the_message_of_the_hosted_service(
     api: httpx.Client, collection: str
 ) -> None:
@@ -229,6 +230,7 @@ def test_a_default_fills_a_missing_field_with_a_copy(api: httpx.Client, collecti
     assert (second["role"], second["on"], second["l"]) == ("admin", True, [])
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_unique_is_enforced_on_every_write(api: httpx.Client, collection: str) -> None:
     put_schema(api, collection, email={"unique": True})

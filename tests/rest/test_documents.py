@@ -16,8 +16,6 @@ import pytest
 
 from tests.rest.tools import etag, refusal
 
-pytestmark = pytest.mark.executable
-
 TIMESTAMP = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z\Z")
 
 
@@ -26,6 +24,7 @@ def content(document: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in document.items() if name not in ("_id", "createdAt", "updatedAt")}
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_an_insert_responds_201_with_the_whole_document(api: httpx.Client, docs: str) -> None:
     response = api.post(docs, json={"name": "Ada", "tags": ["a", {"b": None}]})
@@ -181,6 +180,7 @@ def test_invalid_unique_is_a_400(api: httpx.Client, docs: str, unique: object) -
     assert refusal(response) == (400, "INVALID_UNIQUE")
 
 
+@pytest.mark.executable
 @pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
 @pytest.mark.smoke
 def test_two_inserts_at_once_do_not_both_get_a_unique_value(api: httpx.Client, docs: str) -> None:
@@ -275,6 +275,7 @@ def test_increment_beyond_a_double_is_a_400(api: httpx.Client, docs: str, by: fl
     assert api.get(f"{docs}/a").json()["n"] == 1.7e308
 
 
+@pytest.mark.executable
 @pytest.mark.http1  # threads cannot share httpx's connection of HTTP/2
 def test_increments_at_once_all_count(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "n": 0})
@@ -291,6 +292,7 @@ def test_a_step_outside_patch_is_plain_data(api: httpx.Client, docs: str) -> Non
     assert content(api.patch(f"{docs}/a", json=two).json()) == two
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_put_inserts_with_201_and_replaces_with_200(api: httpx.Client, docs: str) -> None:
     first = api.put(f"{docs}/a", json={"x": 1, "y": 2})
@@ -310,6 +312,7 @@ def test_an_id_cannot_be_changed(api: httpx.Client, docs: str, method: str) -> N
     assert refusal(api.request(method, f"{docs}/a", json={"_id": "b"})) == (400, "INVALID_ID")
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_delete_returns_the_id_and_the_document_is_gone(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a"})
@@ -340,6 +343,7 @@ def test_select_returns_only_the_selected_fields_and_the_id(
     assert api.get(docs, params={"select": select}).json()["documents"] == [one]
 
 
+@pytest.mark.executable
 def test_select_reaches_into_objects(api: httpx.Client, docs: str) -> None:
     api.post(docs, json={"key": "a", "at": {"x": 1, "y": {"z": 2, "w": 3}}, "l": [{"x": 1}]})
 

@@ -14,8 +14,6 @@ from tests.conftest import Server, wait_until
 from tests.realtime.raw import Raw
 from tests.rest.tools import refusal
 
-pytestmark = pytest.mark.executable
-
 
 def mint(server: Server, body: object, key: str | None = None) -> httpx.Response:
     return server.request("POST", "/realtime/token", json=body, key=key)
@@ -39,6 +37,7 @@ def listens(server: Server, token: str, collection: str = "c") -> int:
         ).status_code
 
 
+@pytest.mark.executable
 @pytest.mark.smoke
 def test_a_token_has_the_documented_claims(server: Server) -> None:
     key = server.new_key()
@@ -119,6 +118,7 @@ def test_a_wrong_request_is_a_400_that_names_what_is_wrong(server: Server, body:
     assert word in response.json()["error"]
 
 
+@pytest.mark.executable
 def test_a_public_key_mints_tokens_that_read_named_collections_only(server: Server) -> None:
     key = server.new_key(public=True)["key"]
     assert mint(server, {"collections": ["a"]}, key).json()["permissions"] == ["read"]
@@ -154,6 +154,7 @@ def test_a_change_of_plan_is_seen_within_a_second(server: Server) -> None:
     assert listens(server, token) == 200
 
 
+@pytest.mark.executable
 def test_a_new_key_works_and_a_revoked_one_ends_within_a_second(server: Server) -> None:
     server.cli("databases", "create", "test_tokens_keys", "--plan", "pro")
     kept, revoked = (server.new_key("test_tokens_keys") for _ in range(2))
@@ -165,6 +166,7 @@ def test_a_new_key_works_and_a_revoked_one_ends_within_a_second(server: Server) 
     assert server.request("GET", "/collections", key=kept["key"]).status_code == 200
 
 
+@pytest.mark.executable
 def test_a_new_signing_secret_leaves_live_tokens_good(server: Server) -> None:
     old = [server.token("c")]
     for _ in range(2):

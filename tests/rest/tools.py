@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.conftest import Server, need
+from tests.conftest import NO_TLS, Server, need
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
@@ -28,7 +28,7 @@ def client_of(server: Server) -> httpx.Client:
         base_url=server.url,
         http1=not server.http2,
         http2=server.http2,
-        verify=server.context or True,
+        verify=server.context or NO_TLS,
         timeout=20,
         trust_env=False,
     )

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import connect
 
-from tests.conftest import Server
+from tests.conftest import NO_TLS, Server
 from tests.stress.harness import (
     OFFLINE,
     PROMISE,
@@ -51,7 +51,9 @@ class Writer:
 
     async def run(self, stop: asyncio.Event) -> None:
         headers = {"Authorization": f"Bearer {self.server.key}"}
-        async with httpx.AsyncClient(base_url=self.server.url, headers=headers, timeout=10) as client:
+        async with httpx.AsyncClient(
+            base_url=self.server.url, headers=headers, timeout=10, verify=NO_TLS
+        ) as client:
             while not stop.is_set():
                 method, path, body, effects = self.plan()
                 try:

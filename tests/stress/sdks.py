@@ -29,7 +29,7 @@ import httpx
 import trio
 
 from paperdb_trio import create_client
-from tests.conftest import ENVIRONMENT, Server, wait_until
+from tests.conftest import ENVIRONMENT, NO_TLS, Server, wait_until
 from tests.stress.harness import new_server
 from tests.web.tools import HERE, Proxy, current_node, new_package
 
@@ -168,7 +168,7 @@ class Load:
     def _write(self, number: int) -> None:
         chance = random.Random(f"{self._seed}/{number}")
         headers = {"Authorization": f"Bearer {self._server.key}"}
-        with httpx.Client(base_url=self._server.url, headers=headers, timeout=60) as client:
+        with httpx.Client(base_url=self._server.url, headers=headers, timeout=60, verify=NO_TLS) as client:
             while not self._stop.wait(self._pause):
                 name = f"c{chance.randrange(COLLECTIONS)}"
                 response = client.post(f"/{name}/docs", json={"n": number})

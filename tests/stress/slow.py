@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import connect
 
-from tests.conftest import Server
+from tests.conftest import NO_TLS, Server
 from tests.stress.harness import PROMISE, memory, new_server, report
 
 COLLECTION = "slow"
@@ -90,7 +90,7 @@ async def write(server: Server, seconds: float, rate: int) -> int:
     headers = {"Authorization": f"Bearer {server.key}"}
     written, due = 0, time.monotonic()
     end = due + seconds
-    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.url, headers=headers, timeout=30, verify=NO_TLS) as client:
         while time.monotonic() < end:
             response = await client.post(f"/{COLLECTION}/docs", json={"at": time.monotonic(), "text": TEXT})
             if response.status_code != 201:

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from tests.conftest import Server
+from tests.conftest import NO_TLS, Server
 from tests.stress.harness import OFFLINE, PROMISE, new_server, report, until
 
 COLLECTIONS = 100
@@ -74,7 +74,9 @@ class Load:
 
     async def _write(self, stop: asyncio.Event, number: int, connections: int) -> None:
         headers = {"Authorization": f"Bearer {self.server.key}"}
-        async with httpx.AsyncClient(base_url=self.server.url, headers=headers, timeout=60) as client:
+        async with httpx.AsyncClient(
+            base_url=self.server.url, headers=headers, timeout=60, verify=NO_TLS
+        ) as client:
             due = time.monotonic()
             for turn in range(number, 10**9, connections):
                 if stop.is_set():
