@@ -82,7 +82,9 @@ def parse_edge(text: str, sort: str | None, question: Question, collection_id: i
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         of, seq, values = msgspec.json.decode(raw, type=tuple[str, int, tuple[str | int | float | None, ...]])
-        if of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
+        # A larger integer is none that a page ends with: SQLite knows it as a double.
+        large = any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in values)
+        if large or of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
             raise ValueError
         return Edge(values, span(collection_id)[0] | seq)
     except (ValueError, binascii.Error, msgspec.MsgspecError):
