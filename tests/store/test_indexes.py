@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import catalog
+from paperdb_trio.store import catalog, plan
 from paperdb_trio.store.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.check import check
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.file import connect
-from paperdb_trio.store.find import explain, find, shelf
+from paperdb_trio.store.find import count, explain, find, shelf
 from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, Index, stored_indexes
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Operation, Patch, Replace, SetSchema
@@ -517,3 +517,32 @@ def test_an_index_that_unique_needs_is_used_by_it(file: Path) -> None:
     assert index.used > 0
     with pytest.raises(ApiError):
         apply_all(file, inserting({"v": 5.0, "unique": ["v"]}))
+
+
+def test_an_index_that_proposes_most_documents_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that an index proposes takes some eight times as long as one of a scan."""
+    monkeypatch.setattr(plan, "FEW", 10)
+    large(file)
+    apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1))
+    finish(file)
+    with closing(connect(file, read_only=True)) as connection:
+        of = shelf(connection, DATABASE, "c")
+        assert of is not None
+        for low, used in ((0, False), (590, True)):
+            question = ask(json.dumps({"a": {"gte": low}}), "-b")
+            assert (find(connection, question, of, None, 5, 0).plan.index is not None) is used
+            n, how = count(connection, question, of)
+            assert (n, how.index is not None) == (600 - low, used)
+
+
+def test_an_index_that_had_to_be_followed_far_gets_one_of_what_is_compared(file: Path) -> None:
+    """With the order alone it takes longer than a scan, if few documents match."""
+    large(file)
+    question = ask('{"a": {"gte": 590}}', "b")
+    for wanted in (("b",), ("a",)):
+        with closing(connect(file, read_only=True)) as connection:
+            of = shelf(connection, DATABASE, "c")
+            assert of is not None
+            assert plan.improvement(find(connection, question, of, None, 5, 0).plan, question) == wanted
+        apply_all(file, MakeIndex(DATABASE, "c", wanted, 1))
+        finish(file)
