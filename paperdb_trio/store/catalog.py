@@ -32,6 +32,8 @@ from paperdb_trio.store.rowkeys import span
 
 AT_ONCE: Final = 250
 """Documents up to which an index is built in the transaction that declares it: some 2 ms."""
+AT_ONCE_BYTES: Final = 1024 * 1024
+"""Of them in all; the rest is built in steps."""
 
 
 ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
@@ -176,7 +178,7 @@ class Catalog:
         self._set_indexes(collection_id, (*indexes, Index(id, fields, unique=unique, made=made, used=used)))
         few = "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)"
         if self.connection.execute(few, (low, high, AT_ONCE + 1)).fetchone()[0] <= AT_ONCE:
-            self.build_some(id, AT_ONCE + 1, max_bytes=1 << 60)
+            self.build_some(id, AT_ONCE + 1, AT_ONCE_BYTES)
         else:
             self.index_work = True
 
