@@ -561,3 +561,18 @@ def test_an_index_of_large_values_is_built_and_removed_in_small_steps(file: Path
     assert 0 < left < 120
     finish(file)
     assert rows(file, "SELECT * FROM entries") == rows(file, "SELECT * FROM index_drops") == []
+
+
+async def test_what_went_for_want_of_use_is_made_again_when_it_is_wished_for_again(file: Path) -> None:
+    large(file, 10)
+    advisor = IndexAdvisor(after=2)
+    async with running(file) as (writer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(advisor.run, writer)
+        for _ in range(2):
+            for _ in range(2):
+                advisor.wish(Wish(DATABASE, "c", ("b",)))
+            with trio.fail_after(30):
+                while not indexes(file):
+                    await trio.sleep(0.05)
+            await writer.submit(KeepUsedIndexes(frozenset(), 1_000_000))
+        nursery.cancel_scope.cancel()
