@@ -333,8 +333,8 @@ def test_a_full_disk_leaves_nothing_of_an_export(data: Path, small_disk: Path) -
 def test_a_replaced_document_without_its_time_of_creation_is_the_newest(file: Path) -> None:
     """It lies where it was, so that the collection no longer lies in order of `createdAt`."""
     with committed(file) as tx:
-        tx.stamp = "2020-01-01T00:00:00.000Z"
         for n in range(5):
+            tx.stamp = f"2020-01-01T00:00:0{n}.000Z"
             insert(tx, {"_id": str(n)})
     line = parse_line(1, b'{"collection": "c", "document": {"_id": "0", "new": true}}')
     apply_all(file, ImportLines([line], True, MAX_BYTES))
