@@ -249,7 +249,7 @@ SCHEMA: Final = Body(
     "NewSchema",
     _schema,
     {"properties": {"email": {"type": "string", "required": True}}, "indexes": [["room", "-createdAt"]]},
-    ("INVALID_SCHEMA", "INVALID_FIELD", "CONFLICT", "TOO_MANY_INDEXES"),
+    ("INVALID_SCHEMA", "INVALID_FIELD", "CONFLICT"),
 )
 TOKEN_REQUEST: Final = Body(
     "TokenRequest",

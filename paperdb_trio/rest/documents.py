@@ -33,6 +33,7 @@ from paperdb_trio.store.operations import (
 )
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import parse_select, project
+from paperdb_trio.store.writer import until_indexed
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 """What ids, times and a schema's defaults may add to a bulk, beside doubling it."""
@@ -67,7 +68,8 @@ async def insert_bulk(call: Call) -> Response:
             if error.code == "INVALID_JSON":
                 raise
             drafts.append(error)
-    documents, failures = await call.services.writer.submit(
+    documents, failures = await until_indexed(
+        call.services.writer,
         InsertBulk(
             call.database_id,
             collection,
@@ -75,7 +77,7 @@ async def insert_bulk(call: Call) -> Response:
             settings.max_document_bytes,
             2 * len(body) + MORE_BULK_BYTES,
             atomic,
-        )
+        ),
     )
     errors = [Failure(failure.index, failure.error.message, failure.error.code) for failure in failures]
     return json_response(

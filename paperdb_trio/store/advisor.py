@@ -77,6 +77,7 @@ class IndexAdvisor:
                 continue
             self._wishes[note] += 1
             if self._wishes[note] == self._after:
+                del self._wishes[note]  # it may go again, or find no room
                 if await writer.submit(MakeIndex(*note, today=int(writer.clock.now() / DAY))):
                     log.info(
                         "making an index of %s in '%s': %d finds looked at every document",

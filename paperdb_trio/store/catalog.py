@@ -6,11 +6,12 @@ the rest of it, it forgets everything at the end of the transaction.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Final
 
 import msgspec
 
-from paperdb_trio.errors import bad_request, unique_violation
+from paperdb_trio.errors import ApiError, bad_request, unique_violation
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys, sqlite
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
@@ -31,6 +32,8 @@ from paperdb_trio.store.rowkeys import span
 
 AT_ONCE: Final = 250
 """Documents up to which an index is built in the transaction that declares it: some 2 ms."""
+AT_ONCE_BYTES: Final = 1024 * 1024
+"""Of them in all; the rest is built in steps."""
 
 
 ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
@@ -166,13 +169,8 @@ class Catalog:
     def add_index(
         self, collection_id: int, fields: tuple[str, ...], *, unique: bool, made: bool, used: int = 0
     ) -> None:
-        """Declare an index. It is built at once if there is little to build, else in steps of `IndexWork`.
-
-        Raises a 400 for too many.
-        """
+        """Declare an index. It is built at once if there is little to build, else in steps of `IndexWork`."""
         indexes = self.indexes(collection_id)
-        if len(indexes) >= MAX_INDEXES:
-            raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
         low, high = span(collection_id)
         (id,) = self.connection.execute(
             "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?) RETURNING id", (collection_id, low)
@@ -180,7 +178,7 @@ class Catalog:
         self._set_indexes(collection_id, (*indexes, Index(id, fields, unique=unique, made=made, used=used)))
         few = "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)"
         if self.connection.execute(few, (low, high, AT_ONCE + 1)).fetchone()[0] <= AT_ONCE:
-            self.build_some(id, AT_ONCE + 1, max_bytes=1 << 60)
+            self.build_some(id, AT_ONCE + 1, AT_ONCE_BYTES)
         else:
             self.index_work = True
 
@@ -251,37 +249,65 @@ class Catalog:
                 )
                 break
         else:
-            if not any(index.path == field for index in self.indexes(collection_id)):
-                self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=today)
+            self._make_unique_index(collection_id, field, today)
             found = self.connection.execute(
                 f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
                 (low, high, *parameters),
             )
         return found.fetchone() is not None
 
-    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema) -> bool:
-        """Put a schema in force, with its indexes; False, and it is not, while one of a unique field is being
-        built.
+    def is_ready(self, collection_id: int, fields: set[str]) -> bool:
+        """Whether indexes tell for many documents what is unique: for the schema, and for `has_value` of these
+        fields, for which it makes them. If not, each document would be held against all that are there."""
+        ready = True
+        for field in fields:
+            with suppress(ApiError):  # too many: `has_value` says so
+                self._make_unique_index(collection_id, field, int(self.log_time / 86_400))
+            own = [i for i in self.indexes(collection_id) if i.path == field and not i.broken]
+            ready &= not own or any(index.built for index in own)
+        return ready and all(
+            index.built or not index.unique or not self._enforces(collection_id, index)
+            for index in self.indexes(collection_id)
+        )
 
-        Raises a 409 if what is there breaks a unique field, and a 400 for too many indexes.
+    def _make_unique_index(self, collection_id: int, field: str, today: int) -> None:
+        indexes = self.indexes(collection_id)
+        if any(index.path == field and not index.broken for index in indexes):
+            return
+        if len(indexes) >= MAX_INDEXES:
+            raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
+        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=today)
+
+    def set_schema(self, database_id: int, collection: str, schema: DocumentSchema, *, first: bool) -> bool:
+        """Put a schema in force, with its indexes; False, and it is not, while one of a unique field is being
+        built. `first`: what an earlier schema found out about its unique fields may be true no longer.
+
+        Indexes that the server made give way if there are too many. Raises a 409 if what is there breaks a
+        unique field.
         """
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
+        if first and any(index.broken for index in self.indexes(collection_id)):
+            self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if not i.broken))
         for fields, unique in schema.indexes:
             if not any((i.fields, i.unique) == (fields, unique) for i in self.indexes(collection_id)):
                 self.add_index(collection_id, fields, unique=unique, made=False)
-        wanted = {
-            index
-            for index in self.indexes(collection_id)
-            if index.made or (index.fields, index.unique) in schema.indexes
-        }
-        for index in wanted:
+        indexes = self.indexes(collection_id)
+        declared = [index for index in indexes if (index.fields, index.unique) in schema.indexes]
+        for index in declared:
             if index.broken:
-                self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i != index))
+                in_force = self._schemas.get(collection_id)
+                known = () if in_force is None else in_force.indexes
+                kept = tuple(i for i in indexes if i.made or (i.fields, i.unique) in known)
+                self._set_indexes(collection_id, kept)
                 raise unique_violation(index.path)
-        if any(index.unique and not index.built for index in wanted):
+        if any(index.unique and not index.built for index in declared):
             return False
-        self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i in wanted))
+        made = [index for index in indexes if index.made and index not in declared]
+        made.sort(key=lambda index: index.used, reverse=True)
+        del made[MAX_INDEXES - len(declared) :]
+        own = [msgspec.structs.replace(index, made=False, used=0) for index in declared]
+        self._set_indexes(collection_id, (*own, *made))
         self.connection.execute(
             "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
         )

@@ -17,7 +17,7 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys, sqlite
 from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
-from paperdb_trio.store.plan import Order, Plan, choose, improvement, plan_with
+from paperdb_trio.store.plan import Order, Plan, choose, improvement, plan_with, worth
 from paperdb_trio.store.query import Question, field
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
@@ -82,7 +82,9 @@ def parse_edge(text: str, sort: str | None, question: Question, collection_id: i
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         of, seq, values = msgspec.json.decode(raw, type=tuple[str, int, tuple[str | int | float | None, ...]])
-        if of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
+        # A larger integer is none that a page ends with: SQLite knows it as a double.
+        large = any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in values)
+        if large or of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
             raise ValueError
         return Edge(values, span(collection_id)[0] | seq)
     except (ValueError, binascii.Error, msgspec.MsgspecError):
@@ -175,7 +177,7 @@ def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Pla
     def count(plan: Plan, most: int) -> int:
         return _entries(connection, plan, most)
 
-    return choose(question, of.indexes, in_order=of.in_order, count=count)
+    return choose(question, of.indexes, documents=of.documents, in_order=of.in_order, count=count)
 
 
 def _entries(connection: sqlite.Connection, plan: Plan, most: int) -> int:
@@ -239,7 +241,9 @@ def _by_creation(
         f"SELECT {least}(rowkey) FROM ({page})",
         (low, high, *source.parameters[2:], rows),
     ).fetchone()
-    if last is not None:
+    if last is None:
+        low, high = high, low  # nothing matches: no second look
+    else:
         (moment,) = connection.execute(f"SELECT {_CREATED} FROM documents WHERE rowkey=?", (last,)).fetchone()
         other = next_moment(last, moment, later=not descending)
         if other is not None:
@@ -281,7 +285,10 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
         return of.documents, Plan(Order.INSERTION)
     plans = (plan_with(index, question) for index in of.indexes if index.built)
     narrow = [plan for plan in plans if plan is not None and plan.narrows]
-    plan = min(narrow, key=lambda plan: _entries(connection, plan, MANY), default=Plan(Order.INSERTION))
+    most = worth(of.documents)
+    counted = [(_entries(connection, plan, most), at) for at, plan in enumerate(narrow)]
+    entries, at = min(counted, default=(most, 0))
+    plan = narrow[at] if entries < most else Plan(Order.INSERTION)
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
     return int(n), plan
@@ -290,11 +297,12 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
 def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
     """How the question would be answered: the members of `rest.responses.Explanation`."""
     plan = _choose(connection, question, of)
+    suggestion = improvement(plan, question)
     return {
         "index": None if plan.index is None else plan.index.fields,
         "order": plan.order.value,
         "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
         "documents": of.documents,
         "building": [index.fields for index in of.indexes if not index.built],
-        "suggestion": improvement(plan, question),
+        "suggestion": None if any(i.fields == suggestion for i in of.indexes) else suggestion,
     }

@@ -104,12 +104,19 @@ class IndexWork:
         dropped = tx.connection.execute("SELECT min(id) FROM index_drops").fetchone()[0]
         building = tx.connection.execute("SELECT min(id) FROM index_builds").fetchone()[0]
         if dropped is not None:
+            entries = size = 0
+            sizes = "SELECT length(key) FROM entries WHERE index_id=? LIMIT ?"
+            for (length,) in tx.connection.execute(sizes, (dropped, 4 * self.rows)).fetchall():
+                entries += 1
+                size += length
+                if size >= STEP_BYTES:
+                    break
             tx.connection.execute(
                 "DELETE FROM entries WHERE index_id=?1 AND (key, rowkey) IN "
                 "(SELECT key, rowkey FROM entries WHERE index_id=?1 LIMIT ?2)",
-                (dropped, 4 * self.rows),
+                (dropped, entries),
             )
-            if tx.connection.changes() < 4 * self.rows:
+            if entries < 4 * self.rows and size < STEP_BYTES:
                 tx.connection.execute("DELETE FROM index_drops WHERE id=?", (dropped,))
         elif building is not None:
             tx.build_some(building, self.rows, STEP_BYTES // 4)

@@ -97,6 +97,7 @@ def m003_entries(db: Any) -> None:
         db.execute(statement)
     old = re.compile(r"(unique|schema_unique|schema_index)_([0-9]+)_([0-9a-f]+)")
     wanted: dict[int, set[tuple[str, str]]] = {}
+    today = int(time.time() / 86_400)  # else what only `insert` uses would be removed in the first hour
     for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='index'").fetchall():
         if found := old.fullmatch(name):
             kind, collection_id, field = found.groups()
@@ -113,7 +114,13 @@ def m003_entries(db: Any) -> None:
             )
             (id,) = db.execute("SELECT last_insert_rowid()").fetchone()
             indexes.append(
-                Index(id, (field_text(field),), unique=kind == "schema_unique", made=kind == "unique")
+                Index(
+                    id,
+                    (field_text(field),),
+                    unique=kind == "schema_unique",
+                    made=kind == "unique",
+                    used=today if kind == "unique" else 0,
+                )
             )
         text = encode(indexes).decode()
         db.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))

@@ -156,7 +156,7 @@ class Insert:
 @dataclass(frozen=True, slots=True)
 class InsertBulk:
     """Each draft stands or falls alone (a draft that could not be parsed is its error); or, `atomic`,
-    the first failure undoes all and is raised."""
+    the first failure undoes all and is raised. See that indexes tell what is unique with `until_indexed`."""
 
     database_id: int
     collection: str
@@ -165,8 +165,15 @@ class InsertBulk:
     max_bytes_in_all: int
     atomic: bool
 
-    def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
-        """The documents that are in, as JSON texts, and which failed."""
+    def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]] | None:
+        """The documents that are in, as JSON texts, and which failed. None, and nothing is done, while an index
+        is being built that tells what is unique."""
+        collection_id = tx.collection_id(self.database_id, self.collection)
+        if collection_id is not None:
+            drafts = (draft for draft in self.drafts if isinstance(draft, Draft))
+            unique = {name for draft in drafts for name, value in draft.unique if value is not None}
+            if not tx.is_ready(collection_id, unique):
+                return None
         documents = self._insert_at_once(tx)
         if documents is not None:
             return documents, []
@@ -295,21 +302,23 @@ class Delete:
         return Written(self.id, data, tx.delete(self.database_id, self.collection, rowkey, self.id, data))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SetSchema:
     """Put a schema on a collection, which it creates if need be; None takes it off.
 
     Returns whether it is in force: not before the indexes of its unique fields are built. Ask again after some
-    `IndexWork`; `writer.put_schema` does.
+    `IndexWork`; `writer.until_indexed` does.
     """
 
     database_id: int
     collection: str
     schema: DocumentSchema | None
+    begun: bool = False
 
     def apply(self, tx: Transaction) -> bool:
         if self.schema is not None:
-            return tx.set_schema(self.database_id, self.collection, self.schema)
+            first, self.begun = not self.begun, True
+            return tx.set_schema(self.database_id, self.collection, self.schema, first=first)
         collection_id = tx.collection_id(self.database_id, self.collection)
         if collection_id is None or tx.schema(collection_id) is None:
             raise ApiError(404, "NOT_FOUND", f"The collection '{self.collection}' has no schema")

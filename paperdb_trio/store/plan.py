@@ -17,6 +17,8 @@ from paperdb_trio.store.query import Question
 
 FEW: Final = 5000
 """Entries up to which looking at all of them, some 10 ms, is better than the right order with a filter."""
+SCATTERED: Final = 8
+"""How much longer a document takes that an index proposes than one that comes as it lies."""
 
 Interval = tuple[bytes, bytes]
 ALL: Final[Interval] = (b"", b"\xff")
@@ -86,9 +88,15 @@ def _order(rest: list[IndexField], question: Question, intervals: int) -> Order:
 
 
 def choose(
-    question: Question, indexes: tuple[Index, ...], *, in_order: bool, count: Callable[[Plan, int], int]
+    question: Question,
+    indexes: tuple[Index, ...],
+    *,
+    documents: int,
+    in_order: bool,
+    count: Callable[[Plan, int], int],
 ) -> Plan:
-    """`in_order`: insertion order is that of `createdAt`. `count(plan, most)`: its entries, up to `most`."""
+    """`documents`: how many there are. `in_order`: insertion order is that of `createdAt`. `count(plan, most)`:
+    its entries, up to `most`."""
     plans = [plan for index in indexes if index.built and (plan := plan_with(index, question)) is not None]
     ordered = [plan for plan in plans if plan.order is not Order.SORTED]
     narrow = [plan for plan in plans if plan.narrows]
@@ -99,20 +107,26 @@ def choose(
     if best is None or not best.narrows:
         best = natural or best
     if narrow:
-        counted = [(count(plan, FEW), plan.order is Order.SORTED, at) for at, plan in enumerate(narrow)]
+        most = worth(documents) if best is None else FEW
+        counted = [(count(plan, most), plan.order is Order.SORTED, at) for at, plan in enumerate(narrow)]
         entries, _, at = min(counted)
-        if entries < FEW or best is None:
+        if entries < most:
             return narrow[at]
-        if best.narrows and best.index is not None:
-            return best
     return best or Plan(Order.SORTED)
+
+
+def worth(documents: int) -> int:
+    """Entries from which on looking at all documents, as they lie, is better."""
+    return max(FEW, documents // SCATTERED)
 
 
 def improvement(plan: Plan, question: Question) -> tuple[str, ...] | None:
     """The fields of an index with which there would be a better plan."""
-    fields = wish(question)
-    better = None if fields is None else plan_with(Index(0, fields), question)
-    return None if better is None or _rank(better) >= _rank(plan) else fields
+    for fields in wishes(question):
+        better = plan_with(Index(0, fields), question)
+        if better is not None and _rank(better) < _rank(plan):
+            return fields
+    return None
 
 
 def _rank(plan: Plan) -> tuple[bool, bool, int]:
@@ -130,13 +144,14 @@ def _natural(question: Question, *, in_order: bool) -> Plan | None:
     return None
 
 
-def wish(question: Question) -> tuple[str, ...] | None:
-    """The fields of the index that would answer best: those that are to be equal to something, then those to
-    sort by, or else one that is compared. None: no index would help."""
+def wishes(question: Question) -> list[tuple[str, ...]]:
+    """The fields of indexes that would answer well, the best first: those that are to be equal to something,
+    then those to sort by, or one that is compared. The latter is what helps if the former has to be followed
+    far, because few documents match."""
     equal = sorted(path for path in question.spans if question.point(path) is not None)
     sort = [field for field in question.sort if field.path not in equal]
-    if sort:
-        rest = [field_text(*field) for field in sort]
-    else:
-        rest = [field_text(path) for path in sorted(question.spans.keys() - set(equal))[:1]]
-    return (*(field_text(path) for path in equal), *rest)[:MAX_FIELDS] or None
+    compared = sorted(question.spans.keys() - set(equal))[:1]
+    ends = [[field_text(*field) for field in sort], [field_text(path) for path in compared]]
+    first = [field_text(path) for path in equal]
+    found = [(*first, *end)[:MAX_FIELDS] for end in ends if end] or [tuple(first[:MAX_FIELDS])]
+    return [fields for fields in found if fields]

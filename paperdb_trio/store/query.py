@@ -66,6 +66,7 @@ class _Compiler:
         self.parameters: list[Any] = []
         self.conditions = 0
         self.filters = 0
+        self.values = 0
 
     def bind(self, value: Scalar) -> str:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -137,8 +138,9 @@ class _Compiler:
     def within(self, at: Field, operand: object, operator: str = "in") -> str:
         if not isinstance(operand, list):
             raise _invalid(f"'{operator}' takes an array of values")
-        if len(operand) > MAX_VALUES:
-            raise _invalid(f"'{operator}' takes at most {MAX_VALUES} values")
+        self.values += len(operand)
+        if self.values > MAX_VALUES:
+            raise _invalid(f"'in' and 'nin' take at most {MAX_VALUES} values in one filter")
         # One IN for all strings and one for all numbers: as long as it may be, it is one level deep.
         texts = [item for item in operand if isinstance(item, str)]
         numbers = [item for item in operand if isinstance(item, int | float) and not isinstance(item, bool)]

@@ -105,16 +105,21 @@ class Transaction(Catalog):
         assert collection_id is not None
         seq, text = self._head(database_id) + 1, data.decode()
         rowkey = collection_id << SEQ_BITS | seq
-        indexes = self._indexes.get(collection_id)
-        entries = [] if indexes is None else self._entries(collection_id, indexes, rowkey, data)
         try:
             self.connection.execute(
                 "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))", (rowkey, collection_id, id, seq, text)
             )
         except sqlite.ConstraintError:
             return None
-        for entry in entries:
-            self.connection.execute(ENTER, entry)
+        indexes = self._indexes.get(collection_id)
+        if indexes is not None:
+            try:
+                entries = self._entries(collection_id, indexes, rowkey, data)
+            except ApiError:
+                self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
+                raise
+            for entry in entries:
+                self.connection.execute(ENTER, entry)
         self._record(database_id, "insert", collection, id, data, text)
         self._count(collection_id, 1, created or self.stamp)
         return seq

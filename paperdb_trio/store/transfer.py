@@ -117,10 +117,11 @@ class Tally(msgspec.Struct):
         self.refusals = (self.refusals + other.refusals)[:MAX_REFUSALS]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ImportLines:
-    """Write lines, each of which stands or falls alone; returns a tally of them. None: the only line is a
-    schema that is not in force yet, see `SetSchema`.
+    """Write lines, each of which stands or falls alone; returns a tally of them. None, and nothing is written,
+    while an index is being built: that of a schema, which then is the only line (see `SetSchema`), or one that
+    tells what is unique.
 
     A document that is there already is refused, or with `replace` replaced, unless it is the very same.
     """
@@ -128,16 +129,22 @@ class ImportLines:
     lines: list[Line]
     replace: bool
     max_bytes: int
+    begun: bool = False
 
     def apply(self, tx: Transaction) -> Tally | None:
         tally = Tally()
         ids: dict[str, int] = dict(tx.connection.execute("SELECT name, id FROM databases"))
+        for database, collection in {(line.database, line.collection) for line in self.lines}:
+            collection_id = tx.collection_id(ids[database], collection) if database in ids else None
+            if collection_id is not None and not tx.is_ready(collection_id, set()):
+                return None
         for line in self.lines:
             try:
                 if line.database not in ids:
                     raise bad_request(f"There is no database '{line.database}'")
                 if isinstance(line.content, DocumentSchema):
-                    schema = SetSchema(ids[line.database], line.collection, line.content)
+                    schema = SetSchema(ids[line.database], line.collection, line.content, self.begun)
+                    self.begun = True
                     if not schema.apply(tx):
                         return None
                     tally.schemas += 1
@@ -176,7 +183,7 @@ class ImportLines:
             tally.unchanged += 1
         elif self.replace:
             tx.update(database_id, collection, found[0], id, found[2], data)
-            if created:
+            if (created or tx.stamp) != decode(found[2])["createdAt"]:
                 tx.disorder(found[0] >> SEQ_BITS)
             tally.replaced += 1
         else:

@@ -123,6 +123,7 @@ def test_an_unknown_operator_is_a_400_that_names_it(api: httpx.Client, people: s
         ('{"not": ' * 20 + "{}" + "}" * 20, "INVALID_FILTER"),
         (json.dumps({"or": [{"a": n} for n in range(201)]}), "INVALID_FILTER"),
         (json.dumps({"a": {"in": list(range(2001))}}), "INVALID_FILTER"),
+        (json.dumps({"a": {"in": list(range(1001))}, "b": {"nin": list(range(1000))}}), "INVALID_FILTER"),
     ],
 )
 @pytest.mark.parametrize("route", ["docs", "count"])

@@ -87,6 +87,13 @@ def test_an_after_that_is_no_next_is_a_400(api: httpx.Client, docs: str, after: 
     assert refusal(api.get(docs, params={"after": after})) == (400, "INVALID_CURSOR")
 
 
+@pytest.mark.parametrize("value", ["9" * 30, "9223372036854775808", "9" * 309])
+def test_an_after_with_an_integer_beyond_64_bits_is_a_400(api: httpx.Client, docs: str, value: str) -> None:
+    insert(api, docs, {"a": 1})
+    after = base64.urlsafe_b64encode(f'["a",1,[{value}]]'.encode()).decode()
+    assert refusal(api.get(docs, params={"after": after, "sort": "a"})) == (400, "INVALID_CURSOR")
+
+
 def test_an_after_of_another_sort_or_with_an_offset_is_a_400(api: httpx.Client, docs: str) -> None:
     insert(api, docs, {"a": 1}, {"a": 2})
     next = page(api, docs, sort="a", limit=1)["next"]

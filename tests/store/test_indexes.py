@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import catalog
+from paperdb_trio.store import catalog, plan
 from paperdb_trio.store.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.check import check
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.file import connect
-from paperdb_trio.store.find import explain, find, shelf
+from paperdb_trio.store.find import count, explain, find, shelf
 from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex
-from paperdb_trio.store.indexes import MAX_MADE, Index, stored_indexes
-from paperdb_trio.store.operations import Delete, Operation, Patch, Replace, SetSchema
+from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, Index, stored_indexes
+from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Operation, Patch, Replace, SetSchema
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.rowkeys import span
@@ -201,12 +201,13 @@ def test_removed_indexes_leave_nothing(file: Path) -> None:
 # --- unique --------------------------------------------------------------------------------------
 
 
-def enforce(file: Path) -> None:
+def enforce(file: Path, putting: SetSchema | None = None) -> None:
     """Put the schema, and build what it needs. A refusal is committed like any other, as the writer does."""
+    putting = putting or put(UNIQUE_A)
     while True:
         with committed(file) as tx:
             try:
-                done: bool | ApiError = put(UNIQUE_A).apply(tx)
+                done: bool | ApiError = putting.apply(tx)
             except ApiError as error:
                 done = error
         if isinstance(done, ApiError):
@@ -233,11 +234,75 @@ def test_a_schema_that_the_data_breaks_can_be_put_when_that_is_mended(file: Path
 
 def test_a_twin_that_comes_while_a_unique_index_is_built_breaks_it(file: Path) -> None:
     large(file)
-    assert apply_all(file, put(UNIQUE_A)) == [False]
+    putting = put(UNIQUE_A)
+    assert apply_all(file, putting) == [False]
     apply_all(file, IndexWork(rows=300), inserting({"key": "twin", "a": 5}))
     with pytest.raises(ApiError) as refused:
-        enforce(file)
+        enforce(file, putting)
     assert refused.value.status == 409
+
+
+def test_what_an_abandoned_schema_found_out_is_not_held_against_the_next(file: Path) -> None:
+    large(file)
+    apply_all(file, put(UNIQUE_A))  # whoever asked has gone
+    apply_all(
+        file, IndexWork(rows=300), inserting({"key": "twin", "a": 5}), Delete(DATABASE, "c", "twin", None)
+    )
+    enforce(file)
+    assert [index.built for index in indexes(file)] == [True]
+
+
+def test_a_document_that_is_not_inserted_breaks_no_unique_index(file: Path) -> None:
+    large(file)
+    putting = put(UNIQUE_A)
+    apply_all(file, putting, IndexWork(rows=300))
+    with pytest.raises(ApiError):
+        apply_all(file, inserting({"key": "7", "a": 5}))
+    with committed(file) as tx, suppress(ApiError):
+        inserting({"key": "7", "a": 5}).apply(tx)
+    enforce(file, putting)
+
+
+def test_a_refused_schema_leaves_no_index(file: Path) -> None:
+    large(file)
+    apply_all(file, inserting({"key": "twin", "a": 5}), put(BY_A))
+    both = {"properties": {"a": {"unique": True}, "b": {"index": True}, "c": {"index": True}}}
+    with pytest.raises(ApiError):
+        enforce(file, put(parse_schema(both)))
+    assert {index.fields for index in indexes(file)} == {("-a", "b"), ("a",)}
+
+
+def test_a_schema_of_as_many_indexes_as_may_be_replaces_another(file: Path) -> None:
+    large(file, 3)
+    apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1), MakeIndex(DATABASE, "c", ("b",), 2))
+    for letter in "xy":
+        many = [[f"{letter}{n}"] for n in range(MAX_INDEXES - 1)]
+        apply_all(file, put(parse_schema({"properties": {}, "indexes": many})))
+        assert len(indexes(file)) == MAX_INDEXES
+    assert [index.fields for index in indexes(file) if index.made] == [("b",)]  # the last used
+    assert check(file).faults == []
+
+
+def test_an_index_of_a_schema_stays_though_the_server_made_it_before(file: Path) -> None:
+    large(file, 3)
+    apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1), put(BY_A), KeepUsedIndexes(frozenset(), 1000))
+    assert {index.fields for index in indexes(file)} == {("-a", "b"), ("a",)}
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_bulk_waits_for_the_index_that_tells_what_is_unique(file: Path, atomic: bool) -> None:
+    """Holding each of its documents against all that are there took 0.1 s a document of 100,000."""
+    large(file)
+    drafts = [Draft.parse({"key": f"new {n}", "a": n, "unique": ["a"]}) for n in (5, 1000)]
+    bulk = InsertBulk(DATABASE, "c", list(drafts), MAX_BYTES, 10 * MAX_BYTES, atomic)
+    assert apply_all(file, bulk) == [None]
+    finish(file)
+    if atomic:
+        with pytest.raises(ApiError):
+            apply_all(file, bulk)
+    else:
+        ((documents, failures),) = apply_all(file, bulk)
+        assert (len(documents), [failure.index for failure in failures]) == (1, [0])
 
 
 @pytest.mark.parametrize(
@@ -452,3 +517,62 @@ def test_an_index_that_unique_needs_is_used_by_it(file: Path) -> None:
     assert index.used > 0
     with pytest.raises(ApiError):
         apply_all(file, inserting({"v": 5.0, "unique": ["v"]}))
+
+
+def test_an_index_that_proposes_most_documents_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document that an index proposes takes some eight times as long as one of a scan."""
+    monkeypatch.setattr(plan, "FEW", 10)
+    large(file)
+    apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1))
+    finish(file)
+    with closing(connect(file, read_only=True)) as connection:
+        of = shelf(connection, DATABASE, "c")
+        assert of is not None
+        for low, used in ((0, False), (590, True)):
+            question = ask(json.dumps({"a": {"gte": low}}), "-b")
+            assert (find(connection, question, of, None, 5, 0).plan.index is not None) is used
+            n, how = count(connection, question, of)
+            assert (n, how.index is not None) == (600 - low, used)
+
+
+def test_an_index_that_had_to_be_followed_far_gets_one_of_what_is_compared(file: Path) -> None:
+    """With the order alone it takes longer than a scan, if few documents match."""
+    large(file)
+    question = ask('{"a": {"gte": 590}}', "b")
+    for wanted in (("b",), ("a",)):
+        with closing(connect(file, read_only=True)) as connection:
+            of = shelf(connection, DATABASE, "c")
+            assert of is not None
+            assert plan.improvement(find(connection, question, of, None, 5, 0).plan, question) == wanted
+        apply_all(file, MakeIndex(DATABASE, "c", wanted, 1))
+        finish(file)
+
+
+def test_an_index_of_large_values_is_built_and_removed_in_small_steps(file: Path) -> None:
+    """A step is bounded in bytes, too: 240 documents of 200 kB took 0.3 s at one go."""
+    apply_all(file, *(inserting({"a": f"{n}" + "x" * 200_000}) for n in range(60)))
+    apply_all(file, put(BY_A))
+    assert [index.built for index in indexes(file)] == [False, False]
+    assert finish(file) > 2
+    assert check(file).faults == []
+    apply_all(file, put(None))
+    apply_all(file, IndexWork())
+    ((left,),) = rows(file, "SELECT count(*) FROM entries")
+    assert 0 < left < 120
+    finish(file)
+    assert rows(file, "SELECT * FROM entries") == rows(file, "SELECT * FROM index_drops") == []
+
+
+async def test_what_went_for_want_of_use_is_made_again_when_it_is_wished_for_again(file: Path) -> None:
+    large(file, 10)
+    advisor = IndexAdvisor(after=2)
+    async with running(file) as (writer, _), trio.open_nursery() as nursery:
+        nursery.start_soon(advisor.run, writer)
+        for _ in range(2):
+            for _ in range(2):
+                advisor.wish(Wish(DATABASE, "c", ("b",)))
+            with trio.fail_after(30):
+                while not indexes(file):
+                    await trio.sleep(0.05)
+            await writer.submit(KeepUsedIndexes(frozenset(), 1_000_000))
+        nursery.cancel_scope.cancel()

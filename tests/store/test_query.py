@@ -166,7 +166,7 @@ INDEXES = st.lists(
 def fill(tx: Transaction, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Shelf:
     """Insert documents with ids 0, 1, …"""
     if indexes:
-        tx.set_schema(DATABASE, "c", parse_schema({"properties": {}, "indexes": indexes}))
+        tx.set_schema(DATABASE, "c", parse_schema({"properties": {}, "indexes": indexes}), first=True)
     for n, document in enumerate(documents):
         insert(tx, {"key": str(n), **document})
     tx.flush()

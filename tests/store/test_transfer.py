@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from hypothesis import strategies as st
 from paperdb_trio.json_input import MAX_CONTAINERS, MAX_DEPTH
 from paperdb_trio.model import new_id
 from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.file import connect
+from paperdb_trio.store.find import find, shelf
 from paperdb_trio.store.operations import Replace, SetSchema
-from paperdb_trio.store.transfer import Importer, Tally
+from paperdb_trio.store.query import ask
+from paperdb_trio.store.transfer import Importer, ImportLines, Tally, parse_line
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server
 from tests.store.tools import (
@@ -23,6 +27,7 @@ from tests.store.tools import (
     DOCUMENTS,
     MAX_BYTES,
     apply_all,
+    committed,
     exactly,
     insert,
     inserting,
@@ -323,3 +328,18 @@ def test_a_full_disk_leaves_nothing_of_an_export(data: Path, small_disk: Path) -
     assert list(small_disk.iterdir()) == []
     done = run_here("export", "--output", small_disk / "none" / "lines", "--data", data)
     fails_here(done, 6, f"Cannot write {small_disk}/none/lines: No such file or directory")
+
+
+def test_a_replaced_document_without_its_time_of_creation_is_the_newest(file: Path) -> None:
+    """It lies where it was, so that the collection no longer lies in order of `createdAt`."""
+    with committed(file) as tx:
+        for n in range(5):
+            tx.stamp = f"2020-01-01T00:00:0{n}.000Z"
+            insert(tx, {"_id": str(n)})
+    line = parse_line(1, b'{"collection": "c", "document": {"_id": "0", "new": true}}')
+    apply_all(file, ImportLines([line], True, MAX_BYTES))
+    with closing(connect(file, read_only=True)) as connection:
+        of = shelf(connection, DATABASE, "c")
+        assert of is not None
+        (newest,) = find(connection, ask(None, "-createdAt"), of, None, 1, 0).documents
+    assert json.loads(newest)["_id"] == "0"
