@@ -42,6 +42,9 @@ _KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
     type: type for type in ("null", "true", "false", "text", "array", "object")
 }
 
+SAMPLED: Final = 50
+"""Documents that are looked at to guess what is true of all."""
+
 
 class Catalog:
     def __init__(self, connection: sqlite.Connection, log_time: float) -> None:
@@ -219,6 +222,23 @@ class Catalog:
         else:
             self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
             self.index_work = True
+
+    def key_bytes(self, collection_id: int, fields: tuple[str, ...]) -> float:
+        """The length that keys of an index would have, by the newest documents."""
+        wanted = index_set((Index(0, fields),))
+        assert wanted is not None
+        found = self.connection.execute(
+            "SELECT json(data) FROM documents WHERE rowkey BETWEEN ? AND ? ORDER BY rowkey DESC LIMIT ?",
+            (*span(collection_id), SAMPLED),
+        )
+        lengths, size = [], 0
+        for (text,) in found:
+            lengths.append(len(wanted.key(0, text.encode())))
+            size += len(text)
+            if size >= AT_ONCE_BYTES:
+                break
+        found.close()
+        return sum(lengths) / max(len(lengths), 1)
 
     def _indexes_of(self, collection_id: int) -> IndexSet:
         if collection_id not in self._indexes:

@@ -100,7 +100,22 @@ def _collections(
             damaged = damaged or not well_formed
         if not damaged:
             faults.extend(f"{where}: {fault}" for fault in _index_faults(connection, id))
+        if not damaged:
+            faults.extend(f"{where}: {fault}" for fault in _order_faults(connection, id))
     return total
+
+
+def _order_faults(connection: sqlite.Connection, collection_id: int) -> Iterator[str]:
+    """Whether documents lie in order of `createdAt`, if the collection says so."""
+    (out_of_order,) = connection.execute(
+        "SELECT sum(created<before OR created>newest) FROM "
+        "(SELECT created, lag(created) OVER (ORDER BY rowkey) AS before, newest FROM "
+        "(SELECT json_extract(data,'$.createdAt') AS created, rowkey, newest FROM documents d "
+        "JOIN collections c ON c.id=?1 WHERE newest IS NOT NULL AND rowkey BETWEEN ?2 AND ?3))",
+        (collection_id, *span(collection_id)),
+    ).fetchone()
+    if out_of_order:
+        yield f"{out_of_order:,} documents are not in order of createdAt"
 
 
 def _index_faults(connection: sqlite.Connection, collection_id: int) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
-from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE
+from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
 
@@ -125,7 +125,10 @@ class IndexWork:
 
 @dataclass(frozen=True, slots=True)
 class MakeIndex:
-    """Make an index of the server's own accord; whether it is new, and there is room for it."""
+    """Make an index of the server's own accord, if it is new, there is room for it, and its keys are short.
+
+    Returns whether it was made.
+    """
 
     database_id: int
     collection: str
@@ -141,6 +144,7 @@ class MakeIndex:
             len(indexes) >= MAX_INDEXES
             or sum(index.made for index in indexes) >= MAX_MADE
             or any(index.fields == self.fields for index in indexes)
+            or tx.key_bytes(collection_id, self.fields) > MAX_MADE_KEY
         ):
             return False
         tx.add_index(collection_id, self.fields, unique=False, made=True, used=self.today)

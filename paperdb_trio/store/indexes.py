@@ -21,6 +21,8 @@ MAX_INDEXES: Final = 64
 """Indexes of one collection. Each adds some 3 µs to a write of a document."""
 MAX_MADE: Final = 16
 """Indexes of one collection that the server makes of its own accord."""
+MAX_MADE_KEY: Final = 256
+"""Bytes of such a key, on average. An index of long texts would be as large as the documents."""
 UNUSED_DAYS: Final = 14
 """Days without use after which such an index is removed."""
 MAX_FIELDS: Final = 8

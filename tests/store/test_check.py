@@ -50,6 +50,7 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("DELETE FROM documents WHERE id='9'", "default/c: 8 documents, counted as 9"),
         ("UPDATE documents SET data=x'ff' WHERE id='9'", "default/c/9: is not its document's JSON"),
         ("UPDATE documents SET data=json(data) WHERE id='9'", "default/c/9: is not its document's JSON"),
+        ("UPDATE collections SET newest='2001'", "9 documents are not in order of createdAt"),
         ("DELETE FROM entries WHERE rowkey=(1<<40)+10", "default/c: index n lacks 1 of 9 documents"),
         (
             "UPDATE entries SET rowkey=77 WHERE rowkey=(1<<40)+10",

@@ -505,6 +505,13 @@ def test_a_new_schema_leaves_what_was_made(file: Path) -> None:
     assert [index.fields for index in indexes(file)] == [("b",)]
 
 
+def test_an_index_of_long_texts_is_not_made(file: Path) -> None:
+    apply_all(file, *(inserting({"short": "x", "long": "x" * 1000}) for _ in range(10)))
+    assert made(file, "short", today=1)
+    assert not made(file, "long", today=1)
+    assert made(file, "short", "missing", today=1)
+
+
 def test_no_more_are_made_than_there_is_room_for(file: Path) -> None:
     large(file, 10)
     assert [made(file, f"f{n}", today=1) for n in range(20)] == [True] * MAX_MADE + [False] * 4
