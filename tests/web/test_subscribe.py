@@ -105,7 +105,8 @@ def test_a_handler_that_fails_affects_no_other(client: MakeClient, server: Serve
     server.insert(collection, {"text": "first"})
     server.insert(collection, {"text": "second"})
     assert [event["data"]["text"] for event in node.wait_events("a", 2)] == ["first", "second"]
-    assert node.run("return state.errors") == ["thrown", "rejected", "thrown", "rejected"]
+    # Both events may come in one read: then both are handled before a promise is rejected.
+    assert sorted(node.run("return state.errors")) == ["rejected", "rejected", "thrown", "thrown"]
     wait_until(lambda: node.stderr.count("Error: unheard") == 2)
     assert "Error: onError fails" in node.stderr
     assert "Error: in a status listener" in node.stderr
