@@ -276,7 +276,7 @@ def make_another(file: Path) -> None:
         (lambda file: file.write_text("dear diary " * 1000), 3, "damaged"),
         (cut, 3, "damaged"),
         (scribble, 3, "damaged"),
-        (make_another, 3, "no PaperDB backup"),
+        (make_another, 3, "not a PaperDB backup"),
         (make_newer, 4, "m999_flying"),
     ],
     ids=["missing", "text", "cut", "scribbled", "another", "newer"],

@@ -54,9 +54,9 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("DELETE FROM entries WHERE rowkey=(1<<40)+10", "default/c: index n lacks 1 of 9 documents"),
         (
             "UPDATE entries SET rowkey=77 WHERE rowkey=(1<<40)+10",
-            "default/c: index n has 1 entries of no document",
+            "default/c: index n has 1 entries without a document",
         ),
-        ("UPDATE entries SET index_id=77 WHERE rowkey=(1<<40)+10", "1 entries of no index"),
+        ("UPDATE entries SET index_id=77 WHERE rowkey=(1<<40)+10", "1 entries without an index"),
         (
             "DELETE FROM index_builds; UPDATE collections SET indexes=replace(indexes,',\"built\":true','')",
             "is not being built",
@@ -65,7 +65,7 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("UPDATE documents SET seq=99 WHERE id='0'", "default/c/0: is at seq 99, beyond 12"),
         (
             "UPDATE documents SET data=jsonb_set(data,'$.n',5.5) WHERE id='9'",
-            "default/c/9: is not what change 10 made it",
+            "default/c/9: differs from its change 10",
         ),
         ("UPDATE databases SET head=11", "the log of 4 to 11 has 1 changes outside"),
         ("UPDATE databases SET head=14", "the log of 4 to 14 lacks 2 changes"),
@@ -74,10 +74,10 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("UPDATE changes SET data='x' WHERE rowkey=(1<<40)+12", "default: change 12 is malformed"),
         ("UPDATE changes SET type='upsert' WHERE rowkey=(1<<40)+12", "default: change 12 is malformed"),
         ("UPDATE changes SET size=size+1 WHERE rowkey=(1<<40)+12", "default: change 12 is malformed"),
-        ("UPDATE changes SET rowkey=rowkey+(7<<40) WHERE rowkey=(1<<40)+12", "1 changes of no database"),
-        ("UPDATE documents SET collection_id=77 WHERE id='9'", "1 documents of no collection"),
-        ("UPDATE keys SET database_id=77", "1 keys of no database"),
-        ("UPDATE collections SET database_id=77", "1 collections of no database"),
+        ("UPDATE changes SET rowkey=rowkey+(7<<40) WHERE rowkey=(1<<40)+12", "1 changes without a database"),
+        ("UPDATE documents SET collection_id=77 WHERE id='9'", "1 documents without a collection"),
+        ("UPDATE keys SET database_id=77", "1 keys without a database"),
+        ("UPDATE collections SET database_id=77", "1 collections without a database"),
     ],
 )
 def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
