@@ -256,7 +256,7 @@ def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) ->
     done = import_text(data, same, line({"_id": "b", "n": 2}), line({"_id": "d"}))
     fails_here(done, 10, "1 lines were refused")
     assert "1 documents inserted, 0 replaced, 1 unchanged" in done.stdout
-    assert "line 2: There is another document 'b' in 'c'" in done.stdout
+    assert "line 2: Another document with the id 'b' exists in 'c'" in done.stdout
     done = import_text(data, same, line({"_id": "b", "n": 2}), options=("--replace",))
     assert (done.exit_code, "0 documents inserted, 1 replaced, 1 unchanged" in done.stdout) == (0, True)
     log = rows(data / "paperdb.sqlite", "SELECT type FROM changes ORDER BY rowkey")
