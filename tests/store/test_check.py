@@ -29,13 +29,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_sound_directory_is_summed_up(data: Path) -> None:
+def test_check_summarizes_a_sound_directory(data: Path) -> None:
     done = run_here("check", "--data", data)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout == "default: 9 documents, 9 changes in the log, seq 12\nAll is well.\n"
 
 
-def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: str) -> None:
+def test_check_works_while_writes_go_on(server: Server, collection: str) -> None:
     with Writers(server, collection) as writers:
         for _ in range(3):
             assert "All is well" in server.cli("check")
@@ -80,7 +80,7 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("UPDATE collections SET database_id=77", "1 collections without a database"),
     ],
 )
-def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
+def test_check_names_the_damage(data: Path, damage: str, fault: str) -> None:
     with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute(damage)
     done = run_here("check", "--data", data)
@@ -92,7 +92,7 @@ def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
 
 @pytest.mark.smoke
 @pytest.mark.executable
-def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
+def test_check_finds_an_index_that_lacks_a_row(data: Path) -> None:
     """SQLite 3.40 sees that in its whole check only, 3.46 in the quick one at a start."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='documents_id'").fetchone()
@@ -109,7 +109,7 @@ def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
 
 
 @pytest.mark.executable
-def test_what_a_start_would_refuse_is_listed_too(data: Path) -> None:
+def test_check_lists_every_fault_that_stops_a_start(data: Path) -> None:
     """A start stops at the first fault that SQLite finds."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='keys'").fetchone()
@@ -128,6 +128,6 @@ def test_what_a_start_would_refuse_is_listed_too(data: Path) -> None:
     assert (done.exit_code, done.stdout.count("damaged: NULL value in keys.label")) == (3, 2)
 
 
-def test_what_is_no_database_is_one_line(data: Path) -> None:
+def test_check_of_a_file_that_is_not_a_database_is_one_line(data: Path) -> None:
     (data / "paperdb.sqlite").write_bytes(b"\xa5" * 10_000)
     fails_here(run_here("check", "--data", data), 3, "damaged")

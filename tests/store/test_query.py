@@ -194,7 +194,7 @@ def found(tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", pa
 @pytest.mark.parametrize("operator", OPERANDS)
 @settings(max_examples=80)
 @given(data=st.data(), indexes=INDEXES)
-def test_each_operator_finds_what_the_predicate_finds(
+def test_each_operator_agrees_with_the_predicate(
     shared_file: Path, operator: str, data: st.DataObject, indexes: list[list[str]]
 ) -> None:
     documents, operand = data.draw(questions(operator))
@@ -213,7 +213,7 @@ def test_each_operator_finds_what_the_predicate_finds(
 @example(documents=[{"a": True}, {"a": 1}, {"a": "true"}], filter={"a": {"in": [True]}}, indexes=[["a"]])
 @example(documents=[{"a": "\uffff"}, {"a": "😀"}], filter={"a": {"gt": "\uffff"}}, indexes=[["a"]])
 @example(documents=[{"a": {"b": None}}, {"a": {}}], filter={"a.b": {"exists": True}}, indexes=[])
-def test_sql_finds_what_the_predicate_finds(
+def test_sql_agrees_with_the_predicate(
     shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any], indexes: list[list[str]]
 ) -> None:
     with scratch(shared_file) as tx:
@@ -275,7 +275,7 @@ TRICKY = [
 
 
 @pytest.mark.parametrize("name", ["a", "a*b", "a[0]", "é", "a.b"])
-def test_equal_values_are_found_however_they_are_written(shared_file: Path, name: str) -> None:
+def test_equal_values_match_however_they_are_written(shared_file: Path, name: str) -> None:
     """A search for the text of a value stands before the comparison: it must not lose any."""
     documents = [{"other": 7, **at_path(name, value)} for value in TRICKY]
     with scratch(shared_file) as tx:
@@ -310,7 +310,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: str) -> None:
+def test_unusual_names_can_be_filtered_and_sorted_by(shared_file: Path, name: str) -> None:
     documents: list[dict[str, Any]] = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
     with scratch(shared_file) as tx:
         scope = fill(tx, documents, [])
@@ -352,7 +352,7 @@ def compare(one: object, two: object) -> int:
     indexes=INDEXES,
 )
 @example(documents=[{"a": True}, {"a": 0.5}, {}, {"a": "0"}], order=[("-", "a")], indexes=[["a"]])
-def test_sort_order_is_the_models(
+def test_sort_order_matches_the_model(
     shared_file: Path, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexes: list[list[str]]
 ) -> None:
     expected = list(range(len(documents)))
@@ -374,7 +374,7 @@ def test_sort_order_is_the_models(
     indexes=INDEXES,
     page=st.integers(1, 3),
 )
-def test_pages_one_after_the_other_are_the_whole(
+def test_pages_join_to_the_whole_result(
     shared_file: Path,
     documents: list[dict[str, Any]],
     filter: dict[str, Any],
@@ -442,12 +442,12 @@ def one_document(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("filter", LEGAL.values(), ids=LEGAL)
-async def test_what_the_limits_allow_is_answered(one_document: Path, filter: dict[str, Any]) -> None:
+async def test_filter_within_the_limits_is_accepted(one_document: Path, filter: dict[str, Any]) -> None:
     assert await answer(one_document, filter) == int(matches({"x": 1}, filter))
 
 
 @pytest.mark.parametrize("filter", TOO_MUCH.values(), ids=TOO_MUCH)
-async def test_what_they_do_not_is_refused_before_sqlite_sees_it(
+async def test_filter_beyond_the_limits_is_refused_before_sqlite_sees_it(
     one_document: Path, filter: dict[str, Any]
 ) -> None:
     assert await answer(one_document, filter) == 400
@@ -455,7 +455,7 @@ async def test_what_they_do_not_is_refused_before_sqlite_sees_it(
 
 @pytest.mark.parametrize("wrap", ["not", "or", "and"])
 @pytest.mark.parametrize("operator", OPERANDS)
-async def test_no_depth_is_an_error_of_sqlite(one_document: Path, operator: str, wrap: str) -> None:
+async def test_deep_filters_never_cause_an_sqlite_error(one_document: Path, operator: str, wrap: str) -> None:
     """SQLite's parser has a stack of its own: at each depth the answer is right, or ours is the refusal."""
     operand: Any = {"in": [1, "a", None], "nin": [1, "a", None], "exists": True}.get(operator, "a")
     answers = []
@@ -472,6 +472,6 @@ async def test_no_depth_is_an_error_of_sqlite(one_document: Path, operator: str,
 
 
 @pytest.mark.parametrize("name", ["or", "and"])
-def test_or_and_and_are_field_names_when_they_hold_a_condition(shared_file: Path, name: str) -> None:
+def test_or_and_and_with_a_condition_are_field_names(shared_file: Path, name: str) -> None:
     with scratch(shared_file) as tx:
         assert found(tx, fill(tx, [{name: 1}, {name: 2}], indexes=[]), {name: {"gte": 2}}) == [1]

@@ -38,7 +38,7 @@ async def one(reader: Reader) -> int:
                     raise
 
 
-async def test_a_query_is_stopped_at_its_deadline_and_its_thread_serves_on(reader: Reader) -> None:
+async def test_query_stops_at_its_deadline_and_frees_its_thread(reader: Reader) -> None:
     with pytest.raises(ApiError) as refused:
         await reader.run(lambda connection: connection.execute(ENDLESS).fetchone())
     assert (refused.value.status, refused.value.code) == (503, "QUERY_TIMEOUT")
@@ -46,7 +46,7 @@ async def test_a_query_is_stopped_at_its_deadline_and_its_thread_serves_on(reade
     assert await one(reader) == 1
 
 
-async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
+async def test_cancelled_query_is_stopped(file: Path) -> None:
     reader = Reader(file, threads=1, timeout=60, max_result_bytes=1024)
     started = threading.Event()
     stopped = threading.Event()
@@ -67,7 +67,7 @@ async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
     reader.close()
 
 
-async def test_a_deadline_between_two_statements_stops_the_second(file: Path) -> None:
+async def test_deadline_between_two_statements_stops_the_second(file: Path) -> None:
     """SQLite forgets an interrupt that comes while no statement runs; the deadline must not."""
     reader = Reader(file, threads=1, timeout=0.1, max_result_bytes=1024)
     passed, ended = threading.Event(), threading.Event()
@@ -92,7 +92,7 @@ async def test_a_deadline_between_two_statements_stops_the_second(file: Path) ->
     assert outcome == ["stopped"]
 
 
-async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reader: Reader, file: Path) -> None:
+async def test_too_large_result_is_a_400_and_frees_the_thread(reader: Reader, file: Path) -> None:
     apply_all(file, *(inserting({"pad": "x" * 300_000}) for _ in range(5)))
 
     async def find(limit: int) -> Any:
@@ -108,7 +108,9 @@ async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reade
 
 
 @pytest.mark.parametrize("sort", [None, "-createdAt", "pad"])
-async def test_a_find_needs_room_for_what_it_shows_only(reader: Reader, file: Path, sort: str | None) -> None:
+async def test_find_counts_only_the_returned_documents_against_the_limit(
+    reader: Reader, file: Path, sort: str | None
+) -> None:
     """Not for the one behind, by which it knows that there are more."""
     apply_all(file, *(inserting({"key": f"{n}", "pad": "x" * 700_000}) for n in range(3)))
     more: dict[str, Any] = {"filter": None, "sort": sort, "select": None, "count": True}
@@ -120,7 +122,7 @@ async def test_a_find_needs_room_for_what_it_shows_only(reader: Reader, file: Pa
     assert refused.value.code == "RESULT_TOO_LARGE"
 
 
-async def test_a_document_of_a_time_with_larger_limits_can_be_read(reader: Reader, file: Path) -> None:
+async def test_document_beyond_the_current_size_limit_is_readable(reader: Reader, file: Path) -> None:
     draft = Draft.parse({"key": "large", "pad": "x" * 3_000_000})
     apply_all(file, Insert(DATABASE, "c", draft, 4_000_000), inserting({"key": "small"}))
     stored = await reader.get(DATABASE, "c", "large")
@@ -132,7 +134,7 @@ async def test_a_document_of_a_time_with_larger_limits_can_be_read(reader: Reade
         await reader.find(DATABASE, "c", limit=2, offset=0, **more)
 
 
-async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Reader) -> None:
+async def test_query_error_is_raised_and_frees_the_thread(reader: Reader) -> None:
     with pytest.raises(ZeroDivisionError):
         await reader.run(lambda connection: 1 // 0)
     with pytest.raises(sqlite.Error, match="no such table"):
@@ -140,12 +142,12 @@ async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Re
     assert await one(reader) == 1
 
 
-async def test_a_reader_cannot_write(reader: Reader) -> None:
+async def test_reader_cannot_write(reader: Reader) -> None:
     with pytest.raises(sqlite.Error, match="readonly"):
         await reader.run(lambda connection: connection.execute("DELETE FROM keys"))
 
 
-async def test_a_query_sees_one_moment(reader: Reader, file: Path) -> None:
+async def test_query_sees_one_moment(reader: Reader, file: Path) -> None:
     def query(connection: sqlite.Connection) -> list[int]:
         count = "SELECT count(*) FROM documents"
         before = connection.execute(count).fetchone()[0]

@@ -16,7 +16,7 @@ def peak() -> int:
     return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def test_a_sort_of_much_more_than_the_cache_takes_no_more_memory_than_the_cache(file: Path) -> None:
+def test_large_sort_takes_no_more_memory_than_the_cache(file: Path) -> None:
     low, _ = span(1)
     writer = connect(file)
     writer.execute("BEGIN")
