@@ -1,4 +1,4 @@
-"""Pages by `next`, queries as bodies, and what `explain` says."""
+"""Pages by `next`, queries as bodies, and `explain`."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_pages_are_stable_while_documents_are_written(
         found += ids(one)
         more = one["hasMore"]
         after = {"after": one["next"]} if more else {}
-        if len(found) == 6:  # an offset would now leave out two documents
+        if len(found) == 6:  # an offset would now skip two documents
             api.delete(f"{docs}/{found[5]}")
             api.delete(f"{docs}/{found[0]}")
     assert found == whole

@@ -1,4 +1,4 @@
-"""What a PATCH can do to a field, and conditions on what is there."""
+"""The steps of a PATCH, and conditions on the existing document."""
 
 from __future__ import annotations
 

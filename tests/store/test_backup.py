@@ -1,5 +1,5 @@
-"""`paperdb backup` and `restore`: one moment, whole or not at all, and no cursor that points into another
-history afterwards."""
+"""`paperdb backup` and `restore`: a copy is of one moment, and complete or absent. No cursor points into
+another history afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.store.tools import apply_all, inserting, new_file, rows
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with three documents that nobody serves."""
+    """A data directory with three documents and no server."""
     directory = tmp_path / "data"
     directory.mkdir()
     file = new_file(directory)
@@ -54,7 +54,7 @@ def ids(server: Server) -> set[str]:
 
 
 def test_backup_is_one_moment_while_writes_go_on(start_server: StartServer, tmp_path: Path) -> None:
-    """One writer inserts 0, 1, 2, …: a backup has all up to some number, and stops it at none."""
+    """A writer inserts 0, 1, 2, … without pause. Each backup has all documents up to some number."""
     server = start_server()
     stop, written = threading.Event(), 0
 
@@ -154,7 +154,7 @@ def test_reading_commands_work_on_a_read_only_disk(small_disk: Path, tmp_path: P
 @pytest.mark.smoke
 @pytest.mark.executable
 def test_restore_brings_back_the_backup_and_nothing_else(start_server: StartServer, tmp_path: Path) -> None:
-    """The server was killed: what is in its write-ahead log must not be replayed into the backup."""
+    """The server was killed: its write-ahead log must not be replayed into the backup."""
     server = start_server()
     server.insert("c", {"_id": "before", "n": 1})
     key = server.new_key()["key"]
@@ -173,7 +173,7 @@ def test_restore_brings_back_the_backup_and_nothing_else(start_server: StartServ
 
 @pytest.mark.executable
 def test_cursor_of_the_lost_history_gets_a_gap(start_server: StartServer, tmp_path: Path) -> None:
-    """Also when as many changes have come since as were lost, so that its number could be one of theirs."""
+    """Also if there are as many new changes as were lost, so that a new one could have the cursor's number."""
     server = start_server()
     server.insert("c", {})
     server.cli("backup", str(tmp_path / "copy.db"))
@@ -198,7 +198,7 @@ def test_cursor_of_the_lost_history_gets_a_gap(start_server: StartServer, tmp_pa
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_restoring_a_backup_twice_gives_disjoint_seqs(data: Path, copy: Path, keep: bool) -> None:
-    """Whether the database that it replaces can still tell how far it had come, or is gone."""
+    """With the replaced database (its head is known), and without it."""
     file = data / "paperdb.sqlite"
     heads = []
     for _ in range(2):
@@ -207,7 +207,7 @@ def test_restoring_a_backup_twice_gives_disjoint_seqs(data: Path, copy: Path, ke
         assert head == trimmed
         heads.append(head)
         apply_all(file, *(inserting({}) for _ in range(3)))
-        with closing(connect(file)) as connection:  # as if very many had been written
+        with closing(connect(file)) as connection:  # as after very many writes
             connection.execute(f"UPDATE databases SET head=head+{JUMP if keep else 0}")
         if not keep:
             file.unlink()

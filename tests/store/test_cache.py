@@ -1,4 +1,4 @@
-"""The cache of documents: never behind a commit that was told, whatever is being read meanwhile."""
+"""The cache of documents: it is never behind a published commit, whatever is being read meanwhile."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_cached_document_follows_commits() -> None:
     cache.apply([change(3, "delete")])
     assert cache.get(KEY) is None
     cache.apply([change(4, "insert")])
-    assert cache.get(KEY) is None, "nobody has read it since"
+    assert cache.get(KEY) is None, "not read since"
 
 
 def test_commit_affects_only_its_own_document() -> None:
@@ -81,7 +81,7 @@ def test_cache_evicts_the_least_recently_read() -> None:
     assert [key for key in keys if cache.get(key)] == [keys[0], keys[2], keys[3]]
     cache.apply([change(2, key=keys[0], data=b"x" * 10_000)])
     assert [key for key in keys if cache.get(key)] == [keys[2], keys[3]]
-    cache.apply([change(2, key=keys[3], data=b"x" * 10_000)])  # the latest: the others go first
+    cache.apply([change(2, key=keys[3], data=b"x" * 10_000)])  # the most recently read: the others go first
     assert [key for key in keys if cache.get(key)] == []
     assert cache._bytes == 0
 

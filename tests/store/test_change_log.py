@@ -1,4 +1,4 @@
-"""The change log, page by page: joined, the pages are every change of interest once, in seq order."""
+"""The change log, page by page: together, the pages hold each change of interest once, in seq order."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ async def test_large_changes_take_more_pages_and_none_is_lost(file: Path, sizes:
 async def test_rare_collection_is_found_behind_many_changes(
     file: Path, monkeypatch: pytest.MonkeyPatch, quiet: int
 ) -> None:
-    """A page of it that has no events has reached the end, though the log is scanned a little at a time."""
+    """A page without events has reached the end, even though each read scans only a part of the log."""
     monkeypatch.setattr(log_module, "SCANNED", 5)
     apply_all(
         file, *(inserting({}, "busy") for _ in range(quiet)), inserting({}, "rare"), inserting({}, "busy")
@@ -144,12 +144,12 @@ async def test_page_holds_the_event_texts_of_one_database(file: Path) -> None:
 
 @pytest.mark.parametrize("read_only", [True, False])
 def test_failed_connect_closes_the_file(tmp_path: Path, read_only: bool) -> None:
-    """Python 3.13 warns of a connection that nobody closed, whenever it happens to be collected."""
+    """Python 3.13 warns about an unclosed connection when it is collected."""
     file = tmp_path / "rubbish"
     file.write_bytes(b"\xa5" * 10_000)
     with pytest.raises(sqlite.Error) as caught:
         connect(file, read_only=read_only)
-    assert "not a database" in str(caught.value)  # its frames are alive, and what they hold
+    assert "not a database" in str(caught.value)  # `caught` keeps the frames and their connection alive
     open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert str(file) not in open_files
 

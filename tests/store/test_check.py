@@ -1,4 +1,4 @@
-"""`paperdb check`: every kind of damage is found and named, and nothing that is sound is called damaged."""
+"""`paperdb check` finds and names every kind of damage, and never calls a sound file damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.store.tools import DATABASE, MAX_BYTES, apply_all, inserting, new_fil
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Ten documents, some changed and deleted; the first three changes are trimmed."""
+    """Ten documents, of which some were changed or deleted. The first three changes are trimmed."""
     file = new_file(tmp_path)
     schema = parse_schema({"properties": {"n": {"type": "number", "unique": True}}})
     apply_all(file, SetSchema(DATABASE, "c", schema), *(inserting({"_id": str(n), "n": n}) for n in range(10)))
@@ -93,7 +93,7 @@ def test_check_names_the_damage(data: Path, damage: str, fault: str) -> None:
 @pytest.mark.smoke
 @pytest.mark.executable
 def test_check_finds_an_index_that_lacks_a_row(data: Path) -> None:
-    """SQLite 3.40 sees that in its whole check only, 3.46 in the quick one at a start."""
+    """SQLite 3.40 finds this only in its full check, 3.46 also in the quick check at a start."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='documents_id'").fetchone()
         connection.execute("PRAGMA writable_schema=ON")
@@ -110,7 +110,7 @@ def test_check_finds_an_index_that_lacks_a_row(data: Path) -> None:
 
 @pytest.mark.executable
 def test_check_lists_every_fault_that_stops_a_start(data: Path) -> None:
-    """A start stops at the first fault that SQLite finds."""
+    """A start stops at the first fault, but `check` goes on."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='keys'").fetchone()
         connection.execute("PRAGMA writable_schema=ON")

@@ -1,6 +1,6 @@
-"""The log's clock: what the computer's clock does must not cost the log, and the log must still come to an end.
+"""The log's clock: a wrong computer's clock must not cost the log, and changes must still expire.
 
-The computer's clock is `time.time`, replaced; nothing else in these tests looks at it.
+The computer's clock is a replaced `time.time`. Nothing else in these tests reads it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def computer(monkeypatch: pytest.MonkeyPatch) -> Computer:
 
 
 def started(file: Path) -> clock.LogClock:
-    """As a server's start does."""
+    """The clock as at a server's start."""
     with committed(file) as tx:
         found = clock.continued(tx.connection)
         found.keep(tx.connection)
@@ -67,7 +67,7 @@ def test_time_without_a_server_counts_for_at_most_a_day(
     computer.now += pause
     after = started(file).now()
     assert counted - 1 <= after - before < counted + SLACK
-    computer.now -= pause  # the clock is put right
+    computer.now -= pause  # the clock is corrected
     assert -1 <= started(file).now() - after < (MAX_PAUSE if pause < -DAY else max(-pause, 0)) + SLACK
 
 

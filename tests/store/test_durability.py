@@ -1,4 +1,4 @@
-"""What a write survives that did not wait for the disk, and what clients are told of what it did not."""
+"""Durability `process`: a write survives the end of the server, and clients get a gap after a machine crash."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MARK = "SELECT value FROM meta WHERE name='unsynced_boot'"
 
 
 def boot_again(data: Path) -> None:
-    """As the file is after the machine was booted again: of a boot that is not this one."""
+    """Change the file to name another boot, as after the machine has booted again."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute("UPDATE meta SET value=value+1 WHERE name='unsynced_boot'")
 

@@ -1,4 +1,4 @@
-"""Indexes: that their entries follow every write, are built and removed in steps, and survive a kill."""
+"""Indexes: their entries follow every write, are built and removed in steps, and survive a kill."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def indexes(file: Path) -> tuple[Index, ...]:
 
 
 def finish(file: Path) -> int:
-    """Take steps until there is nothing to do; how many that were."""
+    """Take steps until there is nothing to do. Returns their number."""
     steps = 0
     while apply_all(file, IndexWork(rows=3))[0]:
         steps += 1
@@ -67,7 +67,7 @@ def finish(file: Path) -> int:
 
 
 def faults_of(tx: Transaction) -> list[str]:
-    """Entries of built indexes that should be others; of indexes being built, those that cannot be right."""
+    """Built indexes with wrong entries, and unfinished ones with entries that cannot be right."""
     found = shelf(tx.connection, DATABASE, "c")
     assert found is not None
     ((text,),) = tx.connection.execute("SELECT indexes FROM collections WHERE id=?", (found.id,)).fetchall()
@@ -140,7 +140,7 @@ def test_entries_match_documents_while_indexes_come_and_go(
 
 @contextmanager
 def never_at_once() -> Iterator[None]:
-    """Even a small index is built in steps."""
+    """Make even small indexes be built in steps."""
     before = catalog.AT_ONCE
     catalog.AT_ONCE = -1  # type: ignore[misc]
     yield
@@ -202,7 +202,7 @@ def test_removed_indexes_leave_no_entries(file: Path) -> None:
 
 
 def enforce(file: Path, putting: SetSchema | None = None) -> None:
-    """Put the schema, and build what it needs. A refusal is committed like any other, as the writer does."""
+    """Put the schema, and build its indexes. A refusal is committed, too, as the writer does."""
     putting = putting or put(UNIQUE_A)
     while True:
         with committed(file) as tx:
@@ -224,7 +224,7 @@ def test_refused_schema_is_accepted_after_the_data_is_fixed(file: Path, n: int) 
     with pytest.raises(ApiError) as refused:
         enforce(file)
     assert (refused.value.status, refused.value.code) == (409, "CONFLICT")
-    apply_all(file, inserting({"key": "third", "a": n - 1}))  # nothing is in force
+    apply_all(file, inserting({"key": "third", "a": n - 1}))  # the refused schema is not in force
     apply_all(file, *(Delete(DATABASE, "c", id, None) for id in ("twin", "third")))
     enforce(file)
     with pytest.raises(ApiError):
@@ -244,7 +244,7 @@ def test_duplicate_during_the_build_breaks_a_unique_index(file: Path) -> None:
 
 def test_abandoned_schema_does_not_affect_the_next(file: Path) -> None:
     large(file)
-    apply_all(file, put(UNIQUE_A))  # whoever asked has gone
+    apply_all(file, put(UNIQUE_A))  # the request is then cancelled
     apply_all(
         file, IndexWork(rows=300), inserting({"key": "twin", "a": 5}), Delete(DATABASE, "c", "twin", None)
     )
@@ -279,7 +279,7 @@ def test_schema_with_the_most_indexes_replaces_another(file: Path) -> None:
         many = [[f"{letter}{n}"] for n in range(MAX_INDEXES - 1)]
         apply_all(file, put(parse_schema({"properties": {}, "indexes": many})))
         assert len(indexes(file)) == MAX_INDEXES
-    assert [index.fields for index in indexes(file) if index.made] == [("b",)]  # the last used
+    assert [index.fields for index in indexes(file) if index.made] == [("b",)]  # the most recently used
     assert check(file).faults == []
 
 
@@ -291,7 +291,7 @@ def test_declared_index_stays_even_if_it_was_automatic(file: Path) -> None:
 
 @pytest.mark.parametrize("atomic", [True, False])
 def test_bulk_waits_for_the_index_of_its_unique_field(file: Path, atomic: bool) -> None:
-    """Holding each of its documents against all that are there took 0.1 s a document of 100,000."""
+    """Without the index, a check took 0.1 s for each document in a collection of 100,000."""
     large(file)
     drafts = [Draft.parse({"key": f"new {n}", "a": n, "unique": ["a"]}) for n in (5, 1000)]
     bulk = InsertBulk(DATABASE, "c", list(drafts), MAX_BYTES, 10 * MAX_BYTES, atomic)
@@ -322,7 +322,7 @@ def test_bulk_waits_for_the_index_of_its_unique_field(file: Path, atomic: bool) 
 @pytest.mark.parametrize("built", [True, False])
 def test_unique_compares_values_as_json(file: Path, one: Any, other: Any, same: bool, built: bool) -> None:
     apply_all(file, put(UNIQUE_A), inserting({"a": one}))
-    if not built:  # as after an upgrade: in force, and being built anew
+    if not built:  # as after an upgrade: in force, but being rebuilt
         (index,) = indexes(file)
         apply_all(file, Unbuild(index))
     if same:
@@ -438,7 +438,7 @@ def test_dropped_collection_leaves_no_entries(file: Path) -> None:
     assert check(file).faults == []
 
 
-# --- those that the server makes -----------------------------------------------------------------
+# --- automatic indexes ---------------------------------------------------------------------------
 
 
 async def test_repeated_scans_get_an_index(file: Path) -> None:
@@ -527,7 +527,7 @@ def test_unique_makes_and_uses_an_index(file: Path) -> None:
 
 
 def test_index_that_matches_most_documents_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A document that an index proposes takes some eight times as long as one of a scan."""
+    """A document takes some eight times longer through an index than in a scan."""
     monkeypatch.setattr(plan, "FEW", 10)
     large(file)
     apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1))
@@ -543,7 +543,7 @@ def test_index_that_matches_most_documents_is_not_used(file: Path, monkeypatch: 
 
 
 def test_long_read_in_order_suggests_an_index_of_the_compared_field(file: Path) -> None:
-    """With the order alone it takes longer than a scan, if few documents match."""
+    """If few documents match, reading in sort order takes longer than a scan."""
     large(file)
     question = ask('{"a": {"gte": 590}}', "b")
     for wanted in (("b",), ("a",)):
@@ -556,7 +556,7 @@ def test_long_read_in_order_suggests_an_index_of_the_compared_field(file: Path) 
 
 
 def test_index_steps_are_bounded_in_bytes(file: Path) -> None:
-    """A step is bounded in bytes, too: 240 documents of 200 kB took 0.3 s at one go."""
+    """A step of 240 documents of 200 kB took 0.3 s."""
     apply_all(file, *(inserting({"a": f"{n}" + "x" * 200_000}) for n in range(60)))
     apply_all(file, put(BY_A))
     assert [index.built for index in indexes(file)] == [False, False]

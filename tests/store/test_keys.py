@@ -1,4 +1,4 @@
-"""The order of keys is the order of SQLite's values."""
+"""Keys sort like SQLite's values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPERANDS = st.one_of(NUMBERS, TEXTS)
 
 
 def rank(value: Any) -> tuple[int, Any]:
-    """Where SQLite sorts it."""
+    """The value's place in SQLite's order."""
     if value is None:
         return 0, 0
     if isinstance(value, int | float):

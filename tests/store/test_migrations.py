@@ -1,4 +1,4 @@
-"""Files of older versions: each past format lies in `formats`, with what it exports."""
+"""Upgrades of files of older versions. `formats` holds a file of each format, and its export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The writes themselves, against models: merging, increments, counters, dropping in steps, trimming."""
+"""Write operations, compared with models: merging, increments, counters, dropping in steps, trimming."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def operation(kind: str, ids: Any, n: int) -> Any:
 
 
 def expected(kind: str, ids: Any, there: dict[str, int], n: int) -> list[tuple[str, str]] | None:
-    """Change `there` as the write should; the changes it makes, in order, or None for a refusal."""
+    """Change `there` as the write should. Returns its changes in order, or None if it must be refused."""
     if kind == "drop":
         changes = [("delete", id) for id in there]
         there.clear()
@@ -172,7 +172,7 @@ def test_documents_changes_and_counters_match_the_model(
 ) -> None:
     there: dict[str, int] = {}
     log: list[tuple[str, str]] = []
-    exists = False  # whether the collection does
+    exists = False  # the collection
     with scratch(shared_file) as tx:
         if schema:
             SetSchema(DATABASE, "c", parse_schema({"properties": {"n": {"index": True}}})).apply(tx)
@@ -215,7 +215,7 @@ def test_drop_in_steps_keeps_documents_inserted_meanwhile(file: Path) -> None:
     while not step[2]:
         steps.append(step[0])
         apply_all(file, inserting({"key": f"later{len(steps)}"}))
-        if len(steps) == 1:  # a later change does not make an old document a new one
+        if len(steps) == 1:  # a document that is changed meanwhile is dropped all the same
             apply_all(file, Patch(DATABASE, "c", "24", {"n": 1}, None, MAX_BYTES))
         (step,) = apply_all(file, DropSome(DATABASE, "c", until, limit=10))
     assert [*steps, step[0]] == [10, 10, 5]
@@ -285,7 +285,7 @@ def test_trimming_by_age_removes_only_old_changes(file: Path) -> None:
     assert apply_all(file, Trim(DATABASE, old, 100)) == [(0, 0)]
     assert apply_all(file, Trim(DATABASE, old + 1, 0)) == [(5, 5)]
     (written,) = apply_all(file, inserting({}))
-    assert written.seq == 6  # never used again
+    assert written.seq == 6  # seqs are never reused
 
 
 def test_trimming_leaves_other_databases_alone(file: Path) -> None:

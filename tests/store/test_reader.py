@@ -1,4 +1,4 @@
-"""Reads have a deadline and a size, and a thread that was stopped is as good as new."""
+"""Reads are limited in time and size, and a stopped thread works again."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT 
 
 @pytest.fixture
 def reader(file: Path) -> Iterator[Reader]:
-    """One thread: whoever does not give it back is found out."""
+    """One thread: the next query fails if a query does not return it."""
     reader = Reader(file, threads=1, timeout=0.2, max_result_bytes=1024 * 1024)
     yield reader
     reader.close()
 
 
 async def one(reader: Reader) -> int:
-    """A query that can only be answered when the thread and its connection are free."""
+    """A query that succeeds only if the thread and its connection are free."""
     with trio.fail_after(10):
         while True:
             try:
                 return await reader.run(lambda connection: int(connection.execute("SELECT 1").fetchone()[0]))
-            except ApiError as error:  # a busy machine may not get to it in the time that a test's query has
+            except ApiError as error:  # on a busy machine even this query may be too slow
                 if error.code != "QUERY_TIMEOUT":
                     raise
 
@@ -68,7 +68,7 @@ async def test_cancelled_query_is_stopped(file: Path) -> None:
 
 
 async def test_deadline_between_two_statements_stops_the_second(file: Path) -> None:
-    """SQLite forgets an interrupt that comes while no statement runs; the deadline must not."""
+    """SQLite forgets an interrupt that comes while no statement is running, but the deadline still holds."""
     reader = Reader(file, threads=1, timeout=0.1, max_result_bytes=1024)
     passed, ended = threading.Event(), threading.Event()
     outcome: list[str] = []
@@ -111,7 +111,7 @@ async def test_too_large_result_is_a_400_and_frees_the_thread(reader: Reader, fi
 async def test_find_counts_only_the_returned_documents_against_the_limit(
     reader: Reader, file: Path, sort: str | None
 ) -> None:
-    """Not for the one behind, by which it knows that there are more."""
+    """The extra document that shows whether there are more does not count."""
     apply_all(file, *(inserting({"key": f"{n}", "pad": "x" * 700_000}) for n in range(3)))
     more: dict[str, Any] = {"filter": None, "sort": sort, "select": None, "count": True}
     for offset in range(3):

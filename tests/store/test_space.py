@@ -1,4 +1,4 @@
-"""Space that nothing uses goes back to the disk, and is not in backups."""
+"""Unused space is returned to the disk, and is not in backups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEBI = 2**20
 
 
 def emptied(file: Path, megabytes: int = 20) -> None:
-    """Much was in it, in documents and in the log; a little is left."""
+    """Fill the file with documents and changes, and delete almost all of them."""
     for _ in range(megabytes * 2):
         apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(50)))
     done, until = False, None

@@ -1,4 +1,4 @@
-"""`paperdb export` and `import`: what went out comes in again, the same; a wrong line harms no other."""
+"""`paperdb export` and `import`: an import restores an export exactly, and a bad line affects no other line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def exported(data: Path, *options: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory that nobody serves."""
+    """A data directory without a server."""
     directory = tmp_path / "data"
     directory.mkdir()
     new_file(directory)
@@ -69,8 +69,8 @@ def data(tmp_path: Path) -> Path:
 @pytest.mark.smoke
 @pytest.mark.executable
 def test_import_restores_an_export_exactly(data: Path, tmp_path: Path) -> None:
-    """Also documents that are older than the schema of their collection and do not satisfy it, and fields
-    whose names mean something to an insert."""
+    """Also documents that are older than their collection's schema and do not satisfy it, and fields whose
+    names have a meaning in an insert."""
     schema = {"properties": {"email": {"type": "string", "required": True, "unique": True}}}
     apply_all(
         data / "paperdb.sqlite",
@@ -131,7 +131,7 @@ def nested(levels: int) -> dict[str, Any]:
 def test_documents_at_the_limits_can_be_imported_repeatedly(
     server: Server, data: Path, collection: str
 ) -> None:
-    """The line around a document counts for none of a document's limits, nor does the array of a bulk."""
+    """Neither the line around a document nor the array of a bulk counts against the document's limits."""
     edges: list[dict[str, Any]] = [
         nested(MAX_DEPTH),
         {"in": [[]] * (MAX_CONTAINERS - 2)},
@@ -154,8 +154,7 @@ def test_documents_at_the_limits_can_be_imported_repeatedly(
 
 
 def test_existing_documents_are_not_checked_against_current_rules(data: Path) -> None:
-    """Neither by a schema that is younger, nor by a limit that was larger, nor by what an id may be; what comes
-    new is."""
+    """A newer schema, a lower limit and stricter rules for ids apply only to new documents."""
     required = parse_schema({"properties": {"n": {"required": True}, "d": {"default": 7}}})
     apply_all(
         data / "paperdb.sqlite",
@@ -185,7 +184,7 @@ def test_existing_documents_are_not_checked_against_current_rules(data: Path) ->
 
 
 def test_schema_may_be_larger_than_a_document(data: Path) -> None:
-    """Also where its line is read in two pieces."""
+    """Also if its line is read in two pieces."""
     schema = {"properties": {f"{n}": {"default": "x" * 300} for n in range(190)}}
     apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema(schema)))
     text = run_here("export", "--data", data).stdout.encode()
@@ -194,7 +193,7 @@ def test_schema_may_be_larger_than_a_document(data: Path) -> None:
 
 
 def test_lines_without_times_can_be_imported_again(data: Path) -> None:
-    """Those that the first import made are not held against them; nor are a schema's defaults."""
+    """The times and defaults that the first import filled in do not count as a difference."""
     apply_all(
         data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema({"properties": {"d": {"default": 7}}}))
     )
@@ -211,7 +210,7 @@ def test_byte_order_mark_before_the_first_line_is_ignored(data: Path, tmp_path: 
     (tmp_path / "lines").write_text(line({"_id": "é"}).decode(), "utf-8-sig")
     assert run_here("import", tmp_path / "lines", "--data", data).exit_code == 0
     done = import_text(data, line({"_id": "a"}), b"\xef\xbb\xbf" + line({}))
-    assert "line 2: Invalid JSON" in done.stdout  # it is none elsewhere
+    assert "line 2: Invalid JSON" in done.stdout  # it is invalid elsewhere
 
 
 def test_export_is_narrowed_to_existing_names(data: Path) -> None:
@@ -238,7 +237,7 @@ def test_output_file_appears_whole_or_not_at_all(data: Path, tmp_path: Path) -> 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
-# --- what an import does to each line ------------------------------------------------------------
+# --- the lines of an import ----------------------------------------------------------------------
 
 
 def test_import_keeps_times_and_fills_in_missing_ones(data: Path) -> None:
@@ -329,7 +328,7 @@ def test_failed_export_on_a_full_disk_leaves_nothing(data: Path, small_disk: Pat
 
 
 def test_document_replaced_without_a_created_time_is_the_newest(file: Path) -> None:
-    """It lies where it was, so that the collection no longer lies in order of `createdAt`."""
+    """It keeps its place, so that the collection is no longer in order of `createdAt`."""
     with committed(file) as tx:
         for n in range(5):
             tx.stamp = f"2020-01-01T00:00:0{n}.000Z"

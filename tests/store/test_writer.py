@@ -1,7 +1,7 @@
-"""The writer: what waits together is committed together, and nobody suffers for another's failure.
+"""The writer: operations that wait together are committed together, and a failure affects no other operation.
 
-An operation that blocks on an event holds the writer's thread, so that what is submitted meanwhile is
-known to be one batch. The event is always set at the end, whatever the test found.
+An operation that blocks on an event holds the writer's thread, so that operations submitted meanwhile are one
+batch. The event is always set at the end, whether or not the test fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Block:
 
 @dataclass
 class Explode:
-    """Writes a document, then fails as only a bug does. `tries` counts how often it was applied."""
+    """Writes a document, then fails like a bug. `tries` counts how often it was applied."""
 
     bug: Callable[[Transaction], object]
     tries: int = 0
@@ -59,7 +59,7 @@ class Explode:
 
 @dataclass
 class Published:
-    """What `on_commit` was told, and what of it was in the file by then."""
+    """Records the seqs that `on_commit` gets, and checks that they are in the file by then."""
 
     file: Path
     seqs: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ async def running(file: Path, **options: Any) -> AsyncIterator[tuple[Writer, Pub
 
 @asynccontextmanager
 async def held(nursery: trio.Nursery, writer: Writer) -> AsyncIterator[None]:
-    """The writer's thread is busy inside; what is submitted inside is one batch."""
+    """Keeps the writer's thread busy: operations submitted inside are one batch."""
     block = Block()
     nursery.start_soon(writer.submit, block)
     try:
@@ -111,7 +111,7 @@ async def test_waiting_operations_share_one_commit(file: Path) -> None:
             for n in range(200):
                 nursery.start_soon(submit_into, writer, inserting({"key": str(n)}), results, n)
             await trio.testing.wait_all_tasks_blocked()
-        assert writer.commits == 2  # the one that was held, and all that waited behind it
+        assert writer.commits == 2  # the blocking operation, and all that waited behind it
         assert writer.operations == 201
     assert sorted(result.seq for result in results.values()) == list(range(1, 201))
     assert published.seqs == list(range(1, 201))
@@ -122,7 +122,7 @@ async def test_waiting_operations_share_one_commit(file: Path) -> None:
 
 @dataclass
 class Pragmas:
-    """An operation that asks for the settings of the connection that commits."""
+    """An operation that returns settings of the writer's connection."""
 
     def apply(self, tx: Transaction) -> list[Any]:
         names = ("synchronous", "journal_mode")
@@ -130,7 +130,8 @@ class Pragmas:
 
 
 async def test_every_commit_is_synced_to_the_disk(file: Path) -> None:
-    """No test can cut the power. NORMAL (1) does not sync the log at a commit (sqlite.org/pragma.html)."""
+    """A test cannot cut the power. FULL (2) syncs the log at each commit, NORMAL (1) does not
+    (sqlite.org/pragma.html)."""
     async with running(file) as (writer, _):
         assert await writer.submit(Pragmas()) == [2, "wal"]
 
@@ -144,7 +145,7 @@ async def test_large_waiting_operations_take_several_commits(file: Path) -> None
                 operation = Insert(DATABASE, "c", Draft.parse({"pad": "x" * size}), 2 * size)
                 nursery.start_soon(submit_into, writer, operation, results, n)
             await trio.testing.wait_all_tasks_blocked()
-        assert (writer.commits, writer.operations) == (4, 10)  # the held one, and 4, 4 and 1
+        assert (writer.commits, writer.operations) == (4, 10)  # the blocking one, then 4, 4 and 1
     assert sorted(result.seq for result in results.values()) == list(range(1, 10))
     assert published.seqs == list(range(1, 10))
 
