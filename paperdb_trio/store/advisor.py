@@ -18,13 +18,13 @@ from paperdb_trio.store.writer import Writer
 log = logging.getLogger("paperdb.store")
 
 SECONDS: Final = 1.0
-"""The interval at which notes are read."""
+"""Seconds between two readings of the notes."""
 USED_SECONDS: Final = 3600.0
-"""The interval at which the used indexes are saved."""
+"""Seconds between two times that the used indexes are saved."""
 MAX_WISHES: Final = 1000
 """Different wishes that are counted. Beyond this, counting starts again from zero."""
 SLOW_SECONDS: Final = 0.001
-"""CPU time below which a find wishes for no index."""
+"""Seconds of CPU time below which a find wishes for no index."""
 DAY: Final = 86_400.0
 
 

@@ -1,7 +1,7 @@
 """Copies of the database file: made while it is being served, and restored.
 
-Law: files are written with `files`. A restored database starts its change logs beyond every seq that a client
-can have seen: a cursor from the lost history must get a gap, never silently another history.
+Law: files are written with the functions of `files`. A restored database starts its change logs beyond every
+seq that a client can have seen: a cursor from the lost history must get a gap, never silently another history.
 """
 
 from __future__ import annotations

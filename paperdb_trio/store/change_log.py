@@ -21,11 +21,11 @@ from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
 PAGE_BYTES: Final = 128 * 1024
-"""The size that a page aims at: the memory that one subscriber takes that does not read."""
+"""The size that a page aims at. A subscriber that does not read keeps this much in memory."""
 FIRST_ROWS: Final = 250
 MAX_ROWS: Final = 2000
 SCANNED: Final = 20_000
-"""Changes that one read scans for those of a few collections, in some 15 ms; then other readers get a turn."""
+"""Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""
 THREADS: Final = 3
 THREADS_OF_ONE: Final = 2
 """Threads that one database may use."""
@@ -53,7 +53,7 @@ class Page:
 
     `position`: the seq up to which this page covers the log. `reached_end`: there was no later change when the
     page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is no
-    longer in this log (older than the oldest change, or beyond the head, as after restoring a backup); then
+    longer in this log (older than the kept changes, or beyond the head, as after restoring a backup); then
     there are no events.
     """
 

@@ -1,8 +1,8 @@
 """Finding and counting documents on one connection, in one read transaction.
 
-Law: row keys are found first, in order, and then their documents: sorting, skipping and looking ahead never
-load a document's text. SQLite joins the texts, because each row that Python fetches competes with the event
-loop for the interpreter's lock.
+Law: row keys are found first, in order, and then their documents: only row keys are sorted, skipped or looked
+ahead at, never texts. SQLite joins the texts, because each row that Python fetches competes with the event loop
+for the interpreter's lock.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ EXIT_NEWER: Final = 4
 STEP_ROWS: Final = 2000
 """Documents that one transaction converts: some 20 ms."""
 TELL_SECONDS: Final = 5.0
-"""The interval at which progress is logged."""
+"""Seconds between two log lines about the progress."""
 
 
 def m001_initial(db: Any) -> None:

@@ -49,7 +49,7 @@ def _pull(document: Document, field: str, value: Any, name: str) -> None:
 
 def _unset(document: Document, field: str, operand: Any, name: str) -> None:
     if operand is not True:
-        raise _invalid(f"'{name}' of '{field}' takes true")
+        raise _invalid(f"'{name}' of '{field}' must be true")
     document.pop(field, None)
 
 

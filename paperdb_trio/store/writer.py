@@ -35,8 +35,8 @@ log = logging.getLogger("paperdb.writer")
 Result = TypeVar("Result")
 
 MAX_BATCH: Final = 256
-"""Operations in one transaction. More are no faster (37,000 documents/s in hundreds, 25,000 in tens), and the
-first would wait longer."""
+"""Operations in one transaction. More would be no faster (37,000 documents/s in hundreds, 25,000 in tens), and
+the first would wait longer."""
 ENOUGH_BYTES: Final = 4 * 1024 * 1024
 ENOUGH_SECONDS: Final = 0.05
 """A transaction that has written this much, or taken this long, takes no further operation. So waiting time and
@@ -46,16 +46,16 @@ PATIENCE: Final = 0.5
 """Seconds that reads are held back, at most, so that a write-ahead log at its bound can restart. The time grows
 with the log (twice as long at twice the bound), because a query may take longer."""
 MAX_PATIENCE: Final = 2.0
-"""The upper limit of that time: another process may read for minutes, and cannot be held back."""
+"""The upper limit of that time, in seconds: another process may read for minutes, and cannot be held back."""
 BETWEEN_TRIES: Final = 2.0
 """Seconds until the next attempt, if a long query or another process did not stop reading."""
 WARN_SECONDS: Final = 60.0
-"""The interval at which this is logged."""
+"""Seconds between two warnings about a long write-ahead log."""
 PROGRESS_STEPS: Final = 1_000_000
 """Steps of SQLite's virtual machine between two checks whether a statement must stop: about 15 ms."""
 
 LOOK_SECONDS: Final = 0.002
-"""The interval at which the files are checked to be where they were. A check before each commit made a single
+"""Seconds between two checks that the files are where they were. A check before each commit made a single
 insert a fifth slower, because it releases the interpreter's lock. A write that is acknowledged between two
 checks might as well have come before the file was removed."""
 
