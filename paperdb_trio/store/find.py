@@ -216,8 +216,8 @@ def _by_creation(
     connection: sqlite.Connection, source: _Source, question: Question, of: Shelf, edge: Edge | None, rows: int
 ) -> _Source:
     """The source, narrowed. Documents are stored in order of creation, but those created at the same moment may
-    be requested in reverse order. So only `rows` documents have to be sorted, and at each end the rest of a
-    moment."""
+    be requested in reverse order. So only `rows` documents, and the rest of a moment at each end, have to be
+    sorted."""
     low, high = span(of.id)
     ((at, descending),) = [
         (at, name.descending) for at, name in enumerate(question.sort) if name.path == "createdAt"

@@ -153,7 +153,7 @@ class MakeIndex:
 
 @dataclass(frozen=True, slots=True)
 class KeepUsedIndexes:
-    """Note which automatic indexes were used, and remove those that were not for `UNUSED_DAYS`.
+    """Note which automatic indexes were used, and remove those without use for `UNUSED_DAYS`.
 
     Returns the removed ones, as `collection: field, field`.
     """
@@ -246,4 +246,4 @@ class Trim:
 
 
 HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops, IndexWork, MakeIndex, KeepUsedIndexes, FreePages)
-"""Operations of the server itself. They do not count as activity."""
+"""Operations of the server itself. They do not count as users' activity."""

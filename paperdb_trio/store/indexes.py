@@ -30,9 +30,9 @@ MAX_FIELDS: Final = 8
 
 
 class Index(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An index as it is stored. `made`: it is automatic. `used`: the last day on which its use was noted,
-    counted from the epoch. `built`: its entries are complete. `broken`: it should be unique, but two documents
-    have the same value."""
+    """An index as it is stored. `made`: it is automatic. `used`: the last day (since the epoch) on which its
+    use was noted. `built`: its entries are complete. `broken`: it should be unique, but two documents have the
+    same value."""
 
     id: int
     fields: tuple[str, ...]

@@ -97,7 +97,7 @@ def m003_entries(db: Any) -> None:
         db.execute(statement)
     old = re.compile(r"(unique|schema_unique|schema_index)_([0-9]+)_([0-9a-f]+)")
     wanted: dict[int, set[tuple[str, str]]] = {}
-    today = int(time.time() / 86_400)  # 0 would remove indexes that only `insert` uses in the first hour
+    today = int(time.time() / 86_400)  # with 0, indexes that only `insert` uses would go in the first hour
     for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='index'").fetchall():
         if found := old.fullmatch(name):
             kind, collection_id, field = found.groups()
@@ -165,7 +165,7 @@ def _applied(connection: sqlite.Connection) -> set[str]:
 
 def _keep_copy(connection: sqlite.Connection, file: Path, before: str) -> None:
     copy = file.with_name(f"{file.name}.before-{before}")
-    if copy.exists():  # made by an interrupted upgrade; it is complete, because it appears only when it is
+    if copy.exists():  # made by an interrupted upgrade; a copy appears only once it is complete
         return
     (pages,), (page_bytes,) = (
         connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")

@@ -56,8 +56,9 @@ EVERY_SEQ: Final = range(1 << 62)
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Conditions for a write. `match` (If-Match): the document's seq must be one of these. `none_match`
-    (If-None-Match): it must not. `where`: a filter that the document must satisfy. None means no condition."""
+    """Conditions for a write; None means no condition. `match` (If-Match): the document's seq must be one of
+    these. `none_match` (If-None-Match): it must be none of these. `where`: a filter that the document must
+    satisfy."""
 
     match: Container[int] | None = None
     none_match: Container[int] | None = None

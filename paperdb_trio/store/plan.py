@@ -147,8 +147,8 @@ def _natural(question: Question, *, in_order: bool) -> Plan | None:
 
 def wishes(question: Question) -> list[tuple[str, ...]]:
     """The fields of indexes that would help, the best first: fields that must equal a value, then the sort
-    fields or one field that is compared. The latter helps if few documents match, because a read in sort order
-    then passes over many."""
+    fields or one field that is compared. An index of the compared field helps if few documents match: a read in
+    sort order would then pass over many."""
     equal = sorted(path for path in question.spans if question.point(path) is not None)
     sort = [field for field in question.sort if field.path not in equal]
     compared = sorted(question.spans.keys() - set(equal))[:1]
