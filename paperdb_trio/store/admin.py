@@ -1,8 +1,7 @@
 """Databases, API keys and signing secrets: the rows that the command line writes and the server watches.
 
-Law: each call is one transaction of its own, may come from any process while the server runs, and raises
-`meta.admin_version`, by which the server sees within a second that it has to look again. Stores no key,
-only its hash.
+Law: each call is one transaction, and may come from any process while the server runs. It increments
+`meta.admin_version`, so that the server reloads these rows within a second. Only the hash of a key is stored.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ PLANS = ("free", "pro", "team")
 
 @contextmanager
 def _transaction(file: Path, show: Callable[[], None] | None = None) -> Iterator[sqlite_utils.Database]:
-    """`show` shows a secret to its owner, before the commit: what could not be shown is not stored. It must not
-    take long, since nobody else can write meanwhile: a line or two."""
-    import sqlite_utils  # 60 ms that a server's start saves
+    """`show` shows a secret to its owner before the commit: a key that could not be shown is not stored. It
+    should print a line or two at most, because it holds the write lock meanwhile."""
+    import sqlite_utils  # here, because it takes 60 ms and a server's start does not need it
 
     shown = ""
     with closing(connect(file)) as connection:
@@ -47,14 +46,14 @@ def _transaction(file: Path, show: Callable[[], None] | None = None) -> Iterator
 
 
 def is_empty(file: Path) -> bool:
-    """Whether nothing has been set up yet: a first start."""
+    """Whether this is a first start: there is no database yet."""
     return not _rows(file, "SELECT 1 FROM databases LIMIT 1")
 
 
 def set_up(file: Path, key: NewKey, kid: str, secret: bytes, show: Callable[[], None] | None = None) -> None:
-    """What a first start needs, in one transaction: the database `default`, a key, a signing secret.
+    """Create what a first start needs, in one transaction: the database `default`, a key, a signing secret.
 
-    If `show`, which shows the key, raises, nothing is set up.
+    Nothing is set up if `show`, which shows the key, raises.
     """
     with _transaction(file, show) as db:
         _insert_database(db, "default", "team")
@@ -70,7 +69,7 @@ def create_database(file: Path, name: str, plan: str) -> None:
         )
     with _transaction(file) as db:
         if db.table("databases").count_where("name=?", [name]):
-            raise StartupError(f"There is a database '{name}' already")
+            raise StartupError(f"The database '{name}' already exists")
         _insert_database(db, name, plan)
 
 
@@ -91,7 +90,7 @@ def list_databases(file: Path) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What is stored of a key; `kind` is secret or public."""
+    """The stored part of a key; `kind` is secret or public."""
 
     id: str
     kind: str
@@ -100,7 +99,7 @@ class NewKey:
 
 
 def add_key(file: Path, database: str, key: NewKey, show: Callable[[], None] | None = None) -> None:
-    """If `show`, which shows the key, raises, there is none."""
+    """No key is added if `show`, which shows it, raises."""
     with _transaction(file, show) as db:
         _insert_key(db, database, key)
 
@@ -125,7 +124,7 @@ def revoke_key(file: Path, id: str) -> None:
 
 
 def add_signing_secret(file: Path, kid: str, secret: bytes) -> None:
-    """Sign new tokens with this secret. Those that the former ones signed live on until they expire."""
+    """Sign new tokens with this secret. Tokens signed with older secrets stay valid until they expire."""
     with _transaction(file) as db:
         db.execute("UPDATE signing_secrets SET retired_at=? WHERE retired_at IS NULL", [time.time()])
         _insert_signing_secret(db, kid, secret)

@@ -1,6 +1,6 @@
-"""Indexes that nobody declared: made where finds keep looking at everything, removed when nothing uses them.
+"""Automatic indexes: made where finds keep scanning whole collections, removed when nothing uses them.
 
-Law: a note may come from any thread and is one append. What follows from notes happens on the event loop.
+Law: a note may come from any thread and is one append. Notes are acted on only on the event loop.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from paperdb_trio.store.writer import Writer
 log = logging.getLogger("paperdb.store")
 
 SECONDS: Final = 1.0
-"""Between two looks at the notes."""
+"""Seconds between two readings of the notes."""
 USED_SECONDS: Final = 3600.0
-"""Between two times that it is written down which indexes were used."""
+"""Seconds between two times that the used indexes are saved."""
 MAX_WISHES: Final = 1000
-"""Different ones that are counted; then counting begins anew."""
+"""Different wishes that are counted. Beyond this, counting starts again from zero."""
 SLOW_SECONDS: Final = 0.001
-"""Seconds of CPU below which a find wishes for nothing."""
+"""Seconds of CPU time below which a find wishes for no index."""
 DAY: Final = 86_400.0
 
 
 class Wish(NamedTuple):
-    """An index that a find would have used."""
+    """An index that would have made a find faster."""
 
     database_id: int
     collection: str
@@ -37,7 +37,7 @@ class Wish(NamedTuple):
 
 
 class IndexAdvisor:
-    """`after`: finds that wish for the same index until it is made; 0: none is. Run `run()` in a nursery."""
+    """An index is made after `after` finds that wish for it; 0 makes none. Run `run()` in a nursery."""
 
     def __init__(self, after: int) -> None:
         self._after = after
@@ -53,7 +53,7 @@ class IndexAdvisor:
         self._notes.append(index_id)
 
     async def run(self, writer: Writer) -> None:
-        """Until cancelled, or the writer closes."""
+        """Returns when the writer closes."""
         next_used = trio.current_time() + USED_SECONDS
         while True:
             await trio.sleep(SECONDS)
@@ -63,11 +63,11 @@ class IndexAdvisor:
                     next_used = trio.current_time() + USED_SECONDS
                     used, self._used = frozenset(self._used), set()
                     for removed in await writer.submit(KeepUsedIndexes(used, int(writer.clock.now() / DAY))):
-                        log.info("the index of %s has not been used for long: it is removed", removed)
+                        log.info("removed the index of %s: it has not been used for a long time", removed)
             except ApiError as error:
                 if error.code == "SHUTTING_DOWN":
                     return
-                log.warning("could not look after indexes: %s", error)
+                log.warning("could not make or remove indexes: %s", error)
 
     async def _make(self, writer: Writer) -> None:
         while self._notes:
@@ -77,10 +77,10 @@ class IndexAdvisor:
                 continue
             self._wishes[note] += 1
             if self._wishes[note] == self._after:
-                del self._wishes[note]  # it may go again, or find no room
+                del self._wishes[note]  # the index may not fit, or be removed later: then count again
                 if await writer.submit(MakeIndex(*note, today=int(writer.clock.now() / DAY))):
                     log.info(
-                        "making an index of %s in '%s': %d finds looked at every document",
+                        "making an index of %s in '%s': %d finds scanned every document",
                         ", ".join(note.fields),
                         note.collection,
                         self._after,

@@ -1,8 +1,7 @@
-"""Copies of the database file: taken while it is being served, and put back in its place.
+"""Copies of the database file: made while it is being served, and restored.
 
-Law: files appear as `files` makes them. What is put back begins its change
-logs anew, beyond every seq that a client can have seen: a cursor of a history that the backup does not
-have must get a gap, never silently another history.
+Law: files are written with the functions of `files`. A restored database starts its change logs beyond every
+seq that a client can have seen: a cursor from the lost history must get a gap, never silently another history.
 """
 
 from __future__ import annotations
@@ -26,20 +25,19 @@ from paperdb_trio.store.file import (
 )
 
 EPOCH: Final = 1_735_689_600
-"""2025-01-01 in seconds. A restored log begins at the milliseconds since then, so that restoring one backup
-twice gives two stretches of seqs that do not meet unless more than 1,000 changes a second are written
-all the time between. It fits into the 40 bits of a seq until 2059."""
+"""2025-01-01 in seconds. A restored log starts at the milliseconds since then. So restoring one backup twice
+gives two ranges of seqs, which overlap only if more than 1,000 changes a second were written in between. The
+number fits into the 40 bits of a seq until 2059."""
 SIGNAL_STEPS: Final = 100_000
-"""Steps of SQLite's virtual machine, about 2 ms, between two looks whether a signal has come."""
+"""Steps of SQLite's virtual machine between two checks for a signal: about 2 ms."""
 JUMP: Final = 1 << 24
-"""Further changes that may have been lost with the file that the backup replaces."""
+"""Allowance for changes that were lost with the replaced file."""
 
 
 def backup(data: str, target: Path, *, force: bool) -> int:
-    """Copy the database as it is at one moment into the file `target`; returns its size in bytes.
+    """Copy the database, as it is at one moment, into the file `target`. Returns the copy's size in bytes.
 
-    It is taken in one read transaction: writers go on meanwhile, and the copy need not begin again because
-    of them.
+    The copy is made in one read transaction: writers go on meanwhile and never make it start again.
     """
     file = prepare(data, create=False, write=False)
     with suppress(OSError):
@@ -51,12 +49,12 @@ def backup(data: str, target: Path, *, force: bool) -> int:
 
 
 def restore(source: Path, data: str, *, force: bool) -> None:
-    """Put the backup `source` in the place of the database in `data`, which nobody may be serving."""
+    """Replace the database in `data` with the backup `source`. No server may be running on `data`."""
     _verify(source)
     file = database_file(data)
     with serving_lock(data):
         if file.exists() and not force:
-            raise StartupError(f"There is a database in {data} already (--force overwrites it)", EXIT_EXISTS)
+            raise StartupError(f"{data} already contains a database (--force overwrites it)", EXIT_EXISTS)
         with replacing(file, force=True) as temporary:
             _copy(source, temporary, f"Cannot restore {source} to {file}")
             with closing(connect(temporary)) as connection:
@@ -64,12 +62,12 @@ def restore(source: Path, data: str, *, force: bool) -> None:
                 begin_logs_anew(connection, _highest_seq(file))
             if file.exists():
                 _close_down(file)
-            for suffix in ("-wal", "-shm", "-journal"):  # of a file that somebody removed: not of what comes
+            for suffix in ("-wal", "-shm", "-journal"):  # left over from a database file that was removed
                 Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
 def _copy(source: Path, target: Path, what: str, *, compact: bool = False) -> None:
-    """`compact`: leave out the space that nothing uses."""
+    """`compact`: leave out unused space."""
     try:
         with closing(connect(source, read_only=True)) as given:
             if compact:
@@ -78,16 +76,16 @@ def _copy(source: Path, target: Path, what: str, *, compact: bool = False) -> No
                 return
             with closing(connect(target)) as copy:
                 given.execute("BEGIN")
-                given.execute("SELECT 1 FROM sqlite_master").fetchall()  # the moment
+                given.execute("SELECT 1 FROM sqlite_master").fetchall()  # starts the read transaction
                 sqlite.copy(given, copy)
-                copy.execute("PRAGMA journal_mode=DELETE")  # one file, with no write-ahead log beside it
+                copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a write-ahead log
     except sqlite.Error as error:
         damaged = isinstance(error, sqlite.DAMAGED)
         raise StartupError(f"{what}: {error}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE) from None
 
 
 def _verify(source: Path) -> None:
-    """Raises `StartupError`: not there, not readable, damaged, not ours, or made by a newer version."""
+    """Raises `StartupError`: missing, unreadable, damaged, not PaperDB's, or made by a newer version."""
     try:
         if not source.is_file():
             raise StartupError(f"There is no backup {source}", 1)
@@ -102,7 +100,7 @@ def _verify(source: Path) -> None:
             if verdict != "ok":
                 raise _damaged(source, verdict)
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='changes'").fetchone():
-                raise StartupError(f"{source} is no PaperDB backup", EXIT_CORRUPT)
+                raise StartupError(f"{source} is not a PaperDB backup", EXIT_CORRUPT)
             migrations.pending(connection, source)
     except sqlite.Error as error:
         raise _damaged(source, str(error)) from None
@@ -114,7 +112,7 @@ def _damaged(source: Path, verdict: str) -> StartupError:
 
 
 def begin_logs_anew(connection: sqlite.Connection, floor: int) -> None:
-    """Empty the change logs, and go on beyond every seq that a client can have seen; also beyond `floor`."""
+    """Empty the change logs. The next seqs are beyond `floor` and every seq that a client can have seen."""
     now = int((time.time() - EPOCH) * 1000)
     connection.execute("BEGIN IMMEDIATE")
     connection.execute("UPDATE databases SET head=max(head,?)+?", (max(floor, now), JUMP))
@@ -124,7 +122,7 @@ def begin_logs_anew(connection: sqlite.Connection, floor: int) -> None:
 
 
 def _highest_seq(file: Path) -> int:
-    """The highest seq of the database that is to be replaced, as far as it can still be read."""
+    """The highest seq of the database to be replaced; 0 if it cannot be read."""
     if not file.exists():
         return 0
     try:
@@ -135,9 +133,9 @@ def _highest_seq(file: Path) -> int:
 
 
 def _close_down(file: Path) -> None:
-    """See that no write-ahead log is left beside `file`: it would be replayed into what takes its place.
+    """Make sure that no write-ahead log is left beside `file`: SQLite would replay it into the new file.
 
-    Leaving WAL mode moves the log into the file, and succeeds only if nobody else has the file open.
+    Leaving WAL mode moves the log into the file. That succeeds only if no other process has the file open.
     """
     mode = "delete"
     try:
@@ -146,7 +144,7 @@ def _close_down(file: Path) -> None:
     except sqlite.BusyError:
         mode = "locked"
     except sqlite.Error:
-        pass  # damaged: perhaps the reason for restoring
+        pass  # damaged, which may be why it is being replaced
     if mode != "delete":
         raise StartupError(f"Another command is using {file}; try again", EXIT_LOCKED)
     for own in own_files(file)[1:]:

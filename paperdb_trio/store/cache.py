@@ -1,7 +1,8 @@
-"""Documents that were read before, as they are now: a point read that finds one needs no thread.
+"""Recently read documents, kept up to date: a point read that finds one here needs no thread.
 
-Law: event loop only. Holds nothing but what is committed; every commit is applied to it before anybody is
-told of it, so that it is never behind what a client knows. Bounded in bytes; the least recently read go first.
+Law: event loop only. It holds committed data only. Every commit is applied to it before it is published, so
+that the cache is never behind what a client knows. Bounded in bytes; the least recently read documents go
+first.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final, NamedTuple
 from paperdb_trio.model import Change
 
 OVERHEAD_BYTES: Final = 400
-"""What an entry takes beside the document's bytes: key, id, tuple, and its place in the dictionary."""
+"""The memory of an entry beside the document's bytes: key, id, tuple and dictionary slot."""
 
 Key = tuple[int, str, str]
 """Database, collection, id."""
@@ -25,7 +26,7 @@ class Stored(NamedTuple):
 
 
 class _Reading:
-    """Marks a document that a thread is reading. A commit that comes meanwhile replaces the mark."""
+    """Marks a document that a thread is reading. A commit to the document removes the mark."""
 
 
 class DocumentCache:
@@ -42,18 +43,18 @@ class DocumentCache:
         return found
 
     def begin_reading(self, key: Key) -> _Reading:
-        """Before a document that is not here is read from the file."""
+        """Call this before reading a document from the file."""
         return self._reading.setdefault(key, _Reading())
 
     def end_reading(self, key: Key, mark: _Reading, found: Stored | None) -> None:
-        """Keep what was read, unless the document has changed since (or nobody knows, as reading failed)."""
+        """Keep the document, unless it has changed since or the read failed (`found` None)."""
         if self._reading.get(key) is mark:
             del self._reading[key]
             if found is not None:
                 self._put(key, found)
 
     def apply(self, changes: Iterable[Change]) -> None:
-        """Follow a commit. What nobody has read is not kept: bulk inserts should not sweep out the rest."""
+        """Follow a commit. Only documents that were read are kept: a bulk insert must not evict them."""
         if not self._entries and not self._reading:
             return
         for change in changes:
@@ -61,7 +62,7 @@ class DocumentCache:
             if self._reading:
                 self._reading.pop(key, None)
             old = self._entries.get(key)
-            if old is None or old.seq >= change.seq:  # read from the file before its commit was told here
+            if old is None or old.seq >= change.seq:  # the read from the file already saw this commit
                 continue
             if change.type == "delete":
                 self._drop(key)

@@ -1,7 +1,7 @@
 """The collections, their schemas and their indexes, as one write transaction sees and changes them.
 
-Law: the part of `Transaction` that every write of a document asks, and that schemas and indexes change. Like
-the rest of it, it forgets everything at the end of the transaction.
+Law: this is the part of `Transaction` that each write of a document consults, and that schema and index
+operations change. Like the rest of it, it forgets everything at the end of the transaction.
 """
 
 from __future__ import annotations
@@ -31,10 +31,9 @@ from paperdb_trio.store.query import json_path, unique_condition
 from paperdb_trio.store.rowkeys import span
 
 AT_ONCE: Final = 250
-"""Documents up to which an index is built in the transaction that declares it: some 2 ms."""
+"""Up to this many documents, an index is built in the transaction that declares it: some 2 ms."""
 AT_ONCE_BYTES: Final = 1024 * 1024
-"""Of them in all; the rest is built in steps."""
-
+"""Up to this many bytes of documents, too. The rest is built in steps."""
 
 ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
 LEAVE: Final = "DELETE FROM entries WHERE index_id=? AND key=? AND rowkey=?"
@@ -43,7 +42,7 @@ _KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
 }
 
 SAMPLED: Final = 50
-"""Documents that are looked at to guess what is true of all."""
+"""Documents that `key_bytes` looks at to estimate the average over all."""
 
 
 class Catalog:
@@ -55,7 +54,7 @@ class Catalog:
         self._schemas: dict[int, DocumentSchema] = {}
         self._indexes: dict[int, IndexSet] = {}
         self.index_work = False
-        """Whether an index is to be built or removed, in the steps of `IndexWork`."""
+        """Whether there is an index to build or remove, in the steps of `IndexWork`."""
 
     def collection_id(self, database_id: int, name: str, *, create: bool = False) -> int | None:
         key = (database_id, name)
@@ -82,13 +81,13 @@ class Catalog:
         return found
 
     def schema(self, collection_id: int) -> DocumentSchema | None:
-        """The schema that documents written to the collection must satisfy."""
+        """The schema that documents must satisfy when they are written."""
         return self._schemas.get(collection_id)
 
     def _entries(
         self, collection_id: int, indexes: IndexSet, rowkey: int, data: bytes
     ) -> list[tuple[int, bytes, int]]:
-        """The entries of a document. Raises a 409 for a value that is to be unique, and is there already."""
+        """The entries of a document. Raises a 409 if another document has the same value at a unique field."""
         entries = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(data), strict=True)]
         for index, entry in zip(indexes.all, entries, strict=True):
             if index.unique and not index.broken and self._is_taken(collection_id, index, entry, data):
@@ -122,14 +121,14 @@ class Catalog:
         bound = encode(value).decode() if isinstance(value, list | dict) else value
         if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
             bound = float(bound)
-        others = self.connection.execute(  # an index of an older version, which is being built anew
+        others = self.connection.execute(  # an index of an older version, which is being rebuilt
             f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
             (low, high, rowkey, bound),
         )
         return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
 
     def _break(self, collection_id: int, index: Index) -> None:
-        """What was to be unique is not."""
+        """Two documents have the same value: the index cannot be unique."""
         self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
         self._change_index(collection_id, index, broken=True)
 
@@ -158,7 +157,7 @@ class Catalog:
         return () if found is None else found.all
 
     def keep_used(self, collection_id: int, used: frozenset[int], today: int) -> list[Index]:
-        """Note which indexes were used, and remove what the server made and nothing uses; returns those."""
+        """Note which indexes were used. Remove unused automatic ones, and return those."""
         noted = tuple(
             msgspec.structs.replace(index, used=today) if index.made and index.id in used else index
             for index in self.indexes(collection_id)
@@ -172,7 +171,7 @@ class Catalog:
     def add_index(
         self, collection_id: int, fields: tuple[str, ...], *, unique: bool, made: bool, used: int = 0
     ) -> None:
-        """Declare an index. It is built at once if there is little to build, else in steps of `IndexWork`."""
+        """Declare an index. A small one is built at once, a larger one in steps of `IndexWork`."""
         indexes = self.indexes(collection_id)
         low, high = span(collection_id)
         (id,) = self.connection.execute(
@@ -186,7 +185,7 @@ class Catalog:
             self.index_work = True
 
     def build_some(self, id: int, rows: int, max_bytes: int) -> None:
-        """Enter some more documents into an index that is being built."""
+        """Add more documents to an index that is being built."""
         collection_id, rowkey = self.connection.execute(
             "SELECT collection_id, rowkey FROM index_builds WHERE id=?", (id,)
         ).fetchone()
@@ -207,7 +206,7 @@ class Catalog:
                     found.close()
                     self._break(collection_id, index)
                     return
-                self.connection.execute(ENTER, entry)  # the next is compared with it
+                self.connection.execute(ENTER, entry)  # at once: the next one is compared with it
             else:
                 entries.append(entry)
             count += 1
@@ -224,7 +223,7 @@ class Catalog:
             self.index_work = True
 
     def key_bytes(self, collection_id: int, fields: tuple[str, ...]) -> float:
-        """The length that keys of an index would have, by the newest documents."""
+        """The average key length that an index would have, estimated from the newest documents."""
         wanted = index_set((Index(0, fields),))
         assert wanted is not None
         found = self.connection.execute(
@@ -251,8 +250,8 @@ class Catalog:
     def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
         """Whether a document of the collection has this value at this field.
 
-        The first question about a field of a collection that is not small makes an index for it, by which
-        `unique` costs the same however large the collection has grown. Raises a 400 when there are too many.
+        The first check of a field makes an index for it, so that `unique` costs the same however large the
+        collection is. Raises a 400 when there are too many indexes.
         """
         condition, parameters = unique_condition(field, value)
         low, high = span(collection_id)
@@ -277,11 +276,11 @@ class Catalog:
         return found.fetchone() is not None
 
     def is_ready(self, collection_id: int, fields: set[str]) -> bool:
-        """Whether indexes tell for many documents what is unique: for the schema, and for `has_value` of these
-        fields, for which it makes them. If not, each document would be held against all that are there."""
+        """Whether all unique checks can use an index: those of the schema, and of `has_value` for these fields.
+        Missing indexes of these fields are made. Without an index each check would scan all documents."""
         ready = True
         for field in fields:
-            with suppress(ApiError):  # too many: `has_value` says so
+            with suppress(ApiError):  # too many indexes: `has_value` raises it
                 self._make_unique_index(collection_id, field, int(self.log_time / 86_400))
             own = [i for i in self.indexes(collection_id) if i.path == field and not i.broken]
             ready &= not own or any(index.built for index in own)
@@ -299,11 +298,12 @@ class Catalog:
         self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=today)
 
     def set_schema(self, database_id: int, collection: str, schema: DocumentSchema, *, first: bool) -> bool:
-        """Put a schema in force, with its indexes; False, and it is not, while one of a unique field is being
-        built. `first`: what an earlier schema found out about its unique fields may be true no longer.
+        """Put a schema in force, with its indexes. Returns False, with the schema not yet in force, while the
+        index of a unique field is being built. `first`: check again the unique fields that an earlier attempt
+        found broken.
 
-        Indexes that the server made give way if there are too many. Raises a 409 if what is there breaks a
-        unique field.
+        Automatic indexes are removed if there are too many. Raises a 409 if existing documents break a unique
+        field.
         """
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None

@@ -1,7 +1,7 @@
 """The change log, read page by page.
 
-Law: a page is read in one read transaction together with the log's bounds, so that what it says of
-"oldest" and "reached the end" is true of the very rows it holds. SQLite builds the events' text.
+Law: a page and the log's bounds are read in one read transaction, so that they agree. SQLite builds the text of
+the events.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
 PAGE_BYTES: Final = 128 * 1024
-"""What a page aims at. It is what one subscriber that does not read keeps in memory."""
+"""The size that a page aims at. A subscriber that does not read keeps this much in memory."""
 FIRST_ROWS: Final = 250
 MAX_ROWS: Final = 2000
 SCANNED: Final = 20_000
-"""Changes that are looked at in one go, some 15 ms, for those of a few collections: then others get a turn."""
+"""Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""
 THREADS: Final = 3
 THREADS_OF_ONE: Final = 2
-"""Threads that one database may keep busy."""
+"""Threads that one database may use."""
 
 # The text of an event; `rowkey&…` is the seq.
 _REST: Final = """"type":"'||type||'","collection":"'||collection||'","data":'||data||'}'"""
@@ -37,24 +37,24 @@ _CURSOR: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||'," + _REST
 
 
 class EventText(Enum):
-    """Which text an event has: that of plain mode, or with its seq."""
+    """The text of an event: that of plain mode, or with its seq."""
 
     PLAIN = _PLAIN
     CURSOR = _CURSOR
 
 
 Interest = dict[str, int] | None
-"""Collections, each with the seq after which its changes are wanted; None is every collection."""
+"""Collections, each with the seq after which its changes are wanted; None means all collections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """Events after a position, in seq order.
 
-    `position`: all changes up to this seq are in this page, were before it, or are of no interest.
-    `reached_end`: there was no later change when the page was read. `head`, `trimmed`: the log's bounds
-    then. `expired`: the position asked for is not one of this log any more (older than what is kept, or
-    beyond its head, as after restoring a backup); then there are no events.
+    `position`: the seq up to which this page covers the log. `reached_end`: there was no later change when the
+    page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is no
+    longer in this log (older than the kept changes, or beyond the head, as after restoring a backup); then
+    there are no events.
     """
 
     events: list[bytes]
@@ -66,13 +66,13 @@ class Page:
 
 
 class ChangeLog:
-    """Pages of the change log, over a pool of threads of its own: subscribers that catch up do not hold
-    up queries, nor the other way round. `close()` it when no reader is left."""
+    """Pages of the change log, read on its own pool of threads, so that catching up and queries do not delay
+    each other. `close()` it when no page is being read any more."""
 
     def __init__(
         self, file: Path, *, timeout: float, max_document_bytes: int, gate: ReadGate | None = None
     ) -> None:
-        # A page that comes out larger than this fails, and is read again by size.
+        # A page larger than this fails, and is read again with fewer rows.
         self._max_page = max(8 * PAGE_BYTES, max_document_bytes + PAGE_BYTES)
         self._reader = Reader(
             file, threads=THREADS, timeout=timeout, max_result_bytes=self._max_page, gate=gate
@@ -86,8 +86,8 @@ class ChangeLog:
     async def page(
         self, database_id: int, after: int, interest: Interest, text: EventText, rows: int = FIRST_ROWS
     ) -> Page:
-        """Read at most `rows` events after seq `after`, fewer if they would be much over `PAGE_BYTES`; none
-        only if there are none up to the end. Raises a 503 `QUERY_TIMEOUT`."""
+        """Read at most `rows` events after seq `after`, or fewer if they are much larger than `PAGE_BYTES`. The
+        page is empty only if there are none up to the end. Raises a 503 `QUERY_TIMEOUT`."""
         turns = self._turns.get(database_id)
         if turns is None:
             turns = self._turns[database_id] = trio.CapacityLimiter(THREADS_OF_ONE)
@@ -108,7 +108,7 @@ class ChangeLog:
             after = page.position
 
     def bounds(self) -> dict[int, tuple[int, int]]:
-        """`(head, trimmed)` of every database; for start-up, on the calling thread."""
+        """`(head, trimmed)` of every database. Blocks: for start-up only."""
         connection = connect(self._file, read_only=True)
         try:
             rows = connection.execute("SELECT id, head, trimmed FROM databases")
@@ -141,7 +141,7 @@ def _read_page(
             (*limits, rows),
         ).fetchone()
         all_found = found < rows
-    except sqlite.TooBigError:  # larger than a page may be: count first how many rows fit
+    except sqlite.TooBigError:  # too large for a page: count first how many rows fit
         fitting, last, size = connection.execute(
             "SELECT count(*), max(rowkey), max(total) FROM (SELECT rowkey, size, sum(size) OVER "
             "(ORDER BY rowkey ROWS UNBOUNDED PRECEDING) AS total "
@@ -149,7 +149,7 @@ def _read_page(
             (*limits, rows, PAGE_BYTES),
         ).fetchone()
         all_found = False
-        # The first may be larger than any document may be now: nobody gets past it unless it is read.
+        # The first change may be larger than today's limit for documents, and must still be readable.
         most = connection.limit(sqlite.LENGTH)
         connection.limit(sqlite.LENGTH, max(most, 2 * size + PAGE_BYTES))
         try:

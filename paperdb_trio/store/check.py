@@ -1,7 +1,7 @@
-"""Whether a database file is what it should be, beyond what SQLite itself can tell.
+"""Checks a database file, beyond what SQLite itself can check.
 
-Law: reads only, in one read transaction: what is committed meanwhile by a running server cannot make a
-sound file look damaged. Each fault is one line for people.
+Law: reads only, in one read transaction, so that commits of a running server cannot make a sound file look
+damaged. Each fault is one line of text for people.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ MAX_FAULTS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`databases`: one line each. `faults`: empty when all is well."""
+    """`databases`: a line for each. `faults`: empty when all is well."""
 
     databases: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
 def check(file: Path) -> Report:
-    """Check a whole file. Takes about as long as reading it twice."""
+    """Check a whole file, in about the time of reading it twice."""
     report = Report()
     connection = connect(file, read_only=True)
     try:
@@ -39,7 +39,7 @@ def check(file: Path) -> Report:
         for (verdict,) in connection.execute(f"PRAGMA integrity_check({MAX_FAULTS})"):
             if verdict != "ok":
                 report.faults.append(" ".join(verdict.split()))
-        if not report.faults:  # else the rest would only say the same in other words
+        if not report.faults:  # a damaged file would only give the same faults in other words
             report.faults.extend(_owners(connection))
             for id, name, head, trimmed in connection.execute("SELECT id, name, head, trimmed FROM databases"):
                 documents = _collections(connection, id, name, head, report.faults)
@@ -55,13 +55,13 @@ def check(file: Path) -> Report:
 
 
 _ORPHANS: Final = {
-    "entries of no index": "entries WHERE index_id NOT IN (SELECT value->>'id' FROM collections, "
+    "entries without an index": "entries WHERE index_id NOT IN (SELECT value->>'id' FROM collections, "
     "json_each(indexes) WHERE indexes IS NOT NULL UNION SELECT id FROM index_drops)",
-    "keys of no database": "keys WHERE database_id NOT IN (SELECT id FROM databases)",
-    "collections of no database": "collections WHERE database_id NOT IN (SELECT id FROM databases)",
-    "documents of no collection": "documents WHERE collection_id NOT IN (SELECT id FROM collections)",
+    "keys without a database": "keys WHERE database_id NOT IN (SELECT id FROM databases)",
+    "collections without a database": "collections WHERE database_id NOT IN (SELECT id FROM databases)",
+    "documents without a collection": "documents WHERE collection_id NOT IN (SELECT id FROM collections)",
     "documents at another collection's rowkey": f"documents WHERE rowkey>>{SEQ_BITS}<>collection_id",
-    "changes of no database": f"changes WHERE rowkey>>{SEQ_BITS} NOT IN (SELECT id FROM databases)",
+    "changes without a database": f"changes WHERE rowkey>>{SEQ_BITS} NOT IN (SELECT id FROM databases)",
 }
 
 
@@ -75,7 +75,7 @@ def _owners(connection: sqlite.Connection) -> Iterator[str]:
 def _collections(
     connection: sqlite.Connection, database_id: int, database: str, head: int, faults: list[str]
 ) -> int:
-    """The documents of a database, counted."""
+    """Check the collections of a database. Returns the number of its documents."""
     total = 0
     for id, name, counted in connection.execute(
         "SELECT id, name, documents FROM collections WHERE database_id=?", (database_id,)
@@ -106,7 +106,7 @@ def _collections(
 
 
 def _order_faults(connection: sqlite.Connection, collection_id: int) -> Iterator[str]:
-    """Whether documents lie in order of `createdAt`, if the collection says so."""
+    """Documents that are not in order of `createdAt`, in a collection that is marked as in order."""
     (out_of_order,) = connection.execute(
         "SELECT sum(created<before OR created>newest) FROM "
         "(SELECT created, lag(created) OVER (ORDER BY rowkey) AS before, newest FROM "
@@ -119,7 +119,7 @@ def _order_faults(connection: sqlite.Connection, collection_id: int) -> Iterator
 
 
 def _index_faults(connection: sqlite.Connection, collection_id: int) -> Iterator[str]:
-    """What the indexes of a collection lack, or have too much."""
+    """Missing and extra entries in the indexes of a collection."""
     (text,) = connection.execute("SELECT indexes FROM collections WHERE id=?", (collection_id,)).fetchone()
     if text is None:
         return
@@ -140,7 +140,7 @@ def _index_faults(connection: sqlite.Connection, collection_id: int) -> Iterator
         if missing.get(index):
             yield f"{name} lacks {missing[index]:,} of {documents:,} documents"
         if index.built and entries > documents - missing[index]:
-            yield f"{name} has {entries - documents + missing[index]:,} entries of no document"
+            yield f"{name} has {entries - documents + missing[index]:,} entries without a document"
         if not (index.built or index.broken or building):
             yield f"{name} is not being built"
 
@@ -148,7 +148,7 @@ def _index_faults(connection: sqlite.Connection, collection_id: int) -> Iterator
 def _log(
     connection: sqlite.Connection, database_id: int, database: str, head: int, trimmed: int, faults: list[str]
 ) -> int:
-    """The changes in the log of a database, counted."""
+    """Check the log of a database. Returns the number of its changes."""
     low, high = span(database_id)
     (count,) = connection.execute(
         "SELECT count(*) FROM changes WHERE rowkey BETWEEN ? AND ?", (low, high)
@@ -158,7 +158,7 @@ def _log(
     ).fetchone()
     log = f"{database}: the log of {trimmed + 1:,} to {head:,}"
     if inside != count:
-        faults.append(f"{log} has {count - inside:,} changes outside of that")
+        faults.append(f"{log} has {count - inside:,} changes outside this range")
     if inside != head - trimmed:
         faults.append(f"{log} lacks {head - trimmed - inside:,} changes")
     for (rowkey,) in connection.execute(
@@ -174,5 +174,5 @@ def _log(
         f"AND collection=c.name AND data=json(d.data) AND type<>'delete') LIMIT {MAX_FAULTS}",
         (database_id, trimmed, low),
     ):
-        faults.append(f"{database}/{collection}/{document}: is not what change {seq:,} made it")
+        faults.append(f"{database}/{collection}/{document}: differs from its change {seq:,}")
     return int(count)

@@ -1,10 +1,10 @@
-"""The time by which changes age.
+"""The clock by which the changes in the log age.
 
-Law: it never goes back and never jumps, whatever happens to the computer's clock. While a server runs, it goes
-on with the time since boot, sleep included, which nobody can set. What it says is kept in the file, with what
-the computer's clock said then. Only that clock knows how long there was no server, and it is believed for a day
-at most. So a clock that is wrong for a while (1970 until NTP has an answer, 2040 by mistake) costs a day of the
-log at most; and after a long pause changes are kept longer than they had to be.
+Law: it never goes back and never jumps, whatever the computer's clock does. While a server runs, it follows the
+time since boot (sleep included), which cannot be set. Its time is saved in the file, together with the time of
+the computer's clock. Between two servers only the computer's clock knows how much time has passed, and it is
+trusted for a day at most. So a wrong clock (1970 until NTP responds, 2040 by mistake) costs at most a day of
+the log. In return, changes are kept longer than necessary after a long pause.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from paperdb_trio.store import sqlite
 from paperdb_trio.store.rowkeys import SEQ_BITS
 
 MAX_PAUSE: Final = 86_400.0
-"""Seconds of the time without a server that count."""
+"""The most seconds that count of the time between two servers."""
 
 _BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
@@ -26,17 +26,17 @@ class LogClock:
         self._offset = start - time.clock_gettime(_BOOT)
 
     def now(self) -> float:
-        """Seconds. Since the epoch, unless the computer's clock was wrong once, or off for long."""
+        """Seconds since the epoch; off if the computer's clock ever was, or after a long pause."""
         return self._offset + time.clock_gettime(_BOOT)
 
     def keep(self, connection: sqlite.Connection) -> None:
-        """Write down what it says; inside a transaction. To be done more often than once in `MAX_PAUSE`."""
+        """Save the time, inside a transaction. Call this more often than every `MAX_PAUSE`."""
         for name, seconds in (("log_time", self.now()), ("wall_time", time.time())):
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, int(seconds * 1000)))
 
 
 def continued(connection: sqlite.Connection) -> LogClock:
-    """The clock of the file, going on from what it said last."""
+    """The file's clock, continued from the saved time."""
     wall = time.time()
     (newest,) = connection.execute(
         f"SELECT max(at)/1000.0 FROM databases d JOIN changes c ON c.rowkey=(d.id<<{SEQ_BITS})|d.head"
@@ -44,7 +44,7 @@ def continued(connection: sqlite.Connection) -> LogClock:
     kept = dict(connection.execute("SELECT name, value/1000.0 FROM meta"))
     if "log_time" in kept:
         last, then = kept["log_time"], kept["wall_time"]
-    elif newest is not None:  # of an older version, to which both were the same
+    elif newest is not None:  # a file of an older version, in which changes had the computer's time
         last = then = newest
     else:
         last = then = wall

@@ -1,4 +1,4 @@
-"""The schema of a collection: what its documents must look like from now on.
+"""The schema of a collection: the rules that its documents must satisfy when they are written.
 
 Law: no I/O and no SQL; a parsed schema is immutable and shared.
 """
@@ -18,7 +18,7 @@ from paperdb_trio.store.query import field as query_field
 
 MAX_PROPERTIES: Final = 200
 MAX_BYTES: Final = 64 * 1024
-"""Bytes of a schema's JSON. `stored_schema` keeps a thousand of them; each write reads its own."""
+"""Bytes of a schema's JSON. `stored_schema` caches a thousand schemas, and each write reads its own."""
 
 _TYPES: Final[dict[str, Callable[[Any], bool]]] = {
     "string": lambda value: isinstance(value, str),
@@ -43,7 +43,7 @@ class Property:
 
 @dataclass(frozen=True, slots=True)
 class DocumentSchema:
-    """`text` is the JSON that was given: what `GET /:collection/schema` shows."""
+    """`text` is the JSON as it was put: `GET /:collection/schema` returns it."""
 
     text: bytes
     properties: tuple[Property, ...]
@@ -52,7 +52,7 @@ class DocumentSchema:
     unique: frozenset[str]
 
     def apply(self, document: Document) -> None:
-        """Fill in defaults (a copy each), then check. Raises a 400 `VALIDATION_FAILED`."""
+        """Fill in copies of the defaults, then check. Raises a 400 `VALIDATION_FAILED`."""
         for property in self.properties:
             value = document.get(property.name)
             if value is None and property.name not in document and property.default is not None:
@@ -83,10 +83,10 @@ def parse_schema(value: object) -> DocumentSchema:
     )
     indexes |= dict.fromkeys((fields, False) for fields in _parse_indexes(value.get("indexes", [])))
     if len(indexes) > MAX_INDEXES:
-        raise _invalid(f"at most {MAX_INDEXES} indexes, those of unique properties counted")
+        raise _invalid(f"at most {MAX_INDEXES} indexes, including those of unique properties")
     text = encode(value)
     if len(text) > MAX_BYTES:
-        raise _invalid(f"its JSON has at most {MAX_BYTES:,} bytes")
+        raise _invalid(f"its JSON must be at most {MAX_BYTES:,} bytes")
     return DocumentSchema(text, properties, tuple(sorted(indexes)), unique)
 
 
@@ -95,7 +95,7 @@ def _parse_indexes(value: object) -> list[tuple[str, ...]]:
         raise _invalid("'indexes' must be an array of arrays of fields")
     for fields in value:
         if not isinstance(fields, list) or not 1 <= len(fields) <= MAX_FIELDS:
-            raise _invalid(f"an index is an array of 1 to {MAX_FIELDS} fields; a - before one for descending")
+            raise _invalid(f"an index is an array of 1 to {MAX_FIELDS} fields, with a leading - for descending")
         paths = [query_field(parse_field(name).path if isinstance(name, str) else name) for name in fields]
         if len({field.path for field in paths}) < len(paths):
             raise _invalid(f"an index names the same field twice: {encode(fields).decode()[:80]}")
@@ -104,7 +104,7 @@ def _parse_indexes(value: object) -> list[tuple[str, ...]]:
 
 @lru_cache(maxsize=1024)
 def stored_schema(text: str) -> DocumentSchema:
-    """A schema that was parsed before, from the text that is stored of it."""
+    """A schema from its stored text, which is known to be valid."""
     return parse_schema(decode(text.encode()))
 
 
@@ -113,7 +113,7 @@ def _parse_property(name: str, rules: object) -> Property:
     if not isinstance(rules, dict):
         raise _invalid(f"the rules of '{name}' must be an object")
     if ("." in name or name in SYSTEM_FIELDS) and set(rules) - {"index"}:
-        raise _invalid(f"'{name[:80]}' takes only 'index'; other rules are for top-level fields that are yours")
+        raise _invalid(f"'{name[:80]}' takes only 'index'; other rules are for your own top-level fields")
     for key in rules:
         if key not in _KEYS:
             raise _invalid(f"unknown rule '{key[:40]}' of '{name}'; expected {', '.join(_KEYS)}")

@@ -1,8 +1,9 @@
-"""What an acknowledged write survives: with `disk` a power cut, with `process` the end of the server only.
+"""What an acknowledged write survives: with `disk` a power cut, with `process` only the end of the server.
 
-Law: with `process`, SQLite does not wait for the disk. A machine that crashes can lose the newest changes, and
-the next server would give their seqs to others. A client that has seen the lost ones must get a gap, never
-silently another history. So a mark in the file names the boot of the machine; in another, the logs begin anew.
+Law: with `process`, SQLite does not wait for the disk. A crash of the machine can lose the newest changes, and
+the next server would reuse their seqs. A client that has seen the lost changes must get a gap, never silently
+another history. So a mark in the file names the boot of the machine. If the machine has booted again since, the
+logs start anew.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MARK: Final = "unsynced_boot"
 
 
 def boot() -> int:
-    """A number of this boot of the machine. The kernel makes a new id in each."""
+    """A number that identifies this boot of the machine. The kernel makes a new id at each boot."""
     text = Path("/proc/sys/kernel/random/boot_id").read_bytes()
     return int.from_bytes(hashlib.sha256(text).digest()[:6])
 
@@ -35,30 +36,30 @@ def _marked(connection: sqlite.Connection) -> int | None:
 
 
 def recover(file: Path) -> None:
-    """Before a server reads the logs: begin them anew if a crash of the machine may have taken their ends."""
+    """Start the logs anew if a crash of the machine may have lost changes. Call it before reading the logs."""
     with closing(connect(file)) as connection:
         marked = _marked(connection)
         if marked is None:
             return
         if marked != boot():
-            log.warning("the machine ended while writes did not wait for the disk: clients get a gap, once")
+            log.warning("the machine went down while writes did not wait for the disk: clients get a gap once")
             begin_logs_anew(connection, 0)
         _remove_mark(connection)
 
 
 def relax(connection: sqlite.Connection) -> None:
-    """From now on this connection's commits do not wait for the disk."""
+    """Mark the file. From now on this connection's commits do not wait for the disk."""
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (_MARK, boot()))
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def settle(file: Path) -> None:
-    """At the end of a server: have everything on the disk."""
+    """At the end of a server: wait until everything is on the disk."""
     with closing(connect(file)) as connection:
         if _marked(connection) is not None:
             _remove_mark(connection)
 
 
 def _remove_mark(connection: sqlite.Connection) -> None:
-    """This commit waits for the disk, with all that was committed before it."""
+    """This commit waits for the disk, and so for all earlier commits."""
     connection.execute("DELETE FROM meta WHERE name=?", (_MARK,))

@@ -1,6 +1,6 @@
-"""The SQLite file: where it lies, how it is opened, and the lock of the one serving process.
+"""The SQLite file: its place, how it is opened, and the lock of the one serving process.
 
-Law: no statement here reads or writes a user's data. What is in the file is in `migrations`.
+Law: no statement here reads or writes a user's data. The tables are defined in `migrations`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ EXIT_LOCKED: Final = 5
 
 LOCK: Final = "paperdb.lock"
 FULL: Final = 64 * 1024
-"""Bytes: SQLite wants 32 KiB for `-shm`, and says "disk I/O error" where there are none."""
+"""Free bytes below which the disk counts as full. Without 32 KiB for `-shm`, SQLite says "disk I/O error"."""
 
 CHECKED_AT_START: Final = 64 * 1024 * 1024
-"""Files up to this size (bytes) are checked whole at start: 0.1 s. Larger ones: `paperdb check`."""
+"""Files up to this many bytes are checked at start, in 0.1 s. Larger ones are left to `paperdb check`."""
 
 BUSY_SECONDS: Final = 10
-"""That a connection waits for another process's lock."""
+"""How long a connection waits for another process's lock."""
 
 
 def database_file(data: str | Path) -> Path:
@@ -36,12 +36,12 @@ def database_file(data: str | Path) -> Path:
 
 
 def own_files(file: Path) -> list[Path]:
-    """The database file, and what SQLite makes beside it."""
+    """The database file, and the files that SQLite makes beside it."""
     return [file, Path(f"{file}-wal"), Path(f"{file}-shm")]
 
 
 def told(file: Path, error: sqlite.Error) -> str:
-    """What SQLite says, in one line, and what it does not: that the disk is full, or whose a file is."""
+    """SQLite's message in one line. Adds what SQLite does not say: a full disk, or a file of another owner."""
     text = " ".join(str(error).split())
     with suppress(OSError):
         room = os.statvfs(file.parent)
@@ -53,23 +53,22 @@ def told(file: Path, error: sqlite.Error) -> str:
 def connect(file: Path, *, read_only: bool = False, max_length: int | None = None) -> sqlite.Connection:
     """Open a connection in autocommit mode that any one thread at a time may use.
 
-    The caller closes it. `max_length` bounds one row or string in bytes (SQLITE_LIMIT_LENGTH), so that a
-    query cannot gather more than that in memory: it fails with `sqlite.TooBigError`. Raises `sqlite.Error`.
+    The caller closes it. `max_length` bounds one row or string in bytes (SQLITE_LIMIT_LENGTH): a query that
+    gathers more fails with `sqlite.TooBigError`. Raises `sqlite.Error`.
     """
     mode = "ro" if read_only else "rw"
     if read_only and not os.access(file.parent, os.W_OK) and not Path(f"{file}-wal").exists():
-        mode = "ro&immutable=1"  # else SQLite wants to make its files beside it
+        mode = "ro&immutable=1"  # otherwise SQLite tries to create files beside it
     uri = f"{file.absolute().as_uri()}?mode={mode}"
     connection = sqlite.open_file(uri, read_only=read_only, busy_seconds=BUSY_SECONDS)
     try:
         if max_length is not None:
             connection.limit(sqlite.LENGTH, max_length)
-        # What a query sorts beyond the cache goes into a temporary file: in memory, 150 MB of documents
-        # took 540.
+        # Large sorts use a temporary file: in memory, sorting 150 MB of documents took 540 MB.
         sorting = "temp_store=FILE" if read_only else "temp_store=MEMORY"
         for pragma in ("synchronous=FULL", "secure_delete=OFF", "cache_size=-16000", sorting):
             connection.execute(f"PRAGMA {pragma}")
-    except BaseException:  # no SQLite file: that shows here
+    except BaseException:  # the first statement fails if this is not an SQLite file
         connection.close()
         raise
     return connection
@@ -78,9 +77,9 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
 def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool = True) -> Path:
     """Make sure that `data` holds a database of this version, and return its file.
 
-    Without `write` it need only be readable, unless it was made by an older version. Without `verify` it may be
-    damaged, as long as its tables can be read. With `create` the caller holds the serving lock.
-    Raises `StartupError`: missing (unless `create`), not writable, corrupt, or made by a newer version.
+    Without `write`, the file need only be readable, unless an older version made it. Without `verify`, it may
+    be damaged as long as its tables can be read. With `create`, the caller holds the serving lock. Raises
+    `StartupError`: missing (unless `create`), not writable, corrupt, or made by a newer version.
     """
     directory = Path(data)
     file = database_file(directory)
@@ -98,7 +97,7 @@ def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool 
     except OSError as error:
         raise _unusable(directory, error) from None
     try:
-        # Read-only first: closing a writable connection would write the log of a damaged file into it.
+        # Read-only first: closing a writable connection would write the log into a damaged file.
         if verify and 0 < file.stat().st_size <= CHECKED_AT_START:
             with closing(connect(file, read_only=True)) as connection:
                 verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -131,9 +130,9 @@ def _damaged(file: Path, verdict: str) -> StartupError:
 
 
 def compact(data: str | Path) -> tuple[int, int]:
-    """Write the file anew, without the space that nothing uses; its size in bytes before and after.
+    """Rewrite the file without unused space. Returns its size in bytes before and after.
 
-    Raises `StartupError` when a server has it, or when there is no room for the second file.
+    Raises `StartupError` when a server is running, or when there is no room for the second file.
     """
     file = prepare(data, create=False)
     with serving_lock(data):
@@ -150,12 +149,13 @@ def compact(data: str | Path) -> tuple[int, int]:
 
 
 def checkpoint(file: Path, seconds: float = BUSY_SECONDS) -> None:
-    """Move everything from the write-ahead log into the file, which then is all there is to copy.
+    """Move everything from the write-ahead log into the file, so that the file alone is complete.
 
-    Raises `sqlite.Error`, also when it is not done within `seconds`; nothing is lost then, the log is kept.
+    Raises `sqlite.Error`, also if it takes longer than `seconds`. The log is kept then, and nothing is lost.
     """
     with closing(connect(file)) as connection, closing(connect(file, read_only=True)) as witness:
-        # The last who closes a file moves the log, too, however long that takes: that shall not be us.
+        # The last connection to close also moves the log, however long that takes. So after a failure,
+        # `connection` closes before `witness`.
         witness.execute("SELECT 1 FROM meta").fetchall()
         connection.set_busy_timeout(int(seconds * 1000))
         timer = threading.Timer(seconds, connection.interrupt)
@@ -181,9 +181,9 @@ def _unusable(directory: Path, error: OSError) -> StartupError:
 
 @contextmanager
 def serving_lock(data: str | Path) -> Iterator[None]:
-    """Held by the one process that serves a data directory; the kernel frees it however that ends.
+    """The lock of the one process that serves a data directory. The kernel frees it however the process ends.
 
-    Creates the directory. Raises `StartupError` when it cannot be written, or another process holds it.
+    Creates the directory. Raises `StartupError` if it cannot be written, or another process has the lock.
     """
     directory = Path(data)
     try:

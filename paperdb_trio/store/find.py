@@ -1,7 +1,8 @@
 """Finding and counting documents on one connection, in one read transaction.
 
-Law: first the row keys, in order, then the documents: what is sorted, skipped or looked ahead at is never text.
-SQLite joins the texts; a row fetched by Python costs a fight for the interpreter's lock with a busy event loop.
+Law: row keys are found first, in order, and then their documents: only row keys are sorted, skipped or looked
+ahead at, never texts. SQLite joins the texts, because each row that Python fetches competes with the event loop
+for the interpreter's lock.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from paperdb_trio.store.query import Question, field
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
 MANY: Final = 1_000_000
-"""Entries up to which they are counted, some 20 ms."""
+"""The most entries that are counted, in some 20 ms."""
 _CREATED: Final = "json_extract(data,'$.createdAt')"
 
 
 class Shelf(NamedTuple):
-    """A collection, as far as finding needs it. `in_order`: its documents lie in order of `createdAt`."""
+    """What finding needs of a collection. `in_order`: its documents are stored in order of `createdAt`."""
 
     id: int
     documents: int
@@ -36,7 +37,7 @@ class Shelf(NamedTuple):
 
 
 def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> Shelf | None:
-    """None: there is no such collection."""
+    """None if there is no such collection."""
     row = connection.execute(
         "SELECT id, documents, indexes, newest FROM collections WHERE database_id=? AND name=?",
         (database_id, collection),
@@ -52,14 +53,14 @@ def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> S
 
 
 class Edge(NamedTuple):
-    """The last document of a page: what it has at the fields that are sorted by, as SQLite sees it."""
+    """The last document of a page: its row key, and its values at the sort fields as SQLite sees them."""
 
     values: tuple[Any, ...]
     rowkey: int
 
 
 def edge_text(sort: str | None, question: Question, document: bytes, rowkey: int) -> str:
-    """What `after` takes: opaque to clients."""
+    """The text of an edge for `after`; opaque to clients."""
     found = decode(document) if question.sort else {}
     values = [_sqlite_value(found, name.path) for name in question.sort]
     text = encode([sort or "", rowkey & SEQ_MASK, values])
@@ -82,7 +83,7 @@ def parse_edge(text: str, sort: str | None, question: Question, collection_id: i
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         of, seq, values = msgspec.json.decode(raw, type=tuple[str, int, tuple[str | int | float | None, ...]])
-        # A larger integer is none that a page ends with: SQLite knows it as a double.
+        # A page never ends with a larger integer: SQLite has it as a double.
         large = any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in values)
         if large or of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
             raise ValueError
@@ -94,7 +95,7 @@ def parse_edge(text: str, sort: str | None, question: Question, collection_id: i
 
 
 def _beyond(question: Question, edge: Edge) -> tuple[str, list[Any]]:
-    """SQL for "comes after the edge in the wanted order"."""
+    """SQL for "comes after the edge in the requested order"."""
     behind = f"d.rowkey{'<' if question.newest_first else '>'}?"
     condition, parameters = behind, [edge.rowkey]
     for name, value in reversed(list(zip(question.sort, edge.values, strict=True))):
@@ -114,7 +115,7 @@ def _beyond(question: Question, edge: Edge) -> tuple[str, list[Any]]:
 
 
 class _Source(NamedTuple):
-    """What follows SELECT, up to and with WHERE, and the order."""
+    """The SQL from FROM to the end of WHERE, its parameters, and the ORDER BY."""
 
     sql: str
     parameters: list[Any]
@@ -150,7 +151,7 @@ def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _So
 
 
 def _narrowed(plan: Plan, question: Question, edge: Edge) -> tuple[bytes, bytes]:
-    """The one interval of a plan that is in order, from the edge on."""
+    """The interval of an ordered plan, narrowed to what comes after the edge."""
     assert plan.index is not None
     at = dict(zip((name.path for name in question.sort), edge.values, strict=True))
     key = plan.prefix
@@ -163,7 +164,7 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> tuple[bytes, bytes]
 
 
 def _used(plan: Plan, question: Question) -> int:
-    """How many fields of the index are in the prefix."""
+    """The number of the index's fields that are in the prefix."""
     assert plan.index is not None
     used = 0
     for name in plan.index.fields:
@@ -214,15 +215,16 @@ def _rowkeys(
 def _by_creation(
     connection: sqlite.Connection, source: _Source, question: Question, of: Shelf, edge: Edge | None, rows: int
 ) -> _Source:
-    """The same, narrowed. Documents lie in order of creation, but those of one moment may be wanted in the
-    reverse order: what has to be sorted is `rows`, and the rest of a moment at each end."""
+    """The source, narrowed. Documents are stored in order of creation, but those created at the same moment may
+    be requested in reverse order. So only `rows` documents, and the rest of a moment at each end, have to be
+    sorted."""
     low, high = span(of.id)
     ((at, descending),) = [
         (at, name.descending) for at, name in enumerate(question.sort) if name.path == "createdAt"
     ]
 
     def next_moment(rowkey: int, moment: Any, *, later: bool) -> int | None:
-        """The nearest document that was not created at this moment."""
+        """The nearest document that was created at another moment."""
         sign, order = (">", "ASC") if later else ("<", "DESC")
         row = connection.execute(
             f"SELECT rowkey FROM documents WHERE rowkey BETWEEN ? AND ? AND rowkey{sign}? "
@@ -242,7 +244,7 @@ def _by_creation(
         (low, high, *source.parameters[2:], rows),
     ).fetchone()
     if last is None:
-        low, high = high, low  # nothing matches: no second look
+        low, high = high, low  # nothing matches: the second query finds nothing at once
     else:
         (moment,) = connection.execute(f"SELECT {_CREATED} FROM documents WHERE rowkey=?", (last,)).fetchone()
         other = next_moment(last, moment, later=not descending)
@@ -251,11 +253,11 @@ def _by_creation(
     return _Source(source.sql, [low, high, *source.parameters[2:]], source.order)
 
 
-# --- what is asked -------------------------------------------------------------------------------
+# --- queries -------------------------------------------------------------------------------------
 
 
 class Page(NamedTuple):
-    """Documents as JSON texts, in order, and the row key of the last. `more`: there are further ones. `plan`:
+    """Documents as JSON texts, in order. `last`: the row key of the last one. `more`: there are more. `plan`:
     how they were found."""
 
     documents: list[bytes]
@@ -280,7 +282,7 @@ def find(
 
 
 def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
-    """How many documents match, and how they were found."""
+    """The number of matching documents, and how they were found."""
     if question.condition == "1":
         return of.documents, Plan(Order.INSERTION)
     plans = (plan_with(index, question) for index in of.indexes if index.built)
@@ -295,7 +297,7 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
 
 
 def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
-    """How the question would be answered: the members of `rest.responses.Explanation`."""
+    """The plan for a question, as the members of `rest.responses.Explanation`."""
     plan = _choose(connection, question, of)
     suggestion = improvement(plan, question)
     return {

@@ -1,8 +1,8 @@
-"""Lets the write-ahead log start anew although somebody is always reading.
+"""Lets the write-ahead log restart although reads never pause.
 
-Law: reads wait here, on their threads, while the gate is closed. The writer closes it, each time for a moment.
-SQLite can move the log's content into the file while others read, but begins the log anew only when nobody
-reads from it. With readers that overlap that never happens: 1 GB in four minutes.
+Law: reads wait here, on their threads, while the gate is closed. The writer closes it briefly. SQLite can move
+the log's content into the file during reads, but restarts the log only when no read is using it. With reads
+that overlap this never happens: the log grew to 1 GB in four minutes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class ReadGate:
-    """`on_empty` is called, on any thread, when the last reader has left a gate that was closed on it."""
+    """`on_empty` is called, on any thread, when the last reader leaves a closed gate."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -22,7 +22,7 @@ class ReadGate:
         self.on_empty: Callable[[], None] = lambda: None
 
     def enter(self) -> None:
-        """Before a read transaction; `leave` after it."""
+        """Call this before a read transaction, and `leave` after it."""
         with self._changed:
             while (seconds := self._closed_until - time.monotonic()) > 0:
                 self._changed.wait(seconds)
@@ -36,7 +36,7 @@ class ReadGate:
             self.on_empty()
 
     def close(self, seconds: float) -> bool:
-        """Let nobody in until `open`, or for so long; whether nobody is inside."""
+        """Hold back new readers until `open`, or for that long. Returns whether no reader is inside."""
         with self._changed:
             self._closed_until = time.monotonic() + seconds
             return not self._readers

@@ -1,8 +1,8 @@
-"""What goes on in the background, in steps that other writers hardly notice: removing collections, building and
-removing indexes, cutting the change log.
+"""Background work, in steps that other writers hardly notice: removing collections, building and removing
+indexes, trimming the change log.
 
-Law: that of `operations`. Each step is small, is committed with the writes of others, and may be the last one
-before a crash.
+Law: the law of `operations` holds here, too. Each step is small, is committed together with other writes, and
+may be the last one before a crash.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
 
 STEP_BYTES: Final = 4 * 1024 * 1024
-"""Bytes that one step removes. Other writes wait for a step, some 50 ms."""
+"""Bytes that one step removes. Other writes wait some 50 ms for a step."""
 
 INCREMENTAL: Final = 2
-"""What `PRAGMA auto_vacuum` says of a file that can give pages back."""
+"""The value of `PRAGMA auto_vacuum` for a file that can give pages back."""
 SPARE_PAGES: Final = 1024
-"""Free pages of 4 KiB that stay in the file, for what comes next."""
+"""Free pages of 4 KiB that stay in the file, for coming writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DropSome:
     """Delete at most `limit` documents, or `STEP_BYTES`, of a collection that were inserted up to seq `until`.
 
-    A large collection goes in several of these, so that other writers wait for none of them long.
-    `until` None means: all that are there now. Returns `(deleted, until, done)`; the last step removes the
-    collection itself. Raises a 404 for a collection that does not exist.
+    A large collection takes several steps, so that other writers never wait long. `until` None means all
+    documents that exist now. Returns `(deleted, until, done)`. The last step removes the collection itself.
+    Raises a 404 for a collection that does not exist.
 
-    What is begun is in the file: whoever finds it there goes on, be it a server that comes later. Documents
-    that were inserted since stay, and so does the collection then.
+    The file records an unfinished drop, so that a later server can finish it. Documents inserted since then
+    stay, and so does their collection.
     """
 
     database_id: int
@@ -54,7 +54,7 @@ class DropSome:
                 "SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN ? AND ?", (low, high)
             ).fetchone()
             until = (last or low) - low
-        else:  # perhaps by now that of a second request; none: another one is through with it
+        else:  # a second request may have moved it on, or finished the drop
             row = tx.connection.execute(
                 "SELECT until FROM drops WHERE collection_id=?", (collection_id,)
             ).fetchone()
@@ -85,7 +85,7 @@ class DropSome:
 
 @dataclass(frozen=True, slots=True)
 class PendingDrops:
-    """Asks for the next step of every collection whose removal was begun and not finished."""
+    """Returns the next step of each unfinished drop."""
 
     def apply(self, tx: Transaction) -> list[DropSome]:
         rows = tx.connection.execute(
@@ -96,7 +96,7 @@ class PendingDrops:
 
 @dataclass(frozen=True, slots=True)
 class IndexWork:
-    """A step of building or removing indexes, some 10 ms; returns whether there is more to do."""
+    """Build or remove some of an index, in some 10 ms. Returns whether there may be more to do."""
 
     rows: int = 500
 
@@ -125,7 +125,7 @@ class IndexWork:
 
 @dataclass(frozen=True, slots=True)
 class MakeIndex:
-    """Make an index of the server's own accord, if it is new, there is room for it, and its keys are short.
+    """Make an automatic index, if it is new, there is room for it and its keys are short.
 
     Returns whether it was made.
     """
@@ -153,9 +153,9 @@ class MakeIndex:
 
 @dataclass(frozen=True, slots=True)
 class KeepUsedIndexes:
-    """Note the use of indexes that the server made, and remove those of `UNUSED_DAYS` without any.
+    """Note which automatic indexes were used, and remove those without use for `UNUSED_DAYS`.
 
-    Returns which went, as `collection: field, field`.
+    Returns the removed ones, as `collection: field, field`.
     """
 
     used: frozenset[int]
@@ -178,9 +178,9 @@ class KeepUsedIndexes:
 
 @dataclass(frozen=True, slots=True)
 class FreePages:
-    """Give back to the disk some of the pages that nothing uses, all but `SPARE_PAGES`; whether there are more.
+    """Return some unused pages to the disk, all but `SPARE_PAGES`. Returns whether there may be more.
 
-    The file gets shorter at the next checkpoint. Files of 0.1 keep theirs until `paperdb compact`.
+    The file shrinks at the next checkpoint. A file made by version 0.1 keeps its pages until `paperdb compact`.
     """
 
     pages: int = 200
@@ -197,7 +197,7 @@ class FreePages:
 
 @dataclass(frozen=True, slots=True)
 class KeepTime:
-    """Write down what the log's clock says."""
+    """Save the time of the log's clock."""
 
     clock: LogClock
 
@@ -207,9 +207,9 @@ class KeepTime:
 
 @dataclass(frozen=True, slots=True)
 class Trim:
-    """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those of before `cutoff`
-    (seconds of `LogClock`) and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of
-    the newest change that is gone for ever, and how many this step took."""
+    """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those before `cutoff` (seconds
+    of `LogClock`), and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of the newest
+    removed change, and the number of changes that this step removed."""
 
     database_id: int
     cutoff: float
@@ -228,7 +228,7 @@ class Trim:
         cutoff = self.cutoff * 1000
         removable = removed = 0
         for rowkey, at, size in rows:
-            # Before there was a `LogClock`, time may have been set back between two changes; the log is cut in
+            # In files from before `LogClock`, the time may go back between two changes. The log is trimmed in
             # order of seq all the same.
             if at >= cutoff and rowkey - base > head - self.keep:
                 break
@@ -246,4 +246,4 @@ class Trim:
 
 
 HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops, IndexWork, MakeIndex, KeepUsedIndexes, FreePages)
-"""What the server does of its own accord, also when nobody asks for anything: no activity of users."""
+"""Operations of the server itself. They do not count as users' activity."""

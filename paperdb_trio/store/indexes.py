@@ -1,8 +1,8 @@
-"""The indexes of a collection: what each holds, and which keys a document has in them.
+"""The indexes of a collection, and the keys of a document in them.
 
-Law: no I/O. An index is a list of fields, a `-` before those that descend. It has an entry for each document:
-rows `(index, key, row key)` of one table that all collections share. So an index costs only its own collection
-anything, and is built and removed row by row, in steps, while the server serves.
+Law: no I/O. An index is a list of fields, with a leading `-` for descending ones. It has an entry for each
+document: a row `(index, key, row key)` in one table for all collections. So an index affects only its own
+collection, and is built and removed row by row, in steps, while the server runs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from paperdb_trio.store import keys
 MAX_INDEXES: Final = 64
 """Indexes of one collection. Each adds some 3 µs to a write of a document."""
 MAX_MADE: Final = 16
-"""Indexes of one collection that the server makes of its own accord."""
+"""Automatic indexes of one collection."""
 MAX_MADE_KEY: Final = 256
-"""Bytes of such a key, on average. An index of long texts would be as large as the documents."""
+"""Average bytes of a key in an automatic index. An index of long texts would be as large as the documents."""
 UNUSED_DAYS: Final = 14
-"""Days without use after which such an index is removed."""
+"""Days without use after which an automatic index is removed."""
 MAX_FIELDS: Final = 8
 """Fields of one index."""
 
 
 class Index(msgspec.Struct, frozen=True, omit_defaults=True):
-    """As it is stored. `made`: by the server itself; `used`: the last day, since the epoch, on which that was
-    noted. Until it is `built` it lacks entries. `broken`: it was to be unique, and two documents are equal."""
+    """An index as it is stored. `made`: it is automatic. `used`: the last day (since the epoch) on which its
+    use was noted. `built`: its entries are complete. `broken`: it should be unique, but two documents have the
+    same value."""
 
     id: int
     fields: tuple[str, ...]
@@ -43,7 +44,7 @@ class Index(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def path(self) -> str:
-        """Of its first field."""
+        """The path of its first field."""
         return parse_field(self.fields[0]).path
 
 
@@ -57,13 +58,13 @@ def parse_field(text: str) -> IndexField:
 
 
 def field_text(path: str, descending: bool = False) -> str:
-    """What `parse_field` takes."""
+    """The inverse of `parse_field`."""
     return f"-{path}" if descending else f"+{path}" if path[0] in "+-" else path
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSet:
-    """All indexes of a collection. `text` is their JSON, as it is stored."""
+    """All indexes of a collection. `text` is their stored JSON."""
 
     text: str
     all: tuple[Index, ...]
@@ -71,16 +72,16 @@ class IndexSet:
     _parts: tuple[tuple[tuple[tuple[str, ...], bool], ...], ...]
 
     def keys(self, data: bytes) -> list[bytes]:
-        """The key of a document, JSON text, in each of them."""
+        """The keys of a document (JSON text), one for each index."""
         document = self._decode(data)
         return [_key(document, parts) for parts in self._parts]
 
     def key(self, at: int, data: bytes) -> bytes:
-        """That in one of them."""
+        """The key of a document in one index."""
         return _key(self._decode(data), self._parts[at])
 
     def value(self, index: Index, data: bytes) -> Any:
-        """What the document has at the only field of an index; None for nothing."""
+        """The document's value at an index's only field; None if it is missing."""
         found = _at(self._decode(data), self._parts[self.all.index(index)][0][0])
         return None if found is msgspec.UNSET else found
 
@@ -91,7 +92,7 @@ def _key(document: Any, parts: tuple[tuple[tuple[str, ...], bool], ...]) -> byte
 
 
 def _at(document: Any, path: tuple[str, ...]) -> Any:
-    """`path`: the attribute for the field, then names."""
+    """`path`: the attribute for the top-level field, then the names below it."""
     value = getattr(document, path[0])
     for name in path[1:]:
         value = value.get(name) if isinstance(value, dict) else None
@@ -104,7 +105,7 @@ def stored_indexes(text: str) -> IndexSet:
     fields = [[parse_field(name) for name in index.fields] for index in found]
     names = sorted({field.path.partition(".")[0] for each in fields for field in each})
     attributes = {name: f"f{number}" for number, name in enumerate(names)}
-    # Only the fields that indexes want are decoded: a third of the time for a document of 200 bytes.
+    # Only indexed fields are decoded: this takes a third of the time for a document of 200 bytes.
     wanted = msgspec.defstruct(
         "Wanted",
         [(attribute, Any, msgspec.UNSET) for attribute in attributes.values()],
@@ -127,7 +128,7 @@ def index_set(indexes: tuple[Index, ...]) -> IndexSet | None:
 
 
 def kind(value: Any) -> str:
-    """Values of one kind can be the same; of two, never."""
+    """The kind of a JSON value. Values of different kinds are never equal."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):

@@ -1,8 +1,8 @@
-"""Index keys: bytes that sort as the values do that they stand for.
+"""Index keys: bytes that sort like the values that they represent.
 
-Law: no I/O. Each value has a part. Parts sort as SQLite sorts what `json_extract` makes of the values: null
-and missing, then numbers (false is 0, true is 1), then text (an array or object is its JSON). No part is the
-beginning of another, so that parts can be joined to a key. A descending part has every bit inverted.
+Law: no I/O. Each value becomes a part. Parts sort as SQLite sorts the results of `json_extract`: null and
+missing, then numbers (false is 0, true is 1), then text (an array or object is its JSON). No part is a prefix
+of another, so that parts can be joined to a key. A descending part has every bit inverted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _double: Final = struct.Struct(">d").pack
 
 
 def part(value: Any) -> bytes:
-    """The part for one value; `msgspec.UNSET`, or whatever else is no JSON, counts as missing."""
+    """The part for one value. Anything that is not JSON, such as `msgspec.UNSET`, counts as missing."""
     if isinstance(value, str):
         return _TEXT + value.encode().replace(b"\0", b"\0\xff") + _END
     if isinstance(value, int | float):
@@ -33,10 +33,10 @@ def part(value: Any) -> bytes:
 
 
 def _number(value: float) -> bytes:
-    """The nearest double, so that its bits sort, and how much more the integer is than that."""
+    """The bits of the nearest double, made sortable, and then the integer's difference from it."""
     double = float(value)
     rest = int(value) - int(double) if isinstance(value, int) and -(2**63) <= value < 2**63 else 0
-    bits = int.from_bytes(_double(double + 0.0))  # + 0.0: there is one zero
+    bits = int.from_bytes(_double(double + 0.0))  # + 0.0 turns -0.0 into 0.0
     bits = bits ^ (2**64 - 1) if bits >> 63 else bits | 1 << 63
     return b"%b%b%b" % (_NUMBER, bits.to_bytes(8), (rest + 2048).to_bytes(2))
 
@@ -46,21 +46,21 @@ def inverted(key: bytes) -> bytes:
 
 
 def after(prefix: bytes) -> bytes:
-    """The least bytes beyond every key that begins with `prefix`."""
+    """The least bytes beyond all keys that begin with `prefix`."""
     kept = prefix.rstrip(b"\xff")
     return kept[:-1] + bytes([kept[-1] + 1])
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Before, or `behind`, all keys with this prefix."""
+    """A place before all keys with this prefix, or `behind` them."""
 
     prefix: bytes
     behind: bool = False
 
 
 class Span(NamedTuple):
-    """The values of one field, from a bound to a bound; `point`: one value."""
+    """A range of values of one field. `point`: the range is a single value."""
 
     low: Bound
     high: Bound
@@ -103,7 +103,7 @@ def _place(bound: Bound) -> bytes:
 
 
 def interval(prefix: bytes, span: Span, *, descending: bool) -> tuple[bytes, bytes]:
-    """`[low, high)`: the keys that begin with `prefix` and go on with a part in the span."""
+    """`[low, high)`: the keys that begin with `prefix` and continue with a part in the span."""
     if not descending:
         return prefix + _place(span.low), prefix + _place(span.high)
     low, high = inverted(span.high.prefix), inverted(span.low.prefix)

@@ -1,8 +1,8 @@
-"""The tables, and how a file of an older version comes to have those of this one.
+"""The tables, and the upgrade of files of older versions.
 
-Law: every statement that makes or alters a table is here. A migration that was released never changes. Each is
-one transaction; longer work follows in steps, which go on after a crash. A copy of the file as it was is made
-before anything changes. sqlite-utils records what was applied; it is imported (60 ms) only if there is work.
+Law: every statement that creates or alters a table is here. A released migration never changes. Each migration
+is one transaction. Longer work follows in steps, which continue after a crash. The file is copied before
+anything changes. sqlite-utils records the applied migrations; it is imported (60 ms) only if there is work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXIT_NEWER: Final = 4
 STEP_ROWS: Final = 2000
 """Documents that one transaction converts: some 20 ms."""
 TELL_SECONDS: Final = 5.0
-"""Between two lines about the progress."""
+"""Seconds between two log lines about the progress."""
 
 
 def m001_initial(db: Any) -> None:
@@ -45,7 +45,7 @@ def m001_initial(db: Any) -> None:
             label TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_at TEXT NOT NULL, revoked_at TEXT)""",
         """CREATE TABLE signing_secrets (
             kid TEXT PRIMARY KEY, secret BLOB NOT NULL, created_at REAL NOT NULL, retired_at REAL)""",
-        # AUTOINCREMENT: the ids of dropped collections must not come back, they are part of positions.
+        # AUTOINCREMENT: the ids of dropped collections must not be reused, because row keys contain them.
         """CREATE TABLE collections (
             id INTEGER PRIMARY KEY AUTOINCREMENT, database_id INTEGER NOT NULL REFERENCES databases(id),
             name TEXT NOT NULL, documents INTEGER NOT NULL DEFAULT 0, schema TEXT,
@@ -64,9 +64,9 @@ def m001_initial(db: Any) -> None:
 
 
 def m002_jsonb(db: Any) -> None:
-    """`documents.data` holds JSONB from now on. `jsonb_after`: documents up to this row key are converted; it
-    goes when all are."""
-    # Collections that are being removed: documents inserted up to seq `until` go, in several steps.
+    """`documents.data` holds JSONB from now on. `jsonb_after`: documents up to this row key are converted. It
+    is deleted when all are."""
+    # Collections that are being removed: documents inserted up to seq `until` are deleted in steps.
     db.execute(
         """CREATE TABLE IF NOT EXISTS drops (
             collection_id INTEGER PRIMARY KEY, until INTEGER NOT NULL)"""
@@ -75,21 +75,21 @@ def m002_jsonb(db: Any) -> None:
 
 
 def m003_entries(db: Any) -> None:
-    """Indexes are rows. Those that were SQLite's are declared anew, and built while the server serves."""
+    """Indexes are rows. The former SQLite indexes are declared anew, and rebuilt while the server runs."""
     for statement in (
         """CREATE TABLE entries (
             index_id INTEGER NOT NULL, key BLOB NOT NULL, rowkey INTEGER NOT NULL,
             PRIMARY KEY (index_id, key, rowkey)) WITHOUT ROWID""",
-        # Indexes that are being built; documents up to `rowkey` have entries. AUTOINCREMENT: this gives indexes
-        # their ids, which must not come back.
+        # Indexes that are being built: documents up to `rowkey` have entries. AUTOINCREMENT: the ids become
+        # those of the indexes, and must not be reused.
         """CREATE TABLE index_builds (
             id INTEGER PRIMARY KEY AUTOINCREMENT, collection_id INTEGER NOT NULL, rowkey INTEGER NOT NULL)""",
         """CREATE TABLE index_drops (id INTEGER PRIMARY KEY)""",
         """ALTER TABLE documents RENAME COLUMN position TO rowkey""",
         """ALTER TABLE changes RENAME COLUMN position TO rowkey""",
-        # JSON, see `indexes`; NULL is none.
+        # JSON, see `indexes`; NULL means no indexes.
         """ALTER TABLE collections ADD COLUMN indexes TEXT""",
-        # The greatest createdAt, as long as documents in order of insertion are in order of that; NULL if not.
+        # The latest createdAt, while insertion order is also the order of createdAt; else NULL.
         """ALTER TABLE collections ADD COLUMN newest TEXT DEFAULT ''""",
         """UPDATE collections SET newest=NULL WHERE documents>0""",
         """INSERT INTO meta SELECT 'newest_after', -1 WHERE EXISTS (SELECT 1 FROM documents)""",
@@ -97,7 +97,7 @@ def m003_entries(db: Any) -> None:
         db.execute(statement)
     old = re.compile(r"(unique|schema_unique|schema_index)_([0-9]+)_([0-9a-f]+)")
     wanted: dict[int, set[tuple[str, str]]] = {}
-    today = int(time.time() / 86_400)  # else what only `insert` uses would be removed in the first hour
+    today = int(time.time() / 86_400)  # with 0, indexes that only `insert` uses would go in the first hour
     for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type='index'").fetchall():
         if found := old.fullmatch(name):
             kind, collection_id, field = found.groups()
@@ -130,7 +130,7 @@ MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb
 
 
 def pending(connection: sqlite.Connection, where: Path) -> bool:
-    """Whether the file needs `migrate`. Raises `StartupError` for what a newer version has made."""
+    """Whether the file needs `migrate`. Raises `StartupError` if a newer version made it."""
     applied = _applied(connection)
     newer = applied - {migration.__name__ for migration in MIGRATIONS}
     if newer:
@@ -141,8 +141,8 @@ def pending(connection: sqlite.Connection, where: Path) -> bool:
 
 
 def migrate(connection: sqlite.Connection, file: Path, *, keep_copy: bool = True) -> None:
-    """Bring the tables to this version. With `keep_copy` a file that has tables is copied first, to a file
-    beside it. Raises `StartupError`, also when there is no room for the copy, and `sqlite.Error`."""
+    """Upgrade the tables to this version. With `keep_copy`, a file that has tables is copied first, to a file
+    beside it. Raises `sqlite.Error`, or `StartupError`, for example if there is no room for the copy."""
     import sqlite_utils
 
     applied = _applied(connection)
@@ -165,7 +165,7 @@ def _applied(connection: sqlite.Connection) -> set[str]:
 
 def _keep_copy(connection: sqlite.Connection, file: Path, before: str) -> None:
     copy = file.with_name(f"{file.name}.before-{before}")
-    if copy.exists():  # an upgrade that was cut off has made it; it is whole, or it would not be there
+    if copy.exists():  # made by an interrupted upgrade; a copy appears only once it is complete
         return
     (pages,), (page_bytes,) = (
         connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size")
@@ -174,12 +174,14 @@ def _keep_copy(connection: sqlite.Connection, file: Path, before: str) -> None:
     if room.f_bavail * room.f_frsize < 2 * pages * page_bytes:
         raise StartupError(
             f"Cannot upgrade {file}: {2 * pages * page_bytes // 1_000_000 + 1:,} MB must be free on its disk, "
-            "for a copy of it and for its write-ahead log",
+            "for a copy and for the write-ahead log",
             EXIT_UNWRITABLE,
         )
     with replacing(copy, force=True) as temporary, closing(sqlite.create(temporary)) as target:
         sqlite.copy(connection, target)
-    log.warning("upgrading %s; %s is a copy of it as it was: delete that when all is well", file, copy.name)
+    log.warning(
+        "upgrading %s; %s is a copy from before the upgrade: delete it when all is well", file, copy.name
+    )
 
 
 def _convert_documents(connection: sqlite.Connection, after: int) -> int | None:
@@ -195,7 +197,7 @@ def _convert_documents(connection: sqlite.Connection, after: int) -> int | None:
 
 
 def _find_newest(connection: sqlite.Connection, after: int) -> int | None:
-    """Of the next collection; whether its documents are in order of createdAt."""
+    """Set `newest` of the next collection: NULL if its documents are not in order of createdAt."""
     row = connection.execute("SELECT min(id) FROM collections WHERE id>?", (after,)).fetchone()
     if row[0] is None:
         return None
@@ -213,7 +215,8 @@ _STEPS: Final[dict[str, Callable[[sqlite.Connection, int], int | None]]] = {
     "jsonb_after": _convert_documents,
     "newest_after": _find_newest,
 }
-"""By the name in `meta` of what is done. Each step does more, and returns what is done then; None is all."""
+"""The steps, by the name in `meta` under which their progress is stored. A step gets and returns the progress;
+None means that all is done."""
 
 
 def _done(connection: sqlite.Connection, name: str) -> int | None:

@@ -1,7 +1,7 @@
-"""The writes that a user can ask for, each as one object that the writer applies to a transaction.
+"""The writes that a user can request. Each is an object that the writer applies to a transaction.
 
-Law: `apply` runs on the writer's thread, raises `ApiError` only while the transaction is as it found it
-(or inside a savepoint), and returns what the answer needs. Nothing here waits, commits or publishes.
+Law: `apply` runs on the writer's thread. It raises `ApiError` only while the transaction is unchanged (or
+inside a savepoint), and returns what the response needs. Nothing here waits, commits or publishes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Operation(Protocol[Result]):
 
 
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """What a write of one document left behind: its JSON text, its seq, and whether it is new."""
+    """The result of writing one document: its JSON text, its seq, and whether it is new."""
 
     id: str
     data: bytes
@@ -51,20 +51,21 @@ class BulkFailure:
 
 
 EVERY_SEQ: Final = range(1 << 62)
-"""What `*` stands for in a condition."""
+"""The seqs that `*` means in a condition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """If-Match, the seqs of which the document's must be one; If-None-Match, of which it must be none; `where`,
-    a filter that it must satisfy. Each is None if it was not asked for."""
+    """Conditions for a write; None means no condition. `match` (If-Match): the document's seq must be one of
+    these. `none_match` (If-None-Match): it must be none of these. `where`: a filter that the document must
+    satisfy."""
 
     match: Container[int] | None = None
     none_match: Container[int] | None = None
     where: Question | None = None
 
     def check(self, tx: Transaction, found: tuple[int, int, bytes] | None) -> None:
-        """Raises a 412. `found` None: there is no such document."""
+        """Raises a 412. `found` is None if there is no such document."""
         seq = None if found is None else found[1]
         self.check_match(seq)
         if seq is not None and self.excludes(seq):
@@ -86,12 +87,12 @@ class Condition:
 
 
 _INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
-"""Fields of a document that is sent for insertion which mean something."""
+"""The fields that have a meaning in a document sent for insertion."""
 
 
 class Draft(msgspec.Struct, frozen=True, gc=False):
-    """A document as it came in, taken apart. `fields` is JSON: a thousand documents wait in one request, and as
-    objects they would take 25 times as much memory. `unique` has the values, too."""
+    """A parsed document for insertion. `fields` is JSON: a thousand documents may wait in one request, and as
+    objects they would take 25 times as much memory. `unique` is pairs of a field and its value."""
 
     id: str
     fields: bytes
@@ -99,13 +100,13 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def parse(cls, value: object) -> Draft:
-        """Raises the 400s that need no database."""
+        """Raises a 400 for every error that can be found without the database."""
         document = check_document(value)
         if document.keys().isdisjoint(_INSTRUCTIONS):
             return cls(new_id(), encode(document))
         fields = document.copy()
         chosen, unique = fields.pop("_id", None), fields.pop("unique", None)
-        if chosen is None:  # beside `_id`, `key` is a field like others
+        if chosen is None:  # with an `_id`, `key` is an ordinary field
             chosen = fields.pop("key", None)
         id = new_id() if chosen is None else check_id(chosen)
         fields.pop("createdAt", None)
@@ -119,7 +120,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         return cls(id, encode(fields), _unique_values(fields, unique))
 
     def satisfying(self, schema: DocumentSchema | None) -> Draft:
-        """It with the schema's defaults. Raises what `DocumentSchema.apply` does."""
+        """This draft with the schema's defaults. Raises what `DocumentSchema.apply` does."""
         if schema is None:
             return self
         fields = decode(self.fields)
@@ -155,8 +156,8 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class InsertBulk:
-    """Each draft stands or falls alone (a draft that could not be parsed is its error); or, `atomic`,
-    the first failure undoes all and is raised. See that indexes tell what is unique with `until_indexed`."""
+    """Each draft succeeds or fails alone; an `ApiError` stands for a draft that could not be parsed. With
+    `atomic`, the first failure undoes all and is raised. Submit it with `until_indexed`."""
 
     database_id: int
     collection: str
@@ -166,8 +167,8 @@ class InsertBulk:
     atomic: bool
 
     def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]] | None:
-        """The documents that are in, as JSON texts, and which failed. None, and nothing is done, while an index
-        is being built that tells what is unique."""
+        """Returns the inserted documents as JSON texts, and the failures. Returns None, having done nothing,
+        while an index that a unique check needs is being built."""
         collection_id = tx.collection_id(self.database_id, self.collection)
         if collection_id is not None:
             drafts = (draft for draft in self.drafts if isinstance(draft, Draft))
@@ -183,7 +184,7 @@ class InsertBulk:
         return self._insert_all(tx)
 
     def _insert_at_once(self, tx: Transaction) -> list[bytes] | None:
-        """The usual case, in which all is well: twice as fast. None, and nothing is done, if it is not."""
+        """The usual case, in which no draft fails: twice as fast. Else returns None, having done nothing."""
         prepared: list[tuple[str, bytes]] = []
         size = 0
         collection_id = tx.collection_id(self.database_id, self.collection)
@@ -216,7 +217,7 @@ class InsertBulk:
                     raise draft
                 if size > self.max_bytes_in_all:
                     raise ApiError(
-                        413, "BODY_TOO_LARGE", "The schema's defaults make too much of this bulk: send fewer"
+                        413, "BODY_TOO_LARGE", "With the schema's defaults, this bulk is too large: send fewer"
                     )
                 written = draft.insert(tx, self.database_id, self.collection, self.max_bytes)
                 documents.append(written.data)
@@ -230,7 +231,7 @@ class InsertBulk:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Shallow merge, in which a value may be one of `steps`."""
+    """A shallow merge. A value may be one of `steps`."""
 
     database_id: int
     collection: str
@@ -261,7 +262,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Replace the document at this id, or insert it there. `createdAt` stays that of the first insert."""
+    """Replace the document with this id, keeping its `createdAt`, or insert it."""
 
     database_id: int
     collection: str
@@ -304,10 +305,10 @@ class Delete:
 
 @dataclass(slots=True)
 class SetSchema:
-    """Put a schema on a collection, which it creates if need be; None takes it off.
+    """Put a schema on a collection, and create the collection if needed. None removes the schema.
 
-    Returns whether it is in force: not before the indexes of its unique fields are built. Ask again after some
-    `IndexWork`; `writer.until_indexed` does.
+    Returns whether the schema is in force: not until the indexes of its unique fields are built. Submit it
+    again after some `IndexWork`, as `writer.until_indexed` does.
     """
 
     database_id: int
@@ -327,7 +328,7 @@ class SetSchema:
 
 
 def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: Document) -> int | None:
-    """Apply the collection's schema, if there is one, to the fields; returns the collection's id."""
+    """Apply the collection's schema, if it has one, to the fields. Returns the collection's id."""
     collection_id = tx.collection_id(database_id, collection)
     schema = None if collection_id is None else tx.schema(collection_id)
     if schema is not None:
@@ -336,8 +337,8 @@ def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: D
 
 
 def _times(document: Document, tx: Transaction) -> tuple[str, str]:
-    """`createdAt` and the new `updatedAt` of a document that is there. The computer's clock may have been set
-    back, or the document imported with times to come: within a document time never runs backwards."""
+    """`createdAt` and the new `updatedAt` of an existing document. Within a document time never goes back, even
+    if the computer's clock was set back, or the document was imported with times in the future."""
     created = document["createdAt"]
     return created, max(tx.stamp, document["updatedAt"], created)
 

@@ -1,7 +1,7 @@
-"""Whether the files that are open still lie where they were opened.
+"""Checks that the open files are still where they were opened.
 
-Law: a file that was removed, replaced or unmounted can be written to for as long as it is open, and all of it
-is lost at the end: whoever acknowledges a write looks here first.
+Law: an open file that was removed, replaced or unmounted can still be written to, but the data is lost when it
+is closed. So the writer checks this before it acknowledges a write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Fault = Literal["gone", "read-only"]
 
 
 class Place:
-    """Make one while the database is open: SQLite keeps its write-ahead log as long as somebody has it open."""
+    """Make one while the database is open: SQLite keeps the write-ahead log only as long as it is open."""
 
     def __init__(self, file: Path) -> None:
         self._file, self._wal = str(file.absolute()), f"{file.absolute()}-wal"
@@ -27,17 +27,17 @@ class Place:
         return (file.st_dev, file.st_ino, wal.st_dev, wal.st_ino), wal.st_size
 
     def wal_bytes(self) -> int | None:
-        """The size of the write-ahead log; None if it, or the database, is not where it was. It takes 3 µs."""
+        """The size of the write-ahead log; None if it or the database is not where it was. Takes 3 µs."""
         try:
             found, self._size = self._look()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        except OSError:  # a file system in trouble, which SQLite will tell of: nothing is known to be gone
+        except OSError:  # a file system error: SQLite will report it, and the files may still be there
             return self._size
         return self._size if found == self._known else None
 
     def fault(self) -> Fault | None:
-        """What keeps writes from being stored, as far as can be told without a write."""
+        """The reason why writes cannot be stored, as far as it shows without a write."""
         if self.wal_bytes() is None:
             return "gone"
         return None if os.access(self._file, os.W_OK) else "read-only"

@@ -1,7 +1,7 @@
-"""How a find is answered: which index, which of its entries, in which order.
+"""Plans for finds: which index, which of its entries, in which order.
 
-Law: no I/O but the counts that `choose` asks for. An index only proposes documents: each is held against the
-whole filter, so that what is found never depends on the plan.
+Law: no I/O except the counts that `choose` asks for. An index only proposes documents. Each is checked against
+the whole filter, so that the result never depends on the plan.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ from paperdb_trio.store.indexes import MAX_FIELDS, Index, IndexField, field_text
 from paperdb_trio.store.query import Question
 
 FEW: Final = 5000
-"""Entries up to which looking at all of them, some 10 ms, is better than the right order with a filter."""
+"""Up to this many entries, looking at all of them (some 10 ms) beats reading in the right order with a
+filter."""
 SCATTERED: Final = 8
-"""How much longer a document takes that an index proposes than one that comes as it lies."""
+"""How many times longer a document takes through an index than in a scan."""
 
 Interval = tuple[bytes, bytes]
 ALL: Final[Interval] = (b"", b"\xff")
-"""Every key begins with a lesser byte than 255."""
+"""The first byte of every key is less than 255."""
 
 
 class Order(Enum):
-    """In which order documents come: as they are wanted, or to be sorted."""
+    """The order in which documents are read; `SORTED` means that they must be sorted afterwards."""
 
     FORWARD = "the index's order"
     BACKWARD = "the index's order, backwards"
@@ -37,8 +38,8 @@ class Order(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`index` None: all documents of the collection. `intervals`: of its keys, disjoint. `prefix`: what all of
-    these begin with."""
+    """`index` None means a scan of the collection. `intervals`: disjoint ranges of the index's keys. `prefix`:
+    the common prefix of these keys."""
 
     order: Order
     index: Index | None = None
@@ -50,14 +51,14 @@ class Plan:
         return self.intervals != (ALL,) and self.index is not None
 
     def covers(self, question: Question) -> bool:
-        """Whether its entries are all that the filter leaves to choose from, as far as indexes can tell."""
+        """Whether the plan uses every condition that an index can use."""
         paths = () if self.index is None else [parse_field(name).path for name in self.index.fields]
         used = [path for path in paths if question.point(path) is not None]
         return len(used) == len(question.spans) or {*used, *paths[len(used) :][:1]} >= question.spans.keys()
 
 
 def plan_with(index: Index, question: Question) -> Plan | None:
-    """The best that can be done with one index; None if that is nothing."""
+    """The best plan with one index; None if the index does not help."""
     fields = [parse_field(name) for name in index.fields]
     prefix = b""
     used = 0
@@ -95,8 +96,8 @@ def choose(
     in_order: bool,
     count: Callable[[Plan, int], int],
 ) -> Plan:
-    """`documents`: how many there are. `in_order`: insertion order is that of `createdAt`. `count(plan, most)`:
-    its entries, up to `most`."""
+    """`documents`: their number. `in_order`: insertion order is also the order of `createdAt`. `count(plan,
+    most)` counts the plan's entries, up to `most`."""
     plans = [plan for index in indexes if index.built and (plan := plan_with(index, question)) is not None]
     ordered = [plan for plan in plans if plan.order is not Order.SORTED]
     narrow = [plan for plan in plans if plan.narrows]
@@ -116,12 +117,12 @@ def choose(
 
 
 def worth(documents: int) -> int:
-    """Entries from which on looking at all documents, as they lie, is better."""
+    """From this many entries on, a scan of all documents is faster."""
     return max(FEW, documents // SCATTERED)
 
 
 def improvement(plan: Plan, question: Question) -> tuple[str, ...] | None:
-    """The fields of an index with which there would be a better plan."""
+    """The fields of an index that would give a better plan."""
     for fields in wishes(question):
         better = plan_with(Index(0, fields), question)
         if better is not None and _rank(better) < _rank(plan):
@@ -130,12 +131,12 @@ def improvement(plan: Plan, question: Question) -> tuple[str, ...] | None:
 
 
 def _rank(plan: Plan) -> tuple[bool, bool, int]:
-    """The less, the better."""
+    """Less is better."""
     return not plan.narrows, plan.order is Order.SORTED, -len(plan.prefix)
 
 
 def _natural(question: Question, *, in_order: bool) -> Plan | None:
-    """The plan that reads the collection as it lies, if that is the wanted order."""
+    """The plan that reads the collection in insertion order, if that is the requested order."""
     wanted = [field for field in question.sort if question.point(field.path) is None]
     if not wanted:
         return Plan(Order.INSERTION)
@@ -145,9 +146,9 @@ def _natural(question: Question, *, in_order: bool) -> Plan | None:
 
 
 def wishes(question: Question) -> list[tuple[str, ...]]:
-    """The fields of indexes that would answer well, the best first: those that are to be equal to something,
-    then those to sort by, or one that is compared. The latter is what helps if the former has to be followed
-    far, because few documents match."""
+    """The fields of indexes that would help, the best first: fields that must equal a value, then the sort
+    fields or one field that is compared. An index of the compared field helps if few documents match: a read in
+    sort order would then pass over many."""
     equal = sorted(path for path in question.spans if question.point(path) is not None)
     sort = [field for field in question.sort if field.path not in equal]
     compared = sorted(question.spans.keys() - set(equal))[:1]

@@ -1,11 +1,11 @@
 """The filter language and sorting, compiled to SQL over a document's JSONB.
 
-Law: no I/O; every value from outside is a bound parameter, every field name is checked and quoted here.
+Law: no I/O. Every value from outside is a bound parameter; every field name is checked and quoted here.
 
-Each condition is true or false, never unknown: a field that is missing satisfies no comparison, `ne` and
-`nin` are the exact negations of `eq` and `in`, and `null` equals both null and missing (`exists` tells
-them apart). Numbers, strings and booleans never equal one another. Strings compare by code point.
-Integers beyond 64 bits compare as doubles.
+Each condition is true or false, never unknown. A missing field satisfies no comparison. `ne` and `nin` are the
+exact negations of `eq` and `in`. `null` equals both null and missing (`exists` distinguishes them). Numbers,
+strings and booleans never equal one another. Strings compare by code point. Integers beyond 64 bits compare as
+doubles.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import IndexField
 
 MAX_FILTER_DEPTH: Final = 8
-"""SQLite's parser has a stack of 100; a level of a filter takes up to six of it."""
+"""SQLite's parser has a stack of 100 entries; one level of a filter takes up to six."""
 MAX_CONDITIONS: Final = 200
 MAX_VALUES: Final = 2000
 _TEXT: Final = "='text'"
@@ -39,7 +39,7 @@ class Field:
 
 
 def field(name: object) -> Field:
-    """Raises a 400 `INVALID_FIELD` for names that cannot be a path."""
+    """Raises a 400 `INVALID_FIELD` for a name that is not a valid path."""
     if (
         not isinstance(name, str)
         or not 0 < len(name) <= 256
@@ -57,7 +57,7 @@ def field(name: object) -> Field:
 
 
 def json_path(name: str) -> str:
-    """SQLite's path for a dotted one."""
+    """SQLite's path for a dotted path."""
     return "$." + ".".join(f'"{segment}"' for segment in name.split("."))
 
 
@@ -81,7 +81,7 @@ class _Compiler:
             raise _invalid(f"a filter is nested at most {MAX_FILTER_DEPTH} levels deep")
         self.filters += 1
         if self.filters > MAX_CONDITIONS:
-            raise _invalid(f"a filter has at most {MAX_CONDITIONS} filters in it")
+            raise _invalid(f"a filter contains at most {MAX_CONDITIONS} filters")
         parts = []
         for name, condition in value.items():
             if name in ("or", "and") and not isinstance(condition, dict):
@@ -141,7 +141,7 @@ class _Compiler:
         self.values += len(operand)
         if self.values > MAX_VALUES:
             raise _invalid(f"'in' and 'nin' take at most {MAX_VALUES} values in one filter")
-        # One IN for all strings and one for all numbers: as long as it may be, it is one level deep.
+        # One IN for all strings and one for all numbers: a long list is still only one level deep.
         texts = [item for item in operand if isinstance(item, str)]
         numbers = [item for item in operand if isinstance(item, int | float) and not isinstance(item, bool)]
         parts = [
@@ -205,11 +205,11 @@ def _invalid(message: str) -> Exception:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a find or a count asks.
+    """A parsed filter and sort.
 
-    `condition`: SQL over a document's `data`, with `parameters`. `spans`: for indexes, where the value of a
-    field lies in any case: in one of these. `sort`: the fields to sort by; then comes insertion order, or its
-    reverse if `newest_first`.
+    `condition`: SQL over a document's `data`, with `parameters`. `spans`, for indexes: by field, the ranges in
+    one of which its value must be. `sort`: the fields to sort by; equal documents come in insertion order, or
+    in its reverse with `newest_first`.
     """
 
     condition: str
@@ -219,7 +219,7 @@ class Question:
     newest_first: bool = False
 
     def point(self, path: str) -> bytes | None:
-        """The key part of the one value that the field has, if it can only have one."""
+        """The key part of the field's value, if the filter allows only one."""
         spans = self.spans.get(path, ())
         return spans[0].low.prefix if len(spans) == 1 and spans[0].point else None
 
@@ -252,7 +252,7 @@ def ask(filter: str | None, sort: str | None = None) -> Question:
 
 
 def _conjuncts(filter: Any) -> Iterator[tuple[str, str, Any]]:
-    """`(path, operator, operand)` of which each must hold; of a filter that compiles."""
+    """The conditions of a valid filter that must all hold, as `(path, operator, operand)`."""
     for name, condition in filter.items():
         if name == "and" and isinstance(condition, list):
             for inner in condition:
@@ -280,12 +280,12 @@ def unique_condition(name: str, value: Scalar) -> tuple[str, list[Any]]:
 
 
 def _parse_sort(text: str | None) -> tuple[tuple[IndexField, ...], bool]:
-    """The fields of `-createdAt,name`. A `-` alone at the end is insertion order reversed."""
+    """The fields of a sort like `-createdAt,name`. A final `-` alone means reverse insertion order."""
     names = [name for item in (text or "").split(",") if (name := item.strip())]
     newest_first = bool(names) and names[-1] == "-"
     if newest_first:
         names.pop()
-    if len(names) > 8:  # before they are looked at: 8,000 fit in a request
+    if len(names) > 8:  # checked first, because 8,000 names fit into a request
         raise bad_request("Invalid sort: at most 8 fields", "INVALID_SORT")
     fields = [IndexField(name[1:] if name[0] in "-+" else name, name[0] == "-") for name in names]
     for each in fields:

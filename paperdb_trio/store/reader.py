@@ -1,8 +1,8 @@
-"""Reads: on threads, with a deadline after which SQLite really stops.
+"""Reads: on threads, with a deadline at which SQLite really stops.
 
-Law: never on the event loop, never on the writer's connection. A page is gathered into one string by
-SQLite itself: a row fetched by Python costs a fight for the interpreter's lock with a busy event loop
-(up to 5 ms each), one string costs one.
+Law: never on the event loop, never on the writer's connection. SQLite joins a page into one string. Each row
+that Python fetches waits for the interpreter's lock, up to 5 ms if the event loop is busy; one string waits
+once.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ from paperdb_trio.store.query import Question, ask, field
 T = TypeVar("T")
 
 PROGRESS_STEPS: Final = 1_000_000
-"""Steps of SQLite's virtual machine, about 15 ms, between two looks whether a query shall stop."""
+"""Steps of SQLite's virtual machine between two checks whether a query must stop: about 15 ms."""
 
 
 class _Lease:
-    """A connection in use by one thread. Interrupting it later than its end would hit a stranger's query.
+    """A connection in use by one thread. It is never interrupted after `end`: that would stop another query.
 
-    An interrupt that comes between two statements is forgotten by SQLite: the second finds it by the
-    progress handler.
+    SQLite forgets an interrupt that comes between two statements. The progress handler stops the second one.
     """
 
     def __init__(self) -> None:
@@ -66,9 +65,9 @@ class _Lease:
 
 
 class Found(NamedTuple):
-    """What a find answers. `documents` are JSON texts; `total` counts all that match, if it was asked for;
-    `seq` is the head of the change log in the very snapshot that was read: the changes after it are missing.
-    `next` is what `after` takes for the next page, if there is one; `plan` what `find.explain` says."""
+    """The result of a find. `documents`: JSON texts. `total`: the number of all matches, if requested. `seq`:
+    the head of the change log in the snapshot that was read; later changes are not included. `next`: the
+    `after` of the next page, if there is one. `plan`: the result of `find.explain`, if requested."""
 
     documents: list[bytes]
     has_more: bool
@@ -79,7 +78,7 @@ class Found(NamedTuple):
 
 
 class Reader:
-    """A pool of read-only connections, one per thread. `close()` it when no query runs any more."""
+    """A pool of read-only connections, one per thread. `close()` it when no query is running any more."""
 
     def __init__(
         self,
@@ -102,7 +101,7 @@ class Reader:
         self._closed = False
 
     def close(self) -> None:
-        """A thread whose asker has gone may still be at work: it closes its connection itself."""
+        """A thread whose query was cancelled may still be running: it closes its connection itself."""
         self._closed = True
         self._close_idle()
 
@@ -120,7 +119,7 @@ class Reader:
 
         def work() -> T:
             self._gate.enter()
-            connection = self._idle.pop()  # the last in use: its pages are in the CPU's cache
+            connection = self._idle.pop()  # the most recently used: its pages are in the CPU's cache
             lease.start(connection)
             try:
                 connection.execute("BEGIN")
@@ -194,7 +193,7 @@ class Reader:
         after: str | None = None,
         explain: bool = False,
     ) -> Found:
-        """A page of the documents that match; their `total` only when `count`, the plan only when `explain`."""
+        """A page of the matching documents. `count` adds their `total`, and `explain` the plan."""
         question = ask(filter, sort)
         wanted = parse_select(select)
 
@@ -239,7 +238,7 @@ class Reader:
         return await self.run(query)
 
     def _advise(self, database_id: int, collection: str, plan: Plan, question: Question, began: float) -> None:
-        """Note the index that was used, or one that would have made a slow query fast."""
+        """Note the index that was used, or one that would have made a slow query faster."""
         if self._advisor is None:
             return
         if plan.index is not None and plan.index.made:
@@ -248,7 +247,7 @@ class Reader:
             self._advisor.wish(Wish(database_id, collection, fields))
 
     async def collections(self, database_id: int) -> bytes:
-        """A JSON array of every collection of a database, by name: `{"name", "count", "schema"}`."""
+        """A JSON array of all collections of a database, sorted by name: `{"name", "count", "schema"}`."""
         (text,) = await self.run(
             lambda connection: connection.execute(
                 "SELECT '['||ifnull(group_concat(json_object("
@@ -271,7 +270,7 @@ class Reader:
 
 @contextmanager
 def _any_length(connection: sqlite.Connection) -> Iterator[None]:
-    """For one document alone, which may be of a time when larger ones were allowed: it must be readable."""
+    """Lift the limit, for a single document: one stored under a larger limit must stay readable."""
     most = connection.limit(sqlite.LENGTH, 2**31 - 1)
     try:
         yield
@@ -281,19 +280,20 @@ def _any_length(connection: sqlite.Connection) -> Iterator[None]:
 
 MAX_SELECT: Final = 200
 _PROJECTING: Final = threading.Lock()
-"""One thread at a time: each document takes the interpreter's lock, which the event loop waits for, too."""
+"""One thread projects at a time: it holds the interpreter's lock for each document, and the event loop
+waits."""
 Selection = list[list[str]]
 _MISSING: Final = object()
 
 
 def parse_select(text: str | None) -> Selection:
-    """The paths of `name,address.city`; `_id` always comes along."""
+    """The paths of a select like `name,address.city`; `_id` is always included."""
     if not text:
         return []
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    # No deadline ends a projection: it is Python, and the event loop waits for its lock meanwhile.
+    # The deadline cannot stop a projection: it is Python code, and holds the lock that the event loop needs.
     if sum(name.count(".") + 1 for name in names) > MAX_SELECT:
-        raise bad_request(f"Invalid select: at most {MAX_SELECT} names, each part of a path counted")
+        raise bad_request(f"Invalid select: at most {MAX_SELECT} names, counting each part of a path")
     for name in names:
         field(name)
     return [name.split(".") for name in ["_id", *names]] if names else []

@@ -1,8 +1,8 @@
-"""Row keys: which rows of the big tables belong to whom.
+"""Row keys: the owner and the order of the rows in the big tables.
 
-A row of `changes` has the key `database << 40 | seq`; a row of `documents`, `collection << 40 | seq of its
-insert`. Each owner's rows are one contiguous range in order of time: a page of the log, a scan of a collection
-in insertion order and a trim need no further index.
+A row of `changes` has the key `database << 40 | seq`. A row of `documents` has the key `collection << 40 | seq
+of its insert`. So the rows of one owner are a contiguous range in order of time. A page of the log, a scan of a
+collection in insertion order and a trim need no other index.
 """
 
 from __future__ import annotations

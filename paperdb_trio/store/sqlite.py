@@ -1,7 +1,8 @@
 """SQLite: the copy that comes with `apsw`, so that every installation has the same, current version.
 
-Law: the only module that imports apsw. Nothing in the package opens a file with Python's own `sqlite3`: POSIX
-locks belong to a process, so a second copy of SQLite in it would release this one's locks on closing it.
+Law: this is the only module that imports apsw. The package never opens a file with Python's own `sqlite3`.
+POSIX locks belong to a process, so a second copy of SQLite would release this one's locks when it closes the
+file.
 """
 
 from __future__ import annotations
@@ -46,19 +47,19 @@ __all__ = (
 )
 
 STEP_PAGES: Final = 4096
-"""Pages that one step of a copy takes, 16 MiB. A signal waits for a step."""
+"""Pages that one step copies: 16 MiB. A signal waits for the end of a step."""
 VERSION: Final = apsw.sqlite_lib_version()
 LENGTH: Final = apsw.SQLITE_LIMIT_LENGTH
 """The limit on the bytes of one string or row, for `Connection.limit`."""
 DAMAGED: Final = (CorruptError, NotADBError)
 UNAVAILABLE: Final = (FullError, ReadOnlyError, CantOpenError, IOError, BusyError)
-"""Errors of the place where the file is, not of the file."""
+"""Errors of the disk or directory, not of the file's content."""
 
 
 class Connection(apsw.Connection):
-    """One thread at a time may use it; `interrupt` may be called from any."""
+    """Only one thread at a time may use it. Any thread may call `interrupt`."""
 
-    if TYPE_CHECKING:  # rows have the types that their SQL gives them
+    if TYPE_CHECKING:  # the types in a row depend on the SQL
 
         def execute(self, statements: str, bindings: Any = None) -> Any: ...  # type: ignore[override]
 
@@ -77,14 +78,14 @@ def create(file: Path) -> Connection:
 
 
 def copy(source: Connection, target: Connection) -> None:
-    """Copy all of a database, as one moment has it. Raises `Error`."""
+    """Copy a whole database as it is at one moment. Raises `Error`."""
     with target.backup("main", source, "main") as copying:
-        while not copying.done:  # a signal is seen between two steps
+        while not copying.done:  # signals are handled between two steps
             copying.step(STEP_PAGES)
 
 
 def error_name(error: Error) -> str:
-    """SQLite's own name for it, such as SQLITE_IOERR_FSYNC."""
+    """SQLite's name for an error, such as SQLITE_IOERR_FSYNC."""
     extended: int = getattr(error, "extendedresult", 0)
     names: dict[Any, Any] = apsw.mapping_extended_result_codes
     return str(names.get(extended) or apsw.mapping_result_codes.get(getattr(error, "result", 0), "?"))
@@ -97,7 +98,7 @@ def _keep_columns(cursor: apsw.Cursor, statement: str, bindings: Any) -> bool:
 
 
 class _Cursor(apsw.Cursor):
-    """The members of Python's own cursors that sqlite-utils asks for."""
+    """Adds the members of Python's own cursors that sqlite-utils uses."""
 
     def __init__(self, connection: apsw.Connection) -> None:
         super().__init__(connection)
@@ -106,7 +107,7 @@ class _Cursor(apsw.Cursor):
 
     @property
     def description(self) -> Any:  # type: ignore[override]
-        return self.columns or None  # apsw forgets them with the last row
+        return self.columns or None  # apsw's own description is gone after the last row
 
     @property
     def lastrowid(self) -> int:
@@ -118,6 +119,6 @@ class _Cursor(apsw.Cursor):
 
 
 def utils_connection(connection: Connection) -> Any:
-    """The connection, from now on with the cursors that sqlite-utils asks for."""
+    """Give the connection the cursors that sqlite-utils needs, and return it."""
     connection.cursor_factory = _Cursor
     return connection

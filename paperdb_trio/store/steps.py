@@ -1,4 +1,4 @@
-"""What a patch can do to a field beside setting it: `{"n": {"increment": 1}}`.
+"""The steps by which a patch can change a field: `{"n": {"increment": 1}}`.
 
 Law: no I/O. A step changes the document in place, or raises a 400 and changes nothing.
 """
@@ -14,7 +14,7 @@ from paperdb_trio.store.indexes import kind
 
 
 def is_step(value: object) -> bool:
-    """Whether a value in a patch is one: an object with the name of a step only."""
+    """Whether a value in a patch is a step: an object whose only key is the name of a step."""
     return isinstance(value, dict) and len(value) == 1 and next(iter(value)) in STEPS
 
 
@@ -49,19 +49,19 @@ def _pull(document: Document, field: str, value: Any, name: str) -> None:
 
 def _unset(document: Document, field: str, operand: Any, name: str) -> None:
     if operand is not True:
-        raise _invalid(f"'{name}' of '{field}' takes true")
+        raise _invalid(f"'{name}' of '{field}' must be true")
     document.pop(field, None)
 
 
 def _array(document: Document, field: str, name: str) -> list[Any]:
     array = document.get(field, [])
     if not isinstance(array, list):
-        raise _invalid(f"'{name}' is for arrays, and field '{field}' is not one")
+        raise _invalid(f"'{name}' needs an array, but field '{field}' is not one")
     return array
 
 
 def same(one: Any, other: Any) -> bool:
-    """Equal as JSON: 1 is 1.0, and not true."""
+    """Whether two values are equal as JSON: 1 equals 1.0, but not true."""
     if kind(one) != kind(other):
         return False
     if isinstance(one, list):

@@ -1,7 +1,7 @@
-"""One open write transaction: what operations may do to it.
+"""One open write transaction, as operations use it.
 
-Law: runs on the writer's thread only, between BEGIN IMMEDIATE and COMMIT; forgets everything at the end
-of the transaction, so that a rollback or another process's commit can never leave it wrong.
+Law: it runs only on the writer's thread, between BEGIN IMMEDIATE and COMMIT. It forgets everything at the end
+of the transaction, so that a rollback or another process's commit can never make it wrong.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 MAX_UNIQUE_FIELDS: Final = 16
-"""That one insert can name in `unique`."""
+"""Fields that one insert can name in `unique`."""
 
 
 class Transaction(Catalog):
-    """`changes` holds what is to be appended to the change log and published, in order.
+    """`changes` are appended to the change log and published, in order.
 
-    `now` is what the computer's clock says, for documents; `log_time` that of `LogClock`, for changes.
+    `now` is the time of the computer's clock, for documents. `log_time` is that of `LogClock`, for changes.
     """
 
     def __init__(self, connection: sqlite.Connection, now: float, log_time: float) -> None:
@@ -33,12 +33,12 @@ class Transaction(Catalog):
         self.changes: list[Change] = []
         self.size = 0
         """Bytes of the changes' data."""
-        self._texts: list[str] = []  # of each change the data, as SQLite takes it
+        self._texts: list[str] = []  # the data of each change, as `str` for SQLite
         self._heads: dict[int, int] = {}
         self._counts: dict[int, int] = {}
 
     def flush(self) -> None:
-        """Append the change rows and the counters; called once, just before COMMIT."""
+        """Write the changes and the counters. Called once, just before COMMIT."""
         at = int(self.log_time * 1000)
         self.connection.executemany(
             "INSERT INTO changes VALUES (?,?,?,?,?,?)",
@@ -57,7 +57,7 @@ class Transaction(Catalog):
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
-        """What happens inside is undone, on disk and here, when it raises."""
+        """If the block raises, everything in it is undone, in the file and in this object."""
         changes, size, heads = len(self.changes), self.size, self._heads.copy()
         collections, counts = self._collections.copy(), self._counts.copy()
         newest, indexes = self._newest.copy(), self._indexes.copy()
@@ -69,7 +69,7 @@ class Transaction(Catalog):
             self.size = size
             self._heads, self._collections, self._counts = heads, collections, counts
             self._newest, self._indexes = newest, indexes
-            if self.connection.in_transaction:  # SQLite ends it by itself when the disk is full
+            if self.connection.in_transaction:  # SQLite ends it itself if the disk is full
                 self.connection.execute("ROLLBACK TO operation")
                 self.connection.execute("RELEASE operation")
             raise
@@ -86,7 +86,7 @@ class Transaction(Catalog):
         return None if row is None else (row[0], row[1], row[2].encode())
 
     def satisfies(self, rowkey: int, question: Question) -> bool:
-        """Whether the document, as it is now, is among those that a question finds."""
+        """Whether the document, as it is now, matches a question."""
         found = self.connection.execute(
             f"SELECT 1 FROM documents d WHERE d.rowkey=? AND {question.condition}",
             (rowkey, *question.parameters),
@@ -96,10 +96,10 @@ class Transaction(Catalog):
     def insert(
         self, database_id: int, collection: str, id: str, data: bytes, created: str | None = None
     ) -> int | None:
-        """Insert a document and return its seq, or None (and no trace) when the id is taken. `created`: its
-        `createdAt`, if that is not now.
+        """Insert a document and return its seq. If the id is taken, return None and change nothing. `created`:
+        its `createdAt`, if that is not now.
 
-        Raises a 409 for a value that the schema wants to be unique.
+        Raises a 409 for a value that exists already at a unique field of the schema.
         """
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
@@ -125,8 +125,8 @@ class Transaction(Catalog):
         return seq
 
     def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
-        """Insert documents `(id, data)` that are created now; False, and no trace, if one of them cannot be: an
-        id is taken, or a unique value."""
+        """Insert documents `(id, data)`, created now. Returns False and changes nothing if one of them cannot
+        be inserted because its id or a unique value is taken."""
         with suppress(sqlite.ConstraintError, ApiError), self.savepoint():
             collection_id = self.collection_id(database_id, collection, create=True)
             assert collection_id is not None
@@ -146,7 +146,7 @@ class Transaction(Catalog):
                 entries: list[tuple[int, bytes, int]] = []
                 for n, (_, data) in enumerate(documents):
                     own = self._entries(collection_id, indexes, base | first + n, data)
-                    if unique:  # the next is compared with them
+                    if unique:  # at once: the next document is compared with them
                         for entry in own:
                             self.connection.execute(ENTER, entry)
                     else:
@@ -196,7 +196,7 @@ class Transaction(Catalog):
         return self._record(database_id, "delete", collection, id, data, data.decode())
 
     def drop_if_empty(self, database_id: int, collection: str, collection_id: int) -> bool:
-        """Remove the collection itself, with its indexes, once no document is left in it."""
+        """Remove the collection and its indexes if no document is left in it."""
         if self.connection.execute(
             "SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT 1", span(collection_id)
         ).fetchone():
@@ -208,7 +208,7 @@ class Transaction(Catalog):
         return True
 
     def disorder(self, collection_id: int) -> None:
-        """Documents are no longer in order of `createdAt`."""
+        """Note that the documents are no longer in order of `createdAt`."""
         self._newest[collection_id] = None
         self._counts.setdefault(collection_id, 0)
 

@@ -1,8 +1,8 @@
 """Documents out and in as lines of JSON: `paperdb export` and `paperdb import`.
 
-Law: a line is `{"database", "collection", "document"}` or `{"database", "collection", "schema"}`, and a
-collection's schema comes behind its documents: those of before the schema need not satisfy it. What comes
-in is written by the one writer, like any other write.
+Law: a line is `{"database", "collection", "document"}` or `{"database", "collection", "schema"}`. A
+collection's schema comes after its documents, because documents older than the schema need not satisfy it.
+Imported lines are written by the one writer, like all other writes.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from paperdb_trio.store.transaction import Transaction
 
 BATCH_LINES: Final = 250
 BATCH_BYTES: Final = 256 * 1024
-"""Bytes of lines that one operation writes: about 10 ms, for which other writers wait."""
+"""Bytes of lines that one operation writes. Other writers wait about 10 ms for it."""
 MAX_REFUSALS: Final = 20
-"""Lines whose refusal is told; the others are only counted."""
+"""Refused lines that are reported with a reason; the others are only counted."""
 
 
 def export(file: Path, databases: tuple[str, ...], collections: tuple[str, ...]) -> Iterator[bytes]:
-    """The lines of all documents and schemas as they are at one moment, without line ends.
+    """The lines of all documents and schemas at one moment, without line ends.
 
-    Narrowed to databases and collections of these names, if there are any. Raises `StartupError`, before
-    the first line, for a name that there is not.
+    `databases` and `collections`, if not empty, narrow the export to these names. Raises `StartupError`, before
+    the first line, for a name that does not exist.
     """
     with closing(connect(file, read_only=True)) as connection:
         connection.execute("BEGIN")
@@ -76,7 +76,7 @@ def export(file: Path, databases: tuple[str, ...], collections: tuple[str, ...])
 
 
 class Imported(NamedTuple):
-    """A document without its system fields, which stand beside it; a moment that is None is now."""
+    """A document, with its system fields apart. A time that is None means now."""
 
     id: str
     fields: Document
@@ -85,7 +85,7 @@ class Imported(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line, checked as far as that needs no database."""
+    """A parsed line, checked as far as possible without the database."""
 
     number: int
     database: str
@@ -94,7 +94,7 @@ class Line(NamedTuple):
 
 
 class Tally(msgspec.Struct):
-    """What became of the lines. `refusals`: the first of them, each with its line's number and the reason."""
+    """The result of an import. `refusals`: the first refused lines, each with its number and the reason."""
 
     inserted: int = 0
     replaced: int = 0
@@ -119,11 +119,11 @@ class Tally(msgspec.Struct):
 
 @dataclass(slots=True)
 class ImportLines:
-    """Write lines, each of which stands or falls alone; returns a tally of them. None, and nothing is written,
-    while an index is being built: that of a schema, which then is the only line (see `SetSchema`), or one that
-    tells what is unique.
+    """Write lines, each of which succeeds or fails alone. Returns a tally. Returns None, having written
+    nothing, while an index is being built: one of a schema, which then is the only line (see `SetSchema`), or
+    one that a unique check needs.
 
-    A document that is there already is refused, or with `replace` replaced, unless it is the very same.
+    A document that differs from the existing one is refused, or replaces it with `replace`.
     """
 
     lines: list[Line]
@@ -162,7 +162,7 @@ class ImportLines:
         found = None if collection_id is None else tx.document(collection_id, id)
 
         def is_there() -> bool:
-            """Whether the document is the one that is there; of times that are missing any will do."""
+            """Whether the same document exists. A missing time matches any time."""
             if found is None:
                 return False
             old = found[2]
@@ -170,7 +170,7 @@ class ImportLines:
             made = created or times["createdAt"], updated or times["updatedAt"]
             return document_bytes(id, encode(fields), *made, max(self.max_bytes, len(old))) == old
 
-        if is_there():  # whatever has become of the limits, the schema and the rules for ids since
+        if is_there():  # then today's limits, schema and rules for ids do not matter
             tally.unchanged += 1
             return
         check_id(id)
@@ -187,17 +187,17 @@ class ImportLines:
                 tx.disorder(found[0] >> SEQ_BITS)
             tally.replaced += 1
         else:
-            raise ApiError(409, "CONFLICT", f"There is another document '{id}' in '{collection}'")
+            raise ApiError(409, "CONFLICT", f"Another document with the id '{id}' exists in '{collection}'")
 
 
 class Importer:
-    """Bytes in, operations out; whoever has an operation committed adds its result to `tally`."""
+    """Bytes in, operations out. The caller submits each operation, and adds its result to `tally`."""
 
     def __init__(self, *, database: str | None, replace: bool, max_bytes: int) -> None:
         self._database = database
         self._replace = replace
         self._max_bytes = max_bytes
-        # Every character may have come as \uXXXX.
+        # Every character may be written as \uXXXX.
         self._max_line = 6 * max(max_bytes, MAX_SCHEMA_BYTES) + 4096
         self._buffer = b""
         self._lines: list[Line] = []
@@ -206,7 +206,7 @@ class Importer:
         self.tally = Tally()
 
     def feed(self, data: bytes) -> Iterator[ImportLines]:
-        """Take a piece of the input. Raises a 413 for a line that is longer than any document can make it."""
+        """Take a piece of the input. Raises a 413 for a line that is too long for any document or schema."""
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for text in lines:
             yield from self._take(text)
@@ -253,7 +253,7 @@ _envelope: Final = msgspec.json.Decoder(_Envelope)
 
 
 def parse_line(number: int, text: bytes, database: str | None = None) -> Line:
-    """A line as bytes, taken apart; `database` goes before what it says. Raises 400s."""
+    """Parse a line. `database` overrides the one in the line. Raises 400s."""
     try:
         line = unwrap(text, _envelope)
     except msgspec.ValidationError as error:
@@ -298,14 +298,14 @@ def _moment(fields: Document, name: str) -> str | None:
 
 
 class ImportRequest(msgspec.Struct):
-    """The first line that the command sends; the lines to import follow it, until it ends its side."""
+    """The first line that the command sends. The lines to import follow it, up to the end of the stream."""
 
     database: str | None
     replace: bool
 
 
 class ImportAnswer(msgspec.Struct):
-    """What it gets back. `error`: why not all lines were looked at."""
+    """The response. `error`: the reason why the import stopped before the last line, if it did."""
 
     tally: Tally
     error: str | None

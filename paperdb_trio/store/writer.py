@@ -1,8 +1,8 @@
 """The one writer: group commit on one thread, one connection.
 
-Law: the only code that writes documents and changes. Requests that wait together are committed together,
-with one fsync; they are answered, and their changes published, after that and in commit order. It also keeps
-the write-ahead log short, which only it can.
+Law: this is the only code that writes documents and changes. Operations that wait together are committed
+together, with one fsync. Their results are delivered and their changes published after the commit, in commit
+order. The writer also keeps the write-ahead log short, which only it can do.
 """
 
 from __future__ import annotations
@@ -35,35 +35,36 @@ log = logging.getLogger("paperdb.writer")
 Result = TypeVar("Result")
 
 MAX_BATCH: Final = 256
-"""Operations in one transaction. More gain nothing (37,000 documents/s in hundreds, 25,000 in tens) and
-make the first of them wait longer."""
+"""Operations in one transaction. More would be no faster (37,000 documents/s in hundreds, 25,000 in tens), and
+the first would wait longer."""
 ENOUGH_BYTES: Final = 4 * 1024 * 1024
 ENOUGH_SECONDS: Final = 0.05
-"""What a transaction has written, or how long it has taken, when it takes no further operation: what others
-wait for, and hold in memory, grows with the largest operation, not with 256 of them."""
+"""A transaction that has written this much, or taken this long, takes no further operation. So waiting time and
+memory depend on the largest operation, not on 256 of them."""
 
 PATIENCE: Final = 0.5
-"""Seconds that reads are held back, at most, for the write-ahead log to begin anew when it has reached its
-bound; twice as long when it is twice as large, and so on, as a query may take longer than that."""
+"""Seconds that reads are held back, at most, so that a write-ahead log at its bound can restart. The time grows
+with the log (twice as long at twice the bound), because a query may take longer."""
 MAX_PATIENCE: Final = 2.0
-"""But no longer: a reader of another process may stay for minutes, and cannot be held back."""
+"""The upper limit of that time, in seconds: another process may read for minutes, and cannot be held back."""
 BETWEEN_TRIES: Final = 2.0
-"""Seconds until the next try, when somebody has gone on reading: a long query, or another process."""
+"""Seconds until the next attempt, if a long query or another process did not stop reading."""
 WARN_SECONDS: Final = 60.0
-"""Between two lines in the log about that."""
+"""Seconds between two warnings about a long write-ahead log."""
 PROGRESS_STEPS: Final = 1_000_000
-"""Steps of SQLite's virtual machine, about 15 ms, between two looks whether a long statement shall stop."""
+"""Steps of SQLite's virtual machine between two checks whether a statement must stop: about 15 ms."""
 
 LOOK_SECONDS: Final = 0.002
-"""Between two looks whether the files are where they were. One before each commit made a single insert a fifth
-dearer, as it lets go of the interpreter's lock. What is acknowledged meanwhile could as well be earlier."""
+"""Seconds between two checks that the files are where they were. A check before each commit made a single
+insert a fifth slower, because it releases the interpreter's lock. A write that is acknowledged between two
+checks might as well have come before the file was removed."""
 
 _CLOSE: Final = object()
 _UNREAD: Final = object()
 
 
 class _Ticket:
-    """One waiting operation. `task` is None once its waiter was cancelled: the write still happens."""
+    """A waiting operation. `task` is None if its waiter was cancelled: the write still happens."""
 
     __slots__ = ("operation", "task")
 
@@ -76,11 +77,11 @@ _Result = tuple[_Ticket, "outcome.Outcome[Any]"]
 
 
 class Writer:
-    """Start `run()` in a nursery, which waits until the file is open; it ends, and its thread with it, when
-    cancelled or after `close()`, having committed all that was submitted before. It raises what no server
-    can go on after: a file that cannot be opened, a damaged one, or a bug in publishing.
+    """Start `run()` in a nursery, with `nursery.start`: it has started once the file is open. It ends, together
+    with its thread, when cancelled or after `close()`, and first commits everything that was submitted. It
+    raises fatal errors: a file that cannot be opened, a damaged file, or a bug in publishing.
 
-    Whoever reads in this process goes through `gate`. `clock` is there once the file is open.
+    All reads of this process must go through `gate`. `clock` is set once the file is open.
     """
 
     clock: clock.LogClock
@@ -114,7 +115,7 @@ class Writer:
         self._closing = trio.Event()
         self.closed = trio.Event()
         self.index_work = trio.Event()
-        """Set when there is something for `keep_indexes` to do."""
+        """Set when there is work for `keep_indexes`."""
         self._fatal: BaseException | None = None
         self.commits = 0
         self.operations = 0
@@ -130,7 +131,7 @@ class Writer:
             finally:
                 self._closed = True
                 self._queue.put(_CLOSE)
-        # What the thread handed over last still waits in trio's queue of callbacks.
+        # The thread's last results may still be in trio's queue of callbacks.
         with trio.CancelScope(shield=True):
             done = trio.Event()
             token.run_sync_soon(done.set)
@@ -140,26 +141,26 @@ class Writer:
             raise self._fatal
 
     def close(self) -> None:
-        """Commit what is waiting, refuse anything more, and let `run` return."""
+        """Commit the waiting operations, refuse new ones, and let `run` return."""
         self._closed = True
         self._closing.set()
 
     def stop(self) -> None:
-        """Like `close`, but at once: refuse what is waiting, too, and interrupt what is under way."""
-        self._stopped = True  # for the next statement, if the interrupt comes between two
+        """Like `close`, but at once: refuse the waiting operations, too, and interrupt the running one."""
+        self._stopped = True  # stops the next statement if the interrupt comes between two
         if self._connection is not None:
             with suppress(sqlite.ConnectionClosedError):
                 self._connection.interrupt()
         self.close()
 
     def fault(self) -> Fault | None:
-        """What keeps writes from being stored, as far as is known."""
+        """The reason why writes cannot be stored, if one is known."""
         if self._gone or self._place is None:
             return "gone"
         return self._place.fault()
 
     async def submit(self, operation: Operation[Result]) -> Result:
-        """Have an operation committed, and return its result once it is on disk.
+        """Commit an operation, and return its result once it is on disk.
 
         Cancelling stops the waiting, not the write. Raises `ApiError`: the operation's own, 507
         `STORAGE_FULL`, 503 `STORAGE_ERROR`, 503 `STORAGE_GONE`, or 503 `SHUTTING_DOWN`.
@@ -214,7 +215,7 @@ class Writer:
                 try:
                     while batch:
                         del batch[: self._commit_or_split(connection, batch, token)]
-                except sqlite.Error as error:  # a damaged file: nothing more can be promised
+                except sqlite.Error as error:  # the file is damaged: no further write is safe
                     log.critical("the database file is damaged: %s", error)
                     token.run_sync_soon(self._fail, error)
                     for ticket in batch:
@@ -228,11 +229,11 @@ class Writer:
         connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
         if self._durability == "process":
             relax(connection)
-        self.clock = clock.continued(connection)  # SQLite opens what it is asked for
+        self.clock = clock.continued(connection)  # this query also makes SQLite open the files
         self._place = Place(self._file)
 
     def _next_batch(self, connection: sqlite.Connection) -> tuple[list[_Ticket], bool]:
-        """Wait for operations; those that wait together, and whether they are the last."""
+        """Wait for operations. Returns those that wait together, and whether they are the last."""
         batch: list[_Ticket] = []
         while len(batch) < MAX_BATCH and not (batch and self._queue.empty()):
             item = self._queue.get()
@@ -247,14 +248,14 @@ class Writer:
     # --- the write-ahead log ---------------------------------------------------------------------
 
     def _bound_log(self, connection: sqlite.Connection) -> None:
-        """After a commit: see that the log does not grow for ever."""
+        """After a commit: keep the log from growing for ever."""
         now = time.monotonic()
         if self._wal_bytes <= self._max_wal_bytes or now < self._next_try:
             return
         if self._wal_bytes > 4 * self._max_wal_bytes and now >= self._next_warning:
             self._next_warning = now + WARN_SECONDS
             log.warning(
-                "the write-ahead log has %d MB: a long query, or an export, backup or check, is still reading",
+                "the write-ahead log has %d MB: a long query, export, backup or check is still reading it",
                 self._wal_bytes // 1_000_000,
             )
         patience = min(PATIENCE * self._wal_bytes / self._max_wal_bytes, MAX_PATIENCE)
@@ -263,14 +264,14 @@ class Writer:
             self._begin_log_anew(connection)
 
     def _begin_log_anew(self, connection: sqlite.Connection) -> None:
-        """Empty the log. Nobody reads in this process; if another one does, it stays as it is."""
+        """Empty the log. No read of this process is running. If another process reads, nothing happens."""
         try:
             connection.set_busy_timeout(0)
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 self._next_try = 0.0
         except sqlite.Error as error:
-            log.warning("the write-ahead log stays long: %s", error)
+            log.warning("could not shorten the write-ahead log: %s", error)
         finally:
             connection.set_busy_timeout(BUSY_SECONDS * 1000)
             self._gate.open()
@@ -282,7 +283,7 @@ class Writer:
         token.run_sync_soon(self._deliver, [(ticket, result)], [])
 
     def _refuse_rest(self, token: trio.lowlevel.TrioToken) -> None:
-        """After a failure that closed us, somebody may still be waiting behind the mark."""
+        """Refuse operations behind the closing mark: after a failure there may be some."""
         while not self._queue.empty():
             ticket = self._queue.get()
             if isinstance(ticket, _Ticket):
@@ -291,8 +292,9 @@ class Writer:
     def _commit_or_split(
         self, connection: sqlite.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
     ) -> int:
-        """Commit the batch, or the first of it that are enough, as one; if that fails, each alone, so that one
-        bad operation (a bug, or too large for the disk's last room) fails by itself. How many are done."""
+        """Commit the batch in one transaction, or as many of its first operations as one transaction takes. If
+        that fails, commit each alone, so that a bad operation (a bug, or too large for the free space) fails
+        alone. Returns the number of operations that are done."""
         refused = self._refusal()
         if refused is None:
             try:
@@ -300,7 +302,7 @@ class Writer:
             except Exception as error:
                 refused = self._refusal()
                 if connection.in_transaction:
-                    # When stopped, this may be interrupted, too; then closing rolls back.
+                    # After `stop`, the rollback may be interrupted, too. Then closing rolls back.
                     with suppress(sqlite.Error) if self._stopped else nullcontext():
                         connection.execute("ROLLBACK")
                 if refused is None and len(batch) > 1:
@@ -319,7 +321,7 @@ class Writer:
         return len(results)
 
     def _look(self, now: float) -> None:
-        """See that the files are where they were, and how large the log is. Raises a 503 `STORAGE_GONE`."""
+        """Check that the files are in place, and note the size of the log. Raises a 503 `STORAGE_GONE`."""
         assert self._place is not None
         wal_bytes = self._place.wal_bytes()
         if wal_bytes is None:
@@ -330,7 +332,7 @@ class Writer:
         self._look_at = now + LOOK_SECONDS
 
     def _refusal(self) -> ApiError | None:
-        """What every write is refused with from now on."""
+        """The error for all writes from now on, if there is one."""
         if self._stopped:
             return _shutting_down()
         return storage_gone() if self._gone else None
@@ -364,7 +366,7 @@ def _shutting_down() -> ApiError:
 
 
 def _storage_error(error: Exception) -> ApiError:
-    """What the requester is told of a failed commit. Nothing of the operation is in the file."""
+    """The response to a failed commit. Nothing of the operation is in the file."""
     if isinstance(error, sqlite.FullError):
         log.error("write refused: %s", error)
         return ApiError(
@@ -385,14 +387,14 @@ def _storage_error(error: Exception) -> ApiError:
 
 
 async def until_indexed(writer: Writer, operation: Operation[Result | None]) -> Result:
-    """Submit an operation whose result is false while an index that it needs is being built; until it is."""
+    """Submit an operation until an index that it needs is built. Its result is false until then."""
     while not (result := await writer.submit(operation)):
         await writer.submit(IndexWork())
     return result
 
 
 async def keep_indexes(writer: Writer) -> None:
-    """Build and remove indexes, whenever there is one to build or remove, until the writer closes."""
+    """Build and remove indexes whenever there is work, until the writer closes."""
     while True:
         writer.index_work = trio.Event()
         while await writer.submit(IndexWork()):
@@ -401,7 +403,7 @@ async def keep_indexes(writer: Writer) -> None:
 
 
 async def finish_drops(writer: Writer, pause: float = 0.0) -> None:
-    """Remove what has begun to be removed, waiting a little between the steps. Raises what `submit` does."""
+    """Finish unfinished drops, with a pause between the steps. Raises what `submit` does."""
     for drop in await writer.submit(PendingDrops()):
         done = False
         while not done:

@@ -1,4 +1,4 @@
-"""Pages by `next`, queries as bodies, and what `explain` says."""
+"""Pages by `next`, queries as bodies, and `explain`."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ def test_pages_are_stable_while_documents_are_written(
         found += ids(one)
         more = one["hasMore"]
         after = {"after": one["next"]} if more else {}
-        if len(found) == 6:  # an offset would now leave out two documents
+        if len(found) == 6:  # an offset would now skip two documents
             api.delete(f"{docs}/{found[5]}")
             api.delete(f"{docs}/{found[0]}")
     assert found == whole
 
 
-def test_next_is_there_only_if_there_is_more(api: httpx.Client, docs: str) -> None:
+def test_next_is_present_only_if_there_is_more(api: httpx.Client, docs: str) -> None:
     insert(api, docs, {"a": 1}, {"a": 2})
     assert "next" in page(api, docs, limit=1)
     assert "next" not in page(api, docs, limit=2)
 
 
-def test_a_next_of_a_select_goes_on_by_the_whole_document(api: httpx.Client, docs: str) -> None:
+def test_next_of_a_select_still_uses_the_whole_document(api: httpx.Client, docs: str) -> None:
     insert(api, docs, *({"_id": str(n), "a": -n, "b": 1} for n in range(4)))
     first = page(api, docs, sort="a", select="b", limit=2)
     assert ids(first) == ["3", "2"]
@@ -82,19 +82,19 @@ FORGED = [
 
 
 @pytest.mark.parametrize("after", FORGED)
-def test_an_after_that_is_no_next_is_a_400(api: httpx.Client, docs: str, after: str) -> None:
+def test_invalid_after_is_a_400(api: httpx.Client, docs: str, after: str) -> None:
     insert(api, docs, {"a": 1})
     assert refusal(api.get(docs, params={"after": after})) == (400, "INVALID_CURSOR")
 
 
 @pytest.mark.parametrize("value", ["9" * 30, "9223372036854775808", "9" * 309])
-def test_an_after_with_an_integer_beyond_64_bits_is_a_400(api: httpx.Client, docs: str, value: str) -> None:
+def test_after_with_an_integer_beyond_64_bits_is_a_400(api: httpx.Client, docs: str, value: str) -> None:
     insert(api, docs, {"a": 1})
     after = base64.urlsafe_b64encode(f'["a",1,[{value}]]'.encode()).decode()
     assert refusal(api.get(docs, params={"after": after, "sort": "a"})) == (400, "INVALID_CURSOR")
 
 
-def test_an_after_of_another_sort_or_with_an_offset_is_a_400(api: httpx.Client, docs: str) -> None:
+def test_after_of_another_sort_or_with_an_offset_is_a_400(api: httpx.Client, docs: str) -> None:
     insert(api, docs, {"a": 1}, {"a": 2})
     next = page(api, docs, sort="a", limit=1)["next"]
     assert refusal(api.get(docs, params={"after": next})) == (400, "INVALID_CURSOR")
@@ -106,7 +106,7 @@ def test_an_after_of_another_sort_or_with_an_offset_is_a_400(api: httpx.Client, 
 
 
 @pytest.mark.executable
-def test_a_query_is_a_find_with_a_body(api: httpx.Client, collection: str, docs: str) -> None:
+def test_query_is_a_find_with_a_body(api: httpx.Client, collection: str, docs: str) -> None:
     insert(api, docs, *({"_id": str(n), "n": n} for n in range(3000)))
     wanted = [str(n) for n in range(0, 4000, 2)]
     body = {"filter": {"_id": {"in": wanted}}, "sort": "-n", "limit": 3}
@@ -136,12 +136,14 @@ def test_a_query_is_a_find_with_a_body(api: httpx.Client, collection: str, docs:
         ({"after": "x"}, "INVALID_CURSOR"),
     ],
 )
-def test_a_wrong_query_is_a_400(api: httpx.Client, collection: str, docs: str, body: Any, code: str) -> None:
+def test_invalid_query_is_a_400(api: httpx.Client, collection: str, docs: str, body: Any, code: str) -> None:
     insert(api, docs, {})
     assert refusal(api.post(f"/{collection}/query", json=body)) == (400, code)
 
 
-def test_a_public_key_may_query(server: Server, collection: str, docs: str, api: httpx.Client) -> None:
+def test_public_key_may_query_but_not_explain(
+    server: Server, collection: str, docs: str, api: httpx.Client
+) -> None:
     insert(api, docs, {})
     public = server.new_key(public=True)["key"]
     headers = {"Authorization": f"Bearer {public}"}
@@ -152,7 +154,7 @@ def test_a_public_key_may_query(server: Server, collection: str, docs: str, api:
 # --- explain -------------------------------------------------------------------------------------
 
 
-def test_explain_says_what_was_used_and_what_would_help(api: httpx.Client, collection: str, docs: str) -> None:
+def test_explain_reports_the_plan_and_a_suggestion(api: httpx.Client, collection: str, docs: str) -> None:
     insert(api, docs, *({"room": f"r{n % 10}", "n": n} for n in range(200)))
     asked = {"filter": json.dumps({"room": "r1"}), "sort": "-createdAt", "explain": "true"}
     found = page(api, docs, **asked)

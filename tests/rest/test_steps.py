@@ -1,4 +1,4 @@
-"""What a PATCH can do to a field, and conditions on what is there."""
+"""The steps of a PATCH, and conditions on the existing document."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_steps_change_a_field(
         ({"t": 1}, {"t": {"unset": 1}}),
     ],
 )
-def test_a_step_that_cannot_be_taken_changes_nothing(
+def test_invalid_step_changes_nothing(
     api: httpx.Client, docs: str, before: dict[str, Any], patch: dict[str, Any]
 ) -> None:
     path = put(api, docs, **before)
@@ -70,7 +70,7 @@ def test_a_step_that_cannot_be_taken_changes_nothing(
     assert own(api.get(path)) == before
 
 
-def test_a_required_field_cannot_be_unset(api: httpx.Client, collection: str, docs: str) -> None:
+def test_required_field_cannot_be_unset(api: httpx.Client, collection: str, docs: str) -> None:
     path = put(api, docs, t=1)
     api.put(f"/{collection}/schema", json={"properties": {"t": {"required": True}}})
     assert refusal(api.patch(path, json={"t": {"unset": True}})) == (400, "VALIDATION_FAILED")
@@ -78,7 +78,7 @@ def test_a_required_field_cannot_be_unset(api: httpx.Client, collection: str, do
 
 @settings(max_examples=300)
 @given(VALUES, VALUES)
-def test_same_is_equal_as_json(one: Any, other: Any) -> None:
+def test_same_compares_as_json(one: Any, other: Any) -> None:
     assert same(one, one)
     assert same(one, other) == same(other, one)
     if exactly(one) == exactly(other):
@@ -89,7 +89,7 @@ def test_same_is_equal_as_json(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["PATCH", "PUT", "DELETE"])
-def test_where_must_hold_of_what_is_there(api: httpx.Client, docs: str, method: str) -> None:
+def test_write_needs_a_document_that_satisfies_where(api: httpx.Client, docs: str, method: str) -> None:
     path = put(api, docs, stock=0, tags=["x"])
     body: dict[str, Any] = {} if method == "DELETE" else {"json": {"stock": 5}}
     failing: list[dict[str, Any]] = [
@@ -106,7 +106,7 @@ def test_where_must_hold_of_what_is_there(api: httpx.Client, docs: str, method: 
     assert api.request(method, path, params={"where": holding}, **body).status_code == 200
 
 
-def test_where_of_a_document_that_is_not_there(api: httpx.Client, docs: str) -> None:
+def test_where_for_a_missing_document_fails(api: httpx.Client, docs: str) -> None:
     where = {"where": json.dumps({"n": None})}
     assert refusal(api.put(f"{docs}/a", params=where, json={})) == (412, "CONDITION_FAILED")
     assert refusal(api.patch(f"{docs}/a", params=where, json={})) == (404, "NOT_FOUND")
@@ -117,12 +117,12 @@ def test_where_of_a_document_that_is_not_there(api: httpx.Client, docs: str) -> 
     ("where", "code"),
     [("{", "INVALID_JSON"), ("[]", "INVALID_FILTER"), ('{"a": {"like": 1}}', "UNKNOWN_OPERATOR")],
 )
-def test_a_wrong_where_is_a_400(api: httpx.Client, docs: str, where: str, code: str) -> None:
+def test_invalid_where_is_a_400(api: httpx.Client, docs: str, where: str, code: str) -> None:
     path = put(api, docs)
     assert refusal(api.patch(path, params={"where": where}, json={})) == (400, code)
 
 
-def test_an_etag_and_where_must_both_hold(api: httpx.Client, docs: str) -> None:
+def test_etag_and_where_must_both_hold(api: httpx.Client, docs: str) -> None:
     path = put(api, docs, n=1)
     where: dict[str, str] = {"where": json.dumps({"n": 1})}
     old = api.get(path).headers["etag"]

@@ -1,5 +1,5 @@
-"""`paperdb backup` and `restore`: one moment, whole or not at all, and no cursor that points into another
-history afterwards."""
+"""`paperdb backup` and `restore`: a copy is of one moment, and complete or absent. No cursor points into
+another history afterwards."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.store.tools import apply_all, inserting, new_file, rows
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory with three documents that nobody serves."""
+    """A data directory with three documents and no server."""
     directory = tmp_path / "data"
     directory.mkdir()
     file = new_file(directory)
@@ -53,8 +53,8 @@ def ids(server: Server) -> set[str]:
 # --- backup --------------------------------------------------------------------------------------
 
 
-def test_a_backup_is_of_one_moment_while_writes_go_on(start_server: StartServer, tmp_path: Path) -> None:
-    """One writer inserts 0, 1, 2, …: a backup has all up to some number, and stops it at none."""
+def test_backup_is_one_moment_while_writes_go_on(start_server: StartServer, tmp_path: Path) -> None:
+    """A writer inserts 0, 1, 2, … without pause. Each backup has all documents up to some number."""
     server = start_server()
     stop, written = threading.Event(), 0
 
@@ -82,14 +82,14 @@ def test_a_backup_is_of_one_moment_while_writes_go_on(start_server: StartServer,
     assert after > before > 0
 
 
-def test_a_backup_is_one_file_for_its_owner_only_and_opens_on_a_read_only_disk(copy: Path) -> None:
+def test_backup_is_one_private_file_that_opens_read_only(copy: Path) -> None:
     assert copy.stat().st_mode & 0o077 == 0
     assert [path.name for path in copy.parent.iterdir() if path.name.startswith("copy")] == ["copy.db"]
     assert rows(copy, "PRAGMA journal_mode") == [("delete",)]
     assert rows(copy, "SELECT count(*) FROM changes") == [(3,)]
 
 
-def test_a_file_that_is_there_is_overwritten_only_by_force(data: Path, tmp_path: Path) -> None:
+def test_backup_overwrites_a_file_only_with_force(data: Path, tmp_path: Path) -> None:
     target = tmp_path / "mine"
     target.write_text("precious")
     fails_here(run_here("backup", target, "--data", data), 9, str(target), "--force")
@@ -99,23 +99,25 @@ def test_a_file_that_is_there_is_overwritten_only_by_force(data: Path, tmp_path:
 
 
 @pytest.mark.parametrize("name", ["paperdb.sqlite", "../data/paperdb.sqlite"])
-def test_the_database_itself_is_no_place_for_its_backup(data: Path, name: str) -> None:
+def test_backup_never_overwrites_its_own_database(data: Path, name: str) -> None:
     before = content(data)
     fails_here(run_here("backup", data / name, "--data", data, "--force"), 9, "itself")
     assert content(data) == before
 
 
-def test_a_directory_is_not_overwritten_even_by_force(data: Path, tmp_path: Path) -> None:
+def test_backup_never_overwrites_a_directory(data: Path, tmp_path: Path) -> None:
     fails_here(run_here("backup", tmp_path, "--data", data, "--force"), 9, str(tmp_path))
 
 
 @pytest.mark.parametrize("target", ["none/copy.db", "file/copy.db"])
-def test_a_place_that_cannot_be_written_is_named(data: Path, tmp_path: Path, target: str) -> None:
+def test_unwritable_backup_target_is_named(data: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "file").write_text("")
     fails_here(run_here("backup", tmp_path / target, "--data", data), 6, target)
 
 
-def test_a_full_disk_leaves_nothing_behind(start_server: StartServer, small_disk: Path) -> None:
+def test_failed_backup_on_a_full_disk_leaves_nothing_behind(
+    start_server: StartServer, small_disk: Path
+) -> None:
     server = start_server()
     server.request("POST", "/c/bulk", json=[{"text": "x" * 50_000} for _ in range(100)])
     (small_disk / "old.db").write_text("the last good one")
@@ -127,7 +129,7 @@ def test_a_full_disk_leaves_nothing_behind(start_server: StartServer, small_disk
     assert (small_disk / "old.db").read_text() == "the last good one"
 
 
-def test_a_full_disk_is_called_so_whatever_sqlite_says(small_disk: Path) -> None:
+def test_full_disk_is_reported_whatever_sqlite_says(small_disk: Path) -> None:
     new_file(small_disk)
     fill(small_disk / "filler")
     for command in ("keys create", "export", "check", "import"):
@@ -135,7 +137,7 @@ def test_a_full_disk_is_called_so_whatever_sqlite_says(small_disk: Path) -> None
         fails_here(done, 6, str(small_disk), "disk is full")
 
 
-def test_commands_that_only_read_need_no_right_to_write(small_disk: Path, tmp_path: Path) -> None:
+def test_reading_commands_work_on_a_read_only_disk(small_disk: Path, tmp_path: Path) -> None:
     apply_all(new_file(small_disk), inserting({"_id": "a"}))
     for path in small_disk.glob("*-*"):
         path.unlink()
@@ -151,8 +153,8 @@ def test_commands_that_only_read_need_no_right_to_write(small_disk: Path, tmp_pa
 
 @pytest.mark.smoke
 @pytest.mark.executable
-def test_what_was_backed_up_is_there_again_and_nothing_else(start_server: StartServer, tmp_path: Path) -> None:
-    """The server was killed: what is in its write-ahead log must not be replayed into the backup."""
+def test_restore_brings_back_the_backup_and_nothing_else(start_server: StartServer, tmp_path: Path) -> None:
+    """The server was killed: its write-ahead log must not be replayed into the backup."""
     server = start_server()
     server.insert("c", {"_id": "before", "n": 1})
     key = server.new_key()["key"]
@@ -170,8 +172,8 @@ def test_what_was_backed_up_is_there_again_and_nothing_else(start_server: StartS
 
 
 @pytest.mark.executable
-def test_a_cursor_of_the_history_that_was_lost_gets_a_gap(start_server: StartServer, tmp_path: Path) -> None:
-    """Also when as many changes have come since as were lost, so that its number could be one of theirs."""
+def test_cursor_of_the_lost_history_gets_a_gap(start_server: StartServer, tmp_path: Path) -> None:
+    """Also if there are as many new changes as were lost, so that a new one could have the cursor's number."""
     server = start_server()
     server.insert("c", {})
     server.cli("backup", str(tmp_path / "copy.db"))
@@ -195,8 +197,8 @@ def test_a_cursor_of_the_history_that_was_lost_gets_a_gap(start_server: StartSer
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_one_backup_restored_twice_gives_seqs_that_do_not_meet(data: Path, copy: Path, keep: bool) -> None:
-    """Whether the database that it replaces can still tell how far it had come, or is gone."""
+def test_restoring_a_backup_twice_gives_disjoint_seqs(data: Path, copy: Path, keep: bool) -> None:
+    """With the replaced database (its head is known), and without it."""
     file = data / "paperdb.sqlite"
     heads = []
     for _ in range(2):
@@ -205,16 +207,14 @@ def test_one_backup_restored_twice_gives_seqs_that_do_not_meet(data: Path, copy:
         assert head == trimmed
         heads.append(head)
         apply_all(file, *(inserting({}) for _ in range(3)))
-        with closing(connect(file)) as connection:  # as if very many had been written
+        with closing(connect(file)) as connection:  # as after very many writes
             connection.execute(f"UPDATE databases SET head=head+{JUMP if keep else 0}")
         if not keep:
             file.unlink()
     assert heads[1] > heads[0] + (JUMP if keep else 3)
 
 
-def test_restoring_needs_force_over_a_database_and_none_in_a_new_directory(
-    data: Path, copy: Path, tmp_path: Path
-) -> None:
+def test_restore_needs_force_only_over_a_database(data: Path, copy: Path, tmp_path: Path) -> None:
     before = content(data)
     fails_here(run_here("restore", copy, "--data", data), 9, str(data), "--force")
     assert content(data) == before
@@ -224,7 +224,7 @@ def test_restoring_needs_force_over_a_database_and_none_in_a_new_directory(
     assert new.stat().st_mode & 0o077 == 0
 
 
-def test_a_damaged_database_can_be_replaced(data: Path, copy: Path) -> None:
+def test_restore_replaces_a_damaged_database(data: Path, copy: Path) -> None:
     file = data / "paperdb.sqlite"
     file.write_bytes(b"\xa5" * 50_000)
     Path(f"{file}-wal").write_bytes(b"\x5a" * 50_000)
@@ -233,7 +233,7 @@ def test_a_damaged_database_can_be_replaced(data: Path, copy: Path) -> None:
     assert not Path(f"{file}-wal").exists() or Path(f"{file}-wal").stat().st_size == 0
 
 
-def test_a_database_that_is_served_or_in_use_is_not_replaced(server: Server, data: Path, copy: Path) -> None:
+def test_restore_refuses_a_database_in_use(server: Server, data: Path, copy: Path) -> None:
     fails_here(run_here("restore", copy, "--data", server.data, "--force"), 5, f"pid {server.pid}")
     assert server.request("GET", "/readyz").status_code == 200
     with closing(connect(data / "paperdb.sqlite")) as other:
@@ -276,12 +276,12 @@ def make_another(file: Path) -> None:
         (lambda file: file.write_text("dear diary " * 1000), 3, "damaged"),
         (cut, 3, "damaged"),
         (scribble, 3, "damaged"),
-        (make_another, 3, "no PaperDB backup"),
+        (make_another, 3, "not a PaperDB backup"),
         (make_newer, 4, "m999_flying"),
     ],
     ids=["missing", "text", "cut", "scribbled", "another", "newer"],
 )
-def test_a_backup_that_is_none_changes_nothing(
+def test_invalid_backup_changes_nothing(
     data: Path, copy: Path, tmp_path: Path, spoil: Callable[[Path], Any], code: int, word: str
 ) -> None:
     before = content(data)
@@ -292,7 +292,7 @@ def test_a_backup_that_is_none_changes_nothing(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_full_disk_leaves_the_old_database(small_disk: Path, copy: Path) -> None:
+def test_failed_restore_on_a_full_disk_keeps_the_old_database(small_disk: Path, copy: Path) -> None:
     file = new_file(small_disk)
     apply_all(file, inserting({"_id": "old"}))
     fill(small_disk / "filler")
@@ -302,7 +302,7 @@ def test_a_full_disk_leaves_the_old_database(small_disk: Path, copy: Path) -> No
     assert not [path.name for path in small_disk.iterdir() if "partial" in path.name]
 
 
-def test_a_backup_restored_under_another_server_keeps_its_first_key(
+def test_backup_restored_under_another_server_keeps_its_first_key(
     start_server: StartServer, tmp_path: Path
 ) -> None:
     first = start_server()
@@ -316,7 +316,7 @@ def test_a_backup_restored_under_another_server_keeps_its_first_key(
     assert [key["label"] for key in listed] == ["first"]
 
 
-def test_the_log_of_a_file_that_was_removed_is_not_that_of_what_is_restored(tmp_path: Path) -> None:
+def test_restore_ignores_the_log_of_a_removed_file(tmp_path: Path) -> None:
     server = Server(tmp_path / "data")
     server.insert("c", {"key": "a"})
     server.cli("backup", str(tmp_path / "b"))

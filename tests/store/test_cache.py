@@ -1,4 +1,4 @@
-"""The cache of documents: never behind a commit that was told, whatever is being read meanwhile."""
+"""The cache of documents: it is never behind a published commit, whatever is being read meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def cache_with(*found: tuple[Key, Stored], max_bytes: int = 10_000) -> DocumentC
     return cache
 
 
-def test_what_was_read_is_kept_and_follows_commits() -> None:
+def test_cached_document_follows_commits() -> None:
     cache = cache_with((KEY, Stored(b"old", 1)))
     assert cache.get(KEY) == (b"old", 1)
     cache.apply([change(2)])
@@ -30,16 +30,16 @@ def test_what_was_read_is_kept_and_follows_commits() -> None:
     cache.apply([change(3, "delete")])
     assert cache.get(KEY) is None
     cache.apply([change(4, "insert")])
-    assert cache.get(KEY) is None, "nobody has read it since"
+    assert cache.get(KEY) is None, "not read since"
 
 
-def test_neither_another_database_nor_collection_nor_id_is_touched() -> None:
+def test_commit_affects_only_its_own_document() -> None:
     cache = cache_with((KEY, Stored(b"old", 1)))
     cache.apply([change(2, key=key) for key in ((2, "a", "x"), (1, "b", "x"), (1, "a", "y"))])
     assert cache.get(KEY) == (b"old", 1)
 
 
-def test_what_a_commit_overtook_while_it_was_read_is_not_kept() -> None:
+def test_document_committed_while_it_is_read_is_not_cached() -> None:
     for type in ("insert", "update", "delete"):
         cache = cache_with()
         mark = cache.begin_reading(KEY)
@@ -48,7 +48,7 @@ def test_what_a_commit_overtook_while_it_was_read_is_not_kept() -> None:
         assert cache.get(KEY) is None
 
 
-def test_of_two_readers_the_one_from_before_a_commit_keeps_nothing() -> None:
+def test_read_begun_before_a_commit_is_not_cached() -> None:
     cache = cache_with()
     early = cache.begin_reading(KEY)
     cache.apply([change(2)])
@@ -59,20 +59,20 @@ def test_of_two_readers_the_one_from_before_a_commit_keeps_nothing() -> None:
     assert cache.get(KEY) == (b"new", 2)
 
 
-def test_a_commit_that_the_file_told_first_does_not_turn_back_time() -> None:
+def test_older_commit_does_not_replace_a_newer_document() -> None:
     cache = cache_with((KEY, Stored(b"newest", 5)))
     cache.apply([change(4), change(4, "delete"), change(5)])
     assert cache.get(KEY) == (b"newest", 5)
 
 
-def test_a_read_that_failed_or_found_nothing_leaves_nothing() -> None:
+def test_failed_read_caches_nothing() -> None:
     cache = cache_with()
     cache.end_reading(KEY, cache.begin_reading(KEY), None)
     assert cache.get(KEY) is None
     assert not cache._reading
 
 
-def test_it_is_bounded_in_bytes_and_forgets_the_least_recently_read() -> None:
+def test_cache_evicts_the_least_recently_read() -> None:
     keys: list[Key] = [(1, "a", str(n)) for n in range(4)]
     size = OVERHEAD_BYTES + 100
     cache = cache_with(*((key, Stored(b"x" * 100, 1)) for key in keys[:3]), max_bytes=3 * size)
@@ -81,12 +81,12 @@ def test_it_is_bounded_in_bytes_and_forgets_the_least_recently_read() -> None:
     assert [key for key in keys if cache.get(key)] == [keys[0], keys[2], keys[3]]
     cache.apply([change(2, key=keys[0], data=b"x" * 10_000)])
     assert [key for key in keys if cache.get(key)] == [keys[2], keys[3]]
-    cache.apply([change(2, key=keys[3], data=b"x" * 10_000)])  # the latest: the others go first
+    cache.apply([change(2, key=keys[3], data=b"x" * 10_000)])  # the most recently read: the others go first
     assert [key for key in keys if cache.get(key)] == []
     assert cache._bytes == 0
 
 
-def test_its_bytes_add_up_after_anything() -> None:
+def test_cache_counts_its_bytes_correctly() -> None:
     dice = random.Random(1)
     cache = DocumentCache(20_000)
     seqs = itertools.count(1)

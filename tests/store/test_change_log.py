@@ -1,4 +1,4 @@
-"""The change log, page by page: joined, the pages are every change of interest once, in seq order."""
+"""The change log, page by page: together, the pages hold each change of interest once, in seq order."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def pages(file: Path, interest: Interest, after: int = 0, n: int = 100) ->
     after=st.integers(0, 20),
     size=st.integers(1, 8),
 )
-def test_pages_join_to_every_change_of_interest(
+def test_pages_hold_each_change_of_interest_once(
     shared_file: Path, writes: list[str], interest: Interest, after: int, size: int
 ) -> None:
     after = min(after, len(writes))
@@ -75,7 +75,7 @@ def test_pages_join_to_every_change_of_interest(
 
 
 @pytest.mark.parametrize("sizes", [[1_000_000] * 3, [10, 1_000_000, 10], [100_000] * 12, [900_000, 300_000]])
-async def test_large_changes_come_in_more_pages_and_none_is_lost(file: Path, sizes: list[int]) -> None:
+async def test_large_changes_take_more_pages_and_none_is_lost(file: Path, sizes: list[int]) -> None:
     apply_all(file, *(inserting({"pad": "x" * size}) for size in sizes))
     found = await pages(file, None)
     events = [event for page in found for event in page]
@@ -87,10 +87,10 @@ async def test_large_changes_come_in_more_pages_and_none_is_lost(file: Path, siz
 
 
 @pytest.mark.parametrize("quiet", [9, 10, 11, 25])
-async def test_a_rare_collection_is_found_behind_however_many_changes(
+async def test_rare_collection_is_found_behind_many_changes(
     file: Path, monkeypatch: pytest.MonkeyPatch, quiet: int
 ) -> None:
-    """A page of it that has no events has reached the end, though the log is scanned a little at a time."""
+    """A page without events has reached the end, even though each read scans only a part of the log."""
     monkeypatch.setattr(log_module, "SCANNED", 5)
     apply_all(
         file, *(inserting({}, "busy") for _ in range(quiet)), inserting({}, "rare"), inserting({}, "busy")
@@ -107,14 +107,14 @@ async def test_a_rare_collection_is_found_behind_however_many_changes(
         log.close()
 
 
-async def test_a_change_that_is_larger_than_documents_may_be_now_is_read_all_the_same(file: Path) -> None:
+async def test_change_beyond_the_current_size_limit_is_readable(file: Path) -> None:
     large = Insert(DATABASE, "c", Draft.parse({"pad": "x" * (10 * MAX_BYTES)}), 20 * MAX_BYTES)
     apply_all(file, inserting({}), large, inserting({}))
     found = await pages(file, None)
     assert [event["seq"] for page in found for event in page] == [1, 2, 3]
 
 
-async def test_a_position_that_is_not_in_the_log_is_expired(file: Path) -> None:
+async def test_position_outside_the_log_is_expired(file: Path) -> None:
     apply_all(file, *(inserting({}) for _ in range(10)))
     apply_all(file, Trim(DATABASE, 0, 4))
     log = opened(file)
@@ -129,7 +129,7 @@ async def test_a_position_that_is_not_in_the_log_is_expired(file: Path) -> None:
         log.close()
 
 
-async def test_a_page_is_of_one_database_and_its_text_is_the_events(file: Path) -> None:
+async def test_page_holds_the_event_texts_of_one_database(file: Path) -> None:
     admin.create_database(file, "other", "pro")
     awkward = {"key": "a", "text": 'line\nbreak "\\ \u2028', "n": [1.5, None]}
     (written, _) = apply_all(file, inserting(awkward), Replace(2, "c", "b", {}, None, MAX_BYTES))
@@ -143,18 +143,18 @@ async def test_a_page_is_of_one_database_and_its_text_is_the_events(file: Path) 
 
 
 @pytest.mark.parametrize("read_only", [True, False])
-def test_what_is_no_database_is_not_left_open(tmp_path: Path, read_only: bool) -> None:
-    """Python 3.13 warns of a connection that nobody closed, whenever it happens to be collected."""
+def test_failed_connect_closes_the_file(tmp_path: Path, read_only: bool) -> None:
+    """Python 3.13 warns about an unclosed connection when it is collected."""
     file = tmp_path / "rubbish"
     file.write_bytes(b"\xa5" * 10_000)
     with pytest.raises(sqlite.Error) as caught:
         connect(file, read_only=read_only)
-    assert "not a database" in str(caught.value)  # its frames are alive, and what they hold
+    assert "not a database" in str(caught.value)  # `caught` keeps the frames and their connection alive
     open_files = [os.readlink(link) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     assert str(file) not in open_files
 
 
-def test_a_read_only_connection_finds_the_log_of_a_server_that_is_writing(file: Path) -> None:
+def test_read_only_connection_sees_the_commits_of_a_writer(file: Path) -> None:
     apply_all(file, inserting({}))
     connection = connect(file, read_only=True)
     try:

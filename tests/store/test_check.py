@@ -1,4 +1,4 @@
-"""`paperdb check`: every kind of damage is found and named, and nothing that is sound is called damaged."""
+"""`paperdb check` finds and names every kind of damage, and never calls a sound file damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.store.tools import DATABASE, MAX_BYTES, apply_all, inserting, new_fil
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Ten documents, some changed and deleted; the first three changes are trimmed."""
+    """Ten documents, of which some were changed or deleted. The first three changes are trimmed."""
     file = new_file(tmp_path)
     schema = parse_schema({"properties": {"n": {"type": "number", "unique": True}}})
     apply_all(file, SetSchema(DATABASE, "c", schema), *(inserting({"_id": str(n), "n": n}) for n in range(10)))
@@ -29,13 +29,13 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_sound_directory_is_summed_up(data: Path) -> None:
+def test_check_summarizes_a_sound_directory(data: Path) -> None:
     done = run_here("check", "--data", data)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout == "default: 9 documents, 9 changes in the log, seq 12\nAll is well.\n"
 
 
-def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: str) -> None:
+def test_check_works_while_writes_go_on(server: Server, collection: str) -> None:
     with Writers(server, collection) as writers:
         for _ in range(3):
             assert "All is well" in server.cli("check")
@@ -54,9 +54,9 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("DELETE FROM entries WHERE rowkey=(1<<40)+10", "default/c: index n lacks 1 of 9 documents"),
         (
             "UPDATE entries SET rowkey=77 WHERE rowkey=(1<<40)+10",
-            "default/c: index n has 1 entries of no document",
+            "default/c: index n has 1 entries without a document",
         ),
-        ("UPDATE entries SET index_id=77 WHERE rowkey=(1<<40)+10", "1 entries of no index"),
+        ("UPDATE entries SET index_id=77 WHERE rowkey=(1<<40)+10", "1 entries without an index"),
         (
             "DELETE FROM index_builds; UPDATE collections SET indexes=replace(indexes,',\"built\":true','')",
             "is not being built",
@@ -65,7 +65,7 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("UPDATE documents SET seq=99 WHERE id='0'", "default/c/0: is at seq 99, beyond 12"),
         (
             "UPDATE documents SET data=jsonb_set(data,'$.n',5.5) WHERE id='9'",
-            "default/c/9: is not what change 10 made it",
+            "default/c/9: differs from its change 10",
         ),
         ("UPDATE databases SET head=11", "the log of 4 to 11 has 1 changes outside"),
         ("UPDATE databases SET head=14", "the log of 4 to 14 lacks 2 changes"),
@@ -74,13 +74,13 @@ def test_it_may_be_checked_while_it_is_written_to(server: Server, collection: st
         ("UPDATE changes SET data='x' WHERE rowkey=(1<<40)+12", "default: change 12 is malformed"),
         ("UPDATE changes SET type='upsert' WHERE rowkey=(1<<40)+12", "default: change 12 is malformed"),
         ("UPDATE changes SET size=size+1 WHERE rowkey=(1<<40)+12", "default: change 12 is malformed"),
-        ("UPDATE changes SET rowkey=rowkey+(7<<40) WHERE rowkey=(1<<40)+12", "1 changes of no database"),
-        ("UPDATE documents SET collection_id=77 WHERE id='9'", "1 documents of no collection"),
-        ("UPDATE keys SET database_id=77", "1 keys of no database"),
-        ("UPDATE collections SET database_id=77", "1 collections of no database"),
+        ("UPDATE changes SET rowkey=rowkey+(7<<40) WHERE rowkey=(1<<40)+12", "1 changes without a database"),
+        ("UPDATE documents SET collection_id=77 WHERE id='9'", "1 documents without a collection"),
+        ("UPDATE keys SET database_id=77", "1 keys without a database"),
+        ("UPDATE collections SET database_id=77", "1 collections without a database"),
     ],
 )
-def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
+def test_check_names_the_damage(data: Path, damage: str, fault: str) -> None:
     with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute(damage)
     done = run_here("check", "--data", data)
@@ -92,8 +92,8 @@ def test_damage_is_named(data: Path, damage: str, fault: str) -> None:
 
 @pytest.mark.smoke
 @pytest.mark.executable
-def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
-    """SQLite 3.40 sees that in its whole check only, 3.46 in the quick one at a start."""
+def test_check_finds_an_index_that_lacks_a_row(data: Path) -> None:
+    """SQLite 3.40 finds this only in its full check, 3.46 also in the quick check at a start."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='documents_id'").fetchone()
         connection.execute("PRAGMA writable_schema=ON")
@@ -109,8 +109,8 @@ def test_an_index_that_lacks_a_row_is_found(data: Path) -> None:
 
 
 @pytest.mark.executable
-def test_what_a_start_would_refuse_is_listed_too(data: Path) -> None:
-    """A start stops at the first fault that SQLite finds."""
+def test_check_lists_every_fault_that_stops_a_start(data: Path) -> None:
+    """A start stops at the first fault, but `check` goes on."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name='keys'").fetchone()
         connection.execute("PRAGMA writable_schema=ON")
@@ -128,6 +128,6 @@ def test_what_a_start_would_refuse_is_listed_too(data: Path) -> None:
     assert (done.exit_code, done.stdout.count("damaged: NULL value in keys.label")) == (3, 2)
 
 
-def test_what_is_no_database_is_one_line(data: Path) -> None:
+def test_check_of_a_file_that_is_not_a_database_is_one_line(data: Path) -> None:
     (data / "paperdb.sqlite").write_bytes(b"\xa5" * 10_000)
     fails_here(run_here("check", "--data", data), 3, "damaged")

@@ -1,6 +1,6 @@
-"""The log's clock: what the computer's clock does must not cost the log, and the log must still come to an end.
+"""The log's clock: a wrong computer's clock must not cost the log, and changes must still expire.
 
-The computer's clock is `time.time`, replaced; nothing else in these tests looks at it.
+The computer's clock is a replaced `time.time`. Nothing else in these tests reads it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def computer(monkeypatch: pytest.MonkeyPatch) -> Computer:
 
 
 def started(file: Path) -> clock.LogClock:
-    """As a server's start does."""
+    """The clock as at a server's start."""
     with committed(file) as tx:
         found = clock.continued(tx.connection)
         found.keep(tx.connection)
@@ -49,7 +49,7 @@ def started(file: Path) -> clock.LogClock:
 
 
 @pytest.mark.parametrize("step", [-30 * DAY, -5.0, 8 * DAY, 14 * 365 * DAY, 5.0 - NOW])
-def test_a_step_of_the_computers_clock_is_none_of_the_logs(file: Path, computer: Computer, step: float) -> None:
+def test_computer_clock_step_does_not_move_the_log_clock(file: Path, computer: Computer, step: float) -> None:
     running = started(file)
     before = running.now()
     computer.now += step
@@ -60,18 +60,18 @@ def test_a_step_of_the_computers_clock_is_none_of_the_logs(file: Path, computer:
     ("pause", "counted"),
     [(0, 0), (3600, 3600), (DAY, DAY), (30 * DAY, MAX_PAUSE), (14 * 365 * DAY, MAX_PAUSE), (-5, 0), (-NOW, 0)],
 )
-def test_of_the_time_without_a_server_a_day_counts(
+def test_time_without_a_server_counts_for_at_most_a_day(
     file: Path, computer: Computer, pause: float, counted: float
 ) -> None:
     before = started(file).now()
     computer.now += pause
     after = started(file).now()
     assert counted - 1 <= after - before < counted + SLACK
-    computer.now -= pause  # the clock is put right
+    computer.now -= pause  # the clock is corrected
     assert -1 <= started(file).now() - after < (MAX_PAUSE if pause < -DAY else max(-pause, 0)) + SLACK
 
 
-def test_starting_again_and_again_with_a_wrong_clock_costs_no_more(file: Path, computer: Computer) -> None:
+def test_repeated_starts_with_a_wrong_clock_cost_one_day(file: Path, computer: Computer) -> None:
     before = started(file).now()
     computer.now += 1000 * DAY
     for _ in range(20):
@@ -80,7 +80,7 @@ def test_starting_again_and_again_with_a_wrong_clock_costs_no_more(file: Path, c
 
 
 @pytest.mark.parametrize(("pause", "counted"), [(3600, 3600), (30 * DAY, MAX_PAUSE), (-3600, 0)])
-def test_a_file_without_a_clock_goes_on_from_its_newest_change(
+def test_file_without_a_clock_continues_from_its_newest_change(
     file: Path, computer: Computer, pause: float, counted: float
 ) -> None:
     apply_all(file, inserting({}))  # stamped with the computer's clock, as by an older version
@@ -88,7 +88,7 @@ def test_a_file_without_a_clock_goes_on_from_its_newest_change(
     assert NOW + counted - 1 <= started(file).now() < NOW + counted + SLACK
 
 
-def test_it_never_goes_behind_the_newest_change(file: Path, computer: Computer) -> None:
+def test_log_clock_is_never_behind_the_newest_change(file: Path, computer: Computer) -> None:
     started(file)
     computer.now += DAY
     apply_all(file, inserting({}))
@@ -96,7 +96,7 @@ def test_it_never_goes_behind_the_newest_change(file: Path, computer: Computer) 
     assert started(file).now() >= NOW + DAY - 1
 
 
-def test_changes_end_by_this_clock(file: Path, computer: Computer) -> None:
+def test_changes_expire_by_the_log_clock(file: Path, computer: Computer) -> None:
     apply_all(file, inserting({}))
     running = started(file)
     computer.now += 1000 * DAY
@@ -104,7 +104,7 @@ def test_changes_end_by_this_clock(file: Path, computer: Computer) -> None:
     assert apply_all(file, Trim(DATABASE, running.now() + 1, 0)) == [(1, 1)]
 
 
-def test_what_it_says_is_kept(file: Path, computer: Computer) -> None:
+def test_log_clock_is_saved(file: Path, computer: Computer) -> None:
     running = clock.LogClock(5000.0)
     apply_all(file, KeepTime(running))
     kept = dict(rows(file, "SELECT name, value FROM meta"))
@@ -112,7 +112,7 @@ def test_what_it_says_is_kept(file: Path, computer: Computer) -> None:
     assert kept["wall_time"] == NOW * 1000
 
 
-def test_within_a_document_time_never_runs_backwards(file: Path, computer: Computer) -> None:
+def test_document_times_never_go_back(file: Path, computer: Computer) -> None:
     def times() -> list[str]:
         (row,) = rows(
             file, "SELECT json_extract(data,'$.createdAt'), json_extract(data,'$.updatedAt') FROM documents"

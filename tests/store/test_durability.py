@@ -1,4 +1,4 @@
-"""What a write survives that did not wait for the disk, and what clients are told of what it did not."""
+"""Durability `process`: a write survives the end of the server, and clients get a gap after a machine crash."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MARK = "SELECT value FROM meta WHERE name='unsynced_boot'"
 
 
 def boot_again(data: Path) -> None:
-    """As the file is after the machine was booted again: of a boot that is not this one."""
+    """Change the file to name another boot, as after the machine has booted again."""
     with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute("UPDATE meta SET value=value+1 WHERE name='unsynced_boot'")
 
 
-def test_a_killed_server_has_lost_nothing_and_its_cursors_stay_good(start_server: StartServer) -> None:
+def test_killed_server_loses_nothing_and_cursors_stay_valid(start_server: StartServer) -> None:
     server = start_server("--durability", "process")
     key = server.key
     documents = [server.insert("c", {"n": n}) for n in range(50)]
@@ -38,7 +38,7 @@ def test_a_killed_server_has_lost_nothing_and_its_cursors_stay_good(start_server
 
 
 @pytest.mark.parametrize("then", ["disk", "process"])
-def test_after_a_crash_of_the_machine_a_cursor_is_a_gap(start_server: StartServer, then: str) -> None:
+def test_cursor_gets_a_gap_after_a_machine_crash(start_server: StartServer, then: str) -> None:
     server = start_server("--durability", "process")
     key = server.key
     server.insert("c", {"n": 1})
@@ -52,14 +52,14 @@ def test_after_a_crash_of_the_machine_a_cursor_is_a_gap(start_server: StartServe
     assert len(again.request("GET", "/c/docs", key=key).json()["documents"]) == 2
 
 
-def test_a_server_that_stops_leaves_no_mark(start_server: StartServer) -> None:
+def test_stopped_server_leaves_no_mark(start_server: StartServer) -> None:
     server = start_server("--durability", "process")
     server.insert("c", {})
     assert server.stop() == 0
     assert rows(server.data / "paperdb.sqlite", MARK) == []
 
 
-def test_after_kill_9_on_the_same_boot_disk_settles_at_once(start_server: StartServer) -> None:
+def test_start_with_disk_removes_the_mark_of_the_same_boot(start_server: StartServer) -> None:
     server = start_server("--durability", "process")
     server.insert("c", {})
     server.kill()
@@ -68,13 +68,13 @@ def test_after_kill_9_on_the_same_boot_disk_settles_at_once(start_server: StartS
 
 
 @pytest.mark.parametrize(("how", "level"), [("disk", 2), ("process", 1)])
-async def test_only_process_does_not_wait_for_the_disk(file: Path, how: str, level: int) -> None:
+async def test_only_durability_process_does_not_wait_for_the_disk(file: Path, how: str, level: int) -> None:
     async with running(file, durability=how) as (writer, _):
         await writer.submit(inserting({}))
         assert writer._connection is not None
         assert writer._connection.execute("PRAGMA synchronous").fetchone() == (level,)
 
 
-def test_another_word_is_refused() -> None:
+def test_unknown_durability_is_refused() -> None:
     with pytest.raises(StartupError, match="expected disk or process"):
         Settings(durability="none")

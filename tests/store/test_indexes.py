@@ -1,4 +1,4 @@
-"""Indexes: that their entries follow every write, are built and removed in steps, and survive a kill."""
+"""Indexes: their entries follow every write, are built and removed in steps, and survive a kill."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def indexes(file: Path) -> tuple[Index, ...]:
 
 
 def finish(file: Path) -> int:
-    """Take steps until there is nothing to do; how many that were."""
+    """Take steps until there is nothing to do. Returns their number."""
     steps = 0
     while apply_all(file, IndexWork(rows=3))[0]:
         steps += 1
@@ -67,7 +67,7 @@ def finish(file: Path) -> int:
 
 
 def faults_of(tx: Transaction) -> list[str]:
-    """Entries of built indexes that should be others; of indexes being built, those that cannot be right."""
+    """Built indexes with wrong entries, and unfinished ones with entries that cannot be right."""
     found = shelf(tx.connection, DATABASE, "c")
     assert found is not None
     ((text,),) = tx.connection.execute("SELECT indexes FROM collections WHERE id=?", (found.id,)).fetchall()
@@ -115,7 +115,7 @@ def operation_of(what: str, id: str, value: Any) -> Operation[Any]:
 
 @settings(max_examples=150)
 @given(documents=st.lists(DOCUMENTS, max_size=5), steps=STEPS)
-def test_entries_follow_every_write_while_indexes_are_built_and_removed(
+def test_entries_match_documents_while_indexes_come_and_go(
     shared_file: Path, documents: list[dict[str, Any]], steps: list[Any]
 ) -> None:
     with never_at_once(), scratch(shared_file) as tx:
@@ -140,7 +140,7 @@ def test_entries_follow_every_write_while_indexes_are_built_and_removed(
 
 @contextmanager
 def never_at_once() -> Iterator[None]:
-    """Even a small index is built in steps."""
+    """Make even small indexes be built in steps."""
     before = catalog.AT_ONCE
     catalog.AT_ONCE = -1  # type: ignore[misc]
     yield
@@ -151,14 +151,14 @@ def large(file: Path, n: int = 600) -> None:
     apply_all(file, *(inserting({"key": str(i), "a": i, "b": i % 7}) for i in range(n)))
 
 
-def test_an_index_of_a_small_collection_is_there_at_once(file: Path) -> None:
+def test_index_of_a_small_collection_is_built_at_once(file: Path) -> None:
     large(file, 200)
     apply_all(file, put(BY_A))
     assert [index.built for index in indexes(file)] == [True, True]
     assert check(file).faults == []
 
 
-def test_an_index_of_a_large_one_is_built_in_steps_and_used_only_when_whole(file: Path) -> None:
+def test_index_of_a_large_collection_is_unused_until_complete(file: Path) -> None:
     large(file)
     apply_all(file, put(BY_A))
     assert [index.built for index in indexes(file)] == [False, False]
@@ -186,7 +186,7 @@ def test_an_index_of_a_large_one_is_built_in_steps_and_used_only_when_whole(file
     assert check(file).faults == []
 
 
-def test_removed_indexes_leave_nothing(file: Path) -> None:
+def test_removed_indexes_leave_no_entries(file: Path) -> None:
     large(file)
     apply_all(file, put(BY_A))
     finish(file)
@@ -202,7 +202,7 @@ def test_removed_indexes_leave_nothing(file: Path) -> None:
 
 
 def enforce(file: Path, putting: SetSchema | None = None) -> None:
-    """Put the schema, and build what it needs. A refusal is committed like any other, as the writer does."""
+    """Put the schema, and build its indexes. A refusal is committed, too, as the writer does."""
     putting = putting or put(UNIQUE_A)
     while True:
         with committed(file) as tx:
@@ -218,13 +218,13 @@ def enforce(file: Path, putting: SetSchema | None = None) -> None:
 
 
 @pytest.mark.parametrize("n", [10, 600])
-def test_a_schema_that_the_data_breaks_can_be_put_when_that_is_mended(file: Path, n: int) -> None:
+def test_refused_schema_is_accepted_after_the_data_is_fixed(file: Path, n: int) -> None:
     large(file, n)
     apply_all(file, inserting({"key": "twin", "a": n - 1}))
     with pytest.raises(ApiError) as refused:
         enforce(file)
     assert (refused.value.status, refused.value.code) == (409, "CONFLICT")
-    apply_all(file, inserting({"key": "third", "a": n - 1}))  # nothing is in force
+    apply_all(file, inserting({"key": "third", "a": n - 1}))  # the refused schema is not in force
     apply_all(file, *(Delete(DATABASE, "c", id, None) for id in ("twin", "third")))
     enforce(file)
     with pytest.raises(ApiError):
@@ -232,7 +232,7 @@ def test_a_schema_that_the_data_breaks_can_be_put_when_that_is_mended(file: Path
     assert check(file).faults == []
 
 
-def test_a_twin_that_comes_while_a_unique_index_is_built_breaks_it(file: Path) -> None:
+def test_duplicate_during_the_build_breaks_a_unique_index(file: Path) -> None:
     large(file)
     putting = put(UNIQUE_A)
     assert apply_all(file, putting) == [False]
@@ -242,9 +242,9 @@ def test_a_twin_that_comes_while_a_unique_index_is_built_breaks_it(file: Path) -
     assert refused.value.status == 409
 
 
-def test_what_an_abandoned_schema_found_out_is_not_held_against_the_next(file: Path) -> None:
+def test_abandoned_schema_does_not_affect_the_next(file: Path) -> None:
     large(file)
-    apply_all(file, put(UNIQUE_A))  # whoever asked has gone
+    apply_all(file, put(UNIQUE_A))  # the request is then cancelled
     apply_all(
         file, IndexWork(rows=300), inserting({"key": "twin", "a": 5}), Delete(DATABASE, "c", "twin", None)
     )
@@ -252,7 +252,7 @@ def test_what_an_abandoned_schema_found_out_is_not_held_against_the_next(file: P
     assert [index.built for index in indexes(file)] == [True]
 
 
-def test_a_document_that_is_not_inserted_breaks_no_unique_index(file: Path) -> None:
+def test_refused_insert_does_not_break_a_unique_index(file: Path) -> None:
     large(file)
     putting = put(UNIQUE_A)
     apply_all(file, putting, IndexWork(rows=300))
@@ -263,7 +263,7 @@ def test_a_document_that_is_not_inserted_breaks_no_unique_index(file: Path) -> N
     enforce(file, putting)
 
 
-def test_a_refused_schema_leaves_no_index(file: Path) -> None:
+def test_refused_schema_leaves_no_index(file: Path) -> None:
     large(file)
     apply_all(file, inserting({"key": "twin", "a": 5}), put(BY_A))
     both = {"properties": {"a": {"unique": True}, "b": {"index": True}, "c": {"index": True}}}
@@ -272,26 +272,26 @@ def test_a_refused_schema_leaves_no_index(file: Path) -> None:
     assert {index.fields for index in indexes(file)} == {("-a", "b"), ("a",)}
 
 
-def test_a_schema_of_as_many_indexes_as_may_be_replaces_another(file: Path) -> None:
+def test_schema_with_the_most_indexes_replaces_another(file: Path) -> None:
     large(file, 3)
     apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1), MakeIndex(DATABASE, "c", ("b",), 2))
     for letter in "xy":
         many = [[f"{letter}{n}"] for n in range(MAX_INDEXES - 1)]
         apply_all(file, put(parse_schema({"properties": {}, "indexes": many})))
         assert len(indexes(file)) == MAX_INDEXES
-    assert [index.fields for index in indexes(file) if index.made] == [("b",)]  # the last used
+    assert [index.fields for index in indexes(file) if index.made] == [("b",)]  # the most recently used
     assert check(file).faults == []
 
 
-def test_an_index_of_a_schema_stays_though_the_server_made_it_before(file: Path) -> None:
+def test_declared_index_stays_even_if_it_was_automatic(file: Path) -> None:
     large(file, 3)
     apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1), put(BY_A), KeepUsedIndexes(frozenset(), 1000))
     assert {index.fields for index in indexes(file)} == {("-a", "b"), ("a",)}
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_a_bulk_waits_for_the_index_that_tells_what_is_unique(file: Path, atomic: bool) -> None:
-    """Holding each of its documents against all that are there took 0.1 s a document of 100,000."""
+def test_bulk_waits_for_the_index_of_its_unique_field(file: Path, atomic: bool) -> None:
+    """Without the index, a check took 0.1 s for each document in a collection of 100,000."""
     large(file)
     drafts = [Draft.parse({"key": f"new {n}", "a": n, "unique": ["a"]}) for n in (5, 1000)]
     bulk = InsertBulk(DATABASE, "c", list(drafts), MAX_BYTES, 10 * MAX_BYTES, atomic)
@@ -320,9 +320,9 @@ def test_a_bulk_waits_for_the_index_that_tells_what_is_unique(file: Path, atomic
     ],
 )
 @pytest.mark.parametrize("built", [True, False])
-def test_what_is_the_same_value(file: Path, one: Any, other: Any, same: bool, built: bool) -> None:
+def test_unique_compares_values_as_json(file: Path, one: Any, other: Any, same: bool, built: bool) -> None:
     apply_all(file, put(UNIQUE_A), inserting({"a": one}))
-    if not built:  # as after an upgrade: in force, and being built anew
+    if not built:  # as after an upgrade: in force, but being rebuilt
         (index,) = indexes(file)
         apply_all(file, Unbuild(index))
     if same:
@@ -344,7 +344,7 @@ class Unbuild(msgspec.Struct):
         tx.connection.execute("UPDATE collections SET indexes=?", (text,))
 
 
-async def test_of_thirty_that_write_the_same_value_one_succeeds(file: Path) -> None:
+async def test_one_of_thirty_writers_of_the_same_value_succeeds(file: Path) -> None:
     results: list[str] = []
 
     async def write(n: int) -> None:
@@ -412,7 +412,7 @@ trio.run(main)
 
 
 @pytest.mark.parametrize("commits", [2, 5, 9, 14, 20])
-def test_a_kill_while_indexes_are_built_and_removed_loses_nothing(tmp_path: Path, commits: int) -> None:
+def test_kill_during_index_work_loses_nothing(tmp_path: Path, commits: int) -> None:
     file = new_file(tmp_path)
     large(file)
     done = subprocess.run([sys.executable, "-c", KILLED, file, str(commits)], check=False)
@@ -424,7 +424,7 @@ def test_a_kill_while_indexes_are_built_and_removed_loses_nothing(tmp_path: Path
     assert [index.built for index in indexes(file)] == [True, True]
 
 
-def test_a_dropped_collection_takes_its_entries_along(file: Path) -> None:
+def test_dropped_collection_leaves_no_entries(file: Path) -> None:
     large(file)
     apply_all(file, put(BY_A))
     apply_all(file, IndexWork(rows=100))
@@ -438,10 +438,10 @@ def test_a_dropped_collection_takes_its_entries_along(file: Path) -> None:
     assert check(file).faults == []
 
 
-# --- those that the server makes -----------------------------------------------------------------
+# --- automatic indexes ---------------------------------------------------------------------------
 
 
-async def test_finds_that_look_at_everything_get_an_index(file: Path) -> None:
+async def test_repeated_scans_get_an_index(file: Path) -> None:
     large(file, 3000)
     advisor = IndexAdvisor(after=3)
     reader = Reader(file, threads=1, timeout=30, max_result_bytes=2**20, advisor=advisor)
@@ -464,7 +464,7 @@ async def test_finds_that_look_at_everything_get_an_index(file: Path) -> None:
     assert check(file).faults == []
 
 
-async def test_with_0_there_are_none(file: Path) -> None:
+async def test_advisor_with_0_makes_no_index(file: Path) -> None:
     advisor = IndexAdvisor(after=0)
     for _ in range(100):
         advisor.wish(Wish(DATABASE, "c", ("a",)))
@@ -480,7 +480,7 @@ def made(file: Path, *fields: str, today: int) -> bool:
     return bool(result)
 
 
-def test_what_was_made_goes_when_nothing_uses_it_and_what_was_declared_stays(file: Path) -> None:
+def test_only_unused_automatic_indexes_are_removed(file: Path) -> None:
     large(file, 10)
     apply_all(file, put(BY_A))
     assert made(file, "b", today=100)
@@ -497,7 +497,7 @@ def test_what_was_made_goes_when_nothing_uses_it_and_what_was_declared_stays(fil
     assert check(file).faults == []
 
 
-def test_a_new_schema_leaves_what_was_made(file: Path) -> None:
+def test_new_schema_keeps_automatic_indexes(file: Path) -> None:
     large(file, 10)
     assert made(file, "b", today=100)
     apply_all(file, put(BY_A))
@@ -505,19 +505,19 @@ def test_a_new_schema_leaves_what_was_made(file: Path) -> None:
     assert [index.fields for index in indexes(file)] == [("b",)]
 
 
-def test_an_index_of_long_texts_is_not_made(file: Path) -> None:
+def test_index_of_long_texts_is_not_made(file: Path) -> None:
     apply_all(file, *(inserting({"short": "x", "long": "x" * 1000}) for _ in range(10)))
     assert made(file, "short", today=1)
     assert not made(file, "long", today=1)
     assert made(file, "short", "missing", today=1)
 
 
-def test_no_more_are_made_than_there_is_room_for(file: Path) -> None:
+def test_automatic_indexes_are_limited(file: Path) -> None:
     large(file, 10)
     assert [made(file, f"f{n}", today=1) for n in range(20)] == [True] * MAX_MADE + [False] * 4
 
 
-def test_an_index_that_unique_needs_is_used_by_it(file: Path) -> None:
+def test_unique_makes_and_uses_an_index(file: Path) -> None:
     apply_all(file, *(inserting({"key": str(n), "v": n, "unique": ["v"]}) for n in range(10)))
     (index,) = indexes(file)
     assert (index.fields, index.made, index.built) == (("v",), True, True)
@@ -526,8 +526,8 @@ def test_an_index_that_unique_needs_is_used_by_it(file: Path) -> None:
         apply_all(file, inserting({"v": 5.0, "unique": ["v"]}))
 
 
-def test_an_index_that_proposes_most_documents_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A document that an index proposes takes some eight times as long as one of a scan."""
+def test_index_that_matches_most_documents_is_not_used(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A document takes some eight times longer through an index than in a scan."""
     monkeypatch.setattr(plan, "FEW", 10)
     large(file)
     apply_all(file, MakeIndex(DATABASE, "c", ("a",), 1))
@@ -542,8 +542,8 @@ def test_an_index_that_proposes_most_documents_is_not_used(file: Path, monkeypat
             assert (n, how.index is not None) == (600 - low, used)
 
 
-def test_an_index_that_had_to_be_followed_far_gets_one_of_what_is_compared(file: Path) -> None:
-    """With the order alone it takes longer than a scan, if few documents match."""
+def test_long_read_in_order_suggests_an_index_of_the_compared_field(file: Path) -> None:
+    """If few documents match, reading in sort order takes longer than a scan."""
     large(file)
     question = ask('{"a": {"gte": 590}}', "b")
     for wanted in (("b",), ("a",)):
@@ -555,8 +555,8 @@ def test_an_index_that_had_to_be_followed_far_gets_one_of_what_is_compared(file:
         finish(file)
 
 
-def test_an_index_of_large_values_is_built_and_removed_in_small_steps(file: Path) -> None:
-    """A step is bounded in bytes, too: 240 documents of 200 kB took 0.3 s at one go."""
+def test_index_steps_are_bounded_in_bytes(file: Path) -> None:
+    """A step of 240 documents of 200 kB took 0.3 s."""
     apply_all(file, *(inserting({"a": f"{n}" + "x" * 200_000}) for n in range(60)))
     apply_all(file, put(BY_A))
     assert [index.built for index in indexes(file)] == [False, False]
@@ -570,7 +570,7 @@ def test_an_index_of_large_values_is_built_and_removed_in_small_steps(file: Path
     assert rows(file, "SELECT * FROM entries") == rows(file, "SELECT * FROM index_drops") == []
 
 
-async def test_what_went_for_want_of_use_is_made_again_when_it_is_wished_for_again(file: Path) -> None:
+async def test_removed_index_is_made_again_on_new_wishes(file: Path) -> None:
     large(file, 10)
     advisor = IndexAdvisor(after=2)
     async with running(file) as (writer, _), trio.open_nursery() as nursery:

@@ -1,4 +1,4 @@
-"""The order of keys is the order of SQLite's values."""
+"""Keys sort like SQLite's values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OPERANDS = st.one_of(NUMBERS, TEXTS)
 
 
 def rank(value: Any) -> tuple[int, Any]:
-    """Where SQLite sorts it."""
+    """The value's place in SQLite's order."""
     if value is None:
         return 0, 0
     if isinstance(value, int | float):
@@ -25,7 +25,7 @@ def rank(value: Any) -> tuple[int, Any]:
 
 @given(VALUES, VALUES)
 @settings(max_examples=1500)
-def test_parts_sort_as_values_do(a: Any, b: Any) -> None:
+def test_parts_sort_like_values(a: Any, b: Any) -> None:
     one, other = keys.part(a), keys.part(b)
     assert (one < other) == (rank(a) < rank(b))
     assert (one == other) == (rank(a) == rank(b))
@@ -34,7 +34,7 @@ def test_parts_sort_as_values_do(a: Any, b: Any) -> None:
 
 @given(VALUES, VALUES)
 @settings(max_examples=500)
-def test_no_part_begins_another(a: Any, b: Any) -> None:
+def test_no_part_is_a_prefix_of_another(a: Any, b: Any) -> None:
     one, other = keys.part(a), keys.part(b)
     assert one == other or not other.startswith(one)
 
@@ -49,7 +49,7 @@ HOLDS = {
 
 @given(VALUES, st.sampled_from([*HOLDS, "startsWith"]), OPERANDS, st.booleans(), st.sampled_from(["", "p"]))
 @settings(max_examples=2000)
-def test_an_interval_holds_exactly_the_values_of_its_comparison(
+def test_interval_holds_exactly_the_values_of_its_comparison(
     value: Any, operator: str, operand: Any, descending: bool, prefix: str
 ) -> None:
     if operator == "startsWith" and not isinstance(operand, str):
@@ -69,7 +69,7 @@ def test_an_interval_holds_exactly_the_values_of_its_comparison(
 
 
 @given(VALUES, VALUES, st.booleans())
-def test_a_point_holds_what_is_equal(value: Any, operand: Any, descending: bool) -> None:
+def test_point_holds_exactly_the_equal_values(value: Any, operand: Any, descending: bool) -> None:
     low, high = keys.interval(b"", keys.point(operand), descending=descending)
     own = keys.part(value)
     key = (keys.inverted(own) if descending else own) + keys.part(1)
@@ -77,7 +77,7 @@ def test_a_point_holds_what_is_equal(value: Any, operand: Any, descending: bool)
 
 
 @given(st.lists(st.tuples(st.sampled_from([*HOLDS]), NUMBERS), min_size=1, max_size=4), NUMBERS, st.booleans())
-def test_an_intersection_is_what_holds_for_all(
+def test_intersection_holds_what_satisfies_every_comparison(
     conditions: list[tuple[str, Any]], value: Any, descending: bool
 ) -> None:
     span = keys.comparison(*conditions[0])

@@ -1,4 +1,4 @@
-"""Files of older versions: each past format lies in `formats`, with what it exports."""
+"""Upgrades of files of older versions. `formats` holds a file of each format, and its export."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def expected(data: Path) -> list[bytes]:
     return (data / "export.ndjson").read_bytes().splitlines()
 
 
-def test_an_upgraded_file_holds_the_same_documents_byte_for_byte(old: Path) -> None:
+def test_upgrade_keeps_documents_byte_for_byte(old: Path) -> None:
     file = prepare(old, create=False)
     assert exported(file) == expected(old)
     assert rows(file, "SELECT DISTINCT typeof(data) FROM documents") == [("blob",)]
@@ -52,7 +52,7 @@ def test_an_upgraded_file_holds_the_same_documents_byte_for_byte(old: Path) -> N
     assert len(rows(file, "SELECT 1 FROM _sqlite_migrations")) == len(migrations.MIGRATIONS)
 
 
-def test_indexes_of_an_older_file_are_built_anew(old: Path) -> None:
+def test_upgrade_rebuilds_indexes(old: Path) -> None:
     file = prepare(old, create=False)
     while apply_all(file, IndexWork(rows=7))[0]:
         pass
@@ -63,7 +63,7 @@ def test_indexes_of_an_older_file_are_built_anew(old: Path) -> None:
     assert check(file).faults == []
 
 
-def test_a_copy_of_the_file_as_it_was_is_kept(old: Path) -> None:
+def test_upgrade_keeps_a_copy_of_the_old_file(old: Path) -> None:
     before = rows(database_file(old), "SELECT * FROM documents")
     file = prepare(old, create=False)
     (copy,) = old.glob("paperdb.sqlite.before-*")
@@ -73,13 +73,13 @@ def test_a_copy_of_the_file_as_it_was_is_kept(old: Path) -> None:
     assert not copy.exists()
 
 
-def test_a_restored_backup_of_an_older_version_is_upgraded_without_a_copy(old: Path, tmp_path: Path) -> None:
+def test_restored_old_backup_is_upgraded_without_a_copy(old: Path, tmp_path: Path) -> None:
     assert run_here("restore", database_file(old), "--data", tmp_path / "new").exit_code == 0
     assert exported(database_file(tmp_path / "new")) == expected(old)
     assert not list((tmp_path / "new").glob("*.before-*"))
 
 
-def test_unique_fields_of_an_older_file_stay_unique(old: Path) -> None:
+def test_upgrade_keeps_unique_fields_unique(old: Path) -> None:
     file = prepare(old, create=False)
     for document, collection in (
         ({"email": "a@x"}, "people"),
@@ -90,7 +90,7 @@ def test_unique_fields_of_an_older_file_stay_unique(old: Path) -> None:
         assert refused.value.status == 409
 
 
-async def test_what_an_older_version_began_to_drop_is_dropped(old: Path) -> None:
+async def test_drop_begun_by_an_older_version_is_finished(old: Path) -> None:
     file = prepare(old, create=False)
     assert any(id.startswith("g") for id in ids(file))
     async with running(file) as (writer, _):
@@ -117,20 +117,20 @@ migrations.migrate(connection, Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("commits", [1, 2, 3, 8])
-def test_an_upgrade_that_was_killed_goes_on(old: Path, commits: int) -> None:
+def test_killed_upgrade_continues(old: Path, commits: int) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, database_file(old), str(commits)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert exported(prepare(old, create=False)) == expected(old)
     assert run_here("check", "--data", old).exit_code == 0
 
 
-def test_a_file_that_an_older_server_serves_is_not_upgraded(old: Path) -> None:
+def test_file_in_use_by_an_older_server_is_not_upgraded(old: Path) -> None:
     with serving_lock(old):
         fails_here(run_here("keys", "list", "--data", old), 5, "served by another process")
         assert not list(old.glob("*.before-*"))
 
 
-def test_without_room_for_the_copy_nothing_is_changed(small_disk: Path) -> None:
+def test_upgrade_without_room_for_the_copy_changes_nothing(small_disk: Path) -> None:
     data = small_disk / "data"
     shutil.copytree(Path(__file__).parent / "formats" / "m001", data)
     before = rows(database_file(data), "SELECT * FROM documents")
@@ -142,7 +142,7 @@ def test_without_room_for_the_copy_nothing_is_changed(small_disk: Path) -> None:
     assert rows(database_file(data), "SELECT * FROM documents") == before
 
 
-def test_a_damaged_document_stops_the_upgrade(old: Path) -> None:
+def test_damaged_document_stops_the_upgrade(old: Path) -> None:
     with closing(connect(database_file(old))) as connection:
         connection.execute("DROP INDEX schema_unique_1_656d61696c")
         connection.execute("DROP INDEX schema_index_1_656d61696c")

@@ -1,4 +1,4 @@
-"""The writes themselves, against models: merging, increments, counters, dropping in steps, trimming."""
+"""Write operations, compared with models: merging, increments, counters, dropping in steps, trimming."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def merged(document: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     document=DOCUMENTS,
     patches=st.lists(st.dictionaries(NAMES, VALUES | STEPS, max_size=3), min_size=1, max_size=4),
 )
-def test_patch_does_what_a_dict_does(
+def test_patch_merges_like_a_dict(
     shared_file: Path, document: dict[str, Any], patches: list[dict[str, Any]]
 ) -> None:
     with scratch(shared_file) as tx:
@@ -105,7 +105,7 @@ def test_patch_does_what_a_dict_does(
 
 @settings(max_examples=200)
 @given(document=DOCUMENTS, id=st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=128))
-def test_what_is_stored_is_what_was_given(shared_file: Path, document: dict[str, Any], id: str) -> None:
+def test_stored_document_equals_the_given_one(shared_file: Path, document: dict[str, Any], id: str) -> None:
     with scratch(shared_file) as tx:
         written = insert(tx, {"_id": id, **document})
         stored = tx.connection.execute("SELECT id, json(data) FROM documents").fetchall()
@@ -144,7 +144,7 @@ def operation(kind: str, ids: Any, n: int) -> Any:
 
 
 def expected(kind: str, ids: Any, there: dict[str, int], n: int) -> list[tuple[str, str]] | None:
-    """Change `there` as the write should; the changes it makes, in order, or None for a refusal."""
+    """Change `there` as the write should. Returns its changes in order, or None if it must be refused."""
     if kind == "drop":
         changes = [("delete", id) for id in there]
         there.clear()
@@ -167,12 +167,12 @@ def expected(kind: str, ids: Any, there: dict[str, int], n: int) -> list[tuple[s
 
 @settings(max_examples=150)
 @given(writes=st.lists(WRITES, max_size=12), schema=st.booleans())
-def test_documents_changes_and_counters_follow_every_write(
+def test_documents_changes_and_counters_match_the_model(
     shared_file: Path, writes: list[tuple[str, Any]], schema: bool
 ) -> None:
     there: dict[str, int] = {}
     log: list[tuple[str, str]] = []
-    exists = False  # whether the collection does
+    exists = False  # the collection
     with scratch(shared_file) as tx:
         if schema:
             SetSchema(DATABASE, "c", parse_schema({"properties": {"n": {"index": True}}})).apply(tx)
@@ -207,7 +207,7 @@ def test_documents_changes_and_counters_follow_every_write(
 # --- dropping in steps ---------------------------------------------------------------------------
 
 
-def test_a_large_collection_goes_in_steps_and_what_comes_meanwhile_stays(file: Path) -> None:
+def test_drop_in_steps_keeps_documents_inserted_meanwhile(file: Path) -> None:
     apply_all(file, *(inserting({"key": str(n)}) for n in range(25)))
     steps = []
     (step,) = apply_all(file, DropSome(DATABASE, "c", None, limit=10))
@@ -215,7 +215,7 @@ def test_a_large_collection_goes_in_steps_and_what_comes_meanwhile_stays(file: P
     while not step[2]:
         steps.append(step[0])
         apply_all(file, inserting({"key": f"later{len(steps)}"}))
-        if len(steps) == 1:  # a later change does not make an old document a new one
+        if len(steps) == 1:  # a document that is changed meanwhile is dropped all the same
             apply_all(file, Patch(DATABASE, "c", "24", {"n": 1}, None, MAX_BYTES))
         (step,) = apply_all(file, DropSome(DATABASE, "c", until, limit=10))
     assert [*steps, step[0]] == [10, 10, 5]
@@ -223,7 +223,7 @@ def test_a_large_collection_goes_in_steps_and_what_comes_meanwhile_stays(file: P
     assert rows(file, "SELECT name, documents FROM collections") == [("c", 2)]
 
 
-def test_a_drop_that_ends_exactly_at_a_step_removes_the_collection(file: Path) -> None:
+def test_drop_that_ends_exactly_at_a_step_removes_the_collection(file: Path) -> None:
     apply_all(file, *(inserting({}) for _ in range(10)))
     (first,) = apply_all(file, DropSome(DATABASE, "c", None, limit=10))
     assert first[0] == 10
@@ -248,7 +248,7 @@ def test_large_documents_are_dropped_in_more_steps(file: Path) -> None:
     assert rows(file, "SELECT * FROM collections") == []
 
 
-def test_a_drop_takes_the_indexes_of_unique_fields_along(file: Path) -> None:
+def test_drop_removes_the_indexes_of_unique_fields(file: Path) -> None:
     schema = parse_schema({"properties": {"s": {"unique": True}, "i": {"index": True}}})
     apply_all(file, SetSchema(DATABASE, "c", schema), inserting({"v": 1, "unique": ["v"]}))
     apply_all(file, inserting({"v": 2, "unique": ["v"]}), inserting({"v": 1, "unique": ["v"]}, "other"))
@@ -261,7 +261,7 @@ def test_a_drop_takes_the_indexes_of_unique_fields_along(file: Path) -> None:
 
 
 @pytest.mark.parametrize(("keep", "left"), [(0, []), (1, [9]), (4, [6, 7, 8, 9]), (100, list(range(10)))])
-def test_trimming_keeps_the_newest(file: Path, keep: int, left: list[int]) -> None:
+def test_trimming_keeps_the_newest_changes(file: Path, keep: int, left: list[int]) -> None:
     apply_all(file, *(inserting({"n": n}) for n in range(10)))
     removed: list[int] = []
     while not removed or removed[-1]:
@@ -279,13 +279,13 @@ def test_large_changes_are_trimmed_in_more_steps(file: Path) -> None:
     assert steps == [(3, 3), (6, 3), (7, 1), (7, 0)]
 
 
-def test_trimming_by_age_takes_the_old_ones_only(file: Path) -> None:
+def test_trimming_by_age_removes_only_old_changes(file: Path) -> None:
     apply_all(file, *(inserting({}) for _ in range(5)))
     old = rows(file, "SELECT max(at) FROM changes")[0][0] / 1000
     assert apply_all(file, Trim(DATABASE, old, 100)) == [(0, 0)]
     assert apply_all(file, Trim(DATABASE, old + 1, 0)) == [(5, 5)]
     (written,) = apply_all(file, inserting({}))
-    assert written.seq == 6  # never used again
+    assert written.seq == 6  # seqs are never reused
 
 
 def test_trimming_leaves_other_databases_alone(file: Path) -> None:
@@ -300,7 +300,7 @@ def test_trimming_leaves_other_databases_alone(file: Path) -> None:
 
 
 @pytest.mark.parametrize("atomic", [False, True])
-def test_what_defaults_make_too_much_of_a_bulk_fails_and_the_rest_stands(file: Path, atomic: bool) -> None:
+def test_bulk_too_large_with_defaults_fails_for_the_excess(file: Path, atomic: bool) -> None:
     schema = parse_schema({"properties": {"pad": {"default": "x" * 10_000}}})
     apply_all(file, SetSchema(DATABASE, "c", schema))
     drafts: list[Draft | ApiError] = [Draft.parse({"n": n}) for n in range(20)]
@@ -319,7 +319,7 @@ def test_what_defaults_make_too_much_of_a_bulk_fails_and_the_rest_stands(file: P
 
 
 @pytest.mark.parametrize("default", [[], {}, [1]])
-def test_a_default_that_cannot_be_unique_is_refused_like_a_value(file: Path, default: object) -> None:
+def test_default_that_cannot_be_unique_is_refused_like_a_value(file: Path, default: object) -> None:
     schema = parse_schema({"properties": {"tags": {"default": default}}})
     apply_all(file, SetSchema(DATABASE, "c", schema))
     with pytest.raises(ApiError) as refused:
@@ -327,7 +327,7 @@ def test_a_default_that_cannot_be_unique_is_refused_like_a_value(file: Path, def
     assert refused.value.code == "INVALID_UNIQUE"
 
 
-def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> None:
+def test_indexes_shared_with_a_new_schema_are_not_rebuilt(file: Path) -> None:
     def put(*names: str) -> dict[str, int]:
         properties = {name: {"unique": name == "u", "index": True} for name in names}
         apply_all(file, SetSchema(DATABASE, "c", parse_schema({"properties": properties})))
@@ -362,7 +362,7 @@ def test_indexes_that_a_new_schema_has_too_are_not_built_again(file: Path) -> No
         (Condition(frozenset({5}), frozenset({5})), 5, False),
     ],
 )
-def test_a_condition_holds_for_its_seqs_and_never_for_nothing(
+def test_condition_holds_for_its_seqs_only(
     shared_file: Path, condition: Condition, seq: int | None, holds: bool
 ) -> None:
     found = None if seq is None else (1, seq, b"")

@@ -1,7 +1,7 @@
-"""The filter language and sorting: what SQLite finds is what a plain Python predicate finds.
+"""The filter language and sorting: SQLite and a plain Python predicate find the same documents.
 
-The predicate below is written from the semantics in `paperdb_trio.store.query`, not from its SQL. Both
-are asked about the same documents, with and without an index on the fields.
+The predicate below follows the semantics in `paperdb_trio.store.query`, not its SQL. Both run on the same
+documents, with and without indexes on the fields.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def at(document: object, path: str) -> object:
 
 
 def number(value: object) -> float | int | None:
-    """A number as it is compared: beyond 64 bits as a double. None for what is no number."""
+    """A number as it is compared: a double beyond 64 bits. None for other values."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     return value if isinstance(value, float) or -(2**63) <= value < 2**63 else float(value)
@@ -134,7 +134,7 @@ FILTERS = st.recursive(
 
 @st.composite
 def questions(draw: st.DrawFn, operator: str) -> tuple[list[dict[str, Any]], Any]:
-    """Documents and an operand out of one small pool of values."""
+    """Documents and an operand from one small pool of values."""
     pool = draw(st.lists(SCALARS, min_size=1, max_size=4))
     near = st.sampled_from(pool)
     value = st.one_of(near, near, st.lists(near, max_size=2), VALUES)
@@ -160,7 +160,7 @@ INDEXES = st.lists(
     ),
     max_size=3,
 )
-"""Every plan must find the same: with all, with some, with no indexes."""
+"""Every plan must find the same documents, with any indexes or none."""
 
 
 def fill(tx: Transaction, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Shelf:
@@ -177,7 +177,7 @@ def fill(tx: Transaction, documents: list[dict[str, Any]], indexes: list[list[st
 
 
 def found(tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", page: int = 1000) -> list[int]:
-    """The ids that are found; in pages of that many."""
+    """The ids that are found, in pages of `page`."""
     question = ask(json.dumps(filter), sort)
     ids: list[int] = []
     edge = None
@@ -194,7 +194,7 @@ def found(tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", pa
 @pytest.mark.parametrize("operator", OPERANDS)
 @settings(max_examples=80)
 @given(data=st.data(), indexes=INDEXES)
-def test_each_operator_finds_what_the_predicate_finds(
+def test_each_operator_agrees_with_the_predicate(
     shared_file: Path, operator: str, data: st.DataObject, indexes: list[list[str]]
 ) -> None:
     documents, operand = data.draw(questions(operator))
@@ -213,7 +213,7 @@ def test_each_operator_finds_what_the_predicate_finds(
 @example(documents=[{"a": True}, {"a": 1}, {"a": "true"}], filter={"a": {"in": [True]}}, indexes=[["a"]])
 @example(documents=[{"a": "\uffff"}, {"a": "😀"}], filter={"a": {"gt": "\uffff"}}, indexes=[["a"]])
 @example(documents=[{"a": {"b": None}}, {"a": {}}], filter={"a.b": {"exists": True}}, indexes=[])
-def test_sql_finds_what_the_predicate_finds(
+def test_sql_agrees_with_the_predicate(
     shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any], indexes: list[list[str]]
 ) -> None:
     with scratch(shared_file) as tx:
@@ -226,7 +226,7 @@ def test_sql_finds_what_the_predicate_finds(
 def test_not_is_the_exact_complement(
     shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any]
 ) -> None:
-    """Never unknown: every document satisfies a filter or its negation."""
+    """A filter is never unknown: every document satisfies it or its negation."""
     with scratch(shared_file) as tx:
         scope = fill(tx, documents, [])
         ids = found(tx, scope, filter) + found(tx, scope, {"not": filter})
@@ -275,8 +275,8 @@ TRICKY = [
 
 
 @pytest.mark.parametrize("name", ["a", "a*b", "a[0]", "é", "a.b"])
-def test_equal_values_are_found_however_they_are_written(shared_file: Path, name: str) -> None:
-    """A search for the text of a value stands before the comparison: it must not lose any."""
+def test_equal_values_match_however_they_are_written(shared_file: Path, name: str) -> None:
+    """1, 1.0 and 1e0 are equal, whichever of them a document or a filter has."""
     documents = [{"other": 7, **at_path(name, value)} for value in TRICKY]
     with scratch(shared_file) as tx:
         scope = fill(tx, documents, [])
@@ -310,7 +310,7 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: str) -> None:
+def test_unusual_names_can_be_filtered_and_sorted_by(shared_file: Path, name: str) -> None:
     documents: list[dict[str, Any]] = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
     with scratch(shared_file) as tx:
         scope = fill(tx, documents, [])
@@ -330,7 +330,8 @@ def test_any_plain_name_can_be_asked_for_and_sorted_by(shared_file: Path, name: 
 
 
 def sort_key(value: object) -> tuple[int, Any]:
-    """Missing and null; numbers, with false and true as 0 and 1; text: strings, and the JSON of the rest."""
+    """First missing and null; then numbers, with false as 0 and true as 1; then strings, and the JSON of the
+    rest."""
     if value is MISSING or value is None:
         return 0, 0
     if isinstance(value, bool):
@@ -352,7 +353,7 @@ def compare(one: object, two: object) -> int:
     indexes=INDEXES,
 )
 @example(documents=[{"a": True}, {"a": 0.5}, {}, {"a": "0"}], order=[("-", "a")], indexes=[["a"]])
-def test_sort_order_is_the_models(
+def test_sort_order_matches_the_model(
     shared_file: Path, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexes: list[list[str]]
 ) -> None:
     expected = list(range(len(documents)))
@@ -374,7 +375,7 @@ def test_sort_order_is_the_models(
     indexes=INDEXES,
     page=st.integers(1, 3),
 )
-def test_pages_one_after_the_other_are_the_whole(
+def test_pages_join_to_the_whole_result(
     shared_file: Path,
     documents: list[dict[str, Any]],
     filter: dict[str, Any],
@@ -387,7 +388,7 @@ def test_pages_one_after_the_other_are_the_whole(
     expected.sort(reverse=newest)
     for sign, path in reversed(order):
         key = cmp_to_key(compare)
-        if path != "createdAt":  # that is the same for all
+        if path != "createdAt":  # the same for all documents
             expected.sort(key=lambda n: key(at(documents[n], path)), reverse=sign == "-")
     sort = ",".join([*(sign + path for sign, path in order), *(["-"] if newest else [])])
     with scratch(shared_file) as tx:
@@ -425,7 +426,7 @@ TOO_MUCH = {
 
 
 async def answer(file: Path, filter: dict[str, Any]) -> int:
-    """How many documents the filter finds, or the status of its refusal."""
+    """The number of documents that the filter finds, or the status of its refusal."""
     reader = Reader(file, threads=1, timeout=10, max_result_bytes=2**20)
     try:
         return await reader.count(DATABASE, "c", json.dumps(filter))
@@ -442,12 +443,12 @@ def one_document(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("filter", LEGAL.values(), ids=LEGAL)
-async def test_what_the_limits_allow_is_answered(one_document: Path, filter: dict[str, Any]) -> None:
+async def test_filter_within_the_limits_is_accepted(one_document: Path, filter: dict[str, Any]) -> None:
     assert await answer(one_document, filter) == int(matches({"x": 1}, filter))
 
 
 @pytest.mark.parametrize("filter", TOO_MUCH.values(), ids=TOO_MUCH)
-async def test_what_they_do_not_is_refused_before_sqlite_sees_it(
+async def test_filter_beyond_the_limits_is_refused_before_sqlite_sees_it(
     one_document: Path, filter: dict[str, Any]
 ) -> None:
     assert await answer(one_document, filter) == 400
@@ -455,8 +456,9 @@ async def test_what_they_do_not_is_refused_before_sqlite_sees_it(
 
 @pytest.mark.parametrize("wrap", ["not", "or", "and"])
 @pytest.mark.parametrize("operator", OPERANDS)
-async def test_no_depth_is_an_error_of_sqlite(one_document: Path, operator: str, wrap: str) -> None:
-    """SQLite's parser has a stack of its own: at each depth the answer is right, or ours is the refusal."""
+async def test_deep_filters_never_cause_an_sqlite_error(one_document: Path, operator: str, wrap: str) -> None:
+    """SQLite's parser has a limited stack. At each depth the result is right, or the filter is refused with a
+    400."""
     operand: Any = {"in": [1, "a", None], "nin": [1, "a", None], "exists": True}.get(operator, "a")
     answers = []
     for depth in range(1, 20):
@@ -472,6 +474,6 @@ async def test_no_depth_is_an_error_of_sqlite(one_document: Path, operator: str,
 
 
 @pytest.mark.parametrize("name", ["or", "and"])
-def test_or_and_and_are_field_names_when_they_hold_a_condition(shared_file: Path, name: str) -> None:
+def test_or_and_and_with_a_condition_are_field_names(shared_file: Path, name: str) -> None:
     with scratch(shared_file) as tx:
         assert found(tx, fill(tx, [{name: 1}, {name: 2}], indexes=[]), {name: {"gte": 2}}) == [1]

@@ -1,4 +1,4 @@
-"""Reads have a deadline and a size, and a thread that was stopped is as good as new."""
+"""Reads are limited in time and size, and a stopped thread works again."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT 
 
 @pytest.fixture
 def reader(file: Path) -> Iterator[Reader]:
-    """One thread: whoever does not give it back is found out."""
+    """One thread: the next query fails if a query does not return it."""
     reader = Reader(file, threads=1, timeout=0.2, max_result_bytes=1024 * 1024)
     yield reader
     reader.close()
 
 
 async def one(reader: Reader) -> int:
-    """A query that can only be answered when the thread and its connection are free."""
+    """A query that succeeds only if the thread and its connection are free."""
     with trio.fail_after(10):
         while True:
             try:
                 return await reader.run(lambda connection: int(connection.execute("SELECT 1").fetchone()[0]))
-            except ApiError as error:  # a busy machine may not get to it in the time that a test's query has
+            except ApiError as error:  # on a busy machine even this query may be too slow
                 if error.code != "QUERY_TIMEOUT":
                     raise
 
 
-async def test_a_query_is_stopped_at_its_deadline_and_its_thread_serves_on(reader: Reader) -> None:
+async def test_query_stops_at_its_deadline_and_frees_its_thread(reader: Reader) -> None:
     with pytest.raises(ApiError) as refused:
         await reader.run(lambda connection: connection.execute(ENDLESS).fetchone())
     assert (refused.value.status, refused.value.code) == (503, "QUERY_TIMEOUT")
@@ -46,7 +46,7 @@ async def test_a_query_is_stopped_at_its_deadline_and_its_thread_serves_on(reade
     assert await one(reader) == 1
 
 
-async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
+async def test_cancelled_query_is_stopped(file: Path) -> None:
     reader = Reader(file, threads=1, timeout=60, max_result_bytes=1024)
     started = threading.Event()
     stopped = threading.Event()
@@ -67,8 +67,8 @@ async def test_a_query_whose_asker_has_gone_is_stopped(file: Path) -> None:
     reader.close()
 
 
-async def test_a_deadline_between_two_statements_stops_the_second(file: Path) -> None:
-    """SQLite forgets an interrupt that comes while no statement runs; the deadline must not."""
+async def test_deadline_between_two_statements_stops_the_second(file: Path) -> None:
+    """SQLite forgets an interrupt that comes while no statement is running, but the deadline still holds."""
     reader = Reader(file, threads=1, timeout=0.1, max_result_bytes=1024)
     passed, ended = threading.Event(), threading.Event()
     outcome: list[str] = []
@@ -92,7 +92,7 @@ async def test_a_deadline_between_two_statements_stops_the_second(file: Path) ->
     assert outcome == ["stopped"]
 
 
-async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reader: Reader, file: Path) -> None:
+async def test_too_large_result_is_a_400_and_frees_the_thread(reader: Reader, file: Path) -> None:
     apply_all(file, *(inserting({"pad": "x" * 300_000}) for _ in range(5)))
 
     async def find(limit: int) -> Any:
@@ -108,8 +108,10 @@ async def test_a_result_beyond_the_limit_is_a_400_and_the_thread_serves_on(reade
 
 
 @pytest.mark.parametrize("sort", [None, "-createdAt", "pad"])
-async def test_a_find_needs_room_for_what_it_shows_only(reader: Reader, file: Path, sort: str | None) -> None:
-    """Not for the one behind, by which it knows that there are more."""
+async def test_find_counts_only_the_returned_documents_against_the_limit(
+    reader: Reader, file: Path, sort: str | None
+) -> None:
+    """The extra document that shows whether there are more does not count."""
     apply_all(file, *(inserting({"key": f"{n}", "pad": "x" * 700_000}) for n in range(3)))
     more: dict[str, Any] = {"filter": None, "sort": sort, "select": None, "count": True}
     for offset in range(3):
@@ -120,7 +122,7 @@ async def test_a_find_needs_room_for_what_it_shows_only(reader: Reader, file: Pa
     assert refused.value.code == "RESULT_TOO_LARGE"
 
 
-async def test_a_document_of_a_time_with_larger_limits_can_be_read(reader: Reader, file: Path) -> None:
+async def test_document_beyond_the_current_size_limit_is_readable(reader: Reader, file: Path) -> None:
     draft = Draft.parse({"key": "large", "pad": "x" * 3_000_000})
     apply_all(file, Insert(DATABASE, "c", draft, 4_000_000), inserting({"key": "small"}))
     stored = await reader.get(DATABASE, "c", "large")
@@ -132,7 +134,7 @@ async def test_a_document_of_a_time_with_larger_limits_can_be_read(reader: Reade
         await reader.find(DATABASE, "c", limit=2, offset=0, **more)
 
 
-async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Reader) -> None:
+async def test_query_error_is_raised_and_frees_the_thread(reader: Reader) -> None:
     with pytest.raises(ZeroDivisionError):
         await reader.run(lambda connection: 1 // 0)
     with pytest.raises(sqlite.Error, match="no such table"):
@@ -140,12 +142,12 @@ async def test_what_a_query_raises_comes_out_and_the_thread_serves_on(reader: Re
     assert await one(reader) == 1
 
 
-async def test_a_reader_cannot_write(reader: Reader) -> None:
+async def test_reader_cannot_write(reader: Reader) -> None:
     with pytest.raises(sqlite.Error, match="readonly"):
         await reader.run(lambda connection: connection.execute("DELETE FROM keys"))
 
 
-async def test_a_query_sees_one_moment(reader: Reader, file: Path) -> None:
+async def test_query_sees_one_moment(reader: Reader, file: Path) -> None:
     def query(connection: sqlite.Connection) -> list[int]:
         count = "SELECT count(*) FROM documents"
         before = connection.execute(count).fetchone()[0]

@@ -1,4 +1,4 @@
-"""What a query sorts does not have to fit into memory."""
+"""Sorts that are larger than the memory for them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from paperdb_trio.store.rowkeys import span
 
 
 def peak() -> int:
-    """Bytes: the most that this process has had resident since it was last asked."""
+    """The most bytes of this process that were resident since the last call."""
     text = Path("/proc/self/status").read_text()
     Path("/proc/self/clear_refs").write_text("5")
     return int(text.partition("VmHWM:")[2].split()[0]) * 1024
 
 
-def test_a_sort_of_much_more_than_the_cache_takes_no_more_memory_than_the_cache(file: Path) -> None:
+def test_large_sort_takes_no_more_memory_than_the_cache(file: Path) -> None:
     low, _ = span(1)
     writer = connect(file)
     writer.execute("BEGIN")
@@ -28,7 +28,7 @@ def test_a_sort_of_much_more_than_the_cache_takes_no_more_memory_than_the_cache(
     try:
         peak()
         before = peak()
-        # With this offset SQLite cannot know that a few rows are enough.
+        # With this offset, SQLite must sort all rows.
         reader.execute(
             "SELECT data FROM documents ORDER BY json_extract(data,'$.n'), data LIMIT 1 OFFSET ?", (2**53,)
         ).fetchall()

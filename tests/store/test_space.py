@@ -1,4 +1,4 @@
-"""Space that nothing uses goes back to the disk, and is not in backups."""
+"""Unused space is returned to the disk, and is not in backups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MEBI = 2**20
 
 
 def emptied(file: Path, megabytes: int = 20) -> None:
-    """Much was in it, in documents and in the log; a little is left."""
+    """Fill the file with documents and changes, and delete almost all of them."""
     for _ in range(megabytes * 2):
         apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(50)))
     done, until = False, None
@@ -34,7 +34,7 @@ def emptied(file: Path, megabytes: int = 20) -> None:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def test_a_file_that_was_emptied_gets_short_in_steps(file: Path) -> None:
+def test_emptied_file_shrinks_in_steps(file: Path) -> None:
     emptied(file)
     assert file.stat().st_size > 15 * MEBI
     steps = 0
@@ -47,7 +47,7 @@ def test_a_file_that_was_emptied_gets_short_in_steps(file: Path) -> None:
     assert check(file).faults == []
 
 
-def test_a_server_gives_space_back(start_server: StartServer) -> None:
+def test_server_returns_space_to_the_disk(start_server: StartServer) -> None:
     server = start_server("--retention-count", "0", "--max-wal-bytes", str(MEBI))
     for _ in range(20):
         body = [{"pad": "x" * 10_000} for _ in range(100)]
@@ -63,7 +63,7 @@ def test_a_server_gives_space_back(start_server: StartServer) -> None:
     wait_until(is_short, 60)
 
 
-def test_compact_writes_the_file_anew(file: Path) -> None:
+def test_compact_rewrites_the_file(file: Path) -> None:
     emptied(file)
     before = rows(file, "SELECT * FROM documents")
     done = run_here("compact", "--data", file.parent)
@@ -74,7 +74,7 @@ def test_compact_writes_the_file_anew(file: Path) -> None:
     assert check(file).faults == []
 
 
-def test_a_file_of_an_older_version_is_compacted_and_can_give_space_back_then(tmp_path: Path) -> None:
+def test_compacted_old_file_can_return_space(tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(Path(__file__).parent / "formats" / "m001", data)
     prepare(data, create=False)
@@ -85,12 +85,12 @@ def test_a_file_of_an_older_version_is_compacted_and_can_give_space_back_then(tm
     assert check(database_file(data)).faults == []
 
 
-def test_a_served_file_is_not_compacted(file: Path) -> None:
+def test_compact_refuses_a_file_in_use(file: Path) -> None:
     with serving_lock(file.parent):
         fails_here(run_here("compact", "--data", file.parent), 5, "served by another process")
 
 
-def test_without_room_for_a_second_file_nothing_is_changed(small_disk: Path) -> None:
+def test_compact_without_room_for_a_second_file_changes_nothing(small_disk: Path) -> None:
     file = prepare(small_disk, create=True)
     apply_all_into(file)
     filler = small_disk / "filler"
@@ -109,7 +109,7 @@ def apply_all_into(file: Path) -> None:
         apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(20)))
 
 
-def test_a_backup_is_as_small_as_what_it_holds(file: Path, tmp_path: Path) -> None:
+def test_backup_contains_no_unused_space(file: Path, tmp_path: Path) -> None:
     emptied(file)
     assert run_here("backup", tmp_path / "copy.db", "--data", file.parent).exit_code == 0
     assert (tmp_path / "copy.db").stat().st_size < MEBI
@@ -118,7 +118,7 @@ def test_a_backup_is_as_small_as_what_it_holds(file: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("pages", [1, 1000])
-def test_a_step_frees_at_most_its_pages(file: Path, pages: int) -> None:
+def test_step_frees_at_most_its_pages(file: Path, pages: int) -> None:
     emptied(file, 8)
     ((free,),) = rows(file, "PRAGMA freelist_count")
     assert apply_all(file, FreePages(pages)) == [True]

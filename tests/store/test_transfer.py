@@ -1,4 +1,4 @@
-"""`paperdb export` and `import`: what went out comes in again, the same; a wrong line harms no other."""
+"""`paperdb export` and `import`: an import restores an export exactly, and a bad line affects no other line."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def exported(data: Path, *options: str) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A data directory that nobody serves."""
+    """A data directory without a server."""
     directory = tmp_path / "data"
     directory.mkdir()
     new_file(directory)
@@ -68,9 +68,9 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.mark.smoke
 @pytest.mark.executable
-def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> None:
-    """Also documents that are older than the schema of their collection and do not satisfy it, and fields
-    whose names mean something to an insert."""
+def test_import_restores_an_export_exactly(data: Path, tmp_path: Path) -> None:
+    """Also documents that are older than their collection's schema and do not satisfy it, and fields whose
+    names have a meaning in an insert."""
     schema = {"properties": {"email": {"type": "string", "required": True, "unique": True}}}
     apply_all(
         data / "paperdb.sqlite",
@@ -103,7 +103,7 @@ def test_what_was_exported_is_imported_the_same(data: Path, tmp_path: Path) -> N
 
 
 @given(st.lists(DOCUMENTS, max_size=4), st.integers(1, 200))
-def test_any_document_in_pieces_of_any_size_comes_back_the_same(
+def test_import_of_any_document_in_any_pieces_is_exact(
     shared_file: Path, documents: list[dict[str, Any]], size: int
 ) -> None:
     text = b"\n".join(line({"_id": str(n), **document}) for n, document in enumerate(documents))
@@ -128,10 +128,10 @@ def nested(levels: int) -> dict[str, Any]:
 
 
 @pytest.mark.executable
-def test_whatever_a_server_took_at_the_edge_of_its_limits_comes_back_and_may_come_again(
+def test_documents_at_the_limits_can_be_imported_repeatedly(
     server: Server, data: Path, collection: str
 ) -> None:
-    """The line around a document counts for none of a document's limits, nor does the array of a bulk."""
+    """Neither the line around a document nor the array of a bulk counts against the document's limits."""
     edges: list[dict[str, Any]] = [
         nested(MAX_DEPTH),
         {"in": [[]] * (MAX_CONTAINERS - 2)},
@@ -153,9 +153,8 @@ def test_whatever_a_server_took_at_the_edge_of_its_limits_comes_back_and_may_com
     assert run_here("export", "--data", data).stdout.encode() == text
 
 
-def test_what_is_there_already_is_measured_by_no_rule_of_today(data: Path) -> None:
-    """Neither by a schema that is younger, nor by a limit that was larger, nor by what an id may be; what comes
-    new is."""
+def test_existing_documents_are_not_checked_against_current_rules(data: Path) -> None:
+    """A newer schema, a lower limit and stricter rules for ids apply only to new documents."""
     required = parse_schema({"properties": {"n": {"required": True}, "d": {"default": 7}}})
     apply_all(
         data / "paperdb.sqlite",
@@ -184,8 +183,8 @@ def test_what_is_there_already_is_measured_by_no_rule_of_today(data: Path) -> No
     assert "line 3: Invalid document id: '.'" in done.stdout
 
 
-def test_a_schema_may_be_larger_than_a_document(data: Path) -> None:
-    """Also where its line is read in two pieces."""
+def test_schema_may_be_larger_than_a_document(data: Path) -> None:
+    """Also if its line is read in two pieces."""
     schema = {"properties": {f"{n}": {"default": "x" * 300} for n in range(190)}}
     apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema(schema)))
     text = run_here("export", "--data", data).stdout.encode()
@@ -193,8 +192,8 @@ def test_a_schema_may_be_larger_than_a_document(data: Path) -> None:
     assert (done.exit_code, "1 schemas" in done.stdout) == (0, True), done
 
 
-def test_lines_without_times_may_come_again(data: Path) -> None:
-    """Those that the first import made are not held against them; nor are a schema's defaults."""
+def test_lines_without_times_can_be_imported_again(data: Path) -> None:
+    """The times and defaults that the first import filled in do not count as a difference."""
     apply_all(
         data / "paperdb.sqlite", SetSchema(DATABASE, "c", parse_schema({"properties": {"d": {"default": 7}}}))
     )
@@ -207,14 +206,14 @@ def test_lines_without_times_may_come_again(data: Path) -> None:
     assert exported(data) == before
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(data: Path, tmp_path: Path) -> None:
+def test_byte_order_mark_before_the_first_line_is_ignored(data: Path, tmp_path: Path) -> None:
     (tmp_path / "lines").write_text(line({"_id": "é"}).decode(), "utf-8-sig")
     assert run_here("import", tmp_path / "lines", "--data", data).exit_code == 0
     done = import_text(data, line({"_id": "a"}), b"\xef\xbb\xbf" + line({}))
-    assert "line 2: Invalid JSON" in done.stdout  # it is none elsewhere
+    assert "line 2: Invalid JSON" in done.stdout  # it is invalid elsewhere
 
 
-def test_an_export_is_narrowed_to_what_there_is(data: Path) -> None:
+def test_export_is_narrowed_to_existing_names(data: Path) -> None:
     apply_all(data / "paperdb.sqlite", inserting({}, "a"), inserting({}, "b"), inserting({}, "c"))
     run_here("databases", "create", "empty", "--plan", "free", "--data", data)
     names = [item["collection"] for item in exported(data, "--collection", "a", "--collection", "c")]
@@ -226,7 +225,7 @@ def test_an_export_is_narrowed_to_what_there_is(data: Path) -> None:
         assert done.stdout == ""
 
 
-def test_an_output_file_appears_whole_or_not_at_all(data: Path, tmp_path: Path) -> None:
+def test_output_file_appears_whole_or_not_at_all(data: Path, tmp_path: Path) -> None:
     apply_all(data / "paperdb.sqlite", inserting({"_id": "a"}))
     target = tmp_path / "out"
     target.write_text("precious")
@@ -238,10 +237,10 @@ def test_an_output_file_appears_whole_or_not_at_all(data: Path, tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
 
 
-# --- what an import does to each line ------------------------------------------------------------
+# --- the lines of an import ----------------------------------------------------------------------
 
 
-def test_times_are_kept_and_made_where_they_are_missing(data: Path) -> None:
+def test_import_keeps_times_and_fills_in_missing_ones(data: Path) -> None:
     done = import_text(data, line({"_id": "old", "createdAt": OLD, "updatedAt": OLD}), line({"n": 1}))
     assert done.exit_code == 0
     old, new = (item["document"] for item in exported(data))
@@ -250,13 +249,13 @@ def test_times_are_kept_and_made_where_they_are_missing(data: Path) -> None:
     assert new["createdAt"] == new["updatedAt"] > "2026"
 
 
-def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) -> None:
+def test_existing_document_is_refused_replaced_or_unchanged(data: Path) -> None:
     same, other = line({"_id": "a", "createdAt": OLD, "updatedAt": OLD}), line({"_id": "b", "n": 1})
     assert import_text(data, same, other).exit_code == 0
     done = import_text(data, same, line({"_id": "b", "n": 2}), line({"_id": "d"}))
     fails_here(done, 10, "1 lines were refused")
     assert "1 documents inserted, 0 replaced, 1 unchanged" in done.stdout
-    assert "line 2: There is another document 'b' in 'c'" in done.stdout
+    assert "line 2: Another document with the id 'b' exists in 'c'" in done.stdout
     done = import_text(data, same, line({"_id": "b", "n": 2}), options=("--replace",))
     assert (done.exit_code, "0 documents inserted, 1 replaced, 1 unchanged" in done.stdout) == (0, True)
     log = rows(data / "paperdb.sqlite", "SELECT type FROM changes ORDER BY rowkey")
@@ -286,9 +285,7 @@ def test_a_document_that_is_there_is_refused_replaced_or_the_same(data: Path) ->
         (b"\xff", "Invalid JSON"),
     ],
 )
-def test_a_bad_line_is_refused_by_its_number_and_the_others_are_written(
-    data: Path, bad: bytes, reason: str
-) -> None:
+def test_bad_line_is_refused_by_number_and_the_others_are_written(data: Path, bad: bytes, reason: str) -> None:
     good = [line({"n": 1}), b"", bad, line({"n": 1})]
     done = import_text(data, *good[:1], *good[3:], *good[:3], options=("--max-document-bytes", "1500"))
     fails_here(done, 10, "1 lines were refused")
@@ -297,7 +294,7 @@ def test_a_bad_line_is_refused_by_its_number_and_the_others_are_written(
     assert len(exported(data)) == 3
 
 
-def test_a_schema_in_force_is_held(data: Path) -> None:
+def test_import_obeys_the_schema_in_force(data: Path) -> None:
     schema = parse_schema({"properties": {"n": {"type": "number", "default": 7}, "u": {"unique": True}}})
     apply_all(data / "paperdb.sqlite", SetSchema(DATABASE, "c", schema))
     done = import_text(data, line({"_id": "a", "u": 1}), line({"n": "text"}), line({"u": 1}))
@@ -307,7 +304,7 @@ def test_a_schema_in_force_is_held(data: Path) -> None:
     assert exported(data)[0]["document"]["n"] == 7
 
 
-def test_a_line_without_end_breaks_off_and_what_came_before_is_kept(data: Path) -> None:
+def test_too_long_line_stops_the_import_and_keeps_earlier_lines(data: Path) -> None:
     done = import_text(
         data, *[line({})] * 300, b"x" * 500_000, line({}), options=("--max-document-bytes", "1024")
     )
@@ -321,7 +318,7 @@ def test_only_the_first_refusals_are_listed(data: Path) -> None:
     assert done.stdout.count("\n") == 21
 
 
-def test_a_full_disk_leaves_nothing_of_an_export(data: Path, small_disk: Path) -> None:
+def test_failed_export_on_a_full_disk_leaves_nothing(data: Path, small_disk: Path) -> None:
     apply_all(data / "paperdb.sqlite", *(inserting({"pad": "x" * 100_000}) for _ in range(200)))
     done = run_here("export", "--output", small_disk / "lines", "--data", data)
     fails_here(done, 6, f"Cannot write {small_disk}/lines: No space left on device")
@@ -330,8 +327,8 @@ def test_a_full_disk_leaves_nothing_of_an_export(data: Path, small_disk: Path) -
     fails_here(done, 6, f"Cannot write {small_disk}/none/lines: No such file or directory")
 
 
-def test_a_replaced_document_without_its_time_of_creation_is_the_newest(file: Path) -> None:
-    """It lies where it was, so that the collection no longer lies in order of `createdAt`."""
+def test_document_replaced_without_a_created_time_is_the_newest(file: Path) -> None:
+    """It keeps its place, so that the collection is no longer in order of `createdAt`."""
     with committed(file) as tx:
         for n in range(5):
             tx.stamp = f"2020-01-01T00:00:0{n}.000Z"

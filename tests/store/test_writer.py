@@ -1,7 +1,7 @@
-"""The writer: what waits together is committed together, and nobody suffers for another's failure.
+"""The writer: operations that wait together are committed together, and a failure affects no other operation.
 
-An operation that blocks on an event holds the writer's thread, so that what is submitted meanwhile is
-known to be one batch. The event is always set at the end, whatever the test found.
+An operation that blocks on an event holds the writer's thread, so that operations submitted meanwhile are one
+batch. The event is always set at the end, whether or not the test fails.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Block:
 
 @dataclass
 class Explode:
-    """Writes a document, then fails as only a bug does. `tries` counts how often it was applied."""
+    """Writes a document, then fails like a bug. `tries` counts how often it was applied."""
 
     bug: Callable[[Transaction], object]
     tries: int = 0
@@ -59,7 +59,7 @@ class Explode:
 
 @dataclass
 class Published:
-    """What `on_commit` was told, and what of it was in the file by then."""
+    """Records the seqs that `on_commit` gets, and checks that they are in the file by then."""
 
     file: Path
     seqs: list[int] = field(default_factory=list)
@@ -83,7 +83,7 @@ async def running(file: Path, **options: Any) -> AsyncIterator[tuple[Writer, Pub
 
 @asynccontextmanager
 async def held(nursery: trio.Nursery, writer: Writer) -> AsyncIterator[None]:
-    """The writer's thread is busy inside; what is submitted inside is one batch."""
+    """Keeps the writer's thread busy: operations submitted inside are one batch."""
     block = Block()
     nursery.start_soon(writer.submit, block)
     try:
@@ -104,14 +104,14 @@ def ids(file: Path) -> set[str]:
     return {id for (id,) in rows(file, "SELECT id FROM documents")}
 
 
-async def test_what_waits_together_is_one_commit_and_everybody_is_answered(file: Path) -> None:
+async def test_waiting_operations_share_one_commit(file: Path) -> None:
     results: dict[int, Any] = {}
     async with running(file) as (writer, published):
         async with trio.open_nursery() as nursery, held(nursery, writer):
             for n in range(200):
                 nursery.start_soon(submit_into, writer, inserting({"key": str(n)}), results, n)
             await trio.testing.wait_all_tasks_blocked()
-        assert writer.commits == 2  # the one that was held, and all that waited behind it
+        assert writer.commits == 2  # the blocking operation, and all that waited behind it
         assert writer.operations == 201
     assert sorted(result.seq for result in results.values()) == list(range(1, 201))
     assert published.seqs == list(range(1, 201))
@@ -122,7 +122,7 @@ async def test_what_waits_together_is_one_commit_and_everybody_is_answered(file:
 
 @dataclass
 class Pragmas:
-    """An operation that asks for the settings of the connection that commits."""
+    """An operation that returns settings of the writer's connection."""
 
     def apply(self, tx: Transaction) -> list[Any]:
         names = ("synchronous", "journal_mode")
@@ -130,12 +130,13 @@ class Pragmas:
 
 
 async def test_every_commit_is_synced_to_the_disk(file: Path) -> None:
-    """No test can cut the power. NORMAL (1) does not sync the log at a commit (sqlite.org/pragma.html)."""
+    """A test cannot cut the power. FULL (2) syncs the log at each commit, NORMAL (1) does not
+    (sqlite.org/pragma.html)."""
     async with running(file) as (writer, _):
         assert await writer.submit(Pragmas()) == [2, "wal"]
 
 
-async def test_large_operations_that_wait_together_are_several_commits(file: Path) -> None:
+async def test_large_waiting_operations_take_several_commits(file: Path) -> None:
     results: dict[int, Any] = {}
     size = ENOUGH_BYTES // 4
     async with running(file) as (writer, published):
@@ -144,12 +145,12 @@ async def test_large_operations_that_wait_together_are_several_commits(file: Pat
                 operation = Insert(DATABASE, "c", Draft.parse({"pad": "x" * size}), 2 * size)
                 nursery.start_soon(submit_into, writer, operation, results, n)
             await trio.testing.wait_all_tasks_blocked()
-        assert (writer.commits, writer.operations) == (4, 10)  # the held one, and 4, 4 and 1
+        assert (writer.commits, writer.operations) == (4, 10)  # the blocking one, then 4, 4 and 1
     assert sorted(result.seq for result in results.values()) == list(range(1, 10))
     assert published.seqs == list(range(1, 10))
 
 
-async def test_a_slow_operation_is_the_last_of_its_commit(file: Path) -> None:
+async def test_slow_operation_is_the_last_of_its_commit(file: Path) -> None:
     class Slow:
         def apply(self, tx: Transaction) -> None:
             insert(tx, {})
@@ -165,7 +166,7 @@ async def test_a_slow_operation_is_the_last_of_its_commit(file: Path) -> None:
     assert len(ids(file)) == 3
 
 
-async def test_more_than_a_batch_is_several_commits(file: Path) -> None:
+async def test_more_than_a_batch_takes_several_commits(file: Path) -> None:
     results: dict[int, Any] = {}
     count = 2 * MAX_BATCH + 10
     async with running(file) as (writer, published):
@@ -177,7 +178,7 @@ async def test_more_than_a_batch_is_several_commits(file: Path) -> None:
     assert sorted(result.seq for result in results.values()) == published.seqs == list(range(1, count + 1))
 
 
-async def test_a_cancelled_submit_is_committed_all_the_same(file: Path) -> None:
+async def test_cancelled_submit_is_still_committed(file: Path) -> None:
     async with running(file) as (writer, published):
         async with trio.open_nursery() as nursery, held(nursery, writer):
             with trio.CancelScope() as scope:
@@ -199,7 +200,7 @@ async def test_a_cancelled_submit_is_committed_all_the_same(file: Path) -> None:
     ],
     ids=["Python", "SQL", "binding"],
 )
-async def test_an_operation_that_breaks_fails_alone(
+async def test_broken_operation_fails_alone(
     file: Path, caplog: pytest.LogCaptureFixture, bug: Callable[[Transaction], object], status: int
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -225,7 +226,7 @@ async def test_an_operation_that_breaks_fails_alone(
     )
 
 
-async def test_a_refusal_costs_its_companions_nothing_not_even_a_second_try(file: Path) -> None:
+async def test_refusal_does_not_affect_the_rest_of_its_batch(file: Path) -> None:
     results: dict[int, Any] = {}
     drafts: list[Draft | ApiError] = [Draft.parse({"key": "x"}), Draft.parse({"key": "x"})]
     atomic = InsertBulk(DATABASE, "b", drafts, MAX_BYTES, 10 * MAX_BYTES, True)
@@ -244,7 +245,7 @@ async def test_a_refusal_costs_its_companions_nothing_not_even_a_second_try(file
 
 
 @pytest.mark.parametrize("end", ["close", "cancel"])
-async def test_what_waits_at_the_end_is_committed(file: Path, end: str) -> None:
+async def test_waiting_operations_are_committed_at_the_end(file: Path, end: str) -> None:
     writer = Writer(file, Published(file))
     results: dict[int, Any] = {}
     with trio.fail_after(30):
@@ -276,7 +277,7 @@ async def test_nothing_is_published_for_a_commit_without_changes(file: Path) -> 
     assert published.seqs == [1]
 
 
-async def test_a_bug_in_publishing_ends_the_writer(file: Path) -> None:
+async def test_bug_in_publishing_ends_the_writer(file: Path) -> None:
     def fail(changes: list[Change]) -> None:
         raise ZeroDivisionError
 
@@ -293,7 +294,7 @@ async def test_a_bug_in_publishing_ends_the_writer(file: Path) -> None:
     assert ids(file) == {"a"}
 
 
-async def test_it_has_not_started_before_its_file_is_open(tmp_path: Path) -> None:
+async def test_writer_has_not_started_before_its_file_is_open(tmp_path: Path) -> None:
     started = False
 
     async def use() -> None:
@@ -307,7 +308,7 @@ async def test_it_has_not_started_before_its_file_is_open(tmp_path: Path) -> Non
     assert not started
 
 
-async def test_a_damaged_file_refuses_who_waits_and_ends_the_writer(
+async def test_damaged_file_refuses_operations_and_ends_the_writer(
     file: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.CRITICAL)
@@ -333,7 +334,7 @@ async def test_a_damaged_file_refuses_who_waits_and_ends_the_writer(
         await use()
 
 
-def test_inserts_at_once_over_http_are_all_there_with_seqs_without_holes(server: Server) -> None:
+def test_concurrent_inserts_over_http_get_consecutive_seqs(server: Server) -> None:
     server.cli("databases", "create", "test_writer", "--plan", "free")
     key = server.new_key("test_writer")["key"]
 

@@ -1,4 +1,4 @@
-"""How the writer ends at once, and how it bounds the write-ahead log beside readers that never pause."""
+"""The writer stops at once, and bounds the write-ahead log although reads never pause."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MEBI = 1024 * 1024
 
 
 class Endless:
-    """A statement that goes on until it is interrupted."""
+    """A statement that runs until it is interrupted."""
 
     def __init__(self) -> None:
         self.running = threading.Event()
@@ -38,7 +38,7 @@ class Endless:
         tx.connection.execute(ENDLESS).fetchone()
 
 
-async def test_a_long_statement_is_interrupted_when_the_writer_is_stopped(file: Path) -> None:
+async def test_stop_interrupts_a_long_statement(file: Path) -> None:
     endless, results = Endless(), dict[int, Any]()
     async with running(file) as (writer, _), trio.open_nursery() as nursery:
         nursery.start_soon(submit_into, writer, endless, results, 0)
@@ -51,7 +51,7 @@ async def test_a_long_statement_is_interrupted_when_the_writer_is_stopped(file: 
     assert rows(file, "SELECT * FROM meta WHERE name='half'") == []
 
 
-async def test_what_waits_when_the_writer_is_stopped_is_refused(file: Path) -> None:
+async def test_stop_refuses_waiting_operations(file: Path) -> None:
     results: dict[int, Any] = {}
     async with running(file) as (writer, published), trio.open_nursery() as nursery, held(nursery, writer):
         for n in range(300):  # more than one batch
@@ -63,13 +63,13 @@ async def test_what_waits_when_the_writer_is_stopped_is_refused(file: Path) -> N
     assert (ids(file), published.seqs) == (set(), [])
 
 
-# --- a drop that was interrupted -----------------------------------------------------------------
+# --- interrupted drops ---------------------------------------------------------------------------
 
 
-async def test_a_drop_that_was_interrupted_takes_what_was_there_and_nothing_since(file: Path) -> None:
+async def test_resumed_drop_spares_documents_inserted_since(file: Path) -> None:
     apply_all(file, *(inserting({"key": str(n)}) for n in range(25)), inserting({}, "other"))
     apply_all(file, DropSome(DATABASE, "c", None, limit=10))
-    apply_all(file, inserting({"key": "since"}), inserting({"key": "3"}))  # 3 is gone already, and comes anew
+    apply_all(file, inserting({"key": "since"}), inserting({"key": "3"}))  # 3 was dropped already
     async with running(file) as (writer, published):
         await finish_drops(writer)
         assert await writer.submit(inserting({"key": "4"}))
@@ -82,17 +82,17 @@ async def test_a_drop_that_was_interrupted_takes_what_was_there_and_nothing_sinc
     assert rows(file, "SELECT count(*) FROM changes WHERE type='delete'") == [(25,)]
 
 
-def test_a_drop_goes_on_with_no_other_collection_of_that_name(file: Path) -> None:
+def test_drop_does_not_continue_with_a_new_collection_of_that_name(file: Path) -> None:
     apply_all(file, *(inserting({}) for _ in range(20)))
     ((_, until, _),) = apply_all(file, DropSome(DATABASE, "c", None, limit=10))
-    ((_, _, done),) = apply_all(file, DropSome(DATABASE, "c", None))  # a second request is through with it
+    ((_, _, done),) = apply_all(file, DropSome(DATABASE, "c", None))  # a second request finishes the drop
     assert done
     apply_all(file, inserting({"key": "new"}))
     assert apply_all(file, DropSome(DATABASE, "c", until))[0][::2] == (0, True)
     assert ids(file) == {"new"}
 
 
-def test_a_drop_of_one_step_leaves_no_trace(file: Path) -> None:
+def test_drop_of_one_step_leaves_no_record(file: Path) -> None:
     apply_all(file, inserting({}), DropSome(DATABASE, "c", None))
     assert rows(file, "SELECT * FROM drops") == []
 
@@ -110,7 +110,7 @@ async def write(writer: Writer, megabytes: int) -> None:
         await writer.submit(DropSome(DATABASE, "c", None))
 
 
-async def test_the_log_begins_anew_although_somebody_is_always_reading(file: Path) -> None:
+async def test_log_restarts_although_reads_never_pause(file: Path) -> None:
     gate = ReadGate()
     writer = Writer(file, lambda changes: None, gate=gate, max_wal_bytes=8 * MEBI)
     reader = Reader(file, threads=2, timeout=20, max_result_bytes=MEBI, gate=gate)
@@ -118,7 +118,7 @@ async def test_the_log_begins_anew_although_somebody_is_always_reading(file: Pat
     sizes = []
 
     async def overlap(me: int) -> None:
-        """Read until the other one has begun, too: there is no moment without a reader, unless they wait."""
+        """Read until the other one has begun, too: a read is always running, unless they wait."""
 
         def query(connection: sqlite.Connection) -> None:
             connection.execute("SELECT count(*) FROM documents").fetchone()
@@ -149,8 +149,8 @@ async def test_the_log_begins_anew_although_somebody_is_always_reading(file: Pat
     assert min(sizes[20:]) < 8 * MEBI < max(sizes) < 60 * MEBI
 
 
-async def test_readers_that_stay_hold_the_others_back_for_a_moment_only(file: Path) -> None:
-    """A long query, and then another process's: writes and reads go on, and the log is short in the end."""
+async def test_long_reads_delay_others_only_briefly(file: Path) -> None:
+    """During a long query of this or another process, writes and reads go on. Then the log shrinks."""
     gate = ReadGate()
     writer = Writer(file, lambda changes: None, gate=gate, max_wal_bytes=MEBI)
     reader = Reader(file, threads=2, timeout=60, max_result_bytes=MEBI, gate=gate)
@@ -187,7 +187,7 @@ async def test_readers_that_stay_hold_the_others_back_for_a_moment_only(file: Pa
     reader.close()
 
 
-def test_a_checkpoint_at_the_end_has_its_time(file: Path) -> None:
+def test_checkpoint_has_a_time_limit(file: Path) -> None:
     apply_all(file, inserting({}))
     with closing(connect(file, read_only=True)) as stranger:
         stranger.execute("BEGIN")
@@ -201,18 +201,18 @@ def test_a_checkpoint_at_the_end_has_its_time(file: Path) -> None:
     assert ids(file)
 
 
-async def test_a_writer_whose_file_is_gone_acknowledges_nothing(file: Path) -> None:
+async def test_writer_acknowledges_nothing_after_its_file_is_gone(file: Path) -> None:
     async with running(file) as (writer, published):
         await writer.submit(inserting({"key": "a"}))
         assert writer.fault() is None
         file.rename(file.with_name("elsewhere"))
         assert writer.fault() == "gone"
-        await trio.sleep(2 * LOOK_SECONDS)  # by then the writer looks again, whatever comes
+        await trio.sleep(2 * LOOK_SECONDS)  # the writer's next commit looks again
         for key in "bc":
             with pytest.raises(ApiError) as refused:
                 await writer.submit(inserting({"key": key}))
             assert (refused.value.status, refused.value.code) == (503, "STORAGE_GONE")
         file.with_name("elsewhere").rename(file)
-        with pytest.raises(ApiError):  # what was written meanwhile is not known here
+        with pytest.raises(ApiError):  # another process may have written to it meanwhile
             await writer.submit(inserting({"key": "d"}))
     assert published.seqs == [1]

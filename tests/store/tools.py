@@ -1,4 +1,4 @@
-"""What the tests of the store share: a fresh file, and a transaction that is never committed."""
+"""Tools of the store's tests: a new file, and a transaction that is never committed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def new_file(directory: Path) -> Path:
 
 @contextmanager
 def scratch(file: Path) -> Iterator[Transaction]:
-    """A write transaction that is rolled back: hundreds of examples need no fsync."""
+    """A write transaction that is rolled back, so that hundreds of examples need no fsync."""
     with closing(connect(file)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield Transaction(connection, time.time(), time.time())
@@ -59,7 +59,7 @@ def insert(tx: Transaction, document: dict[str, Any], collection: str = "c") -> 
 
 
 def apply_all(file: Path, *operations: Operation[Any]) -> list[Any]:
-    """Commit operations together; their results."""
+    """Commit operations together. Returns their results."""
     with committed(file) as tx:
         return [operation.apply(tx) for operation in operations]
 
@@ -85,11 +85,11 @@ def without_system_fields(data: bytes | str) -> dict[str, Any]:
 
 
 def exactly(value: object) -> str:
-    """Text that tells 1, 1.0, true and -0.0 apart, which Python's == does not."""
+    """Text in which 1, 1.0, true and -0.0 differ, unlike in Python's ==."""
     return json.dumps(value, sort_keys=True)
 
 
-# --- values for Hypothesis: mostly from small pools, so that documents and filters meet ---------------
+# --- values for Hypothesis: mostly from small pools, so that filters match documents ------------------
 
 
 def mostly(pool: list[Any], wild: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
