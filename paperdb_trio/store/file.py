@@ -124,8 +124,10 @@ def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool 
 
 def _damaged(file: Path, verdict: str) -> StartupError:
     text = " ".join(verdict.split())
+    copies = sorted(copy.name for copy in file.parent.glob(f"{file.name}.before-*"))
+    state = f"{copies[-1]} is a copy from before the upgrade" if copies else "Nothing was changed"
     return StartupError(
-        f"The database file {file} is damaged: {text}. Nothing was changed; restore a backup.", EXIT_CORRUPT
+        f"The database file {file} is damaged: {text}. {state}; restore a backup.", EXIT_CORRUPT
     )
 
 

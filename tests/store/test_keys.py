@@ -24,7 +24,7 @@ def rank(value: Any) -> tuple[int, Any]:
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=1500)
+@settings(max_examples=400)
 def test_parts_sort_like_values(a: Any, b: Any) -> None:
     one, other = keys.part(a), keys.part(b)
     assert (one < other) == (rank(a) < rank(b))
@@ -33,7 +33,7 @@ def test_parts_sort_like_values(a: Any, b: Any) -> None:
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=500)
+@settings(max_examples=200)
 def test_no_part_is_a_prefix_of_another(a: Any, b: Any) -> None:
     one, other = keys.part(a), keys.part(b)
     assert one == other or not other.startswith(one)
@@ -48,7 +48,7 @@ HOLDS = {
 
 
 @given(VALUES, st.sampled_from([*HOLDS, "startsWith"]), OPERANDS, st.booleans(), st.sampled_from(["", "p"]))
-@settings(max_examples=2000)
+@settings(max_examples=600)
 def test_interval_holds_exactly_the_values_of_its_comparison(
     value: Any, operator: str, operand: Any, descending: bool, prefix: str
 ) -> None:

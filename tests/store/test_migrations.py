@@ -148,5 +148,8 @@ def test_damaged_document_stops_the_upgrade(old: Path) -> None:
         connection.execute("DROP INDEX schema_index_1_656d61696c")
         connection.execute("DROP INDEX schema_index_1_6e")
         connection.execute("UPDATE documents SET data='{' WHERE id='odd'")
-    with pytest.raises(StartupError, match="damaged: malformed JSON"):
+    with pytest.raises(
+        StartupError,
+        match=r"damaged: malformed JSON. paperdb.sqlite.before-m002_jsonb is a copy from before the upgrade",
+    ):
         prepare(old, create=False)

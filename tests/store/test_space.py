@@ -14,14 +14,16 @@ from paperdb_trio.store.file import connect, database_file, prepare, serving_loc
 from paperdb_trio.store.housekeeping import DropSome, FreePages, Trim
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import StartServer, fill, wait_until
-from tests.store.tools import DATABASE, apply_all, inserting, rows
+from tests.store.tools import DATABASE, apply_all, inserting, new_file, rows
 
 MEBI = 2**20
 
 
-def emptied(file: Path, megabytes: int = 20) -> None:
-    """Fill the file with documents and changes, and delete almost all of them."""
-    for _ in range(megabytes * 2):
+@pytest.fixture(scope="module")
+def emptied_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file that was filled with documents and changes, and then lost almost all of them."""
+    file = new_file(tmp_path_factory.mktemp("emptied"))
+    for _ in range(40):
         apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(50)))
     done, until = False, None
     while not done:
@@ -32,10 +34,17 @@ def emptied(file: Path, megabytes: int = 20) -> None:
     apply_all(file, inserting({"left": True}))
     with closing(connect(file)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    return file
 
 
-def test_emptied_file_shrinks_in_steps(file: Path) -> None:
-    emptied(file)
+@pytest.fixture
+def emptied(emptied_once: Path, tmp_path: Path) -> Path:
+    (tmp_path / "emptied").mkdir()
+    return Path(shutil.copy(emptied_once, tmp_path / "emptied"))
+
+
+def test_emptied_file_shrinks_in_steps(emptied: Path) -> None:
+    file = emptied
     assert file.stat().st_size > 15 * MEBI
     steps = 0
     while apply_all(file, FreePages())[0]:
@@ -63,8 +72,8 @@ def test_server_returns_space_to_the_disk(start_server: StartServer) -> None:
     wait_until(is_short, 60)
 
 
-def test_compact_rewrites_the_file(file: Path) -> None:
-    emptied(file)
+def test_compact_rewrites_the_file(emptied: Path) -> None:
+    file = emptied
     before = rows(file, "SELECT * FROM documents")
     done = run_here("compact", "--data", file.parent)
     assert done.exit_code == 0
@@ -109,8 +118,8 @@ def apply_all_into(file: Path) -> None:
         apply_all(file, *(inserting({"pad": "x" * 5000}) for _ in range(20)))
 
 
-def test_backup_contains_no_unused_space(file: Path, tmp_path: Path) -> None:
-    emptied(file)
+def test_backup_contains_no_unused_space(emptied: Path, tmp_path: Path) -> None:
+    file = emptied
     assert run_here("backup", tmp_path / "copy.db", "--data", file.parent).exit_code == 0
     assert (tmp_path / "copy.db").stat().st_size < MEBI
     assert run_here("restore", tmp_path / "copy.db", "--data", tmp_path / "new").exit_code == 0
@@ -118,8 +127,8 @@ def test_backup_contains_no_unused_space(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pages", [1, 1000])
-def test_step_frees_at_most_its_pages(file: Path, pages: int) -> None:
-    emptied(file, 8)
+def test_step_frees_at_most_its_pages(emptied: Path, pages: int) -> None:
+    file = emptied
     ((free,),) = rows(file, "PRAGMA freelist_count")
     assert apply_all(file, FreePages(pages)) == [True]
     assert rows(file, "PRAGMA freelist_count") == [(max(free - pages, 1024),)]
