@@ -14,16 +14,22 @@ from pathlib import Path
 import httpx
 import pytest
 
-import paperdb_trio
 from paperdb_trio.web import assets
 from paperdb_trio.web.commonjs import to_commonjs
 from tests.conftest import Server
 from tests.web.tools import npm
 
+SDK = Path(assets.__file__).parent / "sdk"
 
-def test_the_package_has_the_version_of_the_server(package: Path) -> None:
+
+def sdk_version() -> str:
+    """The SDK has a version of its own: an upgrade of the server that leaves it alone keeps its address."""
+    return str(json.loads((SDK / "package.json").read_text())["version"])
+
+
+def test_the_package_has_its_version_and_needs_nothing(package: Path) -> None:
     installed = json.loads((package / "node_modules/paperdb/package.json").read_text())
-    assert installed["version"] == paperdb_trio.__version__
+    assert installed["version"] == sdk_version()
     assert not installed.keys() & {"dependencies", "optionalDependencies", "peerDependencies", "scripts"}
 
 
@@ -59,7 +65,7 @@ def test_the_tarball_is_the_same_every_time_and_has_every_file_for_both_kinds_of
 
 
 def test_the_tarball_also_has_an_address_with_its_version(server: Server) -> None:
-    name = f"paperdb-{paperdb_trio.__version__}.tgz"
+    name = f"paperdb-{sdk_version()}.tgz"
     unversioned = server.request("GET", assets.TARBALL)
     assert unversioned.headers["content-location"] == name
     versioned = httpx.get(f"{server.url}/sdk/{name}")
