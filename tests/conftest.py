@@ -267,6 +267,17 @@ def receive(ws: ClientConnection, timeout: float = 15) -> dict[str, Any]:
 
 
 @pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A data directory without a server."""
+    from tests.store.tools import new_file  # many tests do without the store and Hypothesis
+
+    directory = tmp_path / "data"
+    directory.mkdir()
+    new_file(directory)
+    return directory
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MiB."""
     where = tmp_path / "disk"

@@ -17,15 +17,6 @@ from tests.store.test_transfer import OLD, exported, import_text, line
 from tests.store.tools import DATABASE, apply_all, new_file, rows
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A data directory without a server."""
-    directory = tmp_path / "data"
-    directory.mkdir()
-    new_file(directory)
-    return directory
-
-
 @pytest.mark.smoke
 @pytest.mark.executable
 def test_running_server_writes_the_import_and_subscribers_see_it(server: Server, collection: str) -> None:

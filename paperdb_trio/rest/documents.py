@@ -179,35 +179,20 @@ async def _read(call: Call, collection: str, id: str) -> Stored:
 
 async def patch(call: Call) -> Response:
     """Merge into a document."""
-    collection, id = call.collection, call.id
-    fields = _own_fields(await call.document(), id)
-    written = await call.services.writer.submit(
-        Patch(
-            call.database_id,
-            collection,
-            id,
-            fields,
-            _condition(call),
-            call.services.settings.max_document_bytes,
-        )
-    )
-    return document_response(200, written.data, written.seq)
+    return await _change(call, Patch)
 
 
 async def replace(call: Call) -> Response:
     """Replace a document, or insert it at this id."""
+    return await _change(call, Replace)
+
+
+async def _change(call: Call, change: type[Patch] | type[Replace]) -> Response:
     collection, id = call.collection, call.id
     fields = _own_fields(await call.document(), id)
-    written = await call.services.writer.submit(
-        Replace(
-            call.database_id,
-            collection,
-            id,
-            fields,
-            _condition(call),
-            call.services.settings.max_document_bytes,
-        )
-    )
+    max_bytes = call.services.settings.max_document_bytes
+    operation = change(call.database_id, collection, id, fields, _condition(call), max_bytes)
+    written = await call.services.writer.submit(operation)
     return document_response(201 if written.created else 200, written.data, written.seq)
 
 

@@ -12,7 +12,6 @@ from typing import Final
 import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request, unique_violation
-from paperdb_trio.model import encode
 from paperdb_trio.store import keys, sqlite
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
 from paperdb_trio.store.indexes import (
@@ -27,7 +26,7 @@ from paperdb_trio.store.indexes import (
     stored_indexes,
 )
 from paperdb_trio.store.query import field as query_field
-from paperdb_trio.store.query import json_path, unique_condition
+from paperdb_trio.store.query import json_path, sqlite_value, unique_condition
 from paperdb_trio.store.rowkeys import span
 
 AT_ONCE: Final = 250
@@ -55,6 +54,11 @@ class Catalog:
         self._indexes: dict[int, IndexSet] = {}
         self.index_work = False
         """Whether there is an index to build or remove, in the steps of `IndexWork`."""
+
+    @property
+    def _today(self) -> int:
+        """Days since the epoch, by the log's clock."""
+        return int(self.log_time / 86_400)
 
     def collection_id(self, database_id: int, name: str, *, create: bool = False) -> int | None:
         key = (database_id, name)
@@ -115,16 +119,12 @@ class Catalog:
                 "WHERE e.index_id=? AND e.key=? AND e.rowkey<>?",
                 (json_path(index.path), index.id, key, rowkey),
             )
-            return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
-        low, high = span(collection_id)
-        at = query_field(index.path)
-        bound = encode(value).decode() if isinstance(value, list | dict) else value
-        if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
-            bound = float(bound)
-        others = self.connection.execute(  # an index of an older version, which is being rebuilt
-            f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
-            (low, high, rowkey, bound),
-        )
+        else:  # an index of an older version, which is being rebuilt
+            at = query_field(index.path)
+            others = self.connection.execute(
+                f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
+                (*span(collection_id), rowkey, sqlite_value(value)),
+            )
         return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
 
     def _break(self, collection_id: int, index: Index) -> None:
@@ -255,11 +255,10 @@ class Catalog:
         """
         condition, parameters = unique_condition(field, value)
         low, high = span(collection_id)
-        today = int(self.log_time / 86_400)
         for index in self.indexes(collection_id):
             if index.built and index.path == field:
-                if index.made and index.used < today:
-                    self._change_index(collection_id, index, used=today)
+                if index.made and index.used < self._today:
+                    self._change_index(collection_id, index, used=self._today)
                 descending = parse_field(index.fields[0]).descending
                 found = self.connection.execute(
                     f"SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
@@ -268,7 +267,7 @@ class Catalog:
                 )
                 break
         else:
-            self._make_unique_index(collection_id, field, today)
+            self._make_unique_index(collection_id, field)
             found = self.connection.execute(
                 f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
                 (low, high, *parameters),
@@ -281,7 +280,7 @@ class Catalog:
         ready = True
         for field in fields:
             with suppress(ApiError):  # too many indexes: `has_value` raises it
-                self._make_unique_index(collection_id, field, int(self.log_time / 86_400))
+                self._make_unique_index(collection_id, field)
             own = [i for i in self.indexes(collection_id) if i.path == field and not i.broken]
             ready &= not own or any(index.built for index in own)
         return ready and all(
@@ -289,13 +288,13 @@ class Catalog:
             for index in self.indexes(collection_id)
         )
 
-    def _make_unique_index(self, collection_id: int, field: str, today: int) -> None:
+    def _make_unique_index(self, collection_id: int, field: str) -> None:
         indexes = self.indexes(collection_id)
         if any(index.path == field and not index.broken for index in indexes):
             return
         if len(indexes) >= MAX_INDEXES:
             raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
-        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=today)
+        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self._today)
 
     def set_schema(self, database_id: int, collection: str, schema: DocumentSchema, *, first: bool) -> bool:
         """Put a schema in force, with its indexes. Returns False, with the schema not yet in force, while the

@@ -20,7 +20,6 @@ from paperdb_trio.store.file import connect
 
 log = logging.getLogger("paperdb.store")
 
-DURABILITIES: Final = ("disk", "process")
 _MARK: Final = "unsynced_boot"
 
 

@@ -18,8 +18,8 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys, sqlite
 from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
-from paperdb_trio.store.plan import Order, Plan, choose, improvement, plan_with, worth
-from paperdb_trio.store.query import Question, field
+from paperdb_trio.store.plan import Interval, Order, Plan, choose, improvement, plan_with, worth
+from paperdb_trio.store.query import Question, field, sqlite_value
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
 MANY: Final = 1_000_000
@@ -71,11 +71,7 @@ def _sqlite_value(document: Any, path: str) -> Any:
     value = document
     for name in path.split("."):
         value = value.get(name) if isinstance(value, dict) else None
-    if isinstance(value, list | dict):
-        return encode(value).decode()
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        return float(value)
-    return int(value) if isinstance(value, bool) else value
+    return sqlite_value(value)
 
 
 def parse_edge(text: str, sort: str | None, question: Question, collection_id: int) -> Edge:
@@ -84,7 +80,7 @@ def parse_edge(text: str, sort: str | None, question: Question, collection_id: i
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         of, seq, values = msgspec.json.decode(raw, type=tuple[str, int, tuple[str | int | float | None, ...]])
         # A page never ends with a larger integer: SQLite has it as a double.
-        large = any(isinstance(value, int) and not -(2**63) <= value < 2**63 for value in values)
+        large = any(isinstance(value, int) and not keys.fits(value) for value in values)
         if large or of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
             raise ValueError
         return Edge(values, span(collection_id)[0] | seq)
@@ -144,34 +140,29 @@ def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _So
     if len(intervals) == 1:
         sql = f"FROM {joined} AND e.key>=? AND e.key<? AND {condition}"
         return _Source(sql, [plan.index.id, *intervals[0], *parameters], order)
-    pairs = encode([(low.hex(), high.hex()) for low, high in intervals]).decode()
-    between = "e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1)"
-    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {between} AND {condition}"
-    return _Source(sql, [pairs, plan.index.id, *parameters], order)
+    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {_WITHIN} AND {condition}"
+    return _Source(sql, [_pairs(intervals), plan.index.id, *parameters], order)
 
 
-def _narrowed(plan: Plan, question: Question, edge: Edge) -> tuple[bytes, bytes]:
+_WITHIN: Final = "e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1)"
+
+
+def _pairs(intervals: tuple[Interval, ...]) -> str:
+    """The JSON array that `_WITHIN` takes apart."""
+    return encode([(low.hex(), high.hex()) for low, high in intervals]).decode()
+
+
+def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
     """The interval of an ordered plan, narrowed to what comes after the edge."""
     assert plan.index is not None
     at = dict(zip((name.path for name in question.sort), edge.values, strict=True))
     key = plan.prefix
-    for name in plan.index.fields[_used(plan, question) :]:
+    for name in plan.index.fields[plan.used :]:
         parsed = parse_field(name)
         own = keys.part(at[parsed.path])
         key += keys.inverted(own) if parsed.descending else own
     ((low, high),) = plan.intervals
     return (max(low, key), high) if plan.order is Order.FORWARD else (low, min(high, keys.after(key)))
-
-
-def _used(plan: Plan, question: Question) -> int:
-    """The number of the index's fields that are in the prefix."""
-    assert plan.index is not None
-    used = 0
-    for name in plan.index.fields:
-        if question.point(parse_field(name).path) is None:
-            break
-        used += 1
-    return used
 
 
 def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
@@ -183,11 +174,10 @@ def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Pla
 
 def _entries(connection: sqlite.Connection, plan: Plan, most: int) -> int:
     assert plan.index is not None
-    pairs = encode([(low.hex(), high.hex()) for low, high in plan.intervals]).decode()
     (count,) = connection.execute(
         "SELECT count(*) FROM (SELECT 1 FROM json_each(?) AS r CROSS JOIN entries e WHERE e.index_id=? "
-        "AND e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1) LIMIT ?)",
-        (pairs, plan.index.id, most),
+        f"AND {_WITHIN} LIMIT ?)",
+        (_pairs(plan.intervals), plan.index.id, most),
     ).fetchone()
     return int(count)
 
@@ -296,9 +286,8 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
     return int(n), plan
 
 
-def explain(connection: sqlite.Connection, question: Question, of: Shelf) -> dict[str, Any]:
-    """The plan for a question, as the members of `rest.responses.Explanation`."""
-    plan = _choose(connection, question, of)
+def explain(connection: sqlite.Connection, plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
+    """The plan by which a question was answered, as the members of `rest.responses.Explanation`."""
     suggestion = improvement(plan, question)
     return {
         "index": None if plan.index is None else plan.index.fields,

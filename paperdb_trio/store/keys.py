@@ -32,10 +32,15 @@ def part(value: Any) -> bytes:
     return _NULL
 
 
+def fits(value: int) -> bool:
+    """Whether SQLite has it as an integer; else it is a double."""
+    return -(2**63) <= value < 2**63
+
+
 def _number(value: float) -> bytes:
     """The bits of the nearest double, made sortable, and then the integer's difference from it."""
     double = float(value)
-    rest = int(value) - int(double) if isinstance(value, int) and -(2**63) <= value < 2**63 else 0
+    rest = int(value) - int(double) if isinstance(value, int) and fits(value) else 0
     bits = int.from_bytes(_double(double + 0.0))  # + 0.0 turns -0.0 into 0.0
     bits = bits ^ (2**64 - 1) if bits >> 63 else bits | 1 << 63
     return b"%b%b%b" % (_NUMBER, bits.to_bytes(8), (rest + 2048).to_bytes(2))

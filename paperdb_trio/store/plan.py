@@ -39,12 +39,13 @@ class Order(Enum):
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`index` None means a scan of the collection. `intervals`: disjoint ranges of the index's keys. `prefix`:
-    the common prefix of these keys."""
+    the common prefix of these keys, made of the index's first `used` fields."""
 
     order: Order
     index: Index | None = None
     intervals: tuple[Interval, ...] = ()
     prefix: bytes = b""
+    used: int = 0
 
     @property
     def narrows(self) -> bool:
@@ -74,7 +75,7 @@ def plan_with(index: Index, question: Question) -> Plan | None:
     if spans is not None:
         made = {keys.interval(prefix, span, descending=rest[0].descending) for span in spans}
         intervals = tuple(sorted(interval for interval in made if interval[0] < interval[1]))
-    plan = Plan(_order(rest, question, len(intervals)), index, intervals, prefix)
+    plan = Plan(_order(rest, question, len(intervals)), index, intervals, prefix, used)
     return plan if plan.narrows or plan.order is not Order.SORTED else None
 
 

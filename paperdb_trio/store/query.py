@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import parse_json
+from paperdb_trio.model import encode
 from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import IndexField
 
@@ -61,6 +62,15 @@ def json_path(name: str) -> str:
     return "$." + ".".join(f'"{segment}"' for segment in name.split("."))
 
 
+def sqlite_value(value: Any) -> Any:
+    """What `json_extract` makes of a value: arrays and objects are text, booleans 0 and 1."""
+    if isinstance(value, list | dict):
+        return encode(value).decode()
+    if isinstance(value, int):
+        return int(value) if keys.fits(value) else float(value)
+    return value
+
+
 class _Compiler:
     def __init__(self) -> None:
         self.parameters: list[Any] = []
@@ -69,9 +79,7 @@ class _Compiler:
         self.values = 0
 
     def bind(self, value: Scalar) -> str:
-        if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            value = float(value)
-        self.parameters.append(value)
+        self.parameters.append(sqlite_value(value))
         return "?"
 
     def filter(self, value: object, depth: int = 1) -> str:

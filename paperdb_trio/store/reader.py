@@ -218,7 +218,7 @@ class Reader:
             if wanted:
                 with _PROJECTING:
                     rows = [project(row, wanted) for row in rows]
-            plan = finding.explain(connection, question, of) if explain else None
+            plan = finding.explain(connection, page.plan, question, of) if explain else None
             return Found(rows, page.more, total, head, next, plan)
 
         return await self.run(query)

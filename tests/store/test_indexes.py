@@ -170,7 +170,7 @@ def test_index_of_a_large_collection_is_unused_until_complete(file: Path) -> Non
         assert of is not None
         page = find(connection, question, of, None, 100, 0)
         found = [json.loads(document)["_id"] for document in page.documents]
-        used = explain(connection, question, of)["index"]
+        used = explain(connection, page.plan, question, of)["index"]
         connection.close()
         return used, found
 

@@ -54,15 +54,6 @@ def exported(data: Path, *options: str) -> list[dict[str, Any]]:
     return [json.loads(text) for text in done.stdout.split("\n") if text]
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """A data directory without a server."""
-    directory = tmp_path / "data"
-    directory.mkdir()
-    new_file(directory)
-    return directory
-
-
 # --- there and back ------------------------------------------------------------------------------
 
 
