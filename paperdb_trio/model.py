@@ -127,6 +127,9 @@ class Change(msgspec.Struct, frozen=True, gc=False):  # one per write, in a thir
 
     `seq` is positive, strictly increasing in commit order within a database, and never reused.
     `type` is insert, update or delete; `data` the whole document as JSON text (for delete: as it last was).
+
+    `before`: what an update changed, as JSON: `[old values of the top-level fields that changed or went, names
+    of those that were added]`. None for inserts, deletes, and updates that an older version wrote.
     """
 
     database_id: int
@@ -135,3 +138,5 @@ class Change(msgspec.Struct, frozen=True, gc=False):  # one per write, in a thir
     collection: str
     id: str
     data: bytes
+    before: bytes | None = None
+    txn: int | None = None

@@ -31,8 +31,8 @@ from paperdb_trio.store.operations import (
     Patch,
     Replace,
 )
+from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.reader import parse_select, project
 from paperdb_trio.store.writer import until_indexed
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024

@@ -18,8 +18,6 @@ from typing import Any, Final, NamedTuple, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
-from paperdb_trio.json_input import decode
-from paperdb_trio.model import encode
 from paperdb_trio.store import find as finding
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
@@ -27,7 +25,8 @@ from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.plan import Plan, improvement
-from paperdb_trio.store.query import Question, ask, field
+from paperdb_trio.store.projection import parse_select, project
+from paperdb_trio.store.query import Question, ask
 
 T = TypeVar("T")
 
@@ -278,43 +277,6 @@ def _any_length(connection: sqlite.Connection) -> Iterator[None]:
         connection.limit(sqlite.LENGTH, most)
 
 
-MAX_SELECT: Final = 200
 _PROJECTING: Final = threading.Lock()
 """One thread projects at a time: it holds the interpreter's lock for each document, and the event loop
 waits."""
-Selection = list[list[str]]
-_MISSING: Final = object()
-
-
-def parse_select(text: str | None) -> Selection:
-    """The paths of a select like `name,address.city`; `_id` is always included."""
-    if not text:
-        return []
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    # The deadline cannot stop a projection: it is Python code, and holds the lock that the event loop needs.
-    if sum(name.count(".") + 1 for name in names) > MAX_SELECT:
-        raise bad_request(f"Invalid select: at most {MAX_SELECT} names, counting each part of a path")
-    for name in names:
-        field(name)
-    return [name.split(".") for name in ["_id", *names]] if names else []
-
-
-def project(data: bytes, wanted: Selection) -> bytes:
-    """The document with only the wanted paths."""
-    document = decode(data)
-    result: dict[str, Any] = {}
-    for path in wanted:
-        value: Any = document
-        for segment in path:
-            value = value.get(segment, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING:
-            continue
-        target = result
-        for segment in path[:-1]:
-            inner = target.setdefault(segment, {})
-            if not isinstance(inner, dict):
-                break
-            target = inner
-        else:
-            target[path[-1]] = value
-    return encode(result)
