@@ -70,10 +70,10 @@ class Matcher:
     def _admit(self) -> None:
         if self.residual >= self._max_residual:
             raise bad_request(
-                f"At most {self._max_residual:,} live queries may be ones that each change is held against, because "
-                "no index finds them. Add a condition that every match satisfies: 'eq', 'in', 'contains', "
-                "'startsWith', 'gt', 'gte', 'lt', 'lte' or 'exists' on a field, outside of 'not', and in each branch "
-                "of an 'or'.",
+                f"At most {self._max_residual:,} live queries may be ones that no index finds, because every "
+                "change is held against them. Add a condition that every match satisfies: 'eq', 'in', "
+                "'contains', 'startsWith', 'gt', 'gte', 'lt', 'lte' or 'exists' on a field, outside of 'not', "
+                "and in each branch of an 'or'.",
                 "TOO_MANY_RESIDUAL_QUERIES",
             )
         self.residual += 1
