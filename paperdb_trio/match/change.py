@@ -6,13 +6,10 @@ Law: no I/O. A change is decoded at most once for all queries that look at it, a
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
 
 from paperdb_trio.json_input import decode
 from paperdb_trio.match.query import Query
-from paperdb_trio.model import Change, encode
-
-Document = dict[str, Any]
+from paperdb_trio.model import Change, Document, encode, version_before
 
 
 class BeforeUnknown(Exception):
@@ -52,10 +49,7 @@ class Judged:
             return document
         if self.change.type == "insert" or not self.known or self.after is None:
             return None
-        old, added = self._patch
-        document = {**self.after, **old}
-        for name in added:
-            document.pop(name, None)
+        document = version_before(self.after, self._patch)
         for name in ("createdAt", "updatedAt"):  # last, as in every document
             if name in document:
                 document[name] = document.pop(name)

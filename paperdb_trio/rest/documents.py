@@ -13,16 +13,17 @@ from msgspec import UNSET, Raw, Struct, UnsetType, ValidationError, convert
 from msgspec.structs import asdict
 
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.json_input import parse_document, parse_json, split_documents
+from paperdb_trio.json_input import parse_document, parse_json, split_items
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import check_document, encode
 from paperdb_trio.net.messages import NO_STORE, Response, document_response, json_response
 from paperdb_trio.rest.call import LARGE_BYTES, Call
 from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
-from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page
+from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page, Versions
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.operations import (
     EVERY_SEQ,
+    BulkFailure,
     Condition,
     Delete,
     Draft,
@@ -30,10 +31,10 @@ from paperdb_trio.store.operations import (
     InsertBulk,
     Patch,
     Replace,
+    Written,
 )
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.writer import until_indexed
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 """What ids, times and a schema's defaults may add to a bulk, beside doubling it."""
@@ -43,10 +44,8 @@ async def insert(call: Call) -> Response:
     """Insert a document."""
     collection = call.collection
     draft = Draft.parse(await call.document())
-    written = await call.services.writer.submit(
-        Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
-    )
-    return document_response(201, written.data, written.seq)
+    insert = Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
+    return await call.write(insert, _written)
 
 
 async def insert_bulk(call: Call) -> Response:
@@ -57,7 +56,7 @@ async def insert_bulk(call: Call) -> Response:
     drafts: list[Draft | ApiError] = []
     turn = TimeSlice()
     body = await call.body()
-    for text in split_documents(body, settings.max_bulk_documents):
+    for text in split_items(body, settings.max_bulk_documents, "documents"):
         if turn.is_over():
             await turn.pass_on()
         if len(text) > LARGE_BYTES:
@@ -68,17 +67,19 @@ async def insert_bulk(call: Call) -> Response:
             if error.code == "INVALID_JSON":
                 raise
             drafts.append(error)
-    documents, failures = await until_indexed(
-        call.services.writer,
-        InsertBulk(
-            call.database_id,
-            collection,
-            drafts,
-            settings.max_document_bytes,
-            2 * len(body) + MORE_BULK_BYTES,
-            atomic,
-        ),
+    bulk = InsertBulk(
+        call.database_id,
+        collection,
+        drafts,
+        settings.max_document_bytes,
+        2 * len(body) + MORE_BULK_BYTES,
+        atomic,
     )
+    return await call.write(bulk, _bulk_response)
+
+
+def _bulk_response(result: tuple[list[bytes], list[BulkFailure]]) -> Response:
+    documents, failures = result
     errors = [Failure(failure.index, failure.error.message, failure.error.code) for failure in failures]
     return json_response(
         200, Bulk(len(documents), len(failures), list(map(Raw, documents)), errors=errors or UNSET)
@@ -189,20 +190,36 @@ async def replace(call: Call) -> Response:
 
 async def _change(call: Call, change: type[Patch] | type[Replace]) -> Response:
     collection, id = call.collection, call.id
-    fields = _own_fields(await call.document(), id)
+    fields = own_fields(await call.document(), id)
     max_bytes = call.services.settings.max_document_bytes
     operation = change(call.database_id, collection, id, fields, _condition(call), max_bytes)
-    written = await call.services.writer.submit(operation)
+    return await call.write(operation, _written)
+
+
+def _written(written: Written) -> Response:
     return document_response(201 if written.created else 200, written.data, written.seq)
 
 
 async def delete(call: Call) -> Response:
     """Delete a document."""
     collection, id = call.collection, call.id
-    written = await call.services.writer.submit(Delete(call.database_id, collection, id, _condition(call)))
-    response = json_response(200, Deleted(id=id))
+    return await call.write(Delete(call.database_id, collection, id, _condition(call)), _deleted)
+
+
+def _deleted(written: Written) -> Response:
+    response = json_response(200, Deleted(id=written.id))
     response.headers["ETag"] = f'"{written.seq}"'
     return response
+
+
+async def history(call: Call) -> Response:
+    """List the versions of a document that the change log holds, newest first."""
+    collection, id = call.collection, call.id
+    limit = LIMIT.of(call.query, call.services.settings)
+    versions = await call.services.log.history(call.database_id, collection, id, limit)
+    if not versions:
+        await _read(call, collection, id)  # its changes may be older than the log
+    return json_response(200, Versions(list(map(Raw, versions))))
 
 
 async def count(call: Call) -> Response:
@@ -216,7 +233,7 @@ async def count(call: Call) -> Response:
 _ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
 
 
-def _own_fields(value: object, id: str) -> dict[str, Any]:
+def own_fields(value: object, id: str) -> dict[str, Any]:
     """The fields that a user may set, without the system's. `_id` must be the one in the path."""
     fields = check_document(value).copy()
     if fields.pop("_id", id) != id:
@@ -233,11 +250,11 @@ def _condition(call: Call) -> Condition | None:
     headers, where = call.request.headers, call.query.get("where")
     if where is None and "if-match" not in headers and "if-none-match" not in headers:
         return None
-    match, none_match = _seqs(headers.get("if-match")), _seqs(headers.get("if-none-match"))
+    match, none_match = seqs(headers.get("if-match")), seqs(headers.get("if-none-match"))
     return Condition(match, none_match, None if where is None else ask(where))
 
 
-def _seqs(header: str | None) -> Container[int] | None:
+def seqs(header: str | None) -> Container[int] | None:
     """The seqs in a header's entity tags. A tag that is not ours is not an error, it just is not the
     current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours weak."""
     if header is None:

@@ -15,7 +15,7 @@ from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import COLLECTION_NAME, encode
 from paperdb_trio.net.cors import allow_origin, preflight
 from paperdb_trio.net.messages import Request, Response, error_response, json_text_response
-from paperdb_trio.rest import bodies, changes, collections, documents, metrics, pages, responses, tokens
+from paperdb_trio.rest import batch, bodies, changes, collections, documents, metrics, pages, responses, tokens
 from paperdb_trio.rest.call import Call, authenticate
 from paperdb_trio.rest.openapi import openapi_document
 from paperdb_trio.rest.table import Access, OpenRoute, Route
@@ -108,6 +108,24 @@ ROUTES: Final = (
         conditional=True,
         returns={200: responses.Deleted},
         refuses=("NOT_FOUND", *_WHERE),
+    ),
+    Route(
+        "GET",
+        "/:collection/docs/:id/history",
+        documents.history,
+        _READ,
+        ("limit",),
+        returns={200: responses.Versions},
+        refuses=("NOT_FOUND", "QUERY_TIMEOUT", "RESULT_TOO_LARGE"),
+    ),
+    Route(
+        "POST",
+        "/batch",
+        batch.batch,
+        _WRITE,
+        body=bodies.BATCH,
+        returns={200: responses.BatchResults},
+        refuses=("NOT_FOUND", "PRECONDITION_FAILED", *_WHERE),
     ),
     Route(
         "GET",

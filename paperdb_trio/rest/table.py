@@ -61,6 +61,7 @@ STATUS: Final = {
             *("INVALID_FIELD", "INVALID_FILTER", "INVALID_SORT", "UNKNOWN_OPERATOR", "INVALID_INCREMENT"),
             *("INVALID_UNIQUE", "INVALID_SCHEMA", "VALIDATION_FAILED", "RESULT_TOO_LARGE", "TOO_MANY_INDEXES"),
             *("TOO_MANY_UNIQUE_FIELDS", "CONFIRMATION_NEEDED", "INVALID_CURSOR", "INVALID_STEP"),
+            "INVALID_OPERATION",
         ),
         400,
     ),
@@ -73,8 +74,9 @@ STATUS: Final = {
     "CURSOR_EXPIRED": 410,
     "PRECONDITION_FAILED": 412,
     "CONDITION_FAILED": 412,
-    **dict.fromkeys(("BODY_TOO_LARGE", "DOCUMENT_TOO_LARGE", "TOO_MANY_DOCUMENTS"), 413),
+    **dict.fromkeys(("BODY_TOO_LARGE", "DOCUMENT_TOO_LARGE", "TOO_MANY_DOCUMENTS", "BATCH_TOO_LARGE"), 413),
     "UNSUPPORTED_MEDIA_TYPE": 415,
+    "IDEMPOTENCY_KEY_REUSED": 422,
     "RATE_LIMITED": 429,
     **dict.fromkeys(("TOO_MANY_CONNECTIONS", "TOO_MANY_PENDING_BYTES", "QUERY_TIMEOUT", "SHUTTING_DOWN"), 503),
     **dict.fromkeys(("NOT_READY", "STORAGE_ERROR", "STORAGE_GONE"), 503),
@@ -114,7 +116,7 @@ def refusals(route: Route) -> dict[int, list[str]]:
     if route.access is not Access.LISTEN:
         codes.add("TOKEN_NOT_ALLOWED")
     if route.access is Access.WRITE:
-        codes |= {"READ_ONLY_KEY", *_STORAGE}
+        codes |= {"READ_ONLY_KEY", "IDEMPOTENCY_KEY_REUSED", *_STORAGE}
     return by_status(codes)
 
 

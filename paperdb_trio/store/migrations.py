@@ -126,7 +126,22 @@ def m003_entries(db: Any) -> None:
         db.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
 
 
-MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb, m003_entries)
+def m004_before(db: Any) -> None:
+    """Changes say what was before. Requests with an Idempotency-Key are remembered."""
+    for statement in (
+        # id: NULL in changes of older versions; before: a `reverse_patch`; txn: NULL for a single change.
+        """ALTER TABLE changes ADD COLUMN id TEXT""",
+        """ALTER TABLE changes ADD COLUMN before TEXT""",
+        """ALTER TABLE changes ADD COLUMN txn INTEGER""",
+        # at: milliseconds since the epoch; response: JSON, see `requests`.
+        """CREATE TABLE requests (
+            id INTEGER PRIMARY KEY, at INTEGER NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL,
+            digest BLOB NOT NULL, response TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (scope, key))""",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb, m003_entries, m004_before)
 
 
 def pending(connection: sqlite.Connection, where: Path) -> bool:

@@ -22,6 +22,7 @@ from paperdb_trio.model import (
     document_bytes,
     encode,
     new_id,
+    reverse_patch,
 )
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.query import Question
@@ -169,18 +170,18 @@ class InsertBulk:
     def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]] | None:
         """Returns the inserted documents as JSON texts, and the failures. Returns None, having done nothing,
         while an index that a unique check needs is being built."""
-        collection_id = tx.collection_id(self.database_id, self.collection)
-        if collection_id is not None:
-            drafts = (draft for draft in self.drafts if isinstance(draft, Draft))
-            unique = {name for draft in drafts for name, value in draft.unique if value is not None}
-            if not tx.is_ready(collection_id, unique):
-                return None
+        drafts = [draft for draft in self.drafts if isinstance(draft, Draft)]
+        if not _is_ready(tx, self.database_id, self.collection, drafts):
+            return None
+        if not self.atomic:
+            return self._insert(tx)
+        with tx.all_or_none():
+            return self._insert(tx)
+
+    def _insert(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
         documents = self._insert_at_once(tx)
         if documents is not None:
             return documents, []
-        if self.atomic:
-            with tx.savepoint():
-                return self._insert_all(tx)
         return self._insert_all(tx)
 
     def _insert_at_once(self, tx: Transaction) -> list[bytes] | None:
@@ -224,7 +225,7 @@ class InsertBulk:
                 size += len(written.data)
             except ApiError as error:
                 if self.atomic:
-                    raise ApiError(error.status, error.code, error.message, index=index) from None
+                    raise error.at(index) from None
                 failures.append(BulkFailure(index, error))
         return documents, failures
 
@@ -245,10 +246,9 @@ class Patch:
         if self.condition is not None:
             self.condition.check(tx, found)
         rowkey, _, old = found
-        document = decode(old)
-        created, updated = _times(document, tx)
-        for name in SYSTEM_FIELDS:
-            document.pop(name, None)
+        was = decode(old)
+        created, updated = _times(was, tx)
+        document = {name: value for name, value in was.items() if name not in SYSTEM_FIELDS}
         for name, value in self.fields.items():
             if is_step(value):
                 take(document, name, value)
@@ -256,7 +256,9 @@ class Patch:
                 document[name] = value
         satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, encode(document), created, updated, self.max_bytes)
-        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
+        document |= {"_id": self.id, "createdAt": created, "updatedAt": updated}
+        before = reverse_patch(was, document)
+        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data, before)
         return Written(self.id, data, seq)
 
 
@@ -283,8 +285,12 @@ class Replace:
             assert seq is not None
             return Written(self.id, data, seq, created=True)
         rowkey, _, old = found
-        data = document_bytes(self.id, fields, *_times(decode(old), tx), self.max_bytes)
-        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
+        was = decode(old)
+        created, updated = _times(was, tx)
+        data = document_bytes(self.id, fields, created, updated, self.max_bytes)
+        document = {**self.fields, "_id": self.id, "createdAt": created, "updatedAt": updated}
+        before = reverse_patch(was, document)
+        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data, before)
         return Written(self.id, data, seq)
 
 
@@ -301,6 +307,51 @@ class Delete:
             self.condition.check(tx, found)
         rowkey, _, data = found
         return Written(self.id, data, tx.delete(self.database_id, self.collection, rowkey, self.id, data))
+
+
+class BatchResult(msgspec.Struct, frozen=True, gc=False):
+    """`txn`: the seq of the first change; the result at index n has the seq `txn + n`."""
+
+    results: list[Written]
+    txn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All or none, in this order. `max_bytes`: what all documents together may take. Submit it with
+    `until_indexed`."""
+
+    operations: list[Insert | Patch | Replace | Delete]
+    max_bytes: int
+
+    def apply(self, tx: Transaction) -> BatchResult | None:
+        """Returns None, having done nothing, while an index that a unique check needs is being built. Raises
+        the first failure, with its index."""
+        inserts: dict[tuple[int, str], list[Draft]] = {}
+        for operation in self.operations:
+            drafts = inserts.setdefault((operation.database_id, operation.collection), [])
+            if isinstance(operation, Insert):
+                drafts.append(operation.draft)
+        ready = [_is_ready(tx, *key, drafts) for key, drafts in inserts.items()]  # each makes missing indexes
+        if not all(ready):
+            return None
+        results: list[Written] = []
+        left = self.max_bytes
+        with tx.all_or_none():
+            for index, operation in enumerate(self.operations):
+                try:
+                    written = operation.apply(tx)
+                    left -= len(written.data)
+                    if left < 0:
+                        raise ApiError(
+                            413,
+                            "BATCH_TOO_LARGE",
+                            f"The documents of a batch have at most {self.max_bytes:,} bytes of JSON in total",
+                        )
+                except ApiError as error:
+                    raise error.at(index) from None
+                results.append(written)
+        return BatchResult(results, results[0].seq)
 
 
 @dataclass(slots=True)
@@ -334,6 +385,13 @@ def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: D
     if schema is not None:
         schema.apply(fields)
     return collection_id
+
+
+def _is_ready(tx: Transaction, database_id: int, collection: str, drafts: list[Draft]) -> bool:
+    """Whether all unique checks of these drafts, and of the schema, can use an index."""
+    collection_id = tx.collection_id(database_id, collection)
+    unique = {name for draft in drafts for name, value in draft.unique if value is not None}
+    return collection_id is None or tx.is_ready(collection_id, unique)
 
 
 def _times(document: Document, tx: Transaction) -> tuple[str, str]:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+import msgspec
+
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store import sqlite
@@ -41,9 +43,20 @@ class Transaction(Catalog):
         """Write the changes and the counters. Called once, just before COMMIT."""
         at = int(self.log_time * 1000)
         self.connection.executemany(
-            "INSERT INTO changes VALUES (?,?,?,?,?,?)",
+            "INSERT INTO changes (rowkey, at, size, type, collection, data, id, before, txn) "
+            "VALUES (?,?,?,?,?,?,?,?,?)",
             [
-                (c.database_id << SEQ_BITS | c.seq, at, len(c.data), c.type, c.collection, text)
+                (
+                    c.database_id << SEQ_BITS | c.seq,
+                    at,
+                    len(c.data) + len(c.before or b""),
+                    c.type,
+                    c.collection,
+                    text,
+                    c.id,
+                    None if c.before is None else c.before.decode(),
+                    c.txn,
+                )
                 for c, text in zip(self.changes, self._texts, strict=True)
             ],
         )
@@ -74,6 +87,17 @@ class Transaction(Catalog):
                 self.connection.execute("RELEASE operation")
             raise
         self.connection.execute("RELEASE operation")
+
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """A savepoint whose changes are one transaction for those who follow the log: they get a `txn`."""
+        start = len(self.changes)
+        with self.savepoint():
+            yield
+        own = self.changes[start:]
+        if len(own) > 1:
+            first = own[0].seq
+            self.changes[start:] = [msgspec.structs.replace(change, txn=first) for change in own]
 
     # --- documents -------------------------------------------------------------------------------
 
@@ -163,27 +187,27 @@ class Transaction(Catalog):
             return True
         return False
 
-    def update(self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes) -> int:
-        """Raises a 409 like `insert`."""
+    def update(
+        self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes, before: bytes
+    ) -> int:
+        """`before`: the `reverse_patch`. Raises a 409 like `insert`."""
         text = data.decode()
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
         if indexes is not None:
-            before = [
-                (index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)
-            ]
+            left = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)]
             now = self._entries(collection_id, indexes, rowkey, data)
-            for entry in before:
+            for entry in left:
                 if entry not in now:
                     self.connection.execute(LEAVE, entry)
             for entry in now:
-                if entry not in before:
+                if entry not in left:
                     self.connection.execute(ENTER, entry)
         self.connection.execute(
             "UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?",
             (text, self._head(database_id) + 1, rowkey),
         )
-        return self._record(database_id, "update", collection, id, data, text)
+        return self._record(database_id, "update", collection, id, data, text, before)
 
     def delete(self, database_id: int, collection: str, rowkey: int, id: str, data: bytes) -> int:
         self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
@@ -227,10 +251,19 @@ class Transaction(Catalog):
         if created is not None and newest is not None:
             self._newest[collection_id] = created if created >= newest else None
 
-    def _record(self, database_id: int, type: str, collection: str, id: str, data: bytes, text: str) -> int:
+    def _record(
+        self,
+        database_id: int,
+        type: str,
+        collection: str,
+        id: str,
+        data: bytes,
+        text: str,
+        before: bytes | None = None,
+    ) -> int:
         seq = self._head(database_id) + 1
         self._heads[database_id] = seq
-        self.changes.append(Change(database_id, seq, type, collection, id, data))
+        self.changes.append(Change(database_id, seq, type, collection, id, data, before))
         self._texts.append(text)
-        self.size += len(data)
+        self.size += len(data) if before is None else len(data) + len(before)
         return seq

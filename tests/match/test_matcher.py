@@ -15,8 +15,8 @@ from paperdb_trio.match.change import BeforeUnknown, Judged, event_of
 from paperdb_trio.match.index import MAX_NULL_PATHS, _Ranges
 from paperdb_trio.match.matcher import Matcher
 from paperdb_trio.match.query import Query, query
-from paperdb_trio.model import Change, encode
-from tests.match.tools import Document, change, judged, sides, whole
+from paperdb_trio.model import Change, Document, encode
+from tests.match.tools import change, judged, sides, whole
 from tests.store.tools import FILTERS, PATHS, exactly
 
 MANY = 1000

@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import strategies as st
 
 from paperdb_trio.match.change import Judged
-from paperdb_trio.model import Change, encode
+from paperdb_trio.model import Change, Document, encode, reverse_patch
 from tests.store.tools import DOCUMENTS
-
-Document = dict[str, Any]
 
 
 def whole(fields: Document, updated: str = "2026-11-26T00:00:01.000Z") -> Document:
     """A stored document with these fields."""
     return {"_id": "x", **fields, "createdAt": "2026-11-26T00:00:00.000Z", "updatedAt": updated}
-
-
-def patch(before: Document, after: Document) -> bytes:
-    """The `before` of an update."""
-    old = {
-        name: value
-        for name, value in before.items()
-        if name not in after or encode(value) != encode(after[name])
-    }
-    return encode([old, [name for name in after if name not in before]])
 
 
 def change(before: Document | None, after: Document | None) -> Change:
@@ -34,7 +20,7 @@ def change(before: Document | None, after: Document | None) -> Change:
         return Change(1, 1, "delete", "c", "x", encode(before))
     if before is None:
         return Change(1, 1, "insert", "c", "x", encode(after))
-    return Change(1, 1, "update", "c", "x", encode(after), patch(before, after))
+    return Change(1, 1, "update", "c", "x", encode(after), reverse_patch(before, after))
 
 
 def judged(before: Document | None, after: Document | None) -> Judged:
