@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.accounts import Accounts, Identity, unauthorized
+from paperdb_trio.auth.seal import Seal
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_document
 from paperdb_trio.model import check_collection, check_id
 from paperdb_trio.net.messages import Request
 from paperdb_trio.services import Services
+from paperdb_trio.store.view import View
 
 LARGE_BYTES: Final = 64 * 1024
 """Bytes. JSON above this size takes up to 50 ms per megabyte to decode: one per loop iteration."""
@@ -52,6 +54,20 @@ class Call:
         return check_collection(self.parameters["collection"])
 
     @property
+    def view(self) -> View | None:
+        """What the client may see of the collection; None is everything. Raises a 403 `NOT_IN_TOKEN`."""
+        return None if self.token is None else self.token.rule(self.collection).view
+
+    @property
+    def seal(self) -> Seal | None:
+        """What hides the cursors of pages from the client; None: nothing, because it may see everything."""
+        if self.view is None:
+            return None
+        accounts = self.services.accounts
+        secrets = (accounts.signing[1], *(secret for _, secret, _ in accounts.keyring))
+        return Seal(secrets, f"{self.database_id}/{self.collection}")
+
+    @property
     def id(self) -> str:
         return check_id(self.parameters["id"])
 
@@ -73,6 +89,8 @@ class Call:
         body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
         if self.services.accounts.identity_of(self.identity.key.id).key.revoked:  # while the body came
             raise unauthorized()
+        if self.token is not None:
+            self.token.check(self.services.accounts)
         return body
 
     async def document(self) -> Any:

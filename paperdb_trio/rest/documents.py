@@ -22,7 +22,7 @@ from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
 from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.operations import (
-    EVERY_SEQ,
+    EVERY_TAG,
     Condition,
     Delete,
     Draft,
@@ -31,8 +31,8 @@ from paperdb_trio.store.operations import (
     Patch,
     Replace,
 )
-from paperdb_trio.store.query import ask
-from paperdb_trio.store.reader import parse_select, project
+from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.view import View, parse_select, project
 from paperdb_trio.store.writer import until_indexed
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024
@@ -123,8 +123,12 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
     if "after" in query and offset:
         raise bad_request("'after' and 'offset' exclude each other")
     explain = EXPLAIN.of(query)
-    if explain and not call.identity.key.secret:
+    if explain and (call.token is not None or not call.identity.key.secret):
         raise ApiError(403, "READ_ONLY_KEY", "Only a secret key can ask for 'explain'")
+    view, seal = call.view, call.seal
+    after = query.get("after")
+    if after is not None and seal is not None:
+        after = seal.open(after)
     found = await call.services.reader.find(
         call.database_id,
         collection,
@@ -134,14 +138,15 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
         offset=offset,
         select=query.get("select"),
         count=COUNT.of(query),
-        after=query.get("after"),
+        after=after,
         explain=explain,
+        view=view,
     )
     page = Page(list(map(Raw, found.documents)), limit, offset, found.has_more, found.seq)
     if found.total is not None:
         page.total = found.total
     if found.next is not None:
-        page.next = found.next
+        page.next = found.next if seal is None else seal.close(found.next)
     if found.plan is not None:
         page.explain = convert(found.plan, Explanation)
     return json_response(200, page)
@@ -149,24 +154,31 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
 
 async def get(call: Call) -> Response:
     """Get one document."""
-    collection, id = call.collection, call.id
-    wanted = parse_select(call.query.get("select"))
-    data, seq = await _read(call, collection, id)
-    condition = _condition(call)
+    collection, id, view = call.collection, call.id, call.view
+    select = call.query.get("select")
+    wanted = parse_select(select) if view is None else view.selection(select)
+    data, seq = await _read(call, collection, id, None if view is None else view.question)
+    tag: int | str = seq
+    if wanted and len(data) > LARGE_BYTES:
+        await call.services.turns.next()
+    if view is not None:
+        data = view.project(data)
+        tag = view.tag(data, seq)
+    condition = _condition(call, view)
     if condition is not None:
-        condition.check_match(seq)
-        if condition.excludes(seq):
-            return Response(304, b"", {"ETag": f'"{seq}"', "Cache-Control": NO_STORE})
+        condition.check_match(tag)
+        if condition.excludes(tag):
+            return Response(304, b"", {"ETag": f'"{tag}"', "Cache-Control": NO_STORE})
     if wanted:
-        if len(data) > LARGE_BYTES:
-            await call.services.turns.next()
         data = project(data, wanted)
-    return document_response(200, data, seq)
+    return document_response(200, data, tag)
 
 
-async def _read(call: Call, collection: str, id: str) -> Stored:
+async def _read(call: Call, collection: str, id: str, within: Question | None) -> Stored:
     """A document, from the cache without waiting, else from the file. Raises a 404."""
     cache, key = call.services.cache, (call.database_id, collection, id)
+    if within is not None:  # only SQLite evaluates filters
+        return await call.services.reader.get(*key, within)
     found = cache.get(key)
     if found is None:
         mark = cache.begin_reading(key)
@@ -207,13 +219,15 @@ async def delete(call: Call) -> Response:
 
 async def count(call: Call) -> Response:
     """Count documents."""
-    n = await call.services.reader.count(call.database_id, call.collection, call.query.get("filter"))
+    filter = call.query.get("filter")
+    n = await call.services.reader.count(call.database_id, call.collection, filter, call.view)
     return json_response(200, Count(n))
 
 
 # --- conditions and fields -----------------------------------------------------------------------
 
 _ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
+_OPAQUE_TAG: Final = re.compile(r'\s*(?:W/)?"([A-Za-z0-9_-]{24})"\s*')
 
 
 def _own_fields(value: object, id: str) -> dict[str, Any]:
@@ -228,21 +242,24 @@ def _own_fields(value: object, id: str) -> dict[str, Any]:
     return fields
 
 
-def _condition(call: Call) -> Condition | None:
+def _condition(call: Call, view: View | None = None) -> Condition | None:
     """What If-Match, If-None-Match and `where` demand."""
     headers, where = call.request.headers, call.query.get("where")
     if where is None and "if-match" not in headers and "if-none-match" not in headers:
         return None
-    match, none_match = _seqs(headers.get("if-match")), _seqs(headers.get("if-none-match"))
-    return Condition(match, none_match, None if where is None else ask(where))
+    match, none_match = (_tags(headers.get(name), view) for name in ("if-match", "if-none-match"))
+    question = None if where is None else ask(where) if view is None else view.ask(where)
+    return Condition(match, none_match, question)
 
 
-def _seqs(header: str | None) -> Container[int] | None:
-    """The seqs in a header's entity tags. A tag that is not ours is not an error, it just is not the
-    current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours weak."""
+def _tags(header: str | None, view: View | None) -> Container[Any] | None:
+    """The entity tags in a header: seqs, or what `View.tag` makes. A tag that is not ours is not an error, it
+    just is not the current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours
+    weak."""
     if header is None:
         return None
     if header.strip() == "*":
-        return EVERY_SEQ
-    matches = map(_ENTITY_TAG.fullmatch, header.split(","))
-    return frozenset(int(match[1]) for match in matches if match is not None)
+        return EVERY_TAG
+    opaque = view is not None and view.select is not None
+    matches = map((_OPAQUE_TAG if opaque else _ENTITY_TAG).fullmatch, header.split(","))
+    return frozenset(match[1] if opaque else int(match[1]) for match in matches if match is not None)

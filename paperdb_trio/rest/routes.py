@@ -55,6 +55,7 @@ ROUTES: Final = (
         documents.find,
         _READ,
         ("filter", "sort", "limit", "offset", "select", "after", "count", "explain"),
+        tokens=True,
         returns={200: responses.Page},
         refuses=_FOUND,
     ),
@@ -64,6 +65,7 @@ ROUTES: Final = (
         documents.query,
         _READ,
         body=bodies.QUERY,
+        tokens=True,
         returns={200: responses.Page},
         refuses=_FOUND,
     ),
@@ -74,6 +76,7 @@ ROUTES: Final = (
         _READ,
         ("select",),
         conditional=True,
+        tokens=True,
         returns={200: responses.SelectedDocument, 304: None},
         refuses=("NOT_FOUND", "INVALID_FIELD", "QUERY_TIMEOUT"),
     ),
@@ -115,6 +118,7 @@ ROUTES: Final = (
         documents.count,
         _READ,
         ("filter",),
+        tokens=True,
         returns={200: responses.Count},
         refuses=_FILTERED,
     ),
@@ -122,10 +126,11 @@ ROUTES: Final = (
         "GET",
         "/:collection/changes",
         changes.changes,
-        Access.LISTEN,
+        _READ,
         ("since", "limit", "wait", "lastEventId", "token"),
+        tokens=True,
         returns={200: responses.Changes},
-        refuses=("CURSOR_EXPIRED", "NOT_IN_TOKEN", "ORIGIN_NOT_ALLOWED", "QUERY_TIMEOUT", "SHUTTING_DOWN"),
+        refuses=("CURSOR_EXPIRED", "ORIGIN_NOT_ALLOWED", "QUERY_TIMEOUT", "SHUTTING_DOWN"),
     ),
     Route(
         "GET",
@@ -169,6 +174,14 @@ ROUTES: Final = (
         body=bodies.TOKEN_REQUEST,
         returns={200: responses.Token},
         refuses=("READ_ONLY_KEY",),
+    ),
+    Route(
+        "POST",
+        "/realtime/revoke",
+        tokens.revoke_token,
+        _WRITE,
+        body=bodies.REVOCATION,
+        returns={200: responses.Revoked},
     ),
 )
 
@@ -292,8 +305,10 @@ async def _respond(services: Services, request: Request) -> Response:
     identity, token = authenticate(services.accounts, request)
     services.limits.request(identity.key.id)
     route, parameters = match(method, segments)
-    if token is not None and route.access is not Access.LISTEN:
-        raise ApiError(403, "TOKEN_NOT_ALLOWED", "A realtime token can only listen; use an API key here")
+    if token is not None and not route.tokens:
+        raise ApiError(
+            403, "TOKEN_NOT_ALLOWED", "A token is for documents and changes only; use an API key here"
+        )
     if route.access is Access.WRITE:
         if not identity.key.secret:
             raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")

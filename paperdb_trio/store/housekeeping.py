@@ -13,6 +13,7 @@ from typing import Final
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
+from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
 
@@ -245,5 +246,14 @@ class Trim:
         return trimmed, removable
 
 
-HOUSEKEEPING: Final = (Trim, KeepTime, PendingDrops, IndexWork, MakeIndex, KeepUsedIndexes, FreePages)
+HOUSEKEEPING: Final = (
+    Trim,
+    KeepTime,
+    ForgetRevocations,
+    PendingDrops,
+    IndexWork,
+    MakeIndex,
+    KeepUsedIndexes,
+    FreePages,
+)
 """Operations of the server itself. They do not count as users' activity."""

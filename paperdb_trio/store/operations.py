@@ -50,18 +50,23 @@ class BulkFailure:
     error: ApiError
 
 
-EVERY_SEQ: Final = range(1 << 62)
-"""The seqs that `*` means in a condition."""
+class _Every:
+    def __contains__(self, tag: object) -> bool:
+        return True
+
+
+EVERY_TAG: Final = _Every()
+"""What `*` means in a condition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Conditions for a write; None means no condition. `match` (If-Match): the document's seq must be one of
-    these. `none_match` (If-None-Match): it must be none of these. `where`: a filter that the document must
-    satisfy."""
+    """Conditions for a write; None means no condition. `match` (If-Match): the entity tag must be one
+    of these. `none_match` (If-None-Match): it must be none of these. `where`: a filter that the document must
+    satisfy. A tag is the seq, or what `View.tag` makes of the document."""
 
-    match: Container[int] | None = None
-    none_match: Container[int] | None = None
+    match: Container[Any] | None = None
+    none_match: Container[Any] | None = None
     where: Question | None = None
 
     def check(self, tx: Transaction, found: tuple[int, int, bytes] | None) -> None:
@@ -74,16 +79,16 @@ class Condition:
             current = "does not exist" if found is None else "does not satisfy 'where'"
             raise ApiError(412, "CONDITION_FAILED", f"Nothing was written: the document {current}")
 
-    def check_match(self, seq: int | None) -> None:
-        if self.match is not None and (seq is None or seq not in self.match):
-            raise self._failed("If-Match", seq)
+    def check_match(self, tag: int | str | None) -> None:
+        if self.match is not None and (tag is None or tag not in self.match):
+            raise self._failed("If-Match", tag)
 
-    def _failed(self, header: str, seq: int | None) -> ApiError:
-        current = "does not exist" if seq is None else f'is at "{seq}"'
+    def _failed(self, header: str, tag: int | str | None) -> ApiError:
+        current = "does not exist" if tag is None else f'is at "{tag}"'
         return ApiError(412, "PRECONDITION_FAILED", f"{header} does not hold: the document {current}")
 
-    def excludes(self, seq: int) -> bool:
-        return self.none_match is not None and seq in self.none_match
+    def excludes(self, tag: int | str) -> bool:
+        return self.none_match is not None and tag in self.none_match
 
 
 _INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
