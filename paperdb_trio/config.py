@@ -78,7 +78,7 @@ class Settings:
         "disk", "What an acknowledged write survives: disk, a power cut; process, a crash of the server only."
     )
     max_document_bytes: int = _setting(1024 * 1024, "Bytes of one document's JSON.", 1024)
-    max_bulk_documents: int = _setting(1000, "Documents per bulk request.", 1, 10_000)
+    max_bulk_documents: int = _setting(1000, "Documents per bulk request, operations per batch.", 1, 10_000)
     query_timeout: float = _setting(5.0, "Seconds after which a query stops with 503.", 0.01)
     cache_bytes: int = _setting(32 * 1024 * 1024, "Bytes of documents cached in memory, for gets by id.", 0)
     max_result_bytes: int = _setting(

@@ -25,6 +25,10 @@ class ApiError(Exception):
         self.headers = headers or {}
         self.extra = extra
 
+    def at(self, index: int) -> ApiError:
+        """The same, for the item at an index of a bulk or a batch."""
+        return ApiError(self.status, self.code, self.message, headers=self.headers, **self.extra, index=index)
+
     def body(self) -> dict[str, Any]:
         """The JSON body of the response: `{"error", "code"}` and `extra`."""
         return {"error": self.message, "code": self.code, **self.extra}

@@ -89,24 +89,24 @@ def parse_document(text: bytes, max_bytes: int) -> Any:
     return parse_json(text)
 
 
-def split_documents(body: bytes, most: int) -> list[bytes]:
-    """The elements of an array, or of the array in `{"documents": [...]}`, each as text for `parse_document`.
+def split_items(body: bytes, most: int, name: str) -> list[bytes]:
+    """The elements of an array, or of the array in `{name: [...]}`, each as text for `parse_document`.
 
     Raises a 400 `INVALID_JSON` or `INVALID_DOCUMENT`, and a 413 `TOO_MANY_DOCUMENTS`.
     """
     try:
-        array = unwrap(body, _wrapped).documents if body.lstrip()[:1] == b"{" else body
+        array = unwrap(body, _wrapped(name)).items if body.lstrip()[:1] == b"{" else body
         documents = _array_decoder(most)(array)
     except msgspec.ValidationError:
         raise bad_request(
-            'The body must be an array of documents, or {"documents": [...]} and nothing else',
+            f'The body must be an array of {name}, or {{"{name}": [...]}} and nothing else',
             "INVALID_DOCUMENT",
         ) from None
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, body) from None
     texts = [bytes(text) for text in msgspec.structs.astuple(documents) if text is not msgspec.UNSET]
     if len(texts) > most:
-        raise ApiError(413, "TOO_MANY_DOCUMENTS", f"At most {most:,} documents are allowed in one request")
+        raise ApiError(413, "TOO_MANY_DOCUMENTS", f"At most {most:,} {name} are allowed in one request")
     return texts
 
 
@@ -124,11 +124,13 @@ def unwrap(text: bytes, envelope: msgspec.json.Decoder[Envelope]) -> Envelope:
         raise _invalid(error, text) from None
 
 
-class _Wrapped(msgspec.Struct, forbid_unknown_fields=True):
-    documents: msgspec.Raw
-
-
-_wrapped: Final = msgspec.json.Decoder(_Wrapped)
+@lru_cache
+def _wrapped(name: str) -> msgspec.json.Decoder[Any]:
+    """Decodes `{name: …}`, and gives that one member as text."""
+    wrapped = msgspec.defstruct(
+        "Wrapped", [("items", msgspec.Raw)], rename={"items": name}, forbid_unknown_fields=True
+    )
+    return msgspec.json.Decoder(wrapped)
 
 
 @lru_cache(maxsize=1)

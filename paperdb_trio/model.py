@@ -127,6 +127,8 @@ class Change(msgspec.Struct, frozen=True, gc=False):  # one per write, in a thir
 
     `seq` is positive, strictly increasing in commit order within a database, and never reused.
     `type` is insert, update or delete; `data` the whole document as JSON text (for delete: as it last was).
+    `before`: the `reverse_patch` of an update. None for updates that an older version logged.
+    `txn`: the seq of the first change of its transaction. None for a transaction of one change.
     """
 
     database_id: int
@@ -135,3 +137,25 @@ class Change(msgspec.Struct, frozen=True, gc=False):  # one per write, in a thir
     collection: str
     id: str
     data: bytes
+    before: bytes | None = None
+    txn: int | None = None
+
+
+def reverse_patch(old: Document, new: Document) -> bytes:
+    """What turns the new version of a document back into the old one, as JSON: an array of the top-level fields
+    that changed or went, with their old values, and an array of the names of fields that came."""
+    fields = {name: value for name, value in old.items() if name not in new or not _is_same(value, new[name])}
+    return encode([fields, [name for name in new if name not in old]])
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values have the same JSON text."""
+    if one is other:
+        return True
+    return type(one) is type(other) and one == other and (isinstance(one, str) or encode(one) == encode(other))
+
+
+def version_before(new: Document, patch: tuple[Document, list[str]]) -> Document:
+    """The old version of a document, from the new one and a decoded `reverse_patch`."""
+    fields, came = patch
+    return {**{name: value for name, value in new.items() if name not in came}, **fields}

@@ -42,6 +42,7 @@ from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import FreePages, KeepTime, Trim
 from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
@@ -265,6 +266,8 @@ async def _trim(services: Services) -> None:
                     trimmed, removed = await writer.submit(Trim(database_id, cutoff, settings.retention_count))
                     hub.set_trimmed(database_id, trimmed)
                     await trio.sleep(TRIM_PAUSE)
+            while await writer.submit(ForgetRequests()):
+                await trio.sleep(TRIM_PAUSE)
             while await writer.submit(FreePages()):
                 await trio.sleep(TRIM_PAUSE)
         except ApiError as error:

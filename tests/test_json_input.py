@@ -16,7 +16,7 @@ from paperdb_trio.json_input import (
     decode,
     parse_document,
     parse_json,
-    split_documents,
+    split_items,
 )
 from tests.conftest import refusal
 
@@ -168,16 +168,16 @@ def test_whitespace_and_escapes_do_not_count(value: object, ascii: bool, indent:
 @given(st.lists(JSON, max_size=5), st.booleans(), st.sampled_from([None, 1]))
 def test_array_is_split_into_its_elements(values: list[object], wrapped: bool, indent: int | None) -> None:
     body = json.dumps({"documents": values} if wrapped else values, indent=indent).encode()
-    parts = split_documents(b" \n" + body, 5)
+    parts = split_items(b" \n" + body, 5, "documents")
     assert [json.dumps(parse_document(part, 10_000)) for part in parts] == list(map(json.dumps, values))
 
 
 @pytest.mark.parametrize("unit", ["{}", "0", "[]", '""'])
 def test_one_document_too_many_is_refused_and_so_are_millions(unit: str) -> None:
-    assert len(split_documents(f"[{','.join([unit] * 5)}]".encode(), 5)) == 5
+    assert len(split_items(f"[{','.join([unit] * 5)}]".encode(), 5, "documents")) == 5
     for count in (6, 3_000_000):
         with pytest.raises(ApiError) as refused:
-            split_documents(f"[{','.join([unit] * count)}]".encode(), 5)
+            split_items(f"[{','.join([unit] * count)}]".encode(), 5, "documents")
         assert (refused.value.status, refused.value.code) == (413, "TOO_MANY_DOCUMENTS")
 
 
@@ -200,14 +200,14 @@ def test_one_document_too_many_is_refused_and_so_are_millions(unit: str) -> None
 )
 def test_array_broken_anywhere_is_a_400(body: bytes) -> None:
     with pytest.raises(ApiError) as refused:
-        split_documents(body, 5)
+        split_items(body, 5, "documents")
     assert (refused.value.status, refused.value.code) == (400, "INVALID_JSON")
 
 
 def test_element_is_checked_when_it_is_parsed() -> None:
     deep = b"[" * (MAX_DEPTH + 1) + b"]" * (MAX_DEPTH + 1)
     for part in (b'"\xff"', b'"\\u0000"', deep, b"1e309"):
-        (text,) = split_documents(b"[%b]" % part, 5)
+        (text,) = split_items(b"[%b]" % part, 5, "documents")
         assert isinstance(text, bytes)
         with pytest.raises(ApiError) as refused:
             parse_document(text, 10_000)

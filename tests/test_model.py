@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -19,9 +20,12 @@ from paperdb_trio.model import (
     document_bytes,
     encode,
     new_id,
+    reverse_patch,
     timestamp,
+    version_before,
 )
 from tests.conftest import refusal
+from tests.store.tools import VALUES, exactly
 
 STAMP = "2024-01-01T00:00:00.000Z"
 
@@ -91,3 +95,15 @@ def test_events_have_exactly_the_documented_shape() -> None:
     change = Change(7, 42, "update", "notes", "a", b'{"_id":"a"}')
     assert json.loads(plain_event(change)) == {"type": "update", "collection": "notes", "data": {"_id": "a"}}
     assert json.loads(cursor_event(change)) == {"seq": 42, **json.loads(plain_event(change))}
+    change = Change(7, 42, "update", "notes", "a", b'{"_id":"a"}', b"[{},[]]", 41)
+    assert json.loads(cursor_event(change)) == {"seq": 42, "txn": 41, **json.loads(plain_event(change))}
+
+
+DOCUMENTS = st.dictionaries(st.sampled_from("abcd"), VALUES, max_size=4)
+
+
+@given(DOCUMENTS, DOCUMENTS)
+def test_reverse_patch_restores_the_old_version(old: dict[str, Any], new: dict[str, Any]) -> None:
+    patch = json.loads(reverse_patch(old, new))
+    assert exactly(version_before(new, patch)) == exactly(old)
+    assert not [name for name in patch[0] if name in new and exactly(new[name]) == exactly(old[name])]

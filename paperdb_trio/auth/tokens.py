@@ -103,6 +103,11 @@ class Grant:
             return False
         return True
 
+    @property
+    def scope(self) -> str:
+        """Whose token it is: the subject's; without one, only its own."""
+        return f"jti {self.jti}" if self.subject is None else f"subject {self.subject}"
+
     def is_revoked(self, accounts: Accounts) -> bool:
         return accounts.is_revoked(self.database.id, self.jti, self.subject, self.issued)
 

@@ -25,11 +25,13 @@ def plain_event(change: Change) -> bytes:
 
 
 def cursor_event(change: Change) -> bytes:
-    """The event of cursor mode and of the change log over HTTP: `seq`, `type`, `collection`, `data`."""
-    return b'{"seq":%d,"type":"%b","collection":"%b","data":%b}' % (
+    """The event of cursor mode and of the change log over HTTP: `seq`, `type`, `collection`, `data`; and `txn`
+    if its transaction has several changes."""
+    return b'{"seq":%d,"type":"%b","collection":"%b",%b"data":%b}' % (
         change.seq,
         change.type.encode(),
         change.collection.encode(),
+        b"" if change.txn is None else b'"txn":%d,' % change.txn,
         change.data,
     )
 

@@ -45,10 +45,10 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
         if not origins.allows(origin):
             return
         headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = "ETag, Retry-After"
+    headers["Access-Control-Expose-Headers"] = "ETag, Idempotent-Replayed, Retry-After"
     if method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
         headers["Access-Control-Allow-Headers"] = (
-            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Last-Event-ID"
+            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
         )
         headers["Access-Control-Max-Age"] = "86400"

@@ -14,7 +14,8 @@ from typing import Any, Final
 from paperdb_trio.auth import rules, tokens
 from paperdb_trio.config import Settings
 from paperdb_trio.model import COLLECTION_NAME, MAX_ID_LENGTH, SYSTEM_FIELDS
-from paperdb_trio.rest.parameters import AFTER, COUNT, EXPLAIN, FILTER, LIMIT, OFFSET, SELECT, SORT
+from paperdb_trio.rest.batch import MEMBERS
+from paperdb_trio.rest.parameters import AFTER, COUNT, EXPLAIN, FILTER, LIMIT, OFFSET, SELECT, SORT, WHERE
 from paperdb_trio.store.document_schema import MAX_PROPERTIES, TYPES
 from paperdb_trio.store.indexes import MAX_FIELDS, MAX_INDEXES
 from paperdb_trio.store.transaction import MAX_UNIQUE_FIELDS
@@ -131,6 +132,67 @@ BULK: Final = Body(
 FIELDS: Final = Body("Fields", _fields, _EXAMPLE, _OF_DOCUMENTS)
 PATCH: Final = Body(
     "Patch", _steps, {"age": {"increment": 1}}, (*_OF_DOCUMENTS, "INVALID_INCREMENT", "INVALID_STEP")
+)
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+def _batch(settings: Settings) -> JsonSchema:
+    any_of = {
+        "id": _ID_REF,
+        "document": {"type": "object"},
+        "fields": {"$ref": f"#/components/schemas/{PATCH.name}"},
+        "ifMatch": {"type": ["string", "integer"], "description": "The ETag that the document must have"},
+        "where": {"type": "object", "format": "filterObject", "description": WHERE.about},
+    }
+    operations = [
+        {
+            "type": "object",
+            "required": ["op", "collection", *needed],
+            "properties": {
+                "op": {"const": op},
+                "collection": COLLECTION,
+                **{name: any_of[name] for name in (*needed, *optional)},
+                **({"document": _NEW} if op == "insert" else {}),
+            },
+            "additionalProperties": False,
+        }
+        for op, (needed, optional) in MEMBERS.items()
+    ]
+    array = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": settings.max_bulk_documents,
+        "items": {"anyOf": operations},
+    }
+    return {
+        "type": "object",
+        "description": "All are done, in this order, or none",
+        "required": ["operations"],
+        "properties": {"operations": array},
+        "additionalProperties": False,
+    }
+
+
+BATCH: Final = Body(
+    "Batch",
+    _batch,
+    {
+        "operations": [
+            {"op": "insert", "collection": "orders", "document": {"item": "pen", "amount": 2}},
+            {"op": "insert", "collection": "ledger", "document": {"item": "pen", "change": -2}},
+        ]
+    },
+    (
+        *_OF_NEW_ONES,
+        "INVALID_INCREMENT",
+        "INVALID_STEP",
+        "INVALID_OPERATION",
+        "INVALID_COLLECTION",
+        "TOO_MANY_DOCUMENTS",
+        "BATCH_TOO_LARGE",
+    ),
 )
 
 

@@ -5,19 +5,28 @@ Law: no framework, no socket; every fault in a request is an `ApiError`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from hashlib import blake2b
+from typing import Any, Final, TypeVar
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.accounts import Accounts, Identity, unauthorized
 from paperdb_trio.auth.seal import Seal
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_document
-from paperdb_trio.model import check_collection, check_id
-from paperdb_trio.net.messages import Request
+from paperdb_trio.model import check_collection, check_id, encode
+from paperdb_trio.net.messages import Request, Response, error_response
 from paperdb_trio.services import Services
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.requests import Kept, Once, Recall, Remember, RequestKey
 from paperdb_trio.store.view import View
+from paperdb_trio.store.writer import until_indexed
 
+Result = TypeVar("Result")
+
+MAX_IDEMPOTENCY_KEY: Final = 255
+"""Characters."""
 LARGE_BYTES: Final = 64 * 1024
 """Bytes. JSON above this size takes up to 50 ms per megabyte to decode: one per loop iteration."""
 
@@ -44,6 +53,7 @@ class Call:
     parameters: dict[str, str]
     query: dict[str, str]
     token: tokens.Grant | None = None
+    _said: bytes = b""
 
     @property
     def database_id(self) -> int:
@@ -57,6 +67,15 @@ class Call:
     def view(self) -> View | None:
         """What the client may see of the collection; None is everything. Raises a 403 `NOT_IN_TOKEN`."""
         return None if self.token is None else self.token.rule(self.collection).view
+
+    def view_to_write(self, collection: str) -> View | None:
+        """The view within which the client may write. Raises a 403 `NOT_IN_TOKEN` or `READ_ONLY_TOKEN`."""
+        if self.token is None:
+            return None
+        rule = self.token.rule(collection)
+        if not rule.write:
+            raise ApiError(403, "READ_ONLY_TOKEN", f"The token can read '{collection}', not write to it")
+        return rule.view
 
     @property
     def seal(self) -> Seal | None:
@@ -91,7 +110,59 @@ class Call:
             raise unauthorized()
         if self.token is not None:
             self.token.check(self.services.accounts)
+        self._said = body
         return body
+
+    async def write(
+        self, operation: Operation[Result | None], respond: Callable[[Result], Response]
+    ) -> Response:
+        """Commit an operation, and return the response that `respond` makes of its result. With an
+        `Idempotency-Key`, only the first time; later the same response.
+
+        An operation with a false result needs an index that is being built, and is repeated.
+        """
+        writer, request = self.services.writer, self._request_key()
+        if request is None:
+            return respond(await until_indexed(writer, operation))
+
+        def keep(outcome: Result | ApiError) -> Kept:
+            response = error_response(outcome) if isinstance(outcome, ApiError) else respond(outcome)
+            return Kept(response.status, response.headers, response.body)
+
+        return _kept_response(await until_indexed(writer, Once(request, operation, keep)))
+
+    async def recall(self) -> Response | None:
+        """The remembered response, if there is one, for a call that needs several transactions."""
+        request = self._request_key()
+        kept = None if request is None else await self.services.writer.submit(Recall(request))
+        return None if kept is None else _kept_response(kept)
+
+    async def remember(self, response: Response) -> Response:
+        """Remember the response of such a call, and return it."""
+        request = self._request_key()
+        if request is not None:
+            kept = Kept(response.status, response.headers, response.body)
+            await self.services.writer.submit(Remember(request, kept))
+        return response
+
+    def _request_key(self) -> RequestKey | None:
+        """Whose request this is, and what it says. Raises a 400 for an `Idempotency-Key` that is not valid."""
+        request = self.request
+        key = request.headers.get("idempotency-key")
+        if key is None:
+            return None
+        if not 0 < len(key) <= MAX_IDEMPOTENCY_KEY or not all("!" <= c <= "~" for c in key):
+            raise bad_request(
+                f"Invalid Idempotency-Key: use 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters without "
+                "spaces, such as a UUID"
+            )
+        headers = (request.headers.get(name, "") for name in ("if-match", "if-none-match"))
+        scope, rules = self.identity.key.id, None
+        if self.token is not None:  # one key mints the tokens of many people
+            scope, rules = f"{scope} {self.token.scope}", self.token.rules
+        said = encode([request.method, request.path, self.query, *headers, rules])
+        digest = blake2b(said + b"\n" + self._said, digest_size=16).digest()
+        return RequestKey(scope, key, digest)
 
     async def document(self) -> Any:
         """The body as one document. Raises what `body` and `parse_document` raise."""
@@ -99,6 +170,12 @@ class Call:
         if len(body) > LARGE_BYTES:
             await self.services.turns.next()
         return parse_document(body, self.services.settings.max_document_bytes)
+
+
+def _kept_response(kept: Kept) -> Response:
+    return Response(
+        kept.status, kept.body, kept.headers | ({"Idempotent-Replayed": "true"} if kept.again else {})
+    )
 
 
 def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens.Grant | None]:

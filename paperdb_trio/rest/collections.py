@@ -16,7 +16,6 @@ from paperdb_trio.rest.responses import Collections, Dropped, SchemaDeleted
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import DropSome
 from paperdb_trio.store.operations import SetSchema
-from paperdb_trio.store.writer import until_indexed
 
 
 async def collections(call: Call) -> Response:
@@ -38,15 +37,15 @@ async def put_schema(call: Call) -> Response:
     """Set the schema of a collection."""
     collection = call.collection
     schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
-    await until_indexed(call.services.writer, SetSchema(call.database_id, collection, schema))
-    return json_text_response(200, schema.text)
+    operation = SetSchema(call.database_id, collection, schema)
+    return await call.write(operation, lambda _: json_text_response(200, schema.text))
 
 
 async def delete_schema(call: Call) -> Response:
     """Remove the schema of a collection."""
     collection = call.collection
-    await call.services.writer.submit(SetSchema(call.database_id, collection, None))
-    return json_response(200, SchemaDeleted())
+    operation = SetSchema(call.database_id, collection, None)
+    return await call.write(operation, lambda _: json_response(200, SchemaDeleted()))
 
 
 async def drop(call: Call) -> Response:
@@ -57,6 +56,8 @@ async def drop(call: Call) -> Response:
             f"This removes the whole collection; expected its name again: /{collection}?confirm={collection}",
             "CONFIRMATION_NEEDED",
         )
+    if (response := await call.recall()) is not None:
+        return response
     deleted, until, done = 0, None, False
     # A removal that has begun is finished even if the client disconnects: half a collection is of no use.
     try:
@@ -71,4 +72,4 @@ async def drop(call: Call) -> Response:
         call.services.drops_left = True
         message = f"{error.message.rstrip('.')}. The rest of the collection is removed as soon as possible."
         raise ApiError(error.status, error.code, message, headers=error.headers) from None
-    return json_response(200, Dropped(deleted))
+    return await call.remember(json_response(200, Dropped(deleted)))

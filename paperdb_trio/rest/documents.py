@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from functools import partial
 from typing import Any, Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType, ValidationError, convert
 from msgspec.structs import asdict
 
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.json_input import parse_document, parse_json, split_documents
+from paperdb_trio.json_input import parse_document, parse_json, split_items
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import check_document, encode
 from paperdb_trio.net.messages import NO_STORE, Response, document_response, json_response
 from paperdb_trio.rest.call import LARGE_BYTES, Call
 from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
-from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page
+from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page, Versions
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.operations import (
     EVERY_TAG,
+    BulkFailure,
     Condition,
     Delete,
     Draft,
@@ -30,10 +32,11 @@ from paperdb_trio.store.operations import (
     InsertBulk,
     Patch,
     Replace,
+    Written,
 )
 from paperdb_trio.store.query import Question, ask
 from paperdb_trio.store.view import View, parse_select, project
-from paperdb_trio.store.writer import until_indexed
+from paperdb_trio.store.within import within
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 """What ids, times and a schema's defaults may add to a bulk, beside doubling it."""
@@ -42,43 +45,48 @@ MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 async def insert(call: Call) -> Response:
     """Insert a document."""
     collection = call.collection
+    view = call.view_to_write(collection)
     draft = Draft.parse(await call.document())
-    written = await call.services.writer.submit(
-        Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
-    )
-    return document_response(201, written.data, written.seq)
+    insert = Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
+    return await call.write(within(view, insert), partial(_written, view))
 
 
 async def insert_bulk(call: Call) -> Response:
     """Insert many documents."""
     collection = call.collection
+    view = call.view_to_write(collection)
     settings = call.services.settings
     atomic = ATOMIC.of(call.query)
     drafts: list[Draft | ApiError] = []
     turn = TimeSlice()
     body = await call.body()
-    for text in split_documents(body, settings.max_bulk_documents):
+    for text in split_items(body, settings.max_bulk_documents, "documents"):
         if turn.is_over():
             await turn.pass_on()
         if len(text) > LARGE_BYTES:
             await call.services.turns.next()
         try:
-            drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
+            draft = Draft.parse(parse_document(text, settings.max_document_bytes))
+            within(view, Insert(call.database_id, collection, draft, settings.max_document_bytes))
+            drafts.append(draft)
         except ApiError as error:
             if error.code == "INVALID_JSON":
                 raise
             drafts.append(error)
-    documents, failures = await until_indexed(
-        call.services.writer,
-        InsertBulk(
-            call.database_id,
-            collection,
-            drafts,
-            settings.max_document_bytes,
-            2 * len(body) + MORE_BULK_BYTES,
-            atomic,
-        ),
+    bulk = InsertBulk(
+        call.database_id,
+        collection,
+        drafts,
+        settings.max_document_bytes,
+        2 * len(body) + MORE_BULK_BYTES,
+        atomic,
+        None if view is None else partial(within, view),
     )
+    return await call.write(bulk, _bulk_response)
+
+
+def _bulk_response(result: tuple[list[bytes], list[BulkFailure]]) -> Response:
+    documents, failures = result
     errors = [Failure(failure.index, failure.error.message, failure.error.code) for failure in failures]
     return json_response(
         200, Bulk(len(documents), len(failures), list(map(Raw, documents)), errors=errors or UNSET)
@@ -174,7 +182,7 @@ async def get(call: Call) -> Response:
     return document_response(200, data, tag)
 
 
-async def _read(call: Call, collection: str, id: str, within: Question | None) -> Stored:
+async def _read(call: Call, collection: str, id: str, within: Question | None = None) -> Stored:
     """A document, from the cache without waiting, else from the file. Raises a 404."""
     cache, key = call.services.cache, (call.database_id, collection, id)
     if within is not None:  # only SQLite evaluates filters
@@ -201,20 +209,41 @@ async def replace(call: Call) -> Response:
 
 async def _change(call: Call, change: type[Patch] | type[Replace]) -> Response:
     collection, id = call.collection, call.id
-    fields = _own_fields(await call.document(), id)
+    view = call.view_to_write(collection)
+    fields = own_fields(await call.document(), id)
     max_bytes = call.services.settings.max_document_bytes
-    operation = change(call.database_id, collection, id, fields, _condition(call), max_bytes)
-    written = await call.services.writer.submit(operation)
-    return document_response(201 if written.created else 200, written.data, written.seq)
+    operation = change(call.database_id, collection, id, fields, _condition(call, view), max_bytes)
+    return await call.write(within(view, operation), partial(_written, view))
+
+
+def _written(view: View | None, written: Written) -> Response:
+    tag = written.seq if view is None else view.tag(written.visible, written.seq)
+    return document_response(201 if written.created else 200, written.visible, tag)
 
 
 async def delete(call: Call) -> Response:
     """Delete a document."""
     collection, id = call.collection, call.id
-    written = await call.services.writer.submit(Delete(call.database_id, collection, id, _condition(call)))
-    response = json_response(200, Deleted(id=id))
-    response.headers["ETag"] = f'"{written.seq}"'
+    view = call.view_to_write(collection)
+    operation = Delete(call.database_id, collection, id, _condition(call, view))
+    return await call.write(within(view, operation), partial(_deleted, view))
+
+
+def _deleted(view: View | None, written: Written) -> Response:
+    response = json_response(200, Deleted(id=written.id))
+    if view is None or view.select is None:
+        response.headers["ETag"] = f'"{written.seq}"'
     return response
+
+
+async def history(call: Call) -> Response:
+    """List the versions of a document that the change log holds, newest first."""
+    collection, id = call.collection, call.id
+    limit = LIMIT.of(call.query, call.services.settings)
+    versions = await call.services.log.history(call.database_id, collection, id, limit)
+    if not versions:
+        await _read(call, collection, id)  # its changes may be older than the log
+    return json_response(200, Versions(list(map(Raw, versions))))
 
 
 async def count(call: Call) -> Response:
@@ -227,10 +256,10 @@ async def count(call: Call) -> Response:
 # --- conditions and fields -----------------------------------------------------------------------
 
 _ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
-_OPAQUE_TAG: Final = re.compile(r'\s*(?:W/)?"([A-Za-z0-9_-]{24})"\s*')
+_OPAQUE_TAG: Final = re.compile(r'\s*(?:W/)?"?([A-Za-z0-9_-]{24})"?\s*')
 
 
-def _own_fields(value: object, id: str) -> dict[str, Any]:
+def own_fields(value: object, id: str) -> dict[str, Any]:
     """The fields that a user may set, without the system's. `_id` must be the one in the path."""
     fields = check_document(value).copy()
     if fields.pop("_id", id) != id:
@@ -247,12 +276,15 @@ def _condition(call: Call, view: View | None = None) -> Condition | None:
     headers, where = call.request.headers, call.query.get("where")
     if where is None and "if-match" not in headers and "if-none-match" not in headers:
         return None
-    match, none_match = (_tags(headers.get(name), view) for name in ("if-match", "if-none-match"))
-    question = None if where is None else ask(where) if view is None else view.ask(where)
-    return Condition(match, none_match, question)
+    match, none_match = (tags(headers.get(name), view) for name in ("if-match", "if-none-match"))
+    return Condition(match, none_match, None if where is None else question(where, view))
 
 
-def _tags(header: str | None, view: View | None) -> Container[Any] | None:
+def question(filter: str, view: View | None) -> Question:
+    return ask(filter) if view is None else view.ask(filter)
+
+
+def tags(header: str | None, view: View | None) -> Container[Any] | None:
     """The entity tags in a header: seqs, or what `View.tag` makes. A tag that is not ours is not an error, it
     just is not the current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours
     weak."""

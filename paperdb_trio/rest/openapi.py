@@ -15,8 +15,9 @@ from paperdb_trio import __version__
 from paperdb_trio.config import Settings
 from paperdb_trio.rest import responses
 from paperdb_trio.rest.bodies import ID, PATH, Body
+from paperdb_trio.rest.call import MAX_IDEMPOTENCY_KEY
 from paperdb_trio.rest.parameters import PARAMETERS
-from paperdb_trio.rest.table import OF_THE_CONNECTION, STATUS, OpenRoute, Route, by_status, refusals
+from paperdb_trio.rest.table import OF_THE_CONNECTION, STATUS, Access, OpenRoute, Route, by_status, refusals
 from paperdb_trio.web.assets import CONTENT_TYPES
 
 Json = dict[str, Any]
@@ -31,6 +32,8 @@ _HEADERS: Final = {
 _SENT: Final = {
     "If-Match": 'ETags, such as `"7"`, of which the document must have one; `*`: it must exist. Else 412',
     "If-None-Match": "ETags that the document must not have; `*`: it must not exist. Else 412 (a GET: 304)",
+    "Idempotency-Key": "A key that the client makes, such as a UUID. A repeated request with the same key, "
+    "within a day, gets the first response and writes nothing",
     "Last-Event-ID": "Where a stream resumes: the seq of the last event seen. It takes precedence over `since`",
 }
 _WITH_STATUS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
@@ -57,7 +60,7 @@ class _Document:
         self._paths: dict[str, Json] = {}
         self._bodies: dict[str, Body] = {}
         self._types: list[type] = [responses.Error, responses.SelectedDocument, responses.Change]
-        self._types += [responses.Collection, responses.Document]
+        self._types += [responses.Version, responses.BatchResult, responses.Collection, responses.Document]
         self._errors: dict[tuple[str, ...], str] = {}
 
     def add(self, route: Route) -> None:
@@ -220,11 +223,15 @@ def _path_parameter(name: str) -> Json:
 
 
 def _header(name: str) -> Json:
-    return {"name": name, "in": "header", "description": _SENT[name], "schema": {"type": "string"}}
+    schema: Json = {"type": "string"}
+    if name == "Idempotency-Key":
+        schema |= {"minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[!-~]+$"}
+    return {"name": name, "in": "header", "description": _SENT[name], "schema": schema}
 
 
 def _headers(route: Route) -> list[Json]:
     names = ["If-Match", "If-None-Match"] if route.conditional else []
+    names += ["Idempotency-Key"] if route.access is Access.WRITE else []
     return list(map(_header, [*names, *(["Last-Event-ID"] if route.streams else [])]))
 
 

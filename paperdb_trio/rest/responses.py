@@ -104,12 +104,43 @@ class Count(Struct):
 
 
 class Change(Struct):
-    """`data`: the whole document; for a delete, as it last was."""
+    """`data`: the whole document; for a delete, as it last was. `txn`: the seq of the first change of its
+    transaction, if that has several."""
 
     seq: Seq
     type: Literal["insert", "update", "delete"]
     collection: str
     data: Document
+    txn: Seq | UnsetType = UNSET
+
+
+class Version(Struct):
+    """`data`: the whole document; for a delete, as it last was."""
+
+    seq: Seq
+    type: Literal["insert", "update", "delete"]
+    data: Document
+
+
+class Versions(Struct):
+    versions: list[Annotated[Raw, _is("Version")]]
+
+
+class BatchResult(Struct):
+    """The document, or what a delete responds with."""
+
+    id: str = field(name="_id")
+    created_at: Timestamp | UnsetType = field(name="createdAt", default=UNSET)
+    updated_at: Timestamp | UnsetType = field(name="updatedAt", default=UNSET)
+    deleted: bool | UnsetType = UNSET
+
+
+class BatchResults(Struct):
+    """`results`: the document of each operation; `{"deleted": true, "_id"}` of a delete. `txn`: the seq of the
+    first; the following have the next ones."""
+
+    results: list[Annotated[Raw, _is("BatchResult")]]
+    txn: Seq
 
 
 class Changes(Struct, rename="camel"):

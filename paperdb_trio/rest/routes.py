@@ -15,7 +15,7 @@ from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import COLLECTION_NAME, encode
 from paperdb_trio.net.cors import allow_origin, preflight
 from paperdb_trio.net.messages import Request, Response, error_response, json_text_response
-from paperdb_trio.rest import bodies, changes, collections, documents, metrics, pages, responses, tokens
+from paperdb_trio.rest import batch, bodies, changes, collections, documents, metrics, pages, responses, tokens
 from paperdb_trio.rest.call import Call, authenticate
 from paperdb_trio.rest.openapi import openapi_document
 from paperdb_trio.rest.table import Access, OpenRoute, Route
@@ -37,6 +37,7 @@ ROUTES: Final = (
         "/:collection/docs",
         documents.insert,
         _WRITE,
+        tokens=True,
         body=bodies.NEW_DOCUMENT,
         returns={201: responses.Document},
     ),
@@ -46,6 +47,7 @@ ROUTES: Final = (
         documents.insert_bulk,
         _WRITE,
         ("atomic",),
+        tokens=True,
         body=bodies.BULK,
         returns={200: responses.Bulk},
     ),
@@ -86,6 +88,7 @@ ROUTES: Final = (
         documents.patch,
         _WRITE,
         ("where",),
+        tokens=True,
         conditional=True,
         body=bodies.PATCH,
         returns=_DOCUMENT,
@@ -97,6 +100,7 @@ ROUTES: Final = (
         documents.replace,
         _WRITE,
         ("where",),
+        tokens=True,
         conditional=True,
         body=bodies.FIELDS,
         returns={**_DOCUMENT, 201: responses.Document},
@@ -108,9 +112,29 @@ ROUTES: Final = (
         documents.delete,
         _WRITE,
         ("where",),
+        tokens=True,
         conditional=True,
         returns={200: responses.Deleted},
         refuses=("NOT_FOUND", *_WHERE),
+    ),
+    Route(
+        "GET",
+        "/:collection/docs/:id/history",
+        documents.history,
+        _READ,
+        ("limit",),
+        returns={200: responses.Versions},
+        refuses=("NOT_FOUND", "QUERY_TIMEOUT", "RESULT_TOO_LARGE"),
+    ),
+    Route(
+        "POST",
+        "/batch",
+        batch.batch,
+        _WRITE,
+        tokens=True,
+        body=bodies.BATCH,
+        returns={200: responses.BatchResults},
+        refuses=("NOT_FOUND", "PRECONDITION_FAILED", *_WHERE),
     ),
     Route(
         "GET",
@@ -310,7 +334,7 @@ async def _respond(services: Services, request: Request) -> Response:
             403, "TOKEN_NOT_ALLOWED", "A token is for documents and changes only; use an API key here"
         )
     if route.access is Access.WRITE:
-        if not identity.key.secret:
+        if token is None and not identity.key.secret:
             raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")
         if not route.conditional and ("if-match" in request.headers or "if-none-match" in request.headers):
             raise bad_request("If-Match and If-None-Match are for one document; this call takes neither")

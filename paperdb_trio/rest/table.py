@@ -68,11 +68,13 @@ STATUS: Final = {
             *("INVALID_UNIQUE", "INVALID_SCHEMA", "VALIDATION_FAILED", "RESULT_TOO_LARGE", "TOO_MANY_INDEXES"),
             *("TOO_MANY_UNIQUE_FIELDS", "CONFIRMATION_NEEDED", "INVALID_CURSOR", "INVALID_STEP"),
             "FIELD_NOT_IN_TOKEN",
+            "INVALID_OPERATION",
         ),
         400,
     ),
     **dict.fromkeys(("UNAUTHORIZED", "INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED"), 401),
     **dict.fromkeys(("READ_ONLY_KEY", "PLAN_REQUIRED", "TOKEN_NOT_ALLOWED", "NOT_IN_TOKEN"), 403),
+    **dict.fromkeys(("RULE", "READ_ONLY_TOKEN"), 403),
     "ORIGIN_NOT_ALLOWED": 403,
     "NOT_FOUND": 404,
     "BODY_TIMEOUT": 408,
@@ -80,8 +82,9 @@ STATUS: Final = {
     "CURSOR_EXPIRED": 410,
     "PRECONDITION_FAILED": 412,
     "CONDITION_FAILED": 412,
-    **dict.fromkeys(("BODY_TOO_LARGE", "DOCUMENT_TOO_LARGE", "TOO_MANY_DOCUMENTS"), 413),
+    **dict.fromkeys(("BODY_TOO_LARGE", "DOCUMENT_TOO_LARGE", "TOO_MANY_DOCUMENTS", "BATCH_TOO_LARGE"), 413),
     "UNSUPPORTED_MEDIA_TYPE": 415,
+    "IDEMPOTENCY_KEY_REUSED": 422,
     "RATE_LIMITED": 429,
     **dict.fromkeys(("TOO_MANY_CONNECTIONS", "TOO_MANY_PENDING_BYTES", "QUERY_TIMEOUT", "SHUTTING_DOWN"), 503),
     **dict.fromkeys(("NOT_READY", "STORAGE_ERROR", "STORAGE_GONE"), 503),
@@ -120,8 +123,10 @@ def refusals(route: Route) -> dict[int, list[str]]:
     if route.body is not None:
         codes |= {*_BODY, *route.body.refuses}
     codes |= _WITH_TOKEN if route.tokens else {"TOKEN_NOT_ALLOWED"}
+    if route.access is Access.WRITE and route.tokens:
+        codes |= {"RULE", "READ_ONLY_TOKEN"}
     if route.access is Access.WRITE:
-        codes |= {"READ_ONLY_KEY", *_STORAGE}
+        codes |= {"READ_ONLY_KEY", "IDEMPOTENCY_KEY_REUSED", *_STORAGE}
     return by_status(codes)
 
 

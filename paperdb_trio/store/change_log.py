@@ -31,9 +31,14 @@ THREADS_OF_ONE: Final = 2
 """Threads that one database may use."""
 
 # The text of an event; `rowkey&…` is the seq.
-_REST: Final = """"type":"'||type||'","collection":"'||collection||'","data":'||data||'}'"""
-_PLAIN: Final = "'{" + _REST
-_CURSOR: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||'," + _REST
+_HEAD: Final = """"type":"'||type||'","collection":"'||collection||'","""
+_DATA: Final = """"data":'||data||'}'"""
+_TXN: Final = """'||iif(txn IS NULL,'','"txn":'||txn||',')||'"""
+_PLAIN: Final = "'{" + _HEAD + _DATA
+_CURSOR: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||'," + _HEAD + _TXN + _DATA
+
+
+_VERSION: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||',\"type\":\"'||type||'\",\"data\":'||data||'}}'"
 
 
 class EventText(Enum):
@@ -106,6 +111,23 @@ class ChangeLog:
             if page.events or page.reached_end:
                 return page
             after = page.position
+
+    async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
+        """The newest versions of a document that the log holds, newest first, as JSON `{seq, type, data}`.
+
+        The log has no index for this: it is read from its end. Raises a 503 `QUERY_TIMEOUT`.
+        """
+        low, high = span(database_id)
+
+        def read(connection: sqlite.Connection) -> list[bytes]:
+            rows = connection.execute(
+                f"SELECT {_VERSION} FROM changes WHERE rowkey BETWEEN ? AND ? AND collection=? AND "
+                "coalesce(id,json_extract(data,'$._id'))=? ORDER BY rowkey DESC LIMIT ?",
+                (low, high, collection, id, limit),
+            )
+            return [text.encode() for (text,) in rows]
+
+        return await self._reader.run(read)
 
     def bounds(self) -> dict[int, tuple[int, int]]:
         """`(head, trimmed)` of every database. Blocks: for start-up only."""

@@ -164,7 +164,7 @@ def _log(
     for (rowkey,) in connection.execute(
         "SELECT rowkey FROM changes WHERE rowkey BETWEEN ? AND ? AND "
         "(type NOT IN ('insert','update','delete') OR NOT json_valid(data) "
-        f"OR size<>length(CAST(data AS BLOB))) LIMIT {MAX_FAULTS}",
+        f"OR size<>length(CAST(data||ifnull(before,'') AS BLOB))) LIMIT {MAX_FAULTS}",
         (low, high),
     ):
         faults.append(f"{database}: change {rowkey & SEQ_MASK:,} is malformed")

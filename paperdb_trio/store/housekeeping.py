@@ -13,6 +13,7 @@ from typing import Final
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
+from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
@@ -255,5 +256,6 @@ HOUSEKEEPING: Final = (
     MakeIndex,
     KeepUsedIndexes,
     FreePages,
+    ForgetRequests,
 )
 """Operations of the server itself. They do not count as users' activity."""

@@ -126,6 +126,21 @@ def m003_entries(db: Any) -> None:
         db.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
 
 
+def m004_before(db: Any) -> None:
+    """Changes say what was before. Requests with an Idempotency-Key are remembered."""
+    for statement in (
+        # id: NULL in changes of older versions; before: a `reverse_patch`; txn: NULL for a single change.
+        """ALTER TABLE changes ADD COLUMN id TEXT""",
+        """ALTER TABLE changes ADD COLUMN before TEXT""",
+        """ALTER TABLE changes ADD COLUMN txn INTEGER""",
+        # at: milliseconds since the epoch; response: JSON, see `requests`.
+        """CREATE TABLE requests (
+            id INTEGER PRIMARY KEY, at INTEGER NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL,
+            digest BLOB NOT NULL, response TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (scope, key))""",
+    ):
+        db.execute(statement)
+
+
 def m005_revocations(db: Any) -> None:
     """Tokens can be ended before their time."""
     for statement in (
@@ -144,6 +159,7 @@ MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (
     m001_initial,
     m002_jsonb,
     m003_entries,
+    m004_before,
     m005_revocations,
 )
 

@@ -6,7 +6,7 @@ inside a savepoint), and returns what the response needs. Nothing here waits, co
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from paperdb_trio.model import (
     document_bytes,
     encode,
     new_id,
+    reverse_patch,
 )
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.query import Question
@@ -35,13 +36,29 @@ class Operation(Protocol[Result]):
     def apply(self, tx: Transaction) -> Result: ...
 
 
+class Write(Operation["Written"], Protocol):
+    """A write of one document."""
+
+    @property
+    def database_id(self) -> int: ...
+    @property
+    def collection(self) -> str: ...
+
+
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """The result of writing one document: its JSON text, its seq, and whether it is new."""
+    """The result of writing one document: its JSON text, its seq, and whether it is new, or deleted. `shown`:
+    the part of the text that a view shows."""
 
     id: str
     data: bytes
     seq: int
     created: bool = False
+    deleted: bool = False
+    shown: bytes | None = None
+
+    @property
+    def visible(self) -> bytes:
+        return self.data if self.shown is None else self.shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +86,12 @@ class Condition:
     none_match: Container[Any] | None = None
     where: Question | None = None
 
-    def check(self, tx: Transaction, found: tuple[int, int, bytes] | None) -> None:
-        """Raises a 412. `found` is None if there is no such document."""
-        seq = None if found is None else found[1]
-        self.check_match(seq)
-        if seq is not None and self.excludes(seq):
-            raise self._failed("If-None-Match", seq)
+    def check(self, tx: Transaction, found: tuple[int, int | str, bytes] | None) -> None:
+        """Raises a 412. `found`: row key, entity tag and data; None if there is no such document."""
+        tag = None if found is None else found[1]
+        self.check_match(tag)
+        if tag is not None and self.excludes(tag):
+            raise self._failed("If-None-Match", tag)
         if self.where is not None and (found is None or not tx.satisfies(found[0], self.where)):
             current = "does not exist" if found is None else "does not satisfy 'where'"
             raise ApiError(412, "CONDITION_FAILED", f"Nothing was written: the document {current}")
@@ -162,7 +179,8 @@ class Insert:
 @dataclass(frozen=True, slots=True)
 class InsertBulk:
     """Each draft succeeds or fails alone; an `ApiError` stands for a draft that could not be parsed. With
-    `atomic`, the first failure undoes all and is raised. Submit it with `until_indexed`."""
+    `atomic`, the first failure undoes all and is raised. `within` makes each insert one within a view. Submit
+    it with `until_indexed`."""
 
     database_id: int
     collection: str
@@ -170,22 +188,23 @@ class InsertBulk:
     max_bytes: int
     max_bytes_in_all: int
     atomic: bool
+    within: Callable[[Insert], Write] | None = None
 
     def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]] | None:
         """Returns the inserted documents as JSON texts, and the failures. Returns None, having done nothing,
         while an index that a unique check needs is being built."""
-        collection_id = tx.collection_id(self.database_id, self.collection)
-        if collection_id is not None:
-            drafts = (draft for draft in self.drafts if isinstance(draft, Draft))
-            unique = {name for draft in drafts for name, value in draft.unique if value is not None}
-            if not tx.is_ready(collection_id, unique):
-                return None
-        documents = self._insert_at_once(tx)
+        drafts = [draft for draft in self.drafts if isinstance(draft, Draft)]
+        if not _is_ready(tx, self.database_id, self.collection, drafts):
+            return None
+        if not self.atomic:
+            return self._insert(tx)
+        with tx.all_or_none():
+            return self._insert(tx)
+
+    def _insert(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
+        documents = self._insert_at_once(tx) if self.within is None else None
         if documents is not None:
             return documents, []
-        if self.atomic:
-            with tx.savepoint():
-                return self._insert_all(tx)
         return self._insert_all(tx)
 
     def _insert_at_once(self, tx: Transaction) -> list[bytes] | None:
@@ -224,12 +243,13 @@ class InsertBulk:
                     raise ApiError(
                         413, "BODY_TOO_LARGE", "With the schema's defaults, this bulk is too large: send fewer"
                     )
-                written = draft.insert(tx, self.database_id, self.collection, self.max_bytes)
-                documents.append(written.data)
+                insert = Insert(self.database_id, self.collection, draft, self.max_bytes)
+                written = (insert if self.within is None else self.within(insert)).apply(tx)
+                documents.append(written.visible)
                 size += len(written.data)
             except ApiError as error:
                 if self.atomic:
-                    raise ApiError(error.status, error.code, error.message, index=index) from None
+                    raise error.at(index) from None
                 failures.append(BulkFailure(index, error))
         return documents, failures
 
@@ -250,10 +270,9 @@ class Patch:
         if self.condition is not None:
             self.condition.check(tx, found)
         rowkey, _, old = found
-        document = decode(old)
-        created, updated = _times(document, tx)
-        for name in SYSTEM_FIELDS:
-            document.pop(name, None)
+        was = decode(old)
+        created, updated = _times(was, tx)
+        document = {name: value for name, value in was.items() if name not in SYSTEM_FIELDS}
         for name, value in self.fields.items():
             if is_step(value):
                 take(document, name, value)
@@ -261,7 +280,9 @@ class Patch:
                 document[name] = value
         satisfy_schema(tx, self.database_id, self.collection, document)
         data = document_bytes(self.id, encode(document), created, updated, self.max_bytes)
-        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
+        document |= {"_id": self.id, "createdAt": created, "updatedAt": updated}
+        before = reverse_patch(was, document)
+        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data, before)
         return Written(self.id, data, seq)
 
 
@@ -288,8 +309,12 @@ class Replace:
             assert seq is not None
             return Written(self.id, data, seq, created=True)
         rowkey, _, old = found
-        data = document_bytes(self.id, fields, *_times(decode(old), tx), self.max_bytes)
-        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data)
+        was = decode(old)
+        created, updated = _times(was, tx)
+        data = document_bytes(self.id, fields, created, updated, self.max_bytes)
+        document = {**self.fields, "_id": self.id, "createdAt": created, "updatedAt": updated}
+        before = reverse_patch(was, document)
+        seq = tx.update(self.database_id, self.collection, rowkey, self.id, old, data, before)
         return Written(self.id, data, seq)
 
 
@@ -305,7 +330,53 @@ class Delete:
         if self.condition is not None:
             self.condition.check(tx, found)
         rowkey, _, data = found
-        return Written(self.id, data, tx.delete(self.database_id, self.collection, rowkey, self.id, data))
+        seq = tx.delete(self.database_id, self.collection, rowkey, self.id, data)
+        return Written(self.id, data, seq, deleted=True)
+
+
+class BatchResult(msgspec.Struct, frozen=True, gc=False):
+    """`txn`: the seq of the first change; the result at index n has the seq `txn + n`."""
+
+    results: list[Written]
+    txn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All or none, in this order. `max_bytes`: what all documents together may take. Submit it with
+    `until_indexed`."""
+
+    operations: Sequence[Write]
+    max_bytes: int
+
+    def apply(self, tx: Transaction) -> BatchResult | None:
+        """Returns None, having done nothing, while an index that a unique check needs is being built. Raises
+        the first failure, with its index."""
+        inserts: dict[tuple[int, str], list[Draft]] = {}
+        for operation in self.operations:
+            drafts = inserts.setdefault((operation.database_id, operation.collection), [])
+            if isinstance(operation, Insert):
+                drafts.append(operation.draft)
+        ready = [_is_ready(tx, *key, drafts) for key, drafts in inserts.items()]  # each makes missing indexes
+        if not all(ready):
+            return None
+        results: list[Written] = []
+        left = self.max_bytes
+        with tx.all_or_none():
+            for index, operation in enumerate(self.operations):
+                try:
+                    written = operation.apply(tx)
+                    left -= len(written.data)
+                    if left < 0:
+                        raise ApiError(
+                            413,
+                            "BATCH_TOO_LARGE",
+                            f"The documents of a batch have at most {self.max_bytes:,} bytes of JSON in total",
+                        )
+                except ApiError as error:
+                    raise error.at(index) from None
+                results.append(written)
+        return BatchResult(results, results[0].seq)
 
 
 @dataclass(slots=True)
@@ -339,6 +410,13 @@ def satisfy_schema(tx: Transaction, database_id: int, collection: str, fields: D
     if schema is not None:
         schema.apply(fields)
     return collection_id
+
+
+def _is_ready(tx: Transaction, database_id: int, collection: str, drafts: list[Draft]) -> bool:
+    """Whether all unique checks of these drafts, and of the schema, can use an index."""
+    collection_id = tx.collection_id(database_id, collection)
+    unique = {name for draft in drafts for name, value in draft.unique if value is not None}
+    return collection_id is None or tx.is_ready(collection_id, unique)
 
 
 def _times(document: Document, tx: Transaction) -> tuple[str, str]:

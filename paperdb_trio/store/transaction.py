@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+import msgspec
+
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store import sqlite
@@ -33,6 +35,8 @@ class Transaction(Catalog):
         self.changes: list[Change] = []
         self.size = 0
         """Bytes of the changes' data."""
+        self.within: Question | None = None
+        """What documents must match that are inserted or updated."""
         self._texts: list[str] = []  # the data of each change, as `str` for SQLite
         self._heads: dict[int, int] = {}
         self._counts: dict[int, int] = {}
@@ -41,9 +45,20 @@ class Transaction(Catalog):
         """Write the changes and the counters. Called once, just before COMMIT."""
         at = int(self.log_time * 1000)
         self.connection.executemany(
-            "INSERT INTO changes VALUES (?,?,?,?,?,?)",
+            "INSERT INTO changes (rowkey, at, size, type, collection, data, id, before, txn) "
+            "VALUES (?,?,?,?,?,?,?,?,?)",
             [
-                (c.database_id << SEQ_BITS | c.seq, at, len(c.data), c.type, c.collection, text)
+                (
+                    c.database_id << SEQ_BITS | c.seq,
+                    at,
+                    len(c.data) + len(c.before or b""),
+                    c.type,
+                    c.collection,
+                    text,
+                    c.id,
+                    None if c.before is None else c.before.decode(),
+                    c.txn,
+                )
                 for c, text in zip(self.changes, self._texts, strict=True)
             ],
         )
@@ -75,6 +90,17 @@ class Transaction(Catalog):
             raise
         self.connection.execute("RELEASE operation")
 
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """A savepoint whose changes are one transaction for those who follow the log: they get a `txn`."""
+        start = len(self.changes)
+        with self.savepoint():
+            yield
+        own = self.changes[start:]
+        if len(own) > 1:
+            first = own[0].seq
+            self.changes[start:] = [msgspec.structs.replace(change, txn=first) for change in own]
+
     # --- documents -------------------------------------------------------------------------------
 
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
@@ -93,14 +119,25 @@ class Transaction(Catalog):
         )
         return found.fetchone() is not None
 
+    def _require(self, data: bytes, question: Question) -> None:
+        found = self.connection.execute(
+            f"WITH d AS MATERIALIZED (SELECT jsonb(?) AS data) SELECT 1 FROM d WHERE {question.condition}",
+            (data.decode(), *question.parameters),
+        )
+        if found.fetchone() is None:
+            raise outside_rule()
+
     def insert(
         self, database_id: int, collection: str, id: str, data: bytes, created: str | None = None
     ) -> int | None:
         """Insert a document and return its seq. If the id is taken, return None and change nothing. `created`:
         its `createdAt`, if that is not now.
 
-        Raises a 409 for a value that exists already at a unique field of the schema.
+        Raises a 409 for a value that exists already at a unique field of the schema, and before that a 403
+        `RULE` for a document that is not `within`.
         """
+        if self.within is not None:
+            self._require(data, self.within)
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
         seq, text = self._head(database_id) + 1, data.decode()
@@ -126,7 +163,8 @@ class Transaction(Catalog):
 
     def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
         """Insert documents `(id, data)`, created now. Returns False and changes nothing if one of them cannot
-        be inserted because its id or a unique value is taken."""
+        be inserted because its id or a unique value is taken. Not for documents that must be `within`."""
+        assert self.within is None
         with suppress(sqlite.ConstraintError, ApiError), self.savepoint():
             collection_id = self.collection_id(database_id, collection, create=True)
             assert collection_id is not None
@@ -163,27 +201,29 @@ class Transaction(Catalog):
             return True
         return False
 
-    def update(self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes) -> int:
-        """Raises a 409 like `insert`."""
+    def update(
+        self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes, before: bytes
+    ) -> int:
+        """`before`: the `reverse_patch`. Raises what `insert` does."""
+        if self.within is not None:
+            self._require(data, self.within)
         text = data.decode()
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
         if indexes is not None:
-            before = [
-                (index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)
-            ]
+            left = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)]
             now = self._entries(collection_id, indexes, rowkey, data)
-            for entry in before:
+            for entry in left:
                 if entry not in now:
                     self.connection.execute(LEAVE, entry)
             for entry in now:
-                if entry not in before:
+                if entry not in left:
                     self.connection.execute(ENTER, entry)
         self.connection.execute(
             "UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?",
             (text, self._head(database_id) + 1, rowkey),
         )
-        return self._record(database_id, "update", collection, id, data, text)
+        return self._record(database_id, "update", collection, id, data, text, before)
 
     def delete(self, database_id: int, collection: str, rowkey: int, id: str, data: bytes) -> int:
         self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
@@ -227,10 +267,23 @@ class Transaction(Catalog):
         if created is not None and newest is not None:
             self._newest[collection_id] = created if created >= newest else None
 
-    def _record(self, database_id: int, type: str, collection: str, id: str, data: bytes, text: str) -> int:
+    def _record(
+        self,
+        database_id: int,
+        type: str,
+        collection: str,
+        id: str,
+        data: bytes,
+        text: str,
+        before: bytes | None = None,
+    ) -> int:
         seq = self._head(database_id) + 1
         self._heads[database_id] = seq
-        self.changes.append(Change(database_id, seq, type, collection, id, data))
+        self.changes.append(Change(database_id, seq, type, collection, id, data, before))
         self._texts.append(text)
-        self.size += len(data)
+        self.size += len(data) if before is None else len(data) + len(before)
         return seq
+
+
+def outside_rule() -> ApiError:
+    return ApiError(403, "RULE", "The token's rule must hold for the document before and after the write")

@@ -28,6 +28,7 @@ from paperdb_trio.model import (
     document_bytes,
     encode,
     new_id,
+    reverse_patch,
 )
 from paperdb_trio.store.document_schema import MAX_BYTES as MAX_SCHEMA_BYTES
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
@@ -182,8 +183,9 @@ class ImportLines:
         elif is_there():  # with the schema's defaults
             tally.unchanged += 1
         elif self.replace:
-            tx.update(database_id, collection, found[0], id, found[2], data)
-            if (created or tx.stamp) != decode(found[2])["createdAt"]:
+            was = decode(found[2])
+            tx.update(database_id, collection, found[0], id, found[2], data, reverse_patch(was, decode(data)))
+            if (created or tx.stamp) != was["createdAt"]:
                 tx.disorder(found[0] >> SEQ_BITS)
             tally.replaced += 1
         else:

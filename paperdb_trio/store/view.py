@@ -71,6 +71,10 @@ class View:
         selected in part is not, so neither is the object."""
         return self.select is None or any(path == name or path.startswith(f"{name}.") for name in self.select)
 
+    def writes(self, name: str) -> bool:
+        """Whether a top-level field may be written: only if it is selected as a whole."""
+        return self.select is None or ("." not in name and name in self.select)
+
     def require(self, path: str) -> None:
         """Raises a 400 for a field that is not visible, whether or not it exists."""
         if not self.shows(path):

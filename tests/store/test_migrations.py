@@ -28,12 +28,21 @@ from tests.store.tools import apply_all, inserting, rows
 FORMATS = sorted(path.name for path in (Path(__file__).parent / "formats").iterdir())
 
 
+def copy_of(format: str, data: Path) -> Path:
+    shutil.copytree(Path(__file__).parent / "formats" / format, data)
+    return data
+
+
 @pytest.fixture(params=FORMATS)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A data directory of an older version."""
-    data = tmp_path / "data"
-    shutil.copytree(Path(__file__).parent / "formats" / request.param, data)
-    return data
+    return copy_of(request.param, tmp_path / "data")
+
+
+@pytest.fixture
+def oldest(tmp_path: Path) -> Path:
+    """One whose upgrade takes many steps."""
+    return copy_of("m001", tmp_path / "data")
 
 
 def exported(file: Path) -> list[bytes]:
@@ -117,11 +126,11 @@ migrations.migrate(connection, Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("commits", [1, 2, 3, 8])
-def test_killed_upgrade_continues(old: Path, commits: int) -> None:
-    done = subprocess.run([sys.executable, "-c", KILLED, database_file(old), str(commits)], check=False)
+def test_killed_upgrade_continues(oldest: Path, commits: int) -> None:
+    done = subprocess.run([sys.executable, "-c", KILLED, database_file(oldest), str(commits)], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert exported(prepare(old, create=False)) == expected(old)
-    assert run_here("check", "--data", old).exit_code == 0
+    assert exported(prepare(oldest, create=False)) == expected(oldest)
+    assert run_here("check", "--data", oldest).exit_code == 0
 
 
 def test_file_in_use_by_an_older_server_is_not_upgraded(old: Path) -> None:
@@ -131,8 +140,7 @@ def test_file_in_use_by_an_older_server_is_not_upgraded(old: Path) -> None:
 
 
 def test_upgrade_without_room_for_the_copy_changes_nothing(small_disk: Path) -> None:
-    data = small_disk / "data"
-    shutil.copytree(Path(__file__).parent / "formats" / "m001", data)
+    data = copy_of("m001", small_disk / "data")
     before = rows(database_file(data), "SELECT * FROM documents")
     filler = small_disk / "filler"
     fill(filler)
@@ -142,8 +150,8 @@ def test_upgrade_without_room_for_the_copy_changes_nothing(small_disk: Path) -> 
     assert rows(database_file(data), "SELECT * FROM documents") == before
 
 
-def test_damaged_document_stops_the_upgrade(old: Path) -> None:
-    with closing(connect(database_file(old))) as connection:
+def test_damaged_document_stops_the_upgrade(oldest: Path) -> None:
+    with closing(connect(database_file(oldest))) as connection:
         connection.execute("DROP INDEX schema_unique_1_656d61696c")
         connection.execute("DROP INDEX schema_index_1_656d61696c")
         connection.execute("DROP INDEX schema_index_1_6e")
@@ -152,4 +160,4 @@ def test_damaged_document_stops_the_upgrade(old: Path) -> None:
         StartupError,
         match=r"damaged: malformed JSON. paperdb.sqlite.before-m002_jsonb is a copy from before the upgrade",
     ):
-        prepare(old, create=False)
+        prepare(oldest, create=False)

@@ -1,0 +1,129 @@
+"""Requests that are remembered by their `Idempotency-Key`: a retry gets the first response, and writes nothing.
+
+Law: the law of `operations` holds here, too. A response is remembered in the very transaction of its writes. A
+request that wrote nothing because the storage failed is not remembered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import msgspec
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.transaction import Transaction
+
+REMEMBERED_SECONDS: Final = 86_400.0
+"""The age, by the log's clock, at which a request is forgotten."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestKey:
+    """`scope`: whose key it is. `digest`: of everything that the request says."""
+
+    scope: str
+    key: str
+    digest: bytes
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A response. `again`: it was remembered."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Returns the response of a request that is remembered. Raises a 422 if the key was used for another."""
+
+    request: RequestKey
+
+    def apply(self, tx: Transaction) -> Kept | None:
+        row = tx.connection.execute(
+            "SELECT at, digest, response, body FROM requests WHERE scope=? AND key=?",
+            (self.request.scope, self.request.key),
+        ).fetchone()
+        if row is None or row[0] < (tx.log_time - REMEMBERED_SECONDS) * 1000:
+            return None
+        _, digest, response, body = row
+        if digest != self.request.digest:
+            raise ApiError(
+                422,
+                "IDEMPOTENCY_KEY_REUSED",
+                "This Idempotency-Key was used for another request. Use a new key for each request, and the "
+                "same one only to repeat it unchanged",
+            )
+        status, headers = msgspec.json.decode(response)
+        return Kept(status, headers, body, again=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Once(Generic[Result]):
+    """An operation that is applied only the first time. `respond` makes the response of its result, or of its
+    refusal. Returns None while the operation returns a false result (see `until_indexed`)."""
+
+    request: RequestKey
+    operation: Operation[Result | None]
+    respond: Callable[[Result | ApiError], Kept]
+
+    def apply(self, tx: Transaction) -> Kept | None:
+        kept = Recall(self.request).apply(tx)
+        if kept is not None:
+            return kept
+        outcome: Result | ApiError | None
+        try:
+            outcome = self.operation.apply(tx)
+        except ApiError as error:
+            outcome = error
+        if not outcome:
+            return None
+        kept = self.respond(outcome)
+        Remember(self.request, kept).apply(tx)
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class Remember:
+    """Remember the response of a request whose writes took several transactions."""
+
+    request: RequestKey
+    kept: Kept
+
+    def apply(self, tx: Transaction) -> None:
+        response = msgspec.json.encode([self.kept.status, self.kept.headers]).decode()
+        tx.connection.execute(
+            "INSERT OR REPLACE INTO requests (at, scope, key, digest, response, body) VALUES (?,?,?,?,?,?)",
+            (
+                int(tx.log_time * 1000),
+                self.request.scope,
+                self.request.key,
+                self.request.digest,
+                response,
+                self.kept.body,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRequests:
+    """Forget some requests that are older than `REMEMBERED_SECONDS`. Returns whether there may be more."""
+
+    limit: int = 100
+
+    def apply(self, tx: Transaction) -> bool:
+        (forgotten,) = tx.connection.execute(
+            "SELECT count(*) FROM (SELECT at FROM requests ORDER BY id LIMIT ?) WHERE at<?",
+            (self.limit, (tx.log_time - REMEMBERED_SECONDS) * 1000),
+        ).fetchone()
+        tx.connection.execute(
+            "DELETE FROM requests WHERE id IN (SELECT id FROM requests ORDER BY id LIMIT ?)", (forgotten,)
+        )
+        return bool(forgotten == self.limit)
