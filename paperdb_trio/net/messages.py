@@ -72,8 +72,8 @@ def json_text_response(status: int, text: bytes) -> Response:
     return Response(status, text, {"Content-Type": JSON, "Cache-Control": NO_STORE})
 
 
-def document_response(status: int, data: bytes, seq: int) -> Response:
-    return Response(status, data, {"Content-Type": JSON, "Cache-Control": NO_STORE, "ETag": f'"{seq}"'})
+def document_response(status: int, data: bytes, tag: int | str) -> Response:
+    return Response(status, data, {"Content-Type": JSON, "Cache-Control": NO_STORE, "ETag": f'"{tag}"'})
 
 
 def error_response(error: ApiError) -> Response:

@@ -172,10 +172,9 @@ def _first_interest(grant: Grant, narrowed: str | None, most: int) -> Interest:
     elif grant.collections is not None:
         names = list(grant.collections)
     else:
+        tokens.require_unfiltered(grant, None)
         return None
-    for name in names:
-        if not grant.covers(name):
-            raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
+    tokens.require_unfiltered(grant, names)
     if len(names) > most:
         raise too_many_subscriptions(most)
     return dict.fromkeys(names, 0)

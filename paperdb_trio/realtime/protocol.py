@@ -102,7 +102,9 @@ def refusal_close(error: ApiError) -> tuple[int, str]:
     if error.status == 503:
         code = CloseCode.RESTARTING if error.code == "SHUTTING_DOWN" else CloseCode.TRY_AGAIN_LATER
     elif error.status == 401:
-        code = CloseCode.ACCESS_LOST if error.code == "KEY_REVOKED" else CloseCode.TOKEN_EXPIRED
+        code = (
+            CloseCode.ACCESS_LOST if error.code in ("KEY_REVOKED", "TOKEN_REVOKED") else CloseCode.TOKEN_EXPIRED
+        )
     elif error.code in ("PLAN_REQUIRED", "ORIGIN_NOT_ALLOWED"):
         code = CloseCode.ACCESS_LOST
     else:

@@ -191,8 +191,7 @@ class WebSocket(Live):
 
     def _subscribe(self, action: Action) -> bytes:
         name = check_collection(action.argument)
-        if not self._grant.covers(name):
-            raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
+        tokens.require_unfiltered(self._grant, [name])
         seq = self._subscriber.reached
         if self._interest is not None and name not in self._interest:
             if len(self._interest) >= self._settings.max_subscriptions:
@@ -226,6 +225,7 @@ class WebSocket(Live):
             raise ApiError(
                 403, "NOT_IN_TOKEN", "The token does not cover what this connection is subscribed to"
             )
+        tokens.require_unfiltered(grant, self._interest)
         self._take_grant(grant)
         self._wheel.add(self)
         return reply("authenticated", action.ref, expiresIn=max(0, int(grant.expires - time.time())))
