@@ -50,16 +50,17 @@ def test_it_looks_like_a_new_process(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", ["--version", "keys lst", "keys list --data nowhere", "check --data .", "serve --port x"]
+    ("arguments", "code"), [("check", 0), ("check --data nowhere", 1), ("keys lst", 2), ("--version", 0)]
 )
-def test_it_says_and_exits_what_a_new_process_does(tmp_path: Path, arguments: str) -> None:
+def test_it_says_and_exits_what_a_new_process_does(data: Path, arguments: str, code: int) -> None:
     command = [*PYTHON, *arguments.split()]
-    env = ENVIRONMENT | {"PAPERDB_DATA": "elsewhere"}
-    forked = run(command, text=True, env=env, cwd=tmp_path, timeout=20)
+    env = ENVIRONMENT | {"PAPERDB_DATA": data.name}
+    forked = run(command, text=True, env=env, cwd=data.parent, timeout=20)
     new = subprocess.run(
-        command, text=True, env=env, cwd=tmp_path, timeout=20, capture_output=True, check=False
+        command, text=True, env=env, cwd=data.parent, timeout=20, capture_output=True, check=False
     )
     assert vars(forked) == vars(new)
+    assert forked.returncode == code
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 0), (signal.SIGKILL, -9)])
