@@ -1,4 +1,4 @@
-"""What all tests share: a real server process on loopback.
+"""What all tests share: a real server process on loopback (tests/zygote.py says how it starts).
 
 Rules: port 0; clients that we did not write; an absolute timeout on every wait; whatever a test starts it
 ends. Tests of the protocol parts need none of this and use trio's mock clock. A test that needs a part

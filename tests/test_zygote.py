@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
-from tests.zygote import PYTHON, run
+from tests.zygote import MEASURED, PYTHON, run
+
+pytestmark = pytest.mark.skipif(MEASURED, reason="coverage measures new processes only")
 
 STATUS = ("PPid", "Uid", "Gid", "Umask", "SigPnd", "SigBlk", "SigIgn", "SigCgt", "NoNewPrivs", "CapEff")
 

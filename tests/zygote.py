@@ -41,6 +41,9 @@ FREE: Final = ("PAPERDB_", "PYTEST_", "PYTHONFAULTHANDLER")
 """Variables of which a fork can have its own: neither the interpreter nor a library has read them before."""
 
 PR_SET_CHILD_SUBREAPER: Final = 36
+MEASURED: Final = any(name.startswith("COVERAGE_PROCESS_") for name in os.environ)
+"""Whether coverage is: it begins with a process and writes its data at the end."""
+
 MAX_REQUEST: Final = 1 << 17
 
 
@@ -54,7 +57,7 @@ class Popen(subprocess.Popen[Any]):
     def _execute_child(self, *details: Any) -> None:
         args, cwd, env, pipes = details[0], details[5], details[6], details[10:16]
         theirs = pipes[0], pipes[3], pipes[5]
-        zygote = _zygote() if self._plain else None
+        zygote = _zygote() if self._plain and not MEASURED else None
         if zygote is None or not zygote.is_like(os.environ if env is None else env):
             super()._execute_child(*details)  # type: ignore[misc]
             return
@@ -125,10 +128,8 @@ _zygotes: list[_Zygote] = []
 _starting = threading.Lock()
 
 
-def _zygote() -> _Zygote | None:
-    """This process's zygote; None under coverage, which starts with a process and ends with it."""
-    if any(name.startswith("COVERAGE_PROCESS_") for name in os.environ):
-        return None
+def _zygote() -> _Zygote:
+    """This process's zygote."""
     with _starting:
         if not _zygotes:
             _zygotes.append(_Zygote())
