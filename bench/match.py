@@ -1,7 +1,7 @@
 """The matcher alone, without a server: what a change, a query that comes or goes, and a query's memory cost.
 
-Each kind of query is measured with 10 and with `many` distinct ones, one of which the change concerns. The probe
-is what the hub does: the candidates, and what the change is to each.
+The change concerns one query of each kind, however many there are, except where no index helps. A probe is what
+the hub does: the candidates, and what the change is to each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from paperdb_trio.match.query import Query, query
 from paperdb_trio.model import Change, encode, reverse_patch
 
 FEW = 10
-HOUR = 3600
 
 Filter = Callable[[int], dict[str, Any]]
 
