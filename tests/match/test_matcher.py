@@ -30,7 +30,7 @@ def concerned(queries: set[Query], before: Document | None, after: Document | No
     return {each for each in queries if matches(each, before) or matches(each, after)}
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     filters=st.lists(FILTERS | st.just({}), min_size=1, max_size=8),
     removed=st.sets(st.integers(0, 7)),
@@ -57,6 +57,36 @@ def test_candidates_include_every_query_that_matches_before_or_after(
         matcher.remove(each)
     assert matcher.residual == 0
     assert not matcher._collections
+
+
+VALUES = [0, 1, 2.0, "", "a", "ab", True, None, [1], ["a", None], {"b": 1}, {"b": "ab"}, {"b": None}]
+CONDITIONS: list[dict[str, Any]] = [
+    *({"eq": 1}, {"eq": "a"}, {"eq": None}, {"eq": True}, {"ne": 1}, {"in": [0, "ab"]}, {"in": [None, 1]}),
+    *({"gt": 0}, {"lte": 1}, {"gte": 0, "lt": 2}, {"gt": "a"}, {"gte": "", "lt": "ab"}),
+    *({"startsWith": "a"}, {"contains": "a"}, {"contains": 1}, {"exists": True}, {"exists": False}),
+]
+
+
+def test_every_condition_with_every_change_of_a_value() -> None:
+    leaves = [{path: condition} for path in ("a", "a.b") for condition in CONDITIONS]
+    pairs = [random.Random(n).sample(leaves, 2) for n in range(150)]
+    filters: list[dict[str, Any]] = [
+        *leaves,
+        *({"and": pair} for pair in pairs),
+        *({"or": pair} for pair in pairs),
+    ]
+    queries = {query("c", filter) for filter in filters}
+    matcher = Matcher(MANY)
+    for each in queries:
+        matcher.add(each)
+    documents = [whole({}), *(whole({"a": value}) for value in VALUES)]
+    holding = [{each for each in queries if each.matches(document)} for document in documents]
+    for n, before in enumerate(documents):
+        assert holding[n] <= set(matcher.candidates("c", judged(None, before)))
+        for m, after in enumerate(documents):
+            found = matcher.candidates("c", judged(before, after))
+            assert holding[n] | holding[m] <= set(found)
+            assert len(found) == len(set(found))
 
 
 def shape(at: random.Random, n: int) -> dict[str, Any]:
