@@ -5,7 +5,7 @@ Law: no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
@@ -19,21 +19,21 @@ _MISSING: Final = object()
 
 
 def parse_select(text: str | None) -> Selection:
-    """The paths of a select like `name,address.city`; `_id` is always included."""
+    """The paths of a select like `name,address.city`; `_id` is always included. Empty: everything."""
     if not text:
         return []
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     return selection(names) if names else []
 
 
-def selection(names: list[str]) -> Selection:
-    """The paths with these names, and `_id`. Raises a 400 `INVALID_FIELD` or `INVALID_REQUEST`."""
+def selection(names: Sequence[str]) -> Selection:
+    """The paths of these fields and of `_id`. Raises a 400 `INVALID_FIELD` or `INVALID_REQUEST`."""
     # The deadline cannot stop a projection: it is Python code, and holds the lock that the event loop needs.
     if sum(str(name).count(".") + 1 for name in names) > MAX_SELECT:
         raise bad_request(f"Invalid select: at most {MAX_SELECT} names, counting each part of a path")
     for name in names:
         field(name)
-    return [name.split(".") for name in ["_id", *names]]
+    return [name.split(".") for name in dict.fromkeys(["_id", *names])]
 
 
 def project(data: bytes, wanted: Selection) -> bytes:
