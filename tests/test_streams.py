@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -201,3 +204,55 @@ def test_import_from_a_closed_stdin_has_nothing_to_import(data: Path) -> None:
     code, output, error = ends(start("<&-", "import", "--data", data))
     assert (code, error) == (0, "")
     assert output.startswith("0 documents inserted")
+
+
+# --- a signal just after a write -----------------------------------------------------------------
+
+INTERRUPTING: Final = """
+import os, signal, sys
+kernel_write = os.write
+def write(number, data):
+    written = kernel_write(number, data)
+    if number == 1 and b'"last"' in bytes(data):
+        signal.raise_signal(signal.SIGINT)
+    return written
+os.write = write
+from paperdb_trio.cli import main
+main()
+"""
+"""`paperdb`, with a SIGINT that comes after the kernel took the bytes and before Python's buffer knows."""
+
+
+def interrupted(*arguments: str | Path) -> tuple[int, str, str]:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTING, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        return ends(process)
+
+
+def test_listen_prints_nothing_twice_when_a_signal_ends_it(server: Server, collection: str) -> None:
+    ids = ["first", "last", "later"]
+    for id in ids:
+        server.insert(collection, {"_id": id})
+    where = ("--url", server.url, "--key", server.key, "--since", "0")
+    code, output, error = interrupted("listen", collection, *where)
+    assert [json.loads(line)["data"]["_id"] for line in output.splitlines()] == ids[:2]
+    assert code == 0
+    assert "Traceback" not in error
+
+
+def test_export_prints_nothing_twice_when_a_signal_ends_it(data: Path) -> None:
+    size = 1000
+    texts = [{"_id": "last" if n == size // 2 else f"{n}", "pad": "x" * 500} for n in range(size)]
+    apply_all(data / "paperdb.sqlite", *map(inserting, texts))
+    code, output, error = interrupted("export", "--data", data)
+    assert code == 128 + 2
+    assert error == ""
+    *whole, _ = output.split("\n")
+    found = [json.loads(line)["document"]["_id"] for line in whole]
+    assert found == ["a", *(text["_id"] for text in texts)][: len(found)]
+    assert size // 2 < len(found) < size

@@ -2,7 +2,8 @@
 
 Law: if stdout cannot be written, the command ends with one line and an exit code. If
 stderr cannot be written, only those lines are lost. After its first failure a stream silently accepts
-everything, so that neither a second line nor Python's own at exit follows.
+everything, so that neither a second line nor Python's own at exit follows. The exception of a signal is such a
+failure, too: it may come after the kernel took the bytes, and Python would write them again at exit.
 """
 
 from __future__ import annotations
@@ -87,4 +88,7 @@ class _Raw(io.RawIOBase):
                     if isinstance(error, BrokenPipeError):
                         raise
                     raise cannot_write(error) from None
+            except BaseException:  # of a signal: whether the kernel took the bytes is unknown
+                self._failed = True
+                raise
         return memoryview(data).nbytes
