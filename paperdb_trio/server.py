@@ -60,7 +60,7 @@ LAST_WORDS: Final = 0.5
 MIN_CHECKPOINT_SECONDS: Final = 0.25
 """For the final checkpoint of the write-ahead log, even when the drain time is over."""
 TRIM_AGAIN_SECONDS: Final = 60.0
-"""After a failure: the disk is full, or gone."""
+"""After a failure, unless the disk is full: then trims are what frees it."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
 
@@ -264,8 +264,8 @@ async def _trim(services: Services) -> None:
                 await trio.sleep(TRIM_PAUSE)
         except ApiError as error:
             if not services.draining:
-                log.warning("could not trim the change log: %s", error)
-                await trio.sleep(TRIM_AGAIN_SECONDS)
+                sparing_log.warning("could not trim the change log: %s", error)
+                await trio.sleep(TRIM_SECONDS if writer.full else TRIM_AGAIN_SECONDS)
 
 
 async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bool:

@@ -100,6 +100,11 @@ class Reserve:
         self.spent = True
         return True
 
+    def room(self, *, whole: bool = False) -> int:
+        """Bytes that a write can use now, or could if the whole reserve were given back. Some are left for the
+        file system."""
+        return _free(self._path.parent) + (self._length() or 0) * whole - FULL
+
     def restore(self) -> bool:
         """Make the file whole again. Returns whether that succeeded, so that all writes are allowed."""
         if self._fill():

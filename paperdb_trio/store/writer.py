@@ -64,6 +64,8 @@ insert a fifth slower, because it releases the interpreter's lock. A write that 
 checks might as well have come before the file was removed."""
 LOOK_AT_RESERVE_SECONDS: Final = 1.0
 """Seconds between two checks that no other process has taken some of the reserve."""
+AUTOCHECKPOINT_PAGES: Final = 1000
+"""SQLite's default: after so many pages in the log, a commit moves them into the file."""
 
 _CLOSE: Final = object()
 _UNREAD: Final = object()
@@ -271,6 +273,8 @@ class Writer:
         now = time.monotonic()
         if (self._wal_bytes <= self._max_wal_bytes and not self.full) or now < self._next_try:
             return
+        if self.full and self._growth(connection) > self._reserve.room():
+            return
         if self._wal_bytes > 4 * self._max_wal_bytes and now >= self._next_warning:
             self._next_warning = now + WARN_SECONDS
             log.warning(
@@ -313,19 +317,41 @@ class Writer:
     ) -> None:
         """Commit or refuse all operations of the batch; it is empty then."""
         while batch:
-            if self._reserve.spent and self._refusal() is None and not self._is_roomy_again(token):
+            if self._reserve.spent and self._refusal() is None and not self._is_roomy_again(connection, token):
+                connection.wal_autocheckpoint(0)  # it would take the reserve, and could not finish
                 for ticket in batch:
                     if not frees(ticket.operation):
                         self._refuse(token, ticket, self._told_full("the reserve is kept for deletes"))
                 batch[:] = [ticket for ticket in batch if frees(ticket.operation)]
             del batch[: self._commit_or_split(connection, batch, token) if batch else 0]
 
-    def _is_roomy_again(self, token: trio.lowlevel.TrioToken) -> bool:
+    def _is_roomy_again(self, connection: sqlite.Connection, token: trio.lowlevel.TrioToken) -> bool:
         if not self._reserve.restore():
             return False
+        connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
         self._sparing_log.warning("the disk has room again: all writes are allowed")
         token.run_sync_soon(self._deliver, [], [], True)  # indexes whose building had to wait
         return True
+
+    def _use_reserve(self, connection: sqlite.Connection) -> bool:
+        """Make room for an operation that frees space. Returns whether there is more room than before.
+
+        The log often takes most of the space. If the whole reserve suffices to move it into the file, it does.
+        """
+        if not self._reserve.spend():
+            return False
+        growth = self._growth(connection)
+        if growth <= self._reserve.room(whole=True):
+            while growth > self._reserve.room() and self._reserve.spend():
+                pass
+            self._begin_log_anew(connection)
+        return True
+
+    def _growth(self, connection: sqlite.Connection) -> int:
+        """Bytes by which the file grows when the log is moved into it."""
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        return int(pages * size) - self._file.stat().st_size
 
     def _commit_or_split(
         self, connection: sqlite.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
@@ -351,8 +377,7 @@ class Writer:
                     raise
                 if refused is None:
                     full = is_full(error, self._file.parent)
-                    if full and frees(batch[0].operation) and self._reserve.spend():
-                        self._begin_log_anew(connection)  # often the log itself takes most of the space
+                    if full and frees(batch[0].operation) and self._use_reserve(connection):
                         return self._commit_or_split(connection, batch, token)
                     if full:
                         self._reserve.touch()
