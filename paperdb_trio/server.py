@@ -265,7 +265,9 @@ async def _trim(services: Services) -> None:
         except ApiError as error:
             if not services.draining:
                 sparing_log.warning("could not trim the change log: %s", error)
-                await trio.sleep(TRIM_SECONDS if writer.full else TRIM_AGAIN_SECONDS)
+                again = trio.current_time() + TRIM_AGAIN_SECONDS
+                while trio.current_time() < again and not writer.full:
+                    await trio.sleep(TRIM_SECONDS)
 
 
 async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bool:
