@@ -221,7 +221,10 @@ class Revoked(Struct):
 
 
 class Health(Struct):
+    """`storage`: only if the disk is full, so that only writes that free space are done."""
+
     status: Literal["ok", "ready"]
+    storage: Literal["full"] | UnsetType = UNSET
 
 
 class OpenApi(Struct):
