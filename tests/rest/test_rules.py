@@ -13,8 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from tests.conftest import Server, StartServer
+from tests.conftest import Server, StartServer, receive
 from tests.rest.rules import Holder, find, holders, ids, ruled, told
 from tests.rest.tools import client_of, refusal
 
@@ -131,6 +133,22 @@ def test_changes_are_not_yet_delivered_within_a_rule(
         response = client.get(f"/{orders}/changes", params={"since": "0"}, headers=headers)
         assert refusal(response) == (403, "NOT_IN_TOKEN")
     assert client.get("/free/changes", params={"since": "0"}).status_code == 200
+
+
+def test_a_socket_has_no_changes_within_a_rule(server: Server, orders: str) -> None:
+    token = ruled(server, {orders: {"filter": FILTER}, "free": {}})
+    every = ruled(server, {"*": {}, orders: {"select": ["status"]}})
+    for text in (token, every):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"{server.ws_url}/?token={text}", proxy=None)
+        assert refused.value.response.status_code == 403
+        with connect(f"{server.ws_url}/?token={text}&collections=free", proxy=None, close_timeout=2) as ws:
+            ws.send(json.dumps({"action": "subscribe", "collection": orders, "ref": 1}))
+            reply = receive(ws)
+            assert (reply["type"], reply["code"], reply["ref"]) == ("error", "NOT_IN_TOKEN", 1)
+    with connect(f"{server.ws_url}/?token={server.token(orders)}", proxy=None, close_timeout=2) as ws:
+        ws.send(json.dumps({"action": "auth", "token": token, "ref": 1}))
+        assert receive(ws)["code"] == "NOT_IN_TOKEN"
 
 
 # --- attacks: documents outside the rule ---------------------------------------------------------
