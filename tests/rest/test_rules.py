@@ -213,7 +213,7 @@ def test_a_hidden_field_is_refused_whether_or_not_it_exists(
             *({name: "x"}, {name: {"exists": True}}, {name: {"startsWith": "x"}}, {name: {"contains": "x"}}),
             *({"or": [{"status": "open"}, {name: 1}]}, {"and": [{name: None}]}, {"not": {name: 1}}),
         ]
-        asked = [{"filter": filter} for filter in filters]
+        asked: list[dict[str, Any]] = [{"filter": filter} for filter in filters]
         for query in [*asked, {"sort": name}, {"sort": f"status,-{name}"}, {"select": f"status,{name}"}]:
             response = find(alice, orders, **query)
             refusals.add(response.text.replace(name, "FIELD"))
