@@ -245,7 +245,7 @@ class _Minted(msgspec.Struct, forbid_unknown_fields=True, tag_field="aud", tag=A
     key: str
     collections: list[str]
     permissions: list[str]
-    iat: int
+    iat: float
     exp: Annotated[int, msgspec.Meta(lt=2**53)]
     jti: str
 
