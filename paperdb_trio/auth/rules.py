@@ -14,8 +14,9 @@ import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode
+from paperdb_trio.store.projection import selection
 from paperdb_trio.store.query import Question, ask
-from paperdb_trio.store.view import View, selection
+from paperdb_trio.store.view import View
 
 PERMISSIONS: Final = ("read", "write")
 

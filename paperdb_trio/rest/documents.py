@@ -34,8 +34,9 @@ from paperdb_trio.store.operations import (
     Replace,
     Written,
 )
+from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.query import Question, ask
-from paperdb_trio.store.view import View, parse_select, project
+from paperdb_trio.store.view import View
 from paperdb_trio.store.within import within
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024

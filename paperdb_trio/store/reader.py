@@ -26,8 +26,9 @@ from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.plan import Plan, improvement
+from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.query import Question, ask
-from paperdb_trio.store.view import View, parse_select, project
+from paperdb_trio.store.view import View
 
 T = TypeVar("T")
 

@@ -6,56 +6,12 @@ Law: no I/O. What it refuses depends on the view and on the request, never on wh
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final
 
-from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.json_input import decode
-from paperdb_trio.model import encode
-from paperdb_trio.store.query import Question, ask, field
-
-MAX_SELECT: Final = 200
-Selection = list[list[str]]
-_MISSING: Final = object()
-
-
-def parse_select(text: str | None) -> Selection:
-    """The paths of a select like `name,address.city`; `_id` is always included. Empty: everything."""
-    names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    return selection(list(dict.fromkeys(names))) if names else []
-
-
-def selection(names: Sequence[str]) -> Selection:
-    """The paths of these fields and of `_id`. Raises a 400 for what is not a field."""
-    # The deadline cannot stop a projection: it is Python code, and holds the lock that the event loop needs.
-    if sum(str(name).count(".") + 1 for name in names) > MAX_SELECT:
-        raise bad_request(f"Invalid select: at most {MAX_SELECT} names, counting each part of a path")
-    for name in names:
-        field(name)
-    return [name.split(".") for name in dict.fromkeys(["_id", *names])]
-
-
-def project(data: bytes, wanted: Selection) -> bytes:
-    """The document with only the wanted paths."""
-    document = decode(data)
-    result: dict[str, Any] = {}
-    for path in wanted:
-        value: Any = document
-        for segment in path:
-            value = value.get(segment, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING:
-            continue
-        target = result
-        for segment in path[:-1]:
-            inner = target.setdefault(segment, {})
-            if not isinstance(inner, dict):
-                break
-            target = inner
-        else:
-            target[path[-1]] = value
-    return encode(result)
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.projection import Selection, parse_select, project, selection
+from paperdb_trio.store.query import Question, ask
 
 
 @dataclass(frozen=True, slots=True)
