@@ -160,6 +160,8 @@ def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str,
         ):
             raise ApiError(403, "READ_ONLY_KEY", "A public key can only mint read-only tokens")
     lifetime = request.get("expiresIn", DEFAULT_SECONDS)
+    if isinstance(lifetime, float) and lifetime.is_integer():  # 900.0 is an integer in JSON
+        lifetime = int(lifetime)
     if (
         isinstance(lifetime, bool)
         or not isinstance(lifetime, int)

@@ -71,6 +71,7 @@ def test_defaults_are_read_and_900_seconds_and_no_two_tokens_are_alike(server: S
     [
         {"collections": ["a"], "expiresIn": 30},
         {"collections": ["a"], "expiresIn": 86_400},
+        {"collections": ["a"], "expiresIn": 60.0},
         {"collections": ["a"], "permissions": ["read", "write"]},
         {"collections": ["*"]},
         {"collections": ["a", "*"]},
