@@ -112,6 +112,8 @@ class Change(Struct):
     collection: str
     data: Document
     txn: Seq | UnsetType = UNSET
+    query: str | UnsetType = UNSET
+    cause: Literal["insert", "update", "delete"] | UnsetType = UNSET
 
 
 class Version(Struct):

@@ -69,6 +69,7 @@ STATUS: Final = {
             *("TOO_MANY_UNIQUE_FIELDS", "CONFIRMATION_NEEDED", "INVALID_CURSOR", "INVALID_STEP"),
             "FIELD_NOT_IN_TOKEN",
             "INVALID_OPERATION",
+            "TOO_MANY_RESIDUAL_QUERIES",
         ),
         400,
     ),

@@ -173,7 +173,7 @@ class Reader:
             try:
                 return fetch(connection)
             except sqlite.TooBigError:
-                with _any_length(connection):
+                with any_length(connection):
                     return fetch(connection)
 
         row = await self.run(query)
@@ -213,7 +213,7 @@ class Reader:
             except sqlite.TooBigError:
                 if limit > 1 and (view is None or view.select is None):
                     raise
-                with _any_length(connection):
+                with any_length(connection):
                     # The size of what a client may not see must not decide whether it gets the rest.
                     texts = finding.texts if view is None else partial(self._projected, view)
                     page = finding.find(connection, question, of, edge, limit, offset, texts)
@@ -292,7 +292,7 @@ class Reader:
 
 
 @contextmanager
-def _any_length(connection: sqlite.Connection) -> Iterator[None]:
+def any_length(connection: sqlite.Connection) -> Iterator[None]:
     """Lift the limit, for a single document: one stored under a larger limit must stay readable."""
     most = connection.limit(sqlite.LENGTH, 2**31 - 1)
     try:
