@@ -119,6 +119,7 @@ const isFound = ({ documents, hasMore }) => Array.isArray(documents) && typeof h
 const isDeleted = ({ deleted, _id }) => deleted === true && typeof _id === "string";
 const isCount = ({ count }) => typeof count === "number";
 const isToken = ({ token }) => typeof token === "string";
+const isRevoked = ({ revoked }) => revoked === true;
 const isAnything = () => true;
 
 function refusal({ status, headers }, value) {
@@ -251,8 +252,8 @@ export function createClient(options = {}) {
   if (!apiKey && !getToken) throw invalid("NO_API_KEY", "createClient needs an apiKey, or a getToken function");
   const schema = checkSchema(options.schema ?? {});
   const transport = new Transport({ baseUrl, apiKey: apiKey || undefined, fetch });
-  const mint = async ({ collections, permissions = ["read"], expiresIn }, abort) => {
-    const body = { collections, permissions, expiresIn };
+  const mint = async ({ collections, permissions = ["read"], expiresIn, subject }, abort) => {
+    const body = { collections, permissions, expiresIn, subject };
     return (await transport.request("POST", "/realtime/token", isToken, { body, abort })).token;
   };
   const { realtimeUrl } = options;
@@ -274,6 +275,9 @@ export function createClient(options = {}) {
     realtime: Object.freeze({
       subscribe: (...args) => realtime.subscribe(...args),
       generateToken: (request) => mint(request),
+      async revoke({ jti, subject }) {
+        await transport.request("POST", "/realtime/revoke", isRevoked, { body: { jti, subject } });
+      },
       onStatus: (listener) => realtime.onStatus(listener),
       get status() {
         return realtime.status;
