@@ -96,6 +96,12 @@ class Settings:
         1024 * 1024,
     )
 
+    reserve_bytes: int = _setting(
+        8 * 1024 * 1024,
+        "Bytes of disk space kept for the writes that free space when the disk is full; 0: none.",
+        0,
+    )
+
     queue_events: int = _setting(
         1000, "Batches of events that wait for one live subscriber; beyond this, it is fed from the log.", 1
     )

@@ -11,8 +11,10 @@ import logging
 import math
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +28,7 @@ from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.doors.listener import Door, listen
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import Limits
+from paperdb_trio.logs import SparingLog
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
@@ -41,10 +44,12 @@ from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import FreePages, KeepTime, Trim
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.requests import ForgetRequests
+from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
 
 log = logging.getLogger("paperdb")
+sparing_log = SparingLog(log)
 
 READER_THREADS: Final = 4
 ACCOUNTS_SECONDS: Final = 0.25
@@ -59,7 +64,7 @@ LAST_WORDS: Final = 0.5
 MIN_CHECKPOINT_SECONDS: Final = 0.25
 """For the final checkpoint of the write-ahead log, even when the drain time is over."""
 TRIM_AGAIN_SECONDS: Final = 60.0
-"""After a failure: the disk is full, or gone."""
+"""After a failure, unless the disk is full: then trims are what frees it."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
 
@@ -122,6 +127,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             gate=gate,
             max_wal_bytes=settings.max_wal_bytes,
             durability=settings.durability,
+            reserve_bytes=settings.reserve_bytes,
         )
         services = Services(settings, limits, accounts, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
@@ -131,6 +137,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             raise StartupError(failure)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
+        services.look_at_accounts = partial(_look_at_accounts, accounts, gateway, watcher)
         services.live_connections = lambda: len(gateway.connections)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
@@ -149,7 +156,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 await writer.closed.wait()
                 core.cancel_scope.cancel()
                 return
-            core.start_soon(_watch_accounts, services, gateway, watcher)
+            core.start_soon(_watch_accounts, services)
             core.start_soon(_trim, services)
             core.start_soon(_finish_drops, services)
             core.start_soon(_keep_indexes, services)
@@ -228,15 +235,19 @@ async def _until_empty(door: Door) -> None:
         await trio.sleep(0.01)
 
 
-async def _watch_accounts(services: Services, gateway: Gateway, reader: Reader) -> None:
-    """Watch for changes of databases, keys and plans by the command line."""
+async def _look_at_accounts(accounts: Accounts, gateway: Gateway, reader: Reader) -> None:
+    if await accounts.refresh(reader):
+        gateway.enforce()
+
+
+async def _watch_accounts(services: Services) -> None:
+    """Watch for changes of databases, keys and plans by the command line, and of tokens by other processes."""
     while True:
         await trio.sleep(ACCOUNTS_SECONDS)
         try:
-            if await services.accounts.refresh(reader):
-                gateway.enforce()
+            await services.look_at_accounts()
         except ApiError as error:  # it took too long: try again soon
-            log.warning("could not check for changes of keys and plans: %s", error)
+            sparing_log.warning("could not check for changes of keys and plans: %s", error)
 
 
 async def _trim(services: Services) -> None:
@@ -248,22 +259,28 @@ async def _trim(services: Services) -> None:
         try:
             if trio.current_time() >= kept + KEEP_TIME_SECONDS:
                 await writer.submit(KeepTime(writer.clock))
+                while await writer.submit(ForgetRevocations(int(time.time() * 1000))):
+                    await trio.sleep(TRIM_PAUSE)
                 kept = trio.current_time()
             for database_id in services.accounts.database_ids():
                 removed = hub.committed(database_id) - hub.trimmed(database_id)
+                # On a full disk, deleting a document would otherwise only move it into the log.
+                keep = min(settings.retention_count, max(removed - writer.owed.pop(database_id, 0), 0))
                 while removed:
                     cutoff = writer.clock.now() - settings.retention_age
-                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, settings.retention_count))
+                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, keep))
                     hub.set_trimmed(database_id, trimmed)
                     await trio.sleep(TRIM_PAUSE)
             while await writer.submit(ForgetRequests()):
                 await trio.sleep(TRIM_PAUSE)
-            while await writer.submit(FreePages()):
+            while await writer.submit(FreePages(spare=0) if writer.full else FreePages()):
                 await trio.sleep(TRIM_PAUSE)
         except ApiError as error:
             if not services.draining:
-                log.warning("could not trim the change log: %s", error)
-                await trio.sleep(TRIM_AGAIN_SECONDS)
+                sparing_log.warning("could not trim the change log: %s", error)
+                again = trio.current_time() + TRIM_AGAIN_SECONDS
+                while trio.current_time() < again and not writer.full:
+                    await trio.sleep(TRIM_SECONDS)
 
 
 async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bool:
@@ -301,7 +318,7 @@ async def _finish_drops(services: Services) -> None:
             except ApiError as error:
                 services.drops_left = True
                 if not services.draining:
-                    log.warning("could not remove a collection: %s", error)
+                    sparing_log.warning("could not remove a collection: %s", error)
 
 
 async def _keep_indexes(services: Services) -> None:
@@ -311,7 +328,7 @@ async def _keep_indexes(services: Services) -> None:
             await keep_indexes(services.writer)
         except ApiError as error:
             if not services.draining:
-                log.warning("could not build an index: %s", error)
+                sparing_log.warning("could not build an index: %s", error)
             await trio.sleep(DROP_SECONDS)
 
 

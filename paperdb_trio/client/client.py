@@ -21,7 +21,7 @@ from .http import AsyncTransport, Endpoint, SyncTransport
 from .links import Links
 from .realtime import Realtime
 from .token import GetToken, TokenSource, asking, minting
-from .types import BatchResult, Operation, Permission, Schema
+from .types import BatchResult, Operation, Permission, Rules, Schema
 from .wire import Address
 
 TIMEOUT = 30.0
@@ -168,7 +168,7 @@ class Client:
 
 
 class SyncClient:
-    """Like `Client`; its `realtime` has only `generate_token`."""
+    """Like `Client`; its `realtime` has only `generate_token` and `revoke`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         if not endpoint.has_key:
@@ -215,9 +215,15 @@ class SyncRealtime:
 
     def generate_token(
         self,
-        collections: Sequence[str],
+        collections: Sequence[str] | Rules,
         permissions: Sequence[Permission] = ("read",),
         expires_in: int = 900,
+        *,
+        subject: str | None = None,
     ) -> str:
         """As `Realtime.generate_token`."""
-        return self._transport.send(requests.mint(collections, permissions, expires_in)).token
+        return self._transport.send(requests.mint(collections, permissions, expires_in, subject)).token
+
+    def revoke(self, subject: str | None = None, *, jti: str | None = None) -> None:
+        """As `Realtime.revoke`."""
+        self._transport.send(requests.revoke(subject, jti))

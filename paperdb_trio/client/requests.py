@@ -17,7 +17,7 @@ from uuid import uuid4
 import msgspec
 
 from .errors import PaperDBError
-from .types import BatchResult, BulkFailure, BulkResult, Document, Documents, Operation, Version
+from .types import BatchResult, BulkFailure, BulkResult, Document, Documents, Operation, Rules, Version
 
 T = TypeVar("T")
 
@@ -257,11 +257,25 @@ class Minted:
     expires_in: float
 
 
-def mint(collections: Iterable[str], permissions: Sequence[str], expires_in: int) -> RestRequest[Minted]:
+def mint(
+    collections: Iterable[str] | Rules, permissions: Sequence[str], expires_in: int, subject: str | None = None
+) -> RestRequest[Minted]:
     if isinstance(collections, str) or isinstance(permissions, str):
         raise TypeError("collections and permissions are lists of strings, not a string")
-    body = {"collections": list(collections), "permissions": list(permissions), "expiresIn": expires_in}
+    body = {
+        "collections": collections if isinstance(collections, Mapping) else list(collections),
+        "permissions": list(permissions),
+        "expiresIn": expires_in,
+        **({} if subject is None else {"subject": subject}),
+    }
     return RestRequest("POST", "/realtime/token", _minted, body=_encode(body), attempts=2)
+
+
+def revoke(subject: str | None, jti: str | None) -> RestRequest[None]:
+    if (subject is None) == (jti is None):
+        raise TypeError("revoke takes either a subject or a jti")
+    body = {"jti": jti} if subject is None else {"subject": subject}
+    return RestRequest("POST", "/realtime/revoke", _revoked, body=_encode(body))
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -348,6 +362,10 @@ class _Deleted(msgspec.Struct):
     deleted: Literal[True]
 
 
+class _Revoked(msgspec.Struct):
+    revoked: Literal[True]
+
+
 class _Schema(msgspec.Struct):
     properties: dict[str, Any]
 
@@ -406,6 +424,10 @@ def _minted(response: RestResponse) -> Minted:
 
 def _deleted(response: RestResponse) -> None:
     msgspec.json.decode(response.body, type=_Deleted)
+
+
+def _revoked(response: RestResponse) -> None:
+    msgspec.json.decode(response.body, type=_Revoked)
 
 
 def _registered(response: RestResponse) -> None:

@@ -14,6 +14,8 @@ from .errors import PaperDBError
 
 EventType = Literal["insert", "update", "delete"]
 Permission = Literal["read", "write"]
+Rules = Mapping[str, Mapping[str, Any]]
+"""`{"orders": {"filter": {"userId": "alice"}, "select": ["status"], "permissions": ["read"]}, "news": {}}`"""
 Schema = Mapping[str, Mapping[str, Any]]
 """`{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True}}}}`"""
 

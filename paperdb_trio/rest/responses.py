@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from paperdb_trio.auth.tokens import PERMISSIONS
+from paperdb_trio.auth.rules import PERMISSIONS
 from paperdb_trio.store.document_schema import TYPES
 
 Seq = Annotated[int, Meta(ge=0)]
@@ -39,7 +39,7 @@ class Document(Struct):
 
 
 class SelectedDocument(Struct):
-    """A document, or the fields of it that `select` names."""
+    """A document, or the fields of it that `select` names: that of the request, or of the token's rule."""
 
     HAS_ETAG: ClassVar = True
 
@@ -88,7 +88,7 @@ class Bulk(Struct):
 
     inserted: Number
     failed: Number
-    documents: list[Annotated[Raw, _is("Document")]]
+    documents: list[Annotated[Raw, _is("SelectedDocument")]]
     errors: list[Failure] | UnsetType = UNSET
 
 
@@ -112,6 +112,8 @@ class Change(Struct):
     collection: str
     data: Document
     txn: Seq | UnsetType = UNSET
+    query: str | UnsetType = UNSET
+    cause: Literal["insert", "update", "delete"] | UnsetType = UNSET
 
 
 class Version(Struct):
@@ -188,18 +190,41 @@ class Dropped(Struct):
     deleted: Number
 
 
+Permissions = list[Literal[PERMISSIONS]]  # type: ignore[valid-type]
+
+
+class Rule(Struct):
+    """`filter`: the documents. `select`: their visible fields, beside `_id`."""
+
+    filter: dict[str, Any] | UnsetType = UNSET
+    select: list[str] | UnsetType = UNSET
+    permissions: Permissions | UnsetType = UNSET
+
+
 class Token(Struct, rename="camel"):
-    """`token` is a JWT that only the server reads."""
+    """`token` is a JWT that only the server reads. `jti`, its id: only of tokens with rules or a `subject`."""
 
     token: str
     expires_at: Timestamp
     expires_in: Number
-    collections: list[str]
-    permissions: list[Literal[PERMISSIONS]]  # type: ignore[valid-type]
+    collections: list[str] | dict[str, Rule]
+    permissions: Permissions
+    subject: str | UnsetType = UNSET
+    jti: str | UnsetType = UNSET
+
+
+class Revoked(Struct):
+    """`at`: a subject's tokens that were minted up to this moment are no longer valid."""
+
+    at: Timestamp
+    revoked: bool = True
 
 
 class Health(Struct):
+    """`storage`: only if the disk is full, so that only writes that free space are done."""
+
     status: Literal["ok", "ready"]
+    storage: Literal["full"] | UnsetType = UNSET
 
 
 class OpenApi(Struct):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -256,19 +257,29 @@ class Page(NamedTuple):
     plan: Plan
 
 
-def find(
-    connection: sqlite.Connection, question: Question, of: Shelf, edge: Edge | None, limit: int, offset: int
-) -> Page:
-    plan = _choose(connection, question, of)
-    rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
-    more = len(rowkeys) > limit
-    del rowkeys[limit:]
+def texts(connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
     (text,) = connection.execute(
         "SELECT group_concat(json(data),char(10)) FROM (SELECT d.data AS data FROM json_each(?) AS r "
         "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.key)",
         (encode(rowkeys).decode(),),
     ).fetchone()
-    return Page([] if text is None else text.encode().split(b"\n"), rowkeys[-1] if rowkeys else 0, more, plan)
+    return [] if text is None else text.encode().split(b"\n")
+
+
+def find(
+    connection: sqlite.Connection,
+    question: Question,
+    of: Shelf,
+    edge: Edge | None,
+    limit: int,
+    offset: int,
+    texts: Callable[[sqlite.Connection, list[int]], list[bytes]] = texts,
+) -> Page:
+    plan = _choose(connection, question, of)
+    rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
+    more = len(rowkeys) > limit
+    del rowkeys[limit:]
+    return Page(texts(connection, rowkeys), rowkeys[-1] if rowkeys else 0, more, plan)
 
 
 def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:

@@ -47,6 +47,12 @@ def test_the_life_of_a_document_blocking(server: Server, collection: str) -> Non
         documents.delete("other")
         assert documents.count({"n": {"gte": 1}}) == 2
         assert len(db.realtime.generate_token([collection])) > 100
+        token = db.realtime.generate_token({collection: {"select": ["n"]}}, subject=f"sync {collection}")
+        with create_sync_client(base_url=server.url, api_key=token) as front_end:
+            assert front_end.collection(collection).get(inserted["_id"], select="n").keys() == {"_id", "n"}
+            db.realtime.revoke(f"sync {collection}")
+            with pytest.raises(PaperDBError, match="TOKEN_REVOKED"):
+                front_end.collection(collection).count()
 
 
 async def test_find_says_whether_there_is_more(server: Server, collection: str) -> None:

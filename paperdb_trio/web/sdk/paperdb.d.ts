@@ -276,8 +276,21 @@ export interface SubscribeOptions {
   onError?: (error: unknown) => unknown;
 }
 
+/** What a token may do with the documents of a collection. */
+export interface Rule {
+  /** Only documents that match it; all if left out. */
+  filter?: Readonly<Record<string, unknown>>;
+  /** Only these fields, and `_id`; all if left out. */
+  select?: readonly string[];
+  /** The token's if left out. */
+  permissions?: readonly ("read" | "write")[];
+}
+
 export interface TokenRequest {
-  collections: readonly string[];
+  /** Names, or a rule for each. */
+  collections: readonly string[] | Readonly<Record<string, Rule>>;
+  /** Whose token it is, for `revoke`. */
+  subject?: string;
   /** `["read"]` if left out. */
   permissions?: readonly ("read" | "write")[];
   /** Seconds, 30 to 86400; 900 if left out. */
@@ -301,6 +314,8 @@ export interface Realtime<S extends Schema = {}> {
   ): () => void;
   /** Resolves to the raw token, for a WebSocket client of your own. 403 `PLAN_REQUIRED` on plan free. */
   generateToken(request: TokenRequest): Promise<string>;
+  /** Ends a subject's tokens that were minted until now, or one token, before their time. For secret keys. */
+  revoke(which: { subject: string } | { jti: string }): Promise<void>;
   /** Call `listener` at each change of the connection's state. Returns a function that removes it. */
   onStatus(listener: (status: Status) => unknown): () => void;
   readonly status: Status;

@@ -14,6 +14,7 @@ import { ask } from "./token.js";
 export { PaperDBError, seqOf };
 
 const isToken = ({ token }) => typeof token === "string";
+const isRevoked = ({ revoked }) => revoked === true;
 
 function checkSchema(schema) {
   for (const [name, definition] of Object.entries(schema)) {
@@ -30,8 +31,8 @@ export function createClient(options = {}) {
   if (!apiKey && !getToken) throw invalid("NO_API_KEY", "createClient needs an apiKey, or a getToken function");
   const schema = checkSchema(options.schema ?? {});
   const transport = new Transport({ baseUrl, apiKey: apiKey || undefined, fetch });
-  const mint = async ({ collections, permissions = ["read"], expiresIn }, abort) => {
-    const body = { collections, permissions, expiresIn };
+  const mint = async ({ collections, permissions = ["read"], expiresIn, subject }, abort) => {
+    const body = { collections, permissions, expiresIn, subject };
     return (await transport.request("POST", "/realtime/token", isToken, { body, abort, attempts: 1 })).token;
   };
   const { realtimeUrl } = options;
@@ -55,6 +56,9 @@ export function createClient(options = {}) {
     realtime: Object.freeze({
       subscribe: (...args) => realtime.subscribe(...args),
       generateToken: (request) => mint(request),
+      async revoke({ jti, subject }) {
+        await transport.request("POST", "/realtime/revoke", isRevoked, { body: { jti, subject } });
+      },
       onStatus: (listener) => realtime.onStatus(listener),
       get status() {
         return realtime.status;

@@ -50,6 +50,9 @@ async def main() -> None:
         assert_type(done.results, list[Document])
         assert_type(await db.messages.count(), int)
         assert_type(await db.realtime.generate_token(["messages"], ["read", "write"], expires_in=60), str)
+        rules = {"orders": {"filter": {"userId": "alice"}, "select": ["status"]}, "news": {}}
+        assert_type(await db.realtime.generate_token(rules, subject="alice"), str)
+        await db.realtime.revoke("alice")
         try:
             async with db.realtime.subscribe("messages", "users", since=5, on_gap="raise") as events:
                 async for event in events:

@@ -79,6 +79,10 @@ db.realtime.subscribe("users", () => {}, { onOpen() {} });
 db.realtime.generateToken({ collections: "users" });
 // @ts-expect-error: no such permission
 db.realtime.generateToken({ collections: ["users"], permissions: ["admin"] });
+// @ts-expect-error: no such member of a rule
+db.realtime.generateToken({ collections: { users: { where: {} } } });
+// @ts-expect-error: one of them is needed
+db.realtime.revoke({});
 // @ts-expect-error: no such state
 db.realtime.onStatus((status) => status.state === "open");
 // @ts-expect-error: a key or getToken

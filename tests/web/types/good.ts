@@ -136,7 +136,10 @@ function realtime(): void {
     if (status.state === "gap") console.log(status.oldest);
   });
   const token: Promise<string> = db.realtime.generateToken({ collections: ["users"], expiresIn: 60 });
-  console.log(token, db.realtime.status.state);
+  const rules = { orders: { filter: { userId: "alice" }, select: ["status"], permissions: ["read", "write"] }, news: {} } as const;
+  const ruled: Promise<string> = db.realtime.generateToken({ collections: rules, subject: "alice" });
+  const revoked: Promise<void> = db.realtime.revoke({ subject: "alice" });
+  console.log(token, ruled, revoked, db.realtime.status.state);
   db.close();
 }
 
