@@ -104,16 +104,18 @@ class Count(Struct):
 
 
 class Change(Struct):
-    """`data`: the whole document; for a delete, as it last was. `txn`: the seq of the first change of its
-    transaction, if that has several."""
+    """`data`: the whole document, or what `select` names; for a delete, as it last was. `txn`: the seq of the
+    first change of its transaction, if that has several. With a filter or a select, `query` is the id of the
+    query, and `cause` what happened to the document. A `reset` has only `query` and `reason`."""
 
     seq: Seq
-    type: Literal["insert", "update", "delete"]
-    collection: str
-    data: Document
+    type: Literal["insert", "update", "delete", "reset"]
+    collection: str | UnsetType = UNSET
+    data: SelectedDocument | UnsetType = UNSET
     txn: Seq | UnsetType = UNSET
     query: str | UnsetType = UNSET
     cause: Literal["insert", "update", "delete"] | UnsetType = UNSET
+    reason: Literal["gap", "error"] | UnsetType = UNSET
 
 
 class Version(Struct):
