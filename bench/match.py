@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from paperdb_trio.match.change import Judged, event_of
-from paperdb_trio.match.matcher import Matcher
+from paperdb_trio.match.matcher import Matcher, MatcherLimits
 from paperdb_trio.match.query import Query, query
 from paperdb_trio.model import Change, encode, reverse_patch
 
@@ -71,7 +71,7 @@ class Load:
 
     def __init__(self, filter: Filter, count: int) -> None:
         self.queries = [query("c", filter(n)) for n in range(count)]
-        self.matcher = Matcher(count)
+        self.matcher = Matcher(MatcherLimits(count + 100))
         for each in self.queries:
             self.matcher.add(each)
 

@@ -60,6 +60,7 @@ class Settings:
     max_residual_queries: int = _setting(
         100, "Live queries per database that no index finds, so that each change is held against them.", 0
     )
+    max_query_values: int = _setting(200, "Values that one live query compares with.", 1)
     head_timeout: float = _setting(10.0, "Seconds within which a request's head must arrive.", 0.1)
     max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
     max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)

@@ -30,6 +30,7 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import Limits
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.loop.wheel import Wheel
+from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
@@ -110,7 +111,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             gate=gate,
         )
         stack.callback(change_log.close)
-        hub = Hub(settings.max_residual_queries)
+        hub = Hub(MatcherLimits(settings.max_residual_queries, settings.max_query_values))
         for database_id, (head, trimmed) in change_log.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
         accounts = Accounts()

@@ -29,7 +29,6 @@ def match(scale: Scale) -> Iterator[Row]:
             note = f"{events / len(some):,.0f} events"
             yield Row(f"{kind}, {many:,}", took[1], "µs/change", name, ratio(took[1], took[0]), budget, note)
             fresh = [query("c", filter(n)) for n in range(many, many + 100)]
-            most.matcher._max_residual += len(fresh)
             coming = [most.come_and_go(fresh) for _ in range(rounds)]
             yield Row(f"{kind}, one more comes and goes", coming, "µs")
             yield Row(f"{kind}, memory of one", [memory(filter, min(many, 2000))], "bytes")

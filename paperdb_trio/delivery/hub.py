@@ -8,7 +8,8 @@ one subscriber is in `subscriber`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Final
@@ -22,7 +23,7 @@ from paperdb_trio.delivery.views import RESET, Seen, see, view_text
 from paperdb_trio.errors import ApiError
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.match.change import Judged
-from paperdb_trio.match.matcher import Matcher
+from paperdb_trio.match.matcher import Matcher, MatcherLimits
 from paperdb_trio.match.query import Query
 from paperdb_trio.model import Change
 from paperdb_trio.store.change_log import Topic
@@ -84,10 +85,10 @@ class _Waiter:
 
 
 class Hub:
-    """Run `run()` in a nursery. It ends when cancelled. `max_residual`: see `Matcher`, for each database."""
+    """Run `run()` in a nursery. It ends when cancelled. `limits`: those of the `Matcher` of each database."""
 
-    def __init__(self, max_residual: int = 100) -> None:
-        self._max_residual = max_residual
+    def __init__(self, limits: MatcherLimits = MatcherLimits()) -> None:  # noqa: B008 - it is immutable
+        self._limits = limits
         self._databases: dict[int, _Database] = {}
         self._inbox: deque[list[Change]] = deque()
         self._parked: trio.lowlevel.Task | None = None
@@ -104,7 +105,7 @@ class Hub:
         self._databases[database_id] = self._database(head, trimmed)
 
     def _database(self, head: int = 0, trimmed: int = 0) -> _Database:
-        return _Database(head, head, trimmed=trimmed, matcher=Matcher(self._max_residual))
+        return _Database(head, head, trimmed=trimmed, matcher=Matcher(self._limits))
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
         database = self._of(database_id)
@@ -177,6 +178,20 @@ class Hub:
             self.unfollow(database_id, followed)
             raise
 
+    @contextmanager
+    def following(self, database_id: int, topics: Iterable[Topic]) -> Iterator[None]:
+        """`follow` while the block lasts. Whatever it does with these topics cannot be refused any more."""
+        self.follow(database_id, topics)
+        try:
+            yield
+        finally:
+            self.unfollow(database_id, topics)
+
+    def check(self, database_id: int, topic: Topic) -> None:
+        """Raises what `follow` would now."""
+        with self.following(database_id, [topic]):
+            pass
+
     def unfollow(self, database_id: int, topics: Iterable[Topic]) -> None:
         """Undo one `follow` of each of these topics."""
         database = self._of(database_id)
@@ -239,15 +254,14 @@ class Hub:
         if self._no_waiting or self.committed(database_id) > after:
             return
         waiter = _Waiter(after)
-        self.follow(database_id, [topic])
-        feed = self.add(waiter, database_id, (WAKE, frozenset({topic})))
-        self._waiters.add(waiter)
-        try:
-            await waiter.wait()
-        finally:
-            self._waiters.discard(waiter)
-            self.remove(waiter, database_id, feed)
-            self.unfollow(database_id, [topic])
+        with self.following(database_id, [topic]):
+            feed = self.add(waiter, database_id, (WAKE, frozenset({topic})))
+            self._waiters.add(waiter)
+            try:
+                await waiter.wait()
+            finally:
+                self._waiters.discard(waiter)
+                self.remove(waiter, database_id, feed)
 
     def stop_waiting(self) -> None:
         """Let every `wait` return at once, now and from now on."""
@@ -306,6 +320,8 @@ class Hub:
                     found.setdefault(query, []).append((change, seen))
                     if seen[1] == RESET:  # it has ended: no change is held against it any more
                         database.matcher.remove(query)
+                if self._turn.is_over():
+                    await self._turn.pass_on()
             if self._turn.is_over():
                 await self._turn.pass_on()
         return found

@@ -216,6 +216,8 @@ class Subscriber:
         repetition, even if `since` is before what has been reached. Raises a 400, having done nothing, for too
         many queries that no index finds."""
         assert topic not in self._interest
+        if self.state is SubscriberState.CLOSED:
+            return
         self._hub.follow(self._database_id, [topic])
         reached = self.reached
         if since < reached:
@@ -224,6 +226,8 @@ class Subscriber:
 
     def unwant(self, topic: Topic) -> None:
         """Want a topic no more. No event of it is given to the sink from now on, but for those in the queue."""
+        if self.state is SubscriberState.CLOSED:
+            return
         kept = {other: since for other, since in self._interest.items() if other != topic}
         self._change_interest(kept, self.reached)
         self._hub.unfollow(self._database_id, [topic])

@@ -6,6 +6,8 @@ would lose an event. So what is not understood concerns every query of its colle
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from paperdb_trio.errors import bad_request
 from paperdb_trio.match.change import Judged
 from paperdb_trio.match.index import Bucket, Hits, Index
@@ -39,21 +41,35 @@ class _Collection:
         return hits
 
 
-class Matcher:
-    """`max_residual`: how many queries there may be that no index finds, and that each change is held
-    against."""
+class MatcherLimits(NamedTuple):
+    """`residual`: how many queries there may be that no index finds, and that each change is held against.
+    `values`: how many values one query may compare with; each takes some 450 bytes."""
 
-    def __init__(self, max_residual: int) -> None:
-        self._max_residual = max_residual
+    residual: int = 100
+    values: int = 200
+
+
+class Matcher:
+    def __init__(self, limits: MatcherLimits) -> None:
+        self._limits = limits
         self._collections: dict[str, _Collection] = {}
         self.residual = 0
         """The number of such queries now."""
 
     def add(self, query: Query) -> None:
-        """Adding a query again changes nothing. Raises a 400 `TOO_MANY_RESIDUAL_QUERIES`."""
+        """Adding a query again changes nothing.
+
+        Raises a 400 `TOO_MANY_RESIDUAL_QUERIES`, or `INVALID_FILTER` for too many values.
+        """
         of = self._collections.get(query.collection) or _Collection()
         if query in of.terms:
             return
+        values = _values(query.filter)
+        if values > self._limits.values:
+            raise bad_request(
+                f"A live query compares with at most {self._limits.values:,} values; this one has {values:,}",
+                "INVALID_FILTER",
+            )
         terms: tuple[Term, ...] | None = None
         if query.everything:
             of.whole[query] = None
@@ -70,10 +86,10 @@ class Matcher:
         self._collections[query.collection] = of
 
     def _admit(self) -> None:
-        if self.residual >= self._max_residual:
+        if self.residual >= self._limits.residual:
             raise bad_request(
-                f"At most {self._max_residual:,} live queries may be ones that no index finds, because every "
-                "change is held against them. Add a condition that every match satisfies: 'eq', 'in', "
+                f"At most {self._limits.residual:,} live queries may be ones that no index finds, because "
+                "every change is held against them. Add a condition that every match satisfies: 'eq', 'in', "
                 "'contains', 'startsWith', 'gt', 'gte', 'lt', 'lte' or 'exists' on a field, outside of 'not', "
                 "and in each branch of an 'or'.",
                 "TOO_MANY_RESIDUAL_QUERIES",
@@ -112,3 +128,10 @@ class Matcher:
         for bucket in hits:
             found.update(bucket)
         return list(found)
+
+
+def _values(value: Any) -> int:
+    """How many scalars there are in a filter."""
+    if isinstance(value, dict):
+        return sum(map(_values, value.values()))
+    return sum(map(_values, value)) if isinstance(value, list) else 1

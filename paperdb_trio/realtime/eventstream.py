@@ -113,6 +113,9 @@ async def event_pages(services: Services, grant: Grant, topic: Topic, position: 
                 yield SSE.join(page.events)
             elif page.reached_end:
                 with trio.move_on_after(min(services.settings.ping_interval, 1.0)) as waiting:
-                    await services.hub.wait(database_id, topic, position)
+                    try:
+                        await services.hub.wait(database_id, topic, position)
+                    except ApiError as error:  # there is no room for another query any more
+                        raise StreamCut from error
                 if waiting.cancelled_caught:
                     yield sse_progress(position)

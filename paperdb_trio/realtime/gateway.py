@@ -6,7 +6,7 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP res
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 import trio
@@ -73,7 +73,8 @@ class Gateway:
         cursor_mode = protocol == SUBPROTOCOL or since is not None
         most = self._services.settings.max_subscriptions
         first = _first_asked(grant, query.get("collections"), query.get("filter"), most)
-        with self.admission(stream, head, grant):
+        following = self._services.hub.following(grant.database.id, first)
+        with following, self.admission(stream, head, grant):
             connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
@@ -103,16 +104,18 @@ class Gateway:
     ) -> None:
         """Serve server-sent events until the connection ends; the head of the response has been sent.
 
-        `enforce` and `drain` do not see the connection during that send, so this checks again.
+        `enforce` and `drain` do not see the connection during that send, so this checks again. If there is no
+        room for another query any more, the connection is cut off.
         """
         if self._services.draining or not grant.still_good(self._services.accounts):
             return
         connection = EventConnection(self._services, self._wheel, stream, grant, topic, chunked=chunked)
-        self.connections.add(connection)
-        try:
-            await connection.run(position)
-        finally:
-            self.connections.discard(connection)
+        with suppress(ApiError), self._services.hub.following(grant.database.id, [topic]):
+            self.connections.add(connection)
+            try:
+                await connection.run(position)
+            finally:
+                self.connections.discard(connection)
 
     def _admit(self, head: Head, query: dict[str, str]) -> tuple[Grant, str | None]:
         """The grant and the subprotocol. Raises the refusal."""

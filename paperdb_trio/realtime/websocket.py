@@ -229,26 +229,46 @@ class WebSocket(Live):
                 "INVALID_MESSAGE",
             )
         topic = asked.within(self._grant)
-        interest = self._subscriber.interest
-        if topic in interest or (topic == name and None in interest):
-            if not asked.snapshot and "since" not in given:
+        with self._hub.following(self._database_id, [topic]):  # it is refused before anything changes
+            if asked.snapshot:
+                assert isinstance(topic, Query)
+                await self._send_snapshot(
+                    topic,
+                    lambda seq: self._subscribed(action.ref, name, topic, seq),
+                    lambda: self._make_way(asked, topic),
+                )
+            elif self._covers(topic) and "since" not in given:
                 await self._post(self._subscribed(action.ref, name, topic, self._subscriber.reached))
-                return
-            self._subscriber.unwant(topic)
-        elif not self._cursor_mode:  # a collection has one filter, because its events do not tell theirs
+            else:
+                self._make_way(asked, topic)
+                await self._follow(action, name, topic)
+
+    def _covers(self, topic: Topic) -> bool:
+        """Whether its events come already."""
+        interest = self._subscriber.interest
+        return topic in interest or (isinstance(topic, str) and None in interest)
+
+    def _make_way(self, asked: Asked, topic: Topic) -> None:
+        """End what the topic replaces. Raises a 400, having done nothing."""
+        interest = self._subscriber.interest
+        if topic in interest:  # it begins anew
+            replaced = [topic]
+        elif self._cursor_mode:
+            replaced = []
+        else:  # a collection has one filter, because events do not tell theirs
             if None in interest:
                 raise _subscribed_to_all()
-            for other in [other for other in interest if name_of(other) == name]:
-                self._subscriber.unwant(other)
-        if len(self._subscriber.interest) >= self._settings.max_subscriptions:
+            replaced = [other for other in interest if name_of(other) == asked.collection]
+        if len(interest) - len(replaced) >= self._settings.max_subscriptions:
             raise too_many_subscriptions(self._settings.max_subscriptions)
+        for other in replaced:
+            self._unwant(other)
         if asked.is_query:
             self._asked = {**self._asked, topic: asked}
-        if asked.snapshot:
-            assert isinstance(topic, Query)
-            await self._send_snapshot(topic, lambda seq: self._subscribed(action.ref, name, topic, seq))
-        else:
-            await self._follow(action, name, topic)
+
+    def _unwant(self, topic: Topic) -> None:
+        self._subscriber.unwant(topic)
+        self._asked = {other: asked for other, asked in self._asked.items() if other != topic}
 
     async def _follow(self, action: Action, name: str, topic: Topic) -> None:
         """Follow a topic from now on, or from where the client was."""
@@ -269,19 +289,18 @@ class WebSocket(Live):
         about = {"query": topic.id} if isinstance(topic, Query) else {}
         return reply("subscribed", ref, collection=name, **about, **self._seq(seq))
 
-    async def _send_snapshot(self, topic: Query, first: Callable[[int], bytes]) -> None:
-        """Send what `first` makes of the seq, and the documents at this seq; then follow."""
-        self._hub.follow(self._database_id, [topic])  # refuses it while nothing has been sent
-        try:
-            directory = Path(self._settings.data)
-            with await take_snapshot(self._reader, self._database_id, topic, directory) as snapshot:
-                await self._post(first(snapshot.seq))
-                for frame in snapshot:
-                    await self._subscriber.post(frame)
-                if self._closing is None:
-                    self._subscriber.want(topic, snapshot.seq)
-        finally:
-            self._hub.unfollow(self._database_id, [topic])
+    async def _send_snapshot(
+        self, topic: Query, first: Callable[[int], bytes], make_way: Callable[[], None]
+    ) -> None:
+        """Send what `first` makes of the seq, and the documents at this seq; then follow. Raises what
+        `take_snapshot` and `make_way` do, having sent nothing."""
+        directory = Path(self._settings.data)
+        with await take_snapshot(self._reader, self._database_id, topic, directory) as snapshot:
+            make_way()
+            await self._post(first(snapshot.seq))
+            for frame in snapshot:
+                await self._subscriber.post(frame)
+            self._subscriber.want(topic, snapshot.seq)
 
     async def _unsubscribe(self, action: Action) -> None:
         given = action.members
@@ -302,8 +321,7 @@ class WebSocket(Live):
             what = given.get("collection") or given["query"][:40]
             raise bad_request(f"This connection is not subscribed to '{what}'", "NOT_SUBSCRIBED")
         for topic in named:
-            self._subscriber.unwant(topic)
-            self._asked = {other: asked for other, asked in self._asked.items() if other != topic}
+            self._unwant(topic)
         await self._post(reply("unsubscribed", action.ref, **given))
 
     async def _auth(self, action: Action) -> None:
@@ -326,8 +344,7 @@ class WebSocket(Live):
         self._take_grant(grant)
         self._wheel.add(self)
         for topic, _, _ in changed:  # nothing more of what the new token may not show
-            self._subscriber.unwant(topic)
-            self._asked = {other: asked for other, asked in self._asked.items() if other != topic}
+            self._unwant(topic)
         await self._post(reply("authenticated", action.ref, expiresIn=max(0, int(grant.expires - time.time()))))
         for old, asked, new in changed:
             await self._change_rule(old, asked, new)
@@ -335,15 +352,22 @@ class WebSocket(Live):
     async def _change_rule(self, old: Topic, asked: Asked, new: Topic) -> None:
         """Follow what another token shows instead: first tell the client, which has to forget what it knows."""
         becomes = {"becomes": new.id} if isinstance(new, Query) else {}
-        if asked.is_query:
-            self._asked = {**self._asked, new: asked}
-        if asked.snapshot and isinstance(new, Query):
-            await self._send_snapshot(new, lambda seq: _reset(old, "rule", seq=seq, **becomes))
-            return
-        seq = max(self._subscriber.reached, self._hub.committed(self._database_id))
         if new not in self._subscriber.interest:
-            self._subscriber.want(new, seq)
-        await self._post(_reset(old, "rule", **self._seq(seq), **becomes))
+            try:
+                if asked.snapshot and isinstance(new, Query):
+                    await self._send_snapshot(
+                        new,
+                        lambda seq: _reset(old, "rule", seq=seq, **becomes),
+                        lambda: self._make_way(asked, new),
+                    )
+                    return
+                self._make_way(asked, new)
+                self._subscriber.want(
+                    new, max(self._subscriber.reached, self._hub.committed(self._database_id))
+                )
+            except ApiError:  # the client learns why when it asks again
+                becomes = {}
+        await self._post(_reset(old, "rule", **self._seq(self._subscriber.reached), **becomes))
 
     async def _ping(self, action: Action) -> None:
         await self._post(reply("pong", action.ref, **self._seq(self._subscriber.reached)))

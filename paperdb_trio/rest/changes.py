@@ -47,6 +47,7 @@ async def changes(call: Call) -> Response:
         position = SINCE.of(query, settings, trimmed)
     if not trimmed <= position <= head:
         raise _cursor_expired(position, trimmed)
+    services.hub.check(database.id, topic)
     if as_stream:
         headers = {
             "Content-Type": "text/event-stream",

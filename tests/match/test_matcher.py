@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from paperdb_trio.errors import ApiError
 from paperdb_trio.match.change import BeforeUnknown, Judged, event_of
 from paperdb_trio.match.index import MAX_NULL_PATHS, _Ranges
-from paperdb_trio.match.matcher import Matcher
+from paperdb_trio.match.matcher import Matcher, MatcherLimits
 from paperdb_trio.match.query import Query, query
 from paperdb_trio.model import Change, Document, encode
 from tests.match.tools import change, judged, sides, whole
@@ -41,7 +41,7 @@ def test_candidates_include_every_query_that_matches_before_or_after(
     removed: set[int],
     changes: list[tuple[Document | None, Document | None]],
 ) -> None:
-    matcher = Matcher(MANY)
+    matcher = Matcher(MatcherLimits(MANY, 10_000))
     made = [query("c", filter) for filter in filters]
     for each in made:
         matcher.add(each)
@@ -76,7 +76,7 @@ def test_every_condition_with_every_change_of_a_value() -> None:
         *({"or": pair} for pair in pairs),
     ]
     queries = {query("c", filter) for filter in filters}
-    matcher = Matcher(MANY)
+    matcher = Matcher(MatcherLimits(MANY, 10_000))
     for each in queries:
         matcher.add(each)
     documents = [whole({}), *(whole({"a": value}) for value in VALUES)]
@@ -130,7 +130,7 @@ def order(at: random.Random) -> Document:
 @pytest.mark.parametrize("seed", range(5))
 def test_candidates_while_many_queries_come_and_go(seed: int) -> None:
     at = random.Random(seed)
-    matcher = Matcher(MANY)
+    matcher = Matcher(MatcherLimits(MANY, 10_000))
     queries: dict[Query, None] = {}
     documents: list[Document] = []
     wrong = right = 0
@@ -198,7 +198,7 @@ def test_the_index_finds_a_query_where_it_matches_and_not_elsewhere(
     filter: dict[str, Any], hit: Document, miss: Document
 ) -> None:
     made = query("c", filter)
-    matcher = Matcher(0)
+    matcher = Matcher(MatcherLimits(0, 10_000))
     matcher.add(made)
     assert matcher.candidates("c", judged(None, hit)) == [made]
     assert matcher.candidates("c", judged(hit, None)) == [made]
@@ -209,7 +209,7 @@ def test_the_index_finds_a_query_where_it_matches_and_not_elsewhere(
 
 
 def test_many_texts_that_are_contained() -> None:
-    matcher = Matcher(0)
+    matcher = Matcher(MatcherLimits(0, 10_000))
     queries = [query("c", {"a": {"contains": f"{n:04}"}}) for n in range(500)]
     longer = [query("c", {"a": {"contains": f"{n:04}-tail"}}) for n in range(500)]
     for each in queries + longer:
@@ -225,7 +225,7 @@ def test_many_texts_that_are_contained() -> None:
 
 def test_the_rarer_of_two_equal_conditions_finds_the_query() -> None:
     """All of a tenant's users have the tenant's name in their filter."""
-    matcher = Matcher(0)
+    matcher = Matcher(MatcherLimits(0, 10_000))
     for n in range(100):
         matcher.add(query("c", {"tenant": "t", "user": n}))
     found = matcher.candidates("c", judged(None, {"tenant": "t", "user": 50}))
@@ -263,7 +263,7 @@ def test_ranges_find_exactly_those_that_reach_a_value(data: st.DataObject) -> No
 
 
 def test_residual_queries_are_bounded_for_all_collections_together() -> None:
-    matcher = Matcher(2)
+    matcher = Matcher(MatcherLimits(2, 10_000))
     first, second, third = (query(name, {"a": {"ne": 1}}) for name in "cde")
     matcher.add(first)
     matcher.add(first)
@@ -285,7 +285,7 @@ def test_residual_queries_are_bounded_for_all_collections_together() -> None:
 
 
 def test_paths_with_null_are_bounded() -> None:
-    matcher = Matcher(1)
+    matcher = Matcher(MatcherLimits(1, 10_000))
     for n in range(MAX_NULL_PATHS):
         matcher.add(query("c", {f"f{n}": None}))
     matcher.add(query("c", {"f0": None, "other": {"ne": 1}}))
@@ -316,7 +316,7 @@ ODD: list[Any] = [
 @pytest.mark.parametrize("data", ODD)
 @pytest.mark.parametrize("type", ["insert", "update", "delete"])
 def test_candidates_never_fail_whatever_a_document_is(type: str, data: bytes) -> None:
-    matcher = Matcher(MANY)
+    matcher = Matcher(MatcherLimits(MANY, 10_000))
     queries = {query("c", filter) for filter, _, _ in FOUND} | {query("c", {"a": {"ne": 1}}), query("c", {})}
     for each in queries:
         matcher.add(each)
@@ -398,7 +398,7 @@ def test_an_update_of_an_older_version_is_not_known() -> None:
     after = whole({"a": 1})
     this = Judged(Change(1, 1, "update", "c", "x", encode(after)))
     filtered, selected = query("c", {"a": 2}), query("c", {}, ["a"])
-    matcher = Matcher(0)
+    matcher = Matcher(MatcherLimits(0, 10_000))
     for each in (filtered, selected, query("c", {})):
         matcher.add(each)
     assert not this.known
@@ -411,7 +411,7 @@ def test_an_update_of_an_older_version_is_not_known() -> None:
 
 
 def test_queries_of_whole_documents_decode_nothing() -> None:
-    matcher = Matcher(0)
+    matcher = Matcher(MatcherLimits(0, 10_000))
     matcher.add(query("c", {}))
     this = Judged(Change(1, 1, "insert", "c", "x", b"not JSON"))
     assert matcher.candidates("c", this) == [query("c", {})]
