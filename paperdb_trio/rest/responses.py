@@ -110,7 +110,7 @@ class Change(Struct):
     seq: Seq
     type: Literal["insert", "update", "delete"]
     collection: str
-    data: Document
+    data: SelectedDocument
     txn: Seq | UnsetType = UNSET
     query: str | UnsetType = UNSET
     cause: Literal["insert", "update", "delete"] | UnsetType = UNSET
