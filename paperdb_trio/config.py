@@ -56,7 +56,10 @@ class Settings:
     tokens_per_second: float = _setting(
         1000.0, "Tokens minted per second and API key, on average; beyond this, 429. 0: no limit.", 0
     )
-    max_subscriptions: int = _setting(100, "Collections per connection.", 1)
+    max_subscriptions: int = _setting(100, "Collections and live queries per connection.", 1)
+    max_residual_queries: int = _setting(
+        100, "Live queries per database that no index finds, so that each change is held against them.", 0
+    )
     head_timeout: float = _setting(10.0, "Seconds within which a request's head must arrive.", 0.1)
     max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
     max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)

@@ -110,7 +110,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             gate=gate,
         )
         stack.callback(change_log.close)
-        hub = Hub()
+        hub = Hub(settings.max_residual_queries)
         for database_id, (head, trimmed) in change_log.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
         accounts = Accounts()

@@ -18,7 +18,7 @@ def match(scale: Scale) -> Iterator[Row]:
     with on_core(SERVER_CORE):
         for kind, (budget, filter) in KINDS.items():
             few, most = Load(filter, FEW), Load(filter, many)
-            some = asked if most.matcher.residual == 0 else asked[: max(len(asked) // 50, 1)]
+            some = asked if most.matcher.residual == 0 else asked[: max(len(asked) // 250, 1)]
             took: tuple[list[float], list[float]] = ([], [])
             for _ in range(rounds):
                 for load, times in zip((few, most), took, strict=True):

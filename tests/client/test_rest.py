@@ -148,17 +148,6 @@ def test_the_key_is_shown_nowhere(server: Server, collection: str, caplog: pytes
     assert not any(server.key in text for text in shown)
 
 
-async def test_reads_are_tried_twice_and_writes_once(recorder: Recorder) -> None:
-    async with create_client(base_url=recorder.url, api_key="k") as db:
-        recorder.responses = {("GET", "/a/count"): None, ("POST", "/a/docs"): None}
-        with pytest.raises(PaperDBError) as caught:
-            await db.a.count()
-        assert (caught.value.status, caught.value.code, caught.value.transient) == (0, "NETWORK", True)
-        with pytest.raises(PaperDBError, match="No response"):
-            await db.a.insert({})
-    assert recorder.requests == [("GET", "/a/count")] * 2 + [("POST", "/a/docs")]
-
-
 SCHEMA = {
     "users": {
         "properties": {

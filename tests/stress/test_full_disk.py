@@ -90,8 +90,9 @@ def test_deletes_make_room_by_themselves(full: Server) -> None:
     """Also after kill -9. The oldest changes make room, because a deleted document moves into the log."""
     full.kill()
     refill(full.data.parent)
-    full.start()  # SQLite moves its log into the file: that may have made room
-    refill(full.data.parent)
+    full.start()
+    if insert(full) == 201:  # SQLite has moved its log into the file, which made room
+        refill(full.data.parent)
     wait_until(lambda: insert(full) == 507)
     assert health(full) == (200, "full")
     assert full.request("DELETE", "/c?confirm=c").status_code == 200

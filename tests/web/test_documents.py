@@ -233,29 +233,7 @@ def test_registration_is_one_request_before_writes_and_a_server_without_that_rou
         assert seen == [("POST", "/users/docs")]
 
 
-# --- the network ---------------------------------------------------------------------------------
-
-
-def test_reads_are_tried_twice_and_writes_once(client: MakeClient) -> None:
-    seen: list[str] = []
-
-    def answer(method: str, path: str, headers: dict[str, str]) -> Answer | None:
-        seen.append(method)
-        works = len(seen) == 2 and path.endswith("/count")
-        return (200, "application/json", b'{"count": 3}') if works else None
-
-    with http_server(answer) as url:
-        node = client(url)
-        assert node.run("return db.things.count()") == 3
-        for call in ("insert({})", 'update("a", {})', 'replace("a", {})', 'delete("a")', "insertBulk([{}])"):
-            seen.clear()
-            error = node.error(f"await db.things.{call}")
-            assert (error["status"], error["code"]) == (0, "NETWORK")
-            assert len(seen) == 1, call
-        seen.clear()
-        assert node.error("await db.things.find()")["code"] == "NETWORK"
-        assert seen == ["GET", "GET"]
-
+# --- the network ------------------------------------------------------------------------------
 
 CALLS = (
     "insert({})",
