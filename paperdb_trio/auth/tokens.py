@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, ClassVar, Final
 
 import msgspec
 
@@ -73,7 +73,7 @@ _READ_AND_WRITE: Final[Mapping[str, Rule]] = {"*": Rule(write=True)}
 @dataclass(frozen=True, slots=True)
 class Grant:
     """The rights of a valid token. `collections` None is all; `expires` is in seconds since the epoch, `issued`
-    in milliseconds. A collection without a rule in `rules` has that of `*`."""
+    in milliseconds, if it has a subject. A collection without a rule in `rules` has that of `*`."""
 
     database: Database
     key_id: str
@@ -90,9 +90,9 @@ class Grant:
             raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
         key = accounts.key(self.key_id)
         if key is None or key.revoked:
-            raise ApiError(401, "KEY_REVOKED", "The API key that minted this token has been revoked")
+            raise _key_revoked()
         if self.is_revoked(accounts):
-            raise ApiError(401, "TOKEN_REVOKED", "The token, or all tokens of its subject, have been revoked")
+            raise _token_revoked()
         accounts.database(self.database.id).require_realtime()
 
     def still_good(self, accounts: Accounts) -> bool:
@@ -238,6 +238,7 @@ class _Minted(msgspec.Struct, forbid_unknown_fields=True, tag_field="aud", tag=A
     iat: float
     exp: Annotated[int, msgspec.Meta(lt=2**53)]
     jti: str
+    subject: ClassVar[None] = None
 
 
 class _MintedRules(msgspec.Struct, forbid_unknown_fields=True, tag_field="aud", tag=RULES_AUDIENCE):
@@ -271,19 +272,24 @@ def verify(accounts: Accounts, token: str) -> Grant:
     key = accounts.key(claims.key)
     if database is None or key is None or key.database_id != database.id:
         raise _invalid("its database or key does not exist")
+    subject = claims.subject
+    issued = 0 if subject is None else round(claims.iat * 1000)
+    if key.revoked:
+        raise _key_revoked()
+    if accounts.is_revoked(database.id, claims.jti, subject, issued):
+        raise _token_revoked()
+    database.require_realtime()
     names = claims.collections
-    grant = Grant(
+    return Grant(
         database,
         key.id,
         None if "*" in names else frozenset(names),
         float(claims.exp),
         claims.jti,
-        getattr(claims, "subject", None),
-        round(claims.iat * 1000),
+        subject,
+        issued,
         _rules(claims),
     )
-    grant.check(accounts)
-    return grant
 
 
 def _rules(claims: _Claims) -> Mapping[str, Rule]:
@@ -357,6 +363,14 @@ def _judged_claims(token: str, keyring: Keyring) -> _Claims:
     if judged.exp > _last_expiry(retired_at):
         raise jwt.InvalidTokenError("its signing secret had been retired before the token was issued")
     return judged
+
+
+def _key_revoked() -> ApiError:
+    return ApiError(401, "KEY_REVOKED", "The API key that minted this token has been revoked")
+
+
+def _token_revoked() -> ApiError:
+    return ApiError(401, "TOKEN_REVOKED", "The token, or all tokens of its subject, have been revoked")
 
 
 def _invalid(why: str) -> ApiError:

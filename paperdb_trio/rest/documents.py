@@ -68,7 +68,8 @@ async def insert_bulk(call: Call) -> Response:
             await call.services.turns.next()
         try:
             draft = Draft.parse(parse_document(text, settings.max_document_bytes))
-            within(view, Insert(call.database_id, collection, draft, settings.max_document_bytes))
+            if view is not None:
+                within(view, Insert(call.database_id, collection, draft, settings.max_document_bytes))
             drafts.append(draft)
         except ApiError as error:
             if error.code == "INVALID_JSON":
