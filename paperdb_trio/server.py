@@ -11,8 +11,10 @@ import logging
 import math
 import resource
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +43,7 @@ from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import FreePages, KeepTime, Trim
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.requests import ForgetRequests
+from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
 
@@ -131,6 +134,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             raise StartupError(failure)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
+        services.look_at_accounts = partial(_look_at_accounts, accounts, gateway, watcher)
         services.live_connections = lambda: len(gateway.connections)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
@@ -149,7 +153,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 await writer.closed.wait()
                 core.cancel_scope.cancel()
                 return
-            core.start_soon(_watch_accounts, services, gateway, watcher)
+            core.start_soon(_watch_accounts, services)
             core.start_soon(_trim, services)
             core.start_soon(_finish_drops, services)
             core.start_soon(_keep_indexes, services)
@@ -228,13 +232,17 @@ async def _until_empty(door: Door) -> None:
         await trio.sleep(0.01)
 
 
-async def _watch_accounts(services: Services, gateway: Gateway, reader: Reader) -> None:
-    """Watch for changes of databases, keys and plans by the command line."""
+async def _look_at_accounts(accounts: Accounts, gateway: Gateway, reader: Reader) -> None:
+    if await accounts.refresh(reader):
+        gateway.enforce()
+
+
+async def _watch_accounts(services: Services) -> None:
+    """Watch for changes of databases, keys and plans by the command line, and of tokens by other processes."""
     while True:
         await trio.sleep(ACCOUNTS_SECONDS)
         try:
-            if await services.accounts.refresh(reader):
-                gateway.enforce()
+            await services.look_at_accounts()
         except ApiError as error:  # it took too long: try again soon
             log.warning("could not check for changes of keys and plans: %s", error)
 
@@ -248,6 +256,8 @@ async def _trim(services: Services) -> None:
         try:
             if trio.current_time() >= kept + KEEP_TIME_SECONDS:
                 await writer.submit(KeepTime(writer.clock))
+                while await writer.submit(ForgetRevocations(int(time.time() * 1000))):
+                    await trio.sleep(TRIM_PAUSE)
                 kept = trio.current_time()
             for database_id in services.accounts.database_ids():
                 removed = hub.committed(database_id) - hub.trimmed(database_id)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+
+import trio
 
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
@@ -20,7 +22,7 @@ from paperdb_trio.web.assets import Asset
 @dataclass(slots=True)
 class Services:
     """`draining`: SIGTERM was received; nothing new starts. `drops_left`: the file may hold collections whose
-    removal was interrupted."""
+    removal was interrupted. `look_at_accounts`: take note of changed keys, plans and tokens now."""
 
     settings: Settings
     limits: Limits
@@ -35,4 +37,5 @@ class Services:
     draining: bool = False
     drops_left: bool = False
     open_connections: Callable[[], int] = lambda: 0
+    look_at_accounts: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     live_connections: Callable[[], int] = lambda: 0

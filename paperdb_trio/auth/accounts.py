@@ -1,12 +1,14 @@
 """Databases, keys and signing secrets, in memory.
 
-Law: read from the file as a whole, replaced as a whole. A change made by another process (the command line) is
-seen within half a second, because it raises the file's version.
+Law: read from the file as a whole, replaced as a whole. Of revoked tokens there may be many: only new ones are
+read. A change made by another process (the command line) is seen within half a second, because it raises the
+file's version.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +19,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.admin import admin_version
 from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.revocations import Row, revocations_after
 
 Keyring = tuple[tuple[str, bytes, float], ...]
 """`(kid, secret, retired_at)` of each signing secret; `retired_at` in seconds since the epoch, infinite for the
@@ -72,12 +75,43 @@ class _Snapshot:
     """By key, once used: hashing a key takes a twentieth of a get."""
 
 
+PRUNE_SECONDS: Final = 3600.0
+
+
+class _Revocations:
+    """Those that matter, by database, kind and name. There may be many, so only new rows are read."""
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._known: dict[tuple[int, str, str], tuple[int, int]] = {}
+        self._pruned = time.monotonic()
+
+    def add(self, rows: list[Row]) -> None:
+        for self.last, database_id, kind, name, at, until in rows:
+            self._known[database_id, kind, name] = (at, until)
+        if time.monotonic() > self._pruned + PRUNE_SECONDS:
+            self._pruned = time.monotonic()
+            now = time.time() * 1000
+            self._known = {key: times for key, times in self._known.items() if times[1] >= now}
+
+    def at(self, database_id: int, kind: str, name: str) -> int:
+        return self._known.get((database_id, kind, name), (0, 0))[0]
+
+    def cover(self, database_id: int, jti: str, subject: str | None, issued: int) -> bool:
+        if not self._known:
+            return False
+        if (database_id, "jti", jti) in self._known:
+            return True
+        return subject is not None and issued <= self.at(database_id, "subject", subject)
+
+
 class Accounts:
     """Call `refresh()` before the first use, and then regularly."""
 
     def __init__(self) -> None:
         self._now = _Snapshot()
         self._looked = -math.inf
+        self._revocations = _Revocations()
 
     def age(self) -> float:
         """Seconds since the last `refresh` that could read the file."""
@@ -85,12 +119,13 @@ class Accounts:
 
     async def refresh(self, reader: Reader) -> bool:
         """Read the file again if it has changed; returns whether it had."""
-        known = self._now.version
-        snapshot = await reader.run(lambda connection: _load(connection, known))
+        known, last = self._now.version, self._revocations.last
+        loaded = await reader.run(lambda connection: _load(connection, known, last))
         self._looked = trio.current_time()
-        if snapshot is None:
+        if loaded is None:
             return False
-        self._now = snapshot
+        self._now, rows = loaded
+        self._revocations.add(rows)
         return True
 
     def identify(self, key: str) -> Identity:
@@ -122,6 +157,14 @@ class Accounts:
     def key(self, id: str) -> ApiKey | None:
         return self._now.keys.get(id)
 
+    def is_revoked(self, database_id: int, jti: str, subject: str | None, issued: int) -> bool:
+        """Whether a token was ended before its time. `issued`: milliseconds since the epoch."""
+        return self._revocations.cover(database_id, jti, subject, issued)
+
+    def revoked_until(self, database_id: int, subject: str) -> int:
+        """The time, as `issued`, up to which a subject's tokens are revoked; 0 if they are not."""
+        return self._revocations.at(database_id, "subject", subject)
+
     @property
     def keyring(self) -> Keyring:
         """Every secret that may have signed a token that is still valid."""
@@ -143,7 +186,7 @@ def unauthorized(why: str = "") -> ApiError:
     )
 
 
-def _load(connection: sqlite.Connection, known: int) -> _Snapshot | None:
+def _load(connection: sqlite.Connection, known: int, last: int) -> tuple[_Snapshot, list[Row]] | None:
     version = admin_version(connection)
     if version == known:
         return None
@@ -159,7 +202,7 @@ def _load(connection: sqlite.Connection, known: int) -> _Snapshot | None:
         keys[id] = ApiKey(id, database_id, kind == "secret", bool(revoked))
         key_ids[hash] = id
     rows = connection.execute("SELECT kid, secret, retired_at FROM signing_secrets").fetchall()
-    return _Snapshot(
+    snapshot = _Snapshot(
         version,
         databases,
         {database.name: database.id for database in databases.values()},
@@ -168,3 +211,4 @@ def _load(connection: sqlite.Connection, known: int) -> _Snapshot | None:
         tuple((kid, secret, math.inf if retired is None else retired) for kid, secret, retired in rows),
         next(((kid, secret) for kid, secret, retired in rows if retired is None), ("", b"")),
     )
+    return snapshot, revocations_after(connection, last)

@@ -1,6 +1,7 @@
-"""Realtime tokens: short-lived JWTs scoped to collections of one database.
+"""Tokens: short-lived JWTs scoped to collections of one database, and to rules for these.
 
-Law: one algorithm, one issuer, one audience. A token is valid only while its API key and its plan are.
+Law: one algorithm, one issuer, one audience for each form. A token is valid only while its API key and its
+plan are, and until it is revoked.
 """
 
 from __future__ import annotations
@@ -10,15 +11,16 @@ import secrets
 import sys
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Final
 
 import msgspec
 
 from paperdb_trio.auth.accounts import Accounts, Database, Identity, Keyring
+from paperdb_trio.auth.rules import Rule, RuleClaim, check_permissions, parse_rules, rule_of
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import Document, check_collection, new_id, timestamp
 
@@ -46,6 +48,8 @@ with _absent("cryptography"):
 ALGORITHM: Final = "HS256"
 ISSUER: Final = "paperdb"
 AUDIENCE: Final = "paperdb-realtime"
+RULES_AUDIENCE: Final = "paperdb-rules"
+"""That of tokens with rules or a subject: a server that does not know those must refuse them."""
 DEFAULT_SECONDS: Final = 900
 MIN_SECONDS: Final = 30
 MAX_SECONDS: Final = 86_400
@@ -57,30 +61,64 @@ MAX_COLLECTIONS: Final = 100
 MAX_NAMES_LENGTH: Final = 4096
 """Characters of all names together. Such a token is under 6 KiB, so it fits into a line of a request's head
 behind any proxy (nginx accepts 8 KiB), and so do the same names beside it."""
-PERMISSIONS: Final = ("read", "write")
+MAX_TOKEN_LENGTH: Final = 6144
+"""The same for a token with rules."""
+MAX_SUBJECT_LENGTH: Final = 128
+
+
+_ONLY_READ: Final[Mapping[str, Rule]] = {"*": Rule()}
+_READ_AND_WRITE: Final[Mapping[str, Rule]] = {"*": Rule(write=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The rights of a valid token. `collections` None is all; `expires` is in seconds since the epoch."""
+    """The rights of a valid token. `collections` None is all; `expires` is in seconds since the epoch, `issued`
+    in milliseconds. A collection without a rule in `rules` has that of `*`."""
 
     database: Database
     key_id: str
     collections: frozenset[str] | None
     expires: float
+    jti: str = ""
+    subject: str | None = None
+    issued: int = 0
+    rules: Mapping[str, Rule] = field(default_factory=lambda: _ONLY_READ)
+
+    def check(self, accounts: Accounts) -> None:
+        """Raises a 401 `TOKEN_EXPIRED`, `TOKEN_REVOKED` or `KEY_REVOKED`, or a 403 `PLAN_REQUIRED`."""
+        if time.time() >= self.expires:
+            raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
+        key = accounts.key(self.key_id)
+        if key is None or key.revoked:
+            raise ApiError(401, "KEY_REVOKED", "The API key that minted this token has been revoked")
+        if self.is_revoked(accounts):
+            raise ApiError(401, "TOKEN_REVOKED", "The token, or all tokens of its subject, have been revoked")
+        accounts.database(self.database.id).require_realtime()
 
     def still_good(self, accounts: Accounts) -> bool:
-        """Whether it has not expired, its key is not revoked, and the plan still has realtime."""
-        key = accounts.key(self.key_id)
-        return (
-            key is not None
-            and not key.revoked
-            and accounts.database(self.database.id).realtime
-            and time.time() < self.expires
-        )
+        """Whether it has not expired, neither it nor its key is revoked, and the plan still has realtime."""
+        try:
+            self.check(accounts)
+        except ApiError:
+            return False
+        return True
+
+    @property
+    def scope(self) -> str:
+        """Whose token it is: the subject's; without one, only its own."""
+        return f"jti {self.jti}" if self.subject is None else f"subject {self.subject}"
+
+    def is_revoked(self, accounts: Accounts) -> bool:
+        return accounts.is_revoked(self.database.id, self.jti, self.subject, self.issued)
 
     def covers(self, collection: str) -> bool:
         return self.collections is None or collection in self.collections
+
+    def rule(self, collection: str) -> Rule:
+        """The rule for a collection. Raises a 403 `NOT_IN_TOKEN` if the token does not cover it."""
+        if not self.covers(collection):
+            raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{collection}'")
+        return self.rules.get(collection) or self.rules["*"]
 
 
 def new_signing_secret() -> tuple[str, bytes]:
@@ -88,20 +126,84 @@ def new_signing_secret() -> tuple[str, bytes]:
     return new_id(), secrets.token_bytes(32)
 
 
+# --- minting -------------------------------------------------------------------------------------
+
+
 def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str, Any]:
     """The response body of `POST /realtime/token`. Raises 400s, and 403s for the plan and for public keys."""
     identity.database.require_realtime()
-    unknown = set(request) - {"collections", "permissions", "expiresIn"}
-    if unknown:
+    for member in request:
+        if member not in _MEMBERS:
+            raise bad_request(f"Unknown field '{member[:80]}'; expected {', '.join(_MEMBERS)}")
+    collections = _check_collections(request.get("collections"))
+    permissions = check_permissions(request.get("permissions", ["read"]))
+    rules = parse_rules(collections) if isinstance(collections, dict) else None
+    if not identity.key.secret:
+        if "*" in collections:
+            raise ApiError(
+                403, "READ_ONLY_KEY", "Only a secret key can mint a token for every collection ('*')"
+            )
+        if "write" in permissions or any(
+            "write" in (rule.permissions or ()) for rule in (rules or {}).values()
+        ):
+            raise ApiError(403, "READ_ONLY_KEY", "A public key can only mint read-only tokens")
+    lifetime = request.get("expiresIn", DEFAULT_SECONDS)
+    if (
+        isinstance(lifetime, bool)
+        or not isinstance(lifetime, int)
+        or not MIN_SECONDS <= lifetime <= MAX_SECONDS
+    ):
+        raise bad_request(f"'expiresIn' must be a whole number of seconds from {MIN_SECONDS} to {MAX_SECONDS}")
+    jti = new_id()
+    now = time.time()
+    claims: dict[str, Any] = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": identity.database.name,
+        "key": identity.key.id,
+        "collections": collections,
+        "permissions": permissions,
+        "iat": int(now),
+        "exp": int(now) + lifetime,
+        "jti": jti,
+    }
+    minted = {
+        "expiresAt": timestamp(int(now) + lifetime),
+        "expiresIn": lifetime,
+        "collections": collections,
+        "permissions": permissions,
+    }
+    if rules is not None or "subject" in request:
+        subject = check_subject(request["subject"]) if "subject" in request else None
+        issued = int(now * 1000)
+        if subject is not None:
+            # At once after a revocation, or with a clock behind the one that revoked.
+            issued = max(issued, accounts.revoked_until(identity.database.id, subject) + 1)
+        claims |= {"aud": RULES_AUDIENCE, "iat": issued / 1000, "subject": subject}
+        minted |= {"jti": jti} if subject is None else {"jti": jti, "subject": subject}
+    kid, secret = accounts.signing
+    token = jwt.encode(claims, secret, ALGORITHM, headers={"kid": kid})
+    if rules is not None and len(token) > MAX_TOKEN_LENGTH:
         raise bad_request(
-            f"Unknown field '{sorted(unknown)[0][:80]}'; expected collections, permissions, expiresIn"
+            f"The rules in 'collections' are too long: the token has {len(token):,} characters, at most "
+            f"{MAX_TOKEN_LENGTH:,} fit into the head of a request behind any proxy"
         )
-    collections = request.get("collections")
-    if not isinstance(collections, list) or not 0 < len(collections) <= MAX_COLLECTIONS:
-        raise bad_request(f"'collections' must be an array of 1 to {MAX_COLLECTIONS} collection names")
+    return {"token": token, **minted}
+
+
+_MEMBERS: Final = ("collections", "permissions", "expiresIn", "subject")
+
+
+def _check_collections(collections: object) -> list[str] | dict[str, Any]:
+    """Raises a 400."""
+    if not isinstance(collections, list | dict) or not 0 < len(collections) <= MAX_COLLECTIONS:
+        raise bad_request(
+            f"'collections' must be an array of 1 to {MAX_COLLECTIONS} collection names, "
+            "or an object with a rule for each"
+        )
     for name in collections:
         if not isinstance(name, str):
-            raise bad_request("'collections' must be an array of strings")
+            raise bad_request("'collections' must be an array of strings, or an object")
         if name != "*":
             check_collection(name)
     length = sum(map(len, collections))
@@ -110,73 +212,23 @@ def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str,
             f"The names in 'collections' have {length:,} characters in total; at most {MAX_NAMES_LENGTH:,}"
             " are allowed"
         )
-    if "*" in collections and not identity.key.secret:
-        raise ApiError(403, "READ_ONLY_KEY", "Only a secret key can mint a token for every collection ('*')")
-    permissions = request.get("permissions", ["read"])
-    if (
-        not isinstance(permissions, list)
-        or "read" not in permissions
-        or not all(permission in PERMISSIONS for permission in permissions)
-    ):
-        raise bad_request('\'permissions\' must be ["read"] or ["read", "write"]')
-    if "write" in permissions and not identity.key.secret:
-        raise ApiError(403, "READ_ONLY_KEY", "A public key can only mint read-only tokens")
-    lifetime = request.get("expiresIn", DEFAULT_SECONDS)
-    if (
-        isinstance(lifetime, bool)
-        or not isinstance(lifetime, int)
-        or not MIN_SECONDS <= lifetime <= MAX_SECONDS
-    ):
-        raise bad_request(f"'expiresIn' must be a whole number of seconds from {MIN_SECONDS} to {MAX_SECONDS}")
-    now = int(time.time())
-    kid, secret = accounts.signing
-    collections = list(dict.fromkeys(collections))
-    claims = {
-        "iss": ISSUER,
-        "aud": AUDIENCE,
-        "sub": identity.database.name,
-        "key": identity.key.id,
-        "collections": collections,
-        "permissions": permissions,
-        "iat": now,
-        "exp": now + lifetime,
-        "jti": new_id(),
-    }
-    return {
-        "token": jwt.encode(claims, secret, ALGORITHM, headers={"kid": kid}),
-        "expiresAt": timestamp(now + lifetime),
-        "expiresIn": lifetime,
-        "collections": collections,
-        "permissions": permissions,
-    }
+    return collections if isinstance(collections, dict) else list(dict.fromkeys(collections))
 
 
-def verify(accounts: Accounts, token: str) -> Grant:
-    """Raises a 401 `INVALID_TOKEN`, `TOKEN_EXPIRED` or `KEY_REVOKED`, or a 403 `PLAN_REQUIRED`."""
-    try:
-        claims = _minted_claims(token, accounts.keyring) or _judged_claims(token, accounts.keyring)
-    except jwt.ExpiredSignatureError:
-        raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one") from None
-    except (jwt.InvalidTokenError, ValueError, OverflowError, TypeError) as error:
-        raise _invalid(str(error)) from None
-    database = accounts.database_named(claims["sub"])
-    key = accounts.key(claims["key"])
-    if database is None or key is None or key.database_id != database.id:
-        raise _invalid("its database or key does not exist")
-    if key.revoked:
-        raise ApiError(401, "KEY_REVOKED", "The API key that minted this token has been revoked")
-    database.require_realtime()
-    collections = claims["collections"]
-    return Grant(
-        database, key.id, None if "*" in collections else frozenset(collections), float(int(claims["exp"]))
-    )
+def check_subject(subject: object, what: str = "subject") -> str:
+    """Raises a 400."""
+    if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT_LENGTH or not subject.isprintable():
+        raise bad_request(f"'{what}' must be a string of 1 to {MAX_SUBJECT_LENGTH} printable characters")
+    return subject
 
 
-class _Minted(msgspec.Struct, forbid_unknown_fields=True):
+# --- verifying -----------------------------------------------------------------------------------
+
+
+class _Minted(msgspec.Struct, forbid_unknown_fields=True, tag_field="aud", tag=AUDIENCE):
     """Exactly the claims that `mint` writes."""
 
     iss: str
-    aud: str
     sub: str
     key: str
     collections: list[str]
@@ -186,7 +238,56 @@ class _Minted(msgspec.Struct, forbid_unknown_fields=True):
     jti: str
 
 
-_decode_minted = msgspec.json.Decoder(_Minted).decode
+class _MintedRules(msgspec.Struct, forbid_unknown_fields=True, tag_field="aud", tag=RULES_AUDIENCE):
+    """The same for a token with rules or a subject. `iat` has milliseconds."""
+
+    iss: str
+    sub: str
+    key: str
+    collections: dict[str, RuleClaim] | list[str]
+    permissions: list[str]
+    iat: float
+    exp: Annotated[int, msgspec.Meta(lt=2**53)]
+    jti: str
+    subject: str | None
+
+
+_Claims = _Minted | _MintedRules
+# Rules may hold numbers that msgspec decodes slowly by itself: see `json_input`.
+_decode_minted = msgspec.json.Decoder(_Claims, float_hook=float).decode
+
+
+def verify(accounts: Accounts, token: str) -> Grant:
+    """Raises a 401 `INVALID_TOKEN` or what `Grant.check` does."""
+    try:
+        claims = _minted_claims(token, accounts.keyring) or _judged_claims(token, accounts.keyring)
+    except jwt.ExpiredSignatureError:
+        raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one") from None
+    except (jwt.InvalidTokenError, ValueError, OverflowError, TypeError) as error:
+        raise _invalid(str(error)) from None
+    database = accounts.database_named(claims.sub)
+    key = accounts.key(claims.key)
+    if database is None or key is None or key.database_id != database.id:
+        raise _invalid("its database or key does not exist")
+    names = claims.collections
+    grant = Grant(
+        database,
+        key.id,
+        None if "*" in names else frozenset(names),
+        float(claims.exp),
+        claims.jti,
+        getattr(claims, "subject", None),
+        round(claims.iat * 1000),
+        _rules(claims),
+    )
+    grant.check(accounts)
+    return grant
+
+
+def _rules(claims: _Claims) -> Mapping[str, Rule]:
+    if isinstance(claims.collections, dict):
+        return {name: rule_of(claim, claims.permissions) for name, claim in claims.collections.items()}
+    return _READ_AND_WRITE if "write" in claims.permissions else _ONLY_READ
 
 
 @lru_cache(maxsize=4)
@@ -204,7 +305,7 @@ def _last_expiry(retired_at: float) -> float:
     return retired_at + MAX_SECONDS + ROTATION_SECONDS
 
 
-def _minted_claims(token: str, keyring: Keyring) -> dict[str, Any] | None:
+def _minted_claims(token: str, keyring: Keyring) -> _Claims | None:
     """The claims of a valid token that looks exactly like one of ours, or None. PyJWT takes 60 to 200 µs for
     it, as much as the rest of a connect. PyJWT still says why a token is invalid."""
     signed, _, signature = token.rpartition(".")
@@ -216,18 +317,18 @@ def _minted_claims(token: str, keyring: Keyring) -> dict[str, Any] | None:
     if not hmac.compare_digest(expected, signature.encode()):
         return None
     try:
-        claims = _decode_minted(urlsafe_b64decode(payload + "=="))
+        claims: _Claims = _decode_minted(urlsafe_b64decode(payload + "=="))
     except (msgspec.MsgspecError, ValueError):
         return None
     now = time.time()
-    if (claims.iss, claims.aud) != (ISSUER, AUDIENCE) or not claims.iat - SLACK_SECONDS <= now < claims.exp:
+    if claims.iss != ISSUER or not claims.iat - SLACK_SECONDS <= now < claims.exp:
         return None
     if claims.exp > _last_expiry(retired_at):
         return None
-    return msgspec.structs.asdict(claims)
+    return claims
 
 
-def _judged_claims(token: str, keyring: Keyring) -> dict[str, Any]:
+def _judged_claims(token: str, keyring: Keyring) -> _Claims:
     """The claims of any valid token. Raises a PyJWT error that says what is wrong with an invalid one."""
     kid = jwt.get_unverified_header(token).get("kid")
     secret, retired_at = next(((secret, at) for own, secret, at in keyring if own == kid), (None, 0.0))
@@ -237,26 +338,23 @@ def _judged_claims(token: str, keyring: Keyring) -> dict[str, Any]:
         token,
         secret,
         algorithms=[ALGORITHM],
-        audience=AUDIENCE,
+        audience=[AUDIENCE, RULES_AUDIENCE],
         issuer=ISSUER,
         # PyJWT's leeway would also apply to `exp`.
         options={"require": ["exp", "iat", "sub", "key", "collections"], "verify_iat": False},
     )
-    collections = claims["collections"]
-    if (
-        not isinstance(claims["key"], str)
-        or not isinstance(claims["iat"], int | float)
-        or not isinstance(claims["exp"], int | float)
-        or not claims["exp"] < 2**53
-        or not isinstance(collections, list)
-        or not all(isinstance(name, str) for name in collections)
-    ):
-        raise jwt.InvalidTokenError("a claim has the wrong type")
-    if not claims["iat"] - SLACK_SECONDS <= time.time():
+    # Rules are never read but from claims of their audience alone.
+    kind: type[_Claims] = _MintedRules if claims["aud"] == RULES_AUDIENCE else _Minted
+    claims = {"permissions": ["read"], "jti": "", "subject": None} | claims | {"exp": int(claims["exp"])}
+    try:
+        judged: _Claims = msgspec.convert({name: claims[name] for name in kind.__struct_fields__}, kind)
+    except (msgspec.ValidationError, KeyError):
+        raise jwt.InvalidTokenError("a claim has the wrong type") from None
+    if not judged.iat - SLACK_SECONDS <= time.time():
         raise jwt.ImmatureSignatureError("it was issued in the future (iat)")
-    if claims["exp"] > _last_expiry(retired_at):
+    if judged.exp > _last_expiry(retired_at):
         raise jwt.InvalidTokenError("its signing secret had been retired before the token was issued")
-    return claims
+    return judged
 
 
 def _invalid(why: str) -> ApiError:

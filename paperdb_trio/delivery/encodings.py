@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from paperdb_trio.model import Change
 from paperdb_trio.net.chunked import chunk
 from paperdb_trio.net.frames import text_frames
@@ -36,6 +38,30 @@ def cursor_event(change: Change) -> bytes:
     )
 
 
+def view_event(change: Change, query: str, type: str, data: bytes) -> bytes:
+    """The event that a query makes of a change, in cursor mode. `query`: its id. `cause` says what happened to
+    the document; `type`, what happened in the view."""
+    return b'{"seq":%d,"type":"%b","collection":"%b",%b"data":%b,"query":"%b","cause":"%b"}' % (
+        change.seq,
+        type.encode(),
+        change.collection.encode(),
+        b"" if change.txn is None else b'"txn":%d,' % change.txn,
+        data,
+        query.encode(),
+        change.type.encode(),
+    )
+
+
+def plain_view_event(change: Change, query: str, type: str, data: bytes) -> bytes:
+    """The same in plain mode."""
+    return plain_event(msgspec.structs.replace(change, type=type, data=data))
+
+
+def reset_event(seq: int, query: str, reason: str) -> bytes:
+    """Tells that a query's view cannot be followed over this change: its client must fetch it again."""
+    return b'{"seq":%d,"type":"reset","query":"%b","reason":"%b"}' % (seq, query.encode(), reason.encode())
+
+
 def sse_messages(events: list[bytes]) -> bytes:
     """Server-sent events (WHATWG HTML, section 9.2) of cursor events: `id` is the seq.
 
@@ -58,14 +84,16 @@ def sse_progress(seq: int) -> bytes:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Encoding:
-    """How one kind of subscriber gets its events: the text of each, and how texts are joined into bytes."""
+    """How one kind of subscriber gets its events: the text of each, and how texts are joined into bytes.
+    `view`: the text of an event of a query."""
 
     text: EventText
     event: Callable[[Change], bytes]
     join: Callable[[list[bytes]], bytes]
+    view: Callable[[Change, str, str, bytes], bytes] = view_event
 
 
-PLAIN: Final = Encoding(EventText.PLAIN, plain_event, text_frames)
+PLAIN: Final = Encoding(EventText.PLAIN, plain_event, text_frames, plain_view_event)
 CURSOR: Final = Encoding(EventText.CURSOR, cursor_event, text_frames)
 SSE: Final = Encoding(EventText.CURSOR, cursor_event, sse_messages)
 SSE_CHUNKED: Final = Encoding(EventText.CURSOR, cursor_event, lambda events: chunk(sse_messages(events)))

@@ -19,12 +19,13 @@ from typing import Final, Protocol
 import trio
 
 from paperdb_trio.delivery.encodings import Encoding
+from paperdb_trio.store.change_log import Topic
 
 STEP: Final = 32
 """Members between two looks at the clock: about 0.2 ms of writes, a tenth of a time slice."""
 
-FeedKey = tuple[Encoding, frozenset[str] | None]
-"""What all members of a feed want: an encoding and collections. None is every collection."""
+FeedKey = tuple[Encoding, frozenset[Topic]]
+"""What all members of a feed want: an encoding and topics."""
 
 Write = Callable[[bytes], int]
 """Write without blocking. Returns how many bytes were taken; -1 if all were, but some wait for a flush. Raises

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Final
 
 import trio
@@ -17,9 +18,17 @@ import trio
 from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import WAKE, Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, FeedKey, LaneMember, Member, Write
+from paperdb_trio.delivery.views import RESET, Seen, see, view_text
+from paperdb_trio.errors import ApiError
 from paperdb_trio.loop.turn import TimeSlice
+from paperdb_trio.match.change import Judged
+from paperdb_trio.match.matcher import Matcher
+from paperdb_trio.match.query import Query
 from paperdb_trio.model import Change
+from paperdb_trio.store.change_log import Topic
 
+MAX_RESIDUAL: Final = 100
+"""Queries of one database that no index finds, and that each change is held against."""
 MAX_JOINED: Final = 1000
 """Changes that are published as one portion. Under load it joins small commits: fewer and larger writes."""
 PORTION_BYTES: Final = 1024 * 1024
@@ -39,7 +48,10 @@ class _Database:
     publishing: bool = False
     trimmed: int = 0
     feeds: dict[FeedKey, Feed] = field(default_factory=dict)
-    by_collection: dict[str | None, set[Feed]] = field(default_factory=dict)
+    by_topic: dict[Topic, set[Feed]] = field(default_factory=dict)
+    followers: dict[Query, int] = field(default_factory=dict)
+    """How many follow each query that is in `matcher`."""
+    matcher: Matcher = field(kw_only=True)
 
 
 class _Waiter:
@@ -74,9 +86,10 @@ class _Waiter:
 
 
 class Hub:
-    """Run `run()` in a nursery. It ends when cancelled."""
+    """Run `run()` in a nursery. It ends when cancelled. `max_residual`: see `Matcher`, for each database."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_residual: int = MAX_RESIDUAL) -> None:
+        self._max_residual = max_residual
         self._databases: dict[int, _Database] = {}
         self._inbox: deque[list[Change]] = deque()
         self._parked: trio.lowlevel.Task | None = None
@@ -90,7 +103,10 @@ class Hub:
 
     def set_bounds(self, database_id: int, head: int, trimmed: int) -> None:
         """Take over a database's bounds as its file has them, at start-up."""
-        self._databases[database_id] = _Database(head, head, trimmed=trimmed)
+        self._databases[database_id] = self._database(head, trimmed)
+
+    def _database(self, head: int = 0, trimmed: int = 0) -> _Database:
+        return _Database(head, head, trimmed=trimmed, matcher=Matcher(self._max_residual))
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
         database = self._of(database_id)
@@ -111,7 +127,7 @@ class Hub:
     def _of(self, database_id: int) -> _Database:
         found = self._databases.get(database_id)
         if found is None:  # another process created it since we started: it has no changes yet
-            found = self._databases[database_id] = _Database()
+            found = self._databases[database_id] = self._database()
         return found
 
     # --- who is live -----------------------------------------------------------------------------
@@ -122,8 +138,8 @@ class Hub:
         feed = database.feeds.get(key)
         if feed is None:
             feed = database.feeds[key] = Feed(key, database)
-            for name in self._names(key):
-                database.by_collection.setdefault(name, set()).add(feed)
+            for topic in key[1]:
+                database.by_topic.setdefault(topic, set()).add(feed)
         feed.add(member)
         return feed
 
@@ -133,11 +149,11 @@ class Hub:
         database = self._of(database_id)
         if not len(feed) and database.feeds.get(feed.key) is feed:
             del database.feeds[feed.key]
-            for name in self._names(feed.key):
-                feeds = database.by_collection[name]
+            for topic in feed.key[1]:
+                feeds = database.by_topic[topic]
                 feeds.discard(feed)
                 if not feeds:
-                    del database.by_collection[name]
+                    del database.by_topic[topic]
 
     def enter_lane(
         self, member: LaneMember, database_id: int, feed: Feed, position: int, write: Write
@@ -148,9 +164,36 @@ class Hub:
             return None
         return feed.enter_lane(member, write)
 
-    @staticmethod
-    def _names(key: FeedKey) -> Iterable[str | None]:
-        return (None,) if key[1] is None else key[1]
+    def follow(self, database_id: int, topics: Iterable[Topic]) -> None:
+        """Hold changes against these topics' queries, from now on. Raises a 400, having done nothing, if there
+        are too many that no index finds."""
+        database = self._of(database_id)
+        followed: list[Topic] = []
+        try:
+            for topic in topics:
+                if isinstance(topic, Query):
+                    database.matcher.add(topic)
+                    database.followers[topic] = database.followers.get(topic, 0) + 1
+                    followed.append(topic)
+        except ApiError:
+            self.unfollow(database_id, followed)
+            raise
+
+    def unfollow(self, database_id: int, topics: Iterable[Topic]) -> None:
+        """Undo one `follow` of each of these topics."""
+        database = self._of(database_id)
+        for topic in topics:
+            if isinstance(topic, Query):
+                database.followers[topic] -= 1
+                if not database.followers[topic]:
+                    del database.followers[topic]
+                    database.matcher.remove(topic)
+
+    @property
+    def queries(self) -> tuple[int, int]:
+        """How many queries are followed, and how many of them no index finds."""
+        databases = self._databases.values()
+        return sum(len(d.followers) for d in databases), sum(d.matcher.residual for d in databases)
 
     # --- publishing ------------------------------------------------------------------------------
 
@@ -192,18 +235,21 @@ class Hub:
             portion = portion + changes if portion else changes
         return portion
 
-    async def wait(self, database_id: int, collection: str, after: int) -> None:
-        """Return when there may be a change of the collection after seq `after`, or after `stop_waiting`."""
+    async def wait(self, database_id: int, topic: Topic, after: int) -> None:
+        """Return when there may be a change of the topic after seq `after`, or after `stop_waiting`. Raises
+        what `follow` does."""
         if self._no_waiting or self.committed(database_id) > after:
             return
         waiter = _Waiter(after)
-        feed = self.add(waiter, database_id, (WAKE, frozenset({collection})))
+        self.follow(database_id, [topic])
+        feed = self.add(waiter, database_id, (WAKE, frozenset({topic})))
         self._waiters.add(waiter)
         try:
             await waiter.wait()
         finally:
             self._waiters.discard(waiter)
             self.remove(waiter, database_id, feed)
+            self.unfollow(database_id, [topic])
 
     def stop_waiting(self) -> None:
         """Let every `wait` return at once, now and from now on."""
@@ -218,8 +264,8 @@ class Hub:
         offered = 0
         for database_id, own in by_database.items():
             database = self._of(database_id)
-            plan = self._plan(database, own)
             database.publishing = True
+            plan = await self._plan(database, own, await self._see(database, own))
             for feed, chunks in plan:
                 for chunk in chunks:
                     offered += len(feed)
@@ -244,19 +290,44 @@ class Hub:
         if self._turn.is_over():
             await self._turn.pass_on()
 
-    @staticmethod
-    def _plan(database: _Database, changes: list[Change]) -> list[tuple[Feed, list[Chunk]]]:
+    async def _see(self, database: _Database, changes: list[Change]) -> dict[Query, list[tuple[Change, Seen]]]:
+        """What the changes are to each query that they concern.
+
+        Other tasks run meanwhile. A subscriber that becomes live is beyond these changes already, and no lane
+        takes in a member.
+        """
+        found: dict[Query, list[tuple[Change, Seen]]] = {}
+        if not database.followers:
+            return found
+        for change in changes:
+            judged = Judged(change)
+            candidates = database.matcher.candidates(change.collection, judged)
+            for query in candidates:
+                seen = see(query, judged)
+                if seen is not None:
+                    found.setdefault(query, []).append((change, seen))
+                    if seen[1] == RESET:  # it has ended: no change is held against it any more
+                        database.matcher.remove(query)
+            if self._turn.is_over():
+                await self._turn.pass_on()
+        return found
+
+    async def _plan(
+        self, database: _Database, changes: list[Change], seen: dict[Query, list[tuple[Change, Seen]]]
+    ) -> list[tuple[Feed, list[Chunk]]]:
         """Which feed gets which buffers. Feeds that want the same events in the same encoding share buffers."""
         if not database.feeds:
             return []
-        names = frozenset(change.collection for change in changes)
-        feeds = set().union(*(database.by_collection.get(name, ()) for name in (None, *names)))
+        names: set[Topic] = {change.collection for change in changes}
+        topics = names | seen.keys() | {None}
+        feeds = set().union(*(database.by_topic.get(topic, ()) for topic in topics))
         texts: dict[tuple[Encoding, int], bytes] = {}
-        buffers: dict[tuple[Encoding, frozenset[str]], list[Chunk]] = {}
+        buffers: dict[tuple[Encoding, frozenset[Topic]], list[Chunk]] = {}
         plan = []
         for feed in feeds:
-            encoding, collections = feed.key
-            same = (encoding, names if collections is None else names & collections)
+            encoding, wanted = feed.key
+            touched = wanted & topics
+            same = (encoding, touched | names if None in wanted else touched)
             chunks = buffers.get(same)
             if chunks is None:
                 own = [change for change in changes if change.collection in same[1]]
@@ -264,9 +335,18 @@ class Hub:
                     if (encoding, change.seq) not in texts:
                         texts[encoding, change.seq] = encoding.event(change)
                 events = [(change.seq, texts[encoding, change.seq]) for change in own]
+                for query in wanted & seen.keys():
+                    assert isinstance(query, Query)
+                    events += [(change.seq, view_text(encoding, change, one)) for change, one in seen[query]]
+                events.sort(key=_seq)
                 chunks = buffers[same] = _chunks(encoding, events, changes[0].seq - 1, changes[-1].seq)
             plan.append((feed, chunks))
+            if self._turn.is_over():  # there may be as many feeds as subscribers
+                await self._turn.pass_on()
         return plan
+
+
+_seq = itemgetter(0)
 
 
 def _chunks(encoding: Encoding, events: list[tuple[int, bytes]], after: int, last: int) -> list[Chunk]:

@@ -20,7 +20,8 @@ from paperdb_trio.delivery.encodings import Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, Write
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
-from paperdb_trio.store.change_log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest
+from paperdb_trio.delivery.views import page_text
+from paperdb_trio.store.change_log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest, Topic
 
 
 class Sink(Protocol):
@@ -67,6 +68,7 @@ class Subscriber:
         "_database_id",
         "_encoding",
         "_feed",
+        "_follows",
         "_has_task",
         "_hub",
         "_interest",
@@ -115,6 +117,7 @@ class Subscriber:
         self._rows = FIRST_ROWS
         self._position = 0
         self._feed: Feed | None = None
+        self._follows = False  # the hub holds changes against its queries
         self._slot: int | None = None  # in the feed's lane, which then knows its position
         self.state = SubscriberState.NEW
 
@@ -139,8 +142,8 @@ class Subscriber:
             self._enter_feed()
 
     def _enter_feed(self) -> None:
-        collections = None if self._interest is None else frozenset(self._interest)
-        self._feed = self._hub.add(self, self._database_id, (self._encoding, collections))
+        key = (self._encoding, frozenset(self._interest))
+        self._feed = self._hub.add(self, self._database_id, key)
         self.settle()
 
     def _leave_feed(self) -> None:
@@ -164,7 +167,10 @@ class Subscriber:
             self._slot = None
 
     def start(self, position: int) -> None:
-        """Begin after seq `position`: live if that is the head."""
+        """Begin after seq `position`: live if that is the head. Raises a 400, having done nothing, for too many
+        queries that no index finds."""
+        self._hub.follow(self._database_id, self._interest)
+        self._follows = True
         self._position = position
         if self._at_head():
             self._move(SubscriberState.LIVE)
@@ -172,7 +178,8 @@ class Subscriber:
             self._fall_behind(position)
 
     def _at_head(self) -> bool:
-        return self._position >= self._hub.committed(self._database_id)
+        """Whether it can be live. The hub knows no `since`, so that all must be behind it."""
+        return self._position >= max(self._hub.committed(self._database_id), *self._interest.values(), 0)
 
     @property
     def reached(self) -> int:
@@ -193,24 +200,48 @@ class Subscriber:
         """Take no more. `run` returns once the write that is under way is done."""
         if self.state is not SubscriberState.CLOSED:
             self._move(SubscriberState.CLOSED)
+            if self._follows:
+                self._hub.unfollow(self._database_id, self._interest)
             self._make_room()
 
     # --- what it wants ---------------------------------------------------------------------------
 
-    def set_interest(self, interest: Interest) -> None:
-        """Want other collections from now on. Those that were wanted before go on without a gap."""
+    @property
+    def interest(self) -> Interest:
+        """The topics that it wants now, each with the seq after which it does."""
+        return self._interest
+
+    def want(self, topic: Topic, since: int) -> None:
+        """Want the changes of another topic after seq `since`, too. The other topics go on without a gap or a
+        repetition, even if `since` is before what has been reached. Raises a 400, having done nothing, for too
+        many queries that no index finds."""
+        assert topic not in self._interest
+        self._hub.follow(self._database_id, [topic])
+        reached = self.reached
+        if since < reached:
+            self._interest = {other: max(seen, reached) for other, seen in self._interest.items()}
+        self._change_interest({**self._interest, topic: since}, min(since, reached))
+
+    def unwant(self, topic: Topic) -> None:
+        """Want a topic no more. No event of it is given to the sink from now on, but for those in the queue."""
+        kept = {other: since for other, since in self._interest.items() if other != topic}
+        self._change_interest(kept, self.reached)
+        self._hub.unfollow(self._database_id, [topic])
+
+    def _change_interest(self, interest: Interest, position: int) -> None:
         self._interest = interest
         self._interest_version += 1
         if self.state is SubscriberState.LIVE:
             # Everything published has been handed over. In the middle of a commit, the hub works on a list of
             # feeds from before this change: then the rest comes from the log.
-            position = self.reached
             self._leave_feed()
             self._position = position
             if self._at_head():
                 self._enter_feed()
             else:
                 self._fall_behind(position)
+        else:
+            self._position = position
 
     # --- live ------------------------------------------------------------------------------------
 
@@ -339,9 +370,8 @@ class Subscriber:
 
     async def _send_page(self) -> None:
         version = self._interest_version
-        page = await self._log.page(
-            self._database_id, self._position, self._interest, self._encoding.text, self._rows
-        )
+        text = page_text(self._encoding, self._interest)
+        page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
         while self._queue:  # replies posted meanwhile: the position that they tell is from before the page
             await self._send_queued()
         if self.state is not SubscriberState.CATCHING_UP or version != self._interest_version:

@@ -68,7 +68,7 @@ def create_app(services: Services) -> QuartTrio:
                     pass  # is there room? `event_pages` takes it
             except ApiError as error:
                 return _quart(error_response(error))
-            events = event_pages(services, response.grant, response.collection, response.position)
+            events = event_pages(services, response.grant, response.topic, response.position)
             return QuartResponse(events, response.status, response.headers)
         return _quart(response)
 

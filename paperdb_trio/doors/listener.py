@@ -243,7 +243,7 @@ class Door:
                 await self._gateway.serve_events(
                     connection.stream,
                     response.grant,
-                    response.collection,
+                    response.topic,
                     response.position,
                     chunked=chunked,
                 )

@@ -11,6 +11,7 @@ from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode
 from paperdb_trio.net.parameters import parse_parameters
+from paperdb_trio.store.change_log import Topic
 
 JSON: Final = "application/json"
 NO_STORE: Final = "no-store"
@@ -57,10 +58,10 @@ class Response:
 
 @dataclass(slots=True, kw_only=True)
 class EventStream(Response):
-    """An endless response: the changes of a collection after `position`, as server-sent events."""
+    """An endless response: the changes of a topic after `position`, as server-sent events."""
 
     grant: Grant
-    collection: str
+    topic: Topic
     position: int
 
 
@@ -72,8 +73,8 @@ def json_text_response(status: int, text: bytes) -> Response:
     return Response(status, text, {"Content-Type": JSON, "Cache-Control": NO_STORE})
 
 
-def document_response(status: int, data: bytes, seq: int) -> Response:
-    return Response(status, data, {"Content-Type": JSON, "Cache-Control": NO_STORE, "ETag": f'"{seq}"'})
+def document_response(status: int, data: bytes, tag: int | str) -> Response:
+    return Response(status, data, {"Content-Type": JSON, "Cache-Control": NO_STORE, "ETag": f'"{tag}"'})
 
 
 def error_response(error: ApiError) -> Response:

@@ -128,10 +128,12 @@ class Live(ABC):
         return self._sender_done is None
 
     def enforce(self) -> None:
-        """Close it if its key was revoked or its plan has lost realtime."""
+        """Close it if its key or token was revoked, or its plan has lost realtime."""
         key = self._accounts.key(self._grant.key_id)
         if key is None or key.revoked:
             self.close(CloseCode.ACCESS_LOST, "API key revoked")
+        elif self._grant.is_revoked(self._accounts):
+            self.close(CloseCode.ACCESS_LOST, "token revoked")
         elif not self._accounts.database(self._grant.database.id).realtime:
             self.close(CloseCode.ACCESS_LOST, "the plan has no realtime")
 

@@ -12,6 +12,7 @@ import trio
 
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.delivery.encodings import SSE, SSE_CHUNKED, sse_progress
+from paperdb_trio.delivery.views import page_text
 from paperdb_trio.errors import ApiError
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.chunked import LAST_CHUNK, chunk
@@ -19,7 +20,7 @@ from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import FIRST_ROWS
+from paperdb_trio.store.change_log import FIRST_ROWS, Interest, Topic
 
 
 class EventConnection(Live):
@@ -37,11 +38,11 @@ class EventConnection(Live):
         wheel: Wheel,
         stream: ByteStream,
         grant: Grant,
-        collection: str,
+        topic: Topic,
         *,
         chunked: bool,
     ) -> None:
-        super().__init__(services, wheel, stream, grant, {collection: 0}, SSE_CHUNKED if chunked else SSE)
+        super().__init__(services, wheel, stream, grant, {topic: 0}, SSE_CHUNKED if chunked else SSE)
         self._chunked = chunked
 
     async def run(self, position: int) -> None:
@@ -82,7 +83,7 @@ class StreamCut(Exception):
     """The stream is cut off: its client must not take that for the end, and should reconnect."""
 
 
-async def event_pages(services: Services, grant: Grant, collection: str, position: int) -> AsyncIterator[bytes]:
+async def event_pages(services: Services, grant: Grant, topic: Topic, position: int) -> AsyncIterator[bytes]:
     """The same for a framework that needs an iterator: pages of the log, with progress between them.
 
     Ends when the grant does. Raises `StreamCut` when the log no longer holds the position or cannot be read, or
@@ -90,6 +91,8 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
     """
     database_id = grant.database.id
     rows = FIRST_ROWS
+    interest: Interest = {topic: 0}
+    text = page_text(SSE, interest)
     with ExitStack() as stack:
         try:
             stack.enter_context(services.limits.listener(database_id))
@@ -100,7 +103,7 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
             if services.draining:
                 raise StreamCut
             try:
-                page = await services.log.page(database_id, position, {collection: 0}, SSE.text, rows)
+                page = await services.log.page(database_id, position, interest, text, rows)
             except ApiError as error:  # the log could not be read in time
                 raise StreamCut from error
             if page.expired:
@@ -110,6 +113,6 @@ async def event_pages(services: Services, grant: Grant, collection: str, positio
                 yield SSE.join(page.events)
             elif page.reached_end:
                 with trio.move_on_after(min(services.settings.ping_interval, 1.0)) as waiting:
-                    await services.hub.wait(database_id, collection, position)
+                    await services.hub.wait(database_id, topic, position)
                 if waiting.cancelled_caught:
                     yield sse_progress(position)

@@ -13,7 +13,9 @@ import trio
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.delivery.topics import Asked
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.json_input import parse_json
 from paperdb_trio.limits import too_many_subscriptions
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import check_collection
@@ -27,10 +29,10 @@ from paperdb_trio.realtime.handshake import check_handshake, handshake_response
 from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refusal_close
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import Interest
+from paperdb_trio.store.change_log import Topic
 
 PATHS: Final = ("/", "/realtime")
-PARAMETERS: Final = ("token", "since", "collections", "errors")
+PARAMETERS: Final = ("token", "since", "collections", "filter", "errors")
 
 
 class Gateway:
@@ -70,9 +72,9 @@ class Gateway:
             raise bad_request(f"Invalid since: '{since[:40]}'. Use the seq of the last change seen, or now.")
         cursor_mode = protocol == SUBPROTOCOL or since is not None
         most = self._services.settings.max_subscriptions
-        interest = _first_interest(grant, query.get("collections"), most)
+        first = _first_asked(grant, query.get("collections"), query.get("filter"), most)
         with self.admission(stream, head, grant):
-            connection = WebSocket(self._services, self._wheel, stream, grant, interest, cursor_mode)
+            connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
             try:
@@ -97,7 +99,7 @@ class Gateway:
             yield
 
     async def serve_events(
-        self, stream: ByteStream, grant: Grant, collection: str, position: int, *, chunked: bool
+        self, stream: ByteStream, grant: Grant, topic: Topic, position: int, *, chunked: bool
     ) -> None:
         """Serve server-sent events until the connection ends; the head of the response has been sent.
 
@@ -105,7 +107,7 @@ class Gateway:
         """
         if self._services.draining or not grant.still_good(self._services.accounts):
             return
-        connection = EventConnection(self._services, self._wheel, stream, grant, collection, chunked=chunked)
+        connection = EventConnection(self._services, self._wheel, stream, grant, topic, chunked=chunked)
         self.connections.add(connection)
         try:
             await connection.run(position)
@@ -166,16 +168,23 @@ def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:
     )
 
 
-def _first_interest(grant: Grant, narrowed: str | None, most: int) -> Interest:
+def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: int) -> dict[Topic, Asked]:
+    """What a connection follows from the start. Raises a 400 or 403."""
+    chosen = {} if filters is None else parse_json(filters.encode("utf-8", "surrogatepass"))
+    if not isinstance(chosen, dict) or not all(isinstance(filter, dict) for filter in chosen.values()):
+        raise bad_request('Invalid filter: use an object like {"messages": {"room": "r1"}}', "INVALID_FILTER")
     if narrowed is not None:
         names = [check_collection(name) for name in narrowed.split(",") if name]
     elif grant.collections is not None:
         names = list(grant.collections)
+    elif chosen:
+        raise bad_request("'filter' needs 'collections': name the collections to follow", "INVALID_FILTER")
     else:
-        return None
-    for name in names:
-        if not grant.covers(name):
-            raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
+        return {Asked(None).within(grant): Asked(None)}
+    for name in chosen:
+        if name not in names:
+            raise bad_request(f"'filter' names '{name[:80]}', which is not followed", "INVALID_FILTER")
     if len(names) > most:
         raise too_many_subscriptions(most)
-    return dict.fromkeys(names, 0)
+    asked = [Asked(name, chosen.get(name)) for name in names]
+    return {one.within(grant): one for one in asked}

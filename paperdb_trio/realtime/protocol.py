@@ -34,19 +34,28 @@ class CloseCode(IntEnum):
 
 
 ACTIONS: Final[dict[str, tuple[str, ...]]] = {
-    "subscribe": ("collection",),
-    "unsubscribe": ("collection",),
+    "subscribe": ("collection", "filter", "select", "snapshot", "since"),
+    "unsubscribe": ("collection", "query"),
     "auth": ("token",),
     "ping": (),
+}
+"""What each takes."""
+NEEDED: Final[dict[str, tuple[str, ...]]] = {"subscribe": ("collection",), "auth": ("token",)}
+_TYPES: Final[dict[str, tuple[type, str]]] = {
+    **dict.fromkeys(("collection", "query", "token"), (str, "a string")),
+    "filter": (dict, "an object"),
+    "select": (list, "an array of fields"),
+    "snapshot": (bool, "true or false"),
+    "since": (int, "the seq of the last change seen"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """`argument` is the collection or the token; `ref` is echoed in the reply."""
+    """`members`: those beside `action` and `ref`, which is echoed in the reply."""
 
     name: str
-    argument: str
+    members: dict[str, Any]
     ref: Any
 
 
@@ -79,12 +88,18 @@ def parse_action(text: bytes) -> Action:
             raise bad_request(
                 f"Unknown '{min(unknown)[:80]}' in '{name}'; expected {expected}", "INVALID_MESSAGE"
             )
-        argument: Any = ""
-        for key in ACTIONS[name]:
-            argument = message.get(key)
-            if not isinstance(argument, str):
+        members = {key: message[key] for key in ACTIONS[name] if key in message}
+        for key in NEEDED.get(name, ()):
+            if not isinstance(members.get(key), str):
                 raise bad_request(f"'{name}' needs a string '{key}'", "INVALID_MESSAGE")
-        return Action(name, argument, ref)
+        for key, value in members.items():
+            type, expected = _TYPES[key]
+            fits = isinstance(value, type)
+            if type is int:
+                fits = fits and not isinstance(value, bool) and 0 <= value < 2**53
+            if not fits:
+                raise bad_request(f"'{key}' must be {expected}", "INVALID_MESSAGE")
+        return Action(name, members, ref)
     except ApiError as error:
         raise BadMessage(error, ref) from None
 
@@ -102,7 +117,9 @@ def refusal_close(error: ApiError) -> tuple[int, str]:
     if error.status == 503:
         code = CloseCode.RESTARTING if error.code == "SHUTTING_DOWN" else CloseCode.TRY_AGAIN_LATER
     elif error.status == 401:
-        code = CloseCode.ACCESS_LOST if error.code == "KEY_REVOKED" else CloseCode.TOKEN_EXPIRED
+        code = (
+            CloseCode.ACCESS_LOST if error.code in ("KEY_REVOKED", "TOKEN_REVOKED") else CloseCode.TOKEN_EXPIRED
+        )
     elif error.code in ("PLAN_REQUIRED", "ORIGIN_NOT_ALLOWED"):
         code = CloseCode.ACCESS_LOST
     else:

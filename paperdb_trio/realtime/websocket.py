@@ -6,18 +6,22 @@ Law: sends events only through its subscriber, replies after them, and nothing a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import trio
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.delivery.encodings import CURSOR, PLAIN
+from paperdb_trio.delivery.topics import Asked, name_of
+from paperdb_trio.delivery.views import has_queries
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.limits import too_many_subscriptions
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.loop.wheel import Wheel
+from paperdb_trio.match.query import Query
 from paperdb_trio.model import check_collection
 from paperdb_trio.net.frames import (
     Frame,
@@ -33,6 +37,7 @@ from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import (
     MAX_BAD_MESSAGES,
+    SUBPROTOCOL,
     Action,
     BadMessage,
     CloseCode,
@@ -40,8 +45,9 @@ from paperdb_trio.realtime.protocol import (
     parse_action,
     reply,
 )
+from paperdb_trio.realtime.snapshot import take_snapshot
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import Interest
+from paperdb_trio.store.change_log import Topic
 
 RECEIVE_BYTES: Final = 4096
 
@@ -50,12 +56,14 @@ class WebSocket(Live):
     """One upgraded connection. Its task reads the client's frames."""
 
     __slots__ = (
+        "_asked",
         "_bad_messages",
         "_behind",
         "_cursor_mode",
         "_decoder",
-        "_interest",
         "_peer_closed",
+        "_reader",
+        "_told",
         "_turns",
     )
 
@@ -65,14 +73,19 @@ class WebSocket(Live):
         wheel: Wheel,
         stream: ByteStream,
         grant: Grant,
-        interest: Interest,
+        first: dict[Topic, Asked],
         cursor_mode: bool,
     ) -> None:
-        super().__init__(services, wheel, stream, grant, interest, CURSOR if cursor_mode else PLAIN)
+        encoding = CURSOR if cursor_mode else PLAIN
+        super().__init__(services, wheel, stream, grant, dict.fromkeys(first, 0), encoding)
+        self._reader = services.reader
+        self._asked: Mapping[Topic, Asked] = _NO_QUERIES
+        if any(asked.is_query for asked in first.values()):
+            self._asked = {topic: asked for topic, asked in first.items() if asked.is_query}
+        self._told = 0
         self._turns = services.turns
         self._decoder = FrameDecoder(services.settings.max_message_bytes)
         self._peer_closed = False
-        self._interest = interest
         self._cursor_mode = cursor_mode
         self._bad_messages = 0
         self._behind = False
@@ -171,71 +184,181 @@ class WebSocket(Live):
 
     async def _take(self, frame: Frame) -> None:
         if frame.opcode == Opcode.TEXT:
-            await self._subscriber.post(text_frame(self._reply(frame.payload)))
+            await self._respond(frame.payload)
             if self._bad_messages > MAX_BAD_MESSAGES:
                 self.close(CloseCode.TOO_MANY_BAD_MESSAGES, "too many bad messages")
         elif frame.opcode == Opcode.CLOSE:
             self._peer_closed = True
             self.close(frame.close_code(), "")
 
-    def _reply(self, message: bytes) -> bytes:
+    async def _respond(self, message: bytes) -> None:
+        """Do what a message asks for, and reply."""
         try:
             action = parse_action(message)
         except BadMessage as bad:
             self._bad_messages += 1
-            return error_reply(bad.error, bad.ref)
+            await self._post(error_reply(bad.error, bad.ref))
+            return
         try:
-            return _REPLIES[action.name](self, action)
+            await _ACTIONS[action.name](self, action)
         except ApiError as error:
-            return error_reply(error, action.ref)
+            await self._post(error_reply(error, action.ref))
 
-    def _subscribe(self, action: Action) -> bytes:
-        name = check_collection(action.argument)
-        if not self._grant.covers(name):
-            raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{name}'")
-        seq = self._subscriber.reached
-        if self._interest is not None and name not in self._interest:
-            if len(self._interest) >= self._settings.max_subscriptions:
-                raise too_many_subscriptions(self._settings.max_subscriptions)
-            # From now on: a later catch-up does not read older changes from the log.
-            seq = max(seq, self._hub.committed(self._grant.database.id))
-            self._interest = {**self._interest, name: seq}
-            self._subscriber.set_interest(self._interest)
-        return reply("subscribed", action.ref, collection=name, **self._seq(seq))
+    async def _post(self, text: bytes) -> None:
+        await self._subscriber.post(text_frame(text))
 
-    def _unsubscribe(self, action: Action) -> bytes:
-        name = check_collection(action.argument)
-        if self._interest is None:
+    # --- what it follows -------------------------------------------------------------------------
+
+    @property
+    def _database_id(self) -> int:
+        return self._grant.database.id
+
+    def _asked_for(self, topic: Topic) -> Asked:
+        """What the client asked for when it got this topic."""
+        return self._asked.get(topic) or Asked(name_of(topic))
+
+    async def _subscribe(self, action: Action) -> None:
+        given = action.members
+        name = check_collection(given["collection"])
+        asked = Asked(name, given.get("filter"), _select(given.get("select")), given.get("snapshot", False))
+        if asked.snapshot and "since" in given:
+            raise bad_request("'snapshot' and 'since' exclude each other", "INVALID_MESSAGE")
+        if not self._cursor_mode and (asked.snapshot or "since" in given):
             raise bad_request(
-                "This connection is subscribed to every collection; connect with ?collections=… to choose",
-                "SUBSCRIBED_TO_ALL",
+                f"'snapshot' and 'since' need cursor mode: the subprotocol {SUBPROTOCOL}, or ?since=",
+                "INVALID_MESSAGE",
             )
-        if name not in self._interest:
-            raise bad_request(f"This connection is not subscribed to '{name}'", "NOT_SUBSCRIBED")
-        self._interest = {other: since for other, since in self._interest.items() if other != name}
-        self._subscriber.set_interest(self._interest)
-        return reply("unsubscribed", action.ref, collection=name)
+        topic = asked.within(self._grant)
+        interest = self._subscriber.interest
+        if topic in interest or (topic == name and None in interest):
+            if not asked.snapshot and "since" not in given:
+                await self._post(self._subscribed(action.ref, name, topic, self._subscriber.reached))
+                return
+            self._subscriber.unwant(topic)
+        elif not self._cursor_mode:  # a collection has one filter, because its events do not tell theirs
+            if None in interest:
+                raise _subscribed_to_all()
+            for other in [other for other in interest if name_of(other) == name]:
+                self._subscriber.unwant(other)
+        if len(self._subscriber.interest) >= self._settings.max_subscriptions:
+            raise too_many_subscriptions(self._settings.max_subscriptions)
+        if asked.is_query:
+            self._asked = {**self._asked, topic: asked}
+        if asked.snapshot:
+            assert isinstance(topic, Query)
+            await self._send_snapshot(topic, lambda seq: self._subscribed(action.ref, name, topic, seq))
+        else:
+            await self._follow(action, name, topic)
 
-    def _auth(self, action: Action) -> bytes:
-        grant = tokens.verify(self._accounts, action.argument)
-        if grant.database.id != self._grant.database.id:
+    async def _follow(self, action: Action, name: str, topic: Topic) -> None:
+        """Follow a topic from now on, or from where the client was."""
+        head = self._hub.committed(self._database_id)
+        since = action.members.get("since")
+        # From now on: a later catch-up does not read older changes from the log.
+        seq = max(self._subscriber.reached, head) if since is None else since
+        gap = since is not None and not self._hub.trimmed(self._database_id) <= since <= head
+        if gap:
+            seq = head
+        self._subscriber.want(topic, seq)
+        text = self._subscribed(action.ref, name, topic, seq)
+        await self._post(text)
+        if gap:
+            await self._post(_reset(topic, "gap", seq=seq))
+
+    def _subscribed(self, ref: Any, name: str, topic: Topic, seq: int) -> bytes:
+        about = {"query": topic.id} if isinstance(topic, Query) else {}
+        return reply("subscribed", ref, collection=name, **about, **self._seq(seq))
+
+    async def _send_snapshot(self, topic: Query, first: Callable[[int], bytes]) -> None:
+        """Send what `first` makes of the seq, and the documents at this seq; then follow."""
+        self._hub.follow(self._database_id, [topic])  # refuses it while nothing has been sent
+        try:
+            directory = Path(self._settings.data)
+            with await take_snapshot(self._reader, self._database_id, topic, directory) as snapshot:
+                await self._post(first(snapshot.seq))
+                for frame in snapshot:
+                    await self._subscriber.post(frame)
+                if self._closing is None:
+                    self._subscriber.want(topic, snapshot.seq)
+        finally:
+            self._hub.unfollow(self._database_id, [topic])
+
+    async def _unsubscribe(self, action: Action) -> None:
+        given = action.members
+        if len(given) != 1:
+            raise bad_request("'unsubscribe' needs either 'collection' or 'query'", "INVALID_MESSAGE")
+        interest = self._subscriber.interest
+        named: list[Topic]
+        if "query" in given:
+            named = [topic for topic in interest if isinstance(topic, Query) and topic.id == given["query"]]
+        else:
+            name = check_collection(given["collection"])
+            if None in interest:
+                raise _subscribed_to_all()
+            # With a cursor, queries end by their ids.
+            kept = self._asked if self._cursor_mode else ()
+            named = [topic for topic in interest if name_of(topic) == name and topic not in kept]
+        if not named:
+            what = given.get("collection") or given["query"][:40]
+            raise bad_request(f"This connection is not subscribed to '{what}'", "NOT_SUBSCRIBED")
+        for topic in named:
+            self._subscriber.unwant(topic)
+            self._asked = {other: asked for other, asked in self._asked.items() if other != topic}
+        await self._post(reply("unsubscribed", action.ref, **given))
+
+    async def _auth(self, action: Action) -> None:
+        grant = tokens.verify(self._accounts, action.members["token"])
+        if grant.database.id != self._database_id:
             raise ApiError(403, "OTHER_DATABASE", "The token is for another database")
-        if grant.collections is not None and not (
-            self._interest is not None and grant.collections.issuperset(self._interest)
-        ):
-            raise ApiError(
-                403, "NOT_IN_TOKEN", "The token does not cover what this connection is subscribed to"
-            )
+        changed: list[tuple[Topic, Asked, Topic]] = []
+        for topic in self._subscriber.interest:
+            asked = self._asked_for(topic)
+            try:
+                new = asked.within(grant)
+            except ApiError as error:
+                if error.code != "NOT_IN_TOKEN":
+                    raise
+                raise ApiError(
+                    403, "NOT_IN_TOKEN", "The token does not cover what this connection is subscribed to"
+                ) from None
+            if new != topic:
+                changed.append((topic, asked, new))
         self._take_grant(grant)
         self._wheel.add(self)
-        return reply("authenticated", action.ref, expiresIn=max(0, int(grant.expires - time.time())))
+        for topic, _, _ in changed:  # nothing more of what the new token may not show
+            self._subscriber.unwant(topic)
+            self._asked = {other: asked for other, asked in self._asked.items() if other != topic}
+        await self._post(reply("authenticated", action.ref, expiresIn=max(0, int(grant.expires - time.time()))))
+        for old, asked, new in changed:
+            await self._change_rule(old, asked, new)
 
-    def _ping(self, action: Action) -> bytes:
-        return reply("pong", action.ref, **self._seq(self._subscriber.reached))
+    async def _change_rule(self, old: Topic, asked: Asked, new: Topic) -> None:
+        """Follow what another token shows instead: first tell the client, which has to forget what it knows."""
+        becomes = {"becomes": new.id} if isinstance(new, Query) else {}
+        if asked.is_query:
+            self._asked = {**self._asked, new: asked}
+        if asked.snapshot and isinstance(new, Query):
+            await self._send_snapshot(new, lambda seq: _reset(old, "rule", seq=seq, **becomes))
+            return
+        seq = max(self._subscriber.reached, self._hub.committed(self._database_id))
+        if new not in self._subscriber.interest:
+            self._subscriber.want(new, seq)
+        await self._post(_reset(old, "rule", **self._seq(seq), **becomes))
+
+    async def _ping(self, action: Action) -> None:
+        await self._post(reply("pong", action.ref, **self._seq(self._subscriber.reached)))
 
     def _seq(self, seq: int) -> dict[str, int]:
         """In cursor mode replies have a `seq`, too, which keeps the cursor of a quiet collection fresh."""
         return {"seq": seq} if self._cursor_mode else {}
+
+    def _tell_progress(self) -> None:
+        """While nothing matches, keep the cursor of a client with queries young."""
+        reached = self._subscriber.reached
+        if not self._cursor_mode or reached <= self._told or not has_queries(self._subscriber.interest):
+            return
+        if self._subscriber.interject(text_frame(reply("progress", seq=reached))):
+            self._told = reached
 
     # --- pings -----------------------------------------------------------------------------------
 
@@ -251,6 +374,7 @@ class WebSocket(Live):
                     self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not respond")
                 return now + 1.0
             self._pinged = now
+            self._tell_progress()
         if self._stream.peer_is_gone():
             self.close(CloseCode.PING_TIMEOUT, "the peer's machine does not respond")
             return now + 1.0
@@ -263,7 +387,27 @@ class WebSocket(Live):
         return min(self._pinged + self._settings.ping_timeout, now + 1.0)
 
 
-_REPLIES: Final[dict[str, Callable[[WebSocket, Action], bytes]]] = {
+_NO_QUERIES: Final[Mapping[Topic, Asked]] = {}
+
+
+def _subscribed_to_all() -> ApiError:
+    return bad_request(
+        "This connection is subscribed to every collection; connect with ?collections=… to choose",
+        "SUBSCRIBED_TO_ALL",
+    )
+
+
+def _reset(topic: Topic, reason: str, **fields: Any) -> bytes:
+    """Tells that the client must fetch again what it follows."""
+    about: dict[str, Any] = {"query": topic.id} if isinstance(topic, Query) else {"collection": topic}
+    return reply("reset", **about, reason=reason, **fields)
+
+
+def _select(paths: list[Any] | None) -> tuple[str, ...] | None:
+    return None if paths is None else tuple(paths)
+
+
+_ACTIONS: Final[dict[str, Callable[[WebSocket, Action], Awaitable[None]]]] = {
     "subscribe": WebSocket._subscribe,
     "unsubscribe": WebSocket._unsubscribe,
     "auth": WebSocket._auth,

@@ -16,7 +16,7 @@ from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import check_collection, check_document, check_id, encode
 from paperdb_trio.net.messages import Response, json_response
 from paperdb_trio.rest.call import LARGE_BYTES, Call
-from paperdb_trio.rest.documents import own_fields, seqs
+from paperdb_trio.rest.documents import own_fields, question, tags
 from paperdb_trio.rest.responses import BatchResults, Deleted
 from paperdb_trio.store.operations import (
     Batch,
@@ -27,8 +27,10 @@ from paperdb_trio.store.operations import (
     Insert,
     Patch,
     Replace,
+    Write,
 )
-from paperdb_trio.store.query import ask
+from paperdb_trio.store.view import View
+from paperdb_trio.store.within import within
 
 
 class _Operation(Struct, forbid_unknown_fields=True, rename="camel"):
@@ -57,7 +59,7 @@ MEMBERS: Final = {
 async def batch(call: Call) -> Response:
     """Write several documents, all or none."""
     settings = call.services.settings
-    operations: list[Insert | Patch | Replace | Delete] = []
+    operations: list[Write] = []
     turn = TimeSlice()
     body = await call.body()
     if body.lstrip()[:1] != b"{":
@@ -69,25 +71,24 @@ async def batch(call: Call) -> Response:
         if len(text) > LARGE_BYTES:
             await call.services.turns.next()
         try:
-            operations.append(_parse(text, call.database_id, settings.max_document_bytes))
+            operations.append(_parse(text, call, settings.max_document_bytes))
         except ApiError as error:
             raise error.at(index) from None
     if not operations:
         raise bad_request("'operations' must have at least one operation", "INVALID_OPERATION")
-    wanted = [isinstance(operation, Delete) for operation in operations]
 
     def respond(done: BatchResult) -> Response:
         results = [
-            Raw(encode(Deleted(id=written.id)) if deleted else written.data)
-            for written, deleted in zip(done.results, wanted, strict=True)
+            Raw(encode(Deleted(id=written.id)) if written.deleted else written.visible)
+            for written in done.results
         ]
         return json_response(200, BatchResults(results, done.txn))
 
     return await call.write(Batch(operations, settings.max_body_bytes), respond)
 
 
-def _parse(text: bytes, database_id: int, max_bytes: int) -> Insert | Patch | Replace | Delete:
-    """Raises a 400 for every error that can be found without the database."""
+def _parse(text: bytes, call: Call, max_bytes: int) -> Write:
+    """Raises a 400 or 403 for every error that can be found without the database."""
     try:
         item = unwrap(text, _operation)
     except msgspec.ValidationError as error:
@@ -98,26 +99,29 @@ def _parse(text: bytes, database_id: int, max_bytes: int) -> Insert | Patch | Re
             raise _invalid(f"'{item.op}' needs '{name}'")
         if value is not UNSET and name not in ("op", "collection", *needed, *optional):
             raise _invalid(f"'{item.op}' takes no '{name}'; it takes {', '.join((*needed, *optional))}")
-    collection = check_collection(item.collection)
+    collection, database_id = check_collection(item.collection), call.database_id
+    view = call.view_to_write(collection)
     body = item.fields if isinstance(item.fields, Raw) else item.document
     document = check_document(parse_document(bytes(body), max_bytes)) if isinstance(body, Raw) else {}
     if item.op == "insert":
         chosen = {} if item.id is UNSET else {"_id": item.id}
-        return Insert(database_id, collection, Draft.parse({**document, **chosen}), max_bytes)
+        draft = Draft.parse({**document, **chosen})
+        return within(view, Insert(database_id, collection, draft, max_bytes))
     assert isinstance(item.id, str)
-    id, condition = check_id(item.id), _condition(item)
+    id, condition = check_id(item.id), _condition(item, view)
     if item.op == "delete":
-        return Delete(database_id, collection, id, condition)
+        return within(view, Delete(database_id, collection, id, condition))
     change = Patch if item.op == "update" else Replace
-    return change(database_id, collection, id, own_fields(document, id), condition, max_bytes)
+    fields = own_fields(document, id)
+    return within(view, change(database_id, collection, id, fields, condition, max_bytes))
 
 
-def _condition(item: _Operation) -> Condition | None:
+def _condition(item: _Operation, view: View | None) -> Condition | None:
     if item.if_match is UNSET and item.where is UNSET:
         return None
     return Condition(
-        match=None if item.if_match is UNSET else seqs(str(item.if_match)),
-        where=ask(bytes(item.where).decode()) if isinstance(item.where, Raw) else None,
+        match=None if item.if_match is UNSET else tags(str(item.if_match), view),
+        where=question(bytes(item.where).decode(), view) if isinstance(item.where, Raw) else None,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from paperdb_trio.auth import tokens
+from paperdb_trio.auth import rules, tokens
 from paperdb_trio.config import Settings
 from paperdb_trio.model import COLLECTION_NAME, MAX_ID_LENGTH, SYSTEM_FIELDS
 from paperdb_trio.rest.batch import MEMBERS
@@ -276,25 +276,65 @@ def _schema(settings: Settings) -> JsonSchema:
     }
 
 
+_SUBJECT: Final[JsonSchema] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": tokens.MAX_SUBJECT_LENGTH,
+    "format": "printable",
+}
+
+
+def _permissions(**more: Any) -> JsonSchema:
+    return {
+        "type": "array",
+        "items": {"enum": [*rules.PERMISSIONS]},
+        "contains": {"const": "read"},
+        **more,
+    }
+
+
 def _token_request(settings: Settings) -> JsonSchema:
+    name = rf"^({_NAME}|\*)$"
+    rule = {
+        "type": "object",
+        "properties": {
+            "filter": {
+                "type": "object",
+                "format": "filterObject",
+                "description": "Only documents that match it are visible, and only these may be written",
+            },
+            "select": {
+                "type": "array",
+                "items": {"type": "string", "format": "field"},
+                "description": "Only these fields are visible, and `_id`",
+            },
+            "permissions": _permissions(description="The token's, by default"),
+        },
+        "additionalProperties": False,
+    }
+    names = {
+        "type": "array",
+        "minItems": 1,
+        "maxItems": tokens.MAX_COLLECTIONS,
+        "items": {"type": "string", "pattern": name},
+    }
+    ruled = {
+        "type": "object",
+        "minProperties": 1,
+        "maxProperties": tokens.MAX_COLLECTIONS,
+        "propertyNames": {"type": "string", "pattern": name},
+        "additionalProperties": rule,
+    }
     return {
         "type": "object",
         "required": ["collections"],
         "properties": {
             "collections": {
-                "type": "array",
-                "description": "`*` is every collection. The names have at most "
-                f"{tokens.MAX_NAMES_LENGTH:,} characters in all",
-                "minItems": 1,
-                "maxItems": tokens.MAX_COLLECTIONS,
-                "items": {"type": "string", "pattern": rf"^({_NAME}|\*)$"},
+                "description": "An array, or an object with a rule for each. `*` is every collection. "
+                f"The names have at most {tokens.MAX_NAMES_LENGTH:,} characters in all",
+                "anyOf": [names, ruled],
             },
-            "permissions": {
-                "type": "array",
-                "items": {"enum": [*tokens.PERMISSIONS]},
-                "contains": {"const": "read"},
-                "default": ["read"],
-            },
+            "permissions": _permissions(default=["read"]),
             "expiresIn": {
                 "type": "integer",
                 "description": "Seconds",
@@ -302,7 +342,18 @@ def _token_request(settings: Settings) -> JsonSchema:
                 "maximum": tokens.MAX_SECONDS,
                 "default": tokens.DEFAULT_SECONDS,
             },
+            "subject": {**_SUBJECT, "description": "Whose token it is, for `POST /realtime/revoke`"},
         },
+        "additionalProperties": False,
+    }
+
+
+def _revocation(settings: Settings) -> JsonSchema:
+    return {
+        "type": "object",
+        "properties": {"jti": _SUBJECT, "subject": _SUBJECT},
+        "minProperties": 1,
+        "maxProperties": 1,
         "additionalProperties": False,
     }
 
@@ -316,6 +367,7 @@ SCHEMA: Final = Body(
 TOKEN_REQUEST: Final = Body(
     "TokenRequest",
     _token_request,
-    {"collections": ["messages"], "permissions": ["read"]},
-    ("INVALID_COLLECTION",),
+    {"collections": {"orders": {"filter": {"userId": "ada"}, "select": ["status"]}}, "subject": "ada"},
+    ("INVALID_COLLECTION", "INVALID_FILTER", "INVALID_FIELD", "UNKNOWN_OPERATOR"),
 )
+REVOCATION: Final = Body("Revocation", _revocation, {"subject": "ada"})

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.accounts import Accounts, Identity, unauthorized
+from paperdb_trio.auth.seal import Seal
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_document
 from paperdb_trio.model import check_collection, check_id, encode
@@ -19,6 +20,7 @@ from paperdb_trio.net.messages import Request, Response, error_response
 from paperdb_trio.services import Services
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.requests import Kept, Once, Recall, Remember, RequestKey
+from paperdb_trio.store.view import View
 from paperdb_trio.store.writer import until_indexed
 
 Result = TypeVar("Result")
@@ -62,6 +64,29 @@ class Call:
         return check_collection(self.parameters["collection"])
 
     @property
+    def view(self) -> View | None:
+        """What the client may see of the collection; None is everything. Raises a 403 `NOT_IN_TOKEN`."""
+        return None if self.token is None else self.token.rule(self.collection).view
+
+    def view_to_write(self, collection: str) -> View | None:
+        """The view within which the client may write. Raises a 403 `NOT_IN_TOKEN` or `READ_ONLY_TOKEN`."""
+        if self.token is None:
+            return None
+        rule = self.token.rule(collection)
+        if not rule.write:
+            raise ApiError(403, "READ_ONLY_TOKEN", f"The token can read '{collection}', not write to it")
+        return rule.view
+
+    @property
+    def seal(self) -> Seal | None:
+        """What hides the cursors of pages from the client; None: nothing, because it may see everything."""
+        if self.view is None:
+            return None
+        accounts = self.services.accounts
+        secrets = (accounts.signing[1], *(secret for _, secret, _ in accounts.keyring))
+        return Seal(secrets, f"{self.database_id}/{self.collection}")
+
+    @property
     def id(self) -> str:
         return check_id(self.parameters["id"])
 
@@ -83,6 +108,8 @@ class Call:
         body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
         if self.services.accounts.identity_of(self.identity.key.id).key.revoked:  # while the body came
             raise unauthorized()
+        if self.token is not None:
+            self.token.check(self.services.accounts)
         self._said = body
         return body
 
@@ -130,9 +157,12 @@ class Call:
                 "spaces, such as a UUID"
             )
         headers = (request.headers.get(name, "") for name in ("if-match", "if-none-match"))
-        said = encode([request.method, request.path, self.query, *headers])
+        scope, rules = self.identity.key.id, None
+        if self.token is not None:  # one key mints the tokens of many people
+            scope, rules = f"{scope} {self.token.scope}", self.token.rules
+        said = encode([request.method, request.path, self.query, *headers, rules])
         digest = blake2b(said + b"\n" + self._said, digest_size=16).digest()
-        return RequestKey(self.identity.key.id, key, digest)
+        return RequestKey(scope, key, digest)
 
     async def document(self) -> Any:
         """The body as one document. Raises what `body` and `parse_document` raise."""

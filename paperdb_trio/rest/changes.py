@@ -6,19 +6,23 @@ Law: no framework, no socket, no SQL. A stream only starts here; the doors serve
 from __future__ import annotations
 
 import math
-import time
 
 import trio
 from msgspec import Raw
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.accounts import unauthorized
+from paperdb_trio.delivery.encodings import CURSOR
+from paperdb_trio.delivery.topics import Asked
+from paperdb_trio.delivery.views import page_text
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.json_input import parse_json
 from paperdb_trio.net.messages import EventStream, Response, json_response
 from paperdb_trio.rest.call import Call
 from paperdb_trio.rest.parameters import LIMIT, SINCE, WAIT
 from paperdb_trio.rest.responses import Changes
-from paperdb_trio.store.change_log import EventText, Interest
+from paperdb_trio.store.change_log import Interest
+from paperdb_trio.store.projection import parse_select
 
 
 async def changes(call: Call) -> Response:
@@ -26,9 +30,8 @@ async def changes(call: Call) -> Response:
     collection, services, database = call.collection, call.services, call.identity.database
     database.require_realtime()
     grant = call.token or tokens.Grant(database, call.identity.key.id, frozenset({collection}), math.inf)
-    if not grant.covers(collection):
-        raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{collection}'")
     query, settings = call.query, services.settings
+    topic = _asked(collection, query).within(grant)
     limit, wait = LIMIT.of(query, settings), WAIT.of(query, settings)
     head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
     as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
@@ -50,20 +53,30 @@ async def changes(call: Call) -> Response:
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # nginx would hold events back
         }
-        return EventStream(200, b"", headers, grant=grant, collection=collection, position=position)
-    interest: Interest = {collection: 0}
-    page = await services.log.page(database.id, position, interest, EventText.CURSOR, limit)
+        return EventStream(200, b"", headers, grant=grant, topic=topic, position=position)
+    interest: Interest = {topic: 0}
+    text = page_text(CURSOR, interest)
+    page = await services.log.page(database.id, position, interest, text, limit)
     while page.expired and "since" not in query:  # trimmed meanwhile; the client asked for the oldest
-        page = await services.log.page(database.id, page.trimmed, interest, EventText.CURSOR, limit)
+        page = await services.log.page(database.id, page.trimmed, interest, text, limit)
     if wait and not page.events and not page.expired:
         with services.limits.listener(database.id), trio.move_on_after(wait):
             while not page.events and not page.expired and not services.draining:
-                await services.hub.wait(database.id, collection, page.position)
+                await services.hub.wait(database.id, topic, page.position)
                 _check_still_good(call)
-                page = await services.log.page(database.id, page.position, interest, EventText.CURSOR, limit)
+                page = await services.log.page(database.id, page.position, interest, text, limit)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     return json_response(200, Changes(list(map(Raw, page.events)), page.position, not page.reached_end))
+
+
+def _asked(collection: str, query: dict[str, str]) -> Asked:
+    """Raises a 400."""
+    filter = parse_json(query["filter"].encode("utf-8", "surrogatepass")) if query.get("filter") else None
+    if filter is not None and not isinstance(filter, dict):
+        raise bad_request("Invalid filter: a filter must be a JSON object", "INVALID_FILTER")
+    paths = parse_select(query.get("select"))
+    return Asked(collection, filter, tuple(".".join(path) for path in paths) or None)
 
 
 def _last_event_id(call: Call) -> str | None:
@@ -77,8 +90,8 @@ def _last_event_id(call: Call) -> str | None:
 def _check_still_good(call: Call) -> None:
     """After a wait, check that the client may still see the changes. Raises a 401 or 403."""
     accounts = call.services.accounts
-    if call.token is not None and time.time() >= call.token.expires:
-        raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one")
+    if call.token is not None:
+        call.token.check(accounts)
     identity = accounts.identity_of(call.identity.key.id)
     if identity.key.revoked:
         raise unauthorized()

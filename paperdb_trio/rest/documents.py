@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Mapping
+from functools import partial
 from typing import Any, Final
 
 from msgspec import UNSET, Raw, Struct, UnsetType, ValidationError, convert
@@ -22,7 +23,7 @@ from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
 from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page, Versions
 from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.operations import (
-    EVERY_SEQ,
+    EVERY_TAG,
     BulkFailure,
     Condition,
     Delete,
@@ -33,8 +34,10 @@ from paperdb_trio.store.operations import (
     Replace,
     Written,
 )
-from paperdb_trio.store.query import ask
-from paperdb_trio.store.reader import parse_select, project
+from paperdb_trio.store.projection import parse_select, project
+from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.view import View
+from paperdb_trio.store.within import within
 
 MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 """What ids, times and a schema's defaults may add to a bulk, beside doubling it."""
@@ -43,14 +46,16 @@ MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 async def insert(call: Call) -> Response:
     """Insert a document."""
     collection = call.collection
+    view = call.view_to_write(collection)
     draft = Draft.parse(await call.document())
     insert = Insert(call.database_id, collection, draft, call.services.settings.max_document_bytes)
-    return await call.write(insert, _written)
+    return await call.write(within(view, insert), partial(_written, view))
 
 
 async def insert_bulk(call: Call) -> Response:
     """Insert many documents."""
     collection = call.collection
+    view = call.view_to_write(collection)
     settings = call.services.settings
     atomic = ATOMIC.of(call.query)
     drafts: list[Draft | ApiError] = []
@@ -62,7 +67,9 @@ async def insert_bulk(call: Call) -> Response:
         if len(text) > LARGE_BYTES:
             await call.services.turns.next()
         try:
-            drafts.append(Draft.parse(parse_document(text, settings.max_document_bytes)))
+            draft = Draft.parse(parse_document(text, settings.max_document_bytes))
+            within(view, Insert(call.database_id, collection, draft, settings.max_document_bytes))
+            drafts.append(draft)
         except ApiError as error:
             if error.code == "INVALID_JSON":
                 raise
@@ -74,6 +81,7 @@ async def insert_bulk(call: Call) -> Response:
         settings.max_document_bytes,
         2 * len(body) + MORE_BULK_BYTES,
         atomic,
+        None if view is None else partial(within, view),
     )
     return await call.write(bulk, _bulk_response)
 
@@ -124,8 +132,12 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
     if "after" in query and offset:
         raise bad_request("'after' and 'offset' exclude each other")
     explain = EXPLAIN.of(query)
-    if explain and not call.identity.key.secret:
+    if explain and (call.token is not None or not call.identity.key.secret):
         raise ApiError(403, "READ_ONLY_KEY", "Only a secret key can ask for 'explain'")
+    view, seal = call.view, call.seal
+    after = query.get("after")
+    if after is not None and seal is not None:
+        after = seal.open(after)
     found = await call.services.reader.find(
         call.database_id,
         collection,
@@ -135,14 +147,15 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
         offset=offset,
         select=query.get("select"),
         count=COUNT.of(query),
-        after=query.get("after"),
+        after=after,
         explain=explain,
+        view=view,
     )
     page = Page(list(map(Raw, found.documents)), limit, offset, found.has_more, found.seq)
     if found.total is not None:
         page.total = found.total
     if found.next is not None:
-        page.next = found.next
+        page.next = found.next if seal is None else seal.close(found.next)
     if found.plan is not None:
         page.explain = convert(found.plan, Explanation)
     return json_response(200, page)
@@ -150,24 +163,31 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
 
 async def get(call: Call) -> Response:
     """Get one document."""
-    collection, id = call.collection, call.id
-    wanted = parse_select(call.query.get("select"))
-    data, seq = await _read(call, collection, id)
-    condition = _condition(call)
+    collection, id, view = call.collection, call.id, call.view
+    select = call.query.get("select")
+    wanted = parse_select(select) if view is None else view.selection(select)
+    data, seq = await _read(call, collection, id, None if view is None else view.question)
+    tag: int | str = seq
+    if wanted and len(data) > LARGE_BYTES:
+        await call.services.turns.next()
+    if view is not None:
+        data = view.project(data)
+        tag = view.tag(data, seq)
+    condition = _condition(call, view)
     if condition is not None:
-        condition.check_match(seq)
-        if condition.excludes(seq):
-            return Response(304, b"", {"ETag": f'"{seq}"', "Cache-Control": NO_STORE})
+        condition.check_match(tag)
+        if condition.excludes(tag):
+            return Response(304, b"", {"ETag": f'"{tag}"', "Cache-Control": NO_STORE})
     if wanted:
-        if len(data) > LARGE_BYTES:
-            await call.services.turns.next()
         data = project(data, wanted)
-    return document_response(200, data, seq)
+    return document_response(200, data, tag)
 
 
-async def _read(call: Call, collection: str, id: str) -> Stored:
+async def _read(call: Call, collection: str, id: str, within: Question | None = None) -> Stored:
     """A document, from the cache without waiting, else from the file. Raises a 404."""
     cache, key = call.services.cache, (call.database_id, collection, id)
+    if within is not None:  # only SQLite evaluates filters
+        return await call.services.reader.get(*key, within)
     found = cache.get(key)
     if found is None:
         mark = cache.begin_reading(key)
@@ -190,25 +210,30 @@ async def replace(call: Call) -> Response:
 
 async def _change(call: Call, change: type[Patch] | type[Replace]) -> Response:
     collection, id = call.collection, call.id
+    view = call.view_to_write(collection)
     fields = own_fields(await call.document(), id)
     max_bytes = call.services.settings.max_document_bytes
-    operation = change(call.database_id, collection, id, fields, _condition(call), max_bytes)
-    return await call.write(operation, _written)
+    operation = change(call.database_id, collection, id, fields, _condition(call, view), max_bytes)
+    return await call.write(within(view, operation), partial(_written, view))
 
 
-def _written(written: Written) -> Response:
-    return document_response(201 if written.created else 200, written.data, written.seq)
+def _written(view: View | None, written: Written) -> Response:
+    tag = written.seq if view is None else view.tag(written.visible, written.seq)
+    return document_response(201 if written.created else 200, written.visible, tag)
 
 
 async def delete(call: Call) -> Response:
     """Delete a document."""
     collection, id = call.collection, call.id
-    return await call.write(Delete(call.database_id, collection, id, _condition(call)), _deleted)
+    view = call.view_to_write(collection)
+    operation = Delete(call.database_id, collection, id, _condition(call, view))
+    return await call.write(within(view, operation), partial(_deleted, view))
 
 
-def _deleted(written: Written) -> Response:
+def _deleted(view: View | None, written: Written) -> Response:
     response = json_response(200, Deleted(id=written.id))
-    response.headers["ETag"] = f'"{written.seq}"'
+    if view is None or view.select is None:
+        response.headers["ETag"] = f'"{written.seq}"'
     return response
 
 
@@ -224,13 +249,15 @@ async def history(call: Call) -> Response:
 
 async def count(call: Call) -> Response:
     """Count documents."""
-    n = await call.services.reader.count(call.database_id, call.collection, call.query.get("filter"))
+    filter = call.query.get("filter")
+    n = await call.services.reader.count(call.database_id, call.collection, filter, call.view)
     return json_response(200, Count(n))
 
 
 # --- conditions and fields -----------------------------------------------------------------------
 
 _ENTITY_TAG: Final = re.compile(r'\s*(?:W/)?"?([0-9]{1,18})"?\s*')
+_OPAQUE_TAG: Final = re.compile(r'\s*(?:W/)?"?([A-Za-z0-9_-]{24})"?\s*')
 
 
 def own_fields(value: object, id: str) -> dict[str, Any]:
@@ -245,21 +272,27 @@ def own_fields(value: object, id: str) -> dict[str, Any]:
     return fields
 
 
-def _condition(call: Call) -> Condition | None:
+def _condition(call: Call, view: View | None = None) -> Condition | None:
     """What If-Match, If-None-Match and `where` demand."""
     headers, where = call.request.headers, call.query.get("where")
     if where is None and "if-match" not in headers and "if-none-match" not in headers:
         return None
-    match, none_match = seqs(headers.get("if-match")), seqs(headers.get("if-none-match"))
-    return Condition(match, none_match, None if where is None else ask(where))
+    match, none_match = (tags(headers.get(name), view) for name in ("if-match", "if-none-match"))
+    return Condition(match, none_match, None if where is None else question(where, view))
 
 
-def seqs(header: str | None) -> Container[int] | None:
-    """The seqs in a header's entity tags. A tag that is not ours is not an error, it just is not the
-    current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours weak."""
+def question(filter: str, view: View | None) -> Question:
+    return ask(filter) if view is None else view.ask(filter)
+
+
+def tags(header: str | None, view: View | None) -> Container[Any] | None:
+    """The entity tags in a header: seqs, or what `View.tag` makes. A tag that is not ours is not an error, it
+    just is not the current one (RFC 9110, section 13.1.1). Weak tags count: a proxy that compresses makes ours
+    weak."""
     if header is None:
         return None
     if header.strip() == "*":
-        return EVERY_SEQ
-    matches = map(_ENTITY_TAG.fullmatch, header.split(","))
-    return frozenset(int(match[1]) for match in matches if match is not None)
+        return EVERY_TAG
+    opaque = view is not None and view.select is not None
+    matches = map((_OPAQUE_TAG if opaque else _ENTITY_TAG).fullmatch, header.split(","))
+    return frozenset(match[1] if opaque else int(match[1]) for match in matches if match is not None)

@@ -78,7 +78,7 @@ class _Document:
         if route.body is not None:
             self._bodies[route.body.name] = route.body
             operation["requestBody"] = {"required": True, "content": _json(_ref("schemas", route.body.name))}
-        if route.access is Access.LISTEN:
+        if "token" in route.query:
             operation["security"] = [{"key": []}, {"header": []}, {"token": []}]
         path = "/".join(f"{{{part[1:]}}}" if part[:1] == ":" else part for part in route.pattern.split("/"))
         self._paths.setdefault(path, {})[route.method.lower()] = operation
@@ -133,7 +133,7 @@ class _Document:
         response: Json = {"description": HTTPStatus(status).phrase, "headers": headers}
         if type is not None:
             response["content"] = self._content(type)
-            if route.access is Access.LISTEN:
+            if route.streams:
                 response["content"]["text/event-stream"] = {
                     "schema": {"type": "string", "description": "A `Change` as JSON in each event's `data`"}
                 }
@@ -189,7 +189,7 @@ class _Document:
                     for name in self._by_id
                 },
                 "securitySchemes": {
-                    "key": {"type": "http", "scheme": "bearer", "description": "An API key"},
+                    "key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token"},
                     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                     "token": {
                         "type": "apiKey",
@@ -232,7 +232,7 @@ def _header(name: str) -> Json:
 def _headers(route: Route) -> list[Json]:
     names = ["If-Match", "If-None-Match"] if route.conditional else []
     names += ["Idempotency-Key"] if route.access is Access.WRITE else []
-    return list(map(_header, [*names, *(["Last-Event-ID"] if route.access is Access.LISTEN else [])]))
+    return list(map(_header, [*names, *(["Last-Event-ID"] if route.streams else [])]))
 
 
 def _refusal(codes: Iterable[str]) -> Json:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
-from paperdb_trio.auth.tokens import PERMISSIONS
+from paperdb_trio.auth.rules import PERMISSIONS
 from paperdb_trio.store.document_schema import TYPES
 
 Seq = Annotated[int, Meta(ge=0)]
@@ -112,6 +112,8 @@ class Change(Struct):
     collection: str
     data: Document
     txn: Seq | UnsetType = UNSET
+    query: str | UnsetType = UNSET
+    cause: Literal["insert", "update", "delete"] | UnsetType = UNSET
 
 
 class Version(Struct):
@@ -188,14 +190,34 @@ class Dropped(Struct):
     deleted: Number
 
 
+Permissions = list[Literal[PERMISSIONS]]  # type: ignore[valid-type]
+
+
+class Rule(Struct):
+    """`filter`: the documents. `select`: their visible fields, beside `_id`."""
+
+    filter: dict[str, Any] | UnsetType = UNSET
+    select: list[str] | UnsetType = UNSET
+    permissions: Permissions | UnsetType = UNSET
+
+
 class Token(Struct, rename="camel"):
-    """`token` is a JWT that only the server reads."""
+    """`token` is a JWT that only the server reads. `jti`, its id: only of tokens with rules or a `subject`."""
 
     token: str
     expires_at: Timestamp
     expires_in: Number
-    collections: list[str]
-    permissions: list[Literal[PERMISSIONS]]  # type: ignore[valid-type]
+    collections: list[str] | dict[str, Rule]
+    permissions: Permissions
+    subject: str | UnsetType = UNSET
+    jti: str | UnsetType = UNSET
+
+
+class Revoked(Struct):
+    """`at`: a subject's tokens that were minted up to this moment are no longer valid."""
+
+    at: Timestamp
+    revoked: bool = True
 
 
 class Health(Struct):

@@ -37,6 +37,7 @@ ROUTES: Final = (
         "/:collection/docs",
         documents.insert,
         _WRITE,
+        tokens=True,
         body=bodies.NEW_DOCUMENT,
         returns={201: responses.Document},
     ),
@@ -46,6 +47,7 @@ ROUTES: Final = (
         documents.insert_bulk,
         _WRITE,
         ("atomic",),
+        tokens=True,
         body=bodies.BULK,
         returns={200: responses.Bulk},
     ),
@@ -55,6 +57,7 @@ ROUTES: Final = (
         documents.find,
         _READ,
         ("filter", "sort", "limit", "offset", "select", "after", "count", "explain"),
+        tokens=True,
         returns={200: responses.Page},
         refuses=_FOUND,
     ),
@@ -64,6 +67,7 @@ ROUTES: Final = (
         documents.query,
         _READ,
         body=bodies.QUERY,
+        tokens=True,
         returns={200: responses.Page},
         refuses=_FOUND,
     ),
@@ -74,6 +78,7 @@ ROUTES: Final = (
         _READ,
         ("select",),
         conditional=True,
+        tokens=True,
         returns={200: responses.SelectedDocument, 304: None},
         refuses=("NOT_FOUND", "INVALID_FIELD", "QUERY_TIMEOUT"),
     ),
@@ -83,6 +88,7 @@ ROUTES: Final = (
         documents.patch,
         _WRITE,
         ("where",),
+        tokens=True,
         conditional=True,
         body=bodies.PATCH,
         returns=_DOCUMENT,
@@ -94,6 +100,7 @@ ROUTES: Final = (
         documents.replace,
         _WRITE,
         ("where",),
+        tokens=True,
         conditional=True,
         body=bodies.FIELDS,
         returns={**_DOCUMENT, 201: responses.Document},
@@ -105,6 +112,7 @@ ROUTES: Final = (
         documents.delete,
         _WRITE,
         ("where",),
+        tokens=True,
         conditional=True,
         returns={200: responses.Deleted},
         refuses=("NOT_FOUND", *_WHERE),
@@ -123,6 +131,7 @@ ROUTES: Final = (
         "/batch",
         batch.batch,
         _WRITE,
+        tokens=True,
         body=bodies.BATCH,
         returns={200: responses.BatchResults},
         refuses=("NOT_FOUND", "PRECONDITION_FAILED", *_WHERE),
@@ -133,6 +142,7 @@ ROUTES: Final = (
         documents.count,
         _READ,
         ("filter",),
+        tokens=True,
         returns={200: responses.Count},
         refuses=_FILTERED,
     ),
@@ -140,10 +150,18 @@ ROUTES: Final = (
         "GET",
         "/:collection/changes",
         changes.changes,
-        Access.LISTEN,
-        ("since", "limit", "wait", "lastEventId", "token"),
+        _READ,
+        ("since", "limit", "wait", "lastEventId", "filter", "select", "token"),
+        tokens=True,
         returns={200: responses.Changes},
-        refuses=("CURSOR_EXPIRED", "NOT_IN_TOKEN", "ORIGIN_NOT_ALLOWED", "QUERY_TIMEOUT", "SHUTTING_DOWN"),
+        refuses=(
+            *_FILTERED,
+            "TOO_MANY_RESIDUAL_QUERIES",
+            "CURSOR_EXPIRED",
+            "ORIGIN_NOT_ALLOWED",
+            "QUERY_TIMEOUT",
+            "SHUTTING_DOWN",
+        ),
     ),
     Route(
         "GET",
@@ -187,6 +205,14 @@ ROUTES: Final = (
         body=bodies.TOKEN_REQUEST,
         returns={200: responses.Token},
         refuses=("READ_ONLY_KEY",),
+    ),
+    Route(
+        "POST",
+        "/realtime/revoke",
+        tokens.revoke_token,
+        _WRITE,
+        body=bodies.REVOCATION,
+        returns={200: responses.Revoked},
     ),
 )
 
@@ -310,10 +336,12 @@ async def _respond(services: Services, request: Request) -> Response:
     identity, token = authenticate(services.accounts, request)
     services.limits.request(identity.key.id)
     route, parameters = match(method, segments)
-    if token is not None and route.access is not Access.LISTEN:
-        raise ApiError(403, "TOKEN_NOT_ALLOWED", "A realtime token can only listen; use an API key here")
+    if token is not None and not route.tokens:
+        raise ApiError(
+            403, "TOKEN_NOT_ALLOWED", "A token is for documents and changes only; use an API key here"
+        )
     if route.access is Access.WRITE:
-        if not identity.key.secret:
+        if token is None and not identity.key.secret:
             raise ApiError(403, "READ_ONLY_KEY", "This is a public key: it can read, not write")
         if not route.conditional and ("if-match" in request.headers or "if-none-match" in request.headers):
             raise bad_request("If-Match and If-None-Match are for one document; this call takes neither")

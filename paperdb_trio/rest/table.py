@@ -21,7 +21,6 @@ class Access(Enum):
 
     READ = "any key"
     WRITE = "a secret key"
-    LISTEN = "any key, or a token"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +32,18 @@ class Route:
     query: tuple[str, ...] = ()
     conditional: bool = False
     """Whether it takes If-Match and If-None-Match."""
+    tokens: bool = False
+    """Whether it takes tokens, too: what is done stays within the token's rule for the collection."""
     body: Body | None = None
     returns: Mapping[int, type | None] = field(default_factory=dict)
     """The type of a response (`rest/responses.py`) by its status; None for one without a body."""
     refuses: tuple[str, ...] = ()
     """Error codes, beside those that follow from the rest of the row."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether it can respond with an event stream."""
+        return "lastEventId" in self.query
 
     def parameters(self) -> Iterator[str]:
         """The parameters of the path."""
@@ -61,12 +67,15 @@ STATUS: Final = {
             *("INVALID_FIELD", "INVALID_FILTER", "INVALID_SORT", "UNKNOWN_OPERATOR", "INVALID_INCREMENT"),
             *("INVALID_UNIQUE", "INVALID_SCHEMA", "VALIDATION_FAILED", "RESULT_TOO_LARGE", "TOO_MANY_INDEXES"),
             *("TOO_MANY_UNIQUE_FIELDS", "CONFIRMATION_NEEDED", "INVALID_CURSOR", "INVALID_STEP"),
+            "FIELD_NOT_IN_TOKEN",
             "INVALID_OPERATION",
+            "TOO_MANY_RESIDUAL_QUERIES",
         ),
         400,
     ),
-    **dict.fromkeys(("UNAUTHORIZED", "INVALID_TOKEN", "TOKEN_EXPIRED", "KEY_REVOKED"), 401),
+    **dict.fromkeys(("UNAUTHORIZED", "INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED"), 401),
     **dict.fromkeys(("READ_ONLY_KEY", "PLAN_REQUIRED", "TOKEN_NOT_ALLOWED", "NOT_IN_TOKEN"), 403),
+    **dict.fromkeys(("RULE", "READ_ONLY_TOKEN"), 403),
     "ORIGIN_NOT_ALLOWED": 403,
     "NOT_FOUND": 404,
     "BODY_TIMEOUT": 408,
@@ -96,7 +105,8 @@ OF_THE_CONNECTION: Final = (
 """Codes that have nothing to do with the route."""
 
 _ANY: Final = ("INVALID_REQUEST", "UNAUTHORIZED", "PLAN_REQUIRED")
-_TOKEN: Final = ("INVALID_TOKEN", "TOKEN_EXPIRED", "KEY_REVOKED")
+_TOKEN: Final = ("INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED")
+_WITH_TOKEN: Final = frozenset({"NOT_IN_TOKEN", "FIELD_NOT_IN_TOKEN"})
 _BUSY: Final = ("RATE_LIMITED", "TOO_MANY_CONNECTIONS", "TOO_MANY_PENDING_BYTES")
 _BODY: Final = ("INVALID_JSON", "BODY_TIMEOUT", "BODY_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE")
 _STORAGE: Final = ("SHUTTING_DOWN", "STORAGE_ERROR", "STORAGE_GONE", "STORAGE_FULL")
@@ -113,8 +123,9 @@ def refusals(route: Route) -> dict[int, list[str]]:
         codes.add("PRECONDITION_FAILED")
     if route.body is not None:
         codes |= {*_BODY, *route.body.refuses}
-    if route.access is not Access.LISTEN:
-        codes.add("TOKEN_NOT_ALLOWED")
+    codes |= _WITH_TOKEN if route.tokens else {"TOKEN_NOT_ALLOWED"}
+    if route.access is Access.WRITE and route.tokens:
+        codes |= {"RULE", "READ_ONLY_TOKEN"}
     if route.access is Access.WRITE:
         codes |= {"READ_ONLY_KEY", "IDEMPOTENCY_KEY_REUSED", *_STORAGE}
     return by_status(codes)

@@ -6,18 +6,21 @@ the events.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
+from paperdb_trio.model import Change, encode
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.query import ask
+from paperdb_trio.store.reader import Reader, any_length
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
 PAGE_BYTES: Final = 128 * 1024
@@ -48,8 +51,24 @@ class EventText(Enum):
     CURSOR = _CURSOR
 
 
-Interest = dict[str, int] | None
-"""Collections, each with the seq after which its changes are wanted; None means all collections."""
+class Filtered(Protocol):
+    """A part of a collection's changes: those that a filter concerns."""
+
+    @property
+    def collection(self) -> str: ...
+
+    @property
+    def filter(self) -> dict[str, Any]:
+        """A valid filter."""
+        ...
+
+
+Topic = str | Filtered | None
+"""What changes can be about: a collection, a part of one, or (None) everything."""
+Interest = Mapping[Topic, int]
+"""Topics, each with the seq after which its changes are wanted."""
+Render = Callable[[Change], list[bytes]]
+"""The events that a change makes for an interest, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +108,18 @@ class ChangeLog:
         self._reader.close()
 
     async def page(
-        self, database_id: int, after: int, interest: Interest, text: EventText, rows: int = FIRST_ROWS
+        self,
+        database_id: int,
+        after: int,
+        interest: Interest,
+        text: EventText | Render,
+        rows: int = FIRST_ROWS,
     ) -> Page:
-        """Read at most `rows` events after seq `after`, or fewer if they are much larger than `PAGE_BYTES`. The
-        page is empty only if there are none up to the end. Raises a 503 `QUERY_TIMEOUT`."""
+        """Read the events of at most `rows` changes after seq `after`, or of fewer if they are much larger than
+        `PAGE_BYTES`. The page is empty only if there are none up to the end. Raises a 503 `QUERY_TIMEOUT`.
+
+        SQLite makes the text of the events, unless `text` is a function; an interest with filters needs one.
+        """
         turns = self._turns.get(database_id)
         if turns is None:
             turns = self._turns[database_id] = trio.CapacityLimiter(THREADS_OF_ONE)
@@ -144,7 +171,7 @@ def _read_page(
     database_id: int,
     after: int,
     interest: Interest,
-    text: EventText,
+    text: EventText | Render,
     rows: int,
 ) -> Page:
     head, trimmed = connection.execute(
@@ -152,10 +179,15 @@ def _read_page(
     ).fetchone()
     if not trimmed <= after <= head:
         return Page([], after, True, head, trimmed, expired=True)
-    end = head if interest is None else min(head, after + SCANNED)
+    end = head if None in interest else min(head, after + SCANNED)
     base, _ = span(database_id)
     condition, parameters = _interest_sql(base, interest)
     limits: list[Any] = [base | after, base | end, *parameters]
+    if not isinstance(text, EventText):
+        with any_length(connection):
+            events, last = _rendered(connection, database_id, condition, limits, rows, text)
+        position = end if last is None else last
+        return Page(events, position, last is None and end == head, head, trimmed)
     source = f"FROM changes WHERE rowkey>? AND rowkey<=?{condition} ORDER BY rowkey LIMIT ?"
     try:
         found, last, events = connection.execute(
@@ -185,10 +217,67 @@ def _read_page(
     return Page(events, position, all_found and end == head, head, trimmed)
 
 
+def _rendered(
+    connection: sqlite.Connection,
+    database_id: int,
+    condition: str,
+    limits: list[Any],
+    rows: int,
+    render: Render,
+) -> tuple[list[bytes], int | None]:
+    """The events of some changes, and the seq of the last one. None: there are no more changes."""
+    found = connection.execute(
+        "SELECT rowkey, type, collection, data, id, before, txn FROM changes "
+        f"WHERE rowkey>? AND rowkey<=?{condition} ORDER BY rowkey LIMIT ?",
+        (*limits, rows),
+    )
+    events: list[bytes] = []
+    size = 0
+    for count, (rowkey, type, collection, data, id, before, txn) in enumerate(found, 1):
+        seq = rowkey & SEQ_MASK
+        patch = None if before is None else before.encode()
+        events += render(Change(database_id, seq, type, collection, id or "", data.encode(), patch, txn))
+        size += len(data)
+        if count == rows or size >= PAGE_BYTES:
+            found.close()
+            return events, seq
+    return events, None
+
+
+PREFILTERED: Final = 16
+"""The most filters that SQLite checks, too. A page for more looks at all changes of their collections."""
+
+
 def _interest_sql(base: int, interest: Interest) -> tuple[str, list[Any]]:
-    if interest is None:
-        return "", []
-    if not interest:
-        return " AND 0", []
-    terms = " OR ".join("(collection=? AND rowkey>?)" for _ in interest)
-    return f" AND ({terms})", [value for name, since in interest.items() for value in (name, base | since)]
+    """A condition that holds for every change that the interest may concern, and its parameters."""
+    terms: list[str] = []
+    parameters: list[Any] = []
+    few = sum(topic is not None and not isinstance(topic, str) for topic in interest) <= PREFILTERED
+    for topic, since in interest.items():
+        if topic is None:
+            if since == 0 and len(interest) == 1:
+                return "", []
+            terms.append("rowkey>?")
+            parameters.append(base | since)
+            continue
+        narrower = ""
+        values: list[Any] = []
+        if isinstance(topic, str):
+            name = topic
+        else:
+            name = topic.collection
+            if few:
+                narrower, values = _prefilter(topic.filter)
+        terms.append(f"(collection=? AND rowkey>?{narrower})")
+        parameters += [name, base | since, *values]
+    return f" AND ({' OR '.join(terms) or '0'})", parameters
+
+
+def _prefilter(filter: dict[str, Any]) -> tuple[str, list[Any]]:
+    """A document can only have matched before a change if it does afterwards, or if the change touched a field
+    of the filter. The text of `before` contains the names of all fields that it touched."""
+    question = ask(encode(filter).decode())
+    names = {path.partition(".")[0] for path in question.paths}
+    touched = " OR ".join("instr(before,?)" for _ in names) or "0"
+    condition = f" AND ({question.condition} OR (type='update' AND (before IS NULL OR {touched})))"
+    return condition, [*question.parameters, *(encode(name).decode() for name in names)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -129,7 +130,7 @@ def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _So
             low, high = (low, edge.rowkey) if question.newest_first else (edge.rowkey, high)
         within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {condition}"
         return _Source(within, [low, high, *parameters], question.order)
-    last = "d.rowkey DESC" if question.newest_first else "d.rowkey"
+    last = "e.rowkey DESC" if question.newest_first else "e.rowkey"  # with `d.rowkey`, SQLite would sort
     order = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
         plan.order, question.order
     )
@@ -256,19 +257,58 @@ class Page(NamedTuple):
     plan: Plan
 
 
+def _texts(connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
+    # By the row ids of `json_each`, which it has in order: by its keys, SQLite would sort the texts.
+    (text,) = connection.execute(
+        "SELECT group_concat(json(data),char(10)) FROM (SELECT d.data AS data FROM json_each(?) AS r "
+        "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.rowid)",
+        (encode(rowkeys).decode(),),
+    ).fetchone()
+    return _split(text)
+
+
+def _split(text: str | None) -> list[bytes]:
+    return [] if text is None else text.encode().split(b"\n")
+
+
 def find(
-    connection: sqlite.Connection, question: Question, of: Shelf, edge: Edge | None, limit: int, offset: int
+    connection: sqlite.Connection,
+    question: Question,
+    of: Shelf,
+    edge: Edge | None,
+    limit: int,
+    offset: int,
+    texts: Callable[[sqlite.Connection, list[int]], list[bytes]] | None = None,
 ) -> Page:
+    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
     plan = _choose(connection, question, of)
+    if plan.order is Order.INSERTION and plan.index is None and not question.sort and texts is None:
+        return _scan(connection, plan, question, of, edge, limit, offset)
     rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
     more = len(rowkeys) > limit
     del rowkeys[limit:]
-    (text,) = connection.execute(
-        "SELECT group_concat(json(data),char(10)) FROM (SELECT d.data AS data FROM json_each(?) AS r "
-        "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.key)",
-        (encode(rowkeys).decode(),),
+    return Page((texts or _texts)(connection, rowkeys), rowkeys[-1] if rowkeys else 0, more, plan)
+
+
+def _scan(
+    connection: sqlite.Connection,
+    plan: Plan,
+    question: Question,
+    of: Shelf,
+    edge: Edge | None,
+    limit: int,
+    offset: int,
+) -> Page:
+    """A page in insertion order: nothing has to be sorted, so that one statement can read keys and texts."""
+    source = _source(plan, question, of, edge)
+    last = "min" if question.newest_first else "max"
+    found, rowkey, text = connection.execute(
+        f"SELECT count(*), {last}(rowkey), group_concat(json(data),char(10)) FROM "
+        f"(SELECT d.rowkey AS rowkey, d.data AS data {source.sql} ORDER BY {source.order} LIMIT ? OFFSET ?)",
+        (*source.parameters, limit, offset),
     ).fetchone()
-    return Page([] if text is None else text.encode().split(b"\n"), rowkeys[-1] if rowkeys else 0, more, plan)
+    more = found == limit and bool(_rowkeys(connection, plan, question, of, Edge((), rowkey), (1, 0)))
+    return Page(_split(text), rowkey or 0, more, plan)
 
 
 def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:

@@ -14,6 +14,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
 from paperdb_trio.store.requests import ForgetRequests
+from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
 
@@ -249,6 +250,7 @@ class Trim:
 HOUSEKEEPING: Final = (
     Trim,
     KeepTime,
+    ForgetRevocations,
     PendingDrops,
     IndexWork,
     MakeIndex,

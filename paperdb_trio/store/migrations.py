@@ -141,7 +141,27 @@ def m004_before(db: Any) -> None:
         db.execute(statement)
 
 
-MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (m001_initial, m002_jsonb, m003_entries, m004_before)
+def m005_revocations(db: Any) -> None:
+    """Tokens can be ended before their time."""
+    for statement in (
+        # kind: jti or subject; at and until: milliseconds since the epoch. AUTOINCREMENT: servers read the rows
+        # after the last one that they know.
+        """CREATE TABLE revocations (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, database_id INTEGER NOT NULL, kind TEXT NOT NULL,
+            name TEXT NOT NULL, at INTEGER NOT NULL, until INTEGER NOT NULL,
+            UNIQUE (database_id, kind, name))""",
+        """CREATE INDEX revocations_until ON revocations (until)""",
+    ):
+        db.execute(statement)
+
+
+MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (
+    m001_initial,
+    m002_jsonb,
+    m003_entries,
+    m004_before,
+    m005_revocations,
+)
 
 
 def pending(connection: sqlite.Connection, where: Path) -> bool:

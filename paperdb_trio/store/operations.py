@@ -6,7 +6,7 @@ inside a savepoint), and returns what the response needs. Nothing here waits, co
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar
 
@@ -36,13 +36,29 @@ class Operation(Protocol[Result]):
     def apply(self, tx: Transaction) -> Result: ...
 
 
+class Write(Operation["Written"], Protocol):
+    """A write of one document."""
+
+    @property
+    def database_id(self) -> int: ...
+    @property
+    def collection(self) -> str: ...
+
+
 class Written(msgspec.Struct, frozen=True, gc=False):
-    """The result of writing one document: its JSON text, its seq, and whether it is new."""
+    """The result of writing one document: its JSON text, its seq, and whether it is new, or deleted. `shown`:
+    the part of the text that a view shows."""
 
     id: str
     data: bytes
     seq: int
     created: bool = False
+    deleted: bool = False
+    shown: bytes | None = None
+
+    @property
+    def visible(self) -> bytes:
+        return self.data if self.shown is None else self.shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +67,45 @@ class BulkFailure:
     error: ApiError
 
 
-EVERY_SEQ: Final = range(1 << 62)
-"""The seqs that `*` means in a condition."""
+class _Every:
+    def __contains__(self, tag: object) -> bool:
+        return True
+
+
+EVERY_TAG: Final = _Every()
+"""What `*` means in a condition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """Conditions for a write; None means no condition. `match` (If-Match): the document's seq must be one of
-    these. `none_match` (If-None-Match): it must be none of these. `where`: a filter that the document must
-    satisfy."""
+    """Conditions for a write; None means no condition. `match` (If-Match): the entity tag must be one
+    of these. `none_match` (If-None-Match): it must be none of these. `where`: a filter that the document must
+    satisfy. A tag is the seq, or what `View.tag` makes of the document."""
 
-    match: Container[int] | None = None
-    none_match: Container[int] | None = None
+    match: Container[Any] | None = None
+    none_match: Container[Any] | None = None
     where: Question | None = None
 
-    def check(self, tx: Transaction, found: tuple[int, int, bytes] | None) -> None:
-        """Raises a 412. `found` is None if there is no such document."""
-        seq = None if found is None else found[1]
-        self.check_match(seq)
-        if seq is not None and self.excludes(seq):
-            raise self._failed("If-None-Match", seq)
+    def check(self, tx: Transaction, found: tuple[int, int | str, bytes] | None) -> None:
+        """Raises a 412. `found`: row key, entity tag and data; None if there is no such document."""
+        tag = None if found is None else found[1]
+        self.check_match(tag)
+        if tag is not None and self.excludes(tag):
+            raise self._failed("If-None-Match", tag)
         if self.where is not None and (found is None or not tx.satisfies(found[0], self.where)):
             current = "does not exist" if found is None else "does not satisfy 'where'"
             raise ApiError(412, "CONDITION_FAILED", f"Nothing was written: the document {current}")
 
-    def check_match(self, seq: int | None) -> None:
-        if self.match is not None and (seq is None or seq not in self.match):
-            raise self._failed("If-Match", seq)
+    def check_match(self, tag: int | str | None) -> None:
+        if self.match is not None and (tag is None or tag not in self.match):
+            raise self._failed("If-Match", tag)
 
-    def _failed(self, header: str, seq: int | None) -> ApiError:
-        current = "does not exist" if seq is None else f'is at "{seq}"'
+    def _failed(self, header: str, tag: int | str | None) -> ApiError:
+        current = "does not exist" if tag is None else f'is at "{tag}"'
         return ApiError(412, "PRECONDITION_FAILED", f"{header} does not hold: the document {current}")
 
-    def excludes(self, seq: int) -> bool:
-        return self.none_match is not None and seq in self.none_match
+    def excludes(self, tag: int | str) -> bool:
+        return self.none_match is not None and tag in self.none_match
 
 
 _INSTRUCTIONS: Final = frozenset({"key", "unique", *SYSTEM_FIELDS})
@@ -158,7 +179,8 @@ class Insert:
 @dataclass(frozen=True, slots=True)
 class InsertBulk:
     """Each draft succeeds or fails alone; an `ApiError` stands for a draft that could not be parsed. With
-    `atomic`, the first failure undoes all and is raised. Submit it with `until_indexed`."""
+    `atomic`, the first failure undoes all and is raised. `within` makes each insert one within a view. Submit
+    it with `until_indexed`."""
 
     database_id: int
     collection: str
@@ -166,6 +188,7 @@ class InsertBulk:
     max_bytes: int
     max_bytes_in_all: int
     atomic: bool
+    within: Callable[[Insert], Write] | None = None
 
     def apply(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]] | None:
         """Returns the inserted documents as JSON texts, and the failures. Returns None, having done nothing,
@@ -179,7 +202,7 @@ class InsertBulk:
             return self._insert(tx)
 
     def _insert(self, tx: Transaction) -> tuple[list[bytes], list[BulkFailure]]:
-        documents = self._insert_at_once(tx)
+        documents = self._insert_at_once(tx) if self.within is None else None
         if documents is not None:
             return documents, []
         return self._insert_all(tx)
@@ -220,8 +243,9 @@ class InsertBulk:
                     raise ApiError(
                         413, "BODY_TOO_LARGE", "With the schema's defaults, this bulk is too large: send fewer"
                     )
-                written = draft.insert(tx, self.database_id, self.collection, self.max_bytes)
-                documents.append(written.data)
+                insert = Insert(self.database_id, self.collection, draft, self.max_bytes)
+                written = (insert if self.within is None else self.within(insert)).apply(tx)
+                documents.append(written.visible)
                 size += len(written.data)
             except ApiError as error:
                 if self.atomic:
@@ -306,7 +330,8 @@ class Delete:
         if self.condition is not None:
             self.condition.check(tx, found)
         rowkey, _, data = found
-        return Written(self.id, data, tx.delete(self.database_id, self.collection, rowkey, self.id, data))
+        seq = tx.delete(self.database_id, self.collection, rowkey, self.id, data)
+        return Written(self.id, data, seq, deleted=True)
 
 
 class BatchResult(msgspec.Struct, frozen=True, gc=False):
@@ -321,7 +346,7 @@ class Batch:
     """All or none, in this order. `max_bytes`: what all documents together may take. Submit it with
     `until_indexed`."""
 
-    operations: list[Insert | Patch | Replace | Delete]
+    operations: Sequence[Write]
     max_bytes: int
 
     def apply(self, tx: Transaction) -> BatchResult | None:

@@ -11,7 +11,7 @@ doubles.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
@@ -74,6 +74,7 @@ def sqlite_value(value: Any) -> Any:
 class _Compiler:
     def __init__(self) -> None:
         self.parameters: list[Any] = []
+        self.paths: set[str] = set()
         self.conditions = 0
         self.filters = 0
         self.values = 0
@@ -106,6 +107,7 @@ class _Compiler:
 
     def conditions_on(self, name: str, condition: object) -> str:
         at = field(name)
+        self.paths.add(name)
         if not isinstance(condition, dict):
             condition = {"eq": condition}
         if not condition:
@@ -217,7 +219,7 @@ class Question:
 
     `condition`: SQL over a document's `data`, with `parameters`. `spans`, for indexes: by field, the ranges in
     one of which its value must be. `sort`: the fields to sort by; equal documents come in insertion order, or
-    in its reverse with `newest_first`.
+    in its reverse with `newest_first`. `paths`: the fields that the filter names.
     """
 
     condition: str
@@ -225,6 +227,15 @@ class Question:
     spans: dict[str, tuple[keys.Span, ...]]
     sort: tuple[IndexField, ...] = ()
     newest_first: bool = False
+    paths: frozenset[str] = frozenset()
+
+    def within(self, other: Question) -> Question:
+        """This question, about documents that match `other`, too."""
+        spans = dict(other.spans)
+        for path, found in self.spans.items():
+            _narrow(spans, path, found)
+        condition = f"({other.condition} AND {self.condition})"
+        return replace(self, condition=condition, parameters=[*other.parameters, *self.parameters], spans=spans)
 
     def point(self, path: str) -> bytes | None:
         """The key part of the field's value, if the filter allows only one."""
@@ -249,14 +260,18 @@ def ask(filter: str | None, sort: str | None = None) -> Question:
     spans: dict[str, tuple[keys.Span, ...]] = {}
     for path, operator, operand in _conjuncts(value):
         found = _spans_of(operator, operand)
-        if found is None:
-            continue
-        known = spans.get(path)
-        if known is None or len(found) == len(known) == 1:
-            spans[path] = found if known is None else (keys.intersection(known[0], found[0]),)
-        elif len(found) == 1 and found[0].point:
-            spans[path] = found
-    return Question(condition, compiler.parameters, spans, fields, newest_first)
+        if found is not None:
+            _narrow(spans, path, found)
+    return Question(condition, compiler.parameters, spans, fields, newest_first, frozenset(compiler.paths))
+
+
+def _narrow(spans: dict[str, tuple[keys.Span, ...]], path: str, found: tuple[keys.Span, ...]) -> None:
+    """Add a condition that must hold, too."""
+    known = spans.get(path)
+    if known is None or len(found) == len(known) == 1:
+        spans[path] = found if known is None else (keys.intersection(known[0], found[0]),)
+    elif len(found) == 1 and found[0].point:
+        spans[path] = found
 
 
 def _conjuncts(filter: Any) -> Iterator[tuple[str, str, Any]]:

@@ -12,14 +12,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
-from paperdb_trio.json_input import decode
-from paperdb_trio.model import encode
 from paperdb_trio.store import find as finding
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
@@ -27,7 +26,9 @@ from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.plan import Plan, improvement
-from paperdb_trio.store.query import Question, ask, field
+from paperdb_trio.store.projection import parse_select, project
+from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.view import View
 
 T = TypeVar("T")
 
@@ -156,14 +157,15 @@ class Reader:
 
     # --- documents -------------------------------------------------------------------------------
 
-    async def get(self, database_id: int, collection: str, id: str) -> Stored:
-        """One document. Raises a 404."""
+    async def get(self, database_id: int, collection: str, id: str, within: Question | None = None) -> Stored:
+        """One document, which matches `within`. Raises a 404."""
+        condition, parameters = ("1", []) if within is None else (within.condition, within.parameters)
 
         def fetch(connection: sqlite.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
-                "SELECT json(data), seq FROM documents WHERE id=?3 AND collection_id="
-                "(SELECT id FROM collections WHERE database_id=?1 AND name=?2)",
-                (database_id, collection, id),
+                "SELECT json(data), seq FROM documents WHERE id=? AND collection_id="
+                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {condition}",
+                (id, database_id, collection, *parameters),
             ).fetchone()
             return row
 
@@ -171,7 +173,7 @@ class Reader:
             try:
                 return fetch(connection)
             except sqlite.TooBigError:
-                with _any_length(connection):
+                with any_length(connection):
                     return fetch(connection)
 
         row = await self.run(query)
@@ -192,10 +194,12 @@ class Reader:
         count: bool,
         after: str | None = None,
         explain: bool = False,
+        view: View | None = None,
     ) -> Found:
-        """A page of the matching documents. `count` adds their `total`, and `explain` the plan."""
-        question = ask(filter, sort)
-        wanted = parse_select(select)
+        """A page of the matching documents. `count` adds their `total`, and `explain` the plan. Raises what
+        `ask` and `parse_select` do; with a `view`, what its methods of these names do."""
+        question = ask(filter, sort) if view is None else view.ask(filter, sort)
+        wanted = parse_select(select) if view is None else view.selection(select)
 
         def query(connection: sqlite.Connection) -> Found:
             (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
@@ -207,10 +211,12 @@ class Reader:
             try:
                 page = finding.find(connection, question, of, edge, limit, offset)
             except sqlite.TooBigError:
-                if limit > 1:
+                if limit > 1 and (view is None or view.select is None):
                     raise
-                with _any_length(connection):
-                    page = finding.find(connection, question, of, edge, limit, offset)
+                with any_length(connection):
+                    # The size of what a client may not see must not decide whether it gets the rest.
+                    texts = None if view is None else partial(self._projected, view)
+                    page = finding.find(connection, question, of, edge, limit, offset, texts)
             self._advise(database_id, collection, page.plan, question, began)
             rows = page.documents
             total = finding.count(connection, question, of)[0] if count else None
@@ -223,8 +229,25 @@ class Reader:
 
         return await self.run(query)
 
-    async def count(self, database_id: int, collection: str, filter: str | None) -> int:
-        question = ask(filter)
+    def _projected(self, view: View, connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
+        """What a view shows of documents, which alone counts for `max_result_bytes`."""
+        found: list[bytes] = []
+        size = 0
+        for rowkey in rowkeys:
+            (text,) = connection.execute(
+                "SELECT json(data) FROM documents WHERE rowkey=?", (rowkey,)
+            ).fetchone()
+            with _PROJECTING:
+                found.append(view.project(text.encode()))
+            size += len(found[-1])
+            if size > self._max_result_bytes and len(rowkeys) > 1:
+                raise sqlite.TooBigError
+        return found
+
+    async def count(
+        self, database_id: int, collection: str, filter: str | None, view: View | None = None
+    ) -> int:
+        question = ask(filter) if view is None else view.ask(filter)
 
         def query(connection: sqlite.Connection) -> int:
             of = finding.shelf(connection, database_id, collection)
@@ -269,7 +292,7 @@ class Reader:
 
 
 @contextmanager
-def _any_length(connection: sqlite.Connection) -> Iterator[None]:
+def any_length(connection: sqlite.Connection) -> Iterator[None]:
     """Lift the limit, for a single document: one stored under a larger limit must stay readable."""
     most = connection.limit(sqlite.LENGTH, 2**31 - 1)
     try:
@@ -278,43 +301,6 @@ def _any_length(connection: sqlite.Connection) -> Iterator[None]:
         connection.limit(sqlite.LENGTH, most)
 
 
-MAX_SELECT: Final = 200
 _PROJECTING: Final = threading.Lock()
 """One thread projects at a time: it holds the interpreter's lock for each document, and the event loop
 waits."""
-Selection = list[list[str]]
-_MISSING: Final = object()
-
-
-def parse_select(text: str | None) -> Selection:
-    """The paths of a select like `name,address.city`; `_id` is always included."""
-    if not text:
-        return []
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    # The deadline cannot stop a projection: it is Python code, and holds the lock that the event loop needs.
-    if sum(name.count(".") + 1 for name in names) > MAX_SELECT:
-        raise bad_request(f"Invalid select: at most {MAX_SELECT} names, counting each part of a path")
-    for name in names:
-        field(name)
-    return [name.split(".") for name in ["_id", *names]] if names else []
-
-
-def project(data: bytes, wanted: Selection) -> bytes:
-    """The document with only the wanted paths."""
-    document = decode(data)
-    result: dict[str, Any] = {}
-    for path in wanted:
-        value: Any = document
-        for segment in path:
-            value = value.get(segment, _MISSING) if isinstance(value, dict) else _MISSING
-        if value is _MISSING:
-            continue
-        target = result
-        for segment in path[:-1]:
-            inner = target.setdefault(segment, {})
-            if not isinstance(inner, dict):
-                break
-            target = inner
-        else:
-            target[path[-1]] = value
-    return encode(result)

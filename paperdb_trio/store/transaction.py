@@ -35,6 +35,8 @@ class Transaction(Catalog):
         self.changes: list[Change] = []
         self.size = 0
         """Bytes of the changes' data."""
+        self.within: Question | None = None
+        """What documents must match that are inserted or updated."""
         self._texts: list[str] = []  # the data of each change, as `str` for SQLite
         self._heads: dict[int, int] = {}
         self._counts: dict[int, int] = {}
@@ -117,14 +119,25 @@ class Transaction(Catalog):
         )
         return found.fetchone() is not None
 
+    def _require(self, data: bytes, question: Question) -> None:
+        found = self.connection.execute(
+            f"WITH d AS MATERIALIZED (SELECT jsonb(?) AS data) SELECT 1 FROM d WHERE {question.condition}",
+            (data.decode(), *question.parameters),
+        )
+        if found.fetchone() is None:
+            raise outside_rule()
+
     def insert(
         self, database_id: int, collection: str, id: str, data: bytes, created: str | None = None
     ) -> int | None:
         """Insert a document and return its seq. If the id is taken, return None and change nothing. `created`:
         its `createdAt`, if that is not now.
 
-        Raises a 409 for a value that exists already at a unique field of the schema.
+        Raises a 409 for a value that exists already at a unique field of the schema, and before that a 403
+        `RULE` for a document that is not `within`.
         """
+        if self.within is not None:
+            self._require(data, self.within)
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
         seq, text = self._head(database_id) + 1, data.decode()
@@ -150,7 +163,8 @@ class Transaction(Catalog):
 
     def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
         """Insert documents `(id, data)`, created now. Returns False and inserts nothing if one of them cannot
-        be inserted because its id or a unique value is taken."""
+        be inserted because its id or a unique value is taken. Not for documents that must be `within`."""
+        assert self.within is None
         collection_id = self.collection_id(database_id, collection, create=True)
         assert collection_id is not None
         first = self._head(database_id) + 1
@@ -205,7 +219,9 @@ class Transaction(Catalog):
     def update(
         self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes, before: bytes
     ) -> int:
-        """`before`: the `reverse_patch`. Raises a 409 like `insert`."""
+        """`before`: the `reverse_patch`. Raises what `insert` does."""
+        if self.within is not None:
+            self._require(data, self.within)
         text = data.decode()
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
@@ -282,3 +298,7 @@ class Transaction(Catalog):
         self._texts.append(text)
         self.size += len(data) if before is None else len(data) + len(before)
         return seq
+
+
+def outside_rule() -> ApiError:
+    return ApiError(403, "RULE", "The token's rule must hold for the document before and after the write")

@@ -9,11 +9,11 @@ from paperdb_trio.cli import main
 from paperdb_trio.realtime.websocket import WebSocket
 
 
-def _echo(self: WebSocket, message: bytes) -> bytes:
-    return message
+async def _echo(self: WebSocket, message: bytes) -> None:
+    await self._post(message)
 
 
-WebSocket._reply = _echo  # type: ignore[method-assign]
+WebSocket._respond = _echo  # type: ignore[method-assign]
 
 if __name__ == "__main__":
     main()

@@ -37,6 +37,14 @@ def payloads(data: bytes | bytearray, *, partial: bool = False) -> list[bytes]:
     return found
 
 
+def set_interest(subscriber: Subscriber, interest: Interest) -> None:
+    """Want these topics, and no others."""
+    for topic in subscriber.interest.keys() - interest.keys():
+        subscriber.unwant(topic)
+    for topic in interest.keys() - subscriber.interest.keys():
+        subscriber.want(topic, interest[topic])
+
+
 class FakeSink:
     """Takes bytes as a socket does: all, a part, or nothing while `blocked`.
 
@@ -140,7 +148,7 @@ class FakeLog:
             wanted = [
                 c
                 for c in self.changes
-                if c.seq > after and (interest is None or c.seq > interest.get(c.collection, c.seq))
+                if c.seq > after and c.seq > min(interest.get(c.collection, c.seq), interest.get(None, c.seq))
             ][:rows]
             event = plain_event if text is EventText.PLAIN else cursor_event
             reached_end = len(wanted) < rows
@@ -192,7 +200,7 @@ class World:
             DATABASE,
             encoding,
             sink,
-            dict.fromkeys(collections, 0) if collections else None,
+            dict.fromkeys(collections or (None,), 0),
             need_task,
             queue_events=queue_events,
             queue_bytes=queue_bytes,
@@ -215,4 +223,4 @@ class World:
 
     def is_forgotten(self) -> bool:
         """Whether the hub holds no subscriber, no feed and no name."""
-        return all(not d.feeds and not d.by_collection for d in self.hub._databases.values())
+        return all(not d.feeds and not d.by_topic for d in self.hub._databases.values())

@@ -50,7 +50,7 @@ class Member:
 
 def in_lane(*members: Member, log: Log | None = None) -> Feed:
     """A feed whose members are in the lane, in this order."""
-    feed = Feed((CURSOR, None), log or Log())
+    feed = Feed((CURSOR, frozenset({None})), log or Log())
     for slot, member in enumerate(members):
         feed.add(member)
         assert feed.enter_lane(member, member.write) == slot

@@ -104,7 +104,7 @@ async def test_databases_know_nothing_of_each_other(nursery: trio.Nursery) -> No
             database,
             CURSOR,
             sinks[database],
-            None,
+            {None: 0},
             lambda: None,
             queue_events=10,
             queue_bytes=1000,

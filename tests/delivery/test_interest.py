@@ -9,7 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.loop import turn
-from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
+from paperdb_trio.store.change_log import Interest
+from tests.delivery.fakes import DATABASE, FakeSink, World, payloads, set_interest
 
 
 @pytest.fixture
@@ -32,16 +33,16 @@ async def test_the_interest_of_a_live_subscriber_changes_at_once_and_without_a_g
     subscriber.start(0)
     nursery.start_soon(world.hub.run)
     expected = []
-    steps = [
+    steps: list[tuple[Interest, str]] = [
         ({"a": 0}, "a"),
         ({"a": 0, "b": 2}, "ab"),
         ({"b": 2}, "b"),
         ({}, ""),
         ({"a": 8}, "a"),
-        (None, "abc"),
+        ({None: 10}, "abc"),
     ]
     for interest, wanted in steps:
-        subscriber.set_interest(interest)
+        set_interest(subscriber, interest)
         changes = world.commit("a", "b")
         expected += [e for c, e in zip(changes, world.events()[-2:], strict=True) if c.collection in wanted]
         await wait_all_tasks_blocked()
@@ -56,7 +57,7 @@ async def test_a_new_interest_does_not_bring_older_changes(world: World, nursery
     subscriber = world.subscriber(sink, "a")
     subscriber.start(0)
     nursery.start_soon(world.hub.run)
-    subscriber.set_interest({"a": 0, "b": 6})
+    set_interest(subscriber, {"a": 0, "b": 6})
     world.commit("b", "a")
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == [e for e in world.events() if b'"a"' in e or b'{"seq":7,' in e]
@@ -79,7 +80,7 @@ async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing
         for n, subscriber in enumerate(subscribers):
             # All want "a" throughout. The odd ones drop "b", the even ones add "c".
             since = world.hub.committed(DATABASE)
-            subscriber.set_interest({"a": 0} if n % 2 else {"a": 0, "c": since})
+            set_interest(subscriber, {"a": 0} if n % 2 else {"a": 0, "c": since})
             await trio.lowlevel.checkpoint()
 
     nursery.start_soon(world.hub.run)

@@ -1,9 +1,10 @@
 """The model: the hub, subscribers and the real store against a Python list that is the log.
 
-Hypothesis writes, tells the hub late, subscribes anywhere, blocks and breaks sinks, posts replies, changes
-interests, disconnects, resumes and trims, in any order and at any checkpoint. After each step, each subscriber
-is in a legal situation. In the end, each sink holds exactly the changes that its subscriber was promised, in
-order, once; or its subscriber was told that it is behind a log that was trimmed.
+Hypothesis writes, tells the hub late, subscribes anywhere to collections and queries, blocks and breaks sinks,
+posts replies, changes interests, disconnects, resumes and trims, in any order and at any checkpoint. Documents
+move in and out of queries. After each step, each subscriber is in a legal situation. In the end, each sink holds exactly
+the events that its subscriber was promised, for each topic in order, once; or its subscriber was told
+that it is behind a log that was trimmed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import queue
 import tempfile
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,53 +28,100 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.delivery import feed as feed_module
-from paperdb_trio.delivery.encodings import CURSOR, cursor_event
+from paperdb_trio.delivery.encodings import CURSOR, cursor_event, view_event
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.states import SITUATIONS, SubscriberState
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
+from paperdb_trio.errors import ApiError
 from paperdb_trio.loop import turn
+from paperdb_trio.match.query import Query, query
 from paperdb_trio.model import Change
 from paperdb_trio.net.frames import text_frame
 from paperdb_trio.store import admin
-from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.change_log import ChangeLog, Topic
 from paperdb_trio.store.file import prepare
 from paperdb_trio.store.housekeeping import Trim
-from paperdb_trio.store.operations import Draft, InsertBulk
+from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Replace
 from paperdb_trio.store.writer import Writer
 from tests.delivery.fakes import DATABASE, FakeSink, payloads
 
 NAMES = ("a", "b", "c")
+IDS = ("1", "2")
+GROUPS = (0, 1, 2)
 MAX_BYTES = 100_000
+
+QUERIES = (
+    query("a", {"g": 1}),
+    query("a", {"g": {"gte": 1}}, ["g"]),
+    query("a", {"or": [{"g": 0}, {"_id": "2"}]}),
+    query("b", {"g": {"ne": 1}}),
+    query("b", {}, ["h"]),
+)
+MATCHES: dict[Query, Callable[[dict[str, Any]], bool]] = {
+    QUERIES[0]: lambda document: bool(document["g"] == 1),
+    QUERIES[1]: lambda document: bool(document["g"] >= 1),
+    QUERIES[2]: lambda document: bool(document["g"] == 0 or document["_id"] == "2"),
+    QUERIES[3]: lambda document: bool(document["g"] != 1),
+    QUERIES[4]: lambda document: True,
+}
+"""What the queries mean, said again."""
+
+Key = tuple[str | None, int]
+"""The id of a query, or None, and a seq: there is one event for each."""
+
+
+def view_of(topic: Query, change: Change, before: Any, after: Any) -> bytes | None:
+    """The event that a query makes of a change, by the table in the documentation."""
+    was = before is not None and MATCHES[topic](before)
+    now = after is not None and MATCHES[topic](after)
+    shown = [
+        {
+            name: value
+            for name, value in (document or {}).items()
+            if topic.select is None or name in topic.select
+        }
+        for document in (before, after)
+    ]
+    if not was and not now:
+        return None
+    if was and now and shown[0] == shown[1]:
+        return None
+    type = "delete" if not now else "update" if was else "insert"
+    data = json.dumps(shown[now], separators=(",", ":")).encode()
+    return view_event(change, topic.id, type, data)
 
 
 @dataclass(eq=False)
 class Reader:
     """A subscriber, its sink, and what it was promised.
 
-    `wants`: collections, each with the seq after which it is wanted. None is all. `maybe`: changes that may or
-    may not come. They were under way when their collection was dropped, or not yet known when it was added.
-    `replies`: how many were posted.
+    `wants`: topics, each with the seq after which it is wanted. `maybe`: events that may or may not come: they
+    were under way when their topic was dropped. `had`: topics that were dropped. `rewound`: a topic was wanted
+    from before what had been reached. `replies`: how many were posted.
     """
 
     sink: FakeSink
-    wants: dict[str, int] | None
+    wants: dict[Topic, int]
     position: int
     subscriber: Subscriber = field(init=False)
     scope: trio.CancelScope | None = None
-    must: set[int] = field(default_factory=set)
-    maybe: set[int] = field(default_factory=set)
+    must: set[Key] = field(default_factory=set)
+    maybe: set[Key] = field(default_factory=set)
+    had: set[Topic] = field(default_factory=set)
+    rewound: bool = False
     replies: int = 0
     behind: bool = False
     gone: bool = False
 
-    def promise(self, change: Change) -> None:
-        wanted = self.wants is None or change.seq > self.wants.get(change.collection, change.seq)
-        if change.seq > self.position and wanted and change.seq not in self.maybe:
-            self.must.add(change.seq)
+    def received(self) -> list[Key]:
+        """The keys of whole events so far. The last one may still be on its way."""
+        return [(message.get("query"), message["seq"]) for message in self.messages() if "seq" in message]
 
-    def received(self) -> list[int]:
-        """The seqs of whole events so far. The last one may still be on its way."""
-        return [message["seq"] for message in self.messages() if "seq" in message]
+    def last(self, topic: Topic) -> int:
+        """Where a topic stands."""
+        id = topic.id if isinstance(topic, Query) else None
+        seqs = [seq for key, seq in self.received() if key == id]
+        return max([*seqs, self.wants[topic]])
 
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(text) for text in payloads(self.sink.data, partial=True)]
@@ -85,6 +134,8 @@ class System:
         self._file = prepare(directory, create=True)
         admin.set_up(self._file, admin.NewKey("key", "secret", "", hash_key("key")), "kid", b"secret")
         self.history: list[Change] = []
+        self.documents: dict[tuple[str, str], dict[str, Any]] = {}
+        self.events: dict[Key, bytes] = {}
         self.untold: list[list[Change]] = []
         self.readers: list[Reader] = []
         self.trimmed = 0
@@ -108,12 +159,33 @@ class System:
         """The writer's callback. The hub is told later, as if the event loop had been busy."""
         self.history += changes
         self.untold.append(changes)
+        for change in changes:
+            self.events[None, change.seq] = cursor_event(change)
+            before = self.documents.pop((change.collection, change.id), None)
+            after = None if change.type == "delete" else json.loads(change.data)
+            if after is not None:
+                self.documents[change.collection, change.id] = after
+            for topic in QUERIES:
+                event = view_of(topic, change, before, after) if topic.collection == change.collection else None
+                if event is not None:
+                    self.events[topic.id, change.seq] = event
 
     async def write(self, names: list[str], size: int, commits: int) -> None:
         """Write, and tell the hub of so many commits of those that it does not know."""
         for name in names:
-            drafts: list[Any] = [Draft.parse({"pad": "x" * size}) for _ in range(2)]
+            drafts: list[Any] = [Draft.parse({"g": 2, "pad": "x" * size}) for _ in range(2)]
             await self.writer.submit(InsertBulk(DATABASE, name, drafts, MAX_BYTES, 10 * MAX_BYTES, False))
+        self.tell(commits)
+
+    async def move(self, moves: list[tuple[str, str, int | None]], commits: int) -> None:
+        """Put documents into groups; None deletes one."""
+        for name, id, group in moves:
+            if group is None:
+                operation: Any = Delete(DATABASE, name, id, None)
+            else:
+                operation = Replace(DATABASE, name, id, {"g": group, "h": 0}, None, MAX_BYTES)
+            with suppress(ApiError):
+                await self.writer.submit(operation)
         self.tell(commits)
 
     async def trim(self, keep: int) -> None:
@@ -127,15 +199,15 @@ class System:
             self.hub.on_commit(changes)
             for change in changes:
                 for reader in self.readers:
-                    reader.promise(change)  # even to one that left: it may have read the log
+                    self._promise_one(reader, change.seq)  # even to one that left: it may have read the log
         del self.untold[:commits]
 
-    def subscribe(self, back: int, wanted: set[str] | None, limit: int) -> None:
+    def subscribe(self, back: int, wanted: set[Topic], limit: int) -> None:
         position = max(self.trimmed, self.hub.committed(DATABASE) - back)
-        self._start(position, None if wanted is None else dict.fromkeys(wanted, 0), limit)
+        self._start(position, dict.fromkeys(wanted, 0), limit)
 
-    def _start(self, position: int, wants: dict[str, int] | None, limit: int) -> None:
-        reader = Reader(FakeSink(), wants, position)
+    def _start(self, position: int, wants: dict[Topic, int], limit: int) -> None:
+        reader = Reader(FakeSink(), {topic: max(since, position) for topic, since in wants.items()}, position)
         reader.subscriber = Subscriber(
             self.hub,
             self.log,
@@ -147,9 +219,7 @@ class System:
             queue_events=limit,
             queue_bytes=limit * 500,
         )
-        for change in self.history:
-            if change.seq <= self.hub.committed(DATABASE):
-                reader.promise(change)
+        self._promise(reader)
         self.readers.append(reader)
         reader.subscriber.start(position)
 
@@ -182,39 +252,62 @@ class System:
         """The peer is gone: the next write finds out."""
         reader.gone = reader.sink.broken = True
 
-    def want(self, reader: Reader, wanted: set[str]) -> None:
-        """A client's subscribe and unsubscribe: new collections are wanted from the head on."""
-        if reader.gone or reader.wants is None:
+    def want(self, reader: Reader, wanted: set[Topic], back: int) -> None:
+        """A client's subscribe and unsubscribe. New topics are wanted from the head on, or from before it."""
+        if reader.gone:
             return
-        head = self.hub.committed(DATABASE)
+        disk = self.history[-1].seq if self.history else 0
         received = set(reader.received())
-        for change in self.history:
-            # Some changes that it no longer wants may be on their way, also those that only the log knows.
-            ahead = change.seq > head and change.collection in reader.wants
-            if change.collection not in wanted and (ahead or change.seq in reader.must - received):
-                reader.must.discard(change.seq)
-                reader.maybe.add(change.seq)
-            if change.collection in wanted - set(reader.wants) and change.seq > head:
-                reader.maybe.add(change.seq)  # it is on disk, so it may count as before the subscription
-        reader.wants = {name: reader.wants.get(name, head) for name in wanted}
-        unsure = reader.maybe
-        reader.must -= unsure
-        reader.subscriber.set_interest(reader.wants)
+        for topic in reader.wants.keys() - wanted:
+            # Some events that it no longer wants may be on their way, also those that only the log knows.
+            for key in self.events.keys() - received:
+                if self.is_about(topic, key):
+                    reader.must.discard(key)
+                    reader.maybe.add(key)
+            del reader.wants[topic]
+            reader.had.add(topic)
+            reader.subscriber.unwant(topic)
+        for topic in wanted - reader.wants.keys():
+            # What was wanted before could come twice; then from where nothing has come yet.
+            since = disk if reader.had else max(self.trimmed, self.hub.committed(DATABASE) - back)
+            reader.rewound = reader.rewound or since < reader.subscriber.reached
+            reader.subscriber.want(topic, since)
+            reader.wants[topic] = since
+        self._promise(reader)
+
+    def is_about(self, topic: Topic, key: Key) -> bool:
+        id, seq = key
+        if isinstance(topic, Query):
+            return id == topic.id
+        return id is None and topic in (None, self.history[seq - 1].collection)
+
+    def _promise(self, reader: Reader) -> None:
+        """What is wanted of the changes that the hub knows."""
+        for seq in range(1, self.hub.committed(DATABASE) + 1):
+            self._promise_one(reader, seq)
+
+    def _promise_one(self, reader: Reader, seq: int) -> None:
+        for topic, since in reader.wants.items():
+            key = (topic.id if isinstance(topic, Query) else None, seq)
+            if seq > since and key in self.events and self.is_about(topic, key) and key not in reader.maybe:
+                reader.must.add(key)
 
     def leave(self, reader: Reader) -> None:
         reader.gone = True
         told = self.hub.committed(DATABASE)
-        reader.maybe |= {change.seq for change in self.history if change.seq > told}  # it may have read ahead
+        reader.maybe |= {key for key in self.events if key[1] > told}  # it may have read ahead
         reader.subscriber.close()
         if reader.scope is not None:
             reader.scope.cancel()
 
     def resume(self, reader: Reader, limit: int) -> None:
-        """Come back with the last seq that arrived whole. A gap is told before anything is promised."""
+        """Come back, each topic with its last seq that arrived whole. A gap is told before anything is
+        promised."""
         self.leave(reader)
-        position = (reader.received() or [reader.position])[-1]
+        wants = {topic: reader.last(topic) for topic in reader.wants}
+        position = min(wants.values(), default=self.hub.committed(DATABASE))
         if position >= self.trimmed:
-            self._start(position, None if reader.wants is None else dict.fromkeys(reader.wants, 0), limit)
+            self._start(position, wants, limit)
 
     # --- what must hold ---------------------------------------------------------------------------
 
@@ -244,30 +337,47 @@ class System:
 
     def check(self, reader: Reader) -> None:
         received = reader.received()
-        assert received == sorted(set(received)), "not in order, or twice"
+        assert len(received) == len(set(received)), "twice"
         assert set(received) <= reader.must | reader.maybe, "something that was not wanted"
-        last = received[-1] if received else 0
-        if reader.behind:
+        by_topic: dict[str | None, list[int]] = {}
+        for id, seq in received:
+            by_topic.setdefault(id, []).append(seq)
+        assert all(seqs == sorted(seqs) for seqs in by_topic.values()), "not in order"
+        if not reader.rewound:
+            assert [seq for _, seq in received] == sorted(seq for _, seq in received), "not in order"
+        if reader.behind and not reader.rewound:
             assert self.trimmed > reader.position
-        due = {seq for seq in reader.must if seq <= last} if reader.gone else reader.must
+        last = received[-1][1] if received and not reader.rewound else 0
+        due = {
+            (id, seq)
+            for id, seq in reader.must
+            if not reader.gone or seq < last or seq <= max(by_topic.get(id, [0]))
+        }
         assert due <= set(received), "something is missing"
         reached = replies = 0
         for message in reader.messages():
             if "seq" in message:
-                assert message["seq"] > reached, "a reply told of an event that came after it"
+                assert message["seq"] > reached or reader.rewound, "a reply told of an event that came after it"
             else:
                 reached, replies = max(reached, message["reached"]), replies + 1
         assert replies <= reader.replies
         if not reader.gone:
             assert replies == reader.replies, "a reply is missing"
-            texts = {change.seq: cursor_event(change) for change in self.history}
             events = [text for text in payloads(reader.sink.data) if b'"seq"' in text[:6]]
-            assert events == [texts[seq] for seq in received]
+            assert events == [self.events[key] for key in received]
 
 
 # --- Hypothesis ----------------------------------------------------------------------------------
 
-wanted = st.sets(st.sampled_from(NAMES))
+names = st.sets(st.sampled_from(NAMES))
+queries = st.sets(st.sampled_from(QUERIES))
+wanted = st.tuples(st.just({None}) | names, st.just(set()) | queries).map(lambda both: both[0] | both[1])
+backs = st.sampled_from([0, 0, 1, 3, 30])
+moves = st.lists(
+    st.tuples(st.sampled_from("ab"), st.sampled_from(IDS), st.none() | st.sampled_from(GROUPS)),
+    min_size=1,
+    max_size=4,
+)
 which = st.integers(0, 9)
 limits = st.sampled_from([1, 3, 1000])
 written = st.lists(st.sampled_from(NAMES), min_size=1, max_size=3)
@@ -276,8 +386,10 @@ steps = st.one_of(
     st.tuples(st.just("write"), written, st.sampled_from([1, 300, 30_000]), st.integers(0, 3)),
     st.tuples(st.just("write"), written, st.sampled_from([1, 300, 30_000]), st.integers(1, 3)),
     st.tuples(st.just("tell"), st.integers(1, 3)),
-    st.tuples(st.just("subscribe"), st.sampled_from([0, 0, 1, 3, 30]), st.none() | wanted, limits),
-    st.tuples(st.just("want"), which, wanted),
+    st.tuples(st.just("move"), moves, st.integers(0, 3)),
+    st.tuples(st.just("move"), moves, st.integers(1, 3)),
+    st.tuples(st.just("subscribe"), backs, wanted, limits),
+    st.tuples(st.just("want"), which, wanted, backs),
     st.tuples(st.sampled_from(["block", "unblock", "part"]), which),
     st.tuples(st.sampled_from(["post", "interject"]), which),
     st.tuples(st.just("slice"), st.sampled_from([-1.0, 1.0])),
@@ -322,8 +434,8 @@ class Machine(RuleBasedStateMachine):
     async def _act(self, burst: list[tuple[tuple[Any, ...], int]]) -> None:
         system = self._system
         for (name, *arguments), pauses in burst:
-            if name == "write":
-                await system.write(*arguments)
+            if name in ("write", "move"):
+                await getattr(system, name)(*arguments)
             elif name == "tell":
                 system.tell(*arguments)
             elif name == "slice":

@@ -17,7 +17,7 @@ from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import STEP_BYTES, DropSome, Trim
 from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.operations import (
-    EVERY_SEQ,
+    EVERY_TAG,
     Condition,
     Delete,
     Draft,
@@ -352,11 +352,11 @@ def test_indexes_shared_with_a_new_schema_are_not_rebuilt(file: Path) -> None:
         (Condition(frozenset({4, 5})), 5, True),
         (Condition(frozenset({4})), 5, False),
         (Condition(frozenset()), 5, False),
-        (Condition(EVERY_SEQ), 5, True),
-        (Condition(EVERY_SEQ), None, False),
+        (Condition(EVERY_TAG), 5, True),
+        (Condition(EVERY_TAG), None, False),
         (Condition(frozenset({5})), None, False),
-        (Condition(none_match=EVERY_SEQ), 5, False),
-        (Condition(none_match=EVERY_SEQ), None, True),
+        (Condition(none_match=EVERY_TAG), 5, False),
+        (Condition(none_match=EVERY_TAG), None, True),
         (Condition(none_match=frozenset({4})), 5, True),
         (Condition(none_match=frozenset({4, 5})), 5, False),
         (Condition(frozenset({5}), frozenset({5})), 5, False),

@@ -1,7 +1,7 @@
-"""The filter language and sorting: SQLite and a plain Python predicate find the same documents.
+"""The filter language and sorting: SQLite and the matcher's predicate find the same documents.
 
-The predicate below follows the semantics in `paperdb_trio.store.query`, not its SQL. Both run on the same
-documents, with and without indexes on the fields.
+`paperdb_trio.match.predicate` has the semantics of `paperdb_trio.store.query`, not its SQL. Both run on the
+same documents, with and without indexes on the fields.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.match.predicate import MISSING, OPERATORS, at, number, predicate
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.find import Shelf, count, edge_text, find, parse_edge, shelf
 from paperdb_trio.store.query import ask
@@ -26,10 +27,10 @@ from paperdb_trio.store.transaction import Transaction
 from tests.store.tools import (
     DATABASE,
     DOCUMENTS,
-    NUMBERS,
+    FILTERS,
+    OPERANDS,
     PATHS,
     SCALARS,
-    TEXTS,
     VALUES,
     apply_all,
     insert,
@@ -37,99 +38,9 @@ from tests.store.tools import (
     scratch,
 )
 
-MISSING = object()
-
-
-def at(document: object, path: str) -> object:
-    for name in path.split("."):
-        if not isinstance(document, dict) or name not in document:
-            return MISSING
-        document = document[name]
-    return document
-
-
-def number(value: object) -> float | int | None:
-    """A number as it is compared: a double beyond 64 bits. None for other values."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return value if isinstance(value, float) or -(2**63) <= value < 2**63 else float(value)
-
-
-def equal(value: object, operand: object) -> bool:
-    if operand is None:
-        return value is None or value is MISSING
-    if isinstance(operand, bool):
-        return value is operand
-    if isinstance(operand, str):
-        return isinstance(value, str) and value == operand
-    return number(value) is not None and number(value) == number(operand)
-
-
-def ordered(test: Callable[[Any, Any], bool]) -> Callable[[object, object], bool]:
-    def holds(value: object, operand: object) -> bool:
-        if isinstance(operand, str):
-            return isinstance(value, str) and test([ord(c) for c in value], [ord(c) for c in operand])
-        return number(value) is not None and test(number(value), number(operand))
-
-    return holds
-
-
-def contains(value: object, operand: object) -> bool:
-    if isinstance(value, list):
-        return any(equal(item, operand) for item in value)
-    return isinstance(value, str) and isinstance(operand, str) and operand in value
-
-
-HOLDS: dict[str, Callable[[Any, Any], bool]] = {
-    "eq": equal,
-    "ne": lambda value, operand: not equal(value, operand),
-    "gt": ordered(lambda a, b: a > b),
-    "gte": ordered(lambda a, b: a >= b),
-    "lt": ordered(lambda a, b: a < b),
-    "lte": ordered(lambda a, b: a <= b),
-    "in": lambda value, operand: any(equal(value, item) for item in operand),
-    "nin": lambda value, operand: not any(equal(value, item) for item in operand),
-    "contains": contains,
-    "startsWith": lambda value, operand: isinstance(value, str) and value.startswith(operand),
-    "exists": lambda value, operand: (value is not MISSING) is operand,
-}
-
 
 def matches(document: dict[str, Any], filter: dict[str, Any]) -> bool:
-    for name, condition in filter.items():
-        if name in ("or", "and") and isinstance(condition, list):
-            holds = (any if name == "or" else all)(matches(document, part) for part in condition)
-        elif name == "not":
-            holds = not matches(document, condition)
-        elif isinstance(condition, dict):
-            holds = all(HOLDS[op](at(document, name), operand) for op, operand in condition.items())
-        else:
-            holds = equal(at(document, name), condition)
-        if not holds:
-            return False
-    return True
-
-
-OPERANDS = {
-    **dict.fromkeys(("eq", "ne", "contains"), SCALARS),
-    **dict.fromkeys(("gt", "gte", "lt", "lte"), NUMBERS | TEXTS),
-    **dict.fromkeys(("in", "nin"), st.lists(SCALARS, max_size=4)),
-    "startsWith": TEXTS,
-    "exists": st.booleans(),
-}
-LEAVES = st.tuples(PATHS, st.sampled_from(sorted(OPERANDS))).flatmap(
-    lambda leaf: OPERANDS[leaf[1]].map(lambda operand: {leaf[0]: {leaf[1]: operand}})
-)
-FILTERS = st.recursive(
-    LEAVES,
-    lambda inner: st.one_of(
-        inner.map(lambda filter: {"not": filter}),
-        st.lists(inner, max_size=3).map(lambda filters: {"or": filters}),
-        st.lists(inner, max_size=3).map(lambda filters: {"and": filters}),
-        st.tuples(inner, inner).map(lambda two: two[0] | two[1]),
-    ),
-    max_leaves=4,
-)
+    return predicate(filter)(document)
 
 
 @st.composite
@@ -200,7 +111,8 @@ def test_each_operator_agrees_with_the_predicate(
     documents, operand = data.draw(questions(operator))
     with scratch(shared_file) as tx:
         ids = found(tx, fill(tx, documents, indexes), {"a": {operator: operand}})
-    assert ids == [n for n, document in enumerate(documents) if HOLDS[operator](at(document, "a"), operand)]
+    holds = OPERATORS[operator](operand)
+    assert ids == [n for n, document in enumerate(documents) if holds(at(document, ("a",)))]
 
 
 @settings(max_examples=300)
@@ -282,7 +194,7 @@ def test_equal_values_match_however_they_are_written(shared_file: Path, name: st
         scope = fill(tx, documents, [])
         for operand in TRICKY:
             if not isinstance(operand, list | dict):
-                expected = [n for n, value in enumerate(TRICKY) if equal(value, operand)]
+                expected = [n for n, value in enumerate(TRICKY) if OPERATORS["eq"](operand)(value)]
                 assert found(tx, scope, {name: operand}) == expected, operand
 
 
@@ -359,7 +271,7 @@ def test_sort_order_matches_the_model(
     expected = list(range(len(documents)))
     for sign, path in reversed(order):
         key = cmp_to_key(compare)
-        expected.sort(key=lambda n: key(at(documents[n], path)), reverse=sign == "-")
+        expected.sort(key=lambda n: key(at(documents[n], tuple(path.split(".")))), reverse=sign == "-")
     sort = ",".join(sign + path for sign, path in order)
     with scratch(shared_file) as tx:
         of = fill(tx, documents, indexes)
@@ -389,7 +301,7 @@ def test_pages_join_to_the_whole_result(
     for sign, path in reversed(order):
         key = cmp_to_key(compare)
         if path != "createdAt":  # the same for all documents
-            expected.sort(key=lambda n: key(at(documents[n], path)), reverse=sign == "-")
+            expected.sort(key=lambda n: key(at(documents[n], tuple(path.split(".")))), reverse=sign == "-")
     sort = ",".join([*(sign + path for sign, path in order), *(["-"] if newest else [])])
     with scratch(shared_file) as tx:
         of = fill(tx, documents, indexes)

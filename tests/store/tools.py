@@ -116,3 +116,23 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 DOCUMENTS = st.dictionaries(NAMES, VALUES, max_size=3)
+OPERANDS = {
+    **dict.fromkeys(("eq", "ne", "contains"), SCALARS),
+    **dict.fromkeys(("gt", "gte", "lt", "lte"), NUMBERS | TEXTS),
+    **dict.fromkeys(("in", "nin"), st.lists(SCALARS, max_size=4)),
+    "startsWith": TEXTS,
+    "exists": st.booleans(),
+}
+LEAVES = st.tuples(PATHS, st.sampled_from(sorted(OPERANDS))).flatmap(
+    lambda leaf: OPERANDS[leaf[1]].map(lambda operand: {leaf[0]: {leaf[1]: operand}})
+)
+FILTERS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        inner.map(lambda filter: {"not": filter}),
+        st.lists(inner, max_size=3).map(lambda filters: {"or": filters}),
+        st.lists(inner, max_size=3).map(lambda filters: {"and": filters}),
+        st.tuples(inner, inner).map(lambda two: two[0] | two[1]),
+    ),
+    max_leaves=4,
+)
