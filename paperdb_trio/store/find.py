@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -264,10 +265,6 @@ def _texts(connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
         "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.rowid)",
         (encode(rowkeys).decode(),),
     ).fetchone()
-    return _split(text)
-
-
-def _split(text: str | None) -> list[bytes]:
     return [] if text is None else text.encode().split(b"\n")
 
 
@@ -282,8 +279,10 @@ def find(
 ) -> Page:
     """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
     plan = _choose(connection, question, of)
-    if plan.order is Order.INSERTION and plan.index is None and not question.sort and texts is None:
-        return _scan(connection, plan, question, of, edge, limit, offset)
+    in_order = plan.order is Order.INSERTION and plan.index is None and not question.sort
+    if in_order and limit > 1 and texts is None:
+        with suppress(sqlite.TooBigError):  # without the document behind it, the page may be small enough
+            return _scan(connection, plan, question, of, edge, limit, offset)
     rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
     more = len(rowkeys) > limit
     del rowkeys[limit:]
@@ -301,14 +300,16 @@ def _scan(
 ) -> Page:
     """A page in insertion order: nothing has to be sorted, so that one statement can read keys and texts."""
     source = _source(plan, question, of, edge)
-    last = "min" if question.newest_first else "max"
-    found, rowkey, text = connection.execute(
-        f"SELECT count(*), {last}(rowkey), group_concat(json(data),char(10)) FROM "
+    found, text = connection.execute(
+        "SELECT group_concat(rowkey), group_concat(json(data),char(10)) FROM "
         f"(SELECT d.rowkey AS rowkey, d.data AS data {source.sql} ORDER BY {source.order} LIMIT ? OFFSET ?)",
-        (*source.parameters, limit, offset),
+        (*source.parameters, limit + 1, offset),
     ).fetchone()
-    more = found == limit and bool(_rowkeys(connection, plan, question, of, Edge((), rowkey), (1, 0)))
-    return Page(_split(text), rowkey or 0, more, plan)
+    if found is None:
+        return Page([], 0, False, plan)
+    rowkeys, documents = found.split(","), text.encode().split(b"\n")
+    more = len(rowkeys) > limit
+    return Page(documents[:limit], int(rowkeys[:limit][-1]), more, plan)
 
 
 def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
