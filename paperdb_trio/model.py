@@ -47,8 +47,7 @@ def new_id() -> str:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds and `Z`, from seconds since the epoch."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return datetime.fromtimestamp(seconds, UTC).isoformat("T", "milliseconds").replace("+00:00", "Z")
 
 
 def check_collection(name: str) -> str:
