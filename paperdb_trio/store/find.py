@@ -1,7 +1,7 @@
 """Finding and counting documents on one connection, in one read transaction.
 
-Law: row keys are found first, in order, and then their documents: only row keys are sorted, skipped or looked
-ahead at, never texts. SQLite joins the texts, because each row that Python fetches competes with the event loop
+Law: only row keys are sorted or skipped, never texts. So row keys are found first, and then their documents,
+unless SQLite reads them in the requested order anyway. SQLite joins the texts, because each row that Python fetches competes with the event loop
 for the interpreter's lock.
 """
 
@@ -279,14 +279,21 @@ def find(
 ) -> Page:
     """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
     plan = _choose(connection, question, of)
-    in_order = plan.order is Order.INSERTION and plan.index is None and not question.sort
-    if in_order and limit > 1 and texts is None:
+    if limit > 1 and texts is None and _needs_no_sorting(plan, question):
         with suppress(sqlite.TooBigError):  # without the document behind it, the page may be small enough
             return _scan(connection, plan, question, of, edge, limit, offset)
     rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
     more = len(rowkeys) > limit
     del rowkeys[limit:]
     return Page((texts or _texts)(connection, rowkeys), rowkeys[-1] if rowkeys else 0, more, plan)
+
+
+def _needs_no_sorting(plan: Plan, question: Question) -> bool:
+    """Whether SQLite reads the documents in the requested order: equal ones, too."""
+    if plan.index is None:
+        return plan.order is Order.INSERTION and not question.sort
+    order = Order.BACKWARD if question.newest_first else Order.FORWARD
+    return plan.order is order and len(plan.intervals) == 1
 
 
 def _scan(
@@ -298,7 +305,7 @@ def _scan(
     limit: int,
     offset: int,
 ) -> Page:
-    """A page in insertion order: nothing has to be sorted, so that one statement can read keys and texts."""
+    """A page for which nothing has to be sorted, so that one statement can read row keys and texts."""
     source = _source(plan, question, of, edge)
     found, text = connection.execute(
         "SELECT group_concat(rowkey), group_concat(json(data),char(10)) FROM "
