@@ -55,6 +55,10 @@ storm *options: _venv
 slow *options: _venv
     {{python}} -m tests.stress.slow {{options}}
 
+# Long proof: the write-ahead log stays short although reads always overlap; `just wal --seconds 600`.
+wal *options: _venv
+    {{python}} -m tests.stress.wal {{options}}
+
 # Attack: heads of one byte per second, too many connections, unfinished handshakes.
 loris *options: _venv
     {{python}} -m tests.stress.loris {{options}}

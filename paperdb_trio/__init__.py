@@ -12,6 +12,7 @@ from paperdb_trio import client
 
 if TYPE_CHECKING:
     from paperdb_trio.client import (
+        BatchResult,
         BulkResult,
         Client,
         ConnectionState,
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
         Documents,
         Event,
         GapError,
+        Operation,
         PaperDBError,
         Status,
         SyncClient,
+        Version,
         create_client,
         create_sync_client,
     )
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchResult",
     "BulkResult",
     "Client",
     "ConnectionState",
@@ -36,9 +40,11 @@ __all__ = [
     "Documents",
     "Event",
     "GapError",
+    "Operation",
     "PaperDBError",
     "Status",
     "SyncClient",
+    "Version",
     "__version__",
     "create_client",
     "create_sync_client",

@@ -56,7 +56,10 @@ class Settings:
     tokens_per_second: float = _setting(
         1000.0, "Tokens minted per second and API key, on average; beyond this, 429. 0: no limit.", 0
     )
-    max_subscriptions: int = _setting(100, "Collections per connection.", 1)
+    max_subscriptions: int = _setting(100, "Collections and live queries per connection.", 1)
+    max_residual_queries: int = _setting(
+        100, "Live queries per database that no index finds, so that each change is held against them.", 0
+    )
     head_timeout: float = _setting(10.0, "Seconds within which a request's head must arrive.", 0.1)
     max_head_bytes: int = _setting(16_384, "Bytes of a request's head.", 1024)
     max_body_bytes: int = _setting(16 * 1024 * 1024, "Bytes of a request's body.", 1024)
@@ -94,6 +97,12 @@ class Settings:
         64 * 1024 * 1024,
         "Bytes of the write-ahead log; beyond this, reads pause for a moment so that it can start over.",
         1024 * 1024,
+    )
+
+    reserve_bytes: int = _setting(
+        8 * 1024 * 1024,
+        "Bytes of disk space kept for the writes that free space when the disk is full; 0: none.",
+        0,
     )
 
     queue_events: int = _setting(

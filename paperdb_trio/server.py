@@ -28,6 +28,7 @@ from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.doors.listener import Door, listen
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import Limits
+from paperdb_trio.logs import SparingLog
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
@@ -48,6 +49,7 @@ from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
 
 log = logging.getLogger("paperdb")
+sparing_log = SparingLog(log)
 
 READER_THREADS: Final = 4
 ACCOUNTS_SECONDS: Final = 0.25
@@ -62,7 +64,7 @@ LAST_WORDS: Final = 0.5
 MIN_CHECKPOINT_SECONDS: Final = 0.25
 """For the final checkpoint of the write-ahead log, even when the drain time is over."""
 TRIM_AGAIN_SECONDS: Final = 60.0
-"""After a failure: the disk is full, or gone."""
+"""After a failure, unless the disk is full: then trims are what frees it."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
 
@@ -108,7 +110,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             gate=gate,
         )
         stack.callback(change_log.close)
-        hub = Hub()
+        hub = Hub(settings.max_residual_queries)
         for database_id, (head, trimmed) in change_log.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
         accounts = Accounts()
@@ -125,6 +127,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             gate=gate,
             max_wal_bytes=settings.max_wal_bytes,
             durability=settings.durability,
+            reserve_bytes=settings.reserve_bytes,
         )
         services = Services(settings, limits, accounts, writer, reader, cache, change_log, hub, load_assets())
         wheel = Wheel()
@@ -244,7 +247,7 @@ async def _watch_accounts(services: Services) -> None:
         try:
             await services.look_at_accounts()
         except ApiError as error:  # it took too long: try again soon
-            log.warning("could not check for changes of keys and plans: %s", error)
+            sparing_log.warning("could not check for changes of keys and plans: %s", error)
 
 
 async def _trim(services: Services) -> None:
@@ -261,19 +264,23 @@ async def _trim(services: Services) -> None:
                 kept = trio.current_time()
             for database_id in services.accounts.database_ids():
                 removed = hub.committed(database_id) - hub.trimmed(database_id)
+                # On a full disk, deleting a document would otherwise only move it into the log.
+                keep = min(settings.retention_count, max(removed - writer.owed.pop(database_id, 0), 0))
                 while removed:
                     cutoff = writer.clock.now() - settings.retention_age
-                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, settings.retention_count))
+                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, keep))
                     hub.set_trimmed(database_id, trimmed)
                     await trio.sleep(TRIM_PAUSE)
             while await writer.submit(ForgetRequests()):
                 await trio.sleep(TRIM_PAUSE)
-            while await writer.submit(FreePages()):
+            while await writer.submit(FreePages(spare=0) if writer.full else FreePages()):
                 await trio.sleep(TRIM_PAUSE)
         except ApiError as error:
             if not services.draining:
-                log.warning("could not trim the change log: %s", error)
-                await trio.sleep(TRIM_AGAIN_SECONDS)
+                sparing_log.warning("could not trim the change log: %s", error)
+                again = trio.current_time() + TRIM_AGAIN_SECONDS
+                while trio.current_time() < again and not writer.full:
+                    await trio.sleep(TRIM_SECONDS)
 
 
 async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bool:
@@ -311,7 +318,7 @@ async def _finish_drops(services: Services) -> None:
             except ApiError as error:
                 services.drops_left = True
                 if not services.draining:
-                    log.warning("could not remove a collection: %s", error)
+                    sparing_log.warning("could not remove a collection: %s", error)
 
 
 async def _keep_indexes(services: Services) -> None:
@@ -321,7 +328,7 @@ async def _keep_indexes(services: Services) -> None:
             await keep_indexes(services.writer)
         except ApiError as error:
             if not services.draining:
-                log.warning("could not build an index: %s", error)
+                sparing_log.warning("could not build an index: %s", error)
             await trio.sleep(DROP_SECONDS)
 
 

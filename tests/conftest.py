@@ -1,4 +1,4 @@
-"""What all tests share: a real server process on loopback.
+"""What all tests share: a real server process on loopback (tests/zygote.py says how it starts).
 
 Rules: port 0; clients that we did not write; an absolute timeout on every wait; whatever a test starts it
 ends. Tests of the protocol parts need none of this and use trio's mock clock. A test that needs a part
@@ -30,6 +30,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from paperdb_trio.errors import ApiError
 from tests.tls import trusting
+from tests.zygote import Popen, run
 
 COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} -m paperdb_trio"))
 """What is tested: the installed package, or an executable."""
@@ -91,10 +92,21 @@ def need(program: str, *arguments: str) -> str:
 
 
 class Server:
-    """A `paperdb serve` process. `key` is the first secret key of the database `default`."""
+    """A `paperdb serve` process. `key` is the first secret key of the database `default`.
 
-    def __init__(self, data: Path, options: tuple[str, ...] = (), env: dict[str, str] | None = None) -> None:
+    `forked` is for all tests but those of memory, imports or the start itself (tests/zygote.py).
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        options: tuple[str, ...] = (),
+        env: dict[str, str] | None = None,
+        *,
+        forked: bool = True,
+    ) -> None:
         self.data = data
+        self.popen = Popen if forked else subprocess.Popen
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
         self.http2 = False  # whether `request` speaks HTTP/2, and nothing else
@@ -106,7 +118,7 @@ class Server:
     def start(self) -> None:
         """Start, on the same port as before if there was one, and wait until it listens."""
         port = self.url.rpartition(":")[2] or "0"
-        self.process = subprocess.Popen(
+        self.process = self.popen(
             [*COMMAND, "serve", "--data", str(self.data), "--port", port, *self.options],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -195,16 +207,9 @@ class Server:
             here = run_here(*arguments, "--data", self.data, env=self.env)
             assert not check or here.exit_code == 0, here.stderr
             return here.stdout
-        done = subprocess.run(
-            [*COMMAND, *arguments, "--data", str(self.data)],
-            capture_output=True,
-            text=True,
-            env=self.env,
-            timeout=30,
-            check=False,
-        )
+        done = run([*COMMAND, *arguments, "--data", str(self.data)], text=True, env=self.env, timeout=30)
         assert not check or done.returncode == 0, done.stderr
-        return done.stdout
+        return str(done.stdout)
 
     def new_key(self, database: str = "default", *, public: bool = False) -> dict[str, str]:
         """`{"id", "key", "database", "kind"}` of a key that the server already knows."""
@@ -298,11 +303,11 @@ StartServer = Callable[..., Server]
 
 @pytest.fixture
 def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """`start_server(*options, env=…)`: a server of the test's own, ended with it."""
+    """`start_server(*options, data=…, env=…, forked=…)`: a server of the test's own, ended with it."""
     servers: list[Server] = []
 
-    def start(*options: str, data: Path | None = None, env: dict[str, str] | None = None) -> Server:
-        server = Server(data or tmp_path / f"data{len(servers)}", options, env)
+    def start(*options: str, data: Path | None = None, **more: Any) -> Server:
+        server = Server(data or tmp_path / f"data{len(servers)}", options, **more)
         servers.append(server)
         return server
 

@@ -36,7 +36,7 @@ from tests.web.tools import current_node, new_package
 
 PACKAGE = ROOT / "paperdb_trio"
 HOST = "127.0.0.1:8000"
-RUN_AS_A_WHOLE = ("rest", "realtime", "python-sdk", "javascript-sdk", "operations")
+RUN_AS_A_WHOLE = ("rest", "realtime", "tokens", "python-sdk", "javascript-sdk", "operations")
 RUN_ELSEWHERE = {
     "README.md": "below, tests/web/test_page.py, .ci/newcomer",
     "docs/tutorial.md": "tests/web/test_tutorial.py",
@@ -99,7 +99,7 @@ def test_every_metric_is_documented(server: Server) -> None:
     assert set(re.findall(r"^\| `(paperdb_\w+)` \|", text("docs/operations.md"), re.MULTILINE)) == shown
 
 
-_CODE = re.compile(r"[A-Z]{2,}(_[A-Z]+)+|[A-Z]{6,}")
+_CODE = re.compile(r"[A-Z]{2,}(_[A-Z]+)+|[A-Z]{6,}|RULE")
 _STATUSES = {"bad_request": 400}
 
 

@@ -15,6 +15,7 @@ from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, w
 from tests.realtime.raw import Writers
 from tests.store.test_transfer import OLD, exported, import_text, line
 from tests.store.tools import DATABASE, apply_all, new_file, rows
+from tests.zygote import Popen
 
 
 @pytest.mark.smoke
@@ -79,7 +80,7 @@ def test_socket_of_a_killed_server_blocks_nothing(start_server: StartServer) -> 
 
 def start_import(data: Path) -> subprocess.Popen[bytes]:
     """An import that has sent 300 lines and waits for more."""
-    importing = subprocess.Popen(
+    importing = Popen(
         [*COMMAND, "import", "--data", str(data)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

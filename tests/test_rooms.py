@@ -27,7 +27,7 @@ FLOORS = (
     ("store", "limits"),  # opens no socket, speaks no protocol
     ("config", "json_input"),
     ("model", "files", "origins"),
-    ("loop", "errors"),
+    ("loop", "errors", "logs"),
     ("client", "web"),  # the SDKs: they depend on nothing above
 )
 """From the top down. A room imports only rooms below it."""

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import pytest
 
 from paperdb_trio.store.file import connect
+from paperdb_trio.store.operations import Delete
 from tests.auth.commands import run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
-from tests.store.tools import apply_all, inserting, new_file, rows
+from tests.store.tools import DATABASE, apply_all, inserting, new_file, rows
 
 GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 REASONS = {">/dev/full": "No space left on device", ">&-": "it is closed", ">&3": "Broken pipe"}
@@ -201,3 +205,95 @@ def test_import_from_a_closed_stdin_has_nothing_to_import(data: Path) -> None:
     code, output, error = ends(start("<&-", "import", "--data", data))
     assert (code, error) == (0, "")
     assert output.startswith("0 documents inserted")
+
+
+# --- a signal just after a write -----------------------------------------------------------------
+
+INTERRUPTING: Final = """
+import os, signal, sys
+kernel_write = os.write
+def write(number, data):
+    written = kernel_write(number, data)
+    if number == 1 and b'"last"' in bytes(data):
+        signal.raise_signal(signal.SIGINT)
+    return written
+os.write = write
+from paperdb_trio.cli import main
+main()
+"""
+"""`paperdb`, with a SIGINT that comes after the kernel took the bytes and before Python's buffer knows."""
+
+
+def interrupted(*arguments: str | Path) -> tuple[int, str, str]:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTING, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        return ends(process)
+
+
+def test_listen_prints_nothing_twice_when_a_signal_ends_it(server: Server, collection: str) -> None:
+    ids = ["first", "last", "later"]
+    for id in ids:
+        server.insert(collection, {"_id": id})
+    where = ("--url", server.url, "--key", server.key, "--since", "0")
+    code, output, error = interrupted("listen", collection, *where)
+    assert [json.loads(line)["data"]["_id"] for line in output.splitlines()] == ids[:2]
+    assert code == 0
+    assert "Traceback" not in error
+
+
+def test_export_prints_nothing_twice_when_a_signal_ends_it(data: Path) -> None:
+    size = 1000
+    texts = [{"_id": "last" if n == size // 2 else f"{n}", "pad": "x" * 500} for n in range(size)]
+    apply_all(data / "paperdb.sqlite", *map(inserting, texts))
+    code, output, error = interrupted("export", "--data", data)
+    assert code == 128 + 2
+    assert error == ""
+    *whole, _ = output.split("\n")
+    found = [json.loads(line)["document"]["_id"] for line in whole]
+    assert found == ["a", *(text["_id"] for text in texts)][: len(found)]
+    assert size // 2 < len(found) < size
+
+
+# --- a reader that pauses ------------------------------------------------------------------------
+
+IMPATIENT: Final = """
+from paperdb_trio.cli import main, spooling, streams
+streams.UNREAD_SECONDS, spooling.PAUSES = 0.05, 2
+main()
+"""
+
+
+def test_export_that_nobody_reads_ends_its_snapshot_and_loses_nothing(data: Path) -> None:
+    """The write-ahead log can start over, and the output is that of one moment all the same."""
+    file = data / "paperdb.sqlite"
+    apply_all(file, *(inserting({"_id": f"{n}", "pad": "x" * 10_000}) for n in range(100)))
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", IMPATIENT, "export", "--data", str(data)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
+        ) as process,
+        closing(connect(file)) as another,
+    ):
+        assert process.stdout is not None
+        first = os.read(process.stdout.fileno(), 1).decode()
+        apply_all(file, inserting({"_id": "later"}), Delete(DATABASE, "c", "99", None))
+
+        def log_is_free() -> bool:
+            busy, _, _ = another.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            return not busy
+
+        another.set_busy_timeout(0)
+        assert not log_is_free()
+        wait_until(log_is_free)
+        code, output, error = ends(process)
+    assert (code, error) == (0, "")
+    found = [json.loads(line)["document"]["_id"] for line in (first + output).splitlines()]
+    assert found == ["a", *(f"{n}" for n in range(100))]

@@ -9,6 +9,7 @@ from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
 from bench.scenarios.fanout import burst, fanout, latency
 from bench.scenarios.growth import growth
+from bench.scenarios.match import match
 from bench.scenarios.peers import peers
 from bench.scenarios.rest import bulk, rest
 from bench.scenarios.restart import restart
@@ -36,5 +37,6 @@ SCENARIOS: dict[str, Scenario] = {
         bulk,
         questions,
         strangers,
+        match,
     )
 }

@@ -47,7 +47,7 @@ class Rule:
         return View(None if self.filter is None else _question(encode(self.filter).decode()), self.select)
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)  # each up to 50 KB: anybody with a public key mints rules
 def _question(filter: str) -> Question:
     try:
         return ask(filter)

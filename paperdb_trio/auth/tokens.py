@@ -148,6 +148,8 @@ def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str,
         ):
             raise ApiError(403, "READ_ONLY_KEY", "A public key can only mint read-only tokens")
     lifetime = request.get("expiresIn", DEFAULT_SECONDS)
+    if isinstance(lifetime, float) and lifetime.is_integer():  # 900.0 is an integer in JSON
+        lifetime = int(lifetime)
     if (
         isinstance(lifetime, bool)
         or not isinstance(lifetime, int)
@@ -233,7 +235,7 @@ class _Minted(msgspec.Struct, forbid_unknown_fields=True, tag_field="aud", tag=A
     key: str
     collections: list[str]
     permissions: list[str]
-    iat: int
+    iat: float
     exp: Annotated[int, msgspec.Meta(lt=2**53)]
     jti: str
 

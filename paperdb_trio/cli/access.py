@@ -45,7 +45,7 @@ def databases_list(as_json: bool, data: str) -> None:
 @data_option
 def databases_set_plan(name: str, plan: str, data: str) -> None:
     """Put the database NAME on PLAN. A running server follows within a second."""
-    admin.set_plan(prepare(data, create=False), name, plan)
+    admin.set_plan(prepare(data, create=False, urgent=True), name, plan)
     click.echo(f"The database '{name}' is now on plan {plan}.")
 
 
@@ -90,7 +90,7 @@ def keys_list(as_json: bool, data: str) -> None:
 @data_option
 def keys_revoke(id: str, data: str) -> None:
     """Revoke the key ID. Its tokens and their live connections end within a second."""
-    admin.revoke_key(prepare(data, create=False), id)
+    admin.revoke_key(prepare(data, create=False, urgent=True), id)
     click.echo(f"Revoked {id}.")
 
 
@@ -101,7 +101,7 @@ def keys_rotate_signing(data: str) -> None:
     from paperdb_trio.auth.tokens import new_signing_secret
 
     kid, secret = new_signing_secret()
-    admin.add_signing_secret(prepare(data, create=False), kid, secret)
+    admin.add_signing_secret(prepare(data, create=False, urgent=True), kid, secret)
     click.echo(f"New tokens are now signed with {kid}.")
 
 

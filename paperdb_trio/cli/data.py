@@ -12,6 +12,7 @@ from typing import BinaryIO, Final
 import click
 
 from paperdb_trio.cli.base import data_option, main
+from paperdb_trio.cli.streams import when_paused
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import replacing
@@ -96,14 +97,17 @@ def export(
 
     A line is {"database", "collection", "document"}. A collection's schema, if it has one, follows its
     documents: {"database", "collection", "schema"}. Not exported: keys, plans, the change log (and with it
-    seqs and ETags). A server may be running.
+    seqs and ETags). A server may be running. If nothing reads the output for 20 s in all, the rest waits in a
+    temporary file, so that the server's write-ahead log can start over.
     """
+    from paperdb_trio.cli.spooling import Spooling
     from paperdb_trio.store.transfer import export as export_lines
 
-    lines = export_lines(prepare(data, create=False, write=False), databases, collections)
+    lines = Spooling(export_lines(prepare(data, create=False, write=False), databases, collections))
     with ExitStack() as stack:
         if output is None:
             target: BinaryIO = sys.stdout.buffer
+            when_paused(lines.paused)
         else:
             temporary = stack.enter_context(replacing(output, force=force))
             target = stack.enter_context(temporary.open("wb"))

@@ -72,7 +72,7 @@ def serve(config: str | None, **given: Any) -> None:
     from paperdb_trio.server import serve as run_server
 
     with serving_lock(settings.data):
-        file = prepare(settings.data, create=True)
+        file = prepare(settings.data, create=True, urgent=True)
         first_key = _set_up(file) if admin.is_empty(file) else None
         failure: BaseException | None = None
         try:

@@ -2,7 +2,8 @@
 
 Law: if stdout cannot be written, the command ends with one line and an exit code. If
 stderr cannot be written, only those lines are lost. After its first failure a stream silently accepts
-everything, so that neither a second line nor Python's own at exit follows.
+everything, so that neither a second line nor Python's own at exit follows. The exception of a signal is such a
+failure, too: it may come after the kernel took the bytes, and Python would write them again at exit.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import io
 import os
 import select
+import stat
 import sys
+from collections.abc import Callable
 from typing import Any, Final, TextIO
 
 from paperdb_trio.errors import StartupError
@@ -20,6 +23,8 @@ STDOUT: Final = 1
 STDERR: Final = 2
 BUFFER: Final = 65_536
 """Bytes: an export is written in pieces of this size."""
+UNREAD_SECONDS: Final = 1.0
+"""A reader that takes nothing for so long has paused; a slow one takes 4 KiB sooner."""
 
 
 def open_standard_streams() -> None:
@@ -33,6 +38,13 @@ def open_standard_streams() -> None:
         sys.stdout = _stream(STDOUT, sys.stdout, closed=STDOUT in closed)
     if sys.stderr is sys.__stderr__:
         sys.stderr = _stream(STDERR, sys.stderr, closed=STDERR in closed)
+
+
+def when_paused(action: Callable[[], None]) -> None:
+    """Have `action` called for each `UNREAD_SECONDS` during which nothing reads the pipe that stdout is."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(raw, _Raw):
+        raw.on_pause = action
 
 
 def cannot_write(error: OSError) -> StartupError:
@@ -62,6 +74,7 @@ class _Raw(io.RawIOBase):
         self._number = number
         self._closed = closed
         self._failed = False
+        self.on_pause: Callable[[], None] | None = None
 
     def writable(self) -> bool:
         return True
@@ -78,6 +91,10 @@ class _Raw(io.RawIOBase):
             try:
                 if self._closed:
                     raise OSError(0, "it is closed")
+                if self.on_pause is not None and stat.S_ISFIFO(os.fstat(self._number).st_mode):
+                    while not select.select([], [self._number], [], UNREAD_SECONDS)[1]:
+                        self.on_pause()
+                    data = data[: select.PIPE_BUF]  # for which there is room: the write does not wait
                 return os.write(self._number, data)
             except BlockingIOError:  # the parent process made the stream non-blocking
                 select.select([], [self._number], [])
@@ -87,4 +104,7 @@ class _Raw(io.RawIOBase):
                     if isinstance(error, BrokenPipeError):
                         raise
                     raise cannot_write(error) from None
+            except BaseException:  # of a signal: whether the kernel took the bytes is unknown
+                self._failed = True
+                raise
         return memoryview(data).nbytes

@@ -13,12 +13,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client import Client, SyncClient, create_client, create_sync_client
     from .errors import GapError, PaperDBError
-    from .types import BulkResult, ConnectionState, Document, Documents, Event, Status
+    from .types import (
+        BatchResult,
+        BulkResult,
+        ConnectionState,
+        Document,
+        Documents,
+        Event,
+        Operation,
+        Status,
+        Version,
+    )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 """The SDK's own: it rises when this folder changes, not with each version of the server."""
 
 _HOMES = {
+    "BatchResult": "types",
     "BulkResult": "types",
     "Client": "client",
     "ConnectionState": "types",
@@ -26,14 +37,17 @@ _HOMES = {
     "Documents": "types",
     "Event": "types",
     "GapError": "errors",
+    "Operation": "types",
     "PaperDBError": "errors",
     "Status": "types",
     "SyncClient": "client",
+    "Version": "types",
     "create_client": "client",
     "create_sync_client": "client",
 }
 
 __all__ = [
+    "BatchResult",
     "BulkResult",
     "Client",
     "ConnectionState",
@@ -41,9 +55,11 @@ __all__ = [
     "Documents",
     "Event",
     "GapError",
+    "Operation",
     "PaperDBError",
     "Status",
     "SyncClient",
+    "Version",
     "__version__",
     "create_client",
     "create_sync_client",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from urllib.parse import urlsplit
 
@@ -21,7 +21,7 @@ from .http import AsyncTransport, Endpoint, SyncTransport
 from .links import Links
 from .realtime import Realtime
 from .token import GetToken, TokenSource, asking, minting
-from .types import Permission, Schema
+from .types import BatchResult, Operation, Permission, Rules, Schema
 from .wire import Address
 
 TIMEOUT = 30.0
@@ -55,8 +55,8 @@ def create_client(
     "default": …}}}}`. It is applied to inserts, and given to the server before a collection's first write if
     the key is a secret one.
 
-    `timeout`: seconds without a response after which a request, or a call of `get_token`, has failed; the
-    latter is tried again. `token_seconds` (30 to 86,400): how long minted tokens are valid. Each is renewed
+    `timeout`: seconds without a response after which a try of a request, or a call of `get_token`, has failed;
+    both are tried again. `token_seconds` (30 to 86,400): how long minted tokens are valid. Each is renewed
     `renewal_margin` seconds before its end, without an interruption. `ssl_context` is for https and wss; by
     default it trusts the system's certificates.
 
@@ -92,7 +92,7 @@ def _shown(url: str) -> str:
 
 
 class Client:
-    """Any attribute is a collection: `db.messages` is `db.collection("messages")`."""
+    """Any attribute that is not a method is a collection: `db.messages` is `db.collection("messages")`."""
 
     def __init__(
         self,
@@ -127,6 +127,18 @@ class Client:
         """For names that cannot be attributes. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
         return Collection(self._transport, self._endpoint.schemas, name)
 
+    async def batch(
+        self, operations: Iterable[Operation], *, idempotency_key: str | None = None
+    ) -> BatchResult:
+        """Write several documents, in any collections and in this order, all or none.
+
+        `{"op": "insert", "collection": "orders", "document": {…}}`; `update` has `id` and `fields`, `replace`
+        has `id` and `document`, `delete` has `id`; these three may have `ifMatch` and `where`. The first
+        failure is raised, with its `index` in `extra`. `idempotency_key` as for `insert`.
+        """
+        prepared = self._endpoint.schemas.prepare_batch(operations)
+        return await self._transport.send(requests.batch(prepared, idempotency_key))
+
     def __getattr__(self, name: str) -> Collection:
         if name.startswith("_"):
             raise AttributeError(name)
@@ -156,7 +168,7 @@ class Client:
 
 
 class SyncClient:
-    """Like `Client`; its `realtime` has only `generate_token`."""
+    """Like `Client`; its `realtime` has only `generate_token` and `revoke`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         if not endpoint.has_key:
@@ -171,6 +183,11 @@ class SyncClient:
     def collection(self, name: str) -> SyncCollection:
         """For names that cannot be attributes. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
         return SyncCollection(self._transport, self._endpoint.schemas, name)
+
+    def batch(self, operations: Iterable[Operation], *, idempotency_key: str | None = None) -> BatchResult:
+        """As `Client.batch`."""
+        prepared = self._endpoint.schemas.prepare_batch(operations)
+        return self._transport.send(requests.batch(prepared, idempotency_key))
 
     def __getattr__(self, name: str) -> SyncCollection:
         if name.startswith("_"):
@@ -198,9 +215,15 @@ class SyncRealtime:
 
     def generate_token(
         self,
-        collections: Sequence[str],
+        collections: Sequence[str] | Rules,
         permissions: Sequence[Permission] = ("read",),
         expires_in: int = 900,
+        *,
+        subject: str | None = None,
     ) -> str:
         """As `Realtime.generate_token`."""
-        return self._transport.send(requests.mint(collections, permissions, expires_in)).token
+        return self._transport.send(requests.mint(collections, permissions, expires_in, subject)).token
+
+    def revoke(self, subject: str | None = None, *, jti: str | None = None) -> None:
+        """As `Realtime.revoke`."""
+        self._transport.send(requests.revoke(subject, jti))

@@ -2,7 +2,7 @@
 
 Law: no logic; each method makes a request and sends it. All of them raise `PaperDBError`: `NETWORK` (status 0)
 when no response came, else the server's refusal. A write without a response, or one that was cancelled, may
-have happened.
+have happened; the same call with the same `idempotency_key` finds out, and writes only if it has not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from . import requests
 from .http import AsyncTransport, SyncTransport
 from .schema import SchemaBook
-from .types import BulkResult, Document, Documents
+from .types import BulkResult, Document, Documents, Version
 
 
 class Collection:
@@ -27,23 +27,31 @@ class Collection:
     def __repr__(self) -> str:
         return f"<collection {self.name!r}>"
 
-    async def insert(self, document: Mapping[str, Any]) -> Document:
+    async def insert(self, document: Mapping[str, Any], *, idempotency_key: str | None = None) -> Document:
         """Store a new document; returns it as stored.
 
         `"_id"` (or `"key"`) in it sets its id; otherwise the server does. `"unique": ["email"]` refuses it when
         another document has the same email. 409 `CONFLICT` for an id or a unique value that is taken.
-        """
-        return await self._transport.send(
-            requests.insert(self.name, self._schemas.prepare(self.name, document))
-        )
 
-    async def insert_bulk(self, documents: Iterable[Mapping[str, Any]], *, atomic: bool = False) -> BulkResult:
+        `idempotency_key`: instead of the one that the SDK makes for each write. The server keeps it for a
+        day: the same call with the same key writes nothing, and returns what the first one returned.
+        """
+        prepared = self._schemas.prepare(self.name, document)
+        return await self._transport.send(requests.insert(self.name, prepared, idempotency_key))
+
+    async def insert_bulk(
+        self,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        atomic: bool = False,
+        idempotency_key: str | None = None,
+    ) -> BulkResult:
         """Store many (at most 1,000 by default). Each succeeds or fails alone; the result says which failed.
 
         `atomic`: all or none. The first failure is raised, with its `index` in `extra`.
         """
         prepared = [self._schemas.prepare(self.name, document) for document in documents]
-        return await self._transport.send(requests.insert_bulk(self.name, prepared, atomic))
+        return await self._transport.send(requests.insert_bulk(self.name, prepared, atomic, idempotency_key))
 
     async def find(
         self,
@@ -71,20 +79,54 @@ class Collection:
         """One document. 404 `NOT_FOUND`."""
         return await self._transport.send(requests.get(self.name, id, select))
 
-    async def update(self, id: str, fields: Mapping[str, Any], *, if_match: int | None = None) -> Document:
-        """Merge `fields`, not deeply, and return the whole document. `{"n": {"increment": 1}}` is atomic.
+    async def history(self, id: str, *, limit: int | None = None) -> list[Version]:
+        """The versions of a document that the server's log still holds, newest first. 404 `NOT_FOUND`."""
+        return await self._transport.send(requests.history(self.name, id, limit))
+
+    async def update(
+        self,
+        id: str,
+        fields: Mapping[str, Any],
+        *,
+        if_match: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Document:
+        """Merge `fields`, not deeply, and return the whole document. `{"n": {"increment": 1}}` is atomic; so
+        are `decrement`, `push`, `pull` and `unset`.
 
         404 `NOT_FOUND`. With `if_match`, 412 `PRECONDITION_FAILED` unless the document has that `seq`.
+        `where` is a filter: 412 `CONDITION_FAILED` unless the document satisfies it. `idempotency_key` as for
+        `insert`.
         """
-        return await self._transport.send(requests.write("PATCH", self.name, id, fields, if_match))
+        return await self._transport.send(
+            requests.write("PATCH", self.name, id, fields, if_match, where, idempotency_key)
+        )
 
-    async def replace(self, id: str, document: Mapping[str, Any], *, if_match: int | None = None) -> Document:
-        """Replace the document with this id, or insert it. `if_match` as for `update`."""
-        return await self._transport.send(requests.write("PUT", self.name, id, document, if_match))
+    async def replace(
+        self,
+        id: str,
+        document: Mapping[str, Any],
+        *,
+        if_match: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Document:
+        """Replace the document with this id, or insert it. The conditions as for `update`."""
+        return await self._transport.send(
+            requests.write("PUT", self.name, id, document, if_match, where, idempotency_key)
+        )
 
-    async def delete(self, id: str, *, if_match: int | None = None) -> None:
-        """404 `NOT_FOUND`; `if_match` as for `update`."""
-        await self._transport.send(requests.delete(self.name, id, if_match))
+    async def delete(
+        self,
+        id: str,
+        *,
+        if_match: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        """404 `NOT_FOUND`; the conditions as for `update`."""
+        await self._transport.send(requests.delete(self.name, id, if_match, where, idempotency_key))
 
     async def count(self, filter: Mapping[str, Any] | None = None) -> int:
         """How many documents match `filter`, or how many there are."""
@@ -102,12 +144,19 @@ class SyncCollection:
     def __repr__(self) -> str:
         return f"<collection {self.name!r}>"
 
-    def insert(self, document: Mapping[str, Any]) -> Document:
-        return self._transport.send(requests.insert(self.name, self._schemas.prepare(self.name, document)))
+    def insert(self, document: Mapping[str, Any], *, idempotency_key: str | None = None) -> Document:
+        prepared = self._schemas.prepare(self.name, document)
+        return self._transport.send(requests.insert(self.name, prepared, idempotency_key))
 
-    def insert_bulk(self, documents: Iterable[Mapping[str, Any]], *, atomic: bool = False) -> BulkResult:
+    def insert_bulk(
+        self,
+        documents: Iterable[Mapping[str, Any]],
+        *,
+        atomic: bool = False,
+        idempotency_key: str | None = None,
+    ) -> BulkResult:
         prepared = [self._schemas.prepare(self.name, document) for document in documents]
-        return self._transport.send(requests.insert_bulk(self.name, prepared, atomic))
+        return self._transport.send(requests.insert_bulk(self.name, prepared, atomic, idempotency_key))
 
     def find(
         self,
@@ -125,14 +174,44 @@ class SyncCollection:
     def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Document:
         return self._transport.send(requests.get(self.name, id, select))
 
-    def update(self, id: str, fields: Mapping[str, Any], *, if_match: int | None = None) -> Document:
-        return self._transport.send(requests.write("PATCH", self.name, id, fields, if_match))
+    def history(self, id: str, *, limit: int | None = None) -> list[Version]:
+        return self._transport.send(requests.history(self.name, id, limit))
 
-    def replace(self, id: str, document: Mapping[str, Any], *, if_match: int | None = None) -> Document:
-        return self._transport.send(requests.write("PUT", self.name, id, document, if_match))
+    def update(
+        self,
+        id: str,
+        fields: Mapping[str, Any],
+        *,
+        if_match: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Document:
+        return self._transport.send(
+            requests.write("PATCH", self.name, id, fields, if_match, where, idempotency_key)
+        )
 
-    def delete(self, id: str, *, if_match: int | None = None) -> None:
-        self._transport.send(requests.delete(self.name, id, if_match))
+    def replace(
+        self,
+        id: str,
+        document: Mapping[str, Any],
+        *,
+        if_match: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Document:
+        return self._transport.send(
+            requests.write("PUT", self.name, id, document, if_match, where, idempotency_key)
+        )
+
+    def delete(
+        self,
+        id: str,
+        *,
+        if_match: int | None = None,
+        where: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        self._transport.send(requests.delete(self.name, id, if_match, where, idempotency_key))
 
     def count(self, filter: Mapping[str, Any] | None = None) -> int:
         return self._transport.send(requests.count(self.name, filter))

@@ -1,19 +1,23 @@
 """The two ways a request travels: httpx on Trio, and blocking httpx.
 
 Law: the only file that holds an API key. The key goes into one header; never into a URL, a repr, a log or an
-error, and never to another host, because redirects are not followed. When the network fails, a read is tried a
-second time. A write is not: only the caller can find out whether it has happened.
+error, and never to another host, because redirects are not followed. A request without a response is sent
+again, a few times. A write is sent again only if the server knows its `Idempotency-Key`, so that it happens
+once.
 """
 
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Generator
 from typing import Any, TypeVar
 
 import httpx
+import trio
 
 from . import requests
+from .backoff import pause
 from .errors import PaperDBError
 from .proxy import proxy_for
 from .requests import RestRequest, RestResponse
@@ -21,8 +25,14 @@ from .schema import SchemaBook
 from .types import Schema
 
 T = TypeVar("T")
-Exchange = Generator[RestRequest[Any], httpx.Response | httpx.HTTPError, T]
+Came = httpx.Response | httpx.HTTPError
+Exchange = Generator[RestRequest[Any] | float, Came | None, T]
+"""Yields a request, and gets its response or httpx error; or yields seconds to wait, and gets None."""
 
+NO_RESPONSE = frozenset({0, 502, 504})
+"""Statuses of a request to which no response came, be it a proxy that says so. A write may have happened."""
+MAX_RETRY_AFTER = 10.0
+"""A response that asks for a longer pause is for the caller."""
 NO_SUCH_ROUTE = (404, 405)
 """A server without schemas refuses a registration like this. Then only the client applies the schema."""
 
@@ -58,6 +68,7 @@ class Endpoint:
         self.ssl_context = ssl_context
         self.timeout = timeout
         self._proxy = proxy_for(self.base_url)
+        self._keys_known = False
 
     def options(self) -> dict[str, Any]:
         """The arguments of either httpx client."""
@@ -79,6 +90,8 @@ class Endpoint:
             headers["Content-Type"] = "application/json"
         if request.if_match is not None:
             headers["If-Match"] = f'"{request.if_match}"'
+        if request.key is not None:
+            headers["Idempotency-Key"] = request.key
         return {
             "method": request.method,
             "url": self.base_url + request.path,
@@ -88,7 +101,7 @@ class Endpoint:
         }
 
     def conversation(self, request: RestRequest[T]) -> Exchange[T]:
-        """Yields each request, takes its response or httpx error, and returns the result.
+        """Returns the result of `request`, after all that has to be sent and waited for.
 
         The schema of a collection is registered before the first write to it. Several first writes at the same
         time each register it, with the same PUT.
@@ -97,24 +110,64 @@ class Endpoint:
             raise PaperDBError(
                 401, "UNAUTHORIZED", "This client has no api_key; with get_token alone it can only subscribe"
             )
-        registration = self.schemas.registration(request.collection)
-        if registration is not None:
+        for collection, registration in self.schemas.registrations(request.collections):
             try:
-                yield from _exchange(registration)
+                yield from self._exchange(registration)
             except PaperDBError as error:
                 if error.status not in NO_SUCH_ROUTE:
                     raise
-            self.schemas.registered(request.collection)
-        return (yield from _exchange(request))
+            self.schemas.registered(collection)
+        return (yield from self._exchange(request))
+
+    def _exchange(self, request: RestRequest[T]) -> Exchange[T]:
+        """Send it until it has a response, but not too often."""
+        failures: list[PaperDBError] = []
+        while True:
+            try:
+                if failures and request.key is not None and not (yield from self._knows_keys()):
+                    break
+                return (yield from _send(request))
+            except PaperDBError as error:
+                seconds = _retry_after(error)
+                if seconds is None:
+                    raise
+                failures.append(error)
+                if len(failures) >= request.attempts:
+                    break
+                yield seconds + pause(len(failures))
+        # If the write may have happened, that is what the caller must learn.
+        raise next((error for error in failures if error.status in NO_RESPONSE), failures[-1])
+
+    def _knows_keys(self) -> Exchange[bool]:
+        """Whether the server knows `Idempotency-Key`. Raises `PaperDBError` if it may say so later."""
+        if not self._keys_known:
+            try:
+                yield from _send(requests.ask_for_keys())
+            except PaperDBError as error:
+                if _retry_after(error) is not None:
+                    raise
+                self._keys_known = error.code == "INVALID_OPERATION"
+        return self._keys_known
 
 
-def _exchange(request: RestRequest[T]) -> Exchange[T]:
+def _send(request: RestRequest[T]) -> Exchange[T]:
     came = yield request
-    if isinstance(came, httpx.TransportError) and request.repeatable:
-        came = yield request
     if isinstance(came, httpx.Response):
         return request.result(RestResponse(came.status_code, came.content, came.headers))
+    assert came is not None
     raise requests.network(came) from came
+
+
+def _retry_after(error: PaperDBError) -> float | None:
+    """The seconds after which the same request may have another response; None if the error stands. A query
+    that took too long would do so again."""
+    if error.status == 503 and error.code != "QUERY_TIMEOUT":
+        seconds = error.extra.get("retry_after")
+    elif error.status in NO_RESPONSE and error.transient:
+        seconds = error.extra.get("retry_after", 0)
+    else:
+        return None
+    return float(seconds) if isinstance(seconds, int) and seconds <= MAX_RETRY_AFTER else None
 
 
 class _Body(httpx.AsyncByteStream):
@@ -146,6 +199,10 @@ class AsyncTransport:
         try:
             wanted = next(conversation)
             while True:
+                if isinstance(wanted, float):
+                    await trio.sleep(wanted)
+                    wanted = conversation.send(None)
+                    continue
                 try:
                     built = self._client.build_request(**self._endpoint.arguments(wanted))
                     built.stream = _Body(wanted.body or b"")
@@ -175,6 +232,10 @@ class SyncTransport:
         try:
             wanted = next(conversation)
             while True:
+                if isinstance(wanted, float):
+                    time.sleep(wanted)
+                    wanted = conversation.send(None)
+                    continue
                 try:
                     came = self._client.send(self._client.build_request(**self._endpoint.arguments(wanted)))
                 except httpx.HTTPError as error:

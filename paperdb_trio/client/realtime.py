@@ -18,7 +18,7 @@ from .errors import GapError
 from .http import AsyncTransport
 from .links import Links
 from .status import Statuses
-from .types import Event, EventType, Permission
+from .types import Event, EventType, Permission, Rules
 
 BUFFER_EVENTS = 1000
 BUFFER_BYTES = 4 * 1024 * 1024
@@ -33,16 +33,25 @@ class Realtime:
 
     async def generate_token(
         self,
-        collections: Sequence[str],
+        collections: Sequence[str] | Rules,
         permissions: Sequence[Permission] = ("read",),
         expires_in: int = 900,
+        *,
+        subject: str | None = None,
     ) -> str:
-        """A token for a front end that subscribes to `collections`; `expires_in` is 30 to 86,400 seconds.
+        """A token for a front end. `collections`: their names, or a dict with a rule for each, like
+        `{"orders": {"filter": {"userId": "alice"}, "select": ["status"]}}`. `expires_in` is 30 to 86,400
+        seconds. `subject`: whose token it is, for `revoke`.
 
         Raises `PaperDBError`: 403 `PLAN_REQUIRED`, 403 `READ_ONLY_KEY`, 400 for invalid arguments.
         """
-        minted = await self._transport.send(requests.mint(collections, permissions, expires_in))
+        minted = await self._transport.send(requests.mint(collections, permissions, expires_in, subject))
         return minted.token
+
+    async def revoke(self, subject: str | None = None, *, jti: str | None = None) -> None:
+        """End all tokens of a subject that were minted until now, or one token, before their time. Needs a
+        secret key. Raises `PaperDBError`."""
+        await self._transport.send(requests.revoke(subject, jti))
 
     def subscribe(
         self,

@@ -1,7 +1,7 @@
 """Every request that the SDK makes, and how its response is read; used by the async and the blocking client.
 
 Law: no I/O and no credentials. A request consists of plain values; a response's bytes become a result or a
-`PaperDBError`.
+`PaperDBError`. Each write has an `Idempotency-Key`, the same for each try.
 """
 
 from __future__ import annotations
@@ -12,19 +12,23 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote, urlsplit
+from uuid import uuid4
 
 import msgspec
 
 from .errors import PaperDBError
-from .types import BulkFailure, BulkResult, Document, Documents
+from .types import BatchResult, BulkFailure, BulkResult, Document, Documents, Operation, Rules, Version
 
 T = TypeVar("T")
 
 COLLECTION_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _ETAG = re.compile(r'(?:W/)?"(\d+)"\Z')
 _TAG = re.compile(r"<[^>]*>")
+_KEY = re.compile(r"[!-~]{1,255}\Z")
 
+ATTEMPTS: Final = 5
 
+BATCH_PATH: Final = "/batch"
 MAX_QUERY_BYTES: Final = 2000
 """A larger find is sent as a body. Percent-encoded it is up to three times as long, and heads are bounded."""
 
@@ -42,8 +46,8 @@ class RestResponse:
 class RestRequest(Generic[T]):
     """`path` begins with a slash and is percent-encoded. `body` is JSON text or None.
 
-    `collection` is the one that is written to; None for reads. `repeatable`: a second try after a network
-    failure does no harm.
+    `collections` are those that are written to. `key` is a write's `Idempotency-Key`; a request without one
+    does no harm if it is repeated. `attempts`: how often it is sent at most.
     """
 
     method: str
@@ -52,8 +56,9 @@ class RestRequest(Generic[T]):
     query: dict[str, str] = field(default_factory=dict)
     body: bytes | None = None
     if_match: int | None = None
-    collection: str | None = None
-    repeatable: bool = False
+    collections: frozenset[str] = frozenset()
+    key: str | None = None
+    attempts: int = ATTEMPTS
 
     def result(self, response: RestResponse) -> T:
         """Read the response. Raises `PaperDBError` for anything but a 2xx with the expected JSON."""
@@ -147,18 +152,21 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 # --- documents -----------------------------------------------------------------------------------
 
 
-def insert(collection: str, document: Mapping[str, Any]) -> RestRequest[Document]:
-    return RestRequest(
-        "POST", _path(collection, "docs"), _document, body=_encode(document), collection=collection
-    )
+def insert(collection: str, document: Mapping[str, Any], key: str | None) -> RestRequest[Document]:
+    return _write("POST", _path(collection, "docs"), _document, key, {collection}, document)
 
 
 def insert_bulk(
-    collection: str, documents: Iterable[Mapping[str, Any]], atomic: bool
+    collection: str, documents: Iterable[Mapping[str, Any]], atomic: bool, key: str | None
 ) -> RestRequest[BulkResult]:
     query = {"atomic": "true"} if atomic else {}
-    body = _encode([dict(document) for document in documents])
-    return RestRequest("POST", _path(collection, "bulk"), _bulk, query, body, collection=collection)
+    body = [dict(document) for document in documents]
+    return _write("POST", _path(collection, "bulk"), _bulk, key, {collection}, body, query)
+
+
+def batch(operations: Sequence[Operation], key: str | None) -> RestRequest[BatchResult]:
+    collections = {check_collection(operation["collection"]) for operation in operations}
+    return _write("POST", BATCH_PATH, _batch, key, collections, {"operations": operations})
 
 
 def find(
@@ -183,40 +191,52 @@ def find(
     members = {name: value for name, value in given.items() if value is not None}
     body = _encode(members)
     if len(body) > MAX_QUERY_BYTES:
-        return RestRequest("POST", _path(collection, "query"), _documents, body=body, repeatable=True)
+        return RestRequest("POST", _path(collection, "query"), _documents, body=body)
     query = {name: v if isinstance(v, str) else _encode(v).decode() for name, v in members.items()}
-    return RestRequest("GET", _path(collection, "docs"), _documents, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "docs"), _documents, query)
 
 
 def get(collection: str, id: str, select: str | Sequence[str] | None) -> RestRequest[Document]:
     fields = _list(select)
     query = {} if fields is None else {"select": fields}
-    return RestRequest("GET", _path(collection, "docs", id), _document, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "docs", id), _document, query)
+
+
+def history(collection: str, id: str, limit: int | None) -> RestRequest[list[Version]]:
+    query = {} if limit is None else {"limit": _encode(limit).decode()}
+    return RestRequest("GET", _path(collection, "docs", id) + "/history", _versions, query)
 
 
 def write(
-    method: str, collection: str, id: str, fields: Mapping[str, Any], if_match: int | None
+    method: str,
+    collection: str,
+    id: str,
+    fields: Mapping[str, Any],
+    if_match: int | None,
+    where: Mapping[str, Any] | None,
+    key: str | None,
 ) -> RestRequest[Document]:
     """PATCH (shallow merge) or PUT (replace)."""
-    return RestRequest(
-        method,
-        _path(collection, "docs", id),
-        _document,
-        body=_encode(fields),
-        if_match=if_match,
-        collection=collection,
-    )
+    path = _path(collection, "docs", id)
+    return _write(method, path, _document, key, {collection}, fields, _where(where), if_match)
 
 
-def delete(collection: str, id: str, if_match: int | None) -> RestRequest[None]:
-    return RestRequest(
-        "DELETE", _path(collection, "docs", id), _deleted, if_match=if_match, collection=collection
-    )
+def delete(
+    collection: str, id: str, if_match: int | None, where: Mapping[str, Any] | None, key: str | None
+) -> RestRequest[None]:
+    path = _path(collection, "docs", id)
+    return _write("DELETE", path, _deleted, key, {collection}, None, _where(where), if_match)
 
 
 def count(collection: str, filter: Mapping[str, Any] | None) -> RestRequest[int]:
     query = {} if filter is None else {"filter": _encode(filter).decode()}
-    return RestRequest("GET", _path(collection, "count"), _count, query, repeatable=True)
+    return RestRequest("GET", _path(collection, "count"), _count, query)
+
+
+def ask_for_keys() -> RestRequest[None]:
+    """A server that refuses this as an empty batch knows `Idempotency-Key`, too: both came in one version. An
+    older one has no such path."""
+    return RestRequest("POST", BATCH_PATH, lambda _: None, body=b'{"operations":[]}')
 
 
 # --- schemas and tokens --------------------------------------------------------------------------
@@ -228,7 +248,6 @@ def put_schema(collection: str, schema: Mapping[str, Any]) -> RestRequest[None]:
         _path(collection, "schema"),
         _registered,
         body=_encode(schema),
-        repeatable=True,
     )
 
 
@@ -238,14 +257,54 @@ class Minted:
     expires_in: float
 
 
-def mint(collections: Iterable[str], permissions: Sequence[str], expires_in: int) -> RestRequest[Minted]:
+def mint(
+    collections: Iterable[str] | Rules, permissions: Sequence[str], expires_in: int, subject: str | None = None
+) -> RestRequest[Minted]:
     if isinstance(collections, str) or isinstance(permissions, str):
         raise TypeError("collections and permissions are lists of strings, not a string")
-    body = {"collections": list(collections), "permissions": list(permissions), "expiresIn": expires_in}
-    return RestRequest("POST", "/realtime/token", _minted, body=_encode(body), repeatable=True)
+    body = {
+        "collections": collections if isinstance(collections, Mapping) else list(collections),
+        "permissions": list(permissions),
+        "expiresIn": expires_in,
+        **({} if subject is None else {"subject": subject}),
+    }
+    return RestRequest("POST", "/realtime/token", _minted, body=_encode(body), attempts=2)
+
+
+def revoke(subject: str | None, jti: str | None) -> RestRequest[None]:
+    if (subject is None) == (jti is None):
+        raise TypeError("revoke takes either a subject or a jti")
+    body = {"jti": jti} if subject is None else {"subject": subject}
+    return RestRequest("POST", "/realtime/revoke", _revoked, body=_encode(body))
 
 
 # --- parts ---------------------------------------------------------------------------------------
+
+
+def _write(
+    method: str,
+    path: str,
+    read: Callable[[RestResponse], T],
+    key: str | None,
+    collections: Iterable[str],
+    body: Any,
+    query: Mapping[str, str] | None = None,
+    if_match: int | None = None,
+) -> RestRequest[T]:
+    """`key` None: the request gets a new one. `body` None: it has no body."""
+    if key is not None and not (isinstance(key, str) and _KEY.match(key)):
+        raise PaperDBError(
+            400,
+            "INVALID_REQUEST",
+            f"Invalid idempotency_key: {key!r}. Use 1 to 255 printable ASCII characters without spaces.",
+        )
+    text = None if body is None else _encode(body)
+    names = frozenset(collections)
+    return RestRequest(method, path, read, dict(query or {}), text, if_match, names, key or str(uuid4()))
+
+
+def _where(filter: Mapping[str, Any] | None) -> dict[str, str]:
+    return {} if filter is None else {"where": _encode(filter).decode()}
 
 
 def _path(collection: str, *rest: str) -> str:
@@ -281,6 +340,15 @@ class _Inserted(msgspec.Struct):
     errors: list[BulkFailure] = []
 
 
+class _Batch(msgspec.Struct):
+    results: list[dict[str, Any]]
+    txn: int
+
+
+class _Versions(msgspec.Struct):
+    versions: list[Version]
+
+
 class _Counted(msgspec.Struct):
     count: int
 
@@ -292,6 +360,10 @@ class _Token(msgspec.Struct):
 
 class _Deleted(msgspec.Struct):
     deleted: Literal[True]
+
+
+class _Revoked(msgspec.Struct):
+    revoked: Literal[True]
 
 
 class _Schema(msgspec.Struct):
@@ -329,6 +401,18 @@ def _bulk(response: RestResponse) -> BulkResult:
     return BulkResult(came.inserted, came.failed, [_checked(fields) for fields in came.documents], came.errors)
 
 
+def _batch(response: RestResponse) -> BatchResult:
+    came = msgspec.json.decode(response.body, type=_Batch)
+    results = [_checked(fields) for fields in came.results]
+    for seq, document in enumerate(results, came.txn):
+        document.seq = seq
+    return BatchResult(results, came.txn)
+
+
+def _versions(response: RestResponse) -> list[Version]:
+    return msgspec.json.decode(response.body, type=_Versions).versions
+
+
 def _count(response: RestResponse) -> int:
     return msgspec.json.decode(response.body, type=_Counted).count
 
@@ -340,6 +424,10 @@ def _minted(response: RestResponse) -> Minted:
 
 def _deleted(response: RestResponse) -> None:
     msgspec.json.decode(response.body, type=_Deleted)
+
+
+def _revoked(response: RestResponse) -> None:
+    msgspec.json.decode(response.body, type=_Revoked)
 
 
 def _registered(response: RestResponse) -> None:

@@ -5,12 +5,12 @@ Law: no I/O. A user's document is copied, never changed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import requests
 from .requests import RestRequest
-from .types import Schema
+from .types import Operation, Schema
 
 
 class SchemaBook:
@@ -48,11 +48,19 @@ class SchemaBook:
             prepared["unique"] = unique
         return prepared
 
-    def registration(self, collection: str | None) -> RestRequest[None] | None:
-        """What must be sent before the first write to `collection`, if anything."""
-        if collection is None or collection not in self._unregistered:
-            return None
-        return requests.put_schema(collection, self._given[collection])
+    def prepare_batch(self, operations: Iterable[Operation]) -> list[Operation]:
+        """Copies of the operations, with the documents of inserts prepared."""
+        return [
+            {**operation, "document": self.prepare(operation["collection"], operation["document"])}
+            if operation["op"] == "insert"
+            else operation
+            for operation in operations
+        ]
 
-    def registered(self, collection: str | None) -> None:
-        self._unregistered.discard(collection or "")
+    def registrations(self, collections: Iterable[str]) -> list[tuple[str, RestRequest[None]]]:
+        """What must be sent before the first write to each of these, if anything."""
+        names = sorted(self._unregistered.intersection(collections))
+        return [(name, requests.put_schema(name, self._given[name])) for name in names]
+
+    def registered(self, collection: str) -> None:
+        self._unregistered.discard(collection)

@@ -170,6 +170,6 @@ def is_passing(code: str, message: str) -> bool:
 
 def _collections(claims: dict[str, Any]) -> frozenset[str] | None:
     names = claims.get("collections")
-    if not isinstance(names, list) or "*" in names:
+    if not isinstance(names, list | dict) or "*" in names:
         return None
     return frozenset(map(str, names))

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from .errors import PaperDBError
 
 EventType = Literal["insert", "update", "delete"]
 Permission = Literal["read", "write"]
+Rules = Mapping[str, Mapping[str, Any]]
+"""`{"orders": {"filter": {"userId": "alice"}, "select": ["status"], "permissions": ["read"]}, "news": {}}`"""
 Schema = Mapping[str, Mapping[str, Any]]
 """`{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True}}}}`"""
 
@@ -71,6 +73,68 @@ class BulkResult:
     failed: int
     documents: list[Document] = field(repr=False)
     errors: list[BulkFailure]
+
+
+class InsertOperation(TypedDict):
+    """One of a batch: as `insert`. `id` can be in the document, too."""
+
+    op: Literal["insert"]
+    collection: str
+    document: Mapping[str, Any]
+    id: NotRequired[str]
+
+
+class UpdateOperation(TypedDict):
+    """One of a batch: as `update`."""
+
+    op: Literal["update"]
+    collection: str
+    id: str
+    fields: Mapping[str, Any]
+    ifMatch: NotRequired[int]
+    where: NotRequired[Mapping[str, Any]]
+
+
+class ReplaceOperation(TypedDict):
+    """One of a batch: as `replace`."""
+
+    op: Literal["replace"]
+    collection: str
+    id: str
+    document: Mapping[str, Any]
+    ifMatch: NotRequired[int]
+    where: NotRequired[Mapping[str, Any]]
+
+
+class DeleteOperation(TypedDict):
+    """One of a batch: as `delete`."""
+
+    op: Literal["delete"]
+    collection: str
+    id: str
+    ifMatch: NotRequired[int]
+    where: NotRequired[Mapping[str, Any]]
+
+
+Operation = InsertOperation | UpdateOperation | ReplaceOperation | DeleteOperation
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """`results` has a document for each operation, in order; for a delete, `{"deleted": True, "_id": …}`.
+    `txn` is the seq of the first result. All events of the batch have it, too."""
+
+    results: list[Document] = field(repr=False)
+    txn: int
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A document as it was after the change `seq` (for a delete, before it)."""
+
+    type: EventType
+    data: dict[str, Any]
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)

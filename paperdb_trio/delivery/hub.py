@@ -27,8 +27,6 @@ from paperdb_trio.match.query import Query
 from paperdb_trio.model import Change
 from paperdb_trio.store.change_log import Topic
 
-MAX_RESIDUAL: Final = 100
-"""Queries of one database that no index finds, and that each change is held against."""
 MAX_JOINED: Final = 1000
 """Changes that are published as one portion. Under load it joins small commits: fewer and larger writes."""
 PORTION_BYTES: Final = 1024 * 1024
@@ -88,7 +86,7 @@ class _Waiter:
 class Hub:
     """Run `run()` in a nursery. It ends when cancelled. `max_residual`: see `Matcher`, for each database."""
 
-    def __init__(self, max_residual: int = MAX_RESIDUAL) -> None:
+    def __init__(self, max_residual: int = 100) -> None:
         self._max_residual = max_residual
         self._databases: dict[int, _Database] = {}
         self._inbox: deque[list[Change]] = deque()

@@ -5,7 +5,7 @@ Law: no I/O. A change is decoded at most once for all queries that look at it, a
 
 from __future__ import annotations
 
-from functools import cached_property
+from typing import Any, Final
 
 from paperdb_trio.json_input import decode
 from paperdb_trio.match.query import Query
@@ -16,69 +16,73 @@ class BeforeUnknown(Exception):
     """An older version wrote this update, without what it changed: whether it left a view cannot be told."""
 
 
+_UNSET: Final[Any] = object()
+
+
 class Judged:
     """One committed change, and the document on both sides of it, decoded when first used.
 
     `known`: `before` can be told. If it is False, `before` is None.
     """
 
+    # Slots, and no functools.cached_property, which takes 1 µs for each first use: its lock.
+    __slots__ = ("_after", "_before", "_before_bytes", "_patch", "_views", "change", "known")
+
     def __init__(self, change: Change) -> None:
         self.change = change
         self.known = change.type != "update" or change.before is not None
-        self._views: dict[tuple[str, ...], tuple[bytes | None, bytes | None]] = {}
+        self._after: Document | None = _UNSET
+        self._before: Document | None = _UNSET
+        self._before_bytes: bytes | None = _UNSET
+        self._patch: tuple[Document, list[str]] = _UNSET
+        self._views: dict[tuple[str, ...], tuple[bytes | None, bytes | None]] | None = None
 
-    @cached_property
-    def _patch(self) -> tuple[Document, list[str]]:
-        """Of an update: the old values of top-level fields that changed or went, and the names of added
-        ones."""
-        if self.change.before is None:
-            return {}, []
-        old, added = decode(self.change.before)
-        return old, added
-
-    @cached_property
+    @property
     def after(self) -> Document | None:
         """The document now; None for a delete."""
-        return None if self.change.type == "delete" else decode(self.change.data)
+        if self._after is _UNSET:
+            self._after = None if self.change.type == "delete" else decode(self.change.data)
+        return self._after
 
-    @cached_property
+    @property
     def before(self) -> Document | None:
         """The document before; None for an insert."""
-        if self.change.type == "delete":
-            document: Document = decode(self.change.data)
-            return document
-        if self.change.type == "insert" or not self.known or self.after is None:
-            return None
-        document = version_before(self.after, self._patch)
-        for name in ("createdAt", "updatedAt"):  # last, as in every document
-            if name in document:
-                document[name] = document.pop(name)
-        return document
+        if self._before is _UNSET:
+            if self.change.type == "delete":
+                self._before = decode(self.change.data)
+            elif self.change.type == "insert" or not self.known or self.after is None:
+                self._before = None
+            else:
+                self._before = version_before(self.after, self.patch)
+        return self._before
 
-    @cached_property
-    def changed(self) -> Document:
-        """The fields of `before` that differ from `after`: all of them unless it is an update."""
-        return self._patch[0] if self.change.type == "update" else self.before or {}
+    @property
+    def patch(self) -> tuple[Document, list[str]]:
+        """The decoded `model.reverse_patch` of a known update."""
+        if self._patch is _UNSET:
+            assert self.change.before is not None
+            self._patch = decode(self.change.before)
+        return self._patch
 
     @property
     def after_bytes(self) -> bytes | None:
         return None if self.change.type == "delete" else self.change.data
 
-    @cached_property
+    @property
     def before_bytes(self) -> bytes | None:
-        if self.change.type == "delete":
-            return self.change.data
-        return None if self.before is None else encode(self.before)
-
-    def touches(self, select: tuple[str, ...]) -> bool:
-        """Whether an update changed a top-level field of which the select shows something."""
-        old, added = self._patch
-        return any(path.partition(".")[0] in old or path.partition(".")[0] in added for path in select)
+        if self._before_bytes is _UNSET:
+            if self.change.type == "delete":
+                self._before_bytes = self.change.data
+            else:
+                self._before_bytes = None if self.before is None else encode(_in_order(self.before))
+        return self._before_bytes
 
     def views(self, query: Query) -> tuple[bytes | None, bytes | None]:
         """Before and after as the query shows them; the same bytes for all queries of one select."""
         if query.select is None:
             return self.before_bytes, self.after_bytes
+        if self._views is None:
+            self._views = {}
         found = self._views.get(query.select)
         if found is None:
             before = None if self.before is None else query.view(b"", self.before)
@@ -87,7 +91,20 @@ class Judged:
         return found
 
 
-_UNCHANGED = b"[{},[]]"
+def _in_order(document: Document) -> Document:
+    """With the times last, as in every document, and not before fields that an update removed."""
+    names = ("createdAt", "updatedAt")
+    fields = {name: value for name, value in document.items() if name not in names}
+    return fields | {name: document[name] for name in names if name in document}
+
+
+def _shows_a_change(select: tuple[str, ...], patch: tuple[Document, list[str]]) -> bool:
+    """Whether an update changed a top-level field of which the select shows something."""
+    old, came = patch
+    return any(path.partition(".")[0] in old or path.partition(".")[0] in came for path in select)
+
+
+_UNCHANGED: Final = b"[{},[]]"
 
 
 def event_of(query: Query, judged: Judged) -> tuple[str, bytes] | None:
@@ -110,7 +127,7 @@ def event_of(query: Query, judged: Judged) -> tuple[str, bytes] | None:
         return "insert", _whole(judged.views(query)[1])
     if query.select is None:
         return None if change.before == _UNCHANGED else ("update", change.data)
-    if judged.known and not judged.touches(query.select):
+    if judged.known and not _shows_a_change(query.select, judged.patch):
         return None
     old, new = judged.views(query)
     return None if old == new else ("update", _whole(new))

@@ -211,13 +211,13 @@ class Index:
 
     def __init__(self) -> None:
         self._root = _Node()
-        self._nulls: dict[str, Bucket] = {}
+        self.nulls: dict[str, Bucket] = {}
 
     def cost(self, term: Term) -> float:
         """What it costs to find a query by this term: its rank, and how many are found with it."""
         if term.kind is Kind.NULL:
-            full = len(self._nulls) >= MAX_NULL_PATHS and term.path not in self._nulls
-            return float("inf") if full else term.rank + len(self._nulls.get(term.path, ()))
+            full = len(self.nulls) >= MAX_NULL_PATHS and term.path not in self.nulls
+            return float("inf") if full else term.rank + len(self.nulls.get(term.path, ()))
         node: _Node | None = self._root
         for name in term.path.split("."):
             node = node.children.get(name) if node is not None else None
@@ -226,7 +226,7 @@ class Index:
 
     def add(self, query: Query, term: Term) -> None:
         if term.kind is Kind.NULL:
-            self._nulls.setdefault(term.path, {})[query] = None
+            self.nulls.setdefault(term.path, {})[query] = None
             return
         node = self._root
         for name in term.path.split("."):
@@ -241,9 +241,9 @@ class Index:
 
     def remove(self, query: Query, term: Term) -> None:
         if term.kind is Kind.NULL:
-            del self._nulls[term.path][query]
-            if not self._nulls[term.path]:
-                del self._nulls[term.path]
+            del self.nulls[term.path][query]
+            if not self.nulls[term.path]:
+                del self.nulls[term.path]
             return
         names = term.path.split(".")
         way = [self._root]
@@ -267,11 +267,11 @@ class Index:
 
     def probe_nulls(self, document: dict[str, Any], hits: Hits) -> None:
         """The queries that wait for a field that this document has not."""
-        for path, bucket in self._nulls.items():
+        for path, bucket in self.nulls.items():
             value = at(document, tuple(path.split(".")))
             if value is None or value is MISSING:
                 hits.append(bucket)
 
     def __bool__(self) -> bool:
         """Whether it holds anything."""
-        return bool(self._nulls) or not self._root.empty
+        return bool(self.nulls or self._root.children)

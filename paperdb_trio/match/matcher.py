@@ -28,12 +28,14 @@ class _Collection:
         after = judged.after
         if after is not None:
             self.index.probe(after, hits)
-            self.index.probe_nulls(after, hits)
-        before = judged.before
-        if before is not None:
-            # What is the same on both sides was found with `after`.
-            self.index.probe(judged.changed, hits)
-            self.index.probe_nulls(before, hits)
+        if judged.change.type == "update":  # what is the same on both sides was found already
+            self.index.probe(judged.patch[0], hits)
+        elif judged.before is not None:
+            self.index.probe(judged.before, hits)
+        if self.index.nulls:
+            for document in (judged.before, after):
+                if document is not None:
+                    self.index.probe_nulls(document, hits)
         return hits
 
 

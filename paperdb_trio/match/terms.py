@@ -51,11 +51,11 @@ def key(value: Any) -> Any:
 
 def ordinal(value: str | float) -> int:
     """An integer for a text or number. Of two, the greater one never has the lesser ordinal."""
-    return _ordinal(keys.part(value[:ORDINAL_BYTES] if isinstance(value, str) else value))
+    return _padded(keys.part(value[:ORDINAL_BYTES] if isinstance(value, str) else value), b"\0")
 
 
-def _ordinal(key: bytes) -> int:
-    return int.from_bytes(key[:ORDINAL_BYTES].ljust(ORDINAL_BYTES, b"\0"))
+def _padded(key: bytes, padding: bytes) -> int:
+    return int.from_bytes(key[:ORDINAL_BYTES].ljust(ORDINAL_BYTES, padding))
 
 
 def best(filter: dict[str, Any], cost: Cost) -> Choice | None:
@@ -116,10 +116,11 @@ def _range(path: str, comparisons: list[tuple[str, Any]]) -> tuple[Term, ...]:
     low, high, rank = 0, _ALL, 30.0
     sides = set()
     for operator, operand in comparisons:
-        span = keys.comparison(operator, operand[:ORDINAL_BYTES] if operator == "startsWith" else operand)
-        low = max(low, _ordinal(span.low.prefix))
-        above = span.high.prefix[:ORDINAL_BYTES]
-        high = min(high, int.from_bytes(above.ljust(ORDINAL_BYTES, b"\xff")))
+        begin, end, _ = keys.comparison(operator, operand)
+        exact = len(begin.prefix) <= ORDINAL_BYTES
+        low = max(low, _padded(begin.prefix, b"\0") + (begin.behind and exact))
+        exact = len(end.prefix) <= ORDINAL_BYTES
+        high = min(high, _padded(end.prefix, b"\xff") if end.behind else _padded(end.prefix, b"\0") - exact)
         if operator == "startsWith":
             rank = min(rank, 5 + 25 / (len(operand) + 1))
         sides.add(operator[0])

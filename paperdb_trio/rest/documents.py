@@ -115,11 +115,15 @@ class Query(Struct, forbid_unknown_fields=True):
 async def query(call: Call) -> Response:
     """Find documents, with the parameters as a body."""
     try:
-        asked = convert(parse_json(await call.body(call.services.settings.max_document_bytes)), Query)
+        members = parse_json(await call.body(call.services.settings.max_document_bytes))
+        if isinstance(members, dict):  # 100.0 is an integer in JSON
+            whole = {name: int(n) for name, n in members.items() if isinstance(n, float) and n.is_integer()}
+            members = members | whole
+        asked = convert(members, Query)
     except ValidationError as error:
         found = str(error).replace("`", "'")
-        members = ", ".join(f"'{name}'" for name in Query.__struct_fields__)
-        raise bad_request(f"{found}. Expected an object with any of {members}") from None
+        known = ", ".join(f"'{name}'" for name in Query.__struct_fields__)
+        raise bad_request(f"{found}. Expected an object with any of {known}") from None
     given = {name: value for name, value in asdict(asked).items() if value is not UNSET}
     texts = {name: value if isinstance(value, str) else encode(value).decode() for name, value in given.items()}
     return await _find(call, texts)

@@ -26,6 +26,9 @@ class _Totals(Collector):
         gauge, counter = GaugeMetricFamily, CounterMetricFamily
         yield gauge("paperdb_connections", "Open connections", services.open_connections())
         yield gauge("paperdb_live_connections", "WebSockets and event streams", services.live_connections())
+        queries, residual = services.hub.queries
+        yield gauge("paperdb_live_queries", "Distinct live queries", queries)
+        yield gauge("paperdb_residual_queries", "Live queries that no index finds", residual)
         yield counter("paperdb_commits", "Transactions committed", services.writer.commits)
         yield counter("paperdb_operations", "Writes requested, done or refused", services.writer.operations)
         yield counter("paperdb_changes", "Changes published", services.hub.published_changes)

@@ -137,7 +137,7 @@ class _Document:
                 response["content"]["text/event-stream"] = {
                     "schema": {"type": "string", "description": "A `Change` as JSON in each event's `data`"}
                 }
-        if type is responses.Document:
+        if type is responses.SelectedDocument and route.access is Access.WRITE:
             response["links"] = {name: _ref("links", name) for name in self._by_id}
         return response
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hmac
 from typing import Final
 
+from msgspec import UNSET
+
 from paperdb_trio.auth.accounts import unauthorized
 from paperdb_trio.errors import ApiError
 from paperdb_trio.net.messages import Request, Response, json_response
 from paperdb_trio.rest.metrics import CONTENT_TYPE, metrics_text
 from paperdb_trio.rest.responses import Health
 from paperdb_trio.services import Services
-from paperdb_trio.store.place import storage_gone
+from paperdb_trio.store.refusals import storage_gone
 from paperdb_trio.web.assets import ANY_PACKAGE
 
 STALE_SECONDS: Final = 5.0
@@ -37,7 +39,7 @@ async def readyz(services: Services, request: Request) -> Response:
         raise storage_gone()
     if fault == "read-only":
         raise ApiError(503, "NOT_READY", "The database file cannot be written to: it is read-only")
-    return json_response(200, Health("ready"))
+    return json_response(200, Health("ready", "full" if services.writer.full else UNSET))
 
 
 async def metrics(services: Services, request: Request) -> Response:

@@ -39,7 +39,7 @@ class Document(Struct):
 
 
 class SelectedDocument(Struct):
-    """A document, or the fields of it that `select` names."""
+    """A document, or the fields of it that `select` names: that of the request, or of the token's rule."""
 
     HAS_ETAG: ClassVar = True
 
@@ -88,7 +88,7 @@ class Bulk(Struct):
 
     inserted: Number
     failed: Number
-    documents: list[Annotated[Raw, _is("Document")]]
+    documents: list[Annotated[Raw, _is("SelectedDocument")]]
     errors: list[Failure] | UnsetType = UNSET
 
 
@@ -221,7 +221,10 @@ class Revoked(Struct):
 
 
 class Health(Struct):
+    """`storage`: only if the disk is full, so that only writes that free space are done."""
+
     status: Literal["ok", "ready"]
+    storage: Literal["full"] | UnsetType = UNSET
 
 
 class OpenApi(Struct):

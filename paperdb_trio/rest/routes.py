@@ -25,7 +25,7 @@ from paperdb_trio.web.assets import ANY_PACKAGE
 log = logging.getLogger("paperdb.rest")
 
 _READ, _WRITE = Access.READ, Access.WRITE
-_DOCUMENT: Final = {200: responses.Document}
+_DOCUMENT: Final = {200: responses.SelectedDocument}
 _SCHEMA: Final = {200: responses.Schema}
 _FILTERED: Final = ("INVALID_FILTER", "INVALID_JSON", "UNKNOWN_OPERATOR", "INVALID_FIELD", "QUERY_TIMEOUT")
 _WHERE: Final = ("INVALID_FILTER", "INVALID_JSON", "UNKNOWN_OPERATOR", "INVALID_FIELD", "CONDITION_FAILED")
@@ -39,7 +39,7 @@ ROUTES: Final = (
         _WRITE,
         tokens=True,
         body=bodies.NEW_DOCUMENT,
-        returns={201: responses.Document},
+        returns={201: responses.SelectedDocument},
     ),
     Route(
         "POST",
@@ -103,7 +103,7 @@ ROUTES: Final = (
         tokens=True,
         conditional=True,
         body=bodies.FIELDS,
-        returns={**_DOCUMENT, 201: responses.Document},
+        returns={**_DOCUMENT, 201: responses.SelectedDocument},
         refuses=_WHERE,
     ),
     Route(

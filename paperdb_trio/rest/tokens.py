@@ -40,6 +40,7 @@ async def revoke_token(call: Call) -> Response:
     now = time.time()
     until = now + tokens.MAX_SECONDS + tokens.SLACK_SECONDS
     services = call.services
-    await services.writer.submit(Revocation(call.database_id, kind, name, int(now * 1000), int(until * 1000)))
+    revocation = Revocation(call.database_id, kind, name, int(now * 1000), int(until * 1000))
+    response = await call.write(revocation, lambda done: json_response(200, Revoked(timestamp(done.at / 1000))))
     await services.look_at_accounts()  # at once here; other processes look four times a second
-    return json_response(200, Revoked(timestamp(now)))
+    return response

@@ -16,13 +16,12 @@ from typing import Final
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, make_directory, not_ours, open_or_create, whose
 from paperdb_trio.store import migrations, sqlite
+from paperdb_trio.store.reserve import is_full, make_room
 
 EXIT_CORRUPT: Final = 3
 EXIT_LOCKED: Final = 5
 
 LOCK: Final = "paperdb.lock"
-FULL: Final = 64 * 1024
-"""Free bytes below which the disk counts as full. Without 32 KiB for `-shm`, SQLite says "disk I/O error"."""
 
 CHECKED_AT_START: Final = 64 * 1024 * 1024
 """Files up to this many bytes are checked at start, in 0.1 s. Larger ones are left to `paperdb check`."""
@@ -44,8 +43,7 @@ def told(file: Path, error: sqlite.Error) -> str:
     """SQLite's message in one line. Adds what SQLite does not say: a full disk, or a file of another owner."""
     text = " ".join(str(error).split())
     with suppress(OSError):
-        room = os.statvfs(file.parent)
-        if "full" not in text and room.f_bavail * room.f_frsize < FULL:
+        if "full" not in text and is_full(error, file.parent):
             return f"{text} (the disk is full)"
     return text + not_ours((*own_files(file), file.parent))
 
@@ -74,12 +72,15 @@ def connect(file: Path, *, read_only: bool = False, max_length: int | None = Non
     return connection
 
 
-def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool = True) -> Path:
+def prepare(
+    data: str | Path, *, create: bool, write: bool = True, verify: bool = True, urgent: bool = False
+) -> Path:
     """Make sure that `data` holds a database of this version, and return its file.
 
     Without `write`, the file need only be readable, unless an older version made it. Without `verify`, it may
-    be damaged as long as its tables can be read. With `create`, the caller holds the serving lock. Raises
-    `StartupError`: missing (unless `create`), not writable, corrupt, or made by a newer version.
+    be damaged as long as its tables can be read. With `create`, the caller holds the serving lock. With
+    `urgent`, a part of the reserve makes room on a full disk. Raises `StartupError`: missing (unless `create`),
+    not writable, corrupt, or made by a newer version.
     """
     directory = Path(data)
     file = database_file(directory)
@@ -87,6 +88,8 @@ def prepare(data: str | Path, *, create: bool, write: bool = True, verify: bool 
         missing = not create and not file.exists()
     except OSError as error:
         raise _unusable(directory, error) from None
+    if urgent:
+        make_room(directory)
     if missing:
         raise StartupError(f"There is no PaperDB in {directory} (run 'paperdb serve' first, or give --data)", 1)
     try:

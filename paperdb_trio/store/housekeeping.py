@@ -8,7 +8,7 @@ may be the last one before a crash.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
@@ -38,6 +38,8 @@ class DropSome:
     The file records an unfinished drop, so that a later server can finish it. Documents inserted since then
     stay, and so does their collection.
     """
+
+    frees: ClassVar = True
 
     database_id: int
     collection: str
@@ -89,6 +91,8 @@ class DropSome:
 class PendingDrops:
     """Returns the next step of each unfinished drop."""
 
+    frees: ClassVar = True
+
     def apply(self, tx: Transaction) -> list[DropSome]:
         rows = tx.connection.execute(
             "SELECT c.database_id, c.name, d.until FROM drops d JOIN collections c ON c.id=d.collection_id"
@@ -98,13 +102,23 @@ class PendingDrops:
 
 @dataclass(frozen=True, slots=True)
 class IndexWork:
-    """Build or remove some of an index, in some 10 ms. Returns whether there may be more to do."""
+    """Build or remove some of an index, in some 10 ms. Returns whether there may be more to do.
+
+    Without `build` it only removes, which a full disk allows.
+    """
 
     rows: int = 500
+    build: bool = True
+
+    @property
+    def frees(self) -> bool:
+        return not self.build
 
     def apply(self, tx: Transaction) -> bool:
         dropped = tx.connection.execute("SELECT min(id) FROM index_drops").fetchone()[0]
-        building = tx.connection.execute("SELECT min(id) FROM index_builds").fetchone()[0]
+        building = None
+        if self.build:
+            building = tx.connection.execute("SELECT min(id) FROM index_builds").fetchone()[0]
         if dropped is not None:
             entries = size = 0
             sizes = "SELECT length(key) FROM entries WHERE index_id=? LIMIT ?"
@@ -180,26 +194,31 @@ class KeepUsedIndexes:
 
 @dataclass(frozen=True, slots=True)
 class FreePages:
-    """Return some unused pages to the disk, all but `SPARE_PAGES`. Returns whether there may be more.
+    """Return some unused pages to the disk, all but `spare`. Returns whether there may be more.
 
     The file shrinks at the next checkpoint. A file made by version 0.1 keeps its pages until `paperdb compact`.
     """
 
+    frees: ClassVar = True
+
     pages: int = 200
+    spare: int = SPARE_PAGES
 
     def apply(self, tx: Transaction) -> bool:
         free, mode = (
             tx.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "auto_vacuum")
         )
-        if mode != INCREMENTAL or free <= SPARE_PAGES:
+        if mode != INCREMENTAL or free <= self.spare:
             return False
-        tx.connection.execute(f"PRAGMA incremental_vacuum({min(self.pages, free - SPARE_PAGES)})").fetchall()
+        tx.connection.execute(f"PRAGMA incremental_vacuum({min(self.pages, free - self.spare)})").fetchall()
         return True
 
 
 @dataclass(frozen=True, slots=True)
 class KeepTime:
-    """Save the time of the log's clock."""
+    """Save the time of the log's clock, also on a full disk: the retention depends on it."""
+
+    frees: ClassVar = True
 
     clock: LogClock
 
@@ -212,6 +231,8 @@ class Trim:
     """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those before `cutoff` (seconds
     of `LogClock`), and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of the newest
     removed change, and the number of changes that this step removed."""
+
+    frees: ClassVar = True
 
     database_id: int
     cutoff: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 import msgspec
 
@@ -33,6 +33,8 @@ Result = TypeVar("Result", covariant=True)
 
 
 class Operation(Protocol[Result]):
+    """One that frees space has a member `frees`, which is true: it is done on a full disk, too."""
+
     def apply(self, tx: Transaction) -> Result: ...
 
 
@@ -320,6 +322,8 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
+    frees: ClassVar = True
+
     database_id: int
     collection: str
     id: str
@@ -391,6 +395,10 @@ class SetSchema:
     collection: str
     schema: DocumentSchema | None
     begun: bool = False
+
+    @property
+    def frees(self) -> bool:
+        return self.schema is None
 
     def apply(self, tx: Transaction) -> bool:
         if self.schema is not None:

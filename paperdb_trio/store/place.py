@@ -10,8 +10,6 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from paperdb_trio.errors import ApiError
-
 Fault = Literal["gone", "read-only"]
 
 
@@ -41,12 +39,3 @@ class Place:
         if self.wal_bytes() is None:
             return "gone"
         return None if os.access(self._file, os.W_OK) else "read-only"
-
-
-def storage_gone() -> ApiError:
-    return ApiError(
-        503,
-        "STORAGE_GONE",
-        "The database file was removed, replaced or unmounted: nothing is stored any more. "
-        "Bring it back and restart the server.",
-    )

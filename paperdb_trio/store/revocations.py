@@ -28,7 +28,7 @@ class Revocation:
     at: int
     until: int
 
-    def apply(self, tx: Transaction) -> None:
+    def apply(self, tx: Transaction) -> Revocation:
         tx.connection.execute(
             # A clock that was set back must not take back an earlier revocation.
             "INSERT OR REPLACE INTO revocations (database_id, kind, name, at, until) VALUES (?1,?2,?3,max(?4,"
@@ -36,6 +36,7 @@ class Revocation:
             (self.database_id, self.kind, self.name, self.at, self.until),
         )
         tx.connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -20,6 +21,7 @@ import trio
 
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
+from paperdb_trio.logs import SparingLog
 from paperdb_trio.model import Change
 from paperdb_trio.store import clock, sqlite
 from paperdb_trio.store.durability import relax
@@ -27,7 +29,9 @@ from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork, PendingDrops
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.place import Fault, Place, storage_gone
+from paperdb_trio.store.place import Fault, Place
+from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
+from paperdb_trio.store.reserve import Reserve, frees, is_full
 from paperdb_trio.store.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
@@ -58,6 +62,10 @@ LOOK_SECONDS: Final = 0.002
 """Seconds between two checks that the files are where they were. A check before each commit made a single
 insert a fifth slower, because it releases the interpreter's lock. A write that is acknowledged between two
 checks might as well have come before the file was removed."""
+LOOK_AT_RESERVE_SECONDS: Final = 1.0
+"""Seconds between two checks that no other process has taken some of the reserve."""
+AUTOCHECKPOINT_PAGES: Final = 1000
+"""SQLite's default: after so many pages in the log, a commit moves them into the file."""
 
 _CLOSE: Final = object()
 _UNREAD: Final = object()
@@ -94,15 +102,19 @@ class Writer:
         gate: ReadGate | None = None,
         max_wal_bytes: int = 64 * 1024 * 1024,
         durability: str = "disk",
+        reserve_bytes: int = 0,
     ) -> None:
         self._file = file
         self._durability = durability
+        self._reserve = Reserve(file, reserve_bytes)
+        self._sparing_log = SparingLog(log)
         self._on_commit = on_commit
         self._gate = gate or ReadGate()
         self._gate.on_empty = lambda: self._queue.put(_UNREAD)
         self._max_wal_bytes = max_wal_bytes
         self._wal_bytes = 0
         self._look_at = 0.0
+        self._look_at_reserve = 0.0
         self._next_try = 0.0
         self._next_warning = 0.0
         self._connection: sqlite.Connection | None = None  # the thread's
@@ -116,6 +128,8 @@ class Writer:
         self.closed = trio.Event()
         self.index_work = trio.Event()
         """Set when there is work for `keep_indexes`."""
+        self.owed: Counter[int] = Counter()
+        """Changes by database that were logged while the disk was full. The oldest ones make room for them."""
         self._fatal: BaseException | None = None
         self.commits = 0
         self.operations = 0
@@ -159,6 +173,11 @@ class Writer:
             return "gone"
         return self._place.fault()
 
+    @property
+    def full(self) -> bool:
+        """Whether the disk is full: only operations that free space are done."""
+        return self._reserve.spent
+
     async def submit(self, operation: Operation[Result]) -> Result:
         """Commit an operation, and return its result once it is on disk.
 
@@ -166,7 +185,7 @@ class Writer:
         `STORAGE_FULL`, 503 `STORAGE_ERROR`, 503 `STORAGE_GONE`, or 503 `SHUTTING_DOWN`.
         """
         if self._closed:
-            raise _shutting_down()
+            raise shutting_down()
         ticket = _Ticket(operation, trio.lowlevel.current_task())
         self._queue.put(ticket)
 
@@ -188,6 +207,8 @@ class Writer:
                     task, ticket.task = ticket.task, None
                     trio.lowlevel.reschedule(task, result)
             if changes:
+                if self.full:
+                    self.owed.update(change.database_id for change in changes)
                 self._on_commit(changes)
         except BaseException as error:
             self._fail(error)
@@ -213,13 +234,12 @@ class Writer:
             while not closing:
                 batch, closing = self._next_batch(connection)
                 try:
-                    while batch:
-                        del batch[: self._commit_or_split(connection, batch, token)]
+                    self._write(connection, batch, token)
                 except sqlite.Error as error:  # the file is damaged: no further write is safe
                     log.critical("the database file is damaged: %s", error)
                     token.run_sync_soon(self._fail, error)
                     for ticket in batch:
-                        self._refuse(token, ticket, _storage_error(error))
+                        self._refuse(token, ticket, storage_failed())
             self._refuse_rest(token)
         finally:
             self._gate.open()
@@ -231,6 +251,7 @@ class Writer:
             relax(connection)
         self.clock = clock.continued(connection)  # this query also makes SQLite open the files
         self._place = Place(self._file)
+        self._reserve.open()
 
     def _next_batch(self, connection: sqlite.Connection) -> tuple[list[_Ticket], bool]:
         """Wait for operations. Returns those that wait together, and whether they are the last."""
@@ -248,9 +269,11 @@ class Writer:
     # --- the write-ahead log ---------------------------------------------------------------------
 
     def _bound_log(self, connection: sqlite.Connection) -> None:
-        """After a commit: keep the log from growing for ever."""
+        """After a commit: keep the log from growing for ever. On a full disk, give its space back each time."""
         now = time.monotonic()
-        if self._wal_bytes <= self._max_wal_bytes or now < self._next_try:
+        if (self._wal_bytes <= self._max_wal_bytes and not self.full) or now < self._next_try:
+            return
+        if self.full and self._growth(connection) > self._reserve.room():
             return
         if self._wal_bytes > 4 * self._max_wal_bytes and now >= self._next_warning:
             self._next_warning = now + WARN_SECONDS
@@ -258,7 +281,7 @@ class Writer:
                 "the write-ahead log has %d MB: a long query, export, backup or check is still reading it",
                 self._wal_bytes // 1_000_000,
             )
-        patience = min(PATIENCE * self._wal_bytes / self._max_wal_bytes, MAX_PATIENCE)
+        patience = min(PATIENCE * max(self._wal_bytes / self._max_wal_bytes, 1), MAX_PATIENCE)
         self._next_try = now + patience + BETWEEN_TRIES
         if self._gate.close(patience):
             self._begin_log_anew(connection)
@@ -271,7 +294,7 @@ class Writer:
             if not busy:
                 self._next_try = 0.0
         except sqlite.Error as error:
-            log.warning("could not shorten the write-ahead log: %s", error)
+            self._sparing_log.warning("could not shorten the write-ahead log: %s", error)
         finally:
             connection.set_busy_timeout(BUSY_SECONDS * 1000)
             self._gate.open()
@@ -287,7 +310,48 @@ class Writer:
         while not self._queue.empty():
             ticket = self._queue.get()
             if isinstance(ticket, _Ticket):
-                self._refuse(token, ticket, _shutting_down())
+                self._refuse(token, ticket, shutting_down())
+
+    def _write(
+        self, connection: sqlite.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
+    ) -> None:
+        """Commit or refuse all operations of the batch; it is empty then."""
+        while batch:
+            if self._reserve.spent and self._refusal() is None and not self._is_roomy_again(connection, token):
+                connection.wal_autocheckpoint(0)  # it would take the reserve, and could not finish
+                for ticket in batch:
+                    if not frees(ticket.operation):
+                        self._refuse(token, ticket, self._told_full("the reserve is kept for deletes"))
+                batch[:] = [ticket for ticket in batch if frees(ticket.operation)]
+            del batch[: self._commit_or_split(connection, batch, token) if batch else 0]
+
+    def _is_roomy_again(self, connection: sqlite.Connection, token: trio.lowlevel.TrioToken) -> bool:
+        if not self._reserve.restore():
+            return False
+        connection.wal_autocheckpoint(AUTOCHECKPOINT_PAGES)
+        self._sparing_log.warning("the disk has room again: all writes are allowed")
+        token.run_sync_soon(self._deliver, [], [], True)  # indexes whose building had to wait
+        return True
+
+    def _use_reserve(self, connection: sqlite.Connection) -> bool:
+        """Make room for an operation that frees space. Returns whether there is more room than before.
+
+        The log often takes most of the space. If the whole reserve suffices to move it into the file, it does.
+        """
+        if not self._reserve.spend():
+            return False
+        growth = self._growth(connection)
+        if growth <= self._reserve.room(whole=True):
+            while growth > self._reserve.room() and self._reserve.spend():
+                pass
+            self._begin_log_anew(connection)
+        return True
+
+    def _growth(self, connection: sqlite.Connection) -> int:
+        """Bytes by which the file grows when the log is moved into it."""
+        (pages,) = connection.execute("PRAGMA page_count").fetchone()
+        (size,) = connection.execute("PRAGMA page_size").fetchone()
+        return int(pages * size) - self._file.stat().st_size
 
     def _commit_or_split(
         self, connection: sqlite.Connection, batch: list[_Ticket], token: trio.lowlevel.TrioToken
@@ -307,11 +371,17 @@ class Writer:
                         connection.execute("ROLLBACK")
                 if refused is None and len(batch) > 1:
                     for ticket in batch:
-                        self._commit_or_split(connection, [ticket], token)
+                        self._write(connection, [ticket], token)
                     return len(batch)
                 if isinstance(error, sqlite.DAMAGED):
                     raise
-                refused = refused or _storage_error(error)
+                if refused is None:
+                    full = is_full(error, self._file.parent)
+                    if full and frees(batch[0].operation) and self._use_reserve(connection):
+                        return self._commit_or_split(connection, batch, token)
+                    if full:
+                        self._reserve.touch()
+                    refused = self._told_full(error) if full else self._told_failed(error)
         if refused is not None:
             results = [(ticket, outcome.Error(refused)) for ticket in batch]
             token.run_sync_soon(self._deliver, results, [])
@@ -330,11 +400,25 @@ class Writer:
             raise storage_gone()
         self._wal_bytes = wal_bytes
         self._look_at = now + LOOK_SECONDS
+        if now >= self._look_at_reserve:
+            self._look_at_reserve = now + LOOK_AT_RESERVE_SECONDS
+            self._reserve.look()
+
+    def _told_full(self, why: object) -> ApiError:
+        self._sparing_log.error("the disk is full, a write was refused: %s", why)
+        return storage_full()
+
+    def _told_failed(self, error: Exception) -> ApiError:
+        if isinstance(error, sqlite.Error) and not isinstance(error, sqlite.ConstraintError):
+            self._sparing_log.error("a write failed: %s (%s)", error, sqlite.error_name(error))
+            return storage_failed()
+        log.error("write failed", exc_info=error)
+        return internal()
 
     def _refusal(self) -> ApiError | None:
         """The error for all writes from now on, if there is one."""
         if self._stopped:
-            return _shutting_down()
+            return shutting_down()
         return storage_gone() if self._gone else None
 
     def _commit(self, connection: sqlite.Connection, batch: list[_Ticket]) -> tuple[list[_Result], Transaction]:
@@ -361,31 +445,6 @@ class Writer:
         return results, tx
 
 
-def _shutting_down() -> ApiError:
-    return ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
-
-
-def _storage_error(error: Exception) -> ApiError:
-    """The response to a failed commit. Nothing of the operation is in the file."""
-    if isinstance(error, sqlite.FullError):
-        log.error("write refused: %s", error)
-        return ApiError(
-            507,
-            "STORAGE_FULL",
-            "The disk is full: nothing was written. Reads go on; try again when there is room.",
-        )
-    if isinstance(error, sqlite.Error) and not isinstance(error, sqlite.ConstraintError):
-        log.error("write failed: %s (%s)", error, sqlite.error_name(error))
-        return ApiError(
-            503,
-            "STORAGE_ERROR",
-            "The storage failed: nothing was written. Try again later.",
-            headers={"Retry-After": "1"},
-        )
-    log.error("write failed", exc_info=error)
-    return ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
-
-
 async def until_indexed(writer: Writer, operation: Operation[Result | None]) -> Result:
     """Submit an operation until an index that it needs is built. Its result is false until then."""
     while not (result := await writer.submit(operation)):
@@ -397,7 +456,7 @@ async def keep_indexes(writer: Writer) -> None:
     """Build and remove indexes whenever there is work, until the writer closes."""
     while True:
         writer.index_work = trio.Event()
-        while await writer.submit(IndexWork()):
+        while await writer.submit(IndexWork(build=not writer.full)):
             await trio.lowlevel.checkpoint()
         await writer.index_work.wait()
 

@@ -12,17 +12,12 @@ from click.testing import CliRunner
 
 from paperdb_trio.cli import main
 from tests.conftest import COMMAND, ENVIRONMENT
+from tests.zygote import run as run_command
 
 
 def run(*arguments: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT | (env or {}),
-        timeout=30,
-        check=False,
-    )
+    command = [*COMMAND, *map(str, arguments)]
+    return run_command(command, text=True, env=ENVIRONMENT | (env or {}), timeout=30)
 
 
 def fails(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

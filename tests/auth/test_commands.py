@@ -13,6 +13,7 @@ from paperdb_trio.store import admin
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
 from tests.store.tools import content, new_file
+from tests.zygote import Popen
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -
 def test_commands_and_writes_do_not_block_each_other(server: Server, collection: str) -> None:
     """The file has one writer at a time; neither side fails when both need it."""
     commands = [
-        subprocess.Popen(
+        Popen(
             [*COMMAND, "keys", "create", "--data", str(server.data)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -111,8 +111,9 @@ class Proxy:
     """Forwards connections to a server.
 
     `accepting` False: connections are closed at once. `stalled`: bytes are read and dropped. `budget()`: how
-    many of the server's bytes a new connection forwards before it is cut, wherever that is. `delay()`: seconds
-    that each piece is held up. `websockets` counts upgrades.
+    many of the server's bytes a new connection forwards before it is cut, wherever that is; `silent`: instead
+    of being cut, it stays open and silent. `delay()`: seconds that each piece is held up. `websockets` counts
+    upgrades.
     """
 
     def __init__(self, port: int) -> None:
@@ -120,6 +121,7 @@ class Proxy:
         self.url = ""
         self.accepting = True
         self.stalled = False
+        self.silent = False
         self.budget: Callable[[], float] = lambda: float("inf")
         self.delay: Callable[[], float] = lambda: 0.0
         self.websockets = 0
@@ -167,6 +169,8 @@ class Proxy:
                 if len(data) > budget:
                     self.cuts += 1
                     await sink.send_all(data[: int(budget)])
+                    if self.silent:
+                        await trio.sleep_forever()
                     break
                 budget -= len(data)
                 await sink.send_all(data)

@@ -14,6 +14,7 @@ import pytest
 
 from tests.client.harness import short_token
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, wait_until
+from tests.zygote import Popen, run
 
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
@@ -23,7 +24,7 @@ class Listener:
 
     def __init__(self, server: Server, *arguments: str, **env: str) -> None:
         self._server = server
-        self.process = subprocess.Popen(
+        self.process = Popen(
             [*COMMAND, "listen", *arguments, "--url", server.url],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -140,14 +141,8 @@ def test_a_given_token_is_used_and_a_wrong_url_is_shown(server: Server, listener
     listeners.append(listener)
     wait_until(listener.is_listening, 10)
     assert listener.end() == 0
-    wrong = subprocess.run(
-        [*COMMAND, "listen", "a", "--key", "k", "--url", "127.0.0.1:8000"],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=20,
-        check=False,
-    )
+    command = [*COMMAND, "listen", "a", "--key", "k", "--url", "127.0.0.1:8000"]
+    wrong = run(command, text=True, env=ENVIRONMENT, timeout=20)
     assert wrong.returncode == 2
     assert "Invalid URL" in wrong.stderr
     assert wrong.stderr.count("\n") == 1

@@ -15,6 +15,7 @@ from paperdb_trio.client.wire import Address
 from tests.client.harness import nothing_more
 from tests.conftest import COMMAND, ENVIRONMENT, Server
 from tests.nginx import free_port, nginx
+from tests.zygote import Popen
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ async def test_a_server_behind_a_path_works(server: Server, collection: str, und
 def test_listen_works_with_a_server_behind_a_path(server: Server, collection: str, under_a_path: str) -> None:
     document = server.insert(collection, {"n": 1})
     command = [*COMMAND, "listen", collection, "--url", under_a_path, "--since", "0", "--key", server.key]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
+    with Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stdout is not None
         assert json.loads(process.stdout.readline())["data"] == document
         process.terminate()

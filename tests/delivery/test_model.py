@@ -2,8 +2,8 @@
 
 Hypothesis writes, tells the hub late, subscribes anywhere to collections and queries, blocks and breaks sinks,
 posts replies, changes interests, disconnects, resumes and trims, in any order and at any checkpoint. Documents
-move in and out of queries. After each step, each subscriber is in a legal situation. In the end, each sink holds exactly
-the events that its subscriber was promised, for each topic in order, once; or its subscriber was told
+move in and out of queries. After each step, each subscriber is in a legal situation. In the end, each sink has
+exactly the events that its subscriber was promised, for each topic in order, once; or its subscriber was told
 that it is behind a log that was trimmed.
 """
 

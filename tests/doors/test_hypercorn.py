@@ -117,7 +117,7 @@ def test_upgrade_with_trailing_bytes_closes_one_connection(quart: Server) -> Non
 
 def test_first_users_may_arrive_together(start_server: StartServer) -> None:
     """Hypercorn is loaded once; all of them are served, and other clients meanwhile."""
-    server = start_server()
+    server = start_server(forked=False)
     with ExitStack() as stack:
         clients = [stack.enter_context(Http2(server)) for _ in range(10)]
         streams = [client.ask("/collections") for client in clients]
@@ -131,7 +131,7 @@ def test_first_users_may_arrive_together(start_server: StartServer) -> None:
 
 def test_drain_during_loading_closes_waiting_connections(start_server: StartServer) -> None:
     """With or without a response, such a connection must not idle until its keep-alive timeout."""
-    server = start_server("--drain-timeout", "60", "--keep-alive-timeout", "60")
+    server = start_server("--drain-timeout", "60", "--keep-alive-timeout", "60", forked=False)
     with Raw(server) as raw:
         raw.send(HTTP2_PREFACE[:10])
         wait_until(lambda: server.request("GET", "/healthz").status_code == 200)
@@ -183,7 +183,7 @@ def test_unread_streams_close_after_a_while_and_free_their_memory(
 ) -> None:
     """With a window of 0 a client accepts no response; its connection has nothing to write, and so no
     deadline."""
-    server = start_server(*TIMEOUTS)
+    server = start_server(*TIMEOUTS, forked=False)
     server.insert("big", {"key": "a", "text": "x" * 500_000})
     after: list[int] = []
     for _ in range(4):
@@ -212,7 +212,7 @@ def hold(stack: ExitStack, server: Server, path: str, clients: int) -> Counter[i
 
 
 def test_streams_count_as_connections(start_server: StartServer) -> None:
-    server = start_server("--trusted-proxies", "", "--max-connections-per-address", "150")
+    server = start_server("--trusted-proxies", "", "--max-connections-per-address", "150", forked=False)
     with Http2(server) as client:
         stream = client.ask("/sdk/realtime.js")
         client.flush()

@@ -209,7 +209,8 @@ def _judge_frames(data: bytes) -> str:
 
 def fuzz(directory: Path, inputs: int, seed: int, *, tls: bool = False, batch: int = 64) -> Counter[str]:
     """Send at least this many inputs, so many at once, to its own server. Raises AssertionError."""
-    server = Server(directory / "data", (*TIMEOUTS, *SMALL_CACHE, *(("--tls-self-signed",) if tls else ())))
+    options = (*TIMEOUTS, *SMALL_CACHE, *(("--tls-self-signed",) if tls else ()))
+    server = Server(directory / "data", options, forked=False)
     try:
         open_files = files(server.pid)
         fuzzer = Fuzzer(server)

@@ -68,7 +68,7 @@ def operand_rewritten(operator: str, operand: Any, at: random.Random) -> Any:
     return operand
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(documents=st.lists(DOCUMENTS, min_size=1, max_size=8), filter=FILTERS)
 @example(documents=[{"a": 2**63}, {"a": 2**63 - 1}], filter={"a": {"gt": 2**63 - 1}})
 @example(documents=[{"a": -1}, {}], filter={"not": {"and": [{"a": {"ne": -1}}, {"a": {"gt": -0.0}}]}})
@@ -81,7 +81,7 @@ def test_the_canonical_form_means_the_same(documents: list[Document], filter: di
     ask(json.dumps(form))
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(filter=FILTERS, seed=st.integers(0, 2**32))
 @example(filter={"or": [{"and": {"exists": True}, "or": {"exists": True}}]}, seed=1)
 def test_other_words_are_the_same_query(filter: dict[str, Any], seed: int) -> None:
@@ -192,7 +192,7 @@ def test_a_bad_select_is_refused(select: Any, code: str) -> None:
 SELECTS = st.none() | st.lists(PATHS, max_size=3)
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(fields=DOCUMENTS, select=SELECTS)
 def test_a_view_is_what_find_would_select(fields: Document, select: list[str] | None) -> None:
     made = query("c", {}, select)
@@ -213,7 +213,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> set[tuple[tuple[str, ...],
     return {(path, encode(value))}
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     documents=st.lists(DOCUMENTS, min_size=1, max_size=4), filters=st.tuples(FILTERS, FILTERS), data=st.data()
 )

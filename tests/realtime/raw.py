@@ -204,9 +204,9 @@ def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes
 
 
 @contextmanager
-def running(data: Path, *options: str) -> Iterator[Server]:
+def running(data: Path, *options: str, forked: bool = True) -> Iterator[Server]:
     """A server for several tests, which must survive them and log no traceback."""
-    server = Server(data, options)
+    server = Server(data, options, forked=forked)
     try:
         yield server
         assert server.process.poll() is None, f"the server died: {server.stderr}"

@@ -19,7 +19,7 @@ SMALL = 4096
 
 @pytest.fixture(scope="module", params=[(), ("--tls-self-signed",)], ids=["ws", "wss"])
 def own(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("slow") / "data", *request.param) as server:
+    with running(tmp_path_factory.mktemp("slow") / "data", *request.param, forked=False) as server:
         yield server
 
 

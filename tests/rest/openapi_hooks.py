@@ -41,6 +41,7 @@ schemathesis.openapi.format("filter", filters.map(json.dumps))
 schemathesis.openapi.format("sort", st.lists(paths.map("-".__add__) | paths, max_size=8).map(",".join))
 schemathesis.openapi.format("fields", fields)
 schemathesis.openapi.format("indexField", paths)
+schemathesis.openapi.format("field", paths)
 # Which characters are printable depends on the version of Unicode: this one is Python's.
 schemathesis.openapi.format("printable", st.text(min_size=1, max_size=128).filter(is_id))
 
@@ -74,6 +75,11 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         for item in case.body["operations"]:
             if "where" in item:
                 item["where"] = {"a": {"gte": 1}}
+    if operation == "mint_token" and case.meta.generation.mode.is_positive:
+        collections = case.body["collections"]
+        for rule in collections.values() if isinstance(collections, dict) else ():
+            if "filter" in rule:
+                rule["filter"] = {"a": {"gte": 1}}
     if operation == "changes" and case.query:
         # It is only for streams, and OpenAPI cannot declare the Accept header that asks for one.
         case.query.pop("lastEventId", None)

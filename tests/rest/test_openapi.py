@@ -76,7 +76,7 @@ def test_what_it_allows_is_accepted_and_what_it_forbids_is_refused(start_server:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
-    assert "23 selected / 23 total" in done.stdout
+    assert "24 selected / 24 total" in done.stdout
     assert "Traceback" not in server.stderr
 
 

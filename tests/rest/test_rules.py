@@ -13,8 +13,10 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from tests.conftest import Server, StartServer
+from tests.conftest import Server, StartServer, receive
 from tests.rest.rules import Holder, find, holders, ids, ruled, told
 from tests.rest.tools import client_of, refusal
 
@@ -133,6 +135,22 @@ def test_changes_are_not_yet_delivered_within_a_rule(
     assert client.get("/free/changes", params={"since": "0"}).status_code == 200
 
 
+def test_a_socket_has_no_changes_within_a_rule(server: Server, orders: str) -> None:
+    token = ruled(server, {orders: {"filter": FILTER}, "free": {}})
+    every = ruled(server, {"*": {}, orders: {"select": ["status"]}})
+    for text in (token, every):
+        with pytest.raises(InvalidStatus) as refused:
+            connect(f"{server.ws_url}/?token={text}", proxy=None)
+        assert refused.value.response.status_code == 403
+        with connect(f"{server.ws_url}/?token={text}&collections=free", proxy=None, close_timeout=2) as ws:
+            ws.send(json.dumps({"action": "subscribe", "collection": orders, "ref": 1}))
+            reply = receive(ws)
+            assert (reply["type"], reply["code"], reply["ref"]) == ("error", "NOT_IN_TOKEN", 1)
+    with connect(f"{server.ws_url}/?token={server.token(orders)}", proxy=None, close_timeout=2) as ws:
+        ws.send(json.dumps({"action": "auth", "token": token, "ref": 1}))
+        assert receive(ws)["code"] == "NOT_IN_TOKEN"
+
+
 # --- attacks: documents outside the rule ---------------------------------------------------------
 
 
@@ -195,7 +213,7 @@ def test_a_hidden_field_is_refused_whether_or_not_it_exists(
             *({name: "x"}, {name: {"exists": True}}, {name: {"startsWith": "x"}}, {name: {"contains": "x"}}),
             *({"or": [{"status": "open"}, {name: 1}]}, {"and": [{name: None}]}, {"not": {name: 1}}),
         ]
-        asked = [{"filter": filter} for filter in filters]
+        asked: list[dict[str, Any]] = [{"filter": filter} for filter in filters]
         for query in [*asked, {"sort": name}, {"sort": f"status,-{name}"}, {"select": f"status,{name}"}]:
             response = find(alice, orders, **query)
             refusals.add(response.text.replace(name, "FIELD"))

@@ -41,7 +41,7 @@ def report(program: Coroutine[Any, Any, dict[str, Any]], seed: int) -> int:
 
 
 def new_server(*options: str) -> Server:
-    return Server(Path(tempfile.mkdtemp(prefix="paperdb-stress-")) / "data", options)
+    return Server(Path(tempfile.mkdtemp(prefix="paperdb-stress-")) / "data", options, forked=False)
 
 
 class Follower:

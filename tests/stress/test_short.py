@@ -1,5 +1,5 @@
-"""Short runs of the stress programs; `just crash`, `storm`, `slow`, `loris`, `deaf`, `heavy` are the long
-ones."""
+"""Short runs of the stress programs; `just crash`, `storm`, `slow`, `wal`, `loris`, `deaf`, `heavy` are the
+long ones."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.stress.heavy import heavy
 from tests.stress.loris import crowd, handshakes, loris
 from tests.stress.slow import slow
 from tests.stress.storm import storm
+from tests.stress.wal import wal
 
 
 def test_kills_lose_no_acknowledged_write_and_repeat_no_event() -> None:
@@ -45,3 +46,7 @@ def test_client_that_never_reads_is_closed_and_costs_little(http2: bool) -> None
 
 def test_dense_bodies_get_responses_and_memory_returns() -> None:
     assert report(heavy(mebibytes=1, connections=5), 0) == 0
+
+
+def test_log_stays_short_although_reads_always_overlap() -> None:
+    assert report(wal(seconds=3, max_wal_bytes=2**20, finders=6, patchers=3, seed=1), 1) == 0

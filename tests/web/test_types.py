@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import HERE, current_node, node_tool
+from tests.web.tools import HERE, TYPESCRIPT, current_node, node_tool
 
-TYPESCRIPT = "typescript@5.9"
 # The page's process.env, without a dependency on @types/node.
 PROCESS = "declare const process: { env: Record<string, string | undefined> };\n"
 

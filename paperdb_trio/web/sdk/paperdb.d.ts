@@ -122,14 +122,22 @@ export type Found<D> = D[] & {
   readonly next?: string;
 };
 
-export interface InsertOptions {
+export interface KeyOptions {
+  /**
+   * Instead of the key that the SDK makes for each write. The server keeps it for a day: the same call with the same
+   * key writes nothing, and resolves to what the first one did.
+   */
+  idempotencyKey?: string;
+}
+
+export interface InsertOptions extends KeyOptions {
   /** The document's id; the server makes one if left out. */
   key?: string;
   /** Fields whose values no other document may have; the schema's if left out. */
   unique?: string[];
 }
 
-export interface BulkOptions {
+export interface BulkOptions extends KeyOptions {
   /** All or none: the first failure rejects, with its `index`. */
   atomic?: boolean;
   unique?: string[];
@@ -142,16 +150,27 @@ export interface BulkResult<D> {
   errors: { index: number; error: string; code: string }[];
 }
 
-export interface WriteOptions {
+export interface WriteOptions<D = AnyDocument> extends KeyOptions {
   /** Write only if this is the document's seq (see `seqOf`), else 412 `PRECONDITION_FAILED`; `"*"`: if it exists. */
   ifMatch?: number | "*";
+  /** Write only if the document satisfies this filter, else 412 `CONDITION_FAILED`. */
+  where?: Filter<D>;
 }
 
-/** What `update` merges in. Numbers can be changed atomically: `{n: {increment: 1}}`. */
-export type Changes<I> = {
-  [K in keyof I]?: I[K] | null | (NonNullable<I[K]> extends number ? Step : never);
-};
-type Step = { increment: number } | { decrement: number };
+/** What `update` merges in. Steps are atomic: `{n: {increment: 1}, tags: {push: "x"}, draft: {unset: true}}`. */
+export type Changes<I> = { [K in keyof I]?: I[K] | null | StepOf<NonNullable<I[K]>> | { unset: true } };
+type StepOf<V> = V extends number
+  ? { increment: number } | { decrement: number }
+  : V extends readonly (infer E)[]
+    ? { push: E } | { pull: E }
+    : never;
+
+/** A document as it was after the change `seq` (for a delete, before it). */
+export interface Version<D> {
+  type: "insert" | "update" | "delete";
+  data: D;
+  seq: number;
+}
 
 /** `D` is a document as it is read, `I` as it is inserted. Every method rejects with `PaperDBError`. */
 export interface Collection<D = AnyDocument, I = AnyDraft> {
@@ -164,15 +183,56 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
   /** 404 `NOT_FOUND`. */
   get(id: string, options?: { select?: string | readonly string[] }): Promise<D>;
   /** Merge fields, not deep; resolves to the whole document. 404 `NOT_FOUND`. */
-  update(id: string, fields: Changes<I>, options?: WriteOptions): Promise<D>;
+  update(id: string, fields: Changes<I>, options?: WriteOptions<D>): Promise<D>;
   /** Replace the document with this id, or insert it. */
-  replace(id: string, document: I, options?: WriteOptions): Promise<D>;
+  replace(id: string, document: I, options?: WriteOptions<D>): Promise<D>;
   /** 404 `NOT_FOUND`. */
-  delete(id: string, options?: WriteOptions): Promise<{ deleted: true; _id: string }>;
+  delete(id: string, options?: WriteOptions<D>): Promise<Deleted>;
   count(options?: { filter?: Filter<D> }): Promise<number>;
+  /** The versions that the server's log still holds, newest first. 404 `NOT_FOUND`. */
+  history(id: string, options?: { limit?: number }): Promise<Version<D>[]>;
 }
 
-/** The seq of a document's last change, if the document came from insert, get, update or replace. */
+export interface Deleted {
+  deleted: true;
+  _id: string;
+}
+
+// --- batches -------------------------------------------------------------------------------------
+
+interface Conditions<D> {
+  ifMatch?: number;
+  where?: Filter<D>;
+}
+type OperationOn<C extends string, D, I> =
+  | { op: "insert"; collection: C; document: I; id?: string }
+  | ({ op: "update"; collection: C; id: string; fields: Changes<I> } & Conditions<D>)
+  | ({ op: "replace"; collection: C; id: string; document: I } & Conditions<D>)
+  | ({ op: "delete"; collection: C; id: string } & Conditions<D>);
+
+/** An operation of a batch, in any collection. */
+export type Operation = OperationOn<string, AnyDocument, AnyDraft>;
+
+/** `O`, if it fits the schema of its collection. */
+type Fitting<S extends Schema, O> = O extends { op: infer K; collection: infer C extends keyof S & string }
+  ? Extract<OperationOn<C, DocumentOf<S[C]>, DraftOf<S[C]>>, { op: K }>
+  : Operation;
+type ResultOf<S extends Schema, O> = O extends { op: "delete" }
+  ? Deleted
+  : O extends { op: "insert" | "update" | "replace"; collection: infer C }
+    ? C extends keyof S
+      ? DocumentOf<S[C]>
+      : AnyDocument
+    : AnyDocument | Deleted;
+
+export interface BatchResult<R> {
+  /** One for each operation, in order. */
+  results: R;
+  /** The seq of the first result; all events of the batch have it. */
+  txn: number;
+}
+
+/** The seq of a document's last change, if the document came from insert, get, update, replace or batch. */
 export declare function seqOf(document: object): number | undefined;
 
 // --- realtime ------------------------------------------------------------------------------------
@@ -216,8 +276,21 @@ export interface SubscribeOptions {
   onError?: (error: unknown) => unknown;
 }
 
+/** What a token may do with the documents of a collection. */
+export interface Rule {
+  /** Only documents that match it; all if left out. */
+  filter?: Readonly<Record<string, unknown>>;
+  /** Only these fields, and `_id`; all if left out. */
+  select?: readonly string[];
+  /** The token's if left out. */
+  permissions?: readonly ("read" | "write")[];
+}
+
 export interface TokenRequest {
-  collections: readonly string[];
+  /** Names, or a rule for each. */
+  collections: readonly string[] | Readonly<Record<string, Rule>>;
+  /** Whose token it is, for `revoke`. */
+  subject?: string;
   /** `["read"]` if left out. */
   permissions?: readonly ("read" | "write")[];
   /** Seconds, 30 to 86400; 900 if left out. */
@@ -241,6 +314,8 @@ export interface Realtime<S extends Schema = {}> {
   ): () => void;
   /** Resolves to the raw token, for a WebSocket client of your own. 403 `PLAN_REQUIRED` on plan free. */
   generateToken(request: TokenRequest): Promise<string>;
+  /** Ends a subject's tokens that were minted until now, or one token, before their time. For secret keys. */
+  revoke(which: { subject: string } | { jti: string }): Promise<void>;
   /** Call `listener` at each change of the connection's state. Returns a function that removes it. */
   onStatus(listener: (status: Status) => unknown): () => void;
   readonly status: Status;
@@ -306,8 +381,13 @@ export interface ClientOptions<S extends Schema = {}> {
 
 interface ClientMethods<S extends Schema> {
   readonly realtime: Realtime<S>;
+  /** All of these writes, in this order, or none. Rejects for the first that fails, with its `index`. */
+  batch<const O extends readonly Operation[]>(
+    operations: O & { readonly [N in keyof O]: Fitting<S, O[N]> },
+    options?: KeyOptions,
+  ): Promise<BatchResult<{ -readonly [N in keyof O]: ResultOf<S, O[N]> }>>;
   /**
-   * Any collection, also one whose name is taken here (`close`) or by every object (`constructor`), is looked for by
+   * Any collection, also one whose name is taken here (`batch`, `close`) or by every object (`constructor`), is looked for by
    * others (`then`, `toJSON`), or begins with `_`.
    */
   collection<K extends keyof S & string>(name: K): Collection<DocumentOf<S[K]>, DraftOf<S[K]>>;

@@ -32,8 +32,9 @@ export class Token {
     this.isHasty = due < soonest;
     /** When to get another (milliseconds since the epoch); halfway for one that is shorter than the margin. */
     this.renewAt = Math.max(due, soonest);
+    const names = Array.isArray(collections) ? collections : collections instanceof Object ? Object.keys(collections) : ["*"];
     /** The collections that it names; null for every one, or if it cannot be read. */
-    this.names = Array.isArray(collections) && !collections.includes("*") ? new Set(collections) : null;
+    this.names = names.includes("*") ? null : new Set(names);
   }
 
   covers = (collection) => this.names?.has(collection) ?? true;

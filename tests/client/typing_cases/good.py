@@ -7,13 +7,16 @@ from typing import assert_type
 import trio
 
 from paperdb_trio import (
+    BatchResult,
     BulkResult,
     ConnectionState,
     Document,
     Documents,
     Event,
     GapError,
+    Operation,
     PaperDBError,
+    Version,
     create_client,
     create_sync_client,
 )
@@ -38,9 +41,18 @@ async def main() -> None:
         assert_type(await db.messages.get("id", select=names), Document)
         assert_type(await db.messages.update("id", {"n": {"increment": 1}}, if_match=inserted.seq), Document)
         assert_type(await db.messages.replace("id", {}), Document)
-        await db.messages.delete("id")
+        await db.messages.delete("id", where={"n": {"lt": 5}}, idempotency_key="once")
+        assert_type(await db.messages.history("id", limit=5), list[Version])
+        operations: list[Operation] = [{"op": "insert", "collection": "messages", "document": {"n": 1}}]
+        operations.append({"op": "update", "collection": "a", "id": "b", "fields": {}, "ifMatch": 5})
+        done = await db.batch(operations)
+        assert_type(done, BatchResult)
+        assert_type(done.results, list[Document])
         assert_type(await db.messages.count(), int)
         assert_type(await db.realtime.generate_token(["messages"], ["read", "write"], expires_in=60), str)
+        rules = {"orders": {"filter": {"userId": "alice"}, "select": ["status"]}, "news": {}}
+        assert_type(await db.realtime.generate_token(rules, subject="alice"), str)
+        await db.realtime.revoke("alice")
         try:
             async with db.realtime.subscribe("messages", "users", since=5, on_gap="raise") as events:
                 async for event in events:
@@ -66,6 +78,7 @@ def script() -> None:
     with create_sync_client(base_url="http://a", api_key="k") as db:
         assert_type(db.messages.insert({"text": "hello"}), Document)
         assert_type(db.messages.find(), Documents)
+        assert_type(db.batch([{"op": "delete", "collection": "a", "id": "b"}]).txn, int)
         assert_type(db.messages.count({"n": 1}), int)
         assert_type(db.realtime.generate_token(["a"]), str)
 

@@ -31,6 +31,10 @@ async def main() -> None:
         (await db.messages.count()).total  # E: attr-defined
         (await db.messages.find()).hasMore  # E: attr-defined
         await db.messages.update("id", {}, if_match="5")  # E: arg-type
+        await db.messages.update("id", {}, where="n")  # E: arg-type
+        await db.batch([{"op": "insert", "collection": "a"}])  # E: list-item
+        await db.batch([{"op": "upsert", "collection": "a", "document": {}}])  # E: typeddict-item
+        await db.batch([{"op": "delete", "collection": "a", "id": 5}])  # E: typeddict-item
         await db.realtime.generate_token(["a"], ["admin"])  # E: list-item
         db.realtime.subscribe("a", on_gap="ignore")  # E: arg-type
         db.realtime.subscribe(5)  # E: arg-type

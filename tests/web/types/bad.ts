@@ -45,6 +45,22 @@ db.users.update("ada", { name: { increment: 1 } });
 db.users.replace("ada", { age: 3 });
 // @ts-expect-error: no such method
 db.users.upsert({ name: "Ada" });
+// @ts-expect-error: no such field in a condition
+db.users.delete("ada", { where: { nmae: "Ada" } });
+// @ts-expect-error: only an array is pushed to
+db.users.update("ada", { name: { push: "x" } });
+// @ts-expect-error: `name` is required, in a batch too
+db.batch([{ op: "insert", collection: "users", document: { age: 3 } }]);
+// @ts-expect-error: `age` is a number
+db.batch([{ op: "update", collection: "users", id: "ada", fields: { age: "3" } }]);
+// @ts-expect-error: no such operation
+db.batch([{ op: "upsert", collection: "users", id: "ada", document: { name: "Ada" } }]);
+// @ts-expect-error: an update has fields
+db.batch([{ op: "update", collection: "log", id: "a", document: {} }]);
+// @ts-expect-error: an array
+db.batch({ op: "delete", collection: "log", id: "a" });
+// @ts-expect-error: what is deleted has no fields
+db.batch([{ op: "delete", collection: "users", id: "a" }]).then(({ results }) => results[0].name);
 // @ts-expect-error: `age` may be missing
 db.users.get("ada").then((user) => user.age.toFixed());
 // @ts-expect-error: no such field
@@ -63,6 +79,10 @@ db.realtime.subscribe("users", () => {}, { onOpen() {} });
 db.realtime.generateToken({ collections: "users" });
 // @ts-expect-error: no such permission
 db.realtime.generateToken({ collections: ["users"], permissions: ["admin"] });
+// @ts-expect-error: no such member of a rule
+db.realtime.generateToken({ collections: { users: { where: {} } } });
+// @ts-expect-error: one of them is needed
+db.realtime.revoke({});
 // @ts-expect-error: no such state
 db.realtime.onStatus((status) => status.state === "open");
 // @ts-expect-error: a key or getToken

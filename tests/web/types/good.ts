@@ -6,9 +6,12 @@ import {
   type AnyDocument,
   type Client,
   type Collection,
+  type Deleted,
   type DocumentOf,
+  type Operation,
   type RealtimeEvent,
   type Status,
+  type Version,
 } from "paperdb";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
@@ -69,6 +72,30 @@ async function documents(): Promise<void> {
   console.log(more, total, deleted, count, tags);
 }
 
+async function batches(): Promise<void> {
+  const { results, txn } = await db.batch([
+    { op: "insert", collection: "users", document: { name: "Ada", age: 36 }, id: "ada" },
+    { op: "update", collection: "users", id: "b", fields: { age: { increment: 1 } }, where: { age: { lt: 40 } } },
+    { op: "insert", collection: "posts", document: { tags: ["a", "b"] } },
+    { op: "update", collection: "posts", id: "p", fields: { tags: { push: "c" }, meta: { unset: true } } },
+    { op: "replace", collection: "users", id: "c", document: { name: "Cyd" }, ifMatch: 3 },
+    { op: "delete", collection: "users", id: "d", where: { admin: false } },
+    { op: "insert", collection: "log", document: { what: ["anything", { deep: 1 }] } },
+  ]);
+  is<Equal<(typeof results)[0], User>>();
+  is<Equal<(typeof results)[2]["tags"], unknown[]>>();
+  is<Equal<(typeof results)[5], Deleted>>();
+  is<Equal<(typeof results)[6], AnyDocument>>();
+  const next: number = txn + results.length;
+  const operations: Operation[] = [];
+  for (let n = 0; n < next; n += 1) operations.push({ op: "insert", collection: "log", document: { n } });
+  const many = await db.batch(operations, { idempotencyKey: "once" });
+  is<Equal<(typeof many.results)[number], AnyDocument | Deleted>>();
+  await db.users.update("ada", { age: 37 }, { where: { admin: true, age: { lt: 40 } }, idempotencyKey: "k" });
+  const [version] = await db.users.history("ada", { limit: 1 });
+  is<Equal<typeof version, Version<User>>>();
+}
+
 async function withoutSchema(): Promise<void> {
   const made = await db.messages.insert({ text: "hello", n: { deep: [1] } });
   is<Equal<typeof made, AnyDocument>>();
@@ -109,7 +136,10 @@ function realtime(): void {
     if (status.state === "gap") console.log(status.oldest);
   });
   const token: Promise<string> = db.realtime.generateToken({ collections: ["users"], expiresIn: 60 });
-  console.log(token, db.realtime.status.state);
+  const rules = { orders: { filter: { userId: "alice" }, select: ["status"], permissions: ["read", "write"] }, news: {} } as const;
+  const ruled: Promise<string> = db.realtime.generateToken({ collections: rules, subject: "alice" });
+  const revoked: Promise<void> = db.realtime.revoke({ subject: "alice" });
+  console.log(token, ruled, revoked, db.realtime.status.state);
   db.close();
 }
 
@@ -121,4 +151,4 @@ const asParameter = (client: Client): Promise<number> => client.anything!.count(
 createClient({ baseUrl: "/", getToken: async () => "token" });
 createClient({ baseUrl: "/", getToken: ({ collections }) => ({ token: collections.join() }), WebSocket });
 const error = new PaperDBError("no", { status: 404, code: "NOT_FOUND", plan: "free" });
-console.log(error.plan, fromConstant.users.name, asParameter, documents, withoutSchema, realtime);
+console.log(error.plan, fromConstant.users.name, asParameter, documents, batches, withoutSchema, realtime);

@@ -1,0 +1,42 @@
+"""The errors of a write that cannot be stored. Nothing of such a write is in the file.
+
+Law: each is a fault of the disk, of the process or of ours, never of the client.
+"""
+
+from __future__ import annotations
+
+from paperdb_trio.errors import ApiError
+
+
+def shutting_down() -> ApiError:
+    return ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
+
+
+def storage_full() -> ApiError:
+    return ApiError(
+        507,
+        "STORAGE_FULL",
+        "The disk is full: nothing was written. Reads and deletes go on; try again when there is room.",
+    )
+
+
+def storage_failed() -> ApiError:
+    return ApiError(
+        503,
+        "STORAGE_ERROR",
+        "The storage failed: nothing was written. Try again later.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def storage_gone() -> ApiError:
+    return ApiError(
+        503,
+        "STORAGE_GONE",
+        "The database file was removed, replaced or unmounted: nothing is stored any more. "
+        "Bring it back and restart the server.",
+    )
+
+
+def internal() -> ApiError:
+    return ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
