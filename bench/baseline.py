@@ -156,7 +156,8 @@ class BareSqlite:
         self._connection.execute("CREATE UNIQUE INDEX documents_id ON documents (collection_id, id)")
         self._connection.execute(
             "CREATE TABLE changes (rowkey INTEGER PRIMARY KEY, at INTEGER NOT NULL, size INTEGER NOT NULL, "
-            "type TEXT NOT NULL, collection TEXT NOT NULL, data TEXT NOT NULL)"
+            "type TEXT NOT NULL, collection TEXT NOT NULL, data TEXT NOT NULL, id TEXT, before TEXT, "
+            "txn INTEGER)"
         )
 
     def insert(self, rows: list[tuple[str, str]]) -> float:
@@ -170,8 +171,8 @@ class BareSqlite:
             [(n, id, n, text) for n, (id, text) in enumerate(rows, first)],
         )
         self._connection.executemany(
-            "INSERT INTO changes VALUES (?,0,?,'insert','bench',?)",
-            [(n, len(text), text) for n, (_, text) in enumerate(rows, first)],
+            "INSERT INTO changes VALUES (?,0,?,'insert','bench',?,?,NULL,NULL)",
+            [(n, len(text), text, id) for n, (id, text) in enumerate(rows, first)],
         )
         self._connection.execute("COMMIT")
         return time.perf_counter() - begun

@@ -104,10 +104,10 @@ def split_items(body: bytes, most: int, name: str) -> list[bytes]:
         ) from None
     except (RecursionError, msgspec.MsgspecError, ValueError) as error:
         raise _invalid(error, body) from None
-    texts = [bytes(text) for text in msgspec.structs.astuple(documents) if text is not msgspec.UNSET]
-    if len(texts) > most:
+    texts = msgspec.structs.astuple(documents)
+    if texts[-1] is not msgspec.UNSET:
         raise ApiError(413, "TOO_MANY_DOCUMENTS", f"At most {most:,} {name} are allowed in one request")
-    return texts
+    return list(map(bytes, texts[: texts.index(msgspec.UNSET)]))
 
 
 def unwrap(text: bytes, envelope: msgspec.json.Decoder[Envelope]) -> Envelope:

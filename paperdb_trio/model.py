@@ -47,8 +47,7 @@ def new_id() -> str:
 
 def timestamp(seconds: float) -> str:
     """RFC 3339 in UTC with milliseconds and `Z`, from seconds since the epoch."""
-    moment = datetime.fromtimestamp(seconds, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment.microsecond // 1000:03d}Z"
+    return datetime.fromtimestamp(seconds, UTC).isoformat("T", "milliseconds").replace("+00:00", "Z")
 
 
 def check_collection(name: str) -> str:
@@ -99,13 +98,9 @@ def document_bytes(id: str, fields: bytes, created: str, updated: str, max_bytes
     Raises a 413 `DOCUMENT_TOO_LARGE`. The text never holds a raw newline (JSON escapes it); the change log
     relies on that to separate events.
     """
-    data = b'{"_id":%b%b%b,"createdAt":"%b","updatedAt":"%b"}' % (
-        encode(id),
-        b"," if len(fields) > 2 else b"",
-        fields[1:-1],
-        created.encode(),
-        updated.encode(),
-    )
+    comma = b"," if len(fields) > 2 else b""
+    times = f',"createdAt":"{created}","updatedAt":"{updated}"}}'.encode()
+    data = b"".join((b'{"_id":', encode(id), comma, fields[1:-1], times))
     if len(data) > max_bytes:
         raise document_too_large(len(data), max_bytes)
     return data

@@ -1,7 +1,7 @@
 """Finding and counting documents on one connection, in one read transaction.
 
-Law: row keys are found first, in order, and then their documents: only row keys are sorted, skipped or looked
-ahead at, never texts. SQLite joins the texts, because each row that Python fetches competes with the event loop
+Law: only row keys are sorted or skipped, never texts. So row keys are found first, and then their documents,
+unless SQLite reads them in the requested order anyway. SQLite joins the texts, because each row that Python fetches competes with the event loop
 for the interpreter's lock.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -130,7 +131,7 @@ def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _So
             low, high = (low, edge.rowkey) if question.newest_first else (edge.rowkey, high)
         within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {condition}"
         return _Source(within, [low, high, *parameters], question.order)
-    last = "d.rowkey DESC" if question.newest_first else "d.rowkey"
+    last = "e.rowkey DESC" if question.newest_first else "e.rowkey"  # with `d.rowkey`, SQLite would sort
     order = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
         plan.order, question.order
     )
@@ -257,10 +258,11 @@ class Page(NamedTuple):
     plan: Plan
 
 
-def texts(connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
+def _texts(connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
+    # By the row ids of `json_each`, which it has in order: by its keys, SQLite would sort the texts.
     (text,) = connection.execute(
         "SELECT group_concat(json(data),char(10)) FROM (SELECT d.data AS data FROM json_each(?) AS r "
-        "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.key)",
+        "CROSS JOIN documents d ON d.rowkey=r.value ORDER BY r.rowid)",
         (encode(rowkeys).decode(),),
     ).fetchone()
     return [] if text is None else text.encode().split(b"\n")
@@ -273,13 +275,48 @@ def find(
     edge: Edge | None,
     limit: int,
     offset: int,
-    texts: Callable[[sqlite.Connection, list[int]], list[bytes]] = texts,
+    texts: Callable[[sqlite.Connection, list[int]], list[bytes]] | None = None,
 ) -> Page:
+    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
     plan = _choose(connection, question, of)
+    if limit > 1 and texts is None and _needs_no_sorting(plan, question):
+        with suppress(sqlite.TooBigError):  # without the document behind it, the page may be small enough
+            return _scan(connection, plan, question, of, edge, limit, offset)
     rowkeys = _rowkeys(connection, plan, question, of, edge, (limit + 1, offset))
     more = len(rowkeys) > limit
     del rowkeys[limit:]
-    return Page(texts(connection, rowkeys), rowkeys[-1] if rowkeys else 0, more, plan)
+    return Page((texts or _texts)(connection, rowkeys), rowkeys[-1] if rowkeys else 0, more, plan)
+
+
+def _needs_no_sorting(plan: Plan, question: Question) -> bool:
+    """Whether SQLite reads the documents in the requested order: equal ones, too."""
+    if plan.index is None:
+        return plan.order is Order.INSERTION and not question.sort
+    order = Order.BACKWARD if question.newest_first else Order.FORWARD
+    return plan.order is order and len(plan.intervals) == 1
+
+
+def _scan(
+    connection: sqlite.Connection,
+    plan: Plan,
+    question: Question,
+    of: Shelf,
+    edge: Edge | None,
+    limit: int,
+    offset: int,
+) -> Page:
+    """A page for which nothing has to be sorted, so that one statement can read row keys and texts."""
+    source = _source(plan, question, of, edge)
+    found, text = connection.execute(
+        "SELECT group_concat(rowkey), group_concat(json(data),char(10)) FROM "
+        f"(SELECT d.rowkey AS rowkey, d.data AS data {source.sql} ORDER BY {source.order} LIMIT ? OFFSET ?)",
+        (*source.parameters, limit + 1, offset),
+    ).fetchone()
+    if found is None:
+        return Page([], 0, False, plan)
+    rowkeys, documents = found.split(","), text.encode().split(b"\n")
+    more = len(rowkeys) > limit
+    return Page(documents[:limit], int(rowkeys[:limit][-1]), more, plan)
 
 
 def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:

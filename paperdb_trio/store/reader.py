@@ -215,7 +215,7 @@ class Reader:
                     raise
                 with any_length(connection):
                     # The size of what a client may not see must not decide whether it gets the rest.
-                    texts = finding.texts if view is None else partial(self._projected, view)
+                    texts = None if view is None else partial(self._projected, view)
                     page = finding.find(connection, question, of, edge, limit, offset, texts)
             self._advise(database_id, collection, page.plan, question, began)
             rows = page.documents

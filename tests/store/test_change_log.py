@@ -83,7 +83,7 @@ async def test_large_changes_take_more_pages_and_none_is_lost(file: Path, sizes:
     assert [len(event["data"]["pad"]) for event in events] == sizes
     for page in found:
         total = sum(len(event["data"]["pad"]) for event in page)
-        assert len(page) <= 1 or total <= 8 * PAGE_BYTES + max(sizes)
+        assert len(page) <= 1 or total <= 5 * PAGE_BYTES + max(sizes)
 
 
 @pytest.mark.parametrize("quiet", [9, 10, 11, 25])
