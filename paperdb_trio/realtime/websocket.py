@@ -47,7 +47,7 @@ from paperdb_trio.realtime.protocol import (
 )
 from paperdb_trio.realtime.snapshot import take_snapshot
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 RECEIVE_BYTES: Final = 4096
 
@@ -62,7 +62,7 @@ class WebSocket(Live):
         "_cursor_mode",
         "_decoder",
         "_peer_closed",
-        "_reader",
+        "_store",
         "_told",
         "_turns",
     )
@@ -78,7 +78,7 @@ class WebSocket(Live):
     ) -> None:
         encoding = CURSOR if cursor_mode else PLAIN
         super().__init__(services, wheel, stream, grant, dict.fromkeys(first, 0), encoding)
-        self._reader = services.reader
+        self._store = services.store
         self._asked: Mapping[Topic, Asked] = _NO_QUERIES
         if any(asked.is_query for asked in first.values()):
             self._asked = {topic: asked for topic, asked in first.items() if asked.is_query}
@@ -295,7 +295,7 @@ class WebSocket(Live):
         """Send what `first` makes of the seq, and the documents at this seq; then follow. Raises what
         `take_snapshot` and `make_way` do, having sent nothing."""
         directory = Path(self._settings.data)
-        with await take_snapshot(self._reader, self._database_id, topic, directory) as snapshot:
+        with await take_snapshot(self._store, self._database_id, topic, directory) as snapshot:
             make_way()
             await self._post(first(snapshot.seq))
             for frame in snapshot:

@@ -18,7 +18,7 @@ from paperdb_trio.rest.batch import MEMBERS
 from paperdb_trio.rest.parameters import AFTER, COUNT, EXPLAIN, FILTER, LIMIT, OFFSET, SELECT, SORT, WHERE
 from paperdb_trio.store.document_schema import MAX_PROPERTIES, TYPES
 from paperdb_trio.store.indexes import MAX_FIELDS, MAX_INDEXES
-from paperdb_trio.store.transaction import MAX_UNIQUE_FIELDS
+from paperdb_trio.store.operations import MAX_UNIQUE_FIELDS
 
 JsonSchema = dict[str, Any]
 

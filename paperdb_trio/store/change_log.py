@@ -6,12 +6,9 @@ the events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import trio
 
@@ -19,15 +16,11 @@ from paperdb_trio.model import Change, encode
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
+from paperdb_trio.store.protocol import FIRST_ROWS, PAGE_BYTES, EventText, Interest, Page, Render
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import Reader, any_length
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
-PAGE_BYTES: Final = 256 * 1024
-"""The size that a page aims at. A subscriber that does not read keeps this much in memory. With half of it,
-catching up takes a fifth longer; with twice as much it is no faster."""
-FIRST_ROWS: Final = 250
-MAX_ROWS: Final = 2000
 SCANNED: Final = 20_000
 """Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""
 THREADS: Final = 3
@@ -45,49 +38,7 @@ _CURSOR: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||'," + _HEAD + _TXN + _DATA
 _VERSION: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||',\"type\":\"'||type||'\",\"data\":'||data||'}}'"
 
 
-class EventText(Enum):
-    """The text of an event: that of plain mode, or with its seq."""
-
-    PLAIN = _PLAIN
-    CURSOR = _CURSOR
-
-
-class Filtered(Protocol):
-    """A part of a collection's changes: those that a filter concerns."""
-
-    @property
-    def collection(self) -> str: ...
-
-    @property
-    def filter(self) -> dict[str, Any]:
-        """A valid filter."""
-        ...
-
-
-Topic = str | Filtered | None
-"""What changes can be about: a collection, a part of one, or (None) everything."""
-Interest = Mapping[Topic, int]
-"""Topics, each with the seq after which its changes are wanted."""
-Render = Callable[[Change], list[bytes]]
-"""The events that a change makes for an interest, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Events after a position, in seq order.
-
-    `position`: the seq up to which this page covers the log. `reached_end`: there was no later change when the
-    page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is no
-    longer in this log (older than the kept changes, or beyond the head, as after restoring a backup); then
-    there are no events.
-    """
-
-    events: list[bytes]
-    position: int
-    reached_end: bool
-    head: int
-    trimmed: int
-    expired: bool = False
+_TEXTS: Final = {EventText.PLAIN: _PLAIN, EventText.CURSOR: _CURSOR}
 
 
 class ChangeLog:
@@ -192,7 +143,7 @@ def _read_page(
     source = f"FROM changes WHERE rowkey>? AND rowkey<=?{condition} ORDER BY rowkey LIMIT ?"
     try:
         found, last, events = connection.execute(
-            f"SELECT count(*), max(rowkey), group_concat({text.value},char(10)) FROM (SELECT * {source})",
+            f"SELECT count(*), max(rowkey), group_concat({_TEXTS[text]},char(10)) FROM (SELECT * {source})",
             (*limits, rows),
         ).fetchone()
         all_found = found < rows
@@ -209,7 +160,7 @@ def _read_page(
         connection.limit(sqlite.LENGTH, max(most, 2 * size + PAGE_BYTES))
         try:
             (events,) = connection.execute(
-                f"SELECT group_concat({text.value},char(10)) FROM (SELECT * {source})", (*limits, fitting)
+                f"SELECT group_concat({_TEXTS[text]},char(10)) FROM (SELECT * {source})", (*limits, fitting)
             ).fetchone()
         finally:
             connection.limit(sqlite.LENGTH, most)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from paperdb_trio.store import admin, sqlite
 from paperdb_trio.store import change_log as log_module
-from paperdb_trio.store.change_log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
+from paperdb_trio.store.change_log import ChangeLog, _read_page
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Draft, Insert, Replace
+from paperdb_trio.store.protocol import PAGE_BYTES, EventText, Interest
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
 
 
