@@ -162,7 +162,7 @@ class Call:
             scope, rules = f"{scope} {self.token.scope}", self.token.rules
         said = encode([request.method, request.path, self.query, *headers, rules])
         digest = blake2b(said + b"\n" + self._said, digest_size=16).digest()
-        return RequestKey(scope, key, digest)
+        return RequestKey(self.database_id, scope, key, digest)
 
     async def document(self) -> Any:
         """The body as one document. Raises what `body` and `parse_document` raise."""

@@ -155,14 +155,14 @@ async def test_batch_is_one_transaction_or_nothing(opened: Reopen) -> None:
 
 async def test_an_idempotent_request_writes_once(opened: Reopen) -> None:
     once: Once[Written] = Once(
-        RequestKey("key", "k", b"digest"), inserting({"n": 1}), lambda outcome: Kept(201, {}, b"{}")
+        RequestKey(DATABASE, "key", "k", b"digest"), inserting({"n": 1}), lambda outcome: Kept(201, {}, b"{}")
     )
     async with opened() as (store, changes):
         assert await until_indexed(store, once) == Kept(201, {}, b"{}")
     async with opened() as (store, changes):
         assert await until_indexed(store, once) == Kept(201, {}, b"{}", again=True)
         assert changes == []
-        other = Once(RequestKey("key", "k", b"other"), once.operation, once.respond)
+        other = Once(RequestKey(DATABASE, "key", "k", b"other"), once.operation, once.respond)
         assert await refused(store, other) == (422, "IDEMPOTENCY_KEY_REUSED")
 
 

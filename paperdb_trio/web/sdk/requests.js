@@ -24,10 +24,13 @@ export const setSeq = (document, seq) => seqs.set(document, seq);
 
 let keys = 0;
 
-/** An `Idempotency-Key` of our own. Pages without TLS have no randomUUID, and Node 18 has no global `crypto`. */
+/**
+ * An `Idempotency-Key` of our own. It begins with the time, so that the server's index of keys grows at its end.
+ * Pages without TLS have no randomUUID, and Node 18 has no global `crypto`.
+ */
 function newKey() {
-  const parts = globalThis.crypto?.getRandomValues(new Uint32Array(4)) ?? [Date.now(), Math.random() * 2 ** 52];
-  return [...parts, (keys += 1)].map((part) => Math.floor(part).toString(36)).join("-");
+  const parts = globalThis.crypto?.getRandomValues(new Uint32Array(4)) ?? [Math.random() * 2 ** 52];
+  return [Date.now(), ...parts, (keys += 1)].map((part) => Math.floor(part).toString(36)).join("-");
 }
 
 export function checkKey(key = newKey()) {
