@@ -240,10 +240,11 @@ async def _trim(services: Services, writer: Writer) -> None:
             for database_id in services.accounts.database_ids():
                 removed = hub.committed(database_id) - hub.trimmed(database_id)
                 # On a full disk, deleting a document would otherwise only move it into the log.
-                keep = min(settings.retention_count, max(removed - writer.owed.pop(database_id, 0), 0))
+                until = hub.trimmed(database_id) + writer.owed.pop(database_id, 0)
                 while removed:
                     cutoff = writer.clock.now() - settings.retention_age
-                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, keep))
+                    trim = Trim(database_id, cutoff, settings.retention_count, until=until)
+                    trimmed, removed = await writer.submit(trim)
                     hub.set_trimmed(database_id, trimmed)
                     await trio.sleep(TRIM_PAUSE)
             while await writer.submit(ForgetRequests()):

@@ -235,8 +235,8 @@ class KeepTime:
 @dataclass(frozen=True, slots=True)
 class Trim:
     """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those before `cutoff` (seconds
-    of `LogClock`), and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of the newest
-    removed change, and the number of changes that this step removed."""
+    of `LogClock`), those beyond the newest `keep`, and those up to seq `until`. Returns `(trimmed, removed)`:
+    the seq of the newest removed change, and the number of changes that this step removed."""
 
     frees: ClassVar = True
 
@@ -244,6 +244,7 @@ class Trim:
     cutoff: float
     keep: int
     limit: int = 250
+    until: int = 0
 
     def apply(self, tx: Transaction) -> tuple[int, int]:
         head, trimmed = tx.connection.execute(
@@ -259,7 +260,7 @@ class Trim:
         for rowkey, at, size in rows:
             # In files from before `LogClock`, the time may go back between two changes. The log is trimmed in
             # order of seq all the same.
-            if at >= cutoff and rowkey - base > head - self.keep:
+            if at >= cutoff and rowkey - base > max(head - self.keep, self.until):
                 break
             removable += 1
             removed += size

@@ -356,6 +356,10 @@ class Batch:
     operations: Sequence[Write]
     max_bytes: int
 
+    @property
+    def frees(self) -> bool:
+        return all(getattr(operation, "frees", False) for operation in self.operations)
+
     def apply(self, tx: Transaction) -> BatchResult | None:
         """Returns None, having done nothing, while an index that a unique check needs is being built. Raises
         the first failure, with its index."""

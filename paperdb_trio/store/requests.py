@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
@@ -87,6 +87,10 @@ class Once(Generic[Result]):
     operation: Operation[Result | None]
     respond: Callable[[Result | ApiError], Kept]
 
+    @property
+    def frees(self) -> bool:
+        return bool(getattr(self.operation, "frees", False))
+
     def apply(self, tx: Transaction) -> Kept | None:
         kept = Recall(self.request).apply(tx)
         if kept is not None:
@@ -134,6 +138,8 @@ class Remember:
 @dataclass(frozen=True, slots=True)
 class ForgetRequests:
     """Forget some requests that are older than `REMEMBERED_SECONDS`. Returns whether there may be more."""
+
+    frees: ClassVar = True
 
     limit: int = 100
 

@@ -42,6 +42,8 @@ class ForgetRevocations:
     """Remove at most `FORGET_ROWS` rows that are no longer needed at `now`, in milliseconds since the epoch.
     Returns whether there may be more."""
 
+    frees: ClassVar = True
+
     now: int
 
     def apply(self, tx: Transaction) -> bool:
