@@ -1,8 +1,8 @@
 """Finding and counting documents on one connection, in one read transaction.
 
 Law: only row keys are sorted or skipped, never texts. So row keys are found first, and then their documents,
-unless SQLite reads them in the requested order anyway. SQLite joins the texts, because each row that Python fetches competes with the event loop
-for the interpreter's lock.
+unless SQLite reads them in the requested order anyway. SQLite joins the texts, because each row that Python
+fetches competes with the event loop for the interpreter's lock.
 """
 
 from __future__ import annotations
