@@ -178,16 +178,14 @@ class LiveFollower:
 
     async def _follow(self, ws: ClientConnection) -> None:
         fresh = self.snapshots and self._dice.random() < 0.2
-        for number, view in enumerate(self.views):
-            message: dict[str, Any] = {"action": "subscribe", "ref": number}
-            message |= {"collection": view.asked.collection, "filter": view.asked.filter}
-            if view.asked.select is not None and not view.asked.rule:
-                message["select"] = view.asked.select
-            begun = view.segments and not fresh
-            await ws.send(json.dumps(message | ({"since": view.cursor} if begun else {"snapshot": True})))
+        rest = iter(enumerate(self.views))
         live: dict[str, View] = {}
         pieces: dict[str, tuple[View, list[Document]]] = {}
         async for text in ws:
+            # One by one, so that some queries are live or catch up already when another begins.
+            for number, view in rest:
+                await ws.send(json.dumps(self._subscription(number, view, fresh=fresh)))
+                break
             message = json.loads(text)
             kind, query = message["type"], message.get("query", "")
             if kind == "subscribed":
@@ -214,6 +212,14 @@ class LiveFollower:
                     view.cursor = max(view.cursor, message["seq"])
             elif kind != "ready":
                 raise PROMISE(f"{self.name}: unexpected {message}")
+
+    def _subscription(self, number: int, view: View, *, fresh: bool) -> dict[str, Any]:
+        asked = view.asked
+        message = {"action": "subscribe", "ref": number, "collection": asked.collection, "filter": asked.filter}
+        if asked.select is not None and not asked.rule:
+            message["select"] = asked.select
+        begun = view.segments and not fresh
+        return message | ({"since": view.cursor} if begun else {"snapshot": True})
 
     async def reach(self, seq: int, seconds: float = 30) -> None:
         """Return when all of its queries have everything up to there; only a `pong` tells."""
