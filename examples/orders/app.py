@@ -4,7 +4,8 @@
 
 Law: the API key stays here. A customer's token shows and takes only that customer's orders, and shows what
 became of them; the desk's token shows all. What became of an order is a document of its own, in `results`,
-because a rule says whose documents somebody may write, not what goes into them. Only `worker.py` writes results.
+because a rule says whose documents somebody may write, not what goes into them. Only `worker.py` writes
+results.
 """
 
 from __future__ import annotations

@@ -20,11 +20,13 @@ ROWS = """[...document.querySelectorAll("#orders tr")].map(
     (row) => [...row.cells].slice(0, 4).map((cell) => cell.textContent))"""
 FORGE = """(async () => {
     const { createClient } = await import("paperdb");
-    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: '{"name": "bob"}' };
+    const headers = { "Content-Type": "application/json" };
+    const request = { method: "POST", headers, body: '{"name": "bob"}' };
     const getToken = async () => (await (await fetch("token", request)).json()).token;
     const db = createClient({ baseUrl: SERVER, getToken });
     const forged = await db.results.insert({ userId: "bob", status: "accepted" }).catch(({ code }) => code);
-    const others = await db.orders.insert({ userId: "alice", item: "pen", amount: 1 }).catch(({ code }) => code);
+    const foreign = { userId: "alice", item: "pen", amount: 1 };
+    const others = await db.orders.insert(foreign).catch(({ code }) => code);
     return [forged, others, (await db.orders.find({ filter: {} })).map(({ userId }) => userId)];
 })()"""
 
