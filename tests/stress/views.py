@@ -266,12 +266,15 @@ class LiveEventSource:
         await until(lambda: self.cursor >= seq, seconds, f"{self.views[0].name} at {seq}")
 
     async def _read(self, answer: httpx.Response, view: View) -> None:
-        id = 0
+        id, data = 0, ""
         async for line in answer.aiter_lines():
             name, _, value = line.partition(": ")
             if name == "id":
                 id = int(value)
-            elif name == "data" and value:
-                view.take(json.loads(value))
+            elif name == "data":
+                data = value
             elif not line:  # the event is whole
+                if data:
+                    view.take(json.loads(data))
                 self.cursor = view.cursor = max(view.cursor, id)
+                data = ""
