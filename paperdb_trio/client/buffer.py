@@ -20,6 +20,8 @@ class Received(msgspec.Struct, frozen=True):
     collection: str
     seq: int
     data: msgspec.Raw
+    cause: str | None = None
+    txn: int | None = None
 
     @property
     def weight(self) -> int:

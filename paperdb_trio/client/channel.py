@@ -6,8 +6,9 @@ Law: no I/O, no decisions.
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import trio
 
@@ -23,6 +24,15 @@ class Holder(Protocol):
     def remove(self, channel: Channel) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What a channel wants of its one collection. `snapshot`: without a start, it begins with all documents."""
+
+    filter: Mapping[str, Any] | None
+    select: tuple[str, ...] | None
+    snapshot: bool = False
+
+
 @dataclass(eq=False)
 class Channel:
     """`start`: the subscription wants what comes after this seq. None: from now; the server will say which seq
@@ -36,6 +46,7 @@ class Channel:
     start: int | None
     buffer: Buffer
     goes_on_after_gap: bool
+    query: Query | None = None
     status: StatusBoard = field(default_factory=lambda: StatusBoard(Status(ConnectionState.CONNECTING)))
     started: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None

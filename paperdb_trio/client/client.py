@@ -49,7 +49,7 @@ def create_client(
     NO_PROXY exempts the host. The socket connects directly.
 
     `api_key` is for trusted programs. Others give `get_token`, an async function that asks the application's
-    own back end for a token; they can only subscribe. With both, tokens come from `get_token`.
+    own back end for a token; they can subscribe, find, get and count. With both, tokens come from `get_token`.
 
     `schema`: `{"users": {"properties": {"email": {"type": "string", "required": True, "unique": True,
     "default": …}}}}`. It is applied to inserts, and given to the server before a collection's first write if
@@ -117,7 +117,8 @@ class Client:
             )
         )
         address = Address.parse(realtime_url, endpoint.ssl_context)
-        self._links = Links(address, TokenSource(obtain, renewal_margin))
+        self._transport.tokens = TokenSource(obtain, renewal_margin)
+        self._links = Links(address, self._transport.tokens)
         self.realtime = Realtime(self._transport, self._links)
 
     def __repr__(self) -> str:
@@ -125,7 +126,7 @@ class Client:
 
     def collection(self, name: str) -> Collection:
         """For names that cannot be attributes. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
-        return Collection(self._transport, self._endpoint.schemas, name)
+        return Collection(self._transport, self._links, self._endpoint.schemas, name)
 
     async def batch(
         self, operations: Iterable[Operation], *, idempotency_key: str | None = None

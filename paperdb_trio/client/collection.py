@@ -12,6 +12,8 @@ from typing import Any
 
 from . import requests
 from .http import AsyncTransport, SyncTransport
+from .links import Links
+from .live import Live
 from .schema import SchemaBook
 from .types import BulkResult, Document, Documents, Version
 
@@ -19,8 +21,9 @@ from .types import BulkResult, Document, Documents, Version
 class Collection:
     """`db.messages`, or `db.collection("messages")`. It need not exist: its first write creates it."""
 
-    def __init__(self, transport: AsyncTransport, schemas: SchemaBook, name: str) -> None:
+    def __init__(self, transport: AsyncTransport, links: Links, schemas: SchemaBook, name: str) -> None:
         self._transport = transport
+        self._links = links
         self._schemas = schemas
         self.name = requests.check_collection(name)
 
@@ -131,6 +134,23 @@ class Collection:
     async def count(self, filter: Mapping[str, Any] | None = None) -> int:
         """How many documents match `filter`, or how many there are."""
         return await self._transport.send(requests.count(self.name, filter))
+
+    def live(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        select: str | Sequence[str] | None = None,
+    ) -> Live[Document]:
+        """A list that stays as `find` would have it: `async with db.messages.live({"room": "r1"}) as live:
+        async for documents in live: …`
+
+        Entering waits for the first list. `limit`: the first so many; `await live.more()` shows more. Without
+        it, all. With `select`, the fields of `sort` come, too. Outages, gaps and new rules are dealt with:
+        `live.status` says whether the list is up to date.
+        """
+        return Live(self._transport, self._links, self.name, filter, sort, limit, select, lambda one: one)
 
 
 class SyncCollection:

@@ -47,22 +47,30 @@ class PaperDBError(Exception):
         return self.code not in FINAL and (self.status in TRANSIENT or self.status >= 500)
 
 
+_GAPS = {
+    "gap": "Changes after {since} were missed: the server's log now begins at {oldest}.",
+    "rule": "The token has another rule since {since}: other documents are visible now.",
+}
+
+
 class GapError(PaperDBError):
     """Changes were missed: those after `since` and before `oldest` are no longer in the server's log.
 
-    Fetch the documents again, then subscribe anew. Status 410, code `CURSOR_EXPIRED`.
+    Fetch the documents again, then subscribe anew. Status 410, code `CURSOR_EXPIRED`. `reason` is `gap`, or
+    `rule` if a new token has another rule, or `error` if the server could not follow a query.
     """
 
-    def __init__(self, since: int, oldest: int) -> None:
+    def __init__(self, since: int, oldest: int, reason: str = "gap") -> None:
+        what = _GAPS.get(reason, "The server could not follow the query after {since}.")
         super().__init__(
             410,
             "CURSOR_EXPIRED",
-            f"Changes after {since} were missed: the server's log now begins at {oldest}. "
-            "Fetch the documents again and subscribe anew.",
+            f"{what.format(since=since, oldest=oldest)} Fetch the documents again and subscribe anew.",
             {"since": since, "oldest": oldest},
         )
         self.since = since
         self.oldest = oldest
+        self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.since, self.oldest)
+        return type(self), (self.since, self.oldest, self.reason)

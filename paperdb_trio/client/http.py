@@ -1,9 +1,9 @@
 """The two ways a request travels: httpx on Trio, and blocking httpx.
 
-Law: the only file that holds an API key. The key goes into one header; never into a URL, a repr, a log or an
-error, and never to another host, because redirects are not followed. A request without a response is sent
-again, a few times. A write is sent again only if the server knows its `Idempotency-Key`, so that it happens
-once.
+Law: the only file that holds an API key. The key, or a token, goes into one header; never into a URL, a repr, a
+log or an error, and never to another host, because redirects are not followed. A request without a response is
+sent again, a few times. A write is sent again only if the server knows its `Idempotency-Key`, so that it
+happens once.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from .errors import PaperDBError
 from .proxy import proxy_for
 from .requests import RestRequest, RestResponse
 from .schema import SchemaBook
+from .token import Token, TokenSource
 from .types import Schema
 
 T = TypeVar("T")
@@ -83,9 +84,11 @@ class Endpoint:
             "follow_redirects": False,
         }
 
-    def arguments(self, request: RestRequest[Any]) -> dict[str, Any]:
-        """The arguments of either httpx client's `build_request`."""
+    def arguments(self, request: RestRequest[Any], token: Token | None = None) -> dict[str, Any]:
+        """The arguments of either httpx client's `build_request`. A token is used instead of the key."""
         headers = {}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.text}"
         if request.body is not None:
             headers["Content-Type"] = "application/json"
         if request.if_match is not None:
@@ -106,10 +109,6 @@ class Endpoint:
         The schema of a collection is registered before the first write to it. Several first writes at the same
         time each register it, with the same PUT.
         """
-        if not self.has_key:
-            raise PaperDBError(
-                401, "UNAUTHORIZED", "This client has no api_key; with get_token alone it can only subscribe"
-            )
         for collection, registration in self.schemas.registrations(request.collections):
             try:
                 yield from self._exchange(registration)
@@ -192,9 +191,32 @@ class AsyncTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self._client = httpx.AsyncClient(**endpoint.options())
+        self.tokens: TokenSource | None = None
 
-    async def send(self, request: RestRequest[T]) -> T:
-        """Raises `PaperDBError`."""
+    async def send(self, request: RestRequest[T], *, by_token: bool = False) -> T:
+        """Raises `PaperDBError`. `by_token`: read what the sockets may see, also if there is a key."""
+        if self._endpoint.has_key and not by_token:
+            return await self._send(request)
+        if request.reads is None or self.tokens is None:
+            raise PaperDBError(
+                401,
+                "UNAUTHORIZED",
+                "This client has no api_key; with get_token alone it can find, get, count and subscribe",
+            )
+        collections = frozenset((request.reads,))
+        token, fresh = await self.tokens.get(collections)
+        try:
+            return await self._send(request, token)
+        except PaperDBError as error:
+            if error.status != 401:
+                raise
+            self.tokens.forget(token)
+            if fresh:
+                raise
+        token, _ = await self.tokens.get(collections)
+        return await self._send(request, token)
+
+    async def _send(self, request: RestRequest[T], token: Token | None = None) -> T:
         conversation = self._endpoint.conversation(request)
         try:
             wanted = next(conversation)
@@ -204,7 +226,7 @@ class AsyncTransport:
                     wanted = conversation.send(None)
                     continue
                 try:
-                    built = self._client.build_request(**self._endpoint.arguments(wanted))
+                    built = self._client.build_request(**self._endpoint.arguments(wanted, token))
                     built.stream = _Body(wanted.body or b"")
                     came = await self._client.send(built)
                 except httpx.HTTPError as error:

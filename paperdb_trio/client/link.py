@@ -21,6 +21,7 @@ from .backoff import Backoff
 from .buffer import Received
 from .channel import Channel
 from .errors import GapError, PaperDBError
+from .query_session import QuerySession
 from .session import Again, Session
 from .token import Token, TokenSource, is_passing
 from .types import ConnectionState, Status
@@ -163,6 +164,18 @@ class Link:
             raise Again
         self.cursor = head
 
+    def reset(self, channel: Channel, reason: str, seq: int) -> None:
+        """The server goes on after `seq` with what is not what `channel` had before."""
+        error = GapError(self._position(channel), seq + 1, reason)
+        channel.status.publish(Status(ConnectionState.GAP, error.message, error=error, cursor=seq))
+        if channel.goes_on_after_gap:
+            channel.start = seq
+            if not self.shared:
+                self.cursor = seq
+        else:
+            self.remove(channel)
+            channel.end(error)
+
     # --- its connections, one after another ------------------------------------------------------
 
     async def run(self) -> None:
@@ -224,13 +237,16 @@ class Link:
         self._begun_at = math.inf
         self.show(ConnectionState.CONNECTING)
         token, fresh = await self._token()
-        session = Session(self, self._tokens, token)
+        follows = [channel.query for channel in self.channels if channel.query is not None]
+        session = (QuerySession if follows else Session)(self, self._tokens, token)
         positions = [self._position(channel) for channel in self.channels if channel.start is not None]
         if positions:
             self.cursor = min(positions)
             self.has_cursor = True
         query = {"since": "now" if session.from_head else str(self.cursor)}
-        if token.collections != frozenset(session.subscribed):  # the names travel once
+        if follows:  # the session asks for it
+            query = {"since": "now", "collections": ""}
+        elif token.collections != frozenset(session.subscribed):  # the names travel once
             query["collections"] = ",".join(sorted(session.subscribed))
         self._session = session
         try:

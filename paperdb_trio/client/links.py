@@ -6,11 +6,13 @@ All subscriptions of a client share one socket, which never waits for a consumer
 falls a whole buffer behind moves to a socket of its own. There the server sends what it missed at the pace at
 which it reads: a slow consumer slows only itself, and memory stays bounded. (Not reading the shared socket
 while one consumer is slow would deadlock a consumer whose body waits for another subscription.) A subscription
-with `since` has its own socket from the start, because no other one shares its past. One socket covers 100
-collections; beyond that there is a second one.
+with `since` has its own socket from the start, because no other one shares its past; so has a live query, whose
+position is its own. One socket covers 100 collections; beyond that there is a second one.
 """
 
 from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -29,6 +31,7 @@ class Links:
         self._address = address
         self._tokens = tokens
         self.running: list[Link] = []
+        self._told: list[Callable[[], None]] = []
         self._nursery: trio.Nursery | None = None
         self.status = StatusBoard(IDLE)
 
@@ -47,15 +50,26 @@ class Links:
         for link in self.running:
             link.leave()
         self.running.clear()
+        for tell in tuple(self._told):
+            tell()
         self.status.end(Status(ConnectionState.CLOSED, "the client has been closed"))
 
+    def start(self, task: Callable[[], Awaitable[None]], tell: Callable[[], None]) -> None:
+        """Run what uses links beside them. `tell` is called when the client has been closed."""
+        self._open_nursery().start_soon(task)
+        self._told.append(tell)
+
+    def forget(self, tell: Callable[[], None]) -> None:
+        if tell in self._told:
+            self._told.remove(tell)
+
     def add(self, channel: Channel) -> None:
-        if channel.start is None:
+        if channel.start is None and channel.query is None:
             for link in self.running:
                 if link.shared and link.has_room(channel.collections):
                     link.add(channel)
                     return
-        self._start(channel, shared=channel.start is None)
+        self._start(channel, shared=channel.start is None and channel.query is None)
 
     def move_out(self, channel: Channel) -> None:
         self._start(channel, shared=False)
@@ -65,12 +79,16 @@ class Links:
             self.status.publish(status)
 
     def _start(self, channel: Channel, *, shared: bool) -> None:
-        if self._nursery is None:
-            raise RuntimeError("The client is not open; use it as `async with create_client(…) as db`")
+        nursery = self._open_nursery()
         link = Link(self._address, self._tokens, self, shared=shared)
         self.running.append(link)
         link.add(channel)
-        self._nursery.start_soon(self._run, link)
+        nursery.start_soon(self._run, link)
+
+    def _open_nursery(self) -> trio.Nursery:
+        if self._nursery is None:
+            raise RuntimeError("The client is not open; use it as `async with create_client(…) as db`")
+        return self._nursery
 
     async def _run(self, link: Link) -> None:
         await link.run()

@@ -5,15 +5,15 @@ Law: what users call; `links` decides how events arrive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import msgspec
 
 from . import requests
 from .buffer import Buffer
-from .channel import Channel
+from .channel import Channel, Query
 from .errors import GapError
 from .http import AsyncTransport
 from .links import Links
@@ -56,6 +56,8 @@ class Realtime:
     def subscribe(
         self,
         *collections: str,
+        filter: Mapping[str, Any] | None = None,
+        select: str | Sequence[str] | None = None,
         since: int | None = None,
         on_gap: Literal["raise", "continue"] = "raise",
         max_events: int = BUFFER_EVENTS,
@@ -67,6 +69,9 @@ class Realtime:
         order of seq over all its collections. While the server cannot be reached, entering waits (use
         `trio.fail_after`). `since`: all changes after this seq come first. Keep the `event.seq` of the last
         event that you have dealt with.
+
+        `filter`, `select`: only what enters, changes in, or leaves this view of one collection, as `insert`,
+        `update` and `delete`. Such a subscription has its own socket.
 
         If the server no longer has what was missed (a long outage, or a `since` too old), the iterator raises
         `GapError`, because a copy that has silently missed changes is worse than none. With
@@ -81,7 +86,12 @@ class Realtime:
         if on_gap not in ("raise", "continue"):
             raise ValueError(f"on_gap is {on_gap!r}; expected 'raise' or 'continue'")
         names = frozenset(map(requests.check_collection, collections))
-        channel = Channel(names, since, Buffer(max_events, max_bytes), on_gap == "continue")
+        query = None
+        if filter is not None or select is not None:
+            if len(names) > 1:
+                raise TypeError("subscribe() with filter or select takes one collection")
+            query = Query(filter, requests.paths(select))
+        channel = Channel(names, since, Buffer(max_events, max_bytes), on_gap == "continue", query)
         return Subscription(self._links, channel)
 
     def status(self) -> Statuses:
@@ -143,6 +153,8 @@ class Subscription:
             received.collection,
             msgspec.json.decode(received.data),
             received.seq,
+            cast(EventType | None, received.cause),
+            received.txn,
         )
 
     def status(self) -> Statuses:

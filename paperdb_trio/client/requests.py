@@ -49,6 +49,7 @@ class RestRequest(Generic[T]):
 
     `collections` are those that are written to. `key` is a write's `Idempotency-Key`; a request without one
     does no harm if it is repeated. `attempts`: how often it is sent at most.
+    `reads`: the collection that is read, if a token suffices for this.
     """
 
     method: str
@@ -60,6 +61,7 @@ class RestRequest(Generic[T]):
     collections: frozenset[str] = frozenset()
     key: str | None = None
     attempts: int = ATTEMPTS
+    reads: str | None = None
 
     def result(self, response: RestResponse) -> T:
         """Read the response. Raises `PaperDBError` for anything but a 2xx with the expected JSON."""
@@ -192,15 +194,15 @@ def find(
     members = {name: value for name, value in given.items() if value is not None}
     body = _encode(members)
     if len(body) > MAX_QUERY_BYTES:
-        return RestRequest("POST", _path(collection, "query"), _documents, body=body)
+        return RestRequest("POST", _path(collection, "query"), _documents, body=body, reads=collection)
     query = {name: v if isinstance(v, str) else _encode(v).decode() for name, v in members.items()}
-    return RestRequest("GET", _path(collection, "docs"), _documents, query)
+    return RestRequest("GET", _path(collection, "docs"), _documents, query, reads=collection)
 
 
 def get(collection: str, id: str, select: str | Sequence[str] | None) -> RestRequest[Document]:
     fields = _list(select)
     query = {} if fields is None else {"select": fields}
-    return RestRequest("GET", _path(collection, "docs", id), _document, query)
+    return RestRequest("GET", _path(collection, "docs", id), _document, query, reads=collection)
 
 
 def history(collection: str, id: str, limit: int | None) -> RestRequest[list[Version]]:
@@ -231,7 +233,7 @@ def delete(
 
 def count(collection: str, filter: Mapping[str, Any] | None) -> RestRequest[int]:
     query = {} if filter is None else {"filter": _encode(filter).decode()}
-    return RestRequest("GET", _path(collection, "count"), _count, query)
+    return RestRequest("GET", _path(collection, "count"), _count, query, reads=collection)
 
 
 def ask_for_keys() -> RestRequest[None]:
@@ -319,6 +321,14 @@ def _path(collection: str, *rest: str) -> str:
         if not isinstance(part, str) or part in ("", ".", ".."):
             raise PaperDBError(400, "INVALID_ID", f"Invalid document id: {part!r}. Use a string.")
     return "/" + "/".join(quote(part, safe="") for part in (check_collection(collection), *rest))
+
+
+def paths(select: str | Sequence[str] | None) -> tuple[str, ...] | None:
+    """The fields of a select, or of a sort."""
+    if select is None:
+        return None
+    names = select.split(",") if isinstance(select, str) else select
+    return tuple(stripped for name in names if (stripped := name.strip()))
 
 
 def _list(value: str | Sequence[str] | None) -> str | None:

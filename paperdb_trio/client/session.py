@@ -36,6 +36,14 @@ EVENTS = frozenset({"insert", "update", "delete"})
 AUTH = "auth"
 
 
+def received(message: Message) -> Received:
+    """What a message with an event tells."""
+    assert message.seq is not None
+    return Received(
+        message.type, message.collection, message.seq, message.data, message.cause or None, message.txn
+    )
+
+
 class Again(Exception):
     """Connect again at once; nothing is wrong."""
 
@@ -67,6 +75,8 @@ class Host(Protocol):
     def advance(self, seq: int) -> None: ...
 
     def missed(self, oldest: int, head: int) -> None: ...
+
+    def reset(self, channel: Channel, reason: str, seq: int) -> None: ...
 
 
 class Session:
@@ -144,20 +154,27 @@ class Session:
         link = self._link
         while True:
             message = await self._wire.receive()
-            if message.type in EVENTS and message.seq is not None:
-                event = Received(message.type, message.collection, message.seq, message.data)
-                self._paused = not link.shared
-                await link.deliver(event)
-                self._paused, self._resumed = False, trio.current_time()
-            elif message.type == "gap":
-                link.missed(message.oldest, self._head)
-                self._is_live()
-            elif message.type == "pong":
-                link.advance(message.seq or 0)
-            else:
-                self._take_reply(message)
+            self._paused = not link.shared
+            await self._take(message)
+            self._paused, self._resumed = False, trio.current_time()
             if self._catching_up and link.cursor >= self._head:
                 self._is_live()
+
+    async def _take(self, message: Message) -> None:
+        link = self._link
+        if message.type in EVENTS and message.seq is not None:
+            await link.deliver(received(message))
+        elif message.type == "gap":
+            link.missed(message.oldest, self._head)
+            self._is_live()
+        elif message.type == "reset":
+            for channel in tuple(link.channels):
+                if message.collection in channel.collections or message.query:
+                    link.reset(channel, message.reason, message.seq or 0)
+        elif message.type == "pong":
+            link.advance(message.seq or 0)
+        else:
+            self._take_reply(message)
 
     def _take_reply(self, message: Message) -> None:
         channel = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None

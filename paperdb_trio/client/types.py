@@ -139,12 +139,18 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One change. `data` is the whole document (for a delete, as it last was); `seq` is its cursor."""
+    """One change. `data` is the whole document (for a delete, as it last was); `seq` is its cursor.
+
+    With a filter, or a rule of the token, `type` says what happened to the view, and `cause` what happened to
+    the document. `txn` is the same for all events of a batch.
+    """
 
     type: EventType
     collection: str
     data: dict[str, Any]
     seq: int
+    cause: EventType | None = None
+    txn: int | None = None
 
 
 class ConnectionState(Enum):

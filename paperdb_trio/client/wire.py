@@ -41,6 +41,12 @@ class Message(msgspec.Struct):
     seq: int | None = None
     collection: str = ""
     data: msgspec.Raw = msgspec.Raw(b"null")
+    cause: str = ""
+    txn: int | None = None
+    query: str = ""
+    documents: msgspec.Raw = msgspec.Raw(b"[]")
+    last: bool = False
+    reason: str = ""
     since: int = 0
     oldest: int = 0
     ref: int | str | None = None
