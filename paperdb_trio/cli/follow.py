@@ -35,7 +35,8 @@ async def follow(
 ) -> None:
     """Call `on_event` with the JSON text of every event (with its `seq`), until cancelled.
 
-    `since`: a seq, or None for now. `filter` and `select` take one collection. A `token` is used instead of the `key`, and cannot be renewed. Raises
+    `since`: a seq, or None for now. `filter` and `select` take one collection.
+    A `token` is used instead of the `key`, and cannot be renewed. Raises
     `StartupError` when the server refuses for good: bad token, no plan, key revoked. A gap is only reported.
     """
 
