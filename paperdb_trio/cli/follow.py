@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import trio
@@ -27,12 +28,15 @@ async def follow(
     since: int | None,
     key: str | None,
     token: str | None,
+    filter: dict[str, Any] | None,
+    select: str | None,
     on_event: Callable[[str], None],
     on_status: Callable[[str], None],
 ) -> None:
     """Call `on_event` with the JSON text of every event (with its `seq`), until cancelled.
 
-    `since`: a seq, or None for now. A `token` is used instead of the `key`, and cannot be renewed. Raises
+    `since`: a seq, or None for now. `filter` and `select` take one collection.
+    A `token` is used instead of the `key`, and cannot be renewed. Raises
     `StartupError` when the server refuses for good: bad token, no plan, key revoked. A gap is only reported.
     """
 
@@ -50,16 +54,20 @@ async def follow(
     failure: PaperDBError | None = None
     try:
         async with client as db, trio.open_nursery() as nursery:
-            subscription = db.realtime.subscribe(*collections, since=since, on_gap="continue")
+            subscription = db.realtime.subscribe(
+                *collections, filter=filter, select=select, since=since, on_gap="continue"
+            )
             nursery.start_soon(_tell, subscription.status(), ", ".join(collections), on_status)
             async with subscription as events:
                 async for event in events:
-                    line = {
+                    line: dict[str, Any] = {
                         "seq": event.seq,
                         "type": event.type,
                         "collection": event.collection,
                         "data": event.data,
                     }
+                    if event.cause is not None:
+                        line["cause"] = event.cause
                     on_event(msgspec.json.encode(line).decode())
     except* PaperDBError as group:
         failure = next(error for error in leaves(group) if isinstance(error, PaperDBError))
@@ -81,7 +89,10 @@ async def _tell(statuses: Statuses, names: str, on_status: Callable[[str], None]
             again = "" if status.retry_in is None else f"; trying again in {status.retry_in:.1f} s"
             on_status(f"still connected, but {status.reason}{again}")
         if isinstance(status.error, GapError):
-            gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
-            on_status(f"{gap} are no longer in the server's log; continuing from seq {seq}")
+            if status.error.reason == "gap":
+                gap = f"changes {status.error.since + 1} to {status.error.oldest - 1}"
+                on_status(f"{gap} are no longer in the server's log; continuing from seq {seq}")
+            else:
+                on_status(f"{status.error.message.partition('.')[0]}; continuing from seq {seq}")
         else:
             listening = status.state in (ConnectionState.LIVE, ConnectionState.CATCHING_UP)

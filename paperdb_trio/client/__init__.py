@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .client import Client, SyncClient, create_client, create_sync_client
+    from .collection import Collection
     from .errors import GapError, PaperDBError
+    from .live import Live
     from .types import (
         BatchResult,
         BulkResult,
@@ -32,11 +34,13 @@ _HOMES = {
     "BatchResult": "types",
     "BulkResult": "types",
     "Client": "client",
+    "Collection": "collection",
     "ConnectionState": "types",
     "Document": "types",
     "Documents": "types",
     "Event": "types",
     "GapError": "errors",
+    "Live": "live",
     "Operation": "types",
     "PaperDBError": "errors",
     "Status": "types",
@@ -50,11 +54,13 @@ __all__ = [
     "BatchResult",
     "BulkResult",
     "Client",
+    "Collection",
     "ConnectionState",
     "Document",
     "Documents",
     "Event",
     "GapError",
+    "Live",
     "Operation",
     "PaperDBError",
     "Status",

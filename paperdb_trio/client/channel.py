@@ -39,6 +39,7 @@ class Channel:
     that is.
 
     `started` is set when it has a start and a connection, or has ended, and then `error` says why.
+    `query_id` is the server's, which is another one under another rule.
     `unanswered` counts the collections that the server has been asked for and has not confirmed yet.
     """
 
@@ -47,6 +48,7 @@ class Channel:
     buffer: Buffer
     goes_on_after_gap: bool
     query: Query | None = None
+    query_id: str | None = None
     status: StatusBoard = field(default_factory=lambda: StatusBoard(Status(ConnectionState.CONNECTING)))
     started: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None

@@ -10,6 +10,7 @@ import math
 import ssl
 from collections.abc import Iterable, Sequence
 from types import TracebackType
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 import trio
@@ -21,8 +22,10 @@ from .http import AsyncTransport, Endpoint, SyncTransport
 from .links import Links
 from .realtime import Realtime
 from .token import GetToken, TokenSource, asking, minting
-from .types import BatchResult, Operation, Permission, Rules, Schema
+from .types import BatchResult, Document, Operation, Permission, Rules, Schema
 from .wire import Address
+
+T = TypeVar("T")
 
 TIMEOUT = 30.0
 TOKEN_SECONDS = 900
@@ -124,9 +127,16 @@ class Client:
     def __repr__(self) -> str:
         return f"<paperdb client of {_shown(self._endpoint.base_url)}>"
 
-    def collection(self, name: str) -> Collection:
-        """For names that cannot be attributes. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
-        return Collection(self._transport, self._links, self._endpoint.schemas, name)
+    @overload
+    def collection(self, name: str) -> Collection[Document]: ...
+
+    @overload
+    def collection(self, name: str, shape: type[T]) -> Collection[T]: ...
+
+    def collection(self, name: str, shape: type[Any] | None = None) -> Collection[Any]:
+        """For names that cannot be attributes, and for documents of a type: `shape` is a TypedDict or a msgspec
+        Struct. Raises `PaperDBError` 400 `INVALID_COLLECTION`."""
+        return Collection(self._transport, self._links, self._endpoint.schemas, name, shape)
 
     async def batch(
         self, operations: Iterable[Operation], *, idempotency_key: str | None = None
@@ -140,7 +150,7 @@ class Client:
         prepared = self._endpoint.schemas.prepare_batch(operations)
         return await self._transport.send(requests.batch(prepared, idempotency_key))
 
-    def __getattr__(self, name: str) -> Collection:
+    def __getattr__(self, name: str) -> Collection[Document]:
         if name.startswith("_"):
             raise AttributeError(name)
         return self.collection(name)

@@ -7,30 +7,44 @@ have happened; the same call with the same `idempotency_key` finds out, and writ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Generic, overload
 
 from . import requests
 from .http import AsyncTransport, SyncTransport
 from .links import Links
 from .live import Live
 from .schema import SchemaBook
-from .types import BulkResult, Document, Documents, Version
+from .shape import fields_of, show_as
+from .types import BulkResult, D, Document, Documents, Version
 
 
-class Collection:
-    """`db.messages`, or `db.collection("messages")`. It need not exist: its first write creates it."""
+class Collection(Generic[D]):
+    """`db.messages`, or `db.collection("messages")`. It need not exist: its first write creates it.
 
-    def __init__(self, transport: AsyncTransport, links: Links, schemas: SchemaBook, name: str) -> None:
+    `db.collection("messages", Message)`, where `Message` is a TypedDict or a msgspec Struct, gives documents of
+    that type, unless there is a `select`. One that does not fit is an error `WRONG_TYPE`.
+    """
+
+    def __init__(
+        self,
+        transport: AsyncTransport,
+        links: Links,
+        schemas: SchemaBook,
+        name: str,
+        shape: type[D] | None = None,
+    ) -> None:
         self._transport = transport
         self._links = links
         self._schemas = schemas
         self.name = requests.check_collection(name)
+        self._shape = shape
+        self._show: Callable[[Document], D] = show_as(name, shape)
 
     def __repr__(self) -> str:
         return f"<collection {self.name!r}>"
 
-    async def insert(self, document: Mapping[str, Any], *, idempotency_key: str | None = None) -> Document:
+    async def insert(self, document: D | Mapping[str, Any], *, idempotency_key: str | None = None) -> D:
         """Store a new document; returns it as stored.
 
         `"_id"` (or `"key"`) in it sets its id; otherwise the server does. `"unique": ["email"]` refuses it when
@@ -39,12 +53,12 @@ class Collection:
         `idempotency_key`: instead of the one that the SDK makes for each write. The server keeps it for a
         day: the same call with the same key writes nothing, and returns what the first one returned.
         """
-        prepared = self._schemas.prepare(self.name, document)
-        return await self._transport.send(requests.insert(self.name, prepared, idempotency_key))
+        prepared = self._schemas.prepare(self.name, fields_of(document))
+        return self._show(await self._transport.send(requests.insert(self.name, prepared, idempotency_key)))
 
     async def insert_bulk(
         self,
-        documents: Iterable[Mapping[str, Any]],
+        documents: Iterable[D | Mapping[str, Any]],
         *,
         atomic: bool = False,
         idempotency_key: str | None = None,
@@ -53,8 +67,34 @@ class Collection:
 
         `atomic`: all or none. The first failure is raised, with its `index` in `extra`.
         """
-        prepared = [self._schemas.prepare(self.name, document) for document in documents]
+        prepared = [self._schemas.prepare(self.name, fields_of(document)) for document in documents]
         return await self._transport.send(requests.insert_bulk(self.name, prepared, atomic, idempotency_key))
+
+    @overload
+    async def find(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        select: None = None,
+        count: bool = False,
+        after: str | None = None,
+    ) -> Documents[D]: ...
+
+    @overload
+    async def find(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        offset: int | None = None,
+        select: str | Sequence[str],
+        count: bool = False,
+        after: str | None = None,
+    ) -> Documents[Document]: ...
 
     async def find(
         self,
@@ -66,7 +106,7 @@ class Collection:
         select: str | Sequence[str] | None = None,
         count: bool = False,
         after: str | None = None,
-    ) -> Documents:
+    ) -> Documents[Any]:
         """Documents that match `filter`, such as `{"age": {"gte": 18}}`.
 
         `sort`: field names, with `-` in front for descending. `limit`: 1 to 1,000; the server's default is 100.
@@ -74,13 +114,23 @@ class Collection:
         `.next` of the page before, found with the same `sort`. A subscription continues
         from the list's `.seq`: `subscribe(…, since=found.seq)`.
         """
-        return await self._transport.send(
+        found: Documents[Any] = await self._transport.send(
             requests.find(self.name, filter, sort, limit, offset, select, count, after)
         )
+        if self._shape is not None and select is None:
+            found[:] = map(self._show, found)
+        return found
 
-    async def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Document:
+    @overload
+    async def get(self, id: str, *, select: None = None) -> D: ...
+
+    @overload
+    async def get(self, id: str, *, select: str | Sequence[str]) -> Document: ...
+
+    async def get(self, id: str, *, select: str | Sequence[str] | None = None) -> Any:
         """One document. 404 `NOT_FOUND`."""
-        return await self._transport.send(requests.get(self.name, id, select))
+        found = await self._transport.send(requests.get(self.name, id, select))
+        return self._show(found) if select is None else found
 
     async def history(self, id: str, *, limit: int | None = None) -> list[Version]:
         """The versions of a document that the server's log still holds, newest first. 404 `NOT_FOUND`."""
@@ -94,7 +144,7 @@ class Collection:
         if_match: int | None = None,
         where: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-    ) -> Document:
+    ) -> D:
         """Merge `fields`, not deeply, and return the whole document. `{"n": {"increment": 1}}` is atomic; so
         are `decrement`, `push`, `pull` and `unset`.
 
@@ -102,22 +152,27 @@ class Collection:
         `where` is a filter: 412 `CONDITION_FAILED` unless the document satisfies it. `idempotency_key` as for
         `insert`.
         """
-        return await self._transport.send(
-            requests.write("PATCH", self.name, id, fields, if_match, where, idempotency_key)
+        return self._show(
+            await self._transport.send(
+                requests.write("PATCH", self.name, id, fields, if_match, where, idempotency_key)
+            )
         )
 
     async def replace(
         self,
         id: str,
-        document: Mapping[str, Any],
+        document: D | Mapping[str, Any],
         *,
         if_match: int | None = None,
         where: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
-    ) -> Document:
+    ) -> D:
         """Replace the document with this id, or insert it. The conditions as for `update`."""
-        return await self._transport.send(
-            requests.write("PUT", self.name, id, document, if_match, where, idempotency_key)
+        fields = fields_of(document)
+        return self._show(
+            await self._transport.send(
+                requests.write("PUT", self.name, id, fields, if_match, where, idempotency_key)
+            )
         )
 
     async def delete(
@@ -135,6 +190,26 @@ class Collection:
         """How many documents match `filter`, or how many there are."""
         return await self._transport.send(requests.count(self.name, filter))
 
+    @overload
+    def live(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        select: None = None,
+    ) -> Live[D]: ...
+
+    @overload
+    def live(
+        self,
+        filter: Mapping[str, Any] | None = None,
+        *,
+        sort: str | Sequence[str] | None = None,
+        limit: int | None = None,
+        select: str | Sequence[str],
+    ) -> Live[Document]: ...
+
     def live(
         self,
         filter: Mapping[str, Any] | None = None,
@@ -142,7 +217,7 @@ class Collection:
         sort: str | Sequence[str] | None = None,
         limit: int | None = None,
         select: str | Sequence[str] | None = None,
-    ) -> Live[Document]:
+    ) -> Live[Any]:
         """A list that stays as `find` would have it: `async with db.messages.live({"room": "r1"}) as live:
         async for documents in live: …`
 
@@ -150,7 +225,8 @@ class Collection:
         it, all. With `select`, the fields of `sort` come, too. Outages, gaps and new rules are dealt with:
         `live.status` says whether the list is up to date.
         """
-        return Live(self._transport, self._links, self.name, filter, sort, limit, select, lambda one: one)
+        show: Callable[[Document], Any] = self._show if select is None else lambda document: document
+        return Live(self._transport, self._links, self.name, filter, sort, limit, select, show)
 
 
 class SyncCollection:

@@ -10,7 +10,7 @@ from typing import Any
 
 TRANSIENT = frozenset({0, 408, 425, 429})
 """Statuses after which the same request may succeed later. The same is true of every 5xx."""
-FINAL = frozenset({"CERTIFICATE", "BAD_ANSWER"})
+FINAL = frozenset({"CERTIFICATE", "BAD_ANSWER", "WRONG_TYPE"})
 """Codes for which a later try is useless, whatever the status."""
 
 
@@ -24,7 +24,8 @@ class PaperDBError(Exception):
     The client's own codes are `NETWORK` (status 0: no response; a write may or may not have happened),
     `CERTIFICATE` (status 0: the server's certificate is not trusted; nothing was sent), `REDIRECTED` (something
     in front of the server redirects; redirects are not followed, so that a write stays a write and a key stays
-    with its server), `BAD_ANSWER` (what responded is not PaperDB), and for subscriptions `TOKEN_UNAVAILABLE`
+    with its server), `BAD_ANSWER` (what responded is not PaperDB), `WRONG_TYPE` (a document
+    is not of the collection's type; a write has happened), and for subscriptions `TOKEN_UNAVAILABLE`
     (`get_token` failed), `ACCESS_LOST` (key revoked, plan lost) and `CLOSED` (`extra["close_code"]` says why).
     """
 

@@ -5,7 +5,7 @@ well, so that a page is never older than the events before it. Readers are woken
 holds anything up.
 
 Without a limit, the server sends a snapshot and then what changes. With one, the list is a window: a find, and
-what changes after its seq. The window knows some documents more than it shows; when it runs short of these, it
+what changed after its seq. The window knows some documents more than it shows; when it runs short of these, it
 asks for those behind its edge.
 """
 
@@ -170,7 +170,7 @@ class Live(Generic[V]):
         self._leave("the client has been closed")
 
     def _end(self, error: Exception, status: Status) -> None:
-        self._error = self._error or error
+        self._error = error
         self._board.finish(status)
         self._begun.set()
         self._readers.unpark_all()
@@ -183,6 +183,7 @@ class Live(Generic[V]):
         with self._scope:
             while True:
                 since = self._window.version
+                await trio.lowlevel.checkpoint()  # a cancelled client takes no new channels
                 try:
                     await follow()
                 except Unordered:
@@ -209,16 +210,16 @@ class Live(Generic[V]):
         if self._shown[0] != self._window.version:
             self._readers.unpark_all()
 
-    def _channel(self, start: int | None) -> Channel:
-        query = Query(self._filter, self._select, snapshot=start is None)
+    def _channel(self, *, snapshot: bool) -> Channel:
+        query = Query(self._filter, self._select, snapshot)
         buffer = Buffer(BUFFER_EVENTS, BUFFER_BYTES)
-        channel = Channel(frozenset((self._name,)), start, buffer, False, query, self._board)
+        channel = Channel(frozenset((self._name,)), None, buffer, False, query, status=self._board)
         self._links.add(channel)
         return channel
 
     async def _follow_all(self) -> None:
         """A snapshot, and then events; the channel begins again with a snapshot by itself."""
-        channel = self._channel(None)
+        channel = self._channel(snapshot=True)
         snapshot: list[Document] = []
         try:
             while True:
@@ -241,10 +242,14 @@ class Live(Generic[V]):
             _leave(channel)
 
     async def _follow_window(self) -> None:
-        async with self._lock:
-            seq = await self._fetch()
-        channel = self._channel(seq)
+        """Listen, then fetch: so the listener hears of another rule that comes between the two."""
+        channel = self._channel(snapshot=False)
         try:
+            await channel.started.wait()
+            if channel.error is not None:
+                raise channel.error
+            async with self._lock:
+                await self._fetch()
             self._publish()
             while True:
                 item = await channel.buffer.take()
@@ -268,14 +273,13 @@ class Live(Generic[V]):
     def _slack(self) -> int:
         return min(max(self._window.limit or 0, LEAST_SLACK), MOST_SLACK)
 
-    async def _fetch(self) -> int:
-        """Get the window anew. Returns its seq."""
+    async def _fetch(self) -> None:
+        """Get the window anew."""
         found = await self._find(None)
         assert found.seq is not None
         self._window.begin(found.seq)
         self._extend(found)
         await self._fill()
-        return found.seq
 
     async def _fill(self) -> None:
         """Get what the window is short of."""

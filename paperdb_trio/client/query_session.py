@@ -58,7 +58,8 @@ class QuerySession(Session):
         if message.ref is not None and message.ref == self._asked_ref:
             await self._take_subscribed(message, channel)
         elif message.type == "reset":
-            self._take_reset(message, channel)
+            if self._id is not None and message.query == self._id:  # else it is asked anew already
+                self._begin_anew(channel, message.reason, message.seq or 0)
         elif message.type == "pong" or message.type == "progress":
             # Before the reply, and amid a snapshot, its seq says nothing about this query.
             if self._id is not None and not self._in_snapshot:
@@ -85,7 +86,11 @@ class QuerySession(Session):
             status = {"NOT_IN_TOKEN": 403, "RESULT_TOO_LARGE": 413}.get(message.code, 400)
             channel.end(PaperDBError(status, message.code or "BAD_ANSWER", message.message))
             return
-        self._id = message.query
+        if channel.query_id not in (None, message.query) and channel.start is not None:
+            self._begin_anew(channel, "rule", message.seq)  # this connection's token has another one
+            channel.query_id = message.query
+            return
+        self._id = channel.query_id = message.query
         if channel.start is None:
             assert channel.query is not None
             self._in_snapshot = channel.query.snapshot
@@ -96,22 +101,20 @@ class QuerySession(Session):
         link.begins()
         channel.started.set()
 
-    def _take_reset(self, message: Message, channel: Channel) -> None:
-        """The server cannot go on from where the channel is, or another rule holds: begin anew."""
+    def _begin_anew(self, channel: Channel, reason: str, seq: int) -> None:
+        """The server cannot go on from where the channel is, or another rule holds."""
         assert channel.query is not None
-        if self._id is None or message.query != self._id:
-            return  # asked anew already
         self._id = None
         self._in_snapshot = False
         self._catching_up = True
         if channel.query.snapshot:
             channel.start = None
             self._link.cursor = 0
-            if message.reason == "error":
+            if reason == "error":
                 raise Lost("the server could not follow the query", retry_after=ERROR_SECONDS)
-            self._link.show(ConnectionState.CATCHING_UP, f"the server reset the query: {message.reason}")
+            self._link.show(ConnectionState.CATCHING_UP, f"the server reset the query: {reason}")
         else:
-            self._link.reset(channel, message.reason, message.seq or 0)
+            self._link.reset(channel, reason, seq)
         self.changed.set()
 
     async def _reconcile(self) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, NotRequired, TypedDict
 
 from .errors import PaperDBError
 
@@ -30,7 +30,17 @@ class Document(dict[str, Any]):
     seq: int | None = None
 
 
-class Documents(list[Document]):
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    D = TypeVar("D", default=Document)
+else:  # the default is for type checkers, and Python has it from 3.13 on
+    from typing import TypeVar
+
+    D = TypeVar("D")
+
+
+class Documents(list[D], Generic[D]):
     """What `find` found: a list. `total` counts all that match, if asked for with `count=True`. `seq` is that
     of the last change that the documents show, if the server says so: subscribe from it (`since=`). `next`:
     what `find(after=)` takes for the next page, if there is one.
@@ -38,7 +48,7 @@ class Documents(list[Document]):
 
     def __init__(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[D],
         *,
         limit: int,
         offset: int,

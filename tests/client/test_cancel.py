@@ -40,6 +40,14 @@ async def session(server: Server, collection: str) -> None:
             await db.collection(collection + "_other").insert({"n": 9})
             await take(others, 1)
         await take(events, 1)
+        async with db.collection(collection).live(sort="n", limit=1) as live:
+            await db.collection(collection).insert({"n": -1})
+            async for documents in live:
+                if documents[0]["n"] == -1:
+                    break
+            await live.more()
+        async with db.collection(collection).live({"n": 1}) as live:
+            assert live.documents
 
 
 async def test_cancelling_at_every_step_leaves_nothing_running(server: Server, collection: str) -> None:

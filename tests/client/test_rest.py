@@ -129,13 +129,28 @@ def test_a_client_may_be_made_before_trio_runs(server: Server, collection: str) 
     assert trio.run(main) == 0
 
 
-async def test_a_client_that_can_only_subscribe_says_so(server: Server, collection: str) -> None:
-    async def get_token() -> str:
-        raise AssertionError
+async def test_a_client_with_get_token_alone_reads_within_its_rule(server: Server, collection: str) -> None:
+    rules = {collection: {"filter": {"room": 1}}}
+    with create_sync_client(base_url=server.url, api_key=server.key) as back:
+        for n in range(4):
+            back.collection(collection).insert({"_id": str(n), "room": n % 2})
 
-    async with create_client(base_url=server.url, get_token=get_token) as db:
-        with pytest.raises(PaperDBError, match="no api_key"):
-            await db.collection(collection).find()
+        async def get_token() -> str:
+            return back.realtime.generate_token(rules, subject=collection)
+
+        async with create_client(base_url=server.url, get_token=get_token) as db:
+            documents = db.collection(collection)
+            assert [document["_id"] for document in await documents.find()] == ["1", "3"]
+            assert await documents.count({"_id": {"ne": "1"}}) == 1
+            assert (await documents.get("1"))["room"] == 1
+            with pytest.raises(PaperDBError, match="NOT_FOUND"):
+                await documents.get("0")
+            back.realtime.revoke(collection)
+            assert await documents.count() == 2  # with another token
+            with pytest.raises(PaperDBError, match="NOT_IN_TOKEN"):
+                await db.collection(collection + "_other").find()
+            with pytest.raises(PaperDBError, match="no api_key"):
+                await documents.insert({"room": 1})
 
 
 def test_the_key_is_shown_nowhere(server: Server, collection: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,24 +2,59 @@
 
 from __future__ import annotations
 
-from typing import assert_type
+from typing import TypedDict, assert_type
 
+import msgspec
 import trio
 
 from paperdb_trio import (
     BatchResult,
     BulkResult,
+    Client,
     ConnectionState,
     Document,
     Documents,
     Event,
     GapError,
+    Live,
     Operation,
     PaperDBError,
     Version,
     create_client,
     create_sync_client,
 )
+
+
+class Message(TypedDict):
+    _id: str
+    text: str
+
+
+class Note(msgspec.Struct):
+    text: str
+
+
+async def typed(db: Client) -> None:
+    messages = db.collection("messages", Message)
+    assert_type(await messages.insert({"_id": "a", "text": "b"}), Message)
+    assert_type((await messages.find({"text": "b"}))[0], Message)
+    assert_type((await messages.find(select="text"))[0], Document)
+    assert_type(await messages.get("a", select=["text"]), Document)
+    async with messages.live({"text": "b"}, sort="-createdAt", limit=50) as live:
+        assert_type(live, Live[Message])
+        async for documents in live:
+            assert_type(documents[0]["text"], str)
+        await live.more()
+        assert_type(live.status.state, ConnectionState)
+    notes = db.collection("notes", Note)
+    assert_type(await notes.replace("a", Note("b")), Note)
+    async with notes.live(select="text") as partial:
+        assert_type(partial.documents, list[Document])
+    async with db.messages.live() as plain:
+        assert_type(plain.documents[0], Document)
+    async with db.realtime.subscribe("messages", filter={"text": "b"}, select="text") as events:
+        async for event in events:
+            print(event.cause, event.txn)
 
 
 async def token_of_my_back_end() -> str:

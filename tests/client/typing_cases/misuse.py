@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 from paperdb_trio import create_client, create_sync_client
 from paperdb_trio import nonsense  # E: attr-defined
+
+
+class Message(TypedDict):
+    text: str
 
 
 def not_async() -> str:
@@ -25,8 +31,8 @@ async def main() -> None:
         db.messages.insert({})  # E: unused-coroutine
         await db.messages.insert("text")  # E: arg-type
         await db.messages.insert()  # E: call-arg
-        await db.messages.find(limit="5")  # E: arg-type
-        await db.messages.find(order="n")  # E: call-arg
+        await db.messages.find(limit="5")  # E: call-overload
+        await db.messages.find(order="n")  # E: call-overload
         await db.messages.upsert({})  # E: attr-defined
         (await db.messages.count()).total  # E: attr-defined
         (await db.messages.find()).hasMore  # E: attr-defined
@@ -38,6 +44,16 @@ async def main() -> None:
         await db.realtime.generate_token(["a"], ["admin"])  # E: list-item
         db.realtime.subscribe("a", on_gap="ignore")  # E: arg-type
         db.realtime.subscribe(5)  # E: arg-type
+        db.realtime.subscribe("a", filter="n")  # E: arg-type
+        typed = db.collection("a", Message)
+        (await typed.get("id"))["title"]  # E: typeddict-item
+        await typed.insert("text")  # E: arg-type
+        typed.live(limit="5")  # E: call-overload
+        with typed.live():  # E: attr-defined
+            pass
+        async with typed.live() as live:
+            live.documents[0]["text"] = 5  # E: typeddict-item
+            live.status.state == "live"  # E: comparison-overlap
         async with db.realtime.subscribe("a") as events:
             for event in events:  # E: attr-defined
                 pass
