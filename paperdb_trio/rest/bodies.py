@@ -199,9 +199,13 @@ BATCH: Final = Body(
 # --- queries -------------------------------------------------------------------------------------
 
 
+def _without_format(schema: JsonSchema) -> JsonSchema:
+    return {name: value for name, value in schema.items() if name != "format"}
+
+
 def _query(settings: Settings) -> JsonSchema:
     named = {
-        parameter.name: {**parameter.schema(settings), "description": parameter.about}
+        parameter.name: {**_without_format(parameter.schema(settings)), "description": parameter.about}
         for parameter in (SORT, LIMIT, OFFSET, SELECT, AFTER, COUNT, EXPLAIN)
     }
     return {
