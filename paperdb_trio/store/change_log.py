@@ -16,7 +16,16 @@ from paperdb_trio.model import Change, encode
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.protocol import FIRST_ROWS, PAGE_BYTES, EventText, Interest, Page, Render
+from paperdb_trio.store.protocol import (
+    FIRST_ROWS,
+    PAGE_BYTES,
+    EventText,
+    Filtered,
+    Interest,
+    Page,
+    Render,
+    Topic,
+)
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import Reader, any_length
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
@@ -133,7 +142,7 @@ def _read_page(
         return Page([], after, True, head, trimmed, expired=True)
     end = head if None in interest else min(head, after + SCANNED)
     base, _ = span(database_id)
-    condition, parameters = _interest_sql(base, interest)
+    condition, parameters = _interest_sql(base, interest, after)
     limits: list[Any] = [base | after, base | end, *parameters]
     if not isinstance(text, EventText):
         with any_length(connection):
@@ -188,8 +197,9 @@ def _rendered(
     for count, (rowkey, type, collection, data, id, before, txn) in enumerate(found, 1):
         seq = rowkey & SEQ_MASK
         patch = None if before is None else before.encode()
-        events += render(Change(database_id, seq, type, collection, id or "", data.encode(), patch, txn))
-        size += len(data)
+        own = render(Change(database_id, seq, type, collection, id or "", data.encode(), patch, txn))
+        events += own
+        size += max(len(data), sum(map(len, own)))  # many queries may show the same document
         if count == rows or size >= PAGE_BYTES:
             found.close()
             return events, seq
@@ -198,31 +208,47 @@ def _rendered(
 
 PREFILTERED: Final = 16
 """The most filters that SQLite checks, too. A page for more looks at all changes of their collections."""
+PREFILTER_PARAMETERS: Final = 10_000
+"""The most parameters of these filters together. SQLite has a limit for those of a statement: 32,766."""
 
 
-def _interest_sql(base: int, interest: Interest) -> tuple[str, list[Any]]:
-    """A condition that holds for every change that the interest may concern, and its parameters."""
+def _interest_sql(base: int, interest: Interest, after: int) -> tuple[str, list[Any]]:
+    """A condition that holds for every change after seq `after` that the interest may concern, and its
+    parameters."""
     terms: list[str] = []
     parameters: list[Any] = []
-    few = sum(topic is not None and not isinstance(topic, str) for topic in interest) <= PREFILTERED
+    narrowed = _prefilters(interest)
+    # By their seq, because a term for each collection would be too deep an expression for SQLite.
+    names: dict[int, set[str]] = {}
     for topic, since in interest.items():
         if topic is None:
             if since == 0 and len(interest) == 1:
                 return "", []
             terms.append("rowkey>?")
             parameters.append(base | since)
-            continue
-        narrower = ""
-        values: list[Any] = []
-        if isinstance(topic, str):
-            name = topic
+        elif topic in narrowed:
+            condition, values = narrowed[topic]
+            terms.append(f"(collection=? AND rowkey>?{condition})")
+            parameters += [_collection(topic), base | since, *values]
         else:
-            name = topic.collection
-            if few:
-                narrower, values = _prefilter(topic.filter)
-        terms.append(f"(collection=? AND rowkey>?{narrower})")
-        parameters += [name, base | since, *values]
+            names.setdefault(max(since, after), set()).add(_collection(topic))
+    for since, own in names.items():
+        terms.append(f"(collection IN ({','.join('?' * len(own))}) AND rowkey>?)")
+        parameters += [*own, base | since]
     return f" AND ({' OR '.join(terms) or '0'})", parameters
+
+
+def _collection(topic: str | Filtered) -> str:
+    return topic if isinstance(topic, str) else topic.collection
+
+
+def _prefilters(interest: Interest) -> dict[Topic, tuple[str, list[Any]]]:
+    """The conditions of the filters, unless they are too many for one statement."""
+    filtered = [topic for topic in interest if topic is not None and not isinstance(topic, str)]
+    if len(filtered) > PREFILTERED:
+        return {}
+    found: dict[Topic, tuple[str, list[Any]]] = {topic: _prefilter(topic.filter) for topic in filtered}
+    return found if sum(len(values) for _, values in found.values()) <= PREFILTER_PARAMETERS else {}
 
 
 def _prefilter(filter: dict[str, Any]) -> tuple[str, list[Any]]:
