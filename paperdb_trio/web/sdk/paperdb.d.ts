@@ -136,8 +136,10 @@ export interface FindOptions<D> {
   count?: boolean;
 }
 
-/** A document with only what the array `select` of `O` names, and `_id`; of a path, its first field. */
-export type Selected<D, O> = O extends { select: readonly (infer P extends string)[] }
+export type Select = string | readonly string[];
+
+/** A document with only what `select` names, if it is an array of literals, and `_id`; of a path, its first field. */
+export type Selected<D, S extends Select> = S extends readonly (infer P extends string)[]
   ? string extends P
     ? D
     : Flat<Pick<D, Extract<(P extends `${infer Head}.${string}` ? Head : P) | "_id", keyof D>>>
@@ -213,7 +215,7 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
   insert(document: I, options?: InsertOptions): Promise<D>;
   /** Each document stands or falls alone, unless `atomic`. */
   insertBulk(documents: readonly I[], options?: BulkOptions): Promise<BulkResult<D>>;
-  find<const O extends FindOptions<D>>(options?: O & FindOptions<D>): Promise<Found<Selected<D, O>>>;
+  find<const S extends Select = string>(options?: FindOptions<D> & { select?: S }): Promise<Found<Selected<D, S>>>;
   /** 404 `NOT_FOUND`. */
   get(id: string, options?: { select?: string | readonly string[] }): Promise<D>;
   /** Merge fields, not deep; resolves to the whole document. 404 `NOT_FOUND`. */
@@ -224,7 +226,7 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
   delete(id: string, options?: WriteOptions<D>): Promise<Deleted>;
   count(options?: { filter?: Filter<D> }): Promise<number>;
   /** The documents of a query, and what becomes of them. Nothing is asked for until something subscribes. */
-  live<const O extends LiveOptions<D>>(options?: O & LiveOptions<D>): Live<Selected<D, O>>;
+  live<const S extends Select = string>(options?: LiveOptions<D> & { select?: S }): Live<Selected<D, S>>;
   /** The versions that the server's log still holds, newest first. 404 `NOT_FOUND`. */
   history(id: string, options?: { limit?: number }): Promise<Version<D>[]>;
 }

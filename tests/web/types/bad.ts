@@ -53,8 +53,6 @@ db.users.live({ select: ["name"] }).subscribe(({ documents }) => documents[0]?.a
 db.users.live().get().documents.push({});
 // @ts-expect-error: no such status
 db.users.live().subscribe(({ status }) => status === "open");
-// @ts-expect-error: no such field to filter by
-db.realtime.subscribe("users", () => {}, { filter: { nmae: "Ada" } });
 // @ts-expect-error: no such field to sort by
 db.users.find({ sort: "-nmae" });
 // @ts-expect-error: an id is a string

@@ -84,7 +84,7 @@ function live(): void {
   });
   const names = db.users.live({ select: ["name", "age"], filter: { name: { in: ["Ada", null] }, admin: { ne: true } } });
   const [first] = names.get().documents;
-  is<Equal<typeof first, { name: string; age?: number; _id: string } | undefined>>();
+  is<Equal<typeof first, { name: string; age?: number; _id: string }>>();
   db.posts.live({ filter: { tags: { contains: "x" }, "meta.n": { gt: 3 }, not: { meta: { exists: true } } } });
   db.realtime.subscribe("users", ({ data }) => data.name, { filter: { age: { lt: 3 } }, select: ["name"] });
   db.messages.live({ filter: { room: "r1", n: { gt: 3 } }, sort: ["-createdAt"] }).subscribe(({ documents }) => documents[0]?.text);
