@@ -17,16 +17,19 @@ function newId() {
 
 const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-/** What a step such as `{increment: 1}` makes of a value; undefined: the field goes. */
+const STEPS = {
+  increment: (value = 0, by) => (typeof value === "number" && typeof by === "number" ? value + by : value),
+  decrement: (value = 0, by) => (typeof value === "number" && typeof by === "number" ? value - by : value),
+  push: (value = [], item) => (Array.isArray(value) ? [...value, item] : value),
+  pull: (value = [], item) => (Array.isArray(value) ? value.filter((one) => !same(one, item)) : value),
+  unset: () => undefined,
+};
+
+/** What a step such as `{increment: 1}` makes of a value; undefined: the field goes. One that does not apply is refused later. */
 function stepped(value, change) {
   const [step, ...others] = isObject(change) ? Object.keys(change) : [];
-  if (step === undefined || others.length) return change;
-  const operand = change[step];
-  if (step === "increment" && typeof operand === "number") return (value ?? 0) + operand;
-  if (step === "decrement" && typeof operand === "number") return (value ?? 0) - operand;
-  if (step === "push") return [...(value ?? []), operand];
-  if (step === "pull") return (value ?? []).filter((item) => !same(item, operand));
-  return step === "unset" && operand === true ? undefined : change;
+  const run = others.length === 0 && step !== undefined && Object.hasOwn(STEPS, step) ? STEPS[step] : null;
+  return run ? run(value ?? undefined, change[step]) : change;
 }
 
 /** The document after an operation; null: there is none. `before` is null if it is not known. */

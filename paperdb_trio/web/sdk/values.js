@@ -53,16 +53,16 @@ export function parseSort(sort) {
 }
 
 /**
- * A comparison of documents by a parsed sort. Equal ones are compared by `createdAt`, in the order of which documents are
- * inserted: 0 means that their documents do not tell.
+ * A comparison of documents by a parsed sort. Equal ones come in the order of insertion, which they do not tell: `createdAt`
+ * of two that are inserted at once may be the other way round.
  */
-export function comparison({ fields, sign }) {
+export function comparison({ fields }) {
   return (one, other) => {
     for (const { path, sign: own } of fields) {
       const order = compareValues(valueAt(one, path), valueAt(other, path));
       if (order !== 0) return own * order;
     }
-    return one.createdAt && other.createdAt ? sign * compareValues(one.createdAt, other.createdAt) : 0;
+    return 0;
   };
 }
 

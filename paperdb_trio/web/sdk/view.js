@@ -2,11 +2,14 @@
  * The documents of a live query: those that are known, in order, up to an edge behind which there may be more.
  *
  * Law: no I/O. Invariant: `#entries` are all documents of the query that come before the edge, each with the seq up to
- * which it is known; without an edge, all of them. Sorted as the server does (values.js); documents that tell no
- * difference come in the order in which they came here, which for a list is the server's.
+ * which it is known; without an edge, all of them. Sorted as the server does (values.js); equal ones come in the order
+ * of insertion, as far as lists and inserts tell.
  */
 
 import { comparison, parseSort } from "./values.js";
+
+/** What was inserted while it was followed comes after all that was listed. */
+const NEWEST = 2 ** 52;
 
 export class View {
   #compare;
@@ -46,18 +49,28 @@ export class View {
     this.#edge = hasMore ? documents.at(-1) ?? this.#edge : null;
   }
 
-  /** Whether it is certain where the document belongs: false if it may be on either side of the edge. */
-  change({ type, data, seq }) {
+  /**
+   * Whether it is certain where the document belongs. It is not if it ties with another, and has not just been inserted: an
+   * event does not tell when it was.
+   */
+  change({ type, data, seq, cause }) {
     const known = this.#entries.get(data._id);
     if (known !== undefined && known.seq >= seq) return true;
     if (type === "delete") return this.#delete(data._id);
-    const order = this.#edge === null ? -1 : this.#compare(data, this.#edge);
-    if (order < 0 || (order === 0 && data._id === this.#edge._id)) {
-      this.#set(data, seq, known?.at ?? Number.MAX_SAFE_INTEGER / 2 + (this.#count += 1));
-      return true;
-    }
-    this.#delete(data._id);
-    return order > 0;
+    const stays = known !== undefined && this.#compare(known.document, data) === 0;
+    const isNewest = cause === "insert";
+    const toEdge = this.#edge === null ? -1 : this.#compare(data, this.#edge);
+    const isInside = toEdge < 0 || (toEdge === 0 && (stays || (isNewest && this.#sign < 0)));
+    if (!isInside) return this.#delete(data._id) && (toEdge > 0 || isNewest);
+    const isCertain = stays || isNewest || !this.#ties(data);
+    this.#set(data, seq, stays ? known.at : NEWEST + (this.#count += 1));
+    return isCertain;
+  }
+
+  #ties(data) {
+    return [...this.#entries.values()].some(
+      ({ document }) => document._id !== data._id && this.#compare(document, data) === 0,
+    );
   }
 
   #set(document, seq, at) {
@@ -92,7 +105,7 @@ export class View {
   /** With `shown` (id → document) in place of what is known, and without those that are null. */
   overlaid(shown) {
     const merged = new Map(this.#entries);
-    let at = Number.MAX_SAFE_INTEGER / 2 + this.#count;
+    let at = NEWEST + this.#count;
     for (const [id, document] of shown) {
       const known = merged.get(id);
       const isInside = document && (this.#edge === null || this.#compare(document, this.#edge) <= 0);
