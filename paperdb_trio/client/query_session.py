@@ -17,7 +17,7 @@ import trio
 from .buffer import Received
 from .channel import Channel
 from .errors import PaperDBError
-from .session import EVENTS, READY_SECONDS, Session, received
+from .session import EVENTS, QUIET_SECONDS, READY_SECONDS, Session, received
 from .types import ConnectionState
 from .wire import Lost, Message
 
@@ -48,7 +48,16 @@ class QuerySession(Session):
             raise Lost("the server did not say that it is ready")
         self._head = ready.seq
         self._catching_up = True
-        self._link.show(ConnectionState.CATCHING_UP)
+
+    def _caught_up(self) -> bool:
+        return self._id is not None and not self._in_snapshot and super()._caught_up()
+
+    async def _settle(self) -> None:
+        """Ask how far the server has come: the past may end with changes that do not match."""
+        while True:
+            if self._catching_up and self._id is not None and not self._paused:
+                await self._wire.send({"action": "ping"})
+            await trio.sleep(QUIET_SECONDS)
 
     async def _take(self, message: Message) -> None:
         link = self._link
@@ -99,6 +108,8 @@ class QuerySession(Session):
             else:
                 channel.start = link.cursor = message.seq
         link.begins()
+        if not self._caught_up():
+            link.show(ConnectionState.CATCHING_UP)
         channel.started.set()
 
     def _begin_anew(self, channel: Channel, reason: str, seq: int) -> None:
@@ -139,3 +150,5 @@ class QuerySession(Session):
         elif query.snapshot:
             action["snapshot"] = True
         await self._wire.send(action)
+        if "since" in action:
+            await self._wire.send({"action": "ping"})

@@ -157,8 +157,11 @@ class Session:
             self._paused = not link.shared
             await self._take(message)
             self._paused, self._resumed = False, trio.current_time()
-            if self._catching_up and link.cursor >= self._head:
+            if self._catching_up and self._caught_up():
                 self._is_live()
+
+    def _caught_up(self) -> bool:
+        return self._link.cursor >= self._head
 
     async def _take(self, message: Message) -> None:
         link = self._link

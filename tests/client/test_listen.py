@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.auth.commands import run_here
 from tests.client.harness import short_token
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, wait_until
 from tests.zygote import Popen, run
@@ -208,3 +209,46 @@ def test_a_revoked_key_ends_it(server: Server, collection: str, listeners: list[
     server.cli("keys", "revoke", key["id"])
     assert listener.wait() == 1
     assert "API key revoked" in listener.words.splitlines()[-1]
+
+
+def test_a_filter_narrows_one_collection(server: Server, collection: str, listeners: list[Listener]) -> None:
+    listener = Listener(server, collection, "--filter", '{"n": {"gte": 5}}', "--select", "n")
+    listeners.append(listener)
+    wait_until(listener.is_listening, 10)
+    server.insert(collection, {"_id": "low", "n": 1})
+    server.insert(collection, {"_id": "a", "n": 5, "text": "x"})
+    assert server.request("PATCH", f"/{collection}/docs/a", json={"n": 2}).status_code == 200
+    wait_until(lambda: len(listener.events) == 2)
+    assert listener.end() == 0
+    assert [(e["type"], e["cause"], e["data"]) for e in listener.events] == [
+        ("insert", "insert", {"_id": "a", "n": 5}),
+        ("delete", "update", {"_id": "a", "n": 5}),
+    ]
+    resumed = Listener(server, collection, "--filter", '{"n": 5}', "--since", str(listener.events[0]["seq"]))
+    listeners.append(resumed)
+    wait_until(lambda: len(resumed.events) == 1)
+    assert resumed.events[0]["type"] == "delete"
+    assert resumed.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("a", "b", "--filter", "{}"), "take one collection"),
+        (("a", "--filter", "[1]"), "expected a JSON object, not [1]"),
+        (("a", "--filter", "{n: 1}"), "expected a JSON object, not {n: 1}"),
+    ],
+)
+def test_a_malformed_filter_is_refused(arguments: tuple[str, ...], words: str) -> None:
+    done = run_here("listen", *arguments, "--key", "k")
+    assert done.exit_code == 2
+    assert words in done.stderr
+
+
+def test_a_filter_that_the_server_refuses_is_one_line(
+    server: Server, collection: str, listeners: list[Listener]
+) -> None:
+    listener = Listener(server, collection, "--filter", '{"n": {"near": 1}}')
+    listeners.append(listener)
+    assert listener.wait() == 1
+    assert "UNKNOWN_OPERATOR" in listener.words.splitlines()[-1]
