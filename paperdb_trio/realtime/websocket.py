@@ -352,21 +352,22 @@ class WebSocket(Live):
     async def _change_rule(self, old: Topic, asked: Asked, new: Topic) -> None:
         """Follow what another token shows instead: first tell the client, which has to forget what it knows."""
         becomes = {"becomes": new.id} if isinstance(new, Query) else {}
-        if new not in self._subscriber.interest:
-            try:
-                if asked.snapshot and isinstance(new, Query):
+        try:
+            with self._hub.following(self._database_id, [new]):  # it is refused before anything is sent
+                if asked.snapshot and isinstance(new, Query):  # even if it is followed: it begins anew
                     await self._send_snapshot(
                         new,
                         lambda seq: _reset(old, "rule", seq=seq, **becomes),
                         lambda: self._make_way(asked, new),
                     )
                     return
-                self._make_way(asked, new)
-                self._subscriber.want(
-                    new, max(self._subscriber.reached, self._hub.committed(self._database_id))
-                )
-            except ApiError:  # the client learns why when it asks again
-                becomes = {}
+                if new not in self._subscriber.interest:
+                    self._make_way(asked, new)
+                    self._subscriber.want(
+                        new, max(self._subscriber.reached, self._hub.committed(self._database_id))
+                    )
+        except ApiError:  # the client learns why when it asks again
+            becomes = {}
         await self._post(_reset(old, "rule", **self._seq(self._subscriber.reached), **becomes))
 
     async def _ping(self, action: Action) -> None:
