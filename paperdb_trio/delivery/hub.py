@@ -19,7 +19,7 @@ import trio
 from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import WAKE, Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, FeedKey, LaneMember, Member, Write
-from paperdb_trio.delivery.views import RESET, Seen, see, view_text
+from paperdb_trio.delivery.views import ENOUGH_BYTES, RESET, Seen, see, view_text
 from paperdb_trio.errors import ApiError
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.match.change import Judged
@@ -349,9 +349,16 @@ class Hub:
                     if (encoding, change.seq) not in texts:
                         texts[encoding, change.seq] = encoding.event(change)
                 events = [(change.seq, texts[encoding, change.seq]) for change in own]
+                sizes: dict[int, int] = {}
                 for query in wanted & seen.keys():
                     assert isinstance(query, Query)
-                    events += [(change.seq, view_text(encoding, change, one)) for change, one in seen[query]]
+                    for change, one in seen[query]:
+                        size = sizes.get(change.seq, 0)
+                        text = view_text(
+                            encoding, change, one if size < ENOUGH_BYTES else (query, RESET, b"size")
+                        )
+                        sizes[change.seq] = size + len(text)
+                        events.append((change.seq, text))
                 events.sort(key=_seq)
                 chunks = buffers[same] = _chunks(encoding, events, changes[0].seq - 1, changes[-1].seq)
             plan.append((feed, chunks))
@@ -364,12 +371,15 @@ _seq = itemgetter(0)
 
 
 def _chunks(encoding: Encoding, events: list[tuple[int, bytes]], after: int, last: int) -> list[Chunk]:
-    """Join the events of one commit, which runs from `after` (exclusive) to `last`, into buffers."""
+    """Join the events of one commit, which runs from `after` (exclusive) to `last`, into buffers.
+
+    The events of one change stay together, because a position cannot be in the middle of them.
+    """
     chunks: list[Chunk] = []
     texts: list[bytes] = []
     size, seq = 0, after
     for next_seq, text in events:
-        if texts and size + len(text) > CHUNK_BYTES:
+        if texts and next_seq != seq and size + len(text) > CHUNK_BYTES:
             chunks.append(Chunk(after, seq, encoding.join(texts)))
             after, texts, size = seq, [], 0
         texts.append(text)

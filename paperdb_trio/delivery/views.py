@@ -18,6 +18,10 @@ log = logging.getLogger("paperdb.delivery")
 
 RESET: Final = "reset"
 
+ENOUGH_BYTES: Final = 4 * 1024 * 1024
+"""Bytes of views of one change for one subscriber. A large document that many of its queries show would
+otherwise fill the memory: the queries beyond it get a reset."""
+
 Seen = tuple[Query, str, bytes]
 """A query, and what a change is to it: the type of the event, and its data. For `RESET`, the reason."""
 
@@ -59,12 +63,15 @@ def _renderer(encoding: Encoding, interest: Interest) -> Render:
         events: list[bytes] = []
         judged = Judged(change)
         whole = False
+        size = 0
         for topic, since in (*everything, *by_collection.get(change.collection, ())):
             if change.seq <= since:
                 continue
             if isinstance(topic, Query):
                 if (seen := see(topic, judged)) is not None:
+                    seen = seen if size < ENOUGH_BYTES else (topic, RESET, b"size")
                     events.append(view_text(encoding, change, seen))
+                    size += len(events[-1])
             elif not whole:
                 whole = True
                 events.insert(0, encoding.event(change))

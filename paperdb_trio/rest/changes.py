@@ -6,6 +6,7 @@ Law: no framework, no socket, no SQL. A stream only starts here; the doors serve
 from __future__ import annotations
 
 import math
+from typing import Final
 
 import trio
 from msgspec import Raw
@@ -23,6 +24,9 @@ from paperdb_trio.rest.parameters import LIMIT, SINCE, WAIT
 from paperdb_trio.rest.responses import Changes
 from paperdb_trio.store.projection import parse_select
 from paperdb_trio.store.protocol import Interest
+
+CHECK_SECONDS: Final = 1.0
+"""Between two looks at whether the client of a long poll may still see the changes."""
 
 
 async def changes(call: Call) -> Response:
@@ -63,8 +67,11 @@ async def changes(call: Call) -> Response:
     if wait and not page.events and not page.expired:
         with services.limits.listener(database.id), trio.move_on_after(wait):
             while not page.events and not page.expired and not services.draining:
-                await services.hub.wait(database.id, topic, page.position)
+                with trio.move_on_after(CHECK_SECONDS) as pause:
+                    await services.hub.wait(database.id, topic, page.position)
                 _check_still_good(call)
+                if pause.cancelled_caught:
+                    continue
                 page = await services.store.page(database.id, page.position, interest, text, limit)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)

@@ -115,7 +115,7 @@ class Change(Struct):
     txn: Seq | UnsetType = UNSET
     query: str | UnsetType = UNSET
     cause: Literal["insert", "update", "delete"] | UnsetType = UNSET
-    reason: Literal["gap", "error"] | UnsetType = UNSET
+    reason: Literal["gap", "size", "error"] | UnsetType = UNSET
 
 
 class Version(Struct):

@@ -329,3 +329,22 @@ async def test_hub_holds_changes_only_against_queries_that_someone_follows(nurse
     subscribers[3].want("b", 0)  # too late: it is closed
     assert world.hub.queries == (0, 0)
     assert world.is_forgotten()
+
+
+async def test_all_views_of_a_large_change_reach_a_subscriber_outside_the_lane(nursery: trio.Nursery) -> None:
+    """They are one buffer: a position cannot be in the middle of a change."""
+    world = World(nursery)
+    queries = [query("a", {"n": {"startsWith": "x" * n}}) for n in range(1, 4)]
+    sinks = [FakeSink(), FakeSink()]
+    sinks[1].writer = lambda: None  # type: ignore[method-assign] # never in the lane
+    for sink in sinks:
+        world.subscriber(sink, *queries).start(0)
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "a", size=CHUNK_BYTES)
+    world.commit("a", size=10)
+    await wait_all_tasks_blocked()
+    expected = {(n, one.id) for n in (1, 2, 3) for one in queries}
+    for sink in sinks:
+        events = [json.loads(text) for text in payloads(sink.data)]
+        assert {(event["seq"], event["query"]) for event in events} == expected
+        assert [event["seq"] for event in events] == sorted([1, 2, 3] * 3)

@@ -260,9 +260,11 @@ class System:
         disk = self.history[-1].seq if self.history else 0
         received = set(reader.received())
         for topic in reader.wants.keys() - wanted:
-            # Some events that it no longer wants may be on their way, also those that only the log knows.
-            for key in self.events.keys() - received:
-                if self.is_about(topic, key):
+            # Some events that it no longer wants may be on their way, or have come from the log, before the hub
+            # was told of them.
+            told = self.hub.committed(DATABASE)
+            for key in self.events:
+                if self.is_about(topic, key) and (key not in received or key[1] > told):
                     reader.must.discard(key)
                     reader.maybe.add(key)
             del reader.wants[topic]

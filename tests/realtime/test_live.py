@@ -489,6 +489,29 @@ def test_queries_are_bounded(start_server: StartServer) -> None:
     assert "paperdb_residual_queries 0.0" in server.request("GET", "/metrics").text
 
 
+def test_large_document_that_many_queries_show_is_bounded(server: Server, collection: str) -> None:
+    start = server.request("GET", f"/{collection}/docs").json()["seq"]
+    filters = [{"n": {"lt": n}} for n in range(10, 20)]
+    with listening(server, collection) as live:
+        for filter in filters:
+            ask(live, collection=collection, filter=filter)
+        large = put(server, collection, "large", n=1, pad="x" * 900_000)
+        small = put(server, collection, "small", n=1)
+        events = [receive(live) for _ in range(20)]
+    with listening(server, collection) as late:
+        for filter in filters:
+            about = {"collection": collection, "filter": filter, "since": start}
+            late.send(json.dumps({"action": "subscribe", **about}))
+        again = [message for _ in range(30) if (message := receive(late))["type"] != "subscribed"]
+    for found in (events, again):
+        whole = [event for event in found if event["type"] == "insert"]
+        assert [event["data"] for event in whole[:5]] == [large] * 5
+        resets = [event for event in found if event["type"] == "reset"]
+        assert {event["reason"] for event in resets} <= {"size"}
+        assert [event["data"] for event in whole if event["data"] == small] == [small] * 10
+    assert len([event for event in events if event["type"] == "reset"]) == 5
+
+
 def test_progress_keeps_the_cursor_young(start_server: StartServer) -> None:
     server = start_server("--ping-interval", "0.3")
     with listening(server, "c") as ws:

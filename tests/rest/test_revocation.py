@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -36,6 +37,16 @@ def closes(ws: ClientConnection) -> int:
         ws.recv(timeout=5)
     assert closed.value.rcvd is not None
     return closed.value.rcvd.code
+
+
+def test_a_long_poll_ends(server: Server, collection: str) -> None:
+    token = ruled(server, [collection], subject="eve-1")
+    with ThreadPoolExecutor(1) as pool:
+        path = f"/{collection}/changes?since=now&wait=30&token={token}"
+        waiting = pool.submit(httpx.get, server.url + path, timeout=40)
+        wait_until(lambda: "paperdb_connections 2.0" in server.request("GET", "/metrics").text)
+        assert revoke(server, {"subject": "eve-1"}).status_code == 200
+        assert refusal(waiting.result(10)) == REVOKED
 
 
 @pytest.mark.executable
