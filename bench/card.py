@@ -36,10 +36,11 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, check_collection, check_id, new_id
 from paperdb_trio.store import admin
 from paperdb_trio.store.cache import DocumentCache
-from paperdb_trio.store.change_log import ChangeLog, EventText
+from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.file import prepare, serving_lock
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import Draft, Insert
+from paperdb_trio.store.protocol import EventText
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.writer import Writer
 

@@ -11,11 +11,12 @@ import shutil
 import socket
 import subprocess
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from bench.audience import Service
 from bench.clients import Http, connected, receive, request_bytes
@@ -230,15 +231,17 @@ class PocketBase:
     def exchange(self, request: bytes) -> bytes:
         return self._http.exchange(request)
 
-    def subscribe(self, name: str) -> socket.socket:
-        """A stream of server-sent events, subscribed to that collection."""
+    def subscribe(self, name: str, filters: Sequence[str] = ()) -> socket.socket:
+        """A stream of server-sent events, subscribed to that collection, or once for each filter."""
         sock = connected(self.process.port)
         sock.sendall(b"GET /api/realtime HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
         data = b""
         while b'"clientId":"' not in data or not data.endswith(b"\r\n"):
             data += receive(sock)
         client = data.partition(b'"clientId":"')[2].partition(b'"')[0].decode()
-        body = {"clientId": client, "subscriptions": [f"{name}/*"]}
+        options = [json.dumps({"query": {"filter": filter}}) for filter in filters]
+        topics = [f"{name}/*?options={quote(text)}" for text in options] or [f"{name}/*"]
+        body = {"clientId": client, "subscriptions": topics}
         self._http.exchange(request_bytes("POST", "/api/realtime", "", body))
         return sock
 

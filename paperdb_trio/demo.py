@@ -43,8 +43,8 @@ async def run(services: Services) -> None:
     if database is None:
         log.warning("the demo needs a database '%s', which does not exist", DATABASE)
         return
-    submit, max_bytes = services.writer.submit, services.settings.max_document_bytes
-    earlier = await services.reader.find(
+    submit, max_bytes = services.store.submit, services.settings.max_document_bytes
+    earlier = await services.store.find(
         database.id,
         COLLECTION,
         filter='{"demo":true}',

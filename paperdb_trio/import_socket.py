@@ -22,8 +22,10 @@ import trio
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
 from paperdb_trio.store.file import EXIT_LOCKED, prepare, serving_lock
+from paperdb_trio.store.housekeeping import finish_drops, until_indexed
+from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
-from paperdb_trio.store.writer import Writer, finish_drops, until_indexed
+from paperdb_trio.store.writer import Writer
 
 if TYPE_CHECKING:  # the command needs nothing of the server
     from paperdb_trio.services import Services
@@ -97,23 +99,23 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
     request = msgspec.json.decode(head, type=ImportRequest)
     if services.drops_left:  # else a document found "unchanged" would be removed afterwards
         try:
-            await finish_drops(services.writer)
+            await finish_drops(services.store)
         except ApiError as error:
             return ImportAnswer(Tally(), error.message)
-    return await _write(request, receive, services.writer, services.settings.max_document_bytes)
+    return await _write(request, receive, services.store, services.settings.max_document_bytes)
 
 
 async def _write(
-    request: ImportRequest, receive: Callable[[], Awaitable[bytes]], writer: Writer, max_bytes: int
+    request: ImportRequest, receive: Callable[[], Awaitable[bytes]], store: Submits, max_bytes: int
 ) -> ImportAnswer:
     """Write everything that `receive` returns, until it returns nothing."""
     importer = Importer(database=request.database, replace=request.replace, max_bytes=max_bytes)
     try:
         while data := await receive():
             for operation in importer.feed(data):
-                importer.tally.add(await until_indexed(writer, operation))
+                importer.tally.add(await until_indexed(store, operation))
         for operation in importer.end():
-            importer.tally.add(await until_indexed(writer, operation))
+            importer.tally.add(await until_indexed(store, operation))
     except ApiError as error:
         return ImportAnswer(importer.tally, error.message)
     return ImportAnswer(importer.tally, None)

@@ -36,23 +36,20 @@ from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
 from paperdb_trio.store import sqlite
-from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.cache import DocumentCache
-from paperdb_trio.store.change_log import ChangeLog
 from paperdb_trio.store.durability import recover, settle
+from paperdb_trio.store.engine import SqliteStore
 from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
-from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.housekeeping import FreePages, KeepTime, Trim
-from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.housekeeping import FreePages, KeepTime, Trim, finish_drops
+from paperdb_trio.store.protocol import Store
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
-from paperdb_trio.store.writer import Writer, finish_drops, keep_indexes
+from paperdb_trio.store.writer import Writer, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
 
 log = logging.getLogger("paperdb")
 sparing_log = SparingLog(log)
 
-READER_THREADS: Final = 4
 ACCOUNTS_SECONDS: Final = 0.25
 """Between two checks for changes by the command line."""
 TRIM_SECONDS: Final = 1.0
@@ -88,49 +85,21 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         ends_at = math.inf  # from SIGTERM on
         stack.callback(lambda: _checkpoint(file, ends_at - trio.current_time()))
         recover(file)
-        gate = ReadGate()
-        # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
-        advisor = IndexAdvisor(settings.index_after)
-        reader, watcher = (
-            Reader(
-                file,
-                threads=threads,
-                timeout=settings.query_timeout,
-                max_result_bytes=settings.max_result_bytes,
-                gate=gate,
-                advisor=advisor,
-            )
-            for threads in (READER_THREADS, 1)
-        )
-        stack.callback(reader.close)
-        stack.callback(watcher.close)
-        change_log = ChangeLog(
-            file,
-            timeout=max(30.0, settings.query_timeout),
-            max_document_bytes=settings.max_document_bytes,
-            gate=gate,
-        )
-        stack.callback(change_log.close)
         hub = Hub(MatcherLimits(settings.max_residual_queries, settings.max_query_values))
-        for database_id, (head, trimmed) in change_log.bounds().items():
-            hub.set_bounds(database_id, head, trimmed)
-        accounts = Accounts()
-        await accounts.refresh(watcher)
         cache = DocumentCache(settings.cache_bytes)
 
         def on_commit(changes: list[Change]) -> None:
             cache.apply(changes)
             hub.on_commit(changes)
 
-        writer = Writer(
-            file,
-            on_commit,
-            gate=gate,
-            max_wal_bytes=settings.max_wal_bytes,
-            durability=settings.durability,
-            reserve_bytes=settings.reserve_bytes,
-        )
-        services = Services(settings, limits, accounts, writer, reader, cache, change_log, hub, load_assets())
+        store = SqliteStore(file, settings, on_commit)
+        stack.callback(store.close)
+        for database_id, (head, trimmed) in store.bounds().items():
+            hub.set_bounds(database_id, head, trimmed)
+        accounts = Accounts()
+        await accounts.refresh(store)
+        writer = store.writer
+        services = Services(settings, limits, accounts, store, cache, hub, load_assets())
         wheel = Wheel()
         gateway = Gateway(services, wheel)
         hypercorn = HypercornConnections(services, wheel)
@@ -138,7 +107,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             raise StartupError(failure)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
-        services.look_at_accounts = partial(_look_at_accounts, accounts, gateway, watcher)
+        services.look_at_accounts = partial(_look_at_accounts, accounts, gateway, store)
         services.live_connections = lambda: len(gateway.connections)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
@@ -158,10 +127,10 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 core.cancel_scope.cancel()
                 return
             core.start_soon(_watch_accounts, services)
-            core.start_soon(_trim, services)
+            core.start_soon(_trim, services, writer)
             core.start_soon(_finish_drops, services)
-            core.start_soon(_keep_indexes, services)
-            core.start_soon(advisor.run, writer)
+            core.start_soon(_keep_indexes, services, writer)
+            core.start_soon(store.advisor.run, writer)
             core.start_soon(wheel.run)
             if imports is not None:
                 core.start_soon(import_socket.run, services, imports)
@@ -177,7 +146,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                     name = await _end_signal(signals, settings, door)
                     log.info("%s: draining for at most %g s", name, settings.drain_timeout)
                     ends_at = trio.current_time() + settings.drain_timeout
-                    await _drain(services, accepting, gateway, door, ends_at)
+                    await _drain(services, writer, accepting, gateway, door, ends_at)
                 finally:
                     writer.stop()
                     door.abort()
@@ -214,7 +183,12 @@ async def _end_signal(signals: AsyncIterator[int], settings: Settings, door: Doo
 
 
 async def _drain(
-    services: Services, accepting: trio.CancelScope, gateway: Gateway, door: Door, ends_at: float
+    services: Services,
+    writer: Writer,
+    accepting: trio.CancelScope,
+    gateway: Gateway,
+    door: Door,
+    ends_at: float,
 ) -> None:
     """Stop accepting, let requests finish and close sockets with 1012, until `ends_at`. Requests that still
     wait for a write shortly before that are refused."""
@@ -227,7 +201,7 @@ async def _drain(
         await gateway.drain(seconds)
         with trio.move_on_after(seconds - min(LAST_WORDS, seconds / 4)):
             await _until_empty(door)
-        services.writer.stop()
+        writer.stop()
         await _until_empty(door)
 
 
@@ -236,8 +210,8 @@ async def _until_empty(door: Door) -> None:
         await trio.sleep(0.01)
 
 
-async def _look_at_accounts(accounts: Accounts, gateway: Gateway, reader: Reader) -> None:
-    if await accounts.refresh(reader):
+async def _look_at_accounts(accounts: Accounts, gateway: Gateway, store: Store) -> None:
+    if await accounts.refresh(store):
         gateway.enforce()
 
 
@@ -251,9 +225,9 @@ async def _watch_accounts(services: Services) -> None:
             sparing_log.warning("could not check for changes of keys and plans: %s", error)
 
 
-async def _trim(services: Services) -> None:
+async def _trim(services: Services, writer: Writer) -> None:
     """Keep the change logs within their age and count, in steps that writers hardly notice."""
-    settings, writer, hub = services.settings, services.writer, services.hub
+    settings, hub = services.settings, services.hub
     kept = -math.inf
     while not services.draining:
         await trio.sleep(TRIM_SECONDS)
@@ -266,10 +240,11 @@ async def _trim(services: Services) -> None:
             for database_id in services.accounts.database_ids():
                 removed = hub.committed(database_id) - hub.trimmed(database_id)
                 # On a full disk, deleting a document would otherwise only move it into the log.
-                keep = min(settings.retention_count, max(removed - writer.owed.pop(database_id, 0), 0))
+                until = hub.trimmed(database_id) + writer.owed.pop(database_id, 0)
                 while removed:
                     cutoff = writer.clock.now() - settings.retention_age
-                    trimmed, removed = await writer.submit(Trim(database_id, cutoff, keep))
+                    trim = Trim(database_id, cutoff, settings.retention_count, until=until)
+                    trimmed, removed = await writer.submit(trim)
                     hub.set_trimmed(database_id, trimmed)
                     await trio.sleep(TRIM_PAUSE)
             while await writer.submit(ForgetRequests()):
@@ -300,7 +275,7 @@ async def _drops_finished(services: Services, signals: AsyncIterator[int]) -> bo
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch)
         try:
-            await finish_drops(services.writer)
+            await finish_drops(services.store)
         except ApiError as error:
             log.warning("could not remove a collection: %s", error)
             services.drops_left = True
@@ -315,18 +290,18 @@ async def _finish_drops(services: Services) -> None:
         if services.drops_left:
             services.drops_left = False
             try:
-                await finish_drops(services.writer, TRIM_PAUSE)
+                await finish_drops(services.store, TRIM_PAUSE)
             except ApiError as error:
                 services.drops_left = True
                 if not services.draining:
                     sparing_log.warning("could not remove a collection: %s", error)
 
 
-async def _keep_indexes(services: Services) -> None:
+async def _keep_indexes(services: Services, writer: Writer) -> None:
     """Build and remove indexes. What is left at the end, the next start goes on with."""
     while not services.draining:
         try:
-            await keep_indexes(services.writer)
+            await keep_indexes(writer)
         except ApiError as error:
             if not services.draining:
                 sparing_log.warning("could not build an index: %s", error)

@@ -13,9 +13,7 @@ from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.store.cache import DocumentCache
-from paperdb_trio.store.change_log import ChangeLog
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.protocol import Store
 from paperdb_trio.web.assets import Asset
 
 
@@ -27,10 +25,8 @@ class Services:
     settings: Settings
     limits: Limits
     accounts: Accounts
-    writer: Writer
-    reader: Reader
+    store: Store
     cache: DocumentCache
-    log: ChangeLog
     hub: Hub
     assets: Mapping[str, Asset]
     turns: OnePerTurn = field(default_factory=OnePerTurn)

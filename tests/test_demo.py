@@ -42,7 +42,10 @@ async def test_demo_stays_bounded_over_restarts(tmp_path: Path, monkeypatch: pyt
     await accounts.refresh(reader)
     writer = Writer(file, seen.extend)
     services: Any = SimpleNamespace(
-        accounts=accounts, writer=writer, reader=reader, settings=Settings(), draining=False
+        accounts=accounts,
+        store=SimpleNamespace(submit=writer.submit, find=reader.find),
+        settings=Settings(),
+        draining=False,
     )
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:

@@ -227,7 +227,7 @@ def test_files_that_root_creates_belong_to_the_directorys_owner(theirs: Path, tm
     assert run_here("backup", theirs / "copy", "--data", theirs).exit_code == 0
     assert run_here("export", "--output", theirs / "lines", "--data", theirs).exit_code == 0
     seen |= owners(theirs)
-    names = {f"paperdb.{end}" for end in ("lock", "sock", "sqlite", "sqlite-wal", "sqlite-shm")}
+    names = {f"paperdb.{end}" for end in ("lock", "sock", "sqlite", "sqlite-wal", "sqlite-shm", "reserve")}
     assert seen.keys() == names | {"tls-self-signed.key", "tls-self-signed.crt", "copy", "lines"}
     assert set(seen.values()) == {(NOBODY, NOBODY)}
 

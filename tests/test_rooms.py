@@ -87,3 +87,30 @@ def test_delivery_and_net_know_nothing_of_services() -> None:
     for module in MODULES:
         if room(module) in ("delivery", "match", "net", "store", "auth", "loop"):
             assert not any(room(other) in ("services", "rest", "realtime") for other in imports(module)), module
+
+
+ENGINE = {
+    f"store.{name}"
+    for name in (
+        *("engine", "writer", "reader", "change_log", "sqlite", "file", "gate", "find", "plan", "advisor"),
+        *("admin", "catalog", "transaction", "migrations", "place", "reserve", "check", "backup", "clock"),
+        *("durability", "transfer", "rowkeys"),
+    )
+}
+"""What only the engine, the command line and the start of the server know."""
+
+
+def test_handlers_and_delivery_know_only_the_seam_of_the_store() -> None:
+    for module in MODULES:
+        if room(module) in (
+            "rest",
+            "realtime",
+            "delivery",
+            "match",
+            "auth",
+            "net",
+            "demo",
+            "services",
+            "doors",
+        ):
+            assert not imports(module) & ENGINE, module

@@ -9,6 +9,7 @@ from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
 from bench.scenarios.fanout import burst, fanout, latency
 from bench.scenarios.growth import growth
+from bench.scenarios.live import live
 from bench.scenarios.match import match
 from bench.scenarios.peers import peers
 from bench.scenarios.rest import bulk, rest
@@ -38,5 +39,6 @@ SCENARIOS: dict[str, Scenario] = {
         questions,
         strangers,
         match,
+        live,
     )
 }

@@ -49,7 +49,7 @@ FIND = "find 20 of 10,000, unindexed, 8 connections"
 BUDGETS = {"insert, 64 connections": "≥ 2.5", "get by id, 32 connections": "≥ 4", FIND: "≥ 3"}
 VARIANTS = {
     ONE: ("no fsync", ("--durability", "process"), "≥ 1"),
-    FIND: ("no index is made", ("--index-after", "0"), "≥ 0.8"),
+    FIND: ("no index", ("--index-after", "0"), "≥ 0.8"),
 }
 """PaperDB with other options, beside PocketBase: a name, the options, the budget."""
 

@@ -2,8 +2,9 @@
 
     PAPERDB_API_KEY=pdb_sk_… python app.py --paperdb http://127.0.0.1:8000
 
-Law: the API key stays here. A browser gets a token that can read the one collection, for a quarter of an
-hour at a time; it writes through `POST /messages`, where an application would check who the user is.
+Law: the API key stays here. This back end serves the page and mints tokens: an application would check here
+who somebody is, and which rooms they may enter. A browser reads, writes and listens by itself, with a token
+whose rule is one room, for a quarter of an hour at a time.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import urllib.error
-import urllib.parse
 import urllib.request
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,38 +22,38 @@ from pathlib import Path
 from typing import Any
 
 COLLECTION = "chat"
-SHOWN = 50
 MAX_BODY = 10_000
+ROOM = re.compile(r"[a-z0-9-]{1,40}", re.ASCII)
 
 
 class PaperDB:
-    """The few calls that this back end makes. Raises `urllib.error.URLError` (and HTTPError, one of them)."""
+    """Raises `urllib.error.URLError` (and HTTPError, one of them)."""
 
     def __init__(self, url: str, key: str) -> None:
         self.url = url.rstrip("/")
         self._key = key
+        self._has_index = False
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def token(self, name: str, room: str) -> str:
+        """For one person in one room: read and write what is in it. Members of a room trust each other; see
+        `examples/orders` for rows of one's own."""
+        if not self._has_index:  # the newest messages of a room are found by it, however many rooms there are
+            schema = {"properties": {}, "indexes": [["room", "-createdAt"]]}
+            self._send("PUT", f"/{COLLECTION}/schema", schema)
+            self._has_index = True
+        rule = {"filter": {"room": room}, "permissions": ["read", "write"]}
+        body = {"collections": {COLLECTION: rule}, "subject": name}
+        return str(self._send("POST", "/realtime/token", body)["token"])
+
+    def _send(self, method: str, path: str, body: Any) -> Any:
         request = urllib.request.Request(
             self.url + path,
-            None if body is None else json.dumps(body).encode(),
+            json.dumps(body).encode(),
             {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
             method=method,
         )
         with urllib.request.urlopen(request, timeout=10) as response:
             return json.load(response)
-
-    def token(self) -> str:
-        return str(self.call("POST", "/realtime/token", {"collections": [COLLECTION]})["token"])
-
-    def post(self, author: str, text: str) -> Any:
-        return self.call("POST", f"/{COLLECTION}/docs", {"author": author, "text": text})
-
-    def latest(self) -> Any:
-        """The newest messages, oldest first, and the seq of the last change that they show."""
-        query = urllib.parse.urlencode({"sort": "-createdAt", "limit": SHOWN})
-        found = self.call("GET", f"/{COLLECTION}/docs?{query}")
-        return {"messages": found["documents"][::-1], "seq": found["seq"]}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,28 +66,28 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/":
             self._respond(self.page, "text/html; charset=utf-8")
-        elif self.path == "/messages":
-            self._ask(self.db.latest)
         else:
             self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here")
 
     def do_POST(self) -> None:
         body = self._body()
-        if body is None:
-            self._refuse(HTTPStatus.BAD_REQUEST, "The body is not a JSON object, or is too long")
-        elif self.path == "/token":
-            self._ask(lambda: {"token": self.db.token()})
-        elif self.path == "/messages":
-            author, text = str(body.get("author", ""))[:40].strip(), str(body.get("text", ""))[:2000].strip()
-            if author and text:
-                self._ask(lambda: self.db.post(author, text))
-            else:
-                self._refuse(HTTPStatus.BAD_REQUEST, "A message needs an author and a text")
-        else:
-            self._refuse(HTTPStatus.NOT_FOUND, "There is nothing here")
+        if self.path != "/token" or body is None:
+            self._refuse(HTTPStatus.BAD_REQUEST, "Expected POST /token with a JSON object")
+            return
+        name, room = str(body.get("name", "")).strip()[:40], str(body.get("room", ""))
+        if not name.isprintable() or not name or not ROOM.fullmatch(room):
+            self._refuse(HTTPStatus.FORBIDDEN, "A room has 1 to 40 of a-z, 0-9 and -; a person has a name")
+            return
+        try:
+            self._respond(json.dumps({"token": self.db.token(name, room)}).encode(), "application/json")
+        except urllib.error.HTTPError as error:  # 401 and 403 tell the front end to give up
+            with error:
+                self._refuse(HTTPStatus(error.code), "PaperDB refused")
+        except OSError:
+            self._refuse(HTTPStatus.BAD_GATEWAY, "PaperDB cannot be reached")
 
     def _body(self) -> dict[str, Any] | None:
-        # A form on another site cannot set this type: no forged messages.
+        # A form on another site cannot set this type.
         if self.headers.get_content_type() != "application/json":
             return None
         length = self.headers.get("Content-Length", "")
@@ -98,15 +99,6 @@ class Handler(BaseHTTPRequestHandler):
         except ValueError:
             return None
         return value if isinstance(value, dict) else None
-
-    def _ask(self, call: Any) -> None:
-        try:
-            self._respond(json.dumps(call()).encode(), "application/json")
-        except urllib.error.HTTPError as error:  # 401 and 403 tell the front end to give up
-            with error:
-                self._refuse(HTTPStatus(error.code), "PaperDB refused")
-        except OSError:
-            self._refuse(HTTPStatus.BAD_GATEWAY, "PaperDB cannot be reached")
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         self._respond(json.dumps({"error": message}).encode(), "application/json", status)

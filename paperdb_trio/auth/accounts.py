@@ -16,10 +16,7 @@ import trio
 
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.admin import admin_version
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.revocations import Row, revocations_after
+from paperdb_trio.store.protocol import Directories, Directory, RevocationRow
 
 Keyring = tuple[tuple[str, bytes, float], ...]
 """`(kid, secret, retired_at)` of each signing secret; `retired_at` in seconds since the epoch, infinite for the
@@ -86,7 +83,7 @@ class _Revocations:
         self._known: dict[tuple[int, str, str], tuple[int, int]] = {}
         self._pruned = time.monotonic()
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[RevocationRow]) -> None:
         for self.last, database_id, kind, name, at, until in rows:
             self._known[database_id, kind, name] = (at, until)
         if time.monotonic() > self._pruned + PRUNE_SECONDS:
@@ -117,15 +114,14 @@ class Accounts:
         """Seconds since the last `refresh` that could read the file."""
         return trio.current_time() - self._looked
 
-    async def refresh(self, reader: Reader) -> bool:
-        """Read the file again if it has changed; returns whether it had."""
-        known, last = self._now.version, self._revocations.last
-        loaded = await reader.run(lambda connection: _load(connection, known, last))
+    async def refresh(self, store: Directories) -> bool:
+        """Read the directory again if it has changed; returns whether it had."""
+        directory = await store.directory(self._now.version, self._revocations.last)
         self._looked = trio.current_time()
-        if loaded is None:
+        if directory is None:
             return False
-        self._now, rows = loaded
-        self._revocations.add(rows)
+        self._now = _snapshot(directory)
+        self._revocations.add(directory.revocations)
         return True
 
     def identify(self, key: str) -> Identity:
@@ -186,29 +182,17 @@ def unauthorized(why: str = "") -> ApiError:
     )
 
 
-def _load(connection: sqlite.Connection, known: int, last: int) -> tuple[_Snapshot, list[Row]] | None:
-    version = admin_version(connection)
-    if version == known:
-        return None
-    databases = {
-        id: Database(id, name, plan)
-        for id, name, plan in connection.execute("SELECT id, name, plan FROM databases")
-    }
-    keys: dict[str, ApiKey] = {}
-    key_ids: dict[bytes, str] = {}
-    for id, database_id, kind, hash, revoked in connection.execute(
-        "SELECT id, database_id, kind, hash, revoked_at IS NOT NULL FROM keys"
-    ):
-        keys[id] = ApiKey(id, database_id, kind == "secret", bool(revoked))
-        key_ids[hash] = id
-    rows = connection.execute("SELECT kid, secret, retired_at FROM signing_secrets").fetchall()
-    snapshot = _Snapshot(
-        version,
+def _snapshot(directory: Directory) -> _Snapshot:
+    databases = {id: Database(id, name, plan) for id, name, plan in directory.databases}
+    return _Snapshot(
+        directory.version,
         databases,
         {database.name: database.id for database in databases.values()},
-        keys,
-        key_ids,
-        tuple((kid, secret, math.inf if retired is None else retired) for kid, secret, retired in rows),
-        next(((kid, secret) for kid, secret, retired in rows if retired is None), ("", b"")),
+        {key.id: ApiKey(key.id, key.database_id, key.kind == "secret", key.revoked) for key in directory.keys},
+        {key.hash: key.id for key in directory.keys},
+        tuple(
+            (kid, secret, math.inf if retired is None else retired)
+            for kid, secret, retired in directory.secrets
+        ),
+        next(((kid, secret) for kid, secret, retired in directory.secrets if retired is None), ("", b"")),
     )
-    return snapshot, revocations_after(connection, last)

@@ -7,12 +7,13 @@ Law: no I/O and no credentials. A request consists of plain values; a response's
 from __future__ import annotations
 
 import re
+import secrets
 import ssl
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 from urllib.parse import quote, urlsplit
-from uuid import uuid4
 
 import msgspec
 
@@ -302,7 +303,13 @@ def _write(
         )
     text = None if body is None else _encode(body)
     names = frozenset(collections)
-    return RestRequest(method, path, read, dict(query or {}), text, if_match, names, key or str(uuid4()))
+    return RestRequest(method, path, read, dict(query or {}), text, if_match, names, key or _new_key())
+
+
+def _new_key() -> str:
+    """A key that no one else makes. It begins with the time, so that the server's index of keys grows at its
+    end."""
+    return f"{int(time.time() * 1000):012x}-{secrets.token_hex(10)}"
 
 
 def _where(filter: Mapping[str, Any] | None) -> dict[str, str]:

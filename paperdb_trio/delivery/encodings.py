@@ -14,7 +14,7 @@ import msgspec
 from paperdb_trio.model import Change
 from paperdb_trio.net.chunked import chunk
 from paperdb_trio.net.frames import text_frames
-from paperdb_trio.store.change_log import EventText
+from paperdb_trio.store.protocol import EventText
 
 
 def plain_event(change: Change) -> bytes:

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from paperdb_trio.delivery.encodings import Encoding
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 STEP: Final = 32
 """Members between two looks at the clock: about 0.2 ms of writes, a tenth of a time slice."""

@@ -26,7 +26,7 @@ from paperdb_trio.match.change import Judged
 from paperdb_trio.match.matcher import Matcher, MatcherLimits
 from paperdb_trio.match.query import Query
 from paperdb_trio.model import Change
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 MAX_JOINED: Final = 1000
 """Changes that are published as one portion. Under load it joins small commits: fewer and larger writes."""

@@ -21,7 +21,7 @@ from paperdb_trio.delivery.feed import Chunk, Feed, Write
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.views import page_text
-from paperdb_trio.store.change_log import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, ChangeLog, Interest, Topic
+from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Topic
 
 
 class Sink(Protocol):
@@ -90,7 +90,7 @@ class Subscriber:
     def __init__(
         self,
         hub: Hub,
-        log: ChangeLog,
+        log: Log,
         database_id: int,
         encoding: Encoding,
         sink: Sink,

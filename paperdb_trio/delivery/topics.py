@@ -12,7 +12,7 @@ from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError
 from paperdb_trio.match.query import Query, conjunction, query
 from paperdb_trio.model import encode
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from paperdb_trio.delivery.encodings import Encoding, reset_event
 from paperdb_trio.match.change import BeforeUnknown, Judged, event_of
 from paperdb_trio.match.query import Query
 from paperdb_trio.model import Change
-from paperdb_trio.store.change_log import EventText, Interest, Render, Topic
+from paperdb_trio.store.protocol import EventText, Interest, Render, Topic
 
 log = logging.getLogger("paperdb.delivery")
 

@@ -11,7 +11,7 @@ from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode
 from paperdb_trio.net.parameters import parse_parameters
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 JSON: Final = "application/json"
 NO_STORE: Final = "no-store"

@@ -20,7 +20,7 @@ from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import Interest
+from paperdb_trio.store.protocol import Interest
 
 log = logging.getLogger("paperdb.connection")
 
@@ -74,7 +74,7 @@ class Live(ABC):
         self.due: int | None = None  # the wheel's
         self._subscriber = Subscriber(
             services.hub,
-            services.log,
+            services.store,
             grant.database.id,
             encoding,
             stream,

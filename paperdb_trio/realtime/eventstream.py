@@ -20,7 +20,7 @@ from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import FIRST_ROWS, Interest, Topic
+from paperdb_trio.store.protocol import FIRST_ROWS, Interest, Topic
 
 
 class EventConnection(Live):
@@ -103,7 +103,7 @@ async def event_pages(services: Services, grant: Grant, topic: Topic, position: 
             if services.draining:
                 raise StreamCut
             try:
-                page = await services.log.page(database_id, position, interest, text, rows)
+                page = await services.store.page(database_id, position, interest, text, rows)
             except ApiError as error:  # the log could not be read in time
                 raise StreamCut from error
             if page.expired:

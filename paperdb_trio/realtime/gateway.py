@@ -29,7 +29,7 @@ from paperdb_trio.realtime.handshake import check_handshake, handshake_response
 from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refusal_close
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 PATHS: Final = ("/", "/realtime")
 PARAMETERS: Final = ("token", "since", "collections", "filter", "errors")

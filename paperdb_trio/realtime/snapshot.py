@@ -19,8 +19,8 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.match.query import Query
 from paperdb_trio.model import encode
 from paperdb_trio.net.frames import text_frame
+from paperdb_trio.store.protocol import Store
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.view import View
 
 PIECE_BYTES: Final = 64 * 1024
@@ -52,10 +52,10 @@ class Snapshot:
             self._file.close()
 
 
-async def take_snapshot(reader: Reader, database_id: int, query: Query, directory: Path) -> closing[Snapshot]:
-    """Find the documents of a query. `directory` is for the file. Raises what `Reader.find` does, and a 503
+async def take_snapshot(store: Store, database_id: int, query: Query, directory: Path) -> closing[Snapshot]:
+    """Find the documents of a query. `directory` is for the file. Raises what `Store.find` does, and a 503
     `STORAGE_ERROR` without room for the file."""
-    found = await reader.find(
+    found = await store.find(
         database_id,
         query.collection,
         filter=None,

@@ -47,7 +47,7 @@ from paperdb_trio.realtime.protocol import (
 )
 from paperdb_trio.realtime.snapshot import take_snapshot
 from paperdb_trio.services import Services
-from paperdb_trio.store.change_log import Topic
+from paperdb_trio.store.protocol import Topic
 
 RECEIVE_BYTES: Final = 4096
 
@@ -62,7 +62,7 @@ class WebSocket(Live):
         "_cursor_mode",
         "_decoder",
         "_peer_closed",
-        "_reader",
+        "_store",
         "_told",
         "_turns",
     )
@@ -78,7 +78,7 @@ class WebSocket(Live):
     ) -> None:
         encoding = CURSOR if cursor_mode else PLAIN
         super().__init__(services, wheel, stream, grant, dict.fromkeys(first, 0), encoding)
-        self._reader = services.reader
+        self._store = services.store
         self._asked: Mapping[Topic, Asked] = _NO_QUERIES
         if any(asked.is_query for asked in first.values()):
             self._asked = {topic: asked for topic, asked in first.items() if asked.is_query}
@@ -295,7 +295,7 @@ class WebSocket(Live):
         """Send what `first` makes of the seq, and the documents at this seq; then follow. Raises what
         `take_snapshot` and `make_way` do, having sent nothing."""
         directory = Path(self._settings.data)
-        with await take_snapshot(self._reader, self._database_id, topic, directory) as snapshot:
+        with await take_snapshot(self._store, self._database_id, topic, directory) as snapshot:
             make_way()
             await self._post(first(snapshot.seq))
             for frame in snapshot:
@@ -352,21 +352,22 @@ class WebSocket(Live):
     async def _change_rule(self, old: Topic, asked: Asked, new: Topic) -> None:
         """Follow what another token shows instead: first tell the client, which has to forget what it knows."""
         becomes = {"becomes": new.id} if isinstance(new, Query) else {}
-        if new not in self._subscriber.interest:
-            try:
-                if asked.snapshot and isinstance(new, Query):
+        try:
+            with self._hub.following(self._database_id, [new]):  # it is refused before anything is sent
+                if asked.snapshot and isinstance(new, Query):  # even if it is followed: it begins anew
                     await self._send_snapshot(
                         new,
                         lambda seq: _reset(old, "rule", seq=seq, **becomes),
                         lambda: self._make_way(asked, new),
                     )
                     return
-                self._make_way(asked, new)
-                self._subscriber.want(
-                    new, max(self._subscriber.reached, self._hub.committed(self._database_id))
-                )
-            except ApiError:  # the client learns why when it asks again
-                becomes = {}
+                if new not in self._subscriber.interest:
+                    self._make_way(asked, new)
+                    self._subscriber.want(
+                        new, max(self._subscriber.reached, self._hub.committed(self._database_id))
+                    )
+        except ApiError:  # the client learns why when it asks again
+            becomes = {}
         await self._post(_reset(old, "rule", **self._seq(self._subscriber.reached), **becomes))
 
     async def _ping(self, action: Action) -> None:

@@ -18,7 +18,7 @@ from paperdb_trio.rest.batch import MEMBERS
 from paperdb_trio.rest.parameters import AFTER, COUNT, EXPLAIN, FILTER, LIMIT, OFFSET, SELECT, SORT, WHERE
 from paperdb_trio.store.document_schema import MAX_PROPERTIES, TYPES
 from paperdb_trio.store.indexes import MAX_FIELDS, MAX_INDEXES
-from paperdb_trio.store.transaction import MAX_UNIQUE_FIELDS
+from paperdb_trio.store.operations import MAX_UNIQUE_FIELDS
 
 JsonSchema = dict[str, Any]
 
@@ -199,9 +199,13 @@ BATCH: Final = Body(
 # --- queries -------------------------------------------------------------------------------------
 
 
+def _without_format(schema: JsonSchema) -> JsonSchema:
+    return {name: value for name, value in schema.items() if name != "format"}
+
+
 def _query(settings: Settings) -> JsonSchema:
     named = {
-        parameter.name: {**parameter.schema(settings), "description": parameter.about}
+        parameter.name: {**_without_format(parameter.schema(settings)), "description": parameter.about}
         for parameter in (SORT, LIMIT, OFFSET, SELECT, AFTER, COUNT, EXPLAIN)
     }
     return {

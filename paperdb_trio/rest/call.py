@@ -18,10 +18,10 @@ from paperdb_trio.json_input import parse_document
 from paperdb_trio.model import check_collection, check_id, encode
 from paperdb_trio.net.messages import Request, Response, error_response
 from paperdb_trio.services import Services
+from paperdb_trio.store.housekeeping import until_indexed
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.requests import Kept, Once, Recall, Remember, RequestKey
 from paperdb_trio.store.view import View
-from paperdb_trio.store.writer import until_indexed
 
 Result = TypeVar("Result")
 
@@ -121,20 +121,20 @@ class Call:
 
         An operation with a false result needs an index that is being built, and is repeated.
         """
-        writer, request = self.services.writer, self._request_key()
+        store, request = self.services.store, self._request_key()
         if request is None:
-            return respond(await until_indexed(writer, operation))
+            return respond(await until_indexed(store, operation))
 
         def keep(outcome: Result | ApiError) -> Kept:
             response = error_response(outcome) if isinstance(outcome, ApiError) else respond(outcome)
             return Kept(response.status, response.headers, response.body)
 
-        return _kept_response(await until_indexed(writer, Once(request, operation, keep)))
+        return _kept_response(await until_indexed(store, Once(request, operation, keep)))
 
     async def recall(self) -> Response | None:
         """The remembered response, if there is one, for a call that needs several transactions."""
         request = self._request_key()
-        kept = None if request is None else await self.services.writer.submit(Recall(request))
+        kept = None if request is None else await self.services.store.submit(Recall(request))
         return None if kept is None else _kept_response(kept)
 
     async def remember(self, response: Response) -> Response:
@@ -142,7 +142,7 @@ class Call:
         request = self._request_key()
         if request is not None:
             kept = Kept(response.status, response.headers, response.body)
-            await self.services.writer.submit(Remember(request, kept))
+            await self.services.store.submit(Remember(request, kept))
         return response
 
     def _request_key(self) -> RequestKey | None:
@@ -162,7 +162,7 @@ class Call:
             scope, rules = f"{scope} {self.token.scope}", self.token.rules
         said = encode([request.method, request.path, self.query, *headers, rules])
         digest = blake2b(said + b"\n" + self._said, digest_size=16).digest()
-        return RequestKey(scope, key, digest)
+        return RequestKey(self.database_id, scope, key, digest)
 
     async def document(self) -> Any:
         """The body as one document. Raises what `body` and `parse_document` raise."""

@@ -21,8 +21,8 @@ from paperdb_trio.net.messages import EventStream, Response, json_response
 from paperdb_trio.rest.call import Call
 from paperdb_trio.rest.parameters import LIMIT, SINCE, WAIT
 from paperdb_trio.rest.responses import Changes
-from paperdb_trio.store.change_log import Interest
 from paperdb_trio.store.projection import parse_select
+from paperdb_trio.store.protocol import Interest
 
 
 async def changes(call: Call) -> Response:
@@ -57,15 +57,15 @@ async def changes(call: Call) -> Response:
         return EventStream(200, b"", headers, grant=grant, topic=topic, position=position)
     interest: Interest = {topic: 0}
     text = page_text(CURSOR, interest)
-    page = await services.log.page(database.id, position, interest, text, limit)
+    page = await services.store.page(database.id, position, interest, text, limit)
     while page.expired and "since" not in query:  # trimmed meanwhile; the client asked for the oldest
-        page = await services.log.page(database.id, page.trimmed, interest, text, limit)
+        page = await services.store.page(database.id, page.trimmed, interest, text, limit)
     if wait and not page.events and not page.expired:
         with services.limits.listener(database.id), trio.move_on_after(wait):
             while not page.events and not page.expired and not services.draining:
                 await services.hub.wait(database.id, topic, page.position)
                 _check_still_good(call)
-                page = await services.log.page(database.id, page.position, interest, text, limit)
+                page = await services.store.page(database.id, page.position, interest, text, limit)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     return json_response(200, Changes(list(map(Raw, page.events)), page.position, not page.reached_end))

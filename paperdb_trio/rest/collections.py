@@ -20,14 +20,14 @@ from paperdb_trio.store.operations import SetSchema
 
 async def collections(call: Call) -> Response:
     """List the collections."""
-    listed = await call.services.reader.collections(call.database_id)
+    listed = await call.services.store.collections(call.database_id)
     return json_response(200, Collections(Raw(listed)))
 
 
 async def get_schema(call: Call) -> Response:
     """Get the schema of a collection."""
     collection = call.collection
-    schema = await call.services.reader.schema(call.database_id, collection)
+    schema = await call.services.store.schema(call.database_id, collection)
     if schema is None:
         raise ApiError(404, "NOT_FOUND", f"The collection '{collection}' has no schema")
     return json_text_response(200, schema.encode())
@@ -64,7 +64,7 @@ async def drop(call: Call) -> Response:
         with trio.CancelScope(shield=True):
             while not done:
                 drop = DropSome(call.database_id, collection, until)
-                step, until, done = await call.services.writer.submit(drop)
+                step, until, done = await call.services.store.submit(drop)
                 deleted += step
     except ApiError as error:
         if until is None:

@@ -21,7 +21,6 @@ from paperdb_trio.net.messages import NO_STORE, Response, document_response, jso
 from paperdb_trio.rest.call import LARGE_BYTES, Call
 from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
 from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page, Versions
-from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.operations import (
     EVERY_TAG,
     BulkFailure,
@@ -35,6 +34,7 @@ from paperdb_trio.store.operations import (
     Written,
 )
 from paperdb_trio.store.projection import parse_select, project
+from paperdb_trio.store.protocol import Stored
 from paperdb_trio.store.query import Question, ask
 from paperdb_trio.store.view import View
 from paperdb_trio.store.within import within
@@ -143,7 +143,7 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
     after = query.get("after")
     if after is not None and seal is not None:
         after = seal.open(after)
-    found = await call.services.reader.find(
+    found = await call.services.store.find(
         call.database_id,
         collection,
         filter=query.get("filter"),
@@ -192,12 +192,12 @@ async def _read(call: Call, collection: str, id: str, within: Question | None = 
     """A document, from the cache without waiting, else from the file. Raises a 404."""
     cache, key = call.services.cache, (call.database_id, collection, id)
     if within is not None:  # only SQLite evaluates filters
-        return await call.services.reader.get(*key, within)
+        return await call.services.store.get(*key, within)
     found = cache.get(key)
     if found is None:
         mark = cache.begin_reading(key)
         try:
-            found = await call.services.reader.get(*key)
+            found = await call.services.store.get(*key)
         finally:
             cache.end_reading(key, mark, found)
     return found
@@ -246,7 +246,7 @@ async def history(call: Call) -> Response:
     """List the versions of a document that the change log holds, newest first."""
     collection, id = call.collection, call.id
     limit = LIMIT.of(call.query, call.services.settings)
-    versions = await call.services.log.history(call.database_id, collection, id, limit)
+    versions = await call.services.store.history(call.database_id, collection, id, limit)
     if not versions:
         await _read(call, collection, id)  # its changes may be older than the log
     return json_response(200, Versions(list(map(Raw, versions))))
@@ -255,7 +255,7 @@ async def history(call: Call) -> Response:
 async def count(call: Call) -> Response:
     """Count documents."""
     filter = call.query.get("filter")
-    n = await call.services.reader.count(call.database_id, call.collection, filter, call.view)
+    n = await call.services.store.count(call.database_id, call.collection, filter, call.view)
     return json_response(200, Count(n))
 
 

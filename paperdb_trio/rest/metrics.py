@@ -29,8 +29,8 @@ class _Totals(Collector):
         queries, residual = services.hub.queries
         yield gauge("paperdb_live_queries", "Distinct live queries", queries)
         yield gauge("paperdb_residual_queries", "Live queries that no index finds", residual)
-        yield counter("paperdb_commits", "Transactions committed", services.writer.commits)
-        yield counter("paperdb_operations", "Writes requested, done or refused", services.writer.operations)
+        yield counter("paperdb_commits", "Transactions committed", services.store.commits)
+        yield counter("paperdb_operations", "Writes requested, done or refused", services.store.operations)
         yield counter("paperdb_changes", "Changes published", services.hub.published_changes)
         yield counter(
             "paperdb_deliveries", "Buffers of events offered to live subscribers", services.hub.deliveries

@@ -34,12 +34,12 @@ async def readyz(services: Services, request: Request) -> Response:
         raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
     if services.accounts.age() > STALE_SECONDS:
         raise ApiError(503, "NOT_READY", "The database file could not be read for a while")
-    fault = services.writer.fault()
+    fault = services.store.fault()
     if fault == "gone":
         raise storage_gone()
     if fault == "read-only":
         raise ApiError(503, "NOT_READY", "The database file cannot be written to: it is read-only")
-    return json_response(200, Health("ready", "full" if services.writer.full else UNSET))
+    return json_response(200, Health("ready", "full" if services.store.full else UNSET))
 
 
 async def metrics(services: Services, request: Request) -> Response:

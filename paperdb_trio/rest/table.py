@@ -81,6 +81,7 @@ STATUS: Final = {
     "BODY_TIMEOUT": 408,
     "CONFLICT": 409,
     "CURSOR_EXPIRED": 410,
+    "RESPONSE_EXPIRED": 410,
     "PRECONDITION_FAILED": 412,
     "CONDITION_FAILED": 412,
     **dict.fromkeys(("BODY_TOO_LARGE", "DOCUMENT_TOO_LARGE", "TOO_MANY_DOCUMENTS", "BATCH_TOO_LARGE"), 413),
@@ -127,7 +128,7 @@ def refusals(route: Route) -> dict[int, list[str]]:
     if route.access is Access.WRITE and route.tokens:
         codes |= {"RULE", "READ_ONLY_TOKEN"}
     if route.access is Access.WRITE:
-        codes |= {"READ_ONLY_KEY", "IDEMPOTENCY_KEY_REUSED", *_STORAGE}
+        codes |= {"READ_ONLY_KEY", "IDEMPOTENCY_KEY_REUSED", "RESPONSE_EXPIRED", *_STORAGE}
     return by_status(codes)
 
 

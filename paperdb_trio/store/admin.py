@@ -18,6 +18,7 @@ from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import DATABASE_NAME, timestamp
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect, told
+from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
 
 if TYPE_CHECKING:
     import sqlite_utils
@@ -133,6 +134,30 @@ def add_signing_secret(file: Path, kid: str, secret: bytes) -> None:
 def admin_version(connection: sqlite.Connection) -> int:
     (version,) = connection.execute("SELECT value FROM meta WHERE name='admin_version'").fetchone()
     return int(version)
+
+
+def directory(connection: sqlite.Connection, known: int, last: int) -> Directory | None:
+    """See `Store.directory`."""
+    version = admin_version(connection)
+    if version == known:
+        return None
+    return Directory(
+        version,
+        connection.execute("SELECT id, name, plan FROM databases").fetchall(),
+        [
+            KeyRow(id, database_id, kind, hash, bool(revoked))
+            for id, database_id, kind, hash, revoked in connection.execute(
+                "SELECT id, database_id, kind, hash, revoked_at IS NOT NULL FROM keys"
+            )
+        ],
+        connection.execute("SELECT kid, secret, retired_at FROM signing_secrets").fetchall(),
+        [
+            RevocationRow(*row)
+            for row in connection.execute(
+                "SELECT id, database_id, kind, name, at, until FROM revocations WHERE id>? ORDER BY id", (last,)
+            )
+        ],
+    )
 
 
 def _insert_database(db: sqlite_utils.Database, name: str, plan: str) -> None:

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 from paperdb_trio.model import Change
+from paperdb_trio.store.protocol import Stored
 
 OVERHEAD_BYTES: Final = 400
 """The memory of an entry beside the document's bytes: key, id, tuple and dictionary slot."""
 
 Key = tuple[int, str, str]
 """Database, collection, id."""
-
-
-class Stored(NamedTuple):
-    data: bytes
-    seq: int
 
 
 class _Reading:

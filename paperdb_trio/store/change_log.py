@@ -6,12 +6,9 @@ the events.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import trio
 
@@ -19,15 +16,20 @@ from paperdb_trio.model import Change, encode
 from paperdb_trio.store import sqlite
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
+from paperdb_trio.store.protocol import (
+    FIRST_ROWS,
+    PAGE_BYTES,
+    EventText,
+    Filtered,
+    Interest,
+    Page,
+    Render,
+    Topic,
+)
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import Reader, any_length
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 
-PAGE_BYTES: Final = 256 * 1024
-"""The size that a page aims at. A subscriber that does not read keeps this much in memory. With half of it,
-catching up takes a fifth longer; with twice as much it is no faster."""
-FIRST_ROWS: Final = 250
-MAX_ROWS: Final = 2000
 SCANNED: Final = 20_000
 """Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""
 THREADS: Final = 3
@@ -45,49 +47,7 @@ _CURSOR: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||'," + _HEAD + _TXN + _DATA
 _VERSION: Final = f"'{{\"seq\":'||(rowkey&{SEQ_MASK})||',\"type\":\"'||type||'\",\"data\":'||data||'}}'"
 
 
-class EventText(Enum):
-    """The text of an event: that of plain mode, or with its seq."""
-
-    PLAIN = _PLAIN
-    CURSOR = _CURSOR
-
-
-class Filtered(Protocol):
-    """A part of a collection's changes: those that a filter concerns."""
-
-    @property
-    def collection(self) -> str: ...
-
-    @property
-    def filter(self) -> dict[str, Any]:
-        """A valid filter."""
-        ...
-
-
-Topic = str | Filtered | None
-"""What changes can be about: a collection, a part of one, or (None) everything."""
-Interest = Mapping[Topic, int]
-"""Topics, each with the seq after which its changes are wanted."""
-Render = Callable[[Change], list[bytes]]
-"""The events that a change makes for an interest, in order."""
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Events after a position, in seq order.
-
-    `position`: the seq up to which this page covers the log. `reached_end`: there was no later change when the
-    page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is no
-    longer in this log (older than the kept changes, or beyond the head, as after restoring a backup); then
-    there are no events.
-    """
-
-    events: list[bytes]
-    position: int
-    reached_end: bool
-    head: int
-    trimmed: int
-    expired: bool = False
+_TEXTS: Final = {EventText.PLAIN: _PLAIN, EventText.CURSOR: _CURSOR}
 
 
 class ChangeLog:
@@ -182,7 +142,7 @@ def _read_page(
         return Page([], after, True, head, trimmed, expired=True)
     end = head if None in interest else min(head, after + SCANNED)
     base, _ = span(database_id)
-    condition, parameters = _interest_sql(base, interest)
+    condition, parameters = _interest_sql(base, interest, after)
     limits: list[Any] = [base | after, base | end, *parameters]
     if not isinstance(text, EventText):
         with any_length(connection):
@@ -192,7 +152,7 @@ def _read_page(
     source = f"FROM changes WHERE rowkey>? AND rowkey<=?{condition} ORDER BY rowkey LIMIT ?"
     try:
         found, last, events = connection.execute(
-            f"SELECT count(*), max(rowkey), group_concat({text.value},char(10)) FROM (SELECT * {source})",
+            f"SELECT count(*), max(rowkey), group_concat({_TEXTS[text]},char(10)) FROM (SELECT * {source})",
             (*limits, rows),
         ).fetchone()
         all_found = found < rows
@@ -209,7 +169,7 @@ def _read_page(
         connection.limit(sqlite.LENGTH, max(most, 2 * size + PAGE_BYTES))
         try:
             (events,) = connection.execute(
-                f"SELECT group_concat({text.value},char(10)) FROM (SELECT * {source})", (*limits, fitting)
+                f"SELECT group_concat({_TEXTS[text]},char(10)) FROM (SELECT * {source})", (*limits, fitting)
             ).fetchone()
         finally:
             connection.limit(sqlite.LENGTH, most)
@@ -237,8 +197,9 @@ def _rendered(
     for count, (rowkey, type, collection, data, id, before, txn) in enumerate(found, 1):
         seq = rowkey & SEQ_MASK
         patch = None if before is None else before.encode()
-        events += render(Change(database_id, seq, type, collection, id or "", data.encode(), patch, txn))
-        size += len(data)
+        own = render(Change(database_id, seq, type, collection, id or "", data.encode(), patch, txn))
+        events += own
+        size += max(len(data), sum(map(len, own)))  # many queries may show the same document
         if count == rows or size >= PAGE_BYTES:
             found.close()
             return events, seq
@@ -247,31 +208,47 @@ def _rendered(
 
 PREFILTERED: Final = 16
 """The most filters that SQLite checks, too. A page for more looks at all changes of their collections."""
+PREFILTER_PARAMETERS: Final = 10_000
+"""The most parameters of these filters together. SQLite has a limit for those of a statement: 32,766."""
 
 
-def _interest_sql(base: int, interest: Interest) -> tuple[str, list[Any]]:
-    """A condition that holds for every change that the interest may concern, and its parameters."""
+def _interest_sql(base: int, interest: Interest, after: int) -> tuple[str, list[Any]]:
+    """A condition that holds for every change after seq `after` that the interest may concern, and its
+    parameters."""
     terms: list[str] = []
     parameters: list[Any] = []
-    few = sum(topic is not None and not isinstance(topic, str) for topic in interest) <= PREFILTERED
+    narrowed = _prefilters(interest)
+    # By their seq, because a term for each collection would be too deep an expression for SQLite.
+    names: dict[int, set[str]] = {}
     for topic, since in interest.items():
         if topic is None:
             if since == 0 and len(interest) == 1:
                 return "", []
             terms.append("rowkey>?")
             parameters.append(base | since)
-            continue
-        narrower = ""
-        values: list[Any] = []
-        if isinstance(topic, str):
-            name = topic
+        elif topic in narrowed:
+            condition, values = narrowed[topic]
+            terms.append(f"(collection=? AND rowkey>?{condition})")
+            parameters += [_collection(topic), base | since, *values]
         else:
-            name = topic.collection
-            if few:
-                narrower, values = _prefilter(topic.filter)
-        terms.append(f"(collection=? AND rowkey>?{narrower})")
-        parameters += [name, base | since, *values]
+            names.setdefault(max(since, after), set()).add(_collection(topic))
+    for since, own in names.items():
+        terms.append(f"(collection IN ({','.join('?' * len(own))}) AND rowkey>?)")
+        parameters += [*own, base | since]
     return f" AND ({' OR '.join(terms) or '0'})", parameters
+
+
+def _collection(topic: str | Filtered) -> str:
+    return topic if isinstance(topic, str) else topic.collection
+
+
+def _prefilters(interest: Interest) -> dict[Topic, tuple[str, list[Any]]]:
+    """The conditions of the filters, unless they are too many for one statement."""
+    filtered = [topic for topic in interest if topic is not None and not isinstance(topic, str)]
+    if len(filtered) > PREFILTERED:
+        return {}
+    found: dict[Topic, tuple[str, list[Any]]] = {topic: _prefilter(topic.filter) for topic in filtered}
+    return found if sum(len(values) for _, values in found.values()) <= PREFILTER_PARAMETERS else {}
 
 
 def _prefilter(filter: dict[str, Any]) -> tuple[str, list[Any]]:

@@ -8,15 +8,21 @@ may be the last one before a crash.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
+
+import trio
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.transaction import Transaction
+
+Result = TypeVar("Result")
 
 STEP_BYTES: Final = 4 * 1024 * 1024
 """Bytes that one step removes. Other writes wait some 50 ms for a step."""
@@ -229,8 +235,8 @@ class KeepTime:
 @dataclass(frozen=True, slots=True)
 class Trim:
     """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those before `cutoff` (seconds
-    of `LogClock`), and those beyond the newest `keep`. Returns `(trimmed, removed)`: the seq of the newest
-    removed change, and the number of changes that this step removed."""
+    of `LogClock`), those beyond the newest `keep`, and those up to seq `until`. Returns `(trimmed, removed)`:
+    the seq of the newest removed change, and the number of changes that this step removed."""
 
     frees: ClassVar = True
 
@@ -238,6 +244,7 @@ class Trim:
     cutoff: float
     keep: int
     limit: int = 250
+    until: int = 0
 
     def apply(self, tx: Transaction) -> tuple[int, int]:
         head, trimmed = tx.connection.execute(
@@ -253,7 +260,7 @@ class Trim:
         for rowkey, at, size in rows:
             # In files from before `LogClock`, the time may go back between two changes. The log is trimmed in
             # order of seq all the same.
-            if at >= cutoff and rowkey - base > head - self.keep:
+            if at >= cutoff and rowkey - base > max(head - self.keep, self.until):
                 break
             removable += 1
             removed += size
@@ -280,3 +287,19 @@ HOUSEKEEPING: Final = (
     ForgetRequests,
 )
 """Operations of the server itself. They do not count as users' activity."""
+
+
+async def until_indexed(store: Submits, operation: Operation[Result | None]) -> Result:
+    """Submit an operation until an index that it needs is built. Its result is false until then."""
+    while not (result := await store.submit(operation)):
+        await store.submit(IndexWork())
+    return result
+
+
+async def finish_drops(store: Submits, pause: float = 0.0) -> None:
+    """Finish unfinished drops, with a pause between the steps. Raises what `submit` does."""
+    for drop in await store.submit(PendingDrops()):
+        done = False
+        while not done:
+            _, _, done = await store.submit(drop)
+            await trio.sleep(pause)

@@ -133,10 +133,11 @@ def m004_before(db: Any) -> None:
         """ALTER TABLE changes ADD COLUMN id TEXT""",
         """ALTER TABLE changes ADD COLUMN before TEXT""",
         """ALTER TABLE changes ADD COLUMN txn INTEGER""",
-        # at: milliseconds since the epoch; response: JSON, see `requests`.
+        # at: milliseconds since the epoch; response: JSON, see `requests`; body: NULL if it is the document of
+        # the change with the row key `change`.
         """CREATE TABLE requests (
             id INTEGER PRIMARY KEY, at INTEGER NOT NULL, scope TEXT NOT NULL, key TEXT NOT NULL,
-            digest BLOB NOT NULL, response TEXT NOT NULL, body BLOB NOT NULL, UNIQUE (scope, key))""",
+            digest BLOB NOT NULL, response TEXT NOT NULL, body BLOB, change INTEGER, UNIQUE (scope, key))""",
     ):
         db.execute(statement)
 

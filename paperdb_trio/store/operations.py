@@ -27,9 +27,12 @@ from paperdb_trio.model import (
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.steps import is_step, take
-from paperdb_trio.store.transaction import MAX_UNIQUE_FIELDS, Transaction
+from paperdb_trio.store.transaction import Transaction
 
 Result = TypeVar("Result", covariant=True)
+
+MAX_UNIQUE_FIELDS: Final = 16
+"""Fields that one insert can name in `unique`."""
 
 
 class Operation(Protocol[Result]):
@@ -352,6 +355,10 @@ class Batch:
 
     operations: Sequence[Write]
     max_bytes: int
+
+    @property
+    def frees(self) -> bool:
+        return all(getattr(operation, "frees", False) for operation in self.operations)
 
     def apply(self, tx: Transaction) -> BatchResult | None:
         """Returns None, having done nothing, while an index that a unique check needs is being built. Raises

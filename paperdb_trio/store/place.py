@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
 
-Fault = Literal["gone", "read-only"]
+from paperdb_trio.store.protocol import Fault
 
 
 class Place:

@@ -14,19 +14,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, TypeVar
 
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.store import find as finding
 from paperdb_trio.store import sqlite
+from paperdb_trio.store.admin import directory
 from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
-from paperdb_trio.store.cache import Stored
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
+from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
 from paperdb_trio.store.view import View
 
@@ -63,19 +64,6 @@ class _Lease:
             self._stopped = True
             if self._connection is not None:
                 self._connection.interrupt()
-
-
-class Found(NamedTuple):
-    """The result of a find. `documents`: JSON texts. `total`: the number of all matches, if requested. `seq`:
-    the head of the change log in the snapshot that was read; later changes are not included. `next`: the
-    `after` of the next page, if there is one. `plan`: the result of `find.explain`, if requested."""
-
-    documents: list[bytes]
-    has_more: bool
-    total: int | None
-    seq: int
-    next: str | None = None
-    plan: dict[str, Any] | None = None
 
 
 class Reader:
@@ -280,6 +268,10 @@ class Reader:
             ).fetchone()
         )
         return str(text).encode()
+
+    async def directory(self, known: int, last: int) -> Directory | None:
+        """See `Store.directory`."""
+        return await self.run(lambda connection: directory(connection, known, last))
 
     async def schema(self, database_id: int, collection: str) -> str | None:
         """The schema of a collection as JSON text."""

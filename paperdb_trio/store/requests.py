@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.operations import Operation, Written
+from paperdb_trio.store.rowkeys import SEQ_BITS
 from paperdb_trio.store.transaction import Transaction
 
 REMEMBERED_SECONDS: Final = 86_400.0
@@ -26,6 +27,7 @@ Result = TypeVar("Result")
 class RequestKey:
     """`scope`: whose key it is. `digest`: of everything that the request says."""
 
+    database_id: int
     scope: str
     key: str
     digest: bytes
@@ -42,18 +44,19 @@ class Kept(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Recall:
-    """Returns the response of a request that is remembered. Raises a 422 if the key was used for another."""
+    """Returns the response of a request that is remembered. Raises a 422 if the key was used for another, and a
+    410 if the change that holds the response is gone."""
 
     request: RequestKey
 
     def apply(self, tx: Transaction) -> Kept | None:
         row = tx.connection.execute(
-            "SELECT at, digest, response, body FROM requests WHERE scope=? AND key=?",
+            "SELECT at, digest, response, body, change FROM requests WHERE scope=? AND key=?",
             (self.request.scope, self.request.key),
         ).fetchone()
         if row is None or row[0] < (tx.log_time - REMEMBERED_SECONDS) * 1000:
             return None
-        _, digest, response, body = row
+        _, digest, response, body, change = row
         if digest != self.request.digest:
             raise ApiError(
                 422,
@@ -62,6 +65,16 @@ class Recall:
                 "same one only to repeat it unchanged",
             )
         status, headers = msgspec.json.decode(response)
+        if body is None:
+            found = tx.connection.execute("SELECT data FROM changes WHERE rowkey=?", (change,)).fetchone()
+            if found is None:
+                raise ApiError(
+                    410,
+                    "RESPONSE_EXPIRED",
+                    "This request was done before, but the change log does not hold its response any more: "
+                    "read the document",
+                )
+            body = found[0].encode()
         return Kept(status, headers, body, again=True)
 
 
@@ -73,6 +86,10 @@ class Once(Generic[Result]):
     request: RequestKey
     operation: Operation[Result | None]
     respond: Callable[[Result | ApiError], Kept]
+
+    @property
+    def frees(self) -> bool:
+        return bool(getattr(self.operation, "frees", False))
 
     def apply(self, tx: Transaction) -> Kept | None:
         kept = Recall(self.request).apply(tx)
@@ -86,28 +103,34 @@ class Once(Generic[Result]):
         if not outcome:
             return None
         kept = self.respond(outcome)
-        Remember(self.request, kept).apply(tx)
+        # Usually the response is the document, which the log holds: it need not be stored once more.
+        logged = isinstance(outcome, Written) and kept.body == outcome.data
+        seq = outcome.seq if logged and isinstance(outcome, Written) else None
+        Remember(self.request, kept, seq).apply(tx)
         return kept
 
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Remember the response of a request whose writes took several transactions."""
+    """Remember the response of a request. `seq`: that of the change whose document is the body."""
 
     request: RequestKey
     kept: Kept
+    seq: int | None = None
 
     def apply(self, tx: Transaction) -> None:
         response = msgspec.json.encode([self.kept.status, self.kept.headers]).decode()
         tx.connection.execute(
-            "INSERT OR REPLACE INTO requests (at, scope, key, digest, response, body) VALUES (?,?,?,?,?,?)",
+            "INSERT OR REPLACE INTO requests (at, scope, key, digest, response, body, change) "
+            "VALUES (?,?,?,?,?,?,?)",
             (
                 int(tx.log_time * 1000),
                 self.request.scope,
                 self.request.key,
                 self.request.digest,
                 response,
-                self.kept.body,
+                self.kept.body if self.seq is None else None,
+                None if self.seq is None else self.request.database_id << SEQ_BITS | self.seq,
             ),
         )
 
@@ -115,6 +138,8 @@ class Remember:
 @dataclass(frozen=True, slots=True)
 class ForgetRequests:
     """Forget some requests that are older than `REMEMBERED_SECONDS`. Returns whether there may be more."""
+
+    frees: ClassVar = True
 
     limit: int = 100
 

@@ -7,14 +7,11 @@ every process reads the new rows within a second.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final
 
-from paperdb_trio.store import sqlite
 from paperdb_trio.store.transaction import Transaction
 
 FORGET_ROWS: Final = 1000
-Row = tuple[int, int, str, str, int, int]
-"""Id, database, kind, name, at, until."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +24,7 @@ class Revocation:
     name: str
     at: int
     until: int
+    frees: ClassVar = True
 
     def apply(self, tx: Transaction) -> Revocation:
         tx.connection.execute(
@@ -44,6 +42,8 @@ class ForgetRevocations:
     """Remove at most `FORGET_ROWS` rows that are no longer needed at `now`, in milliseconds since the epoch.
     Returns whether there may be more."""
 
+    frees: ClassVar = True
+
     now: int
 
     def apply(self, tx: Transaction) -> bool:
@@ -52,10 +52,3 @@ class ForgetRevocations:
             (self.now, FORGET_ROWS),
         )
         return tx.connection.changes() == FORGET_ROWS
-
-
-def revocations_after(connection: sqlite.Connection, id: int) -> list[Row]:
-    rows: list[Row] = connection.execute(
-        "SELECT id, database_id, kind, name, at, until FROM revocations WHERE id>? ORDER BY id", (id,)
-    ).fetchall()
-    return rows

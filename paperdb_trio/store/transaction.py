@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Final
 
 import msgspec
 
@@ -18,9 +17,6 @@ from paperdb_trio.store import sqlite
 from paperdb_trio.store.catalog import ENTER, LEAVE, Catalog
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
-
-MAX_UNIQUE_FIELDS: Final = 16
-"""Fields that one insert can name in `unique`."""
 
 
 class Transaction(Catalog):

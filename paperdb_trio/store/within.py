@@ -27,6 +27,10 @@ class Within:
     view: View
 
     @property
+    def frees(self) -> bool:
+        return isinstance(self.operation, Delete)
+
+    @property
     def database_id(self) -> int:
         return self.operation.database_id
 

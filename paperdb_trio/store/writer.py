@@ -27,9 +27,10 @@ from paperdb_trio.store import clock, sqlite
 from paperdb_trio.store.durability import relax
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork, PendingDrops
+from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.place import Fault, Place
+from paperdb_trio.store.place import Place
+from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
 from paperdb_trio.store.reserve import Reserve, frees, is_full
 from paperdb_trio.store.transaction import Transaction
@@ -445,13 +446,6 @@ class Writer:
         return results, tx
 
 
-async def until_indexed(writer: Writer, operation: Operation[Result | None]) -> Result:
-    """Submit an operation until an index that it needs is built. Its result is false until then."""
-    while not (result := await writer.submit(operation)):
-        await writer.submit(IndexWork())
-    return result
-
-
 async def keep_indexes(writer: Writer) -> None:
     """Build and remove indexes whenever there is work, until the writer closes."""
     while True:
@@ -459,12 +453,3 @@ async def keep_indexes(writer: Writer) -> None:
         while await writer.submit(IndexWork(build=not writer.full)):
             await trio.lowlevel.checkpoint()
         await writer.index_work.wait()
-
-
-async def finish_drops(writer: Writer, pause: float = 0.0) -> None:
-    """Finish unfinished drops, with a pause between the steps. Raises what `submit` does."""
-    for drop in await writer.submit(PendingDrops()):
-        done = False
-        while not done:
-            _, _, done = await writer.submit(drop)
-            await trio.sleep(pause)

@@ -85,7 +85,11 @@ def for_commonjs(files: Mapping[str, bytes]) -> dict[str, bytes]:
         for name, body in files.items()
         if name.endswith(".js")
     }
-    types = {f"{name.removesuffix('.ts')}.cts": body for name, body in files.items() if name.endswith(".d.ts")}
+    types = {
+        f"{name.removesuffix('.ts')}.cts": body.replace(b'from "./paperdb.js"', b'from "./paperdb.cjs"')
+        for name, body in files.items()
+        if name.endswith(".d.ts")
+    }
     return {**made, **types}
 
 

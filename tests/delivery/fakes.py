@@ -10,7 +10,7 @@ from paperdb_trio.delivery.encodings import CURSOR, Encoding, cursor_event, plai
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.model import Change
-from paperdb_trio.store.change_log import EventText, Interest, Page
+from paperdb_trio.store.protocol import EventText, Interest, Page, Topic
 
 DATABASE = 1
 
@@ -185,7 +185,7 @@ class World:
     def subscriber(
         self,
         sink: FakeSink,
-        *collections: str,
+        *collections: Topic,
         encoding: Encoding = CURSOR,
         queue_events: int = 1000,
         queue_bytes: int = 1_000_000,

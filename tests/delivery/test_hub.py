@@ -3,6 +3,7 @@ bounded size, and lets other tasks run meanwhile. It knows the bounds of each da
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,9 @@ from paperdb_trio.delivery.encodings import CURSOR, PLAIN, cursor_event, plain_e
 from paperdb_trio.delivery.hub import CHUNK_BYTES, Hub
 from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.loop import turn
+from paperdb_trio.match.query import query
 from paperdb_trio.model import Change
+from paperdb_trio.store.protocol import Topic
 from tests.delivery.fakes import FakeLog, FakeSink, World, change, payloads
 
 
@@ -279,3 +282,50 @@ async def test_a_cancelled_waiter_leaves_nothing_behind(nursery: trio.Nursery) -
     assert world.is_forgotten()
     world.commit("a")
     await wait_all_tasks_blocked()
+
+
+async def test_query_that_fails_ends_with_a_reset_and_harms_no_one_else(
+    nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(nursery)
+    failing, healthy = query("a", {"n": {"exists": True}}), query("a", {"n": {"startsWith": "x"}})
+    looked: list[object] = []
+
+    def fail(document: object) -> bool:
+        looked.append(document)
+        raise RuntimeError("a bug of ours")
+
+    failing.matches = fail
+    sinks = [FakeSink() for _ in range(4)]
+    topics: list[Topic] = [failing, failing, healthy, "a"]
+    for sink, topic in zip(sinks, topics, strict=True):
+        world.subscriber(sink, topic).start(0)
+    nursery.start_soon(world.hub.run)
+    for _ in range(3):
+        world.commit("a")
+    await wait_all_tasks_blocked()
+    assert len(looked) == 1  # it is not asked again
+    reset = b'{"seq":1,"type":"reset","query":"%b","reason":"error"}' % failing.id.encode()
+    assert payloads(sinks[0].data) == payloads(sinks[1].data) == [reset]
+    views = [json.loads(text) for text in payloads(sinks[2].data)]
+    assert [(event["seq"], event["query"]) for event in views] == [(n, healthy.id) for n in (1, 2, 3)]
+    assert payloads(sinks[3].data) == world.events()
+    assert "a bug of ours" in caplog.text
+
+
+async def test_hub_holds_changes_only_against_queries_that_someone_follows(nursery: trio.Nursery) -> None:
+    world = World(nursery)
+    subscribers = [world.subscriber(FakeSink(), query("a", {"n": n % 2})) for n in range(4)]
+    for subscriber in subscribers:
+        subscriber.start(0)
+    assert world.hub.queries == (2, 0)
+    for subscriber in subscribers[:3]:
+        subscriber.close()
+    assert world.hub.queries == (1, 0)
+    subscribers[3].want(query("a", {"n": {"ne": 1}}), 0)
+    assert world.hub.queries == (2, 1)
+    subscribers[3].unwant(query("a", {"n": 1}))
+    subscribers[3].close()
+    subscribers[3].want("b", 0)  # too late: it is closed
+    assert world.hub.queries == (0, 0)
+    assert world.is_forgotten()

@@ -9,7 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.loop import turn
-from paperdb_trio.store.change_log import Interest
+from paperdb_trio.store.protocol import Interest
 from tests.delivery.fakes import DATABASE, FakeSink, World, payloads, set_interest
 
 

@@ -49,10 +49,8 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
         settings=settings,
         limits=Limits(settings),
         accounts=world.accounts,
-        writer=unused,
-        reader=unused,
+        store=unused,
         cache=unused,
-        log=unused,
         hub=Hub(),
         assets={},
     )

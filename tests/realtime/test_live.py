@@ -403,6 +403,21 @@ def test_another_rule_resets_and_shows_the_new_view(server: Server, collection: 
         assert ask(ws, "auth", token=mint(server, ["other"]))["code"] == "NOT_IN_TOKEN"
 
 
+def test_queries_that_a_rule_makes_the_same_each_get_a_snapshot(server: Server, collection: str) -> None:
+    put(server, collection, "a1", user="alice", n=1)
+    with listening(server, collection) as ws:
+        wide, _ = snapshot(ws, collection=collection, filter={"n": {"gte": 1}})
+        narrow, _ = snapshot(ws, collection=collection, filter={"n": {"gte": 1}, "user": "alice"})
+        rule = {"filter": {"user": "alice"}}
+        assert ask(ws, "auth", token=mint(server, {collection: rule}))["type"] == "authenticated"
+        reset = receive(ws)
+        assert (reset["type"], reset["query"], reset["becomes"]) == ("reset", wide["query"], narrow["query"])
+        assert [document["_id"] for document in rest_of_snapshot(ws, narrow["query"])] == ["a1"]
+        put(server, collection, "a1", user="alice", n=2)
+        assert shape(receive(ws)) == ("update", "update", "a1")
+        assert ask(ws, "ping")["type"] == "pong"
+
+
 def test_rule_that_comes_to_a_whole_collection_resets_it(server: Server, collection: str) -> None:
     with listening(server, collection, query=collection) as ws:
         assert ask(ws, "auth", token=mint(server, {collection: RULE}))["type"] == "authenticated"

@@ -10,7 +10,7 @@ import pytest
 
 from paperdb_trio.store.operations import Result
 from paperdb_trio.store.requests import REMEMBERED_SECONDS, ForgetRequests, Kept, Once, RequestKey
-from tests.conftest import Server, StartServer
+from tests.conftest import Server, StartServer, wait_until
 from tests.rest.tools import refusal
 from tests.store.tools import committed, inserting, new_file, rows
 
@@ -108,11 +108,27 @@ def test_key_holds_over_kill_9(start_server: StartServer) -> None:
     assert server.request("GET", "/c/count").json() == {"count": 1}
 
 
+def test_response_is_in_the_log_and_goes_with_it(start_server: StartServer) -> None:
+    server = start_server("--retention-count", "2")
+    body = {"text": "x" * 10_000}
+    first = server.request("POST", "/c/docs", json=body, headers=key("k"))
+    assert server.request("POST", "/c/docs", json=body, headers=key("k")).content == first.content
+    stored = rows(
+        server.data / "paperdb.sqlite", "SELECT sum(length(response)+ifnull(length(body),0)) FROM requests"
+    )
+    assert stored[0][0] < 500
+    for n in range(5):
+        server.request("PUT", f"/c/docs/{n}", json={})
+    wait_until(lambda: server.request("GET", "/c/changes?since=1").status_code == 410)
+    assert refusal(server.request("POST", "/c/docs", json=body, headers=key("k"))) == (410, "RESPONSE_EXPIRED")
+    assert server.request("GET", "/c/count").json() == {"count": 6}
+
+
 def test_requests_are_forgotten_after_a_day(tmp_path: Any) -> None:
     file = new_file(tmp_path)
 
     def once(name: str) -> Once[Any]:
-        return Once(RequestKey("key", name, b"same"), inserting({}), respond)
+        return Once(RequestKey(1, "key", name, b"same"), inserting({}), respond)
 
     def respond(result: Result | Exception) -> Kept:
         return Kept(201, {}, b"{}")

@@ -6,7 +6,8 @@ import itertools
 import random
 
 from paperdb_trio.model import Change
-from paperdb_trio.store.cache import OVERHEAD_BYTES, DocumentCache, Key, Stored
+from paperdb_trio.store.cache import OVERHEAD_BYTES, DocumentCache, Key
+from paperdb_trio.store.protocol import Stored
 
 KEY: Key = (1, "a", "x")
 

@@ -11,12 +11,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from paperdb_trio.delivery.encodings import CURSOR
+from paperdb_trio.delivery.views import page_text
+from paperdb_trio.match.query import query
 from paperdb_trio.store import admin, sqlite
 from paperdb_trio.store import change_log as log_module
-from paperdb_trio.store.change_log import PAGE_BYTES, ChangeLog, EventText, Interest, _read_page
+from paperdb_trio.store.change_log import ChangeLog, _read_page
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Draft, Insert, Replace
+from paperdb_trio.store.protocol import PAGE_BYTES, EventText, Interest
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
 
 
@@ -164,3 +168,45 @@ def test_read_only_connection_sees_the_commits_of_a_writer(file: Path) -> None:
     finally:
         connection.close()
     assert rows(file, "PRAGMA journal_mode") == [("wal",)]
+
+
+@pytest.mark.parametrize(
+    "interest",
+    [
+        dict.fromkeys((f"c{n}" for n in range(1500)), 0),
+        {query("a", {"n": {"gte": -n}}): n % 3 for n in range(1500)},
+        {
+            query(
+                "a",
+                {"n": {"nin": [f"{q}-{n}" for n in range(2000)]}, "m": {"nin": []}}
+                | {f"f{n}": {"ne": q} for n in range(190)},
+            ): 0
+            for q in range(16)
+        },
+    ],
+    ids=["collections", "queries", "values"],
+)
+def test_interest_may_be_larger_than_an_expression_of_sqlite(shared_file: Path, interest: Interest) -> None:
+    with scratch(shared_file) as tx:
+        insert(tx, {"n": 1}, "a")
+        insert(tx, {"n": 1}, "c1")
+        tx.flush()
+        page = _read_page(tx.connection, DATABASE, 0, interest, page_text(CURSOR, interest), 10)
+    expected = 0
+    for topic, since in interest.items():
+        assert topic is not None
+        seq = {"a": 1, "c1": 2}.get(topic if isinstance(topic, str) else topic.collection, 0)
+        expected += seq > since
+    assert len(page.events) == expected
+
+
+def test_page_for_many_queries_of_the_same_documents_is_bounded(shared_file: Path) -> None:
+    interest: Interest = {query("a", {"n": {"gte": -n}}): 0 for n in range(20)}
+    with scratch(shared_file) as tx:
+        for n in range(100):
+            insert(tx, {"n": n, "text": "x" * 5000}, "a")
+        tx.flush()
+        page = _read_page(tx.connection, DATABASE, 0, interest, page_text(CURSOR, interest), 100)
+    assert sum(map(len, page.events)) < PAGE_BYTES + 20 * 6000
+    assert not page.reached_end
+    assert len(page.events) == 20 * page.position

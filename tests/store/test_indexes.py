@@ -24,14 +24,14 @@ from paperdb_trio.store.check import check
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.file import connect
 from paperdb_trio.store.find import count, explain, find, shelf
-from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex
+from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex, until_indexed
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, Index, stored_indexes
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Operation, Patch, Replace, SetSchema
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.reader import Reader
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.transaction import Transaction
-from paperdb_trio.store.writer import keep_indexes, until_indexed
+from paperdb_trio.store.writer import keep_indexes
 from tests.store.test_writer import running
 from tests.store.tools import (
     DATABASE,

@@ -16,10 +16,9 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store import migrations
 from paperdb_trio.store.check import check
 from paperdb_trio.store.file import connect, database_file, prepare, serving_lock
-from paperdb_trio.store.housekeeping import IndexWork, KeepTime
+from paperdb_trio.store.housekeeping import IndexWork, KeepTime, finish_drops
 from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.transfer import export
-from paperdb_trio.store.writer import finish_drops
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import fill
 from tests.store.test_writer import ids, running

@@ -93,27 +93,6 @@ class Follower:
                 yield text
 
 
-class EventSourceFollower(Follower):
-    """The same over server-sent events."""
-
-    def __init__(self, server: Server, token: str, name: str, collection: str) -> None:
-        super().__init__(server, token, name)
-        self.collection = collection
-
-    async def messages(self) -> AsyncIterator[str | bytes]:
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(self.cursor)}
-        target = f"{self.server.url}/{self.collection}/changes?token={self.token}"
-        async with (
-            httpx.AsyncClient(timeout=httpx.Timeout(5, read=None), verify=NO_TLS) as client,
-            client.stream("GET", target, headers=headers) as answer,
-        ):
-            if answer.status_code != 200:
-                raise PROMISE(f"{self.name}: HTTP {answer.status_code}")
-            async for line in answer.aiter_lines():
-                if line.startswith("data: "):
-                    yield line[6:]
-
-
 async def head_of(server: Server, token: str) -> int:
     """The seq of the last change, from `ready`."""
     async with connect(f"{server.ws_url}/?token={token}&since=now", proxy=None, close_timeout=1) as ws:

@@ -1,7 +1,7 @@
 """Readers that read slowly, or never, beside fast ones: their cost for the server and for the fast ones.
 
 No reader may be disconnected for being slow, or cost over 1 MiB. A stuck one that starts to read gets
-everything, once and in order.
+everything, once and in order. Every second stuck reader follows a live query.
 
     python -m tests.stress.slow --stuck 1000 --seconds 20
 """
@@ -19,6 +19,7 @@ import sys
 import time
 from base64 import b64encode
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 from websockets.asyncio.client import connect
@@ -30,14 +31,19 @@ COLLECTION = "slow"
 TEXT = "x" * 1000
 
 
-def stuck_socket(server: Server, token: str, receive_buffer: int = 4096) -> socket.socket:
+LIVE = f"&collections={COLLECTION}&filter=" + quote(json.dumps({COLLECTION: {"text": {"startsWith": "x"}}}))
+"""Follow a query that every document matches."""
+
+
+def stuck_socket(server: Server, token: str, receive_buffer: int = 4096, query: str = "") -> socket.socket:
     """A WebSocket in cursor mode whose client has read only the response to its handshake."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(("127.0.0.1", server.port))
     key = b64encode(os.urandom(16)).decode()
     sock.sendall(
-        f"GET /?token={token}&since=now HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        f"GET /?token={token}&since=now{query} HTTP/1.1\r\nHost: x\r\n"
+        "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
     )
     head = b""
@@ -129,8 +135,8 @@ async def slow(stuck: int, seconds: float, rate: int) -> dict[str, Any]:
     sockets = []
     try:
         _, alone = await measure(server, token, seconds / 2, rate)
-        for _ in range(stuck):
-            sockets.append(stuck_socket(server, token))
+        for number in range(stuck):
+            sockets.append(stuck_socket(server, token, query=LIVE if number % 2 else ""))
         before = memory(server.pid)
         kept: dict[int, list[int]] = {}
         tricklers = []
@@ -146,17 +152,18 @@ async def slow(stuck: int, seconds: float, rate: int) -> dict[str, Any]:
                 trickler.result()
             trickler.cancel()
         await asyncio.gather(*tricklers, return_exceptions=True)
-        # One that never read starts to: everything is there.
-        seqs: list[int] = []
-        if stuck:
+        # Two that never read start to: everything is there.
+        for sock in sockets[:2] if stuck > 1 else ():
+            seqs: list[int] = []
             reader, deadline = FrameReader(), time.monotonic() + 60
             while len(seqs) < written and time.monotonic() < deadline:
                 try:
-                    seqs += [m["seq"] for m in reader.feed(sockets[0].recv(65536)) if m["type"] != "ready"]
+                    messages = reader.feed(sock.recv(65536))
+                    seqs += [m["seq"] for m in messages if m["type"] not in ("ready", "progress")]
                 except BlockingIOError:
                     await asyncio.sleep(0.001)
             if len(seqs) < written or seqs != list(range(seqs[0], seqs[0] + len(seqs))):
-                raise PROMISE(f"the stuck reader got {len(seqs)} of {written} changes, or not in order")
+                raise PROMISE(f"a stuck reader got {len(seqs)} of {written} changes, or not in order")
         for speed, got in kept.items():
             if got and got != list(range(got[0], got[0] + len(got))):
                 raise PROMISE(f"the reader at {speed} B/s missed or repeated something")

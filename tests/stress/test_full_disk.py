@@ -74,6 +74,9 @@ def test_only_writes_that_free_space_use_the_reserve(full: Server) -> None:
     assert reserve(full.data) < RESERVE
     for n in range(20):
         assert full.request("DELETE", f"/c/docs/d{n}").status_code == 200
+    deletes = {"operations": [{"op": "delete", "collection": "c", "id": f"d{n}"} for n in (20, 21)]}
+    response = full.request("POST", "/batch", json=deletes, headers={"Idempotency-Key": "k"})
+    assert response.status_code == 200
     assert full.request("DELETE", "/c/docs/missing").status_code == 404
     assert full.request("DELETE", "/c/schema").status_code == 200
     assert full.request("GET", "/c/docs/d50").status_code == 200

@@ -20,7 +20,7 @@ def test_kills_lose_no_acknowledged_write_and_repeat_no_event() -> None:
 
 
 def test_storm_of_resuming_subscribers_misses_and_repeats_nothing() -> None:
-    assert report(storm(subscribers=200, rate=100, rounds=2, seed=1), 1) == 0
+    assert report(storm(subscribers=100, live=100, rate=100, rounds=2, seed=1), 1) == 0
 
 
 def test_stuck_readers_cost_little_and_get_everything_later() -> None:

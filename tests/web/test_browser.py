@@ -189,7 +189,7 @@ class Chat:
     def post(self, *texts: str) -> None:
         """Somebody else says something."""
         for text in texts:
-            self.server.insert("chat", {"author": "Bob", "text": text})
+            self.server.insert("chat", {"room": "lobby", "author": "Bob", "text": text})
             self.sent.append(text)
 
     def say(self, page: Page, text: str) -> None:
@@ -249,7 +249,9 @@ HOLD_LISTS = """
     window.held = [];
     window.fetch = async (url, request) => {
       const response = await answered(url, request);
-      if (url === "messages" && !request) await new Promise((resolve) => held.push(resolve));
+      const isWrite = ["POST", "PATCH", "DELETE"].includes(request?.method);
+      const isList = /\\/chat\\/(docs|query)/.test(url) && !isWrite;
+      if (isList) await new Promise((resolve) => held.push(resolve));
       return response;
     };
 """
@@ -257,28 +259,38 @@ HOLD_LISTS = """
 
 def test_changes_while_the_list_is_loading_are_not_lost(browser: Browser, chat: Chat) -> None:
     texts = ("deleted", "edited", "stays", "edited, then deleted", "last")
-    ids = [chat.server.insert("chat", {"author": "Bob", "text": text})["_id"] for text in texts]
+    message = {"room": "lobby", "author": "Bob"}
+    ids = [chat.server.insert("chat", {**message, "text": text})["_id"] for text in texts]
     with browser.page(chat.url, HOLD_LISTS) as page:
-        chat.wait_state(page, "live")
         page.wait("held.length === 1")  # the server has answered; the page has not been told
         chat.server.request("DELETE", f"/chat/docs/{ids[0]}")
         for id in (ids[1], ids[3]):
             chat.server.request("PATCH", f"/chat/docs/{id}", json={"text": "after"})
         chat.server.request("DELETE", f"/chat/docs/{ids[3]}")
-        made = chat.server.insert("chat", {"author": "Bob", "text": "new"})
-        page.wait(f"{TEXTS}.includes('new')")
+        made = chat.server.insert("chat", {**message, "text": "new"})
         page.run("held[0]()")
-        page.wait(f"{TEXTS}.includes('stays')")
+        page.wait(f"{TEXTS}.includes('new')")
         assert page.run(TEXTS) == ["after", "stays", "last", "new"]
         chat.server.request("DELETE", f"/chat/docs/{made['_id']}")
         page.wait(f"!{TEXTS}.includes('new')")
+
+
+def test_rooms_know_nothing_of_each_other(browser: Browser, chat: Chat) -> None:
+    with browser.page(f"{chat.url}/#other") as other, browser.page(chat.url) as lobby:
+        for page in (other, lobby):
+            chat.wait_state(page, "live")
+        chat.say(lobby, "in the lobby")
+        chat.wait_shown(lobby)
+        assert other.run(TEXTS) == []
+        other.run("location.hash = 'lobby'")
+        chat.wait_shown(other)
 
 
 def test_after_a_gap_the_page_shows_the_current_documents(browser: Browser, chat: Chat) -> None:
     chat.server.options = ("--retention-count", "5")
     chat.server.stop()
     chat.server.start()
-    old = chat.server.insert("chat", {"author": "Bob", "text": "deleted in the gap"})
+    old = chat.server.insert("chat", {"room": "lobby", "author": "Bob", "text": "deleted in the gap"})
     chat.post("stays")
     with browser.page(chat.url) as first, browser.page(chat.url) as second:
         for page in (first, second):

@@ -1,11 +1,13 @@
 /**
  * A collection's documents, and batches over several collections.
  *
- * Law: makes requests and checks their responses; knows the schemas that were given to the client.
+ * Law: makes requests and checks their responses; knows the schemas that were given to the client. Writes are shown by live
+ * queries before they are sent (drafts.js).
  */
 
 import { checkCollection, invalid, segment } from "./errors.js";
-import { checkKey, setSeq } from "./requests.js";
+import { Live } from "./live.js";
+import { checkKey, seqOf, setSeq } from "./requests.js";
 
 // What responses must have. A write's must be what was written, not the response to another request.
 const isDocument = ({ _id }) => typeof _id === "string";
@@ -33,8 +35,10 @@ function parameters(options, known) {
 const MAX_FILTER = 2000;
 
 /** What `Collection` in paperdb.d.ts says. Its functions use no `this`: a framework may wrap it into a proxy. */
-export function makeCollection(transport, name, schema) {
-  const base = `/${checkCollection(name)}`;
+export function makeCollection(client, name, schema) {
+  const { drafts, realtime } = client;
+  const transport = client.transport.for([checkCollection(name)]);
+  const base = `/${name}`;
   const properties = schema?.properties ?? {};
   let registration = schema && transport.isSecret ? undefined : Promise.resolve();
 
@@ -59,6 +63,12 @@ export function makeCollection(transport, name, schema) {
     return transport.request(method, base + path, isGood, sent);
   }
 
+  /** A write of one document, shown meanwhile. */
+  const drafted = (operation, run) =>
+    drafts.during([{ ...operation, collection: name }], run, (result) => [
+      { document: operation.op === "delete" ? null : result, seq: seqOf(result) },
+    ]);
+
   function prepare(document, { key, unique } = {}) {
     const prepared = { ...asObject(document) };
     const ruled = [];
@@ -75,8 +85,11 @@ export function makeCollection(transport, name, schema) {
   const collection = {
     name,
 
-    insert: async (document, options = {}) =>
-      write("POST", "/docs", isDocument, { body: () => prepare(document, options), options }),
+    async insert(document, options = {}) {
+      const prepared = drafts.named(name, prepare(document, options));
+      return drafted(inserting(prepared), () =>
+        write("POST", "/docs", isDocument, { body: () => prepared, options }));
+    },
 
     async insertBulk(documents, { atomic = false, unique, idempotencyKey } = {}) {
       const body = () => Array.from(documents, (document) => prepare(document, { unique }));
@@ -106,13 +119,23 @@ export function makeCollection(transport, name, schema) {
       return (await transport.request("GET", `${base}/docs/${segment(id)}/history`, isHistory, { query })).versions;
     },
 
-    update: async (id, fields, options) =>
-      write("PATCH", `/docs/${segment(id)}`, isDocument, { body: () => asObject(fields), options }),
+    async update(id, fields, options) {
+      const body = () => asObject(fields);
+      const run = () => write("PATCH", `/docs/${segment(id)}`, isDocument, { body, options });
+      return drafted({ op: "update", id, fields: body() }, run);
+    },
 
-    replace: async (id, document, options) =>
-      write("PUT", `/docs/${segment(id)}`, isDocument, { body: () => asObject(document), options }),
+    async replace(id, document, options) {
+      const body = () => asObject(document);
+      const run = () => write("PUT", `/docs/${segment(id)}`, isDocument, { body, options });
+      return drafted({ op: "replace", id, document: body() }, run);
+    },
 
-    delete: async (id, options) => write("DELETE", `/docs/${segment(id)}`, isDeleted, { options }),
+    async delete(id, options) {
+      return drafted({ op: "delete", id }, () => write("DELETE", `/docs/${segment(id)}`, isDeleted, { options }));
+    },
+
+    live: (options) => new Live({ name, find: collection.find, realtime, drafts }, options),
 
     async count(options = {}) {
       const query = parameters(options, ["filter"]);
@@ -120,6 +143,11 @@ export function makeCollection(transport, name, schema) {
     },
   };
   return { collection, prepare, registered };
+}
+
+/** The operation of an insert: `unique` and `key` are not of the document. */
+function inserting({ unique: _, key, ...document }) {
+  return { op: "insert", id: key ?? document._id, document };
 }
 
 /** A find's options as a body, in which lists are a text as they are in a query. */
@@ -136,19 +164,25 @@ function asObject(value, what = "A document") {
 /**
  * `Client.batch` in paperdb.d.ts. `known(name)` is what `makeCollection` made.
  */
-export async function batch(transport, known, given, { idempotencyKey } = {}) {
+export async function batch({ transport, drafts }, known, given, { idempotencyKey } = {}) {
   if (!Array.isArray(given)) throw invalid("INVALID_REQUEST", "A batch is an array of operations");
   const key = checkKey(idempotencyKey);
   const names = new Set();
   const operations = given.map((operation) => {
     const { op, collection, document } = asObject(operation, "An operation");
     names.add(checkCollection(collection));
-    return op === "insert" ? { ...operation, document: known(collection).prepare(document) } : operation;
+    if (op !== "insert") return operation;
+    const prepared = known(collection).prepare(document);
+    return { ...operation, document: operation.id === undefined ? drafts.named(collection, prepared) : prepared };
   });
   const body = { operations };
   for (const name of names) await known(name).registered();
   const isGood = ({ results, txn }) => Array.isArray(results) && results.every(isDocument) && typeof txn === "number";
-  const { results, txn } = await transport.request("POST", "/batch", isGood, { body, idempotencyKey: key });
+  const shown = operations.map((one) => (one.op === "insert" ? { ...inserting(one.document), ...one } : one));
+  const run = () => transport.for([...names]).request("POST", "/batch", isGood, { body, idempotencyKey: key });
+  const outcomes = ({ results, txn }) =>
+    results.map((result, at) => ({ document: operations[at].op === "delete" ? null : result, seq: txn + at }));
+  const { results, txn } = await drafts.during(shown, run, outcomes);
   results.forEach((result, index) => setSeq(result, txn + index));
   return { results, txn };
 }

@@ -45,6 +45,9 @@ export const certificateError = (why, cause) =>
 
 export const invalid = (code, message) => new PaperDBError(message, { status: 400, code });
 
+export const uncovered = (collection) =>
+  new PaperDBError(`The token does not cover the collection '${collection}'`, { status: 403, code: "NOT_IN_TOKEN" });
+
 export const isCollectionName = (name) => typeof name === "string" && COLLECTION_NAME.test(name);
 
 export function checkCollection(name) {

@@ -70,22 +70,49 @@ type ReadAs<T> = Flat<Omit<T, keyof SystemFields> & SystemFields>;
 
 // --- documents -----------------------------------------------------------------------------------
 
-interface Operators<V> {
-  eq?: V;
-  ne?: V;
+interface Equality<V> {
+  eq?: V | null;
+  ne?: V | null;
+  in?: readonly (V | null)[];
+  nin?: readonly (V | null)[];
+  exists?: boolean;
+}
+interface Order<V> {
   gt?: V;
   gte?: V;
   lt?: V;
   lte?: V;
-  in?: readonly V[];
-  nin?: readonly V[];
-  contains?: unknown;
+}
+interface Text {
   startsWith?: string;
+  contains?: string;
+}
+interface Elements<E> {
+  contains?: E;
+}
+interface Presence {
   exists?: boolean;
 }
+type AnyOperators = Equality<unknown> & Order<string | number> & { startsWith?: string; contains?: unknown };
+
+/** What a field of this type can be compared by. */
+export type Operators<V> = unknown extends V
+  ? AnyOperators
+  : [V] extends [string]
+    ? Equality<V> & Order<V> & Text
+    : [V] extends [number]
+      ? Equality<V> & Order<V>
+      : [V] extends [boolean]
+        ? Equality<V>
+        : [V] extends [readonly (infer E)[]]
+          ? Presence & Elements<E>
+          : [V] extends [string | number | boolean]
+            ? AnyOperators
+            : Presence;
+type Operand<V> = unknown extends V ? unknown : Extract<V, string | number | boolean>;
 
 /** `{age: {gte: 18}, admin: true}`; dotted paths reach into objects; `or`, `and`, `not` combine. */
-export type Filter<D> = { [K in keyof D]?: D[K] | Operators<NonNullable<D[K]>> | null } & {
+export type Filter<D> = { [K in keyof D]?: Operand<D[K]> | Operators<NonNullable<D[K]>> | null } & {
   or?: readonly Filter<D>[];
   and?: readonly Filter<D>[];
   not?: Filter<D>;
@@ -108,6 +135,15 @@ export interface FindOptions<D> {
   /** Also count all that match, into `total`. */
   count?: boolean;
 }
+
+export type Select = string | readonly string[];
+
+/** A document with only what `select` names, if it is an array of literals, and `_id`; of a path, its first field. */
+export type Selected<D, S extends Select> = S extends readonly (infer P extends string)[]
+  ? string extends P
+    ? D
+    : Flat<Pick<D, Extract<(P extends `${infer Head}.${string}` ? Head : P) | "_id", keyof D>>>
+  : D;
 
 /** The documents found; `hasMore` says whether there are others after them. */
 export type Found<D> = D[] & {
@@ -179,7 +215,7 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
   insert(document: I, options?: InsertOptions): Promise<D>;
   /** Each document stands or falls alone, unless `atomic`. */
   insertBulk(documents: readonly I[], options?: BulkOptions): Promise<BulkResult<D>>;
-  find(options?: FindOptions<D>): Promise<Found<D>>;
+  find<const S extends Select = string>(options?: FindOptions<D> & { select?: S }): Promise<Found<Selected<D, S>>>;
   /** 404 `NOT_FOUND`. */
   get(id: string, options?: { select?: string | readonly string[] }): Promise<D>;
   /** Merge fields, not deep; resolves to the whole document. 404 `NOT_FOUND`. */
@@ -189,6 +225,8 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
   /** 404 `NOT_FOUND`. */
   delete(id: string, options?: WriteOptions<D>): Promise<Deleted>;
   count(options?: { filter?: Filter<D> }): Promise<number>;
+  /** The documents of a query, and what becomes of them. Nothing is asked for until something subscribes. */
+  live<const S extends Select = string>(options?: LiveOptions<D> & { select?: S }): Live<Selected<D, S>>;
   /** The versions that the server's log still holds, newest first. 404 `NOT_FOUND`. */
   history(id: string, options?: { limit?: number }): Promise<Version<D>[]>;
 }
@@ -196,6 +234,47 @@ export interface Collection<D = AnyDocument, I = AnyDraft> {
 export interface Deleted {
   deleted: true;
   _id: string;
+}
+
+// --- live queries --------------------------------------------------------------------------------
+
+export interface LiveOptions<D = AnyDocument> {
+  filter?: Filter<D>;
+  /** As of `find`. */
+  sort?: SortKey<D> | readonly SortKey<D>[];
+  /** Only the first so many, until `more()`; all if left out. */
+  limit?: number;
+  /** As of `find`. */
+  select?: string | readonly string[];
+}
+
+/**
+ * `loading`: nothing is known yet. `live`: it is what the server has. `stale`: it was, and will be again. `error`: it ended
+ * with `error`, or cannot begin; a new token may mend it.
+ */
+export type LiveStatus = "loading" | "live" | "stale" | "error";
+
+/** Frozen, and another one after each change. A document that has not changed is the same object. */
+export interface LiveView<D> {
+  readonly documents: readonly D[];
+  readonly status: LiveStatus;
+  readonly error: PaperDBError | null;
+  /** Whether `more()` would show more. */
+  readonly hasMore: boolean;
+}
+
+export interface LiveResult<D> extends LiveView<D> {
+  more(): void;
+}
+
+export interface Live<D> {
+  /** Calls back at once, and after each change; returns a function that ends it. Also the contract of a Svelte store. */
+  subscribe(callback: (view: LiveView<D>) => unknown): () => void;
+  get(): LiveView<D>;
+  /** Show so many more as `limit` says. */
+  more(): void;
+  /** End it at once, for all who subscribed. */
+  close(): void;
 }
 
 // --- batches -------------------------------------------------------------------------------------
@@ -263,7 +342,11 @@ export type Status =
   | ({ readonly state: "gap" } & Readonly<Gap>)
   | { readonly state: "closed"; readonly reason: string; readonly code?: string };
 
-export interface SubscribeOptions {
+export interface SubscribeOptions<D = Record<string, unknown>> {
+  /** Only documents that match: one that no longer does is a `delete`, one that begins to is an `insert`. */
+  filter?: Filter<D>;
+  /** Only these fields and `_id`; no event for a change of others. */
+  select?: string | readonly string[];
   /** The subscription has started: the handler sees every change from now on. Called once. */
   onReady?: () => unknown;
   /** Changes were missed: if you keep a copy, fetch it again. Changes after the gap keep coming. */
@@ -305,7 +388,7 @@ export interface Realtime<S extends Schema = {}> {
   subscribe<K extends keyof S & string>(
     collection: K,
     handler: (event: RealtimeEvent<DocumentOf<S[K]>>) => unknown,
-    options?: SubscribeOptions,
+    options?: SubscribeOptions<DocumentOf<S[K]>>,
   ): () => void;
   subscribe<T = Record<string, unknown>>(
     collection: string,

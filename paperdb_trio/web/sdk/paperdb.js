@@ -5,11 +5,12 @@
  * Law: no dependencies; it runs where there are `fetch` and ES modules.
  */
 
+import { Bearer } from "./bearer.js";
 import { batch, makeCollection } from "./collection.js";
+import { Drafts } from "./drafts.js";
 import { PaperDBError, address, checkCollection, invalid, isCollectionName } from "./errors.js";
 import { Realtime } from "./realtime.js";
 import { Transport, seqOf } from "./requests.js";
-import { ask } from "./token.js";
 
 export { PaperDBError, seqOf };
 
@@ -30,7 +31,8 @@ export function createClient(options = {}) {
   const { apiKey, baseUrl, getToken, fetch, tokenExpiresIn, tokenMarginSeconds = 60 } = options;
   if (!apiKey && !getToken) throw invalid("NO_API_KEY", "createClient needs an apiKey, or a getToken function");
   const schema = checkSchema(options.schema ?? {});
-  const transport = new Transport({ baseUrl, apiKey: apiKey || undefined, fetch });
+  const bearer = getToken && new Bearer(getToken, tokenMarginSeconds * 1000);
+  const transport = new Transport({ baseUrl, apiKey: apiKey || undefined, fetch, bearer });
   const mint = async ({ collections, permissions = ["read"], expiresIn, subject }, abort) => {
     const body = { collections, permissions, expiresIn, subject };
     return (await transport.request("POST", "/realtime/token", isToken, { body, abort, attempts: 1 })).token;
@@ -39,19 +41,20 @@ export function createClient(options = {}) {
   const realtime = new Realtime({
     url: realtimeUrl == null ? address("baseUrl", baseUrl, "ws") : address("realtimeUrl", realtimeUrl, "ws"),
     obtain: (collections, abort) =>
-      getToken ? ask(getToken, collections) : mint({ collections, expiresIn: tokenExpiresIn }, abort),
+      getToken ? bearer.obtain(collections) : mint({ collections, expiresIn: tokenExpiresIn }, abort),
     Socket: options.WebSocket,
     tokenMarginSeconds,
   });
+  const parts = { transport, realtime, drafts: new Drafts() };
   const collections = new Map();
   const known = (name) => {
-    if (!collections.has(name)) collections.set(name, makeCollection(transport, name, schema.get(name)));
+    if (!collections.has(name)) collections.set(name, makeCollection(parts, name, schema.get(name)));
     return collections.get(name);
   };
   const collection = (name) => known(name).collection;
   const client = Object.assign(new Client(), {
     collection,
-    batch: (operations, about) => batch(transport, known, operations, about),
+    batch: (operations, about) => batch(parts, known, operations, about),
     close: () => realtime.close(),
     realtime: Object.freeze({
       subscribe: (...args) => realtime.subscribe(...args),

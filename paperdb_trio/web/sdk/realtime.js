@@ -4,13 +4,15 @@
  * Law: knows nothing of REST. Functions of the user's are called when the state is whole, so that they may call back.
  *
  * Invariant: every change with a seq up to `#cursor` has been given to each handler that was to see it, once,
- * in order of seq; none after it has.
+ * in order of seq; none after it has. Live queries have cursors of their own (queries.js).
  */
 
 import { Calls } from "./calls.js";
 import { Connection, socketClass } from "./connection.js";
 import { AGAIN, NEW_TOKEN, STOP, UNKNOWN } from "./endings.js";
-import { PaperDBError, isFinal } from "./errors.js";
+import { PaperDBError, isFinal, uncovered } from "./errors.js";
+import { Queries } from "./queries.js";
+import { Ruled, following } from "./ruled.js";
 import { Status } from "./status.js";
 import { Subscriptions } from "./subscriptions.js";
 import { Timers } from "./timers.js";
@@ -43,6 +45,8 @@ export class Realtime {
   #tokens;
   #calls = new Calls();
   #subscriptions = new Subscriptions(this.#calls);
+  #queries = new Queries();
+  #ruled = new Ruled(this.#subscriptions, this.#queries);
   #status = new Status(this.#calls);
   #timers = new Timers();
   #waking = new Waking({
@@ -85,17 +89,51 @@ export class Realtime {
   }
 
   subscribe(collection, handler, options = {}) {
+    if (options.filter || options.select) return this.follow(...following(this.#calls, collection, handler, options));
+    this.#check();
+    const subscription = this.#subscriptions.add(collection, handler, options);
+    this.#added();
+    return () => void (this.#subscriptions.delete(subscription) && this.#schedule());
+  }
+
+  /** A live query; `owner`: see queries.js. Returns a function that ends it. */
+  follow(about, owner) {
+    this.#check();
+    const query = this.#queries.add(about, owner);
+    this.#added();
+    return () => void (this.#queries.delete(query) && this.#schedule());
+  }
+
+  /** Call `onDone(seq)` when everything has come that the server knows now; never, if the connection is lost before. */
+  sync(onDone) {
+    this.#queries.sync(onDone);
+  }
+
+  #check() {
     if (this.#phase === "closed") throw new PaperDBError("This client has been closed", { code: "CLOSED" });
     socketClass(this.#Socket);
-    const subscription = this.#subscriptions.add(collection, handler, options);
+  }
+
+  #added() {
     // A new subscription is reason for another try; not without pause, if it is an onError that subscribes.
     if (this.#phase === "halted") this.#lost(this.status.reason);
     this.#schedule();
-    return () => void (this.#subscriptions.delete(subscription) && this.#schedule());
+  }
+
+  /** The collections that the token covers whole: under a rule, each is a query (ruled.js). */
+  #plain(token) {
+    return this.#subscriptions.wanted().filter((name) => token.covers(name) && !token.hasRule(name));
+  }
+
+  /** The collections that a token must cover. */
+  #wanted() {
+    return [...new Set([...this.#subscriptions.wanted(), ...this.#queries.wanted()])];
   }
 
   close() {
     this.#subscriptions.clear();
+    this.#queries.clear();
+    this.#ruled.clear();
     this.#rest("the client was closed");
     this.#phase = "closed";
   }
@@ -106,7 +144,8 @@ export class Realtime {
     this.#scheduled = true;
     queueMicrotask(() => {
       this.#scheduled = false;
-      if (this.#subscriptions.size === 0) this.#rest("nothing is subscribed");
+      if (this.#subscriptions.size === 0) this.#ruled.clear();
+      if (this.#subscriptions.size + this.#queries.size === 0) this.#rest("nothing is subscribed");
       else if (this.#phase === "idle") void this.#connect();
       else if (this.#phase === "open") this.#align();
     });
@@ -123,7 +162,7 @@ export class Realtime {
     this.#status.show({ state: "connecting" });
     try {
       const good = this.#token !== null && Date.now() < this.#token.renewAt;
-      this.#isFresh = !good || !this.#subscriptions.wanted().every(this.#token.covers);
+      this.#isFresh = !good || !this.#wanted().every(this.#token.covers);
       const token = this.#isFresh ? await this.#newToken() : this.#token;
       if (generation === this.#generation) this.#open(token);
     } catch (error) {
@@ -136,7 +175,7 @@ export class Realtime {
 
   #open(token) {
     this.#token = token;
-    const wanted = this.#subscriptions.wanted().filter(token.covers);
+    const wanted = this.#plain(token);
     const begun = wanted.filter((name) => this.#subscriptions.hasBegun(name));
     if (begun.length === 0) this.#cursor = null;
     // Those that the server has not heard of yet are added once it is ready: they begin then.
@@ -160,11 +199,14 @@ export class Realtime {
   async #newToken() {
     const generation = this.#generation;
     this.#subscriptions.allowAll();
-    const wanted = this.#subscriptions.wanted();
+    this.#queries.allowAll();
+    const wanted = this.#wanted();
     const names = new Set([...wanted, ...(this.#connection?.joined.keys() ?? [])]);
     const token = await this.#tokens.get([...names], { background: this.#phase === "open" });
     if (generation !== this.#generation) return token;
-    this.#subscriptions.denyUncovered(wanted, token);
+    if (wanted.length && !wanted.some(token.covers)) throw uncovered(wanted[0]);
+    this.#subscriptions.denyUncovered(token.covers);
+    this.#queries.denyUncovered(token.covers);
     return token;
   }
 
@@ -194,7 +236,7 @@ export class Realtime {
       if (isFinal(error)) return this.#halt(error);
       const longest = Math.min(MAX_RENEWAL_MS, FIRST_RENEWAL_MS * 2 ** this.#failures++);
       this.#timers.set("renew", (longest * (1 + Math.random())) / 2, () => void this.#renew());
-      this.#lacked = new Set(this.#subscriptions.wanted());
+      this.#lacked = new Set(this.#wanted());
       this.#warn({ reason: `the token could not be renewed: ${error.message}` });
     }
   }
@@ -237,7 +279,7 @@ export class Realtime {
   }
 
   /** Drop the connection, if any, quietly. */
-  #end() {
+  #end(reason = "connecting") {
     this.#generation += 1;
     this.#tokens.cancel();
     this.#timers.clear("retry", "renew", "quiet", "good");
@@ -248,10 +290,11 @@ export class Realtime {
     const connection = this.#connection;
     this.#connection = null;
     connection?.close();
+    this.#queries.closed(reason);
   }
 
   #lost(reason, retryAfter = 0) {
-    this.#end();
+    this.#end(reason);
     this.#phase = "waiting";
     const wait = Math.min(retryAfter * 1000, LONGEST_WAIT_MS);
     const delay = Math.random() * Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** this.#attempt++) + wait;
@@ -260,12 +303,13 @@ export class Realtime {
   }
 
   #halt(error) {
-    this.#end();
+    this.#end(error.message);
     this.#phase = "halted";
     this.#token = null;
     this.#waking.watch(false);
     this.#status.show({ state: "closed", reason: error.message, code: error.code });
     this.#subscriptions.report(error);
+    this.#queries.report(error);
   }
 
   #rest(reason) {
@@ -295,10 +339,11 @@ export class Realtime {
       this.#lost("the server sent something that is not one of its messages");
       return;
     }
-    if (message.type === "ready") this.#ready(message.seq);
+    if (message.ref !== undefined) this.#connection.reply(message);
+    else if (message.type === "ready") this.#ready(message.seq);
     else if (message.type === "gap") this.#gap(message);
-    else if (CHANGES.has(message.type)) this.#change(message, text);
-    else this.#connection.reply(message);
+    else if (message.type === "progress") this.#pong(message);
+    else this.#news(message, text);
   }
 
   #ready(head) {
@@ -334,6 +379,13 @@ export class Realtime {
     this.#live();
   }
 
+  /** News of a live query, or a change of a collection. */
+  #news(message, text) {
+    this.#heard = Date.now();
+    if (message.query !== undefined) this.#queries.receive(message);
+    else if (CHANGES.has(message.type)) this.#change(message, text);
+  }
+
   #change(change, text) {
     this.#heard = Date.now();
     if (change.seq <= this.#cursor) return;
@@ -346,6 +398,7 @@ export class Realtime {
   /** Everything up to `seq` has been sent. */
   #pong({ seq }) {
     this.#heard = Date.now();
+    this.#queries.progress(seq);
     if (seq > this.#cursor) this.#cursor = seq;
     if (this.status.state === "catching up" && this.#cursor >= this.#head) this.#live();
   }
@@ -354,16 +407,17 @@ export class Realtime {
 
   /** Make the server's idea of what we want ours. */
   #align() {
-    const wanted = this.#subscriptions.wanted();
-    this.#leaveAll((name) => !wanted.includes(name));
+    const plain = this.#plain(this.#token);
     const { joined } = this.#connection;
-    const missing = wanted.filter((name) => !joined.has(name) || this.#subscriptions.hasNew(name, this.#generation));
-    const covered = missing.filter(this.#token.covers);
-    for (const name of covered) this.#join(name);
-    if (covered.length === missing.length || this.#renewing) return;
+    const isNew = (name) => !joined.has(name) || this.#subscriptions.hasNew(name, this.#generation);
+    for (const name of this.#ruled.align(this.#token, this.#generation)) joined.delete(name);
+    this.#leaveAll((name) => !plain.includes(name));
+    for (const name of plain.filter(isNew)) this.#join(name);
+    this.#queries.align(this.#connection, this.#token.covers);
+    const missing = this.#wanted().filter((name) => !this.#token.covers(name));
+    if (missing.length === 0 || this.#renewing) return;
     // After a failure there will be another try: only what is new is reason for one at once.
-    const isAwaited = (name) => this.#token.covers(name) || this.#lacked.has(name);
-    if (this.#failures === 0 || !missing.every(isAwaited)) void this.#renew();
+    if (this.#failures === 0 || !missing.every((name) => this.#lacked.has(name))) void this.#renew();
   }
 
   /** Ask for a collection, also if the server sends it already: its reply says where new handlers begin. */

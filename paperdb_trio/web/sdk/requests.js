@@ -24,10 +24,13 @@ export const setSeq = (document, seq) => seqs.set(document, seq);
 
 let keys = 0;
 
-/** An `Idempotency-Key` of our own. Pages without TLS have no randomUUID, and Node 18 has no global `crypto`. */
+/**
+ * An `Idempotency-Key` of our own. It begins with the time, so that the server's index of keys grows at its end.
+ * Pages without TLS have no randomUUID, and Node 18 has no global `crypto`.
+ */
 function newKey() {
-  const parts = globalThis.crypto?.getRandomValues(new Uint32Array(4)) ?? [Date.now(), Math.random() * 2 ** 52];
-  return [...parts, (keys += 1)].map((part) => Math.floor(part).toString(36)).join("-");
+  const parts = globalThis.crypto?.getRandomValues(new Uint32Array(4)) ?? [Math.random() * 2 ** 52];
+  return [Date.now(), ...parts, (keys += 1)].map((part) => Math.floor(part).toString(36)).join("-");
 }
 
 export function checkKey(key = newKey()) {
@@ -56,16 +59,27 @@ export class Transport {
   #base;
   #key;
   #fetch;
+  #bearer;
   #keysAreKnown = false;
 
-  constructor({ baseUrl, apiKey, fetch }) {
+  /** `bearer`: see bearer.js; instead of `apiKey`, for requests that are made `for` collections. */
+  constructor({ baseUrl, apiKey, fetch, bearer }) {
     this.#base = address("baseUrl", baseUrl, "http");
     this.#key = apiKey;
+    this.#bearer = apiKey === undefined ? bearer : undefined;
     this.#fetch = (...args) => (fetch ?? globalThis.fetch)(...args);
   }
 
   get isSecret() {
     return this.#key?.startsWith("pdb_sk_") ?? false;
+  }
+
+  /** The same, for requests that concern these collections. */
+  for(collections) {
+    return {
+      isSecret: this.isSecret,
+      request: (method, path, isGood, about = {}) => this.request(method, path, isGood, { ...about, collections }),
+    };
   }
 
   /**
@@ -77,7 +91,7 @@ export class Transport {
     const failures = [];
     while (failures.length < attempts) {
       try {
-        if (failures.length && options.idempotencyKey !== undefined && !(await this.#knowsKeys())) break;
+        if (failures.length && options.idempotencyKey !== undefined && !(await this.#knowsKeys(options.collections))) break;
         return await this.#send(method, path, isGood, options);
       } catch (error) {
         const seconds = retryAfter(error);
@@ -94,10 +108,10 @@ export class Transport {
    * Whether the server knows `Idempotency-Key`. One that refuses an empty batch as such does: both came in one
    * version; an older one has no such path. Rejects if it may say so later.
    */
-  async #knowsKeys() {
+  async #knowsKeys(collections) {
     if (this.#keysAreKnown) return true;
     try {
-      await this.#send("POST", "/batch", () => true, { text: '{"operations":[]}' });
+      await this.#send("POST", "/batch", () => true, { text: '{"operations":[]}', collections });
     } catch (error) {
       if (retryAfter(error) !== undefined) throw error;
       this.#keysAreKnown = error.code === "INVALID_OPERATION";
@@ -105,10 +119,24 @@ export class Transport {
     return this.#keysAreKnown;
   }
 
+  /** With a token, if there is no key. One that is refused is replaced, once. */
   async #send(method, path, isGood, options) {
+    if (this.#bearer === undefined || options.collections === undefined) return this.#sendAs(this.#key, method, path, isGood, options);
+    const token = await this.#bearer.get(options.collections);
+    try {
+      return await this.#sendAs(token.reveal(), method, path, isGood, options);
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      this.#bearer.drop(token);
+    }
+    const other = await this.#bearer.get(options.collections);
+    return this.#sendAs(other.reveal(), method, path, isGood, options);
+  }
+
+  async #sendAs(credential, method, path, isGood, options) {
     const { query = {}, text, ifMatch, idempotencyKey, abort = new AbortController() } = options;
     const headers = {};
-    if (this.#key !== undefined) headers.Authorization = `Bearer ${this.#key}`;
+    if (credential !== undefined) headers.Authorization = `Bearer ${credential}`;
     if (text !== undefined) headers["Content-Type"] = "application/json";
     if (ifMatch !== undefined) headers["If-Match"] = ifMatch === "*" ? "*" : `"${ifMatch}"`;
     if (idempotencyKey !== undefined) headers["Idempotency-Key"] = idempotencyKey;

@@ -5,7 +5,7 @@
  * sees the changes with a seq above that, its `from`, and none before. `generation` is the number of a connection.
  */
 
-import { PaperDBError, checkCollection, invalid } from "./errors.js";
+import { checkCollection, invalid, uncovered } from "./errors.js";
 
 /** Collections of one token and of one connection, and the characters of their names; the server's limits. */
 const MAX_COLLECTIONS = 100;
@@ -63,38 +63,32 @@ export class Subscriptions {
     return [...new Set(names)].filter((name) => !this.#denied.has(name));
   }
 
-  #of(collection) {
+  of(collection) {
     return [...this.#all].filter((subscription) => subscription.collection === collection);
   }
 
   hasBegun(collection) {
-    return this.#of(collection).some(({ from }) => from !== null);
+    return this.of(collection).some(({ from }) => from !== null);
   }
 
   /** Whether some of a collection's have not been asked for on this connection. */
   hasNew(collection, generation) {
-    return this.#of(collection).some(({ asked }) => asked !== generation);
+    return this.of(collection).some(({ asked }) => asked !== generation);
   }
 
   // --- refusals ----------------------------------------------------------------------------------
 
   deny(collection, error) {
     this.#denied.add(collection);
-    for (const subscription of this.#of(collection)) {
+    for (const subscription of this.of(collection)) {
       Object.assign(subscription, { from: null, asked: 0, early: [] }); // covered again, it begins anew
       this.#calls.queue(() => this.#calls.report(error, subscription));
     }
   }
 
-  /** Deny those of `wanted` that a token does not cover. Throws a PaperDBError if it covers none. */
-  denyUncovered(wanted, token) {
-    const uncovered = wanted.filter((name) => !token.covers(name));
-    const error = (name) => {
-      const message = `The token does not cover the collection '${name}'`;
-      return new PaperDBError(message, { status: 403, code: "NOT_IN_TOKEN" });
-    };
-    if (uncovered.length && uncovered.length === wanted.length) throw error(uncovered[0]);
-    for (const name of uncovered) this.deny(name, error(name));
+  /** Deny those that a token does not cover. */
+  denyUncovered(covers) {
+    for (const name of this.wanted()) if (!covers(name)) this.deny(name, uncovered(name));
   }
 
   allowAll() {
@@ -109,7 +103,7 @@ export class Subscriptions {
 
   /** Those of a collection that this connection is asked for from now on. */
   take(collection, generation) {
-    const taken = this.#of(collection).filter(({ asked }) => asked !== generation);
+    const taken = this.of(collection).filter(({ asked }) => asked !== generation);
     for (const subscription of taken) subscription.asked = generation;
     return taken;
   }
@@ -139,7 +133,7 @@ export class Subscriptions {
   /** Give a change to each handler that is to see it. `text` is its message. */
   deliver({ type, collection, data, seq }, text, generation) {
     let given = false;
-    for (const subscription of this.#of(collection)) {
+    for (const subscription of this.of(collection)) {
       const { from, asked, early, handler } = subscription;
       if (from === null ? asked !== generation : seq <= from) continue;
       if (!this.#all.has(subscription)) continue;
@@ -151,9 +145,9 @@ export class Subscriptions {
     }
   }
 
-  /** Changes were missed; the server continues from `head`. */
-  gap(gap, head, generation) {
-    for (const subscription of [...this.#all]) {
+  /** Changes were missed, of all collections or of one; the server continues from `head`. */
+  gap(gap, head, generation, collection) {
+    for (const subscription of collection === undefined ? [...this.#all] : this.of(collection)) {
       if (subscription.from === null) continue;
       subscription.from = head; // which is lower than before if the server was set back to a backup
       if (subscription.began !== generation) this.#defer(subscription, "onGap", gap);

@@ -15,6 +15,7 @@ const SHORTEST_LIFE_MS = 1_500;
 /** A token, and what it says of itself. `haste`: how many in a row were to be renewed too soon before it. */
 export class Token {
   #text;
+  #rules;
 
   constructor(text, marginMs, haste) {
     this.#text = text;
@@ -32,9 +33,16 @@ export class Token {
     this.isHasty = due < soonest;
     /** When to get another (milliseconds since the epoch); halfway for one that is shorter than the margin. */
     this.renewAt = Math.max(due, soonest);
+    this.#rules = Array.isArray(collections) ? {} : Object(collections);
     const names = Array.isArray(collections) ? collections : collections instanceof Object ? Object.keys(collections) : ["*"];
     /** The collections that it names; null for every one, or if it cannot be read. */
     this.names = names.includes("*") ? null : new Set(names);
+  }
+
+  /** Whether what it shows of a collection may be less than the collection. */
+  hasRule(collection) {
+    const rule = this.#rules[collection] ?? this.#rules["*"];
+    return rule?.filter !== undefined || rule?.select !== undefined;
   }
 
   covers = (collection) => this.names?.has(collection) ?? true;

@@ -35,6 +35,24 @@ db.users.find({ filter: { nmae: "Ada" } });
 db.users.find({ filter: { age: "3" } });
 // @ts-expect-error: no such operator
 db.users.find({ filter: { age: { above: 3 } } });
+// @ts-expect-error: booleans have no order
+db.users.find({ filter: { admin: { gt: true } } });
+// @ts-expect-error: a string is compared with strings
+db.users.find({ filter: { name: { gt: 3 } } });
+// @ts-expect-error: a number does not start with anything
+db.users.find({ filter: { age: { startsWith: "3" } } });
+// @ts-expect-error: a field that was not selected
+db.users.find({ select: ["name"] }).then((users) => users[0]?.age);
+// @ts-expect-error: no such field
+db.users.live({ filter: { nmae: "Ada" } });
+// @ts-expect-error: no such option
+db.users.live({ offset: 3 });
+// @ts-expect-error: a field that was not selected
+db.users.live({ select: ["name"] }).subscribe(({ documents }) => documents[0]?.age);
+// @ts-expect-error: documents are not to be changed
+db.users.live().get().documents.push({});
+// @ts-expect-error: no such status
+db.users.live().subscribe(({ status }) => status === "open");
 // @ts-expect-error: no such field to sort by
 db.users.find({ sort: "-nmae" });
 // @ts-expect-error: an id is a string

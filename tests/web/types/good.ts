@@ -14,6 +14,10 @@ import {
   type Version,
 } from "paperdb";
 
+import { paperdbOptions } from "paperdb/tanstack";
+import { useLive } from "paperdb/react";
+import { useLive as useLiveRefs } from "paperdb/vue";
+
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 const is = <T extends true>(): T => true as T;
 
@@ -70,6 +74,26 @@ async function documents(): Promise<void> {
   const count: number = await db.users.count({ filter: { admin: true } });
   const tags: unknown[] = (await db.posts.insert({})).tags;
   console.log(more, total, deleted, count, tags);
+}
+
+function live(): void {
+  const users = db.users.live({ filter: { age: { gte: 18 }, admin: false }, sort: "-age", limit: 50 });
+  const off: () => void = users.subscribe(({ documents, status, error, hasMore }) => {
+    is<Equal<(typeof documents)[number], User>>();
+    if (status === "error") console.log(error?.code, hasMore);
+  });
+  const names = db.users.live({ select: ["name", "age"], filter: { name: { in: ["Ada", null] }, admin: { ne: true } } });
+  const [first] = names.get().documents;
+  is<Equal<typeof first, { name: string; age?: number; _id: string }>>();
+  db.posts.live({ filter: { tags: { contains: "x" }, "meta.n": { gt: 3 }, not: { meta: { exists: true } } } });
+  db.realtime.subscribe("users", ({ data }) => data.name, { filter: { age: { lt: 3 } }, select: ["name"] });
+  db.messages.live({ filter: { room: "r1", n: { gt: 3 } }, sort: ["-createdAt"] }).subscribe(({ documents }) => documents[0]?.text);
+  const shown = useLive(db.users, { filter: { admin: true }, select: ["name"] });
+  const name: string | undefined = shown.documents[0]?.name;
+  const refs = useLiveRefs(() => db.users, { value: { sort: "name", limit: 3 } as const });
+  const age: number | undefined = refs.documents.value[0]?.age;
+  const options = paperdbOptions({ collection: db.users, filter: { age: { gt: 3 } }, id: "users" });
+  console.log(off, name, age, options.getKey, users.more, names.close, shown.more, refs.more);
 }
 
 async function batches(): Promise<void> {
@@ -151,4 +175,4 @@ const asParameter = (client: Client): Promise<number> => client.anything!.count(
 createClient({ baseUrl: "/", getToken: async () => "token" });
 createClient({ baseUrl: "/", getToken: ({ collections }) => ({ token: collections.join() }), WebSocket });
 const error = new PaperDBError("no", { status: 404, code: "NOT_FOUND", plan: "free" });
-console.log(error.plan, fromConstant.users.name, asParameter, documents, batches, withoutSchema, realtime);
+console.log(live, error.plan, fromConstant.users.name, asParameter, documents, batches, withoutSchema, realtime);

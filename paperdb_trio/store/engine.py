@@ -1,0 +1,81 @@
+"""The store over one SQLite file: a writer, readers, the change log, and who advises indexes.
+
+Law: composes, and knows no SQL. Each part has its own connections and threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from paperdb_trio.config import Settings
+from paperdb_trio.model import Change
+from paperdb_trio.store.advisor import IndexAdvisor
+from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.gate import ReadGate
+from paperdb_trio.store.protocol import Fault
+from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.writer import Writer
+
+READER_THREADS: Final = 4
+
+
+class SqliteStore:
+    """A `Store`. Run `writer.run` and `advisor.run` in a nursery; `close()` it when no read is running.
+
+    Its reads are bound when it is made, so that the seam costs no call.
+    """
+
+    def __init__(self, file: Path, settings: Settings, on_commit: Callable[[list[Change]], None]) -> None:
+        gate = ReadGate()
+        self.advisor = IndexAdvisor(settings.index_after)
+        # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
+        self._reader, self._watcher = (
+            Reader(
+                file,
+                threads=threads,
+                timeout=settings.query_timeout,
+                max_result_bytes=settings.max_result_bytes,
+                gate=gate,
+                advisor=self.advisor,
+            )
+            for threads in (READER_THREADS, 1)
+        )
+        self._log = ChangeLog(
+            file,
+            timeout=max(30.0, settings.query_timeout),
+            max_document_bytes=settings.max_document_bytes,
+            gate=gate,
+        )
+        self.writer = Writer(
+            file,
+            on_commit,
+            gate=gate,
+            max_wal_bytes=settings.max_wal_bytes,
+            durability=settings.durability,
+            reserve_bytes=settings.reserve_bytes,
+        )
+        self.submit = self.writer.submit
+        self.fault: Callable[[], Fault | None] = self.writer.fault
+        self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
+        self.collections, self.schema = self._reader.collections, self._reader.schema
+        self.directory = self._watcher.directory
+        self.page, self.history, self.bounds = self._log.page, self._log.history, self._log.bounds
+
+    def close(self) -> None:
+        self._reader.close()
+        self._watcher.close()
+        self._log.close()
+
+    @property
+    def commits(self) -> int:
+        return self.writer.commits
+
+    @property
+    def operations(self) -> int:
+        return self.writer.operations
+
+    @property
+    def full(self) -> bool:
+        return self.writer.full

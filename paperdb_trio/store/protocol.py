@@ -1,0 +1,236 @@
+"""What the server needs of a store: the one seam between it and an engine.
+
+Law: no SQL and no engine here. Handlers and delivery know this module, the operations and plain values.
+`engine` holds the only implementation; `tests/store/test_conformance.py` holds each one to the same suite.
+
+Beneath this, a second engine needs a `Transaction` for the operations, which all engines share: documents by
+id and by unique value under the database's head, and one commit of documents and changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+
+from paperdb_trio.model import Change
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.query import Question
+from paperdb_trio.store.view import View
+
+Result = TypeVar("Result")
+
+Fault = Literal["gone", "read-only"]
+
+
+class Stored(NamedTuple):
+    """A document as JSON text, and the seq of its last change."""
+
+    data: bytes
+    seq: int
+
+
+class Found(NamedTuple):
+    """The result of a find. `documents`: JSON texts. `total`: the number of all matches, if requested. `seq`:
+    the head of the change log in the snapshot that was read; later changes are not included. `next`: the
+    `after` of the next page, if there is one. `plan`: how it was found, if requested."""
+
+    documents: list[bytes]
+    has_more: bool
+    total: int | None
+    seq: int
+    next: str | None = None
+    plan: dict[str, Any] | None = None
+
+
+# --- the change log ------------------------------------------------------------------------------
+
+
+class EventText(Enum):
+    """The text of an event: that of plain mode, or with its seq."""
+
+    PLAIN = "plain"
+    CURSOR = "cursor"
+
+
+class Filtered(Protocol):
+    """A part of a collection's changes: those that a filter concerns."""
+
+    @property
+    def collection(self) -> str: ...
+
+    @property
+    def filter(self) -> dict[str, Any]:
+        """A valid filter."""
+        ...
+
+
+Topic = str | Filtered | None
+"""What changes can be about: a collection, a part of one, or (None) everything."""
+Interest = Mapping[Topic, int]
+"""Topics, each with the seq after which its changes are wanted."""
+Render = Callable[[Change], list[bytes]]
+"""The events that a change makes for an interest, in order."""
+
+FIRST_ROWS = 250
+MAX_ROWS = 2000
+PAGE_BYTES = 256 * 1024
+"""The size that a page aims at. A subscriber that does not read keeps this much in memory. With half of it,
+catching up takes a fifth longer; with twice as much it is no faster."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events after a position, in seq order.
+
+    `position`: the seq up to which this page covers the log. `reached_end`: there was no later change when the
+    page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is no
+    longer in this log (older than the kept changes, or beyond the head, as after restoring a backup); then
+    there are no events.
+    """
+
+    events: list[bytes]
+    position: int
+    reached_end: bool
+    head: int
+    trimmed: int
+    expired: bool = False
+
+
+class Log(Protocol):
+    """The change log, as subscribers read it."""
+
+    async def page(
+        self,
+        database_id: int,
+        after: int,
+        interest: Interest,
+        text: EventText | Render,
+        rows: int = FIRST_ROWS,
+    ) -> Page:
+        """Read the events of at most `rows` changes after seq `after`, or of fewer if they are much larger than
+        `PAGE_BYTES`. The page is empty only if there are none up to the end. Raises a 503 `QUERY_TIMEOUT`.
+
+        An interest with filters needs a function as `text`.
+        """
+        ...
+
+
+# --- accounts ------------------------------------------------------------------------------------
+
+
+class KeyRow(NamedTuple):
+    id: str
+    database_id: int
+    kind: str
+    hash: bytes
+    revoked: bool
+
+
+class RevocationRow(NamedTuple):
+    """`at`: tokens issued up to then are revoked. `until`: when it may be forgotten. In milliseconds since the
+    epoch."""
+
+    id: int
+    database_id: int
+    kind: str
+    name: str
+    at: int
+    until: int
+
+
+class Directory(NamedTuple):
+    """Databases as `(id, name, plan)`, keys, signing secrets as `(kid, secret, retired_at)`, and revocations
+    that are newer than was asked for."""
+
+    version: int
+    databases: list[tuple[int, str, str]]
+    keys: list[KeyRow]
+    secrets: list[tuple[str, bytes, float | None]]
+    revocations: list[RevocationRow]
+
+
+class Submits(Protocol):
+    async def submit(self, operation: Operation[Result]) -> Result: ...
+
+
+class Directories(Protocol):
+    async def directory(self, known: int, last: int) -> Directory | None:
+        """Databases, keys, secrets, and revocations beyond the id `last`; None if nothing has changed since
+        version `known`. Other processes change them, too."""
+        ...
+
+
+# --- the store -----------------------------------------------------------------------------------
+
+
+class Store(Log, Submits, Directories, Protocol):
+    """Reads see every write that was acknowledged before. All reads raise a 503 `QUERY_TIMEOUT`.
+
+    Its maker is told of each commit, in order, before any waiting writer is: `on_commit(changes)`.
+    """
+
+    @property
+    def commits(self) -> int: ...
+
+    @property
+    def operations(self) -> int:
+        """Writes that clients asked for, done or refused."""
+        ...
+
+    @property
+    def full(self) -> bool:
+        """Whether the disk is full: only operations that free space are done."""
+        ...
+
+    def fault(self) -> Fault | None:
+        """The reason why writes cannot be stored, if one is known."""
+        ...
+
+    async def submit(self, operation: Operation[Result]) -> Result:
+        """Commit an operation, and return its result once it is on disk.
+
+        Cancelling stops the waiting, not the write. Raises `ApiError`: the operation's own, 507
+        `STORAGE_FULL`, 503 `STORAGE_ERROR`, 503 `STORAGE_GONE`, or 503 `SHUTTING_DOWN`.
+        """
+        ...
+
+    async def get(self, database_id: int, collection: str, id: str, within: Question | None = None) -> Stored:
+        """One document, which matches `within`. Raises a 404."""
+        ...
+
+    async def find(
+        self,
+        database_id: int,
+        collection: str,
+        *,
+        filter: str | None,
+        sort: str | None,
+        limit: int,
+        offset: int,
+        select: str | None,
+        count: bool,
+        after: str | None = None,
+        explain: bool = False,
+        view: View | None = None,
+    ) -> Found:
+        """A page of the matching documents. `count` adds their `total`, and `explain` the plan. Raises 400s,
+        also `RESULT_TOO_LARGE`."""
+        ...
+
+    async def count(
+        self, database_id: int, collection: str, filter: str | None, view: View | None = None
+    ) -> int: ...
+
+    async def collections(self, database_id: int) -> bytes:
+        """A JSON array of all collections of a database, sorted by name: `{"name", "count", "schema"}`."""
+        ...
+
+    async def schema(self, database_id: int, collection: str) -> str | None:
+        """The schema of a collection as JSON text."""
+        ...
+
+    async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
+        """The newest versions of a document that the log holds, newest first, as JSON `{seq, type, data}`."""
+        ...

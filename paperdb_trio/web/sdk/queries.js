@@ -1,0 +1,212 @@
+/**
+ * Live queries of a connection: which the server was asked for, and where each of them stands.
+ *
+ * Law: no timers, and no state of the application's. Each query has a cursor of its own: it was given every change up to
+ * there, once, in order of seq. The server takes the same query asked twice as one, which begins anew; so several here
+ * may share an id, and those that were further back are asked for again from where they are (`lagging`).
+ *
+ * A query's owner has these methods: `begin(seq)`, from there on changes come (again after a gap); `snapshot(documents, seq)`;
+ * `change(event)`; `progress(seq)`, everything up to there has come; `current()`; `stale(reason)`; `failed(error)`.
+ */
+
+import { checkCollection, invalid, uncovered } from "./errors.js";
+
+const MAX_QUERIES = 100;
+
+export class Queries {
+  #all = new Set();
+  #connection = null;
+  #covers = () => false;
+
+  get size() {
+    return this.#all.size;
+  }
+
+  /** `snapshot`: it begins with all documents. Throws a PaperDBError for a bad name or one query too many. */
+  add({ collection, filter = {}, select, snapshot = false }, owner) {
+    checkCollection(collection);
+    if (this.#all.size >= MAX_QUERIES) {
+      throw invalid("TOO_MANY_SUBSCRIPTIONS", `At most ${MAX_QUERIES} live queries in one client`);
+    }
+    const about = { collection, filter, ...(select && { select }) };
+    const query = { about, collection, snapshot, owner, cursor: null, denied: null };
+    this.#all.add(this.#forget(query));
+    return query;
+  }
+
+  /** What belongs to one connection. */
+  #forget(query) {
+    return Object.assign(query, { id: null, asked: null, pieces: null, lagging: false, current: false });
+  }
+
+  delete(query) {
+    if (!this.#all.delete(query)) return false;
+    this.#leave(query.id);
+    return true;
+  }
+
+  clear() {
+    this.#all.clear();
+  }
+
+  /** The collections that a token must cover. */
+  wanted() {
+    return [...new Set([...this.#all].filter(({ denied }) => !denied).map(({ collection }) => collection))];
+  }
+
+  // --- connections -------------------------------------------------------------------------------
+
+  /** A connection is ready, or what its token covers has changed, or what is wanted. */
+  align(connection, covers) {
+    this.#connection = connection;
+    this.#covers = covers;
+    const fresh = [...this.#all].filter(({ asked, denied, collection }) => asked !== connection && !denied && covers(collection));
+    for (const query of fresh) this.#ask(query);
+    if (fresh.length) this.sync();
+  }
+
+  closed(reason) {
+    if (this.#connection === null) return;
+    this.#connection = null;
+    for (const query of this.#all) this.#forget(query).owner.stale(reason);
+  }
+
+  #ask(query) {
+    const connection = this.#connection;
+    const since = query.cursor;
+    query.asked = connection;
+    const where = since !== null ? { since } : query.snapshot ? { snapshot: true } : {};
+    connection.ask("subscribe", { ...query.about, ...where }, (error, { query: id, seq } = {}) => {
+      if (query.asked !== connection) return undefined;
+      if (!this.#all.has(query)) return error || this.#leave(id);
+      if (error) return this.#refused(query, error);
+      Object.assign(query, { id, lagging: false });
+      if (since === null && query.snapshot) query.pieces = [];
+      else if (since === null) this.#begin(query, seq);
+      // The others with this id go on from `seq`, too, and may not have been there.
+      if (Object.keys(where).length) this.#behind(id, seq);
+      return undefined;
+    });
+  }
+
+  #begin(query, seq) {
+    query.cursor = seq;
+    query.owner.begin(seq);
+  }
+
+  #behind(id, seq) {
+    const others = this.#of(id).filter(({ pieces, cursor }) => pieces === null && cursor < seq);
+    for (const other of others) other.lagging = true;
+    if (!this.#of(id).some(({ pieces }) => pieces !== null)) this.#repair(id);
+  }
+
+  /** One subscription from where the last of them is brings all of them what they lack. */
+  #repair(id) {
+    const lagging = this.#of(id).filter((query) => query.lagging);
+    if (lagging.length === 0) return;
+    const last = lagging.reduce((one, other) => (other.cursor < one.cursor ? other : one));
+    const connection = this.#connection;
+    connection.ask("subscribe", { ...last.about, since: last.cursor }, (error) => {
+      if (connection !== this.#connection) return;
+      for (const query of lagging.filter((each) => each.id === id)) {
+        query.lagging = false;
+        if (error) this.#again(query, error.message);
+      }
+    });
+    this.sync();
+  }
+
+  #refused(query, error) {
+    query.denied = error;
+    query.owner.failed(error);
+  }
+
+  /** Refuse those whose collections a token does not cover. */
+  denyUncovered(covers) {
+    for (const query of this.#all) {
+      if (query.denied || covers(query.collection)) continue;
+      this.#leave(query.id, query);
+      this.#refused(this.#forget(query), uncovered(query.collection));
+    }
+  }
+
+  /** A new token may cover what the last one did not. */
+  allowAll() {
+    for (const query of this.#all) {
+      if (query.denied?.code !== "NOT_IN_TOKEN") continue;
+      Object.assign(query, { denied: null, asked: null, cursor: null });
+    }
+  }
+
+  /** The connection has ended for good. */
+  report(error) {
+    for (const { owner } of [...this.#all]) owner.failed(error);
+  }
+
+  #leave(id, except) {
+    if (id == null || this.#of(id).some((query) => query !== except)) return;
+    this.#connection?.ask("unsubscribe", { query: id });
+  }
+
+  // --- messages ----------------------------------------------------------------------------------
+
+  #of(id) {
+    return id == null ? [] : [...this.#all].filter((query) => query.id === id);
+  }
+
+  /** Whether a message was for one of these. */
+  receive(message) {
+    const queries = this.#of(message.query);
+    for (const query of queries) {
+      if (message.type === "snapshot") this.#piece(query, message);
+      else if (message.type === "reset") this.#again(query, message.reason);
+      else if (query.pieces === null && !query.lagging && message.seq > query.cursor) {
+        query.cursor = message.seq;
+        query.owner.change(message);
+      }
+    }
+    return queries.length > 0;
+  }
+
+  #piece(query, { documents, last, seq }) {
+    if (query.pieces === null) return;
+    for (const document of documents) query.pieces.push(document);
+    if (!last) return;
+    const all = query.pieces;
+    Object.assign(query, { pieces: null, cursor: seq });
+    query.owner.snapshot(all, seq);
+    if (query.id !== null) this.#repair(query.id);
+  }
+
+  /** What it knows is not to be relied on: begin anew. */
+  #again(query, reason) {
+    this.#forget(query).cursor = null;
+    query.owner.stale(reason);
+    if (!this.#all.has(query) || !this.#covers(query.collection)) return;
+    this.#ask(query);
+    this.sync();
+  }
+
+  /** Ask how far we are. What the server knows now has come when it responds. */
+  sync(onDone) {
+    const connection = this.#connection;
+    connection?.ask("ping", {}, (error, message) => {
+      if (connection !== this.#connection || error) return;
+      this.progress(message.seq);
+      onDone?.(message.seq);
+    });
+  }
+
+  /** Everything up to `seq` has been sent. */
+  progress(seq) {
+    for (const query of [...this.#all]) {
+      if (query.id === null || query.pieces !== null || query.lagging || query.cursor === null) continue;
+      query.cursor = Math.max(query.cursor, seq);
+      query.owner.progress(query.cursor);
+      if (!query.current) {
+        query.current = true;
+        query.owner.current();
+      }
+    }
+  }
+}

@@ -1,0 +1,334 @@
+"""What every engine must do, through `Store` alone: a second one joins by a line in `ENGINES`.
+
+Rules: these tests know no SQL, no file and no thread. What is found is held against the plain predicate of
+`match.predicate`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError
+from paperdb_trio.match.predicate import predicate
+from paperdb_trio.match.query import query
+from paperdb_trio.model import Change
+from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.engine import SqliteStore
+from paperdb_trio.store.housekeeping import DropSome, Trim, until_indexed
+from paperdb_trio.store.operations import (
+    Batch,
+    BatchResult,
+    BulkFailure,
+    Condition,
+    Delete,
+    Draft,
+    Insert,
+    InsertBulk,
+    Patch,
+    Replace,
+    SetSchema,
+    Written,
+)
+from paperdb_trio.store.protocol import EventText, Found, Store
+from paperdb_trio.store.query import ask
+from paperdb_trio.store.requests import Kept, Once, RequestKey
+from paperdb_trio.store.view import View
+from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_file
+
+Opened = tuple[Store, list[Change]]
+Open = Callable[[Path], AbstractAsyncContextManager[Opened]]
+
+
+@asynccontextmanager
+async def sqlite(directory: Path) -> AsyncIterator[Opened]:
+    file = directory / "paperdb.sqlite"
+    if not file.exists():
+        new_file(directory)
+    changes: list[Change] = []
+    store = SqliteStore(file, Settings(), changes.extend)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.writer.run)
+            yield store, changes
+            store.writer.close()
+    finally:
+        store.close()
+
+
+ENGINES: dict[str, Open] = {"sqlite": sqlite}
+
+
+@pytest.fixture(params=ENGINES)
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], AbstractAsyncContextManager[Opened]]:
+    """Opens the store; again, with what it had before."""
+    return lambda: ENGINES[request.param](tmp_path)
+
+
+Reopen = Callable[[], AbstractAsyncContextManager[Opened]]
+
+
+async def find(store: Store, filter: Any = None, **more: Any) -> Found:
+    options: dict[str, Any] = {"sort": None, "limit": 1000, "offset": 0, "select": None, "count": False, **more}
+    text = None if filter is None else json.dumps(filter)
+    return await store.find(DATABASE, "c", filter=text, **options)
+
+
+def ids(found: Found) -> list[str]:
+    return [json.loads(document)["_id"] for document in found.documents]
+
+
+async def refused(store: Store, operation: Any) -> tuple[int, str]:
+    with pytest.raises(ApiError) as refusal:
+        await store.submit(operation)
+    return refusal.value.status, refusal.value.code
+
+
+def put(id: str, condition: Condition | None = None, **fields: Any) -> Replace:
+    return Replace(DATABASE, "c", id, fields, condition, MAX_BYTES)
+
+
+async def test_each_kind_of_write_is_read_by_all_reads(opened: Reopen) -> None:
+    async with opened() as (store, changes):
+        written = await store.submit(inserting({"_id": "a", "n": 1}))
+        assert await store.get(DATABASE, "c", "a") == (written.data, written.seq)
+        patched = await store.submit(Patch(DATABASE, "c", "a", {"n": {"increment": 2}}, None, MAX_BYTES))
+        assert json.loads(patched.data)["n"] == 3
+        replaced = await store.submit(put("a", m=4))
+        assert json.loads(replaced.data).keys() == {"_id", "m", "createdAt", "updatedAt"}
+        created = await store.submit(put("b", m=5))
+        assert created.created
+        bulk = InsertBulk(DATABASE, "c", [Draft.parse({"m": n}) for n in range(3)], MAX_BYTES, MAX_BYTES, False)
+        documents, failures = await until_indexed(store, bulk)
+        assert (len(documents), failures) == (3, [])
+        await store.submit(Delete(DATABASE, "c", "b", None))
+        assert await refused(store, Delete(DATABASE, "c", "b", None)) == (404, "NOT_FOUND")
+        assert await store.count(DATABASE, "c", None) == 4
+        assert await store.count(DATABASE, "c", '{"m": {"gte": 1}}') == 3
+        (listed,) = json.loads(await store.collections(DATABASE))
+        assert listed == {"name": "c", "count": 4, "schema": None}
+        found = await find(store)
+        assert found.seq == changes[-1].seq == 8
+        versions = [json.loads(version) for version in await store.history(DATABASE, "c", "a", 2)]
+        assert [(version["seq"], version["type"]) for version in versions] == [(3, "update"), (2, "update")]
+        assert [(change.seq, change.type, change.id) for change in changes[:4]] == [
+            (1, "insert", "a"),
+            (2, "update", "a"),
+            (3, "update", "a"),
+            (4, "insert", "b"),
+        ]
+        assert (store.operations, store.fault(), store.full) == (7, None, False)
+
+
+async def test_conditions_are_checked_in_the_commit(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        seq = (await store.submit(put("a", stock=1))).seq
+        where = Condition(where=ask('{"stock": {"gt": 0}}'))
+        buy = Patch(DATABASE, "c", "a", {"stock": {"decrement": 1}}, where, MAX_BYTES)
+        await store.submit(buy)
+        assert await refused(store, buy) == (412, "CONDITION_FAILED")
+        assert await refused(store, put("a", Condition(match=frozenset({seq})))) == (412, "PRECONDITION_FAILED")
+        assert await refused(store, inserting({"_id": "a"})) == (409, "CONFLICT")
+
+
+async def test_batch_is_one_transaction_or_nothing(opened: Reopen) -> None:
+    async with opened() as (store, changes):
+        await store.submit(put("a", n=1))
+        failing = Batch([put("b", n=2), Delete(DATABASE, "c", "no", None)], MAX_BYTES)
+        with pytest.raises(ApiError) as refusal:
+            await until_indexed(store, failing)
+        assert (refusal.value.code, refusal.value.extra) == ("NOT_FOUND", {"index": 1})
+        assert len(changes) == 1
+        done = await until_indexed(store, Batch([put("b", n=2), Delete(DATABASE, "c", "a", None)], MAX_BYTES))
+        assert isinstance(done, BatchResult)
+        assert [(change.seq, change.txn) for change in changes[1:]] == [(2, 2), (3, 2)]
+        assert ids(await find(store)) == ["b"]
+
+
+async def test_an_idempotent_request_writes_once(opened: Reopen) -> None:
+    once: Once[Written] = Once(
+        RequestKey(DATABASE, "key", "k", b"digest"), inserting({"n": 1}), lambda outcome: Kept(201, {}, b"{}")
+    )
+    async with opened() as (store, changes):
+        assert await until_indexed(store, once) == Kept(201, {}, b"{}")
+    async with opened() as (store, changes):
+        assert await until_indexed(store, once) == Kept(201, {}, b"{}", again=True)
+        assert changes == []
+        other = Once(RequestKey(DATABASE, "key", "k", b"other"), once.operation, once.respond)
+        assert await refused(store, other) == (422, "IDEMPOTENCY_KEY_REUSED")
+
+
+@pytest.mark.parametrize("documents", [0, 3000])
+async def test_unique_holds_under_30_writers(opened: Reopen, documents: int) -> None:
+    """Also while the index of a large collection is being built."""
+    async with opened() as (store, _):
+        for start in range(0, documents, 1000):
+            drafts: list[Draft | ApiError] = [Draft.parse({"e": f"old{n}"}) for n in range(start, start + 1000)]
+            await until_indexed(store, InsertBulk(DATABASE, "c", drafts, MAX_BYTES, MAX_BYTES, False))
+        taken: list[str] = []
+
+        async def insert(n: int) -> None:
+            value = f"old{n}" if documents and n % 3 == 0 else f"new{n // 10}"
+            bulk = InsertBulk(
+                DATABASE, "c", [Draft.parse({"e": value, "unique": ["e"]})], MAX_BYTES, MAX_BYTES, False
+            )
+            done, failures = await until_indexed(store, bulk)
+            assert len(done) + len(failures) == 1
+            assert all(isinstance(f, BulkFailure) and f.error.code == "CONFLICT" for f in failures)
+            taken.extend(value for _ in done)
+
+        async with trio.open_nursery() as nursery:
+            for n in range(30):
+                nursery.start_soon(insert, n)
+        assert sorted(taken) == ["new0", "new1", "new2"]
+        schema = parse_schema({"properties": {"e": {"unique": True, "required": True}}})
+        assert await until_indexed(store, SetSchema(DATABASE, "c", schema))
+        assert await refused(store, inserting({"e": "new0"})) == (409, "CONFLICT")
+        assert await refused(store, inserting({})) == (400, "VALIDATION_FAILED")
+        assert json.loads(await store.schema(DATABASE, "c") or "") == json.loads(schema.text)
+
+
+VALUES: list[Any] = [None, True, False, 0, 1, 1.5, -2, "", "a", "ab", "b", "é", ["a", 1], [], {"x": 1}, {}]
+FILTERS: list[Any] = [
+    {"a": 1},
+    {"a": None},
+    {"a": {"ne": "a"}},
+    {"a": {"gte": 0}},
+    {"a": {"gt": "a"}, "b": {"lte": 1}},
+    {"a": {"in": [1, "b", None]}},
+    {"a": {"nin": [True, "a"]}},
+    {"a": {"contains": "a"}},
+    {"a": {"startsWith": "a"}},
+    {"a.x": {"exists": True}},
+    {"or": [{"a": 1}, {"b": {"lt": 0}}]},
+    {"not": {"a": {"exists": False}}},
+    {"and": [{"a": {"gte": 0}}, {"not": {"a": 1}}]},
+]
+
+
+@pytest.mark.parametrize("indexes", [[], [["a"]], [["a", "-b"], ["b"]]])
+async def test_finds_agree_with_the_plain_predicate(opened: Reopen, indexes: list[list[str]]) -> None:
+    rng = random.Random(5)
+    documents = [
+        {"_id": str(n), **{name: rng.choice(VALUES) for name in "ab" if rng.random() < 0.9}} for n in range(150)
+    ]
+    async with opened() as (store, _):
+        if indexes:
+            schema = parse_schema({"properties": {}, "indexes": indexes})
+            assert await until_indexed(store, SetSchema(DATABASE, "c", schema))
+        for document in documents:
+            await store.submit(inserting(document))
+        for filter in FILTERS:
+            expected = [document["_id"] for document in documents if predicate(filter)(document)]
+            assert ids(await find(store, filter)) == expected, filter
+            found = await find(store, filter, sort="-a,b", count=True, limit=7)
+            assert found.total == len(expected)
+            paged = ids(found)
+            while found.next is not None:
+                found = await find(store, filter, sort="-a,b", limit=7, after=found.next)
+                paged += ids(found)
+            assert sorted(paged) == sorted(expected)
+            assert paged == ids(await find(store, filter, sort="-a,b"))
+        view = View(ask('{"a": {"gte": 0}}'), ("_id", "b"))
+        seen = await find(store, {"b": {"exists": True}}, view=view)
+        expected = [d["_id"] for d in documents if predicate({"a": {"gte": 0}, "b": {"exists": True}})(d)]
+        assert ids(seen) == expected
+        assert all(json.loads(document).keys() <= {"_id", "b"} for document in seen.documents)
+
+
+async def test_pages_are_stable_while_documents_are_written(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        for n in range(20):
+            await store.submit(put(f"d{n:02}", n=n))
+        first = await find(store, sort="n", limit=10)
+        await store.submit(put("early", n=-1))
+        await store.submit(Delete(DATABASE, "c", "d03", None))
+        await store.submit(put("late", n=99))
+        second = await find(store, sort="n", limit=20, after=first.next)
+        assert ids(first) + ids(second) == [*(f"d{n:02}" for n in range(20)), "late"]
+
+
+async def test_the_log_is_read_page_by_page_whole_and_filtered(opened: Reopen) -> None:
+    part = query("c", {"n": {"gte": 2}})
+    async with opened() as (store, _):
+        for n in (0, 1, 2, 3, 0):
+            await store.submit(put("a", n=n))
+        await store.submit(Insert(DATABASE, "other", Draft.parse({"_id": "x"}), MAX_BYTES))
+        events: list[bytes] = []
+        position, reached_end = 0, False
+        while not reached_end:
+            page = await store.page(DATABASE, position, {None: 0}, EventText.CURSOR, 4)
+            events += page.events
+            position, reached_end = page.position, page.reached_end
+        assert [json.loads(event)["seq"] for event in events] == [1, 2, 3, 4, 5, 6]
+        own = await store.page(DATABASE, 0, {"c": 0, "other": 6}, EventText.PLAIN)
+        assert [json.loads(event).keys() for event in own.events] == [{"type", "collection", "data"}] * 5
+        looked_at: list[tuple[int, bytes | None]] = []
+
+        def render(change: Change) -> list[bytes]:
+            looked_at.append((change.seq, change.before))
+            return [b"%d" % change.seq]
+
+        page = await store.page(DATABASE, 0, {part: 0}, render)
+        assert {3, 4, 5} <= {seq for seq, _ in looked_at} <= {1, 2, 3, 4, 5}
+        assert all(before is not None for seq, before in looked_at if seq > 1)
+        assert (page.position, page.reached_end, page.head) == (6, True, 6)
+        trimmed, removed = await store.submit(Trim(DATABASE, 0, 2))
+        assert (trimmed, removed) == (4, 4)
+        assert (await store.page(DATABASE, 3, {None: 0}, EventText.CURSOR)).expired
+        assert (await store.page(DATABASE, 7, {None: 0}, EventText.CURSOR)).expired
+        assert not (await store.page(DATABASE, 4, {None: 0}, EventText.CURSOR)).expired
+
+
+async def test_seqs_go_on_after_everything_was_removed(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        for n in range(5):
+            await store.submit(put(f"d{n}"))
+        assert (await store.submit(DropSome(DATABASE, "c", None)))[2]
+        await store.submit(Trim(DATABASE, 0, 0))
+    async with opened() as (store, changes):
+        assert await store.collections(DATABASE) == b"[]"
+        assert (await store.submit(put("a"))).seq == 11
+        assert [change.seq for change in changes] == [11]
+
+
+async def test_commits_are_told_in_order_and_once_while_many_write(opened: Reopen) -> None:
+    async with opened() as (store, changes):
+
+        async def write(n: int) -> None:
+            for round in range(10):
+                written = await store.submit(put(f"d{n}", round=round))
+                assert changes[written.seq - 1].seq == written.seq  # told before its writer
+
+        async with trio.open_nursery() as nursery:
+            for n in range(20):
+                nursery.start_soon(write, n)
+        assert [change.seq for change in changes] == list(range(1, 201))
+
+
+async def test_cancelling_stops_the_waiting_not_the_write(opened: Reopen) -> None:
+    async with opened() as (store, changes):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await store.submit(put("a"))
+        assert scope.cancelled_caught
+        await store.submit(put("b"))
+        assert [change.id for change in changes] == ["a", "b"]
+
+
+async def test_directory_tells_only_what_is_new(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        directory = await store.directory(0, 0)
+        assert directory is not None
+        assert [name for _, name, _ in directory.databases] == ["default"]
+        assert [key.kind for key in directory.keys] == ["secret"]
+        assert len(directory.secrets) == 1
+        assert await store.directory(directory.version, 0) is None
