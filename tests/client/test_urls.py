@@ -119,6 +119,8 @@ async def test_a_server_behind_a_path_works(server: Server, collection: str, und
             inserted = await db.collection(collection).insert({"n": 1})
             assert (await anext(events)).data == inserted
             await nothing_more(events, collection, server)
+            async with db.collection(collection).live({"n": 1}) as live:
+                assert inserted in live.documents
     with create_sync_client(base_url=under_a_path, api_key=server.key) as blocking:
         assert blocking.collection(collection).get(inserted["_id"]) == inserted
 
