@@ -1,4 +1,4 @@
-"""`live` and `subscribe` with a filter: a view that is joined without a gap, over whatever happens to the connection.
+"""`live` and `subscribe` with a filter: a view without a gap, over whatever happens to the connection.
 
 Rules: a view is right if it is what the server's own `find` lists. Conditions are waited for, with a limit.
 """
@@ -19,7 +19,10 @@ OPEN = """
     state.seen ??= {};
     const live = (state.lives.NAME = db.collection("COLLECTION").live(OPTIONS));
     state.seen.NAME = [];
-    live.subscribe((view) => { state.views.NAME = view; state.seen.NAME.push([view.status, view.documents.length]); });
+    live.subscribe((view) => {
+      state.views.NAME = view;
+      state.seen.NAME.push([view.status, view.documents.length]);
+    });
 """
 
 
