@@ -92,5 +92,6 @@ export default [
   { linterOptions: { reportUnusedDisableDirectives: "error" }, rules },
   { files: ["**/sdk/*.js"], languageOptions: language(everywhere, 2022) },
   { files: ["**/*.mjs"], ignores: ["**/*.html.mjs"], languageOptions: language(node, 2025) },
+  { files: ["tests/web/frameworks/*.mjs"], languageOptions: language(`${browser} MutationObserver WebSocket crypto window`, 2025) },
   { files: ["**/*.html.mjs"], languageOptions: language(browser, 2025) },
 ];

@@ -35,7 +35,9 @@ FIRST_WITH_WEBSOCKET = 22
 """The first major version of Node that has a WebSocket of its own."""
 WS = "ws@8"
 TYPESCRIPT = "typescript@5.9"
+FRAMEWORKS = ("react@19", "react-dom@19", "vue@3", "svelte@5", "@tanstack/db@0.15", "vite@6")
 TOOLS = (
+    *FRAMEWORKS,
     *(CURRENT_NODE, WS, TYPESCRIPT, "eslint@10"),
     *("jest@29", "jest-environment-jsdom@29", "@vue/reactivity@3", "mobx@6"),
 )

@@ -121,10 +121,10 @@ export class Queries {
     query.owner.failed(error);
   }
 
-  /** Refuse those whose collections a token does not cover. */
-  denyUncovered(covers) {
+  /** Refuse those whose collections are among `names`, which a token does not cover. */
+  denyUncovered(names) {
     for (const query of this.#all) {
-      if (query.denied || covers(query.collection)) continue;
+      if (query.denied || !names.includes(query.collection)) continue;
       this.#leave(query.id, query);
       this.#refused(this.#forget(query), uncovered(query.collection));
     }

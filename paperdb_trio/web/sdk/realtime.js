@@ -205,8 +205,9 @@ export class Realtime {
     const token = await this.#tokens.get([...names], { background: this.#phase === "open" });
     if (generation !== this.#generation) return token;
     if (wanted.length && !wanted.some(token.covers)) throw uncovered(wanted[0]);
-    this.#subscriptions.denyUncovered(token.covers);
-    this.#queries.denyUncovered(token.covers);
+    const missing = wanted.filter((name) => !token.covers(name)); // what was added meanwhile was not asked for
+    this.#subscriptions.denyUncovered(missing);
+    this.#queries.denyUncovered(missing);
     return token;
   }
 
@@ -381,7 +382,6 @@ export class Realtime {
 
   /** News of a live query, or a change of a collection. */
   #news(message, text) {
-    this.#heard = Date.now();
     if (message.query !== undefined) this.#queries.receive(message);
     else if (CHANGES.has(message.type)) this.#change(message, text);
   }

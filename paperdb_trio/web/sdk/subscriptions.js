@@ -86,9 +86,9 @@ export class Subscriptions {
     }
   }
 
-  /** Deny those that a token does not cover. */
-  denyUncovered(covers) {
-    for (const name of this.wanted()) if (!covers(name)) this.deny(name, uncovered(name));
+  /** Deny those of `names`, which a token does not cover. */
+  denyUncovered(names) {
+    for (const name of this.wanted()) if (names.includes(name)) this.deny(name, uncovered(name));
   }
 
   allowAll() {
