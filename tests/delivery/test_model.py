@@ -184,7 +184,8 @@ class System:
             if group is None:
                 operation: Any = Delete(DATABASE, name, id, None)
             else:
-                operation = Replace(DATABASE, name, id, {"g": group, "h": 0}, None, MAX_BYTES)
+                large = {"pad": "x" * 40_000} if id == "2" else {}  # two views of it exceed a buffer
+                operation = Replace(DATABASE, name, id, {"g": group, "h": 0, **large}, None, MAX_BYTES)
             with suppress(ApiError):
                 await self.writer.submit(operation)
         self.tell(commits)
