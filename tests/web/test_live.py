@@ -338,3 +338,40 @@ def test_own_writes_of_a_rule_with_select(client: MakeClient, server: Server, co
         server.request("PATCH", f"/{collection}/docs/a", json={"n": 0})  # it is no longer hidden by our own
         wait_numbers(node, [0, 2])
         assert view(node)["documents"][0] == {"_id": "a", "n": 0, "user": "ada"}
+
+
+def test_a_query_that_begins_anew_for_another_loses_nothing(client: MakeClient) -> None:
+    """In memory: a handler is at seq 5 when a snapshot at 10 restarts the subscription that both share."""
+    got = client().run("""
+        const { Queries } = await import(`${process.cwd()}/node_modules/paperdb/queries.js`);
+        const queries = new Queries(), sent = [], seen = [];
+        const ask = (action, fields, reply) => sent.push({ action, ...fields, reply });
+        const owner = (name) => ({
+          begin: (seq) => seen.push([name, seq]),
+          change: ({ seq }) => seen.push([name, seq]),
+          snapshot: (documents, seq) => seen.push([name, "all", seq]),
+          ...{ progress() {}, current() {}, stale() {} },
+        });
+        const event = (seq) => queries.receive({ type: "insert", query: "q", seq, data: {} });
+        const answer = (seq) => {
+          const at = sent.findIndex(({ action }) => action === "subscribe");
+          const [{ reply, since, snapshot }] = sent.splice(at, 1);
+          reply(null, { query: "q", seq });
+          return [since, snapshot];
+        };
+        queries.add({ collection: "c" }, owner("handler"));
+        const connection = { ask };
+        queries.align(connection, () => true);
+        const asked = [answer(5)];
+        queries.add({ collection: "c", snapshot: true }, owner("live"));
+        queries.align(connection, () => true);
+        asked.push(answer(10));
+        queries.receive({ type: "snapshot", query: "q", seq: 10, documents: [], last: true });
+        event(11);
+        asked.push(answer(5));
+        for (const seq of [6, 8, 11, 12]) event(seq);
+        return { asked, seen };
+    """)
+    assert got["asked"] == [[None, None], [None, True], [5, None]]
+    assert [entry[1] for entry in got["seen"] if entry[0] == "handler"] == [5, 6, 8, 11, 12]
+    assert [entry[1:] for entry in got["seen"] if entry[0] == "live"] == [["all", 10], [11], [12]]
