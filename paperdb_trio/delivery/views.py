@@ -6,6 +6,7 @@ Law: no I/O. A query that fails costs its own subscribers a `reset`, never anoth
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Final
 
 from paperdb_trio.delivery.encodings import Encoding, reset_event
@@ -80,5 +81,5 @@ def _renderer(encoding: Encoding, interest: Interest) -> Render:
     return render
 
 
-def has_queries(interest: Interest) -> bool:
-    return any(isinstance(topic, Query) for topic in interest)
+def has_queries(topics: Iterable[Topic]) -> bool:
+    return any(isinstance(topic, Query) for topic in topics)

@@ -6,7 +6,7 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP res
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Final
 
 import trio
@@ -14,6 +14,7 @@ import trio
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.delivery.topics import Asked
+from paperdb_trio.delivery.views import has_queries
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_json
 from paperdb_trio.limits import too_many_subscriptions
@@ -73,7 +74,9 @@ class Gateway:
         cursor_mode = protocol == SUBPROTOCOL or since is not None
         most = self._services.settings.max_subscriptions
         first = _first_asked(grant, query.get("collections"), query.get("filter"), most)
-        following = self._services.hub.following(grant.database.id, first)
+        # Ten thousand idle connections to whole collections need not keep a generator each.
+        hub = self._services.hub
+        following = hub.following(grant.database.id, first) if has_queries(first) else nullcontext()
         with following, self.admission(stream, head, grant):
             connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
