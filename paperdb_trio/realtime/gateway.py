@@ -79,6 +79,7 @@ class Gateway:
         following = hub.following(grant.database.id, first) if has_queries(first) else nullcontext()
         with following, self.admission(stream, head, grant):
             connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
+            del first  # this frame lives as long as the connection
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
             try:
