@@ -108,12 +108,12 @@ class PendingDrops:
 
 @dataclass(frozen=True, slots=True)
 class IndexWork:
-    """Build or remove some of an index, in some 10 ms. Returns whether there may be more to do.
+    """Build or remove some of an index, in 5 to 20 ms. Returns whether there may be more to do.
 
     Without `build` it only removes, which a full disk allows.
     """
 
-    rows: int = 500
+    rows: int = 250
     build: bool = True
 
     @property

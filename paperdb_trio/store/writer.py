@@ -47,6 +47,8 @@ ENOUGH_SECONDS: Final = 0.05
 """A transaction that has written this much, or taken this long, takes no further operation. So waiting time and
 memory depend on the largest operation, not on 256 of them."""
 
+HEADROOM: Final = 15 / 16
+"""The share of its bound at which the write-ahead log restarts: the last transaction may be large."""
 PATIENCE: Final = 0.5
 """Seconds that reads are held back, at most, so that a write-ahead log at its bound can restart. The time grows
 with the log (twice as long at twice the bound), because a query may take longer."""
@@ -272,7 +274,7 @@ class Writer:
     def _bound_log(self, connection: sqlite.Connection) -> None:
         """After a commit: keep the log from growing for ever. On a full disk, give its space back each time."""
         now = time.monotonic()
-        if (self._wal_bytes <= self._max_wal_bytes and not self.full) or now < self._next_try:
+        if (self._wal_bytes <= self._max_wal_bytes * HEADROOM and not self.full) or now < self._next_try:
             return
         if self.full and self._growth(connection) > self._reserve.room():
             return
