@@ -32,11 +32,12 @@ MOST: Final = 10_000_000
 
 
 class Snapshot:
-    """`seq`: the last change that its documents show. Iterate over it once, for the messages as frames; close
-    it."""
+    """`seq`: the last change that its documents show. `size`: bytes of the documents. Iterate over it once, for
+    the messages as frames; close it."""
 
-    def __init__(self, seq: int, frames: list[bytes], file: IO[bytes] | None) -> None:
+    def __init__(self, seq: int, size: int, frames: list[bytes], file: IO[bytes] | None) -> None:
         self.seq = seq
+        self.size = size
         self._frames = frames
         self._file = file
 
@@ -67,8 +68,9 @@ async def take_snapshot(store: Store, database_id: int, query: Query, directory:
         view=View(ask(encode(query.filter).decode()), query.select),
     )
     pieces = _pieces(query, found.seq, found.documents)
-    if sum(map(len, found.documents)) <= IN_MEMORY:
-        return closing(Snapshot(found.seq, [*pieces], None))
+    size = sum(map(len, found.documents))
+    if size <= IN_MEMORY:
+        return closing(Snapshot(found.seq, size, [*pieces], None))
     try:
         file = await trio.to_thread.run_sync(_write, directory, pieces)
     except OSError as error:
@@ -78,7 +80,7 @@ async def take_snapshot(store: Store, database_id: int, query: Query, directory:
             f"There is no room for a large snapshot: {os.strerror(error.errno or 0)}. Try again later.",
             headers={"Retry-After": "1"},
         ) from None
-    return closing(Snapshot(found.seq, [], file))
+    return closing(Snapshot(found.seq, size, [], file))
 
 
 def _pieces(query: Query, seq: int, documents: list[bytes]) -> Iterator[bytes]:

@@ -61,6 +61,7 @@ class WebSocket(Live):
         "_behind",
         "_cursor_mode",
         "_decoder",
+        "_limits",
         "_peer_closed",
         "_store",
         "_told",
@@ -79,6 +80,7 @@ class WebSocket(Live):
         encoding = CURSOR if cursor_mode else PLAIN
         super().__init__(services, wheel, stream, grant, dict.fromkeys(first, 0), encoding)
         self._store = services.store
+        self._limits = services.limits
         self._asked: Mapping[Topic, Asked] = _NO_QUERIES
         if any(asked.is_query for asked in first.values()):
             self._asked = {topic: asked for topic, asked in first.items() if asked.is_query}
@@ -295,12 +297,13 @@ class WebSocket(Live):
         """Send what `first` makes of the seq, and the documents at this seq; then follow. Raises what
         `take_snapshot` and `make_way` do, having sent nothing."""
         directory = Path(self._settings.data)
-        with await take_snapshot(self._store, self._database_id, topic, directory) as snapshot:
+        taken = await take_snapshot(self._store, self._database_id, topic, directory)
+        with taken as snapshot, self._limits.pending(snapshot.size):
             make_way()
             await self._post(first(snapshot.seq))
             for frame in snapshot:
                 await self._subscriber.post(frame)
-            self._subscriber.want(topic, snapshot.seq)
+        self._subscriber.want(topic, snapshot.seq)
 
     async def _unsubscribe(self, action: Action) -> None:
         given = action.members

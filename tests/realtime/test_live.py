@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -221,6 +222,21 @@ def test_snapshot_beyond_the_bound_is_refused_and_the_connection_goes_on(start_s
         assert len(documents) == 3
         put(server, "c", "a", n=7)
         assert receive(ws)["data"]["n"] == 7
+
+
+def test_snapshots_that_nobody_reads_are_bounded(start_server: StartServer) -> None:
+    server = start_server("--max-pending-bytes", "16777216")
+    for _ in range(12):
+        server.request("POST", "/c/bulk", json=[{"pad": "x" * 1000} for _ in range(1000)])
+    with listening(server, "c") as second:
+        with listening(server, "c") as first:
+            assert ask(first, collection="c", snapshot=True)["type"] == "subscribed"  # and it reads no more
+            reply = ask(second, collection="c", snapshot=True)
+            assert reply["code"] == "TOO_MANY_PENDING_BYTES"
+        deadline = time.monotonic() + 20
+        while (reply := ask(second, collection="c", snapshot=True))["type"] == "error":
+            assert time.monotonic() < deadline
+        assert len(rest_of_snapshot(second, reply["query"])) == 12_000
 
 
 def test_since_brings_what_came_after_it(server: Server, collection: str) -> None:
