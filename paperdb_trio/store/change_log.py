@@ -100,23 +100,6 @@ class ChangeLog:
                 return page
             after = page.position
 
-    async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
-        """The newest versions of a document that the log holds, newest first, as JSON `{seq, type, data}`.
-
-        The log has no index for this: it is read from its end. Raises a 503 `QUERY_TIMEOUT`.
-        """
-        low, high = span(database_id)
-
-        def read(connection: sqlite.Connection) -> list[bytes]:
-            rows = connection.execute(
-                f"SELECT {_VERSION} FROM changes WHERE rowkey BETWEEN ? AND ? AND collection=? AND "
-                "coalesce(id,json_extract(data,'$._id'))=? ORDER BY rowkey DESC LIMIT ?",
-                (low, high, collection, id, limit),
-            )
-            return [text.encode() for (text,) in rows]
-
-        return await self._reader.run(read)
-
     def bounds(self) -> dict[int, tuple[int, int]]:
         """`(head, trimmed)` of every database. Blocks: for start-up only."""
         connection = connect(self._file, read_only=True)
@@ -125,6 +108,18 @@ class ChangeLog:
             return {id: (head, trimmed) for id, head, trimmed in rows}
         finally:
             connection.close()
+
+
+def read_history(
+    connection: sqlite.Connection, database_id: int, collection: str, id: str, limit: int
+) -> list[bytes]:
+    """See `Store.history`. The log has no index for this: it is read from its end."""
+    rows = connection.execute(
+        f"SELECT {_VERSION} FROM changes WHERE rowkey BETWEEN ? AND ? AND collection=? AND "
+        "coalesce(id,json_extract(data,'$._id'))=? ORDER BY rowkey DESC LIMIT ?",
+        (*span(database_id), collection, id, limit),
+    )
+    return [text.encode() for (text,) in rows]
 
 
 def _read_page(

@@ -6,13 +6,14 @@ Law: composes, and knows no SQL. Each part has its own connections and threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
-from paperdb_trio.store.change_log import ChangeLog
+from paperdb_trio.store.change_log import ChangeLog, read_history
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.reader import Reader
@@ -61,7 +62,7 @@ class SqliteStore:
         self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
         self.collections, self.schema = self._reader.collections, self._reader.schema
         self.directory = self._watcher.directory
-        self.page, self.history, self.bounds = self._log.page, self._log.history, self._log.bounds
+        self.page, self.bounds = self._log.page, self._log.bounds
 
     def close(self) -> None:
         self._reader.close()
@@ -79,3 +80,9 @@ class SqliteStore:
     @property
     def full(self) -> bool:
         return self.writer.full
+
+    async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
+        # On the threads of finds: however many ask, subscribers catch up.
+        return await self._reader.run(
+            partial(read_history, database_id=database_id, collection=collection, id=id, limit=limit)
+        )
