@@ -111,15 +111,24 @@ class ChangeLog:
 
 
 def read_history(
-    connection: sqlite.Connection, database_id: int, collection: str, id: str, limit: int
+    connection: sqlite.Connection, database_id: int, collection: str, id: str, limit: int, max_bytes: int
 ) -> list[bytes]:
-    """See `Store.history`. The log has no index for this: it is read from its end."""
-    rows = connection.execute(
+    """See `Store.history`. The log has no index for this: it is read from its end. Raises `TooBigError` for
+    more than `max_bytes`."""
+    found = connection.execute(
         f"SELECT {_VERSION} FROM changes WHERE rowkey BETWEEN ? AND ? AND collection=? AND "
         "coalesce(id,json_extract(data,'$._id'))=? ORDER BY rowkey DESC LIMIT ?",
         (*span(database_id), collection, id, limit),
     )
-    return [text.encode() for (text,) in rows]
+    versions: list[bytes] = []
+    size = 0
+    for (text,) in found:
+        versions.append(text.encode())
+        size += len(versions[-1])
+        if size > max_bytes and len(versions) > 1:
+            found.close()
+            raise sqlite.TooBigError
+    return versions
 
 
 def _read_page(

@@ -6,7 +6,6 @@ Law: composes, and knows no SQL. Each part has its own connections and threads.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -30,6 +29,7 @@ class SqliteStore:
 
     def __init__(self, file: Path, settings: Settings, on_commit: Callable[[list[Change]], None]) -> None:
         gate = ReadGate()
+        self._max_result_bytes = settings.max_result_bytes
         self.advisor = IndexAdvisor(settings.index_after)
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._reader, self._watcher = (
@@ -84,5 +84,7 @@ class SqliteStore:
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
         # On the threads of finds: however many ask, subscribers catch up.
         return await self._reader.run(
-            partial(read_history, database_id=database_id, collection=collection, id=id, limit=limit)
+            lambda connection: read_history(
+                connection, database_id, collection, id, limit, self._max_result_bytes
+            )
         )

@@ -44,3 +44,11 @@ def test_history_is_what_retention_left(start_server: StartServer) -> None:
     for _ in range(3):
         server.request("PUT", "/c/docs/b", json={})
     wait_until(lambda: server.request("GET", history).json()["versions"] == [])
+
+
+def test_history_is_bounded_in_bytes(start_server: StartServer) -> None:
+    server = start_server("--max-result-bytes", "1048576")
+    for n in range(4):
+        server.request("PUT", "/c/docs/a", json={"n": n, "pad": "x" * 400_000})
+    assert refusal(server.request("GET", "/c/docs/a/history")) == (400, "RESULT_TOO_LARGE")
+    assert len(server.request("GET", "/c/docs/a/history?limit=2").json()["versions"]) == 2
