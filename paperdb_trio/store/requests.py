@@ -66,15 +66,14 @@ class Recall:
             )
         status, headers = msgspec.json.decode(response)
         if body is None:
-            found = tx.connection.execute("SELECT data FROM changes WHERE rowkey=?", (change,)).fetchone()
-            if found is None:
+            body = tx.change_data(change)
+            if body is None:
                 raise ApiError(
                     410,
                     "RESPONSE_EXPIRED",
                     "This request was done before, but the change log does not hold its response any more: "
                     "read the document",
                 )
-            body = found[0].encode()
         return Kept(status, headers, body, again=True)
 
 

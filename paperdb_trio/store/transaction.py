@@ -107,6 +107,14 @@ class Transaction(Catalog):
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
 
+    def change_data(self, rowkey: int) -> bytes | None:
+        """The document of a change in the log, also of one that this transaction has yet to write there."""
+        for change in reversed(self.changes):
+            if change.database_id << SEQ_BITS | change.seq == rowkey:
+                return change.data
+        row = self.connection.execute("SELECT data FROM changes WHERE rowkey=?", (rowkey,)).fetchone()
+        return None if row is None else row[0].encode()
+
     def satisfies(self, rowkey: int, question: Question) -> bool:
         """Whether the document, as it is now, matches a question."""
         found = self.connection.execute(

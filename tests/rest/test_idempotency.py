@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from paperdb_trio.store.operations import Result
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.operations import Result, Written
 from paperdb_trio.store.requests import REMEMBERED_SECONDS, ForgetRequests, Kept, Once, RequestKey
 from tests.conftest import Server, StartServer, wait_until
 from tests.rest.tools import refusal
@@ -122,6 +124,22 @@ def test_response_is_in_the_log_and_goes_with_it(start_server: StartServer) -> N
     wait_until(lambda: server.request("GET", "/c/changes?since=1").status_code == 410)
     assert refusal(server.request("POST", "/c/docs", json=body, headers=key("k"))) == (410, "RESPONSE_EXPIRED")
     assert server.request("GET", "/c/count").json() == {"count": 6}
+
+
+def test_repetition_in_the_same_commit_gets_the_first_response(tmp_path: Path) -> None:
+    """Operations that wait together are committed together, and the log is written at the end."""
+
+    def respond(result: Written | ApiError) -> Kept:
+        assert isinstance(result, Written)
+        return Kept(201, {}, result.data)
+
+    with committed(new_file(tmp_path)) as tx:
+        once = Once(RequestKey(1, "key", "k", b"same"), inserting({"n": 1}), respond)
+        first = once.apply(tx)
+        again = once.apply(tx)
+    assert first is not None
+    assert again == Kept(201, {}, first.body, again=True)
+    assert len(tx.changes) == 1
 
 
 def test_requests_are_forgotten_after_a_day(tmp_path: Any) -> None:
