@@ -184,6 +184,10 @@ class Store(Log, Submits, Directories, Protocol):
         """Whether the disk is full: only operations that free space are done."""
         ...
 
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        """`(head, trimmed)` of every database. Blocks: for start-up only."""
+        ...
+
     def fault(self) -> Fault | None:
         """The reason why writes cannot be stored, if one is known."""
         ...
