@@ -50,6 +50,11 @@ class Write(Operation["Written"], Protocol):
     def collection(self) -> str: ...
 
 
+def frees(operation: object) -> bool:
+    """Whether an operation is done on a full disk, too."""
+    return bool(getattr(operation, "frees", False))
+
+
 class Written(msgspec.Struct, frozen=True, gc=False):
     """The result of writing one document: its JSON text, its seq, and whether it is new, or deleted. `shown`:
     the part of the text that a view shows."""
@@ -358,7 +363,7 @@ class Batch:
 
     @property
     def frees(self) -> bool:
-        return all(getattr(operation, "frees", False) for operation in self.operations)
+        return all(map(frees, self.operations))
 
     def apply(self, tx: Transaction) -> BatchResult | None:
         """Returns None, having done nothing, while an index that a unique check needs is being built. Raises

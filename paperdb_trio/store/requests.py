@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Generic, TypeVar
 import msgspec
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store.operations import Operation, Written
+from paperdb_trio.store.operations import Operation, Written, frees
 from paperdb_trio.store.rowkeys import SEQ_BITS
 from paperdb_trio.store.transaction import Transaction
 
@@ -88,7 +88,7 @@ class Once(Generic[Result]):
 
     @property
     def frees(self) -> bool:
-        return bool(getattr(self.operation, "frees", False))
+        return frees(self.operation)
 
     def apply(self, tx: Transaction) -> Kept | None:
         kept = Recall(self.request).apply(tx)

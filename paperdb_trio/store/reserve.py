@@ -49,11 +49,6 @@ def make_room(directory: Path) -> None:
             _shorten(path, max(path.stat().st_size - PORTION, 0))
 
 
-def frees(operation: object) -> bool:
-    """Whether an operation of the writer may use the reserve."""
-    return bool(getattr(operation, "frees", False))
-
-
 class Reserve:
     """`size` 0: none. The server's threads only read `spent`; the writer's thread calls the rest.
 

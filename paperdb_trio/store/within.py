@@ -14,7 +14,7 @@ import msgspec
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS
-from paperdb_trio.store.operations import Delete, Insert, Patch, Replace, Write, Written
+from paperdb_trio.store.operations import Delete, Insert, Patch, Replace, Write, Written, frees
 from paperdb_trio.store.transaction import Transaction, outside_rule
 from paperdb_trio.store.view import View
 
@@ -28,7 +28,7 @@ class Within:
 
     @property
     def frees(self) -> bool:
-        return isinstance(self.operation, Delete)
+        return frees(self.operation)
 
     @property
     def database_id(self) -> int:

@@ -28,11 +28,11 @@ from paperdb_trio.store.durability import relax
 from paperdb_trio.store.file import BUSY_SECONDS, connect
 from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork
-from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.operations import Operation, frees
 from paperdb_trio.store.place import Place
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
-from paperdb_trio.store.reserve import Reserve, frees, is_full
+from paperdb_trio.store.reserve import Reserve, is_full
 from paperdb_trio.store.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
