@@ -118,11 +118,6 @@ class Reader:
         """The keys of whole events so far. The last one may still be on its way."""
         return [(message.get("query"), message["seq"]) for message in self.messages() if "seq" in message]
 
-    def last(self, topic: Topic) -> int:
-        """Where a topic stands."""
-        id = topic.id if isinstance(topic, Query) else None
-        seqs = [seq for key, seq in self.received() if key == id]
-        return max([*seqs, self.wants[topic]])
 
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(text) for text in payloads(self.sink.data, partial=True)]
@@ -279,6 +274,16 @@ class System:
             reader.wants[topic] = since
         self._promise(reader)
 
+    def last(self, reader: Reader, topic: Topic) -> int:
+        """Where a topic stands."""
+        seqs = [key[1] for key in reader.received() if self.is_about(topic, key)]
+        return max([*seqs, reader.wants[topic]])
+
+    def line(self, key: Key) -> str:
+        """What is in order, whatever else was wanted from further back: a query, or a collection."""
+        id, seq = key
+        return id or self.history[seq - 1].collection
+
     def is_about(self, topic: Topic, key: Key) -> bool:
         id, seq = key
         if isinstance(topic, Query):
@@ -308,7 +313,7 @@ class System:
         """Come back, each topic with its last seq that arrived whole. A gap is told before anything is
         promised."""
         self.leave(reader)
-        wants = {topic: reader.last(topic) for topic in reader.wants}
+        wants = {topic: self.last(reader, topic) for topic in reader.wants}
         position = min(wants.values(), default=self.hub.committed(DATABASE))
         if position >= self.trimmed:
             self._start(position, wants, limit)
@@ -343,10 +348,10 @@ class System:
         received = reader.received()
         assert len(received) == len(set(received)), "twice"
         assert set(received) <= reader.must | reader.maybe, "something that was not wanted"
-        by_topic: dict[str | None, list[int]] = {}
-        for id, seq in received:
-            by_topic.setdefault(id, []).append(seq)
-        assert all(seqs == sorted(seqs) for seqs in by_topic.values()), "not in order"
+        lines: dict[str, list[int]] = {}
+        for key in received:
+            lines.setdefault(self.line(key), []).append(key[1])
+        assert all(seqs == sorted(seqs) for seqs in lines.values()), "not in order"
         if not reader.rewound:
             assert [seq for _, seq in received] == sorted(seq for _, seq in received), "not in order"
         if reader.behind and not reader.rewound:
@@ -355,7 +360,7 @@ class System:
         due = {
             (id, seq)
             for id, seq in reader.must
-            if not reader.gone or seq < last or seq <= max(by_topic.get(id, [0]))
+            if not reader.gone or seq < last or seq <= max(lines.get(self.line((id, seq)), [0]))
         }
         assert due <= set(received), "something is missing"
         reached = replies = 0
