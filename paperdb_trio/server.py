@@ -35,16 +35,16 @@ from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
-from paperdb_trio.store import sqlite
 from paperdb_trio.store.cache import DocumentCache
-from paperdb_trio.store.durability import recover, settle
-from paperdb_trio.store.engine import SqliteStore
-from paperdb_trio.store.file import BUSY_SECONDS, checkpoint
 from paperdb_trio.store.housekeeping import FreePages, KeepTime, Trim, finish_drops
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
-from paperdb_trio.store.writer import Writer, keep_indexes
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.durability import recover, settle
+from paperdb_trio.store.sqlite.engine import SqliteStore
+from paperdb_trio.store.sqlite.file import BUSY_SECONDS, checkpoint
+from paperdb_trio.store.sqlite.writer import Writer, keep_indexes
 from paperdb_trio.web.assets import load as load_assets
 
 log = logging.getLogger("paperdb")

@@ -15,7 +15,7 @@ from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.model import Change
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite.writer import Writer
 from tests.store.tools import DATABASE, inserting, new_file, rows
 
 

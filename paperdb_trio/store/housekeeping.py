@@ -13,14 +13,14 @@ from typing import ClassVar, Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
-from paperdb_trio.store.rowkeys import SEQ_BITS, span
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite.clock import LogClock
+from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 Result = TypeVar("Result")
 

@@ -11,12 +11,12 @@ from typing import Final
 
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
-from paperdb_trio.store.advisor import IndexAdvisor
-from paperdb_trio.store.change_log import ChangeLog, read_history
-from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.protocol import Fault
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite.advisor import IndexAdvisor
+from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.writer import Writer
 
 READER_THREADS: Final = 4
 
