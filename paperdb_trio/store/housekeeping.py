@@ -1,5 +1,5 @@
-"""Background work, in steps that other writers hardly notice: removing collections, building and removing
-indexes, trimming the change log.
+"""Background work, in steps that other writers hardly notice: removing collections and databases, building and
+removing indexes, trimming the change log.
 
 Law: the law of `operations` holds here, too. Each step is small, is committed together with other writes, and
 may be the last one before a crash.
@@ -104,6 +104,51 @@ class PendingDrops:
             "SELECT c.database_id, c.name, d.until FROM drops d JOIN collections c ON c.id=d.collection_id"
         )
         return [DropSome(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDeleted:
+    """Remove some of a deleted database: its log, its documents, its collections. Returns whether there may be
+    more."""
+
+    frees: ClassVar = True
+
+    limit: int = 500
+
+    def apply(self, tx: Transaction) -> bool:
+        execute = tx.connection.execute
+        (id,) = execute("SELECT min(id) FROM database_drops").fetchone()
+        if id is None:
+            return False
+        if _remove_some(tx, "changes", "size", id, self.limit):
+            return True
+        found = execute("SELECT id, name FROM collections WHERE database_id=? LIMIT 1", (id,)).fetchone()
+        if found is None:
+            execute("DELETE FROM revocations WHERE database_id=?", (id,))
+            execute("DELETE FROM database_drops WHERE id=?", (id,))
+        else:
+            tx.collection_id(id, found[1])
+            tx.remove_indexes(found[0])
+            if not _remove_some(tx, "documents", "length(data)", found[0], self.limit):
+                tx.drop_if_empty(id, found[1], found[0])
+        return True
+
+
+def _remove_some(tx: Transaction, table: str, size: str, owner: int, limit: int) -> int:
+    """Remove the first rows of an owner's span. Returns how many."""
+    low, high = span(owner)
+    last, rows, total = low, 0, 0
+    found = tx.connection.execute(
+        f"SELECT rowkey, {size} FROM {table} WHERE rowkey BETWEEN ? AND ? ORDER BY rowkey LIMIT ?",
+        (low, high, limit),
+    )
+    for rowkey, bytes in found.fetchall():
+        last, rows, total = rowkey, rows + 1, total + bytes
+        if total >= STEP_BYTES:
+            break
+    if rows:
+        tx.connection.execute(f"DELETE FROM {table} WHERE rowkey BETWEEN ? AND ?", (low, last))
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,9 +305,12 @@ class Trim:
     until: int = 0
 
     def apply(self, tx: Transaction) -> tuple[int, int]:
-        head, trimmed = tx.connection.execute(
+        bounds = tx.connection.execute(
             "SELECT head, trimmed FROM databases WHERE id=?", (self.database_id,)
         ).fetchone()
+        if bounds is None:  # it was deleted
+            return 0, 0
+        head, trimmed = bounds
         base, _ = span(self.database_id)
         rows = tx.connection.execute(
             "SELECT rowkey, at, size FROM changes WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
@@ -288,12 +336,27 @@ class Trim:
         return trimmed, removable
 
 
+@dataclass(frozen=True, slots=True)
+class KeepUsedKeys:
+    """Note when keys were used, in milliseconds since the epoch."""
+
+    used: dict[str, int]
+
+    def apply(self, tx: Transaction) -> None:
+        tx.connection.executemany(
+            "UPDATE keys SET last_used_at=max(?1, ifnull(last_used_at,0)) WHERE id=?2",
+            [(at, id) for id, at in self.used.items()],
+        )
+
+
 HOUSEKEEPING: Final = (
     Bounds,
     Trim,
     KeepTime,
     ForgetRevocations,
     PendingDrops,
+    RemoveDeleted,
+    KeepUsedKeys,
     IndexWork,
     MakeIndex,
     KeepUsedIndexes,

@@ -123,11 +123,15 @@ class Log(Protocol):
 
 
 class KeyRow(NamedTuple):
+    """`database_id`: None for an admin key. `expires`: seconds since the epoch."""
+
     id: str
-    database_id: int
+    database_id: int | None
     kind: str
+    label: str
     hash: bytes
     revoked: bool
+    expires: float | None
 
 
 class RevocationRow(NamedTuple):

@@ -27,6 +27,7 @@ from paperdb_trio.store.indexes import (
 )
 from paperdb_trio.store.query import field as query_field
 from paperdb_trio.store.query import json_path, sqlite_value, unique_condition
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.rowkeys import span
 
@@ -57,7 +58,7 @@ class Catalog:
         """Whether there is an index to build or remove, in the steps of `IndexWork`."""
 
     @property
-    def _today(self) -> int:
+    def today(self) -> int:
         """Days since the epoch, by the log's clock."""
         return int(self.log_time / 86_400)
 
@@ -76,9 +77,14 @@ class Catalog:
                 if indexes is not None:
                     self._indexes[found] = stored_indexes(indexes)
             elif create:
-                found = self.connection.execute(
-                    "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", key
-                ).fetchone()[0]
+                row = self.connection.execute(
+                    "INSERT INTO collections (database_id, name) SELECT id, ?2 FROM databases WHERE id=?1 "
+                    "RETURNING id",
+                    key,
+                ).fetchone()
+                if row is None:
+                    raise database_gone()
+                found = row[0]
                 self._newest[found] = ""
             else:
                 return None
@@ -156,6 +162,11 @@ class Catalog:
     def indexes(self, collection_id: int) -> tuple[Index, ...]:
         found = self._indexes.get(collection_id)
         return () if found is None else found.all
+
+    def remove_indexes(self, collection_id: int, id: int | None = None) -> None:
+        """Remove one index of a collection, or all of them."""
+        kept = () if id is None else tuple(index for index in self.indexes(collection_id) if index.id != id)
+        self._set_indexes(collection_id, kept)
 
     def keep_used(self, collection_id: int, used: frozenset[int], today: int) -> list[Index]:
         """Note which indexes were used. Remove unused automatic ones, and return those."""
@@ -258,8 +269,8 @@ class Catalog:
         low, high = span(collection_id)
         for index in self.indexes(collection_id):
             if index.built and index.path == field:
-                if index.made and index.used < self._today:
-                    self._change_index(collection_id, index, used=self._today)
+                if index.made and index.used < self.today:
+                    self._change_index(collection_id, index, used=self.today)
                 descending = parse_field(index.fields[0]).descending
                 found = self.connection.execute(
                     f"SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
@@ -295,7 +306,7 @@ class Catalog:
             return
         if len(indexes) >= MAX_INDEXES:
             raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
-        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self._today)
+        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self.today)
 
     def set_schema(self, database_id: int, collection: str, schema: DocumentSchema, *, first: bool) -> bool:
         """Put a schema in force, with its indexes. Returns False, with the schema not yet in force, while the

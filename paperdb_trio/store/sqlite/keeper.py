@@ -16,7 +16,15 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
-from paperdb_trio.store.housekeeping import Bounds, FreePages, IndexWork, KeepTime, Trim, finish_drops
+from paperdb_trio.store.housekeeping import (
+    Bounds,
+    FreePages,
+    IndexWork,
+    KeepTime,
+    RemoveDeleted,
+    Trim,
+    finish_drops,
+)
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.sqlite.writer import Writer
@@ -92,8 +100,9 @@ class Keeper:
                 trimmed, removed = await writer.submit(trim)
                 self._on_trimmed(database_id, trimmed)
                 await trio.sleep(TRIM_PAUSE)
-        while await writer.submit(ForgetRequests()):
-            await trio.sleep(TRIM_PAUSE)
+        for forget in (ForgetRequests(), RemoveDeleted()):
+            while await writer.submit(forget):
+                await trio.sleep(TRIM_PAUSE)
         while await writer.submit(FreePages(spare=0) if writer.full else FreePages()):
             await trio.sleep(TRIM_PAUSE)
 

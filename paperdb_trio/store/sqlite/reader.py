@@ -22,9 +22,10 @@ from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.sqlite import find as finding
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.admin import directory
+from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
@@ -190,7 +191,10 @@ class Reader:
         wanted = parse_select(select) if view is None else view.selection(select)
 
         def query(connection: sqlite.Connection) -> Found:
-            (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            row = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            if row is None:
+                raise database_gone()
+            head = row[0]
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return Found([], False, 0 if count else None, head)
@@ -271,7 +275,7 @@ class Reader:
 
     async def directory(self, known: int, last: int) -> Directory | None:
         """See `Store.directory`."""
-        return await self.run(lambda connection: directory(connection, known, last))
+        return await self.run(lambda connection: records.directory(connection, known, last))
 
     async def schema(self, database_id: int, collection: str) -> str | None:
         """The schema of a collection as JSON text."""

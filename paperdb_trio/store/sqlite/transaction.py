@@ -14,6 +14,7 @@ import msgspec
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.query import Question
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.catalog import ENTER, LEAVE, Catalog
 from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
@@ -274,10 +275,10 @@ class Transaction(Catalog):
     def _head(self, database_id: int) -> int:
         head = self._heads.get(database_id)
         if head is None:
-            (head,) = self.connection.execute(
-                "SELECT head FROM databases WHERE id=?", (database_id,)
-            ).fetchone()
-            self._heads[database_id] = head
+            row = self.connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            if row is None:
+                raise database_gone()
+            head = self._heads[database_id] = row[0]
         return head
 
     def _count(self, collection_id: int, delta: int, created: str | None = None) -> None:
