@@ -172,7 +172,7 @@ class Accounts:
         return identity
 
     def identify_in(self, key: str, name: str) -> Identity:
-        """The same with the name of a database, which an admin key needs. Raises a 404 if it does not exist,
+        """The same with the name of a database, which an admin key needs. Raises a 400 if it does not exist,
         and a 403 if another key belongs to another one."""
         found = self.key_of(key)
         if found.database_id is not None:
@@ -181,7 +181,7 @@ class Accounts:
             return identity
         database = self.database_named(name)
         if database is None:
-            raise ApiError(404, "NOT_FOUND", f"There is no database '{name[:80]}'")
+            raise bad_request(f"There is no database '{name[:80]}'", "DATABASE_NEEDED")
         return Identity(found, database)
 
     def key_of(self, key: str) -> ApiKey:

@@ -15,7 +15,15 @@ from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import DATABASE_NAME, encode, timestamp
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.records import PLANS, DatabaseInfo, IndexInfo, KeyInfo, NewKey, SecretInfo
+from paperdb_trio.store.records import (
+    MAX_LABEL_LENGTH,
+    PLANS,
+    DatabaseInfo,
+    IndexInfo,
+    KeyInfo,
+    NewKey,
+    SecretInfo,
+)
 from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.transaction import Transaction
 
@@ -179,6 +187,7 @@ class AddKey:
 
     def apply(self, tx: Transaction) -> KeyInfo:
         key = self.key
+        _check_label(key.label)
         id = None if self.database is None else database_id(tx, self.database)
         tx.connection.execute(
             "INSERT INTO keys (id, database_id, kind, label, hash, created_at, expires_at) "
@@ -215,6 +224,7 @@ class ChangeKey:
     def apply(self, tx: Transaction) -> KeyInfo:
         before = _key(tx, self.id)
         if self.label is not None:
+            _check_label(self.label)
             tx.connection.execute("UPDATE keys SET label=? WHERE id=?", (self.label, self.id))
             note(tx, self.by, "key.label", before.database, self.id, label=self.label)
         if self.expire:
@@ -261,6 +271,11 @@ class RotateSigning:
         note(tx, self.by, "secret.rotate", None, self.kid)
         tell(tx)
         return SecretInfo(id=self.kid, created_at=timestamp(now), retired_at=None)
+
+
+def _check_label(label: str) -> None:
+    if len(label) > MAX_LABEL_LENGTH or not label.isprintable():
+        raise bad_request(f"Invalid label: use at most {MAX_LABEL_LENGTH} printable characters")
 
 
 def _key(tx: Transaction, id: str) -> KeyInfo:

@@ -404,7 +404,7 @@ async def test_admin_key_needs_the_name_of_a_database(own_world: World) -> None:
             accounts.identify(ADMIN_KEY)
         assert (refusal.value.status, refusal.value.code) == (400, "DATABASE_NEEDED")
         assert accounts.identify_in(ADMIN_KEY, "other").database.name == "other"
-    for key, name, status in ((ADMIN_KEY, "nowhere", 404), (KEY, "other", 403), (KEY, "nowhere", 403)):
+    for key, name, status in ((ADMIN_KEY, "nowhere", 400), (KEY, "other", 403), (KEY, "nowhere", 403)):
         with pytest.raises(ApiError) as refusal:
             accounts.identify_in(key, name)
         assert refusal.value.status == status

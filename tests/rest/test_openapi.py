@@ -41,7 +41,7 @@ def test_each_error_code_has_the_status_that_the_documentation_says() -> None:
     documented = documented_codes()
     assert {code: documented[code] for code in STATUS} == STATUS
     # The others occur only over WebSockets, or in `paperdb import`.
-    others = {"TOKEN_MISSING", "OTHER_DATABASE", "TOO_MANY_SUBSCRIPTIONS", "UPGRADE_REQUIRED"}
+    others = {"TOKEN_MISSING", "TOO_MANY_SUBSCRIPTIONS", "UPGRADE_REQUIRED"}
     imports = {"UNREADABLE", "LINE_TOO_LONG"}
     assert documented.keys() - STATUS.keys() - {*OF_THE_CONNECTION} == others | imports
 

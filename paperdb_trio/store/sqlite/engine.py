@@ -6,6 +6,7 @@ Law: composes, and knows no SQL. Each part has its own connections and threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,8 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
 from paperdb_trio.store.protocol import Fault
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.advisor import IndexAdvisor
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
 from paperdb_trio.store.sqlite.gate import ReadGate
@@ -35,6 +38,7 @@ class SqliteStore:
         on_trimmed: Callable[[int, int], None],
     ) -> None:
         gate = ReadGate()
+        self._file = file
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
@@ -112,6 +116,25 @@ class SqliteStore:
     @drops_left.setter
     def drops_left(self, left: bool) -> None:
         self._keeper.drops_left = left
+
+    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
+        return await self._reader.run(partial(records.databases, name=name, after=after, limit=limit))
+
+    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
+        return await self._reader.run(partial(records.keys, database=database, after=after, limit=limit))
+
+    async def secrets(self) -> list[SecretInfo]:
+        return await self._reader.run(records.secrets)
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        most = records.EVERYTHING if before is None else before
+        return await self._reader.run(partial(records.audit, before=most, limit=limit))
+
+    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
+        return await self._reader.run(partial(records.indexes, database_id=database_id, collection=collection))
+
+    async def figures(self) -> FileFigures:
+        return await self._reader.run(partial(records.figures, file=self._file))
 
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
         # On the threads of finds: however many ask, subscribers catch up.

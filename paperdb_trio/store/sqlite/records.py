@@ -6,6 +6,7 @@ page's last item says where the next one begins.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,8 +14,9 @@ import msgspec
 from paperdb_trio.model import timestamp
 from paperdb_trio.store.indexes import Index, stored_indexes
 from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import own_files
 from paperdb_trio.store.sqlite.rowkeys import span
 
 EVERYTHING = 2**62
@@ -137,6 +139,15 @@ def _index(connection: sqlite.Connection, collection_id: int, index: Index, docu
         built=built,
         documents=documents,
     )
+
+
+def figures(connection: sqlite.Connection, file: Path) -> FileFigures:
+    """Bytes, cheaply."""
+    free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size")
+    )
+    sizes = [path.stat().st_size if path.exists() else 0 for path in own_files(file)]
+    return FileFigures(file_bytes=sizes[0], wal_bytes=sizes[1], free_bytes=free * size)
 
 
 def _time(ms: int | None) -> str | None:
