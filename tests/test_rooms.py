@@ -92,8 +92,25 @@ def test_delivery_and_net_know_nothing_of_services() -> None:
 SEAM = {
     f"store.{name}"
     for name in (
-        *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
-        *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
+        *(
+            "protocol",
+            "operations",
+            "housekeeping",
+            "administration",
+            "requests",
+            "revocations",
+            "within",
+        ),  # reads and writes
+        *(
+            "query",
+            "view",
+            "projection",
+            "document_schema",
+            "indexes",
+            "keys",
+            "refusals",
+            "records",
+        ),  # plain values
         "cache",
     )
 }

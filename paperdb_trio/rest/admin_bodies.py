@@ -51,14 +51,16 @@ class NewIndex(Struct, forbid_unknown_fields=True):
 
     fields: Annotated[
         list[Annotated[str, Meta(extra_json_schema={"format": "indexField"})]],
-        Meta(min_length=1, max_length=MAX_FIELDS),
+        Meta(min_length=1, max_length=MAX_FIELDS, extra_json_schema={"uniqueItems": True}),
     ]
 
 
-def _body(type: Any, example: Any, *refuses: str) -> Body:
+def _body(type: Any, example: Any, *refuses: str, **more: Any) -> Body:
+    """`more`: what the type cannot say, for the JSON Schema."""
+
     def schema(settings: Settings) -> JsonSchema:
         (made,) = msgspec.json.schema_components([type])[1].values()
-        described: JsonSchema = {**made, "description": " ".join((type.__doc__ or "").split())}
+        described: JsonSchema = {**made, **more, "description": " ".join((type.__doc__ or "").split())}
         return described
 
     return Body(type.__name__, schema, example, refuses)
@@ -66,7 +68,16 @@ def _body(type: Any, example: Any, *refuses: str) -> Body:
 
 NEW_DATABASE: Final = _body(NewDatabase, {"name": "shop", "plan": "pro"}, "CONFLICT")
 DATABASE_CHANGE: Final = _body(DatabaseChange, {"plan": "team"}, "CONFLICT")
-NEW_KEY: Final = _body(NewKeyRequest, {"kind": "secret", "database": "shop", "label": "back end"}, "NOT_FOUND")
+NEW_KEY: Final = _body(
+    NewKeyRequest,
+    {"kind": "secret", "database": "shop", "label": "back end"},
+    "NOT_FOUND",
+    **{
+        "if": {"properties": {"kind": {"const": "admin"}}},
+        "then": {"properties": {"database": {"type": "null"}}},
+        "else": {"required": ["database"], "properties": {"database": {"type": "string"}}},
+    },
+)
 KEY_CHANGE: Final = _body(KeyChange, {"expiresAt": "2027-01-31T12:00:00.000Z"})
 NEW_INDEX: Final = _body(
     NewIndex,
