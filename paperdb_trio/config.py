@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping, MutableMapping
@@ -17,6 +18,8 @@ from typing import Any, Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.origins import Origins, parse_origins
+
+MAX_WORKERS: Final = 256
 
 
 def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
@@ -30,6 +33,11 @@ class Settings:
     data: str = _setting("./paperdb-data", "Directory of the database; created if missing.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0: any free port.", 0, 65535)
+
+    workers: str = _setting(
+        "1",
+        "Processes that serve clients, beside one that writes; auto: one a core; 1: a single process does all.",
+    )
 
     tls_cert: str = _setting("", "PEM file with the certificate chain; with it, the port speaks TLS.")
     tls_key: str = _setting("", "PEM file with the certificate's private key, unencrypted.")
@@ -139,6 +147,10 @@ class Settings:
             if (low is not None and not value >= low) or (high is not None and not value <= high):  # nor NaN
                 wanted = f"at least {low}" if high is None else f"{low} to {high}"
                 raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
+        if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
+            raise StartupError(
+                f"Setting 'workers' is '{self.workers}'; expected 1 to {MAX_WORKERS}, or auto", 2
+            )
         if self.http not in ("raw", "quart"):
             raise StartupError(f"Setting 'http' is '{self.http}'; expected raw or quart", 2)
         if self.durability not in ("disk", "process"):
@@ -155,6 +167,10 @@ class Settings:
                 f"'max_result_bytes', which is {self.max_result_bytes}",
                 2,
             )
+
+    @property
+    def worker_count(self) -> int:
+        return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if self.workers == "auto" else int(self.workers)
 
     @property
     def origins(self) -> Origins:

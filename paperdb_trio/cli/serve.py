@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -20,13 +20,12 @@ from paperdb_trio.cli.base import main
 from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings, read_toml, setting_type
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.model import new_id
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.file import prepare, serving_lock
 
 log = logging.getLogger("paperdb")
-
-EXIT_FAILED: Final = 70
 
 
 def _serve_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -67,16 +66,14 @@ def serve(config: str | None, **given: Any) -> None:
     for library in ("trio-websocket", "hypercorn", "quart", "httpx", "hpack", "h2"):
         logging.getLogger(library).setLevel(logging.WARNING)
     # Half a second of imports, which other commands save.
-    import trio
-
-    from paperdb_trio.server import serve as run_server
+    from paperdb_trio.server.supervisor import run
 
     with serving_lock(settings.data):
         file = prepare(settings.data, create=True, urgent=True)
         first_key = _set_up(file) if admin.is_empty(file) else None
         failure: BaseException | None = None
         try:
-            trio.run(partial(run_server, settings, file, partial(_announce, settings, first_key)))
+            run(settings, file, partial(_announce, settings, first_key))
         except* StartupError as group:
             failure = next(leaves(group))
         except* KeyboardInterrupt:

@@ -48,8 +48,11 @@ WARN_SECONDS: Final = 10.0
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `StartupError` when the address is taken or not ours."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. `shared`: others may listen at the same address, each for some of the connections.
+
+    Raises `StartupError` when the address is taken or not ours.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -59,6 +62,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         prepare_listener(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
@@ -151,6 +155,7 @@ class Door:
             raw.close()
             return
         self._streams.add(stream)
+        self._services.limits.open(self.open)
         try:
             if isinstance(stream, TlsStream):
                 await self._shake_hands(stream)
@@ -165,6 +170,7 @@ class Door:
             with trio.CancelScope(shield=True):
                 await stream.finish()
             self._streams.discard(stream)
+            self._services.limits.open(self.open)
 
     async def _shake_hands(self, stream: TlsStream) -> None:
         stream.write_timeout = self._settings.head_timeout
@@ -255,7 +261,7 @@ class Door:
             return await connection.send(response, last=last)
 
     def _check_room(self) -> None:
-        if self.open <= self._settings.max_connections:
+        if not self._services.limits.is_full:
             return
         now = trio.current_time()
         if now > self._warned + WARN_SECONDS:

@@ -274,6 +274,7 @@ class WebSocket(Live):
 
     async def _follow(self, action: Action, name: str, topic: Topic) -> None:
         """Follow a topic from now on, or from where the client was."""
+        await self._store.current(self._database_id)
         head = self._hub.committed(self._database_id)
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
