@@ -129,6 +129,14 @@ class Settings:
     metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.")
     demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
     log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
+    log_format: str = _setting("text", "Form of a log line: text, or json, one object per line.")
+    access_log: str = _setting(
+        "off", "A log line per request: off; sampled, for each --access-log-every-th; on, for each."
+    )
+    access_log_every: int = _setting(100, "Requests per line of --access-log sampled.", 1)
+    slow_query_ms: int = _setting(
+        500, "Milliseconds after which a find or count is logged, with its plan; 0: none is.", 0
+    )
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
@@ -139,14 +147,10 @@ class Settings:
             if (low is not None and not value >= low) or (high is not None and not value <= high):  # nor NaN
                 wanted = f"at least {low}" if high is None else f"{low} to {high}"
                 raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
-        if self.http not in ("raw", "quart"):
-            raise StartupError(f"Setting 'http' is '{self.http}'; expected raw or quart", 2)
-        if self.durability not in ("disk", "process"):
-            raise StartupError(f"Setting 'durability' is '{self.durability}'; expected disk or process", 2)
-        if self.log_level not in ("debug", "info", "warning", "error"):
-            raise StartupError(
-                f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
-            )
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                expected = f"{', '.join(words[:-1])} or {words[-1]}"
+                raise StartupError(f"Setting '{name}' is '{getattr(self, name)}'; expected {expected}", 2)
         parse_origins(self.allowed_origins)
 
         if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
@@ -159,6 +163,16 @@ class Settings:
     @property
     def origins(self) -> Origins:
         return parse_origins(self.allowed_origins)
+
+
+_WORDS: Final = {
+    "http": ("raw", "quart"),
+    "durability": ("disk", "process"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("text", "json"),
+    "access_log": ("off", "sampled", "on"),
+}
+"""The settings that are one of a few words."""
 
 
 def setting_type(setting: dataclasses.Field[Any]) -> type:

@@ -20,6 +20,7 @@ from paperdb_trio.cli.base import main
 from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings, read_toml, setting_type
 from paperdb_trio.errors import StartupError
+from paperdb_trio.logs import set_up as set_up_logs
 from paperdb_trio.model import new_id
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.file import prepare, serving_lock
@@ -58,14 +59,7 @@ def serve(config: str | None, **given: Any) -> None:
     values = read_toml(config) if config else {}
     values.update({name: value for name, value in given.items() if value is not None})
     settings = Settings(**values)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    # hpack would log every header, keys and tokens among them.
-    for library in ("trio-websocket", "hypercorn", "quart", "httpx", "hpack", "h2"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    set_up_logs(settings.log_level, settings.log_format)
     # Half a second of imports, which other commands save.
     import trio
 

@@ -192,7 +192,12 @@ class Door:
             try:
                 await self._serve_requests(stream, connection)
             except ApiError as error:
-                await connection.refuse(error)
+                await self._refuse(connection, error)
+
+    async def _refuse(self, connection: HttpConnection, error: ApiError) -> None:
+        request = connection.refused_request()
+        self._services.exchanges.refuse(request, error)
+        await connection.refuse(request, error)
 
     async def _turn_away(self, connection: HttpConnection, error: ApiError) -> None:
         """Refuse a connection beyond the limit, after its head if that arrives soon: a browser shows a refusal
@@ -209,9 +214,9 @@ class Door:
             if head is not None and head.is_websocket:
                 await self._gateway.refuse(connection.stream, head, error)
             else:
-                await connection.refuse(error)
+                await self._refuse(connection, error)
         except ApiError:
-            await connection.refuse(error)
+            await self._refuse(connection, error)
 
     async def _serve_requests(self, stream: ByteStream, connection: HttpConnection) -> None:
         """Respond to one request after another; raises the refusal of the last one."""
@@ -236,9 +241,13 @@ class Door:
 
     async def _respond(self, connection: HttpConnection, head: Head) -> bool:
         """Respond to the current request; returns whether another may follow."""
-        response = await respond(self._services, connection.request())
+        request = connection.request()
+        response = await respond(self._services, request)
+        ended = self._services.exchanges.end
         if isinstance(response, EventStream):
             with self._gateway.admission(connection.stream, head, response.grant):
+                ended(request, response.status, 0)
+                del request  # this frame lives as long as the connection
                 chunked = await connection.begin_endless(response, sse_progress(response.position))
                 await self._gateway.serve_events(
                     connection.stream,
@@ -249,9 +258,12 @@ class Door:
                 )
             return False
         last = self._services.draining
-        if len(response.body) <= SMALL_RESPONSE:
+        size = len(response.body)
+        if size <= SMALL_RESPONSE:
+            ended(request, response.status, size)
             return await connection.send(response, last=last)
-        with self._services.limits.pending(len(response.body)):
+        with self._services.limits.pending(size):
+            ended(request, response.status, size)
             return await connection.send(response, last=last)
 
     def _check_room(self) -> None:
