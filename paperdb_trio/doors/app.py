@@ -62,7 +62,7 @@ def create_app(services: Services) -> QuartTrio:
                 with services.limits.listener(response.grant.database.id):
                     pass  # is there room? `event_pages` takes it
             except ApiError as error:
-                own.code = error.code
+                services.exchanges.note(own, error)
                 refused = error_response(error)
                 refused.headers["X-Request-Id"] = own.id
                 return _quart(refused)
@@ -77,8 +77,7 @@ def create_app(services: Services) -> QuartTrio:
         refused = ApiError(status, code, error.description or code)
         scope: Any = (request if has_request_context() else websocket).scope
         own: Request = scope[REQUEST]
-        services.exchanges.name(own)
-        own.code = code
+        services.exchanges.note(own, refused)
         return _quart(refusal(settings, own.method, own.headers.get("origin"), refused, own.id))
 
     return app

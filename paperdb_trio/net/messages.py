@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
@@ -28,7 +27,8 @@ REQUEST: Final = "paperdb.request"
 class Request:
     """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors.
 
-    What is noted while it is responded to: `id`; `route`, the pattern that matched, or the path of what needs
+    What is noted while it is responded to: `id`, if it has one; `began`, by `perf_counter`, if its end is
+    observed; `route`, the pattern that matched, or the path of what needs
     no key; `identity` and `token`, once they are known to be valid; `code`, the error code of a refusal.
     """
 
@@ -38,7 +38,7 @@ class Request:
     headers: Mapping[str, str]
     read_body: Callable[[int], Awaitable[bytes]]
     peer: str = ""
-    began: float = field(default_factory=perf_counter)
+    began: float = 0.0
     id: str = ""
     route: str = ""
     identity: Identity | None = None

@@ -95,6 +95,7 @@ class Gateway:
     def _upgraded(self, stream: ByteStream, head: Head, grant: Grant) -> str:
         """End the request that becomes a WebSocket; returns its id."""
         request, exchanges = _request(stream, head), self._services.exchanges
+        exchanges.begin(request)
         exchanges.name(request)
         request.identity, request.token = self._services.accounts.identity_of(grant.key_id), grant
         exchanges.end(request, 101, 0)

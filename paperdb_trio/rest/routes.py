@@ -300,25 +300,24 @@ def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Ro
 
 async def respond(services: Services, request: Request) -> Response:
     """The response to any request. Raises nothing but cancellation."""
-    services.exchanges.name(request)
+    services.exchanges.begin(request)
     try:
         response = await _respond(services, request)
     except ApiError as error:
-        response = _refused(request, error)
+        response = _refused(services, request, error)
     except Exception:
-        log.exception(
-            "%s %s failed", request.method, request.path[:200], extra={"fields": {"request": request.id}}
-        )
-        response = _refused(
-            request, ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
-        )
+        failure = ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
+        response = _refused(services, request, failure)
+        fields = {"request": request.id}
+        log.exception("%s %s failed", request.method, request.path[:200], extra={"fields": fields})
     allow_origin(services.settings, request.method, request.headers.get("origin"), response)
-    response.headers["X-Request-Id"] = request.id
+    if request.id:
+        response.headers["X-Request-Id"] = request.id
     return response
 
 
-def _refused(request: Request, error: ApiError) -> Response:
-    request.code = error.code
+def _refused(services: Services, request: Request, error: ApiError) -> Response:
+    services.exchanges.note(request, error)
     if not request.route:  # before it was looked up, but what is refused where shall be known
         with suppress(ApiError):
             request.route = match(request.method, request.segments())[0].pattern
