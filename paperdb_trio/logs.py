@@ -13,6 +13,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -83,7 +84,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class SparingLog:
-    """Only one thread uses it. Its memory is bounded by the number of messages in our code."""
+    """Its memory is bounded by the number of messages in our code. Any thread may use it."""
 
     def __init__(
         self, log: logging.Logger, clock: Callable[[], float] = time.monotonic, *, burst: int = 1
@@ -91,18 +92,19 @@ class SparingLog:
         self._log = log
         self._clock = clock
         self._burst = burst
+        self._lock = threading.Lock()
         self._kinds: dict[str, tuple[float, int, int]] = {}
         """The end of the minute, the lines written in it, and those left out."""
 
     def log(self, level: int, message: str, *args: object, fields: Mapping[str, Any] | None = None) -> None:
-        now = self._clock()
-        ends_at, written, left_out = self._kinds.get(message, (now, 0, 0))
-        if now < ends_at and written >= self._burst:
-            self._kinds[message] = ends_at, written, left_out + 1
-            return
-        if now >= ends_at:
-            self._kinds[message] = now + BETWEEN_LINES, 1, 0
-        else:
+        with self._lock:
+            now = self._clock()
+            ends_at, written, left_out = self._kinds.get(message, (now, 0, 0))
+            if now < ends_at and written >= self._burst:
+                self._kinds[message] = ends_at, written, left_out + 1
+                return
+            if now >= ends_at:
+                ends_at, written = now + BETWEEN_LINES, 0
             self._kinds[message] = ends_at, written + 1, 0
         extra = None if fields is None else {"fields": fields}
         if left_out:
