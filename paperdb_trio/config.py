@@ -19,8 +19,10 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.origins import Origins, parse_origins
 
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def _setting(
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,7 @@ class Settings:
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
     )
-    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.")
+    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.", secret=True)
     demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
     log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
     log_format: str = _setting("text", "Form of a log line: text, or json, one object per line.")
