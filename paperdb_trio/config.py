@@ -22,8 +22,10 @@ from paperdb_trio.origins import Origins, parse_origins
 MAX_WORKERS: Final = 256
 
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+def _setting(
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,9 +136,17 @@ class Settings:
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
     )
-    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.")
+    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.", secret=True)
     demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
     log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
+    log_format: str = _setting("text", "Form of a log line: text, or json, one object per line.")
+    access_log: str = _setting(
+        "off", "A log line per request: off; sampled, for each --access-log-every-th; on, for each."
+    )
+    access_log_every: int = _setting(100, "Requests per line of --access-log sampled.", 1)
+    slow_query_ms: int = _setting(
+        500, "Milliseconds after which a find or count is logged, with its plan; 0: none is.", 0
+    )
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
@@ -151,14 +161,10 @@ class Settings:
             raise StartupError(
                 f"Setting 'workers' is '{self.workers}'; expected 1 to {MAX_WORKERS}, or auto", 2
             )
-        if self.http not in ("raw", "quart"):
-            raise StartupError(f"Setting 'http' is '{self.http}'; expected raw or quart", 2)
-        if self.durability not in ("disk", "process"):
-            raise StartupError(f"Setting 'durability' is '{self.durability}'; expected disk or process", 2)
-        if self.log_level not in ("debug", "info", "warning", "error"):
-            raise StartupError(
-                f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
-            )
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                expected = f"{', '.join(words[:-1])} or {words[-1]}"
+                raise StartupError(f"Setting '{name}' is '{getattr(self, name)}'; expected {expected}", 2)
         parse_origins(self.allowed_origins)
 
         if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
@@ -175,6 +181,16 @@ class Settings:
     @property
     def origins(self) -> Origins:
         return parse_origins(self.allowed_origins)
+
+
+_WORDS: Final = {
+    "http": ("raw", "quart"),
+    "durability": ("disk", "process"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("text", "json"),
+    "access_log": ("off", "sampled", "on"),
+}
+"""The settings that are one of a few words."""
 
 
 def setting_type(setting: dataclasses.Field[Any]) -> type:

@@ -9,6 +9,7 @@ from typing import Any
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.store.cache import DocumentCache
@@ -29,6 +30,7 @@ class Services:
     cache: DocumentCache
     hub: Hub
     assets: Mapping[str, Asset]
+    exchanges: Exchanges
     turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
     open_connections: Callable[[], int] = lambda: 0

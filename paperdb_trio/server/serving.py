@@ -28,6 +28,7 @@ from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.doors.listener import Door, listen
 from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.loop.wheel import Wheel
@@ -150,7 +151,8 @@ async def _serve(
             hub.set_bounds(database_id, head, trimmed)
         accounts = Accounts()
         await accounts.refresh(store)
-        services = Services(settings, limits, accounts, store, cache, hub, load_assets())
+        exchanges = Exchanges(settings, limits)
+        services = Services(settings, limits, accounts, store, cache, hub, load_assets(), exchanges)
         wheel = Wheel()
         gateway = Gateway(services, wheel)
         hypercorn = HypercornConnections(services, wheel)

@@ -265,6 +265,30 @@ def ask(filter: str | None, sort: str | None = None) -> Question:
     return Question(condition, compiler.parameters, spans, fields, newest_first, frozenset(compiler.paths))
 
 
+MAX_SHAPE: Final = 1000
+"""Characters."""
+
+
+def shape(filter: str | None) -> str:
+    """A valid filter as compact JSON, with `?` for each value: what two questions of one kind share."""
+    value = {} if filter is None or not filter.strip() else parse_json(filter.encode("utf-8", "surrogatepass"))
+    text = encode(_shape(value)).decode()
+    return text if len(text) <= MAX_SHAPE else f"{text[:MAX_SHAPE]}…"
+
+
+def _shape(filter: Any) -> dict[str, Any]:
+    shapes: dict[str, Any] = {}
+    for name, condition in filter.items():
+        if name in ("or", "and") and isinstance(condition, list):
+            inner = {encode(found): found for found in map(_shape, condition)}
+            shapes[name] = list(inner.values())
+        elif name == "not":
+            shapes[name] = _shape(condition)
+        else:
+            shapes[name] = dict.fromkeys(condition, "?") if isinstance(condition, dict) else "?"
+    return shapes
+
+
 def _narrow(spans: dict[str, tuple[keys.Span, ...]], path: str, found: tuple[keys.Span, ...]) -> None:
     """Add a condition that must hold, too."""
     known = spans.get(path)

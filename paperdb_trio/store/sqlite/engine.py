@@ -14,6 +14,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
 from paperdb_trio.store.protocol import Fault, Submits
+from paperdb_trio.store.slow import SlowQueries
 from paperdb_trio.store.sqlite.advisor import IndexAdvisor
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
 from paperdb_trio.store.sqlite.gate import ReadGate
@@ -30,6 +31,7 @@ class SqliteReads:
     def __init__(self, file: Path, settings: Settings, gate: ReadGate) -> None:
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
+        slow = SlowQueries(settings.slow_query_ms)
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._reader, self._watcher = (
             Reader(
@@ -39,6 +41,7 @@ class SqliteReads:
                 max_result_bytes=settings.max_result_bytes,
                 gate=gate,
                 advisor=self._advisor,
+                slow=slow,
             )
             for threads in (READER_THREADS, 1)
         )

@@ -168,7 +168,9 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
     return (max(low, key), high) if plan.order is Order.FORWARD else (low, min(high, keys.after(key)))
 
 
-def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+def choose_plan(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    """The plan of a find."""
+
     def count(plan: Plan, most: int) -> int:
         return _entries(connection, plan, most)
 
@@ -277,9 +279,11 @@ def find(
     limit: int,
     offset: int,
     texts: Callable[[sqlite.Connection, list[int]], list[bytes]] | None = None,
+    plan: Plan | None = None,
 ) -> Page:
-    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
-    plan = _choose(connection, question, of)
+    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones.
+    `plan`: what `choose_plan` has returned, if it was asked."""
+    plan = plan or choose_plan(connection, question, of)
     if limit > 1 and texts is None and _needs_no_sorting(plan, question):
         with suppress(sqlite.TooBigError):  # without the document behind it, the page may be small enough
             return _scan(connection, plan, question, of, edge, limit, offset)
@@ -320,19 +324,41 @@ def _scan(
     return Page(documents[:limit], int(rowkeys[:limit][-1]), more, plan)
 
 
-def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
-    """The number of matching documents, and how they were found."""
+def choose_plan_to_count(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    """The plan of a count."""
     if question.condition == "1":
-        return of.documents, Plan(Order.INSERTION)
+        return Plan(Order.INSERTION)
     plans = (plan_with(index, question) for index in of.indexes if index.built)
     narrow = [plan for plan in plans if plan is not None and plan.narrows]
     most = worth(of.documents)
     counted = [(_entries(connection, plan, most), at) for at, plan in enumerate(narrow)]
     entries, at = min(counted, default=(most, 0))
-    plan = narrow[at] if entries < most else Plan(Order.INSERTION)
+    return narrow[at] if entries < most else Plan(Order.INSERTION)
+
+
+def count(
+    connection: sqlite.Connection, question: Question, of: Shelf, plan: Plan | None = None
+) -> tuple[int, Plan]:
+    """The number of matching documents, and how they were found."""
+    plan = plan or choose_plan_to_count(connection, question, of)
+    if question.condition == "1":
+        return of.documents, plan
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
     return int(n), plan
+
+
+def described(plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
+    """The plan as fields of a log line, which look at nothing in the file."""
+    suggestion = improvement(plan, question)
+    fields: dict[str, Any] = {
+        "index": "none" if plan.index is None else ",".join(plan.index.fields),
+        "order": plan.order.value,
+        "documents": of.documents,
+    }
+    if suggestion is not None and not any(index.fields == suggestion for index in of.indexes):
+        fields["suggestion"] = ",".join(suggestion)
+    return fields
 
 
 def explain(connection: sqlite.Connection, plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:

@@ -311,6 +311,7 @@ class Writer:
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 self._next_try = 0.0
+                log.debug("the write-ahead log started over, after %d bytes", self._wal_bytes)
         except sqlite.Error as error:
             self._sparing_log.warning("could not shorten the write-ahead log: %s", error)
         finally:
