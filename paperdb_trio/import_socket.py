@@ -97,7 +97,7 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
         return piece or bytes(await stream.receive_some(PIECE))
 
     request = msgspec.json.decode(head, type=ImportRequest)
-    if services.drops_left:  # else a document found "unchanged" would be removed afterwards
+    if services.store.drops_left:  # else a document found "unchanged" would be removed afterwards
         try:
             await finish_drops(services.store)
         except ApiError as error:

@@ -233,6 +233,19 @@ class KeepTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Returns the `(head, trimmed)` of every database."""
+
+    frees: ClassVar = True
+
+    def apply(self, tx: Transaction) -> dict[int, tuple[int, int]]:
+        return {id: (head, trimmed) for id, head, trimmed in tx.connection.execute(BOUNDS)}
+
+
+BOUNDS: Final = "SELECT id, head, trimmed FROM databases"
+
+
+@dataclass(frozen=True, slots=True)
 class Trim:
     """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those before `cutoff` (seconds
     of `LogClock`), those beyond the newest `keep`, and those up to seq `until`. Returns `(trimmed, removed)`:
@@ -276,6 +289,7 @@ class Trim:
 
 
 HOUSEKEEPING: Final = (
+    Bounds,
     Trim,
     KeepTime,
     ForgetRevocations,

@@ -54,12 +54,12 @@ async def sqlite(directory: Path) -> AsyncIterator[Opened]:
     if not file.exists():
         new_file(directory)
     changes: list[Change] = []
-    store = SqliteStore(file, Settings(), changes.extend)
+    store = SqliteStore(file, Settings(), changes.extend, lambda *_: None)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(store.writer.run)
+            await nursery.start(store.run)
             yield store, changes
-            store.writer.close()
+            store.stop()
     finally:
         store.close()
 

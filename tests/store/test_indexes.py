@@ -28,10 +28,10 @@ from paperdb_trio.store.sqlite.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.check import check
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.find import count, explain, find, shelf
+from paperdb_trio.store.sqlite.keeper import keep_indexes
 from paperdb_trio.store.sqlite.reader import Reader
 from paperdb_trio.store.sqlite.rowkeys import span
 from paperdb_trio.store.sqlite.transaction import Transaction
-from paperdb_trio.store.sqlite.writer import keep_indexes
 from tests.store.test_writer import running
 from tests.store.tools import (
     DATABASE,
@@ -385,7 +385,8 @@ import os, signal, sys, trio
 from pathlib import Path
 from paperdb_trio.store.operations import SetSchema
 from paperdb_trio.store.housekeeping import DropSome
-from paperdb_trio.store.sqlite.writer import Writer, keep_indexes
+from paperdb_trio.store.sqlite.keeper import keep_indexes
+from paperdb_trio.store.sqlite.writer import Writer
 from tests.store.test_indexes import BY_A, put
 from tests.store.tools import inserting
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import trio
 
 from paperdb_trio.model import Change, encode
+from paperdb_trio.store.housekeeping import BOUNDS
 from paperdb_trio.store.protocol import (
     FIRST_ROWS,
     PAGE_BYTES,
@@ -104,7 +105,7 @@ class ChangeLog:
         """`(head, trimmed)` of every database. Blocks: for start-up only."""
         connection = connect(self._file, read_only=True)
         try:
-            rows = connection.execute("SELECT id, head, trimmed FROM databases")
+            rows = connection.execute(BOUNDS)
             return {id: (head, trimmed) for id, head, trimmed in rows}
         finally:
             connection.close()

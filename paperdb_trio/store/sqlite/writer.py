@@ -23,7 +23,7 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.model import Change
-from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork
+from paperdb_trio.store.housekeeping import HOUSEKEEPING
 from paperdb_trio.store.operations import Operation, frees
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
@@ -447,12 +447,3 @@ class Writer:
             self.commits += 1
             self.operations += asked
         return results, tx
-
-
-async def keep_indexes(writer: Writer) -> None:
-    """Build and remove indexes whenever there is work, until the writer closes."""
-    while True:
-        writer.index_work = trio.Event()
-        while await writer.submit(IndexWork(build=not writer.full)):
-            await trio.lowlevel.checkpoint()
-        await writer.index_work.wait()
