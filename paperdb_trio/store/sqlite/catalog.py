@@ -25,9 +25,9 @@ from paperdb_trio.store.indexes import (
     parse_field,
     stored_indexes,
 )
-from paperdb_trio.store.query import field as query_field
-from paperdb_trio.store.query import json_path, sqlite_value, unique_condition
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.question import field as query_field
+from paperdb_trio.store.sqlite.question import json_path, sqlite_value, unique_condition
 from paperdb_trio.store.sqlite.rowkeys import span
 
 AT_ONCE: Final = 250

@@ -20,9 +20,10 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
-from paperdb_trio.store.query import Question, field, sqlite_value
+from paperdb_trio.store.query import Question
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.plan import Interval, Order, Plan, choose, improvement, plan_with, worth
+from paperdb_trio.store.sqlite.question import condition, field, order, sqlite_value
 from paperdb_trio.store.sqlite.rowkeys import SEQ_MASK, span
 
 MANY: Final = 1_000_000
@@ -122,29 +123,29 @@ class _Source(NamedTuple):
 
 
 def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _Source:
-    condition, parameters = question.condition, list(question.parameters)
+    matching, parameters = condition(question)
     if edge is not None:
         beyond, more = _beyond(question, edge)
-        condition, parameters = f"{condition} AND {beyond}", parameters + more
+        matching, parameters = f"{matching} AND {beyond}", parameters + more
     low, high = span(of.id)
     if plan.index is None:
         if edge is not None and plan.order is Order.INSERTION:
             low, high = (low, edge.rowkey) if question.newest_first else (edge.rowkey, high)
-        within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {condition}"
-        return _Source(within, [low, high, *parameters], question.order)
+        within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {matching}"
+        return _Source(within, [low, high, *parameters], order(question))
     last = "e.rowkey DESC" if question.newest_first else "e.rowkey"  # with `d.rowkey`, SQLite would sort
-    order = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
-        plan.order, question.order
+    ordered = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
+        plan.order, order(question)
     )
     intervals = plan.intervals
     if edge is not None and plan.order is not Order.SORTED and question.sort:
         intervals = (_narrowed(plan, question, edge),)
     joined = "entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=?"
     if len(intervals) == 1:
-        sql = f"FROM {joined} AND e.key>=? AND e.key<? AND {condition}"
-        return _Source(sql, [plan.index.id, *intervals[0], *parameters], order)
-    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {_WITHIN} AND {condition}"
-    return _Source(sql, [_pairs(intervals), plan.index.id, *parameters], order)
+        sql = f"FROM {joined} AND e.key>=? AND e.key<? AND {matching}"
+        return _Source(sql, [plan.index.id, *intervals[0], *parameters], ordered)
+    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {_WITHIN} AND {matching}"
+    return _Source(sql, [_pairs(intervals), plan.index.id, *parameters], ordered)
 
 
 _WITHIN: Final = "e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1)"
@@ -322,7 +323,7 @@ def _scan(
 
 def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
     """The number of matching documents, and how they were found."""
-    if question.condition == "1":
+    if question.everything:
         return of.documents, Plan(Order.INSERTION)
     plans = (plan_with(index, question) for index in of.indexes if index.built)
     narrow = [plan for plan in plans if plan is not None and plan.narrows]

@@ -29,6 +29,7 @@ from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.plan import Plan, improvement
+from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.view import View
 
 T = TypeVar("T")
@@ -147,12 +148,12 @@ class Reader:
 
     async def get(self, database_id: int, collection: str, id: str, within: Question | None = None) -> Stored:
         """One document, which matches `within`. Raises a 404."""
-        condition, parameters = ("1", []) if within is None else (within.condition, within.parameters)
+        matching, parameters = ("1", []) if within is None else condition(within)
 
         def fetch(connection: sqlite.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
                 "SELECT json(data), seq FROM documents WHERE id=? AND collection_id="
-                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {condition}",
+                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {matching}",
                 (id, database_id, collection, *parameters),
             ).fetchone()
             return row

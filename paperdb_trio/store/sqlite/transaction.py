@@ -16,6 +16,7 @@ from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.catalog import ENTER, LEAVE, Catalog
+from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
 
 
@@ -117,16 +118,18 @@ class Transaction(Catalog):
 
     def satisfies(self, rowkey: int, question: Question) -> bool:
         """Whether the document, as it is now, matches a question."""
+        matching, parameters = condition(question)
         found = self.connection.execute(
-            f"SELECT 1 FROM documents d WHERE d.rowkey=? AND {question.condition}",
-            (rowkey, *question.parameters),
+            f"SELECT 1 FROM documents d WHERE d.rowkey=? AND {matching}",
+            (rowkey, *parameters),
         )
         return found.fetchone() is not None
 
     def _require(self, data: bytes, question: Question) -> None:
+        matching, parameters = condition(question)
         found = self.connection.execute(
-            f"WITH d AS MATERIALIZED (SELECT jsonb(?) AS data) SELECT 1 FROM d WHERE {question.condition}",
-            (data.decode(), *question.parameters),
+            f"WITH d AS MATERIALIZED (SELECT jsonb(?) AS data) SELECT 1 FROM d WHERE {matching}",
+            (data.decode(), *parameters),
         )
         if found.fetchone() is None:
             raise outside_rule()
