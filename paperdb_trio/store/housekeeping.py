@@ -18,8 +18,8 @@ from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite.clock import LogClock
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite.transaction import Transaction
 
 Result = TypeVar("Result")

@@ -14,7 +14,7 @@ import msgspec
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.operations import Operation, Written, frees
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS
+from paperdb_trio.store.rowkeys import SEQ_BITS
 from paperdb_trio.store.sqlite.transaction import Transaction
 
 REMEMBERED_SECONDS: Final = 86_400.0

@@ -25,10 +25,10 @@ from paperdb_trio.store.indexes import (
     parse_field,
     stored_indexes,
 )
+from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.question import field as query_field
-from paperdb_trio.store.sqlite.question import json_path, sqlite_value, unique_condition
-from paperdb_trio.store.sqlite.rowkeys import span
+from paperdb_trio.store.sqlite.question import json_path, unique_condition
 
 AT_ONCE: Final = 250
 """Up to this many documents, an index is built in the transaction that declares it: some 2 ms."""
@@ -124,7 +124,7 @@ class Catalog:
             at = query_field(index.path)
             others = self.connection.execute(
                 f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
-                (*span(collection_id), rowkey, sqlite_value(value)),
+                (*span(collection_id), rowkey, keys.sortable(value)),
             )
         return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
 

@@ -25,12 +25,12 @@ from paperdb_trio.store.protocol import (
     Topic,
 )
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.rowkeys import SEQ_MASK, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.sqlite.reader import Reader, any_length
-from paperdb_trio.store.sqlite.rowkeys import SEQ_MASK, span
 
 SCANNED: Final = 20_000
 """Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""

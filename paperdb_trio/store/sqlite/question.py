@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from paperdb_trio.model import encode
 from paperdb_trio.store import keys
 from paperdb_trio.store.query import Question, Scalar, check_path
 
@@ -40,21 +39,12 @@ def json_path(name: str) -> str:
     return "$." + ".".join(f'"{segment}"' for segment in name.split("."))
 
 
-def sqlite_value(value: Any) -> Any:
-    """What `json_extract` makes of a value: arrays and objects are text, booleans 0 and 1."""
-    if isinstance(value, list | dict):
-        return encode(value).decode()
-    if isinstance(value, int):
-        return int(value) if keys.fits(value) else float(value)
-    return value
-
-
 class _Compiler:
     def __init__(self) -> None:
         self.parameters: list[Any] = []
 
     def bind(self, value: Scalar) -> str:
-        self.parameters.append(sqlite_value(value))
+        self.parameters.append(keys.sortable(value))
         return "?"
 
     def filter(self, value: dict[str, Any]) -> str:
