@@ -15,6 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.json_input import decode
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.catalog import Catalog
 from paperdb_trio.store.query import Question
@@ -94,9 +95,9 @@ class Transaction(Catalog):
                 return change.data
         return self._logged_data(rowkey)
 
-    @abstractmethod
     def satisfies(self, data: bytes, question: Question) -> bool:
         """Whether a document matches a question."""
+        return question.matches(decode(data))
 
     def _require_within(self, data: bytes) -> None:
         if self.within is not None and not self.satisfies(data, self.within):

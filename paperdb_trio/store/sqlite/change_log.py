@@ -28,6 +28,7 @@ from paperdb_trio.store.rowkeys import SEQ_MASK, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.sqlite.reader import Reader, any_length
 from paperdb_trio.store.sqlite.transaction import bounds
 
@@ -261,5 +262,6 @@ def _prefilter(filter: dict[str, Any]) -> tuple[str, list[Any]]:
     question = ask(encode(filter).decode())
     names = {path.partition(".")[0] for path in question.paths}
     touched = " OR ".join("instr(before,?)" for _ in names) or "0"
-    condition = f" AND ({question.condition} OR (type='update' AND (before IS NULL OR {touched})))"
-    return condition, [*question.parameters, *(encode(name).decode() for name in names)]
+    matches, parameters = condition(question)
+    narrowed = f" AND ({matches} OR (type='update' AND (before IS NULL OR {touched})))"
+    return narrowed, [*parameters, *(encode(name).decode() for name in names)]

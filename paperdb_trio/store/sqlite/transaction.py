@@ -12,10 +12,10 @@ from typing import Any, Final
 from paperdb_trio.store import keys, transaction
 from paperdb_trio.store.catalog import AT_ONCE_BYTES, CollectionRow, Value
 from paperdb_trio.store.indexes import Index, parse_field
-from paperdb_trio.store.query import Question, json_path, sqlite_value, unique_condition
-from paperdb_trio.store.query import field as query_field
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.question import field as query_field
+from paperdb_trio.store.sqlite.question import json_path, unique_condition
 from paperdb_trio.store.transaction import Remembered, Taken
 
 _PUT: Final = "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))"
@@ -78,13 +78,6 @@ class Transaction(transaction.Transaction):
             (collection_id, id),
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
-
-    def satisfies(self, data: bytes, question: Question) -> bool:
-        found = self.connection.execute(
-            f"WITH d AS MATERIALIZED (SELECT jsonb(?) AS data) SELECT 1 FROM d WHERE {question.condition}",
-            (data.decode(), *question.parameters),
-        )
-        return found.fetchone() is not None
 
     def documents(
         self, low: int, high: int, limit: int, max_bytes: int = AT_ONCE_BYTES, *, newest_first: bool = False
@@ -254,7 +247,7 @@ class Transaction(transaction.Transaction):
         at = query_field(index.path)
         return self._kinds(
             f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
-            (*span(collection_id), rowkey, sqlite_value(value)),
+            (*span(collection_id), rowkey, keys.sortable(value)),
         )
 
     def _kinds(self, sql: str, parameters: tuple[Any, ...]) -> Iterable[str]:
