@@ -26,8 +26,8 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.sqlite.transaction import Transaction
 from paperdb_trio.store.steps import is_step, take
+from paperdb_trio.store.transaction import Transaction
 
 Result = TypeVar("Result", covariant=True)
 
@@ -102,7 +102,7 @@ class Condition:
         self.check_match(tag)
         if tag is not None and self.excludes(tag):
             raise self._failed("If-None-Match", tag)
-        if self.where is not None and (found is None or not tx.satisfies(found[0], self.where)):
+        if self.where is not None and (found is None or not tx.satisfies(found[2], self.where)):
             current = "does not exist" if found is None else "does not satisfy 'where'"
             raise ApiError(412, "CONDITION_FAILED", f"Nothing was written: the document {current}")
 

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store import catalog, plan
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex, until_indexed
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, Index, stored_indexes
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Operation, Patch, Replace, SetSchema
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.sqlite import catalog, plan
+from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.check import check
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.find import count, explain, find, shelf
 from paperdb_trio.store.sqlite.keeper import keep_indexes
 from paperdb_trio.store.sqlite.reader import Reader
-from paperdb_trio.store.sqlite.rowkeys import span
 from paperdb_trio.store.sqlite.transaction import Transaction
 from tests.store.test_writer import running
 from tests.store.tools import (
@@ -339,7 +339,7 @@ def test_unique_compares_values_as_json(file: Path, one: Any, other: Any, same: 
 class Unbuild(msgspec.Struct):
     index: Index
 
-    def apply(self, tx: Transaction) -> None:
+    def apply(self, tx: Any) -> None:
         tx.connection.execute("DELETE FROM entries")
         tx.connection.execute("INSERT INTO index_builds VALUES (?,?,?)", (self.index.id, 1, span(1)[0]))
         text = msgspec.json.encode([msgspec.structs.replace(self.index, built=False)]).decode()
@@ -386,6 +386,7 @@ KILLED = """
 import os, signal, sys, trio
 from pathlib import Path
 from paperdb_trio.store.operations import SetSchema
+from paperdb_trio.store import plan
 from paperdb_trio.store.housekeeping import DropSome
 from paperdb_trio.store.sqlite.keeper import keep_indexes
 from paperdb_trio.store.sqlite.writer import Writer

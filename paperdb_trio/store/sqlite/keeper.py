@@ -17,9 +17,10 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
-from paperdb_trio.store.housekeeping import Bounds, FreePages, IndexWork, KeepTime, Trim, finish_drops
+from paperdb_trio.store.housekeeping import Bounds, IndexWork, KeepTime, Trim, finish_drops
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
+from paperdb_trio.store.sqlite.space import FreePages
 from paperdb_trio.store.sqlite.writer import Writer
 
 log = logging.getLogger("paperdb.store")

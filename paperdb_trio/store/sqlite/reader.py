@@ -19,6 +19,8 @@ from typing import Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
+from paperdb_trio.store.paging import edge_text, parse_edge
+from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
@@ -29,7 +31,7 @@ from paperdb_trio.store.sqlite.admin import directory
 from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
-from paperdb_trio.store.sqlite.plan import Plan, improvement
+from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.view import View
 
 T = TypeVar("T")
@@ -179,12 +181,12 @@ class Reader:
 
     async def get(self, database_id: int, collection: str, id: str, within: Question | None = None) -> Stored:
         """One document, which matches `within`. Raises a 404."""
-        condition, parameters = ("1", []) if within is None else (within.condition, within.parameters)
+        matching, parameters = ("1", []) if within is None else condition(within)
 
         def fetch(connection: sqlite.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
                 "SELECT json(data), seq FROM documents WHERE id=? AND collection_id="
-                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {condition}",
+                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {matching}",
                 (id, database_id, collection, *parameters),
             ).fetchone()
             return row
@@ -226,7 +228,7 @@ class Reader:
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return Found([], False, 0 if count else None, head)
-            edge = None if after is None else finding.parse_edge(after, sort, question, of.id)
+            edge = None if after is None else parse_edge(after, sort, question, of.id)
             with _Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
                 began = time.thread_time()
                 plan = finding.choose_plan(connection, question, of)
@@ -243,7 +245,7 @@ class Reader:
                 self._advise(database_id, collection, plan, question, began)
                 rows = page.documents
                 total = finding.count(connection, question, of)[0] if count else None
-                next = finding.edge_text(sort, question, rows[-1], page.last) if page.more else None
+                next = edge_text(sort, question, rows[-1], page.last) if page.more else None
                 if wanted:
                     with _PROJECTING:
                         rows = [project(row, wanted) for row in rows]

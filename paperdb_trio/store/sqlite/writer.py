@@ -24,17 +24,19 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.model import Change
+from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.housekeeping import HOUSEKEEPING
 from paperdb_trio.store.operations import Operation, frees
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
-from paperdb_trio.store.sqlite import clock
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.clock import continued
 from paperdb_trio.store.sqlite.durability import relax
 from paperdb_trio.store.sqlite.file import BUSY_SECONDS, connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.place import Place
 from paperdb_trio.store.sqlite.reserve import Reserve, is_full
+from paperdb_trio.store.sqlite.space import FreePages
 from paperdb_trio.store.sqlite.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
@@ -72,6 +74,7 @@ LOOK_AT_RESERVE_SECONDS: Final = 1.0
 AUTOCHECKPOINT_PAGES: Final = 1000
 """SQLite's default: after so many pages in the log, a commit moves them into the file."""
 
+_UNCOUNTED: Final = (*HOUSEKEEPING, FreePages)
 _CLOSE: Final = object()
 _UNREAD: Final = object()
 
@@ -101,7 +104,7 @@ class Writer:
     All reads of this process must go through `gate`. `clock` is set once the file is open.
     """
 
-    clock: clock.LogClock
+    clock: LogClock
 
     def __init__(
         self,
@@ -267,7 +270,7 @@ class Writer:
         connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
         if self._durability == "process":
             relax(connection)
-        self.clock = clock.continued(connection)  # this query also makes SQLite open the files
+        self.clock = continued(connection)  # this query also makes SQLite open the files
         self._place = Place(self._file)
         self._reserve.open()
 
@@ -457,7 +460,7 @@ class Writer:
                 break
         tx.flush()
         connection.execute("COMMIT")
-        asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
+        asked = sum(not isinstance(ticket.operation, _UNCOUNTED) for ticket, _ in results)
         if asked:
             self.commits += 1
             self.operations += asked
