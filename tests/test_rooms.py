@@ -22,6 +22,7 @@ FLOORS = (
     ("services",),
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
+    ("exchanges",),  # the end of each request
     ("net",),  # bytes and framing
     ("auth",),
     ("store", "limits"),  # opens no socket, speaks no protocol
@@ -92,26 +93,10 @@ def test_delivery_and_net_know_nothing_of_services() -> None:
 SEAM = {
     f"store.{name}"
     for name in (
-        *(
-            "protocol",
-            "operations",
-            "housekeeping",
-            "administration",
-            "requests",
-            "revocations",
-            "within",
-        ),  # reads and writes
-        *(
-            "query",
-            "view",
-            "projection",
-            "document_schema",
-            "indexes",
-            "keys",
-            "refusals",
-            "records",
-        ),  # plain values
-        "cache",
+        *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
+        *("administration", "records"),  # those of administrators
+        *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
+        *("predicate", "cache"),
     )
 }
 """All of the store that the rooms above it know. An engine's modules are known to the command line, to imports

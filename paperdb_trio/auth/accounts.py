@@ -7,15 +7,18 @@ file's version.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.protocol import Directories, Directory, RevocationRow
 
 Keyring = tuple[tuple[str, bytes, float], ...]
@@ -48,6 +51,10 @@ class Database:
             raise ApiError(
                 403, "PLAN_REQUIRED", "Realtime is only available on Pro and Team plans", plan=self.plan
             )
+
+
+SERVER: Final = Database(0, "", "free")
+"""Stands for no database, in the identity of an admin key that names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +99,8 @@ class _Snapshot:
 
 
 PRUNE_SECONDS: Final = 3600.0
+LINES_A_MINUTE: Final = 100
+"""Log lines for each kind of change: a user who leaves may have thousands of tokens."""
 
 
 class _Revocations:
@@ -128,6 +137,7 @@ class Accounts:
         self._now = _Snapshot()
         self._looked = -math.inf
         self._revocations = _Revocations()
+        self._log = SparingLog(logging.getLogger("paperdb.accounts"), burst=LINES_A_MINUTE)
         self.used: set[str] = set()
         """Ids of the keys that were used since the last `used_at`."""
 
@@ -142,8 +152,11 @@ class Accounts:
         self._looked = trio.current_time()
         if directory is None:
             return changed
-        self._now = _snapshot(directory)
+        before, self._now = self._now, _snapshot(directory)
         self._revocations.add(directory.revocations)
+        if before.version:  # else it is the first reading
+            for what, fields in _differences(before, self._now, directory.revocations):
+                self._log.log(logging.INFO, what, fields=fields)
         return True
 
     def _expire(self) -> bool:
@@ -151,9 +164,11 @@ class Accounts:
         now = time.time()
         if now < self._now.next_expiry:
             return False
-        keys = {
-            id: replace(key, revoked=key.revoked or key.expires <= now) for id, key in self._now.keys.items()
-        }
+        keys = self._now.keys.copy()
+        for key in self._now.keys.values():
+            if key.expires <= now and not key.revoked:
+                keys[key.id] = replace(key, revoked=True)
+                self._log.log(logging.INFO, "a key has expired", fields={"key": key.id, "kind": key.kind})
         self._now = replace(self._now, keys=keys, next_expiry=_next_expiry(keys), identities={})
         return True
 
@@ -269,3 +284,38 @@ def _snapshot(directory: Directory) -> _Snapshot:
 
 def _next_expiry(keys: dict[str, ApiKey]) -> float:
     return min((key.expires for key in keys.values() if not key.revoked), default=math.inf)
+
+
+def _differences(
+    before: _Snapshot, after: _Snapshot, revocations: list[RevocationRow]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What changed, for the log: a sentence, and names and ids, never a key, a hash or a secret."""
+    names = {id: database.name for id, database in (before.databases | after.databases).items()}
+    for id, database in after.databases.items():
+        old = before.databases.get(id)
+        if old is None:
+            yield "a database was created", {"database": database.name, "plan": database.plan}
+            continue
+        if database.plan != old.plan:
+            plans = {"plan": database.plan, "before": old.plan}
+            yield "a database has another plan", {"database": database.name, **plans}
+        if database.name != old.name:
+            yield "a database was renamed", {"database": database.name, "before": old.name}
+    for id in before.databases.keys() - after.databases.keys():
+        yield "a database was removed", {"database": names[id]}
+    for key in after.keys.values():
+        fields: dict[str, Any] = {"key": key.id, "kind": key.kind}
+        if key.database_id is not None:
+            fields["database"] = names[key.database_id]
+        known = before.keys.get(key.id)
+        if known is None:
+            yield "a key was created", fields
+        if key.revoked and not (known is not None and known.revoked):
+            yield "a key was revoked" if key.expires > time.time() else "a key has expired", fields
+    for lost in before.keys.keys() - after.keys.keys():
+        yield "a key was removed", {"key": lost}
+    if before.signing[0] != after.signing[0]:
+        yield "new tokens are signed with another secret", {"kid": after.signing[0]}
+    for row in revocations:
+        what = "the tokens of a subject were revoked" if row.kind == "subject" else "a token was revoked"
+        yield what, {row.kind: row.name, "database": names.get(row.database_id)}

@@ -182,7 +182,7 @@ async def create_index(call: AdminCall) -> Response:
     The server builds it in the background. As one that it made itself, it goes when nothing uses it.
     """
     fields = index_fields((await call.body(bodies.NewIndex)).fields)
-    return json_response(201, await call.write(AddIndex(call.by, call.database.id, call.collection, fields)))
+    return json_response(201, await call.write(AddIndex(call.by, *_of(call), call.collection, fields)))
 
 
 async def drop_index(call: AdminCall) -> Response:
@@ -190,8 +190,12 @@ async def drop_index(call: AdminCall) -> Response:
     number = call.parameters["index"]
     if not re.fullmatch(r"[0-9]{1,15}", number):
         raise ApiError(404, "NOT_FOUND", f"The collection has no index '{number[:40]}'")
-    await call.write(DropIndex(call.by, call.database.id, call.collection, int(number)))
+    await call.write(DropIndex(call.by, *_of(call), call.collection, int(number)))
     return json_response(200, responses.IndexDropped())
+
+
+def _of(call: AdminCall) -> tuple[int, str]:
+    return call.database.id, call.database.name
 
 
 # --- the record ----------------------------------------------------------------------------------

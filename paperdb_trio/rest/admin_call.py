@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from paperdb_trio.auth.accounts import ApiKey, Database, unauthorized
+from paperdb_trio.auth.accounts import SERVER, ApiKey, Database, Identity, unauthorized
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import parse_json
 from paperdb_trio.model import check_collection
@@ -33,15 +33,22 @@ MAX_BODY_BYTES: Final = 64 * 1024
 
 @dataclass(slots=True)
 class AdminCall:
-    """`own`: the database of a secret key; None for an admin key. `parameters` come from the path, `query` from
-    the query string."""
+    """`parameters` come from the path, `query` from the query string."""
 
     services: Services
     request: Request
-    key: ApiKey
-    own: Database | None
+    identity: Identity
     parameters: dict[str, str]
     query: Mapping[str, str]
+
+    @property
+    def key(self) -> ApiKey:
+        return self.identity.key
+
+    @property
+    def own(self) -> Database | None:
+        """The database of a secret key; None for an admin key, which has them all."""
+        return None if self.key.admin else self.identity.database
 
     @property
     def by(self) -> str:
@@ -97,8 +104,8 @@ class AdminCall:
         return result
 
 
-def admit(services: Services, request: Request) -> ApiKey:
-    """The key of a request. Raises a 401 or 403 for any but an admin key and a secret key."""
+def admit(services: Services, request: Request) -> Identity:
+    """The identity of a request. Raises a 401 or 403 for any but an admin key and a secret key."""
     credential = credential_of(request)
     if is_token(credential):
         raise ApiError(
@@ -109,19 +116,12 @@ def admit(services: Services, request: Request) -> ApiKey:
         raise ApiError(403, "READ_ONLY_KEY", "This is a public key: the admin API takes none")
     services.limits.request(key.id)
     services.accounts.used.add(key.id)
-    return key
+    if key.database_id is None:
+        return Identity(key, SERVER)
+    return services.accounts.still(key.id, key.database_id)
 
 
-def admin_call(
-    services: Services,
-    request: Request,
-    key: ApiKey,
-    access: Access,
-    parameters: dict[str, str],
-    query: Mapping[str, str],
-) -> AdminCall:
-    """Raises a 403 if the route is for admin keys only, and this is another one."""
-    if access is Access.ADMIN and not key.admin:
+def check_access(identity: Identity, access: Access) -> None:
+    """Raises a 403 if a route is for admin keys only, and this is another one."""
+    if access is Access.ADMIN and not identity.key.admin:
         raise ApiError(403, "ADMIN_KEY_NEEDED", "Only an admin key may do this (paperdb keys create --admin)")
-    own = None if key.database_id is None else services.accounts.still(key.id, key.database_id).database
-    return AdminCall(services, request, key, own, parameters, query)

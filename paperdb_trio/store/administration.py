@@ -1,8 +1,7 @@
 """What administrators do: databases, keys, signing secrets, indexes. Each is recorded: who did what, when.
 
 Law: the law of `operations` holds here, too, and each is submitted like those, or applied by the command line
-to the file. What servers must know increments `meta.admin_version`, so that every process reads it within a
-second. Only the hash of a key is stored.
+to the file. Every process reads what it must know within a second. Only the hash of a key is stored.
 """
 
 from __future__ import annotations
@@ -24,13 +23,12 @@ from paperdb_trio.store.records import (
     NewKey,
     SecretInfo,
 )
-from paperdb_trio.store.sqlite import records
-from paperdb_trio.store.sqlite.transaction import Transaction
+from paperdb_trio.store.transaction import Transaction
 
 Result = TypeVar("Result")
 
 MAX_AUDIT: Final = 10_000
-"""Entries of the audit log: the newest are kept. They take some 2 MB."""
+"""Entries of the record: the newest are kept. They take some 2 MB."""
 
 
 def note(
@@ -43,16 +41,7 @@ def note(
 ) -> None:
     """Record who did what. `details` that are None are left out."""
     said = encode({name: value for name, value in details.items() if value is not None}).decode()
-    (id,) = tx.connection.execute(
-        "INSERT INTO audit (at, by, action, database, target, details) VALUES (?,?,?,?,?,?) RETURNING id",
-        (int(time.time() * 1000), by, action, database, target, said),
-    ).fetchone()
-    tx.connection.execute("DELETE FROM audit WHERE id<=?", (id - MAX_AUDIT,))
-
-
-def tell(tx: Transaction) -> None:
-    """Have every process read databases, keys and secrets again."""
-    tx.connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
+    tx.note(int(time.time() * 1000), by, action, database, target, said, MAX_AUDIT)
 
 
 # --- databases -----------------------------------------------------------------------------------
@@ -67,15 +56,15 @@ class CreateDatabase:
     def apply(self, tx: Transaction) -> DatabaseInfo:
         _check_name(tx, self.name)
         _check_plan(self.plan)
-        _insert_database(tx, self.name, self.plan)
+        tx.add_database(self.name, self.plan, timestamp(time.time()))
         note(tx, self.by, "database.create", self.name, plan=self.plan)
-        tell(tx)
+        tx.tell_servers()
         return _database(tx, self.name)
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeDatabase:
-    """Rename a database, or put it on another plan."""
+    """Rename a database, put it on another plan, or both."""
 
     frees: ClassVar = True
 
@@ -85,18 +74,18 @@ class ChangeDatabase:
     plan: str | None = None
 
     def apply(self, tx: Transaction) -> DatabaseInfo:
-        id = database_id(tx, self.name)
+        id, was = database_id(tx, self.name), _database(tx, self.name)
         name = self.name if self.new_name is None else self.new_name
+        plan = was.plan if self.plan is None else self.plan
         if name != self.name:
             _check_name(tx, name)
-        if self.plan is not None:
-            _check_plan(self.plan)
-            tx.connection.execute("UPDATE databases SET plan=? WHERE id=?", (self.plan, id))
-            note(tx, self.by, "database.plan", self.name, plan=self.plan)
+        _check_plan(plan)
+        tx.change_database(id, name, plan)
+        if plan != was.plan:
+            note(tx, self.by, "database.plan", self.name, plan=plan)
         if name != self.name:
-            tx.connection.execute("UPDATE databases SET name=? WHERE id=?", (name, id))
             note(tx, self.by, "database.rename", self.name, name)
-        tell(tx)
+        tx.tell_servers()
         return _database(tx, name)
 
 
@@ -113,29 +102,25 @@ class DeleteDatabase:
     name: str
 
     def apply(self, tx: Transaction) -> int:
-        id, execute = database_id(tx, self.name), tx.connection.execute
-        documents = _database(tx, self.name).documents
-        execute("INSERT INTO database_drops VALUES (?)", (id,))
-        execute(
-            "DELETE FROM drops WHERE collection_id IN (SELECT id FROM collections WHERE database_id=?)", (id,)
-        )
-        execute("DELETE FROM keys WHERE database_id=?", (id,))
-        execute("DELETE FROM databases WHERE id=?", (id,))
+        id, documents = database_id(tx, self.name), _database(tx, self.name).documents
+        tx.forget_database(id)
         note(tx, self.by, "database.delete", self.name, documents=documents)
-        tell(tx)
+        tx.tell_servers()
         return documents
 
 
 def database_id(tx: Transaction, name: str) -> int:
     """Raises a 404."""
-    row = tx.connection.execute("SELECT id FROM databases WHERE name=?", (name,)).fetchone()
-    if row is None:
+    id = tx.databases().get(name)
+    if id is None:
         raise ApiError(404, "NOT_FOUND", f"There is no database '{name[:80]}'")
-    return int(row[0])
+    return id
 
 
 def _database(tx: Transaction, name: str) -> DatabaseInfo:
-    return records.databases(tx.connection, name=name)[0]
+    found = tx.database_info(name)
+    assert found is not None
+    return found
 
 
 def _check_name(tx: Transaction, name: str) -> None:
@@ -144,19 +129,13 @@ def _check_name(tx: Transaction, name: str) -> None:
             f"Invalid database name: '{name[:80]}'. "
             "Use 1 to 64 letters, numbers, underscores, and hyphens only."
         )
-    if tx.connection.execute("SELECT 1 FROM databases WHERE name=?", (name,)).fetchone():
+    if name in tx.databases():
         raise ApiError(409, "CONFLICT", f"The database '{name}' already exists")
 
 
 def _check_plan(plan: str) -> None:
     if plan not in PLANS:
         raise bad_request(f"Invalid plan: '{plan[:80]}'. Use {', '.join(PLANS)}.")
-
-
-def _insert_database(tx: Transaction, name: str, plan: str) -> None:
-    tx.connection.execute(
-        "INSERT INTO databases (name, plan, created_at) VALUES (?,?,?)", (name, plan, timestamp(time.time()))
-    )
 
 
 # --- keys and signing secrets --------------------------------------------------------------------
@@ -189,23 +168,11 @@ class AddKey:
         key = self.key
         _check_label(key.label)
         id = None if self.database is None else database_id(tx, self.database)
-        tx.connection.execute(
-            "INSERT INTO keys (id, database_id, kind, label, hash, created_at, expires_at) "
-            "VALUES (?,?,?,?,?,?,?)",
-            (key.id, id, key.kind, key.label, key.hash, timestamp(time.time()), key.expires),
-        )
+        tx.add_key(id, key, timestamp(time.time()))
         made = _key(tx, key.id)
-        note(
-            tx,
-            self.by,
-            "key.create",
-            self.database,
-            key.id,
-            kind=key.kind,
-            label=key.label or None,
-            expiresAt=made.expires_at,
-        )
-        tell(tx)
+        details = {"kind": key.kind, "label": key.label or None, "expiresAt": made.expires_at}
+        note(tx, self.by, "key.create", self.database, key.id, **details)
+        tx.tell_servers()
         return made
 
 
@@ -225,13 +192,13 @@ class ChangeKey:
         before = _key(tx, self.id)
         if self.label is not None:
             _check_label(self.label)
-            tx.connection.execute("UPDATE keys SET label=? WHERE id=?", (self.label, self.id))
+            tx.label_key(self.id, self.label)
             note(tx, self.by, "key.label", before.database, self.id, label=self.label)
         if self.expire:
-            tx.connection.execute("UPDATE keys SET expires_at=? WHERE id=?", (self.expires, self.id))
-            at = None if self.expires is None else timestamp(self.expires / 1000)
-            note(tx, self.by, "key.expire", before.database, self.id, expiresAt=at or "never")
-        tell(tx)
+            tx.expire_key(self.id, self.expires)
+            at = "never" if self.expires is None else timestamp(self.expires / 1000)
+            note(tx, self.by, "key.expire", before.database, self.id, expiresAt=at)
+        tx.tell_servers()
         return _key(tx, self.id)
 
 
@@ -245,10 +212,9 @@ class RevokeKey:
     def apply(self, tx: Transaction) -> KeyInfo:
         before = _key(tx, self.id)
         if before.revoked_at is None:
-            now = timestamp(time.time())
-            tx.connection.execute("UPDATE keys SET revoked_at=? WHERE id=?", (now, self.id))
+            tx.revoke_key(self.id, timestamp(time.time()))
             note(tx, self.by, "key.revoke", before.database, self.id, label=before.label or None)
-            tell(tx)
+            tx.tell_servers()
         return _key(tx, self.id)
 
 
@@ -263,13 +229,10 @@ class RotateSigning:
     secret: bytes
 
     def apply(self, tx: Transaction) -> SecretInfo:
-        now, execute = time.time(), tx.connection.execute
-        execute("UPDATE signing_secrets SET retired_at=? WHERE retired_at IS NULL", (now,))
-        execute(
-            "INSERT INTO signing_secrets (kid, secret, created_at) VALUES (?,?,?)", (self.kid, self.secret, now)
-        )
+        now = time.time()
+        tx.rotate_secret(self.kid, self.secret, now)
         note(tx, self.by, "secret.rotate", None, self.kid)
-        tell(tx)
+        tx.tell_servers()
         return SecretInfo(id=self.kid, created_at=timestamp(now), retired_at=None)
 
 
@@ -279,10 +242,10 @@ def _check_label(label: str) -> None:
 
 
 def _key(tx: Transaction, id: str) -> KeyInfo:
-    found = records.keys(tx.connection, id=id)
-    if not found:
+    found = tx.key_info(id)
+    if found is None:
         raise ApiError(404, "NOT_FOUND", f"There is no key with the id '{id[:80]}'")
-    return found[0]
+    return found
 
 
 # --- indexes -------------------------------------------------------------------------------------
@@ -290,10 +253,13 @@ def _key(tx: Transaction, id: str) -> KeyInfo:
 
 @dataclass(frozen=True, slots=True)
 class AddIndex:
-    """Make an index that an administrator wants. It goes when nothing uses it, as one that the server made."""
+    """Make an index that an administrator wants. It goes when nothing uses it, as one that the server made.
+
+    `database`: its name, for the record."""
 
     by: str
     database_id: int
+    database: str
     collection: str
     fields: tuple[str, ...]
 
@@ -308,26 +274,20 @@ class AddIndex:
                 "TOO_MANY_INDEXES",
             )
         tx.add_index(collection_id, self.fields, unique=False, made=True, used=tx.today)
-        made = next(i for i in _indexes(tx, self.database_id, self.collection) if i.fields == list(self.fields))
-        note(
-            tx,
-            self.by,
-            "index.create",
-            _name(tx, self.database_id),
-            self.collection,
-            fields=list(self.fields),
-        )
-        return made
+        note(tx, self.by, "index.create", self.database, self.collection, fields=list(self.fields))
+        infos = tx.index_infos(self.database_id, self.collection)
+        return next(info for info in infos if info.fields == list(self.fields))
 
 
 @dataclass(frozen=True, slots=True)
 class DropIndex:
-    """Remove an index, which the schema does not declare."""
+    """Remove an index, which the schema does not declare. `database`: its name, for the record."""
 
     frees: ClassVar = True
 
     by: str
     database_id: int
+    database: str
     collection: str
     id: int
 
@@ -339,7 +299,7 @@ class DropIndex:
         if not found.made:
             raise ApiError(409, "CONFLICT", "The collection's schema declares this index: change the schema")
         tx.remove_indexes(collection_id, self.id)
-        note(tx, self.by, "index.drop", _name(tx, self.database_id), self.collection, fields=list(found.fields))
+        note(tx, self.by, "index.drop", self.database, self.collection, fields=list(found.fields))
 
 
 def _collection(tx: Transaction, database_id: int, name: str) -> int:
@@ -349,15 +309,6 @@ def _collection(tx: Transaction, database_id: int, name: str) -> int:
     return found
 
 
-def _indexes(tx: Transaction, database_id: int, collection: str) -> list[IndexInfo]:
-    return records.indexes(tx.connection, database_id, collection) or []
-
-
-def _name(tx: Transaction, database_id: int) -> str:
-    (name,) = tx.connection.execute("SELECT name FROM databases WHERE id=?", (database_id,)).fetchone()
-    return str(name)
-
-
 # --- anything ------------------------------------------------------------------------------------
 
 
@@ -365,14 +316,14 @@ def _name(tx: Transaction, database_id: int) -> str:
 class Noted(Generic[Result]):
     """Another operation, or none, and who did what by it."""
 
+    frees: ClassVar = True
+
     by: str
     action: str
     database: str | None
     target: str | None
     details: dict[str, Any]
     operation: Operation[Result] | None = None
-
-    frees: ClassVar = True
 
     def apply(self, tx: Transaction) -> Result | None:
         result = None if self.operation is None else self.operation.apply(tx)

@@ -51,6 +51,20 @@ def read(file: Path, question: Callable[[sqlite.Connection], Result]) -> Result:
         return question(connection)
 
 
+def has_valid_key(file: Path, hash: bytes | None = None) -> bool:
+    """Whether any key is valid, or the one with this hash."""
+
+    def ask(connection: sqlite.Connection) -> bool:
+        found = connection.execute(
+            "SELECT 1 FROM keys WHERE revoked_at IS NULL AND ifnull(expires_at>?1,1) "
+            "AND (?2 IS NULL OR hash=?2) LIMIT 1",
+            (time.time() * 1000, hash),
+        )
+        return found.fetchone() is not None
+
+    return read(file, ask)
+
+
 def is_empty(file: Path) -> bool:
     """Whether this is a first start."""
     return read(file, lambda connection: not connection.execute("SELECT 1 FROM signing_secrets").fetchone())

@@ -15,9 +15,9 @@ from paperdb_trio.model import timestamp
 from paperdb_trio.store.indexes import Index, stored_indexes
 from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import own_files
-from paperdb_trio.store.sqlite.rowkeys import span
 
 EVERYTHING = 2**62
 """A limit that is none."""
