@@ -96,6 +96,8 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         services.open_connections = lambda: door.open
         services.look_at_accounts = partial(_look_at_accounts, accounts, gateway, store)
         services.live_connections = lambda: len(gateway.connections)
+        services.subscribers = gateway.subscribers
+        exchanges.observers.append(services.requests.observe)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
         # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
@@ -111,6 +113,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             await core.start(hub.run)
             core.start_soon(_watch_accounts, services)
             core.start_soon(wheel.run)
+            core.start_soon(services.loop_delay.run)
             if imports is not None:
                 core.start_soon(import_socket.run, services, imports)
             if settings.demo:

@@ -55,6 +55,7 @@ class Catalog:
         self._indexes: dict[int, IndexSet] = {}
         self.index_work = False
         """Whether there is an index to build or remove, in the steps of `IndexWork`."""
+        self.indexes_built = 0
 
     @property
     def _today(self) -> int:
@@ -219,6 +220,7 @@ class Catalog:
         if count < rows and size < max_bytes:
             self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
             self._change_index(collection_id, index, built=True)
+            self.indexes_built += 1
         else:
             self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
             self.index_work = True

@@ -12,11 +12,13 @@ from typing import Final
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.slow import SlowQueries
 from paperdb_trio.store.sqlite.advisor import IndexAdvisor
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
+from paperdb_trio.store.sqlite.figures import figures
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.keeper import Keeper
 from paperdb_trio.store.sqlite.reader import Reader
@@ -36,6 +38,7 @@ class SqliteStore:
         on_trimmed: Callable[[int, int], None],
     ) -> None:
         gate = ReadGate()
+        self._file = file
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
         slow = SlowQueries(settings.slow_query_ms)
@@ -105,6 +108,9 @@ class SqliteStore:
     def full(self) -> bool:
         return self.writer.full
 
+    def measures(self) -> list[Family]:
+        return figures(self._file, self.writer, self._reader, self._log)
+
     async def current(self, database_id: int) -> None:
         """Nothing to wait for: commits are told here before they are acknowledged."""
 
@@ -121,5 +127,6 @@ class SqliteStore:
         return await self._reader.run(
             lambda connection: read_history(
                 connection, database_id, collection, id, limit, self._max_result_bytes
-            )
+            ),
+            "history",
         )
