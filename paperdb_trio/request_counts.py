@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from paperdb_trio.auth.accounts import Identity
 from paperdb_trio.measures import Family, Histogram, Sample, counter
 from paperdb_trio.net.messages import Request
 
@@ -16,6 +17,11 @@ METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OP
 TOKEN_CODES: Final = ("INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED", "TOKEN_MISSING")
 """Those of requests whose token is not valid."""
 MINT: Final = ("POST", "/realtime/token")
+
+
+BATCH: Final = 256
+"""Ended requests that are counted together: one at a time, what they are counted in is no longer in the CPU's
+cache. It takes 0.1 ms."""
 
 
 class _Route:
@@ -30,28 +36,41 @@ class RequestCounts:
     """Append `observe` to the observers of `Exchanges`."""
 
     def __init__(self) -> None:
+        self._ended: list[tuple[str, str, int, str, Identity | None, float]] = []
         self._routes: dict[tuple[str, str], _Route] = {}
         self._codes: dict[str, int] = {}
-        self.by_database: dict[int, int] = {}
-        """Requests with a valid key or token of each database."""
+        self._databases: dict[int, int] = {}
 
     def observe(self, request: Request, status: int, size: int, seconds: float) -> None:
-        route = self._routes.get((request.method, request.route)) or self._route(request)
-        if seconds:  # a door's refusal has none
-            route.seconds.observe(seconds)
-        route.statuses[status] = route.statuses.get(status, 0) + 1
-        if request.identity is not None:
-            id = request.identity.database.id
-            self.by_database[id] = self.by_database.get(id, 0) + 1
-        if request.code:
-            self._codes[request.code] = self._codes.get(request.code, 0) + 1
+        ended = self._ended
+        ended.append((request.method, request.route, status, request.code, request.identity, seconds))
+        if len(ended) >= BATCH:
+            self._count()
 
-    def _route(self, request: Request) -> _Route:
+    def _count(self) -> None:
+        ended, self._ended = self._ended, []
+        for method, name, status, code, identity, seconds in ended:
+            route = self._routes.get((method, name)) or self._route(method, name)
+            route.statuses[status] = route.statuses.get(status, 0) + 1
+            if seconds:  # a door's refusal has none
+                route.seconds.observe(seconds)
+            if identity is not None:
+                id = identity.database.id
+                self._databases[id] = self._databases.get(id, 0) + 1
+            if code:
+                self._codes[code] = self._codes.get(code, 0) + 1
+
+    def _route(self, method: str, route: str) -> _Route:
         # A client may send any method; what matches a route has one of these.
-        method = request.method if request.method in METHODS else "other"
-        return self._routes.setdefault((method, request.route), _Route())
+        return self._routes.setdefault((method if method in METHODS else "other", route), _Route())
+
+    def by_database(self) -> dict[int, int]:
+        """Requests with a valid key or token of each database."""
+        self._count()
+        return self._databases
 
     def families(self) -> list[Family]:
+        self._count()
         routes = sorted(self._routes.items())
         minted = self._routes[MINT].statuses.get(200, 0) if MINT in self._routes else 0
         return [
