@@ -118,7 +118,6 @@ class Reader:
         """The keys of whole events so far. The last one may still be on its way."""
         return [(message.get("query"), message["seq"]) for message in self.messages() if "seq" in message]
 
-
     def messages(self) -> list[dict[str, Any]]:
         return [json.loads(text) for text in payloads(self.sink.data, partial=True)]
 
