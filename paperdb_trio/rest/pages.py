@@ -35,8 +35,8 @@ PAGE_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
-"""For the dashboard. It runs its own modules, and speaks with its own server. With these trusted types, `innerHTML`
-and the like throw, so that no text can become markup."""
+"""For the dashboard. It runs its own modules, and speaks with its own server. No text can become markup:
+`innerHTML` and the like throw with these trusted types."""
 
 STALE_SECONDS: Final = 5.0
 """Seconds without a look at the file after which the server is not ready. It looks four times a second."""

@@ -17,7 +17,8 @@ import { actions, button, complain, confirm, dialog, field, number, say, sentenc
 import { watch } from "./watch.js";
 
 const PAGE = 100;
-const NEWEST = "-createdAt";
+/** Newest first. A token's rule may hide `createdAt`; the order of insertion is the same. */
+const newest = ({ kind }) => (kind === "token" ? "-" : "-createdAt");
 const REFRESH_MS = 15_000;
 /** A first page that takes longer says how it was found. */
 const SLOW_MS = 700;
@@ -26,8 +27,10 @@ const NAME = /^[A-Za-z0-9_-]{1,64}$/;
 export function documents(context) {
   const { session, path } = context;
   const name = path[0];
-  const list = collectionList(context, name);
-  const shown = name ? collectionView(context, name, list) : { element: welcome(session), close: () => {} };
+  const fixed = (element) => ({ element, close: () => {} });
+  const isName = NAME.test(name ?? "");
+  const list = collectionList(context, isName ? name : undefined);
+  const shown = isName ? collectionView(context, name, list) : fixed(name === undefined ? welcome(session) : unknown(name));
   return {
     element: h("div", { class: `documents${name ? " chosen" : ""}` }, list.element, shown.element),
     close: () => {
@@ -41,6 +44,8 @@ const welcome = ({ canWrite }) =>
   h("div", { class: "empty panel" },
     h("h1", {}, "Choose a collection"),
     h("p", {}, canWrite ? "A collection is made by its first document." : "This credential reads only."));
+
+const unknown = (name) => h("p", { class: "note bad" }, `There can be no collection of the name '${name}'.`);
 
 // --- the list of collections ---------------------------------------------------------------------
 
@@ -115,7 +120,7 @@ function collectionView(context, name, list) {
   const { session, query, rename, go } = context;
   const isSecret = session.kind === "secret";
   let filter = filterOf(query);
-  let sort = query.get("sort") ?? NEWEST;
+  let sort = query.get("sort") ?? newest(session);
   let cursors = [undefined]; // where each page begins; the last one is shown
   let view = null;
   let end = () => {};
@@ -141,7 +146,7 @@ function collectionView(context, name, list) {
     filter = next.filter ?? filter;
     sort = next.sort ?? sort;
     cursors = [undefined];
-    rename([name], { filter: isAll() ? "" : JSON.stringify(filter), sort: sort === NEWEST ? "" : sort });
+    rename([name], { filter: isAll() ? "" : JSON.stringify(filter), sort: sort === newest(session) ? "" : sort });
     start();
   }
 

@@ -37,7 +37,7 @@ const token = await desk.realtime.generateToken(${indented(request)});
 
 // In the front end
 const db = createClient({ baseUrl: ${JSON.stringify(address())}, getToken: async () => token });
-const live = db.collection(${JSON.stringify(first(request))}).live({ sort: "-createdAt", limit: 50 });
+const live = db.collection(${JSON.stringify(first(request))}).live({ limit: 50 });
 live.subscribe(({ documents, status }) => console.log(status, documents));`;
 }
 
