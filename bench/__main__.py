@@ -13,7 +13,7 @@ from typing import Any
 from bench.machine import CLIENT_CORE, SERVER_CORE, cpu_model, noise, pin, raise_file_limit
 from bench.rows import FULL, HEAD, QUICK, TINY, Row, line
 from bench.scenarios import SCENARIOS
-from paperdb_trio.store import sqlite
+from paperdb_trio.store.sqlite import library as sqlite
 
 NOISY = 0.03
 

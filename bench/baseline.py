@@ -21,7 +21,7 @@ from bench.clients import receive
 from bench.machine import CLIENT_CORE, pin, raise_file_limit
 from bench.readers import Readers
 from bench.server import Process, started
-from paperdb_trio.store import sqlite
+from paperdb_trio.store.sqlite import library as sqlite
 
 NOT_SENT_BYTES = 128 * 1024
 """As in paperdb_trio/net/stream.py, so that the sockets are of the same kind."""

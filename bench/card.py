@@ -34,15 +34,15 @@ from paperdb_trio.config import Settings
 from paperdb_trio.delivery.encodings import plain_event
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, check_collection, check_id, new_id
-from paperdb_trio.store import admin
 from paperdb_trio.store.cache import DocumentCache
-from paperdb_trio.store.change_log import ChangeLog
-from paperdb_trio.store.file import prepare, serving_lock
-from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.operations import Draft, Insert
 from paperdb_trio.store.protocol import EventText
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.change_log import ChangeLog
+from paperdb_trio.store.sqlite.file import prepare, serving_lock
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.writer import Writer
 
 HOST = "127.0.0.1"
 READER_THREADS = 4

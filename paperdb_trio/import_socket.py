@@ -21,11 +21,11 @@ import trio
 
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
-from paperdb_trio.store.file import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.housekeeping import finish_drops, until_indexed
 from paperdb_trio.store.protocol import Submits
-from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite.file import EXIT_LOCKED, prepare, serving_lock
+from paperdb_trio.store.sqlite.transfer import ImportAnswer, Importer, ImportRequest, Tally
+from paperdb_trio.store.sqlite.writer import Writer
 
 if TYPE_CHECKING:  # the command needs nothing of the server
     from paperdb_trio.services import Services
@@ -97,7 +97,7 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
         return piece or bytes(await stream.receive_some(PIECE))
 
     request = msgspec.json.decode(head, type=ImportRequest)
-    if services.drops_left:  # else a document found "unchanged" would be removed afterwards
+    if services.store.drops_left:  # else a document found "unchanged" would be removed afterwards
         try:
             await finish_drops(services.store)
         except ApiError as error:

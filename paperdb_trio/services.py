@@ -19,8 +19,8 @@ from paperdb_trio.web.assets import Asset
 
 @dataclass(slots=True)
 class Services:
-    """`draining`: SIGTERM was received; nothing new starts. `drops_left`: the file may hold collections whose
-    removal was interrupted. `look_at_accounts`: take note of changed keys, plans and tokens now."""
+    """`draining`: SIGTERM was received; nothing new starts. `look_at_accounts`: take note of changed keys,
+    plans and tokens now."""
 
     settings: Settings
     limits: Limits
@@ -31,7 +31,6 @@ class Services:
     assets: Mapping[str, Asset]
     turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
-    drops_left: bool = False
     open_connections: Callable[[], int] = lambda: 0
     look_at_accounts: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     live_connections: Callable[[], int] = lambda: 0

@@ -18,7 +18,7 @@ import pytest
 
 from paperdb_trio import __version__
 from paperdb_trio.config import Settings
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite.file import connect
 from tests.auth.commands import Done, fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, lacking, need
 from tests.store.tools import content, new_file

@@ -15,8 +15,8 @@ from paperdb_trio import demo
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.writer import Writer
 from tests.conftest import StartServer, receive
 from tests.store.tools import apply_all, inserting, new_file, rows
 

@@ -122,7 +122,7 @@ def error_codes(*folders: str) -> dict[str, set[int]]:
 
 
 def server_codes() -> dict[str, set[int]]:
-    everything = error_codes("*.py", "[!c]*/*.py", "cli/*.py")
+    everything = error_codes("*.py", "[!c]*/**/*.py", "cli/*.py")
     return {"INVALID_REQUEST": {400}, **everything}
 
 

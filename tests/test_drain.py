@@ -16,9 +16,9 @@ import httpx
 import pytest
 import trio
 
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import connect, prepare
-from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import connect, prepare
+from paperdb_trio.store.sqlite.reader import Reader
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
 from tests.net.http2 import Http2
 from tests.realtime.raw import Raw, Writers, end_of, handshake, open_raw, pour

@@ -13,8 +13,8 @@ from typing import Final
 
 import pytest
 
-from paperdb_trio.store.file import connect
 from paperdb_trio.store.operations import Delete
+from paperdb_trio.store.sqlite.file import connect
 from tests.auth.commands import run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
 from tests.store.tools import DATABASE, apply_all, inserting, new_file, rows

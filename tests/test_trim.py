@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 
-from paperdb_trio import server
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.model import Change
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite import keeper
+from paperdb_trio.store.sqlite.writer import Writer
 from tests.store.tools import DATABASE, inserting, new_file, rows
 
 
@@ -26,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 async def trimmed(file: Path, monkeypatch: pytest.MonkeyPatch, *, owed: int, count: int = 1_000_000) -> int:
     """How many of 20 changes are trimmed. Ten are committed between the look at the log and the trim."""
-    monkeypatch.setattr(server, "TRIM_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "TRIM_SECONDS", 0.0)
     hub = Hub()
     changes: list[Change] = []
     writer = Writer(file, lambda new: (changes.extend(new), hub.on_commit(new))[0])  # type: ignore[func-returns-value]
@@ -44,12 +43,6 @@ async def trimmed(file: Path, monkeypatch: pytest.MonkeyPatch, *, owed: int, cou
             return result
         return await submit(operation)
 
-    services: Any = SimpleNamespace(
-        settings=Settings(retention_count=count),
-        hub=hub,
-        accounts=SimpleNamespace(database_ids=lambda: [DATABASE]),
-        draining=False,
-    )
     with trio.fail_after(20):
         async with trio.open_nursery() as nursery:
             await nursery.start(writer.run)
@@ -58,7 +51,7 @@ async def trimmed(file: Path, monkeypatch: pytest.MonkeyPatch, *, owed: int, cou
                 await submit(inserting({}))
             writer.owed[DATABASE] = owed
             monkeypatch.setattr(writer, "submit", late)
-            nursery.start_soon(server._trim, services, writer)
+            nursery.start_soon(keeper.Keeper(writer, Settings(retention_count=count), hub.set_trimmed).run)
             await done.wait()
             nursery.cancel_scope.cancel()
     (found,) = rows(file, "SELECT trimmed FROM databases")[0]

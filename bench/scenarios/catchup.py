@@ -12,7 +12,7 @@ from bench.machine import SERVER_CORE, on_core
 from bench.readers import token, websocket
 from bench.rows import Row, Scale, ratio
 from bench.server import directory, paperdb
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite.file import connect
 
 
 def catchup(scale: Scale) -> Iterator[Row]:

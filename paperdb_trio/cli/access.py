@@ -10,8 +10,8 @@ import click
 from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.cli.base import Group, data_option, main
 from paperdb_trio.model import new_id
-from paperdb_trio.store import admin
-from paperdb_trio.store.file import prepare
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.file import prepare
 
 
 @main.group(cls=Group)

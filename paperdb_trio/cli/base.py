@@ -21,7 +21,7 @@ from paperdb_trio import __version__
 from paperdb_trio.cli.streams import cannot_write, open_standard_streams
 from paperdb_trio.config import check_environment, nearest
 from paperdb_trio.errors import StartupError
-from paperdb_trio.store import sqlite
+from paperdb_trio.store.sqlite import library as sqlite
 
 # Only `serve` logs. Any other command reports a failure in its one line, without the writer's log lines.
 logging.getLogger("paperdb").addHandler(logging.NullHandler())

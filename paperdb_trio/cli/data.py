@@ -16,9 +16,9 @@ from paperdb_trio.cli.streams import when_paused
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import replacing
-from paperdb_trio.store import backup as copies
-from paperdb_trio.store.file import EXIT_CORRUPT, prepare
-from paperdb_trio.store.file import compact as compact_file
+from paperdb_trio.store.sqlite import backup as copies
+from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, prepare
+from paperdb_trio.store.sqlite.file import compact as compact_file
 
 EXIT_INCOMPLETE: Final = 10
 
@@ -70,7 +70,7 @@ def compact(data: str) -> None:
 @data_option
 def check(data: str) -> None:
     """Verify the data directory. Exits with 0 if all is well, 3 if not. A server may be running."""
-    from paperdb_trio.store.check import check as check_file
+    from paperdb_trio.store.sqlite.check import check as check_file
 
     file = prepare(data, create=False, write=False, verify=False)
     report = check_file(file)
@@ -101,7 +101,7 @@ def export(
     temporary file, so that the server's write-ahead log can start over.
     """
     from paperdb_trio.cli.spooling import Spooling
-    from paperdb_trio.store.transfer import export as export_lines
+    from paperdb_trio.store.sqlite.transfer import export as export_lines
 
     lines = Spooling(export_lines(prepare(data, create=False, write=False), databases, collections))
     with ExitStack() as stack:
@@ -140,7 +140,7 @@ def import_(
     unless --replace is given. So an import that stopped halfway can simply be repeated.
     """
     from paperdb_trio.import_socket import import_into
-    from paperdb_trio.store.transfer import ImportRequest
+    from paperdb_trio.store.sqlite.transfer import ImportRequest
 
     began = time.monotonic()
     result = import_into(data, ImportRequest(database, replace), file, max_document_bytes)

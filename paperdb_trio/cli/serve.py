@@ -21,8 +21,8 @@ from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings, read_toml, setting_type
 from paperdb_trio.errors import StartupError
 from paperdb_trio.model import new_id
-from paperdb_trio.store import admin
-from paperdb_trio.store.file import prepare, serving_lock
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.file import prepare, serving_lock
 
 log = logging.getLogger("paperdb")
 

@@ -69,7 +69,7 @@ async def drop(call: Call) -> Response:
     except ApiError as error:
         if until is None:
             raise
-        call.services.drops_left = True
+        call.services.store.drops_left = True
         message = f"{error.message.rstrip('.')}. The rest of the collection is removed as soon as possible."
         raise ApiError(error.status, error.code, message, headers=error.headers) from None
     return await call.remember(json_response(200, Dropped(deleted)))

@@ -13,14 +13,14 @@ from typing import ClassVar, Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
-from paperdb_trio.store.rowkeys import SEQ_BITS, span
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite.clock import LogClock
+from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 Result = TypeVar("Result")
 
@@ -233,6 +233,19 @@ class KeepTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Returns the `(head, trimmed)` of every database."""
+
+    frees: ClassVar = True
+
+    def apply(self, tx: Transaction) -> dict[int, tuple[int, int]]:
+        return {id: (head, trimmed) for id, head, trimmed in tx.connection.execute(BOUNDS)}
+
+
+BOUNDS: Final = "SELECT id, head, trimmed FROM databases"
+
+
+@dataclass(frozen=True, slots=True)
 class Trim:
     """Remove at most `limit`, or `STEP_BYTES`, of a database's oldest changes: those before `cutoff` (seconds
     of `LogClock`), those beyond the newest `keep`, and those up to seq `until`. Returns `(trimmed, removed)`:
@@ -276,6 +289,7 @@ class Trim:
 
 
 HOUSEKEEPING: Final = (
+    Bounds,
     Trim,
     KeepTime,
     ForgetRevocations,

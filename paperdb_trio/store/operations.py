@@ -26,8 +26,8 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.query import Question
+from paperdb_trio.store.sqlite.transaction import Transaction
 from paperdb_trio.store.steps import is_step, take
-from paperdb_trio.store.transaction import Transaction
 
 Result = TypeVar("Result", covariant=True)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+import trio
+
 from paperdb_trio.model import Change
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
@@ -168,8 +170,31 @@ class Directories(Protocol):
 class Store(Log, Submits, Directories, Protocol):
     """Reads see every write that was acknowledged before. All reads raise a 503 `QUERY_TIMEOUT`.
 
-    Its maker is told of each commit, in order, before any waiting writer is: `on_commit(changes)`.
+    Start `run` with `nursery.start`, end it by `stop`, and `close` the store when no read is running. Its maker
+    is told of each commit, in order, before any waiting writer is: `on_commit(changes)`; and of each trim:
+    `on_trimmed(database_id, seq)`.
+
+    `closed`: everything that was submitted is committed or refused, and no more is accepted. `drops_left`: the
+    removal of a collection failed half-way. Set it, and the store goes on with it later.
     """
+
+    drops_left: bool
+
+    @property
+    def closed(self) -> trio.Event: ...
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The writer and the background work. It has started when removals that were interrupted are finished.
+
+        Raises fatal errors: a file that cannot be opened, a damaged file, or a bug in publishing.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Refuse the writes that wait, and let `run` return."""
+        ...
+
+    def close(self) -> None: ...
 
     @property
     def commits(self) -> int: ...
@@ -182,6 +207,10 @@ class Store(Log, Submits, Directories, Protocol):
     @property
     def full(self) -> bool:
         """Whether the disk is full: only operations that free space are done."""
+        ...
+
+    async def current(self, database_id: int) -> None:
+        """Return when this process has been told of every commit of a database that was acknowledged before."""
         ...
 
     def bounds(self) -> dict[int, tuple[int, int]]:

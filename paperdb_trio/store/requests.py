@@ -14,8 +14,8 @@ import msgspec
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.operations import Operation, Written, frees
-from paperdb_trio.store.rowkeys import SEQ_BITS
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 REMEMBERED_SECONDS: Final = 86_400.0
 """The age, by the log's clock, at which a request is forgotten."""

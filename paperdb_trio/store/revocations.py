@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 FORGET_ROWS: Final = 1000
 

@@ -15,7 +15,7 @@ from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS
 from paperdb_trio.store.operations import Delete, Insert, Patch, Replace, Write, Written, frees
-from paperdb_trio.store.transaction import Transaction, outside_rule
+from paperdb_trio.store.sqlite.transaction import Transaction, outside_rule
 from paperdb_trio.store.view import View
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paperdb_trio.store import admin
+from paperdb_trio.store.sqlite import admin
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
 from tests.store.tools import content, new_file

@@ -15,8 +15,8 @@ from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.auth.rules import Rule
 from paperdb_trio.auth.tokens import Grant, mint, verify
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import admin
 from paperdb_trio.store.revocations import ForgetRevocations, Revocation
+from paperdb_trio.store.sqlite import admin
 from tests.auth.test_tokens import KEY, SECRET, World, refused
 from tests.store.tools import committed
 

@@ -25,9 +25,9 @@ from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.auth.tokens import SLACK_SECONDS, mint, new_signing_secret, verify
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import admin
-from paperdb_trio.store.file import prepare
-from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.file import prepare
+from paperdb_trio.store.sqlite.reader import Reader
 
 KID, SECRET = "kid-one", b"1" * 32
 KEY = "pdb_sk_" + "k" * 43

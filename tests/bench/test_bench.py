@@ -30,11 +30,11 @@ from bench.peers import Program
 from bench.rows import TINY, Row, line
 from bench.scenarios import SCENARIOS
 from paperdb_trio.config import Settings
-from paperdb_trio.store import admin
-from paperdb_trio.store.change_log import ChangeLog
-from paperdb_trio.store.file import prepare
 from paperdb_trio.store.operations import Draft, Insert
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.change_log import ChangeLog
+from paperdb_trio.store.sqlite.file import prepare
+from paperdb_trio.store.sqlite.writer import Writer
 
 ROOT = Path(__file__).parents[2]
 

@@ -23,7 +23,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from paperdb_trio import Event
 from paperdb_trio.client.realtime import Subscription
 from paperdb_trio.client.token import Token
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import Server
 
 SECONDS = 10

@@ -37,13 +37,13 @@ from paperdb_trio.loop import turn
 from paperdb_trio.match.query import Query, query
 from paperdb_trio.model import Change
 from paperdb_trio.net.frames import text_frame
-from paperdb_trio.store import admin
-from paperdb_trio.store.change_log import ChangeLog
-from paperdb_trio.store.file import prepare
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Replace
 from paperdb_trio.store.protocol import Topic
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.change_log import ChangeLog
+from paperdb_trio.store.sqlite.file import prepare
+from paperdb_trio.store.sqlite.writer import Writer
 from tests.delivery.fakes import DATABASE, FakeSink, payloads
 
 NAMES = ("a", "b", "c")

@@ -25,8 +25,8 @@ from paperdb_trio.net.frames import FrameDecoder, Opcode, ProtocolError
 from paperdb_trio.net.head import Head, parse_head
 from paperdb_trio.realtime.handshake import check_handshake
 from paperdb_trio.realtime.protocol import BadMessage, parse_action
-from paperdb_trio.store import sqlite
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.sqlite import library as sqlite
 from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mutate, pieces
 
 MAX_MESSAGE: Final = 1024

@@ -20,7 +20,7 @@ import jwt
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import NO_TLS, Server
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10

@@ -16,7 +16,7 @@ from paperdb_trio.net.head import parse_head
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
-from paperdb_trio.store import admin
+from paperdb_trio.store.sqlite import admin
 from tests.auth.test_tokens import World, own_world, token
 
 __all__ = ["own_world"]  # the fixture

@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from paperdb_trio.store.file import database_file
+from paperdb_trio.store.sqlite.file import database_file
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.realtime.raw import Writers
 from tests.store.tools import rows

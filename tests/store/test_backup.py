@@ -15,9 +15,9 @@ from typing import Any
 import httpx
 import pytest
 
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.backup import JUMP
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.backup import JUMP
+from paperdb_trio.store.sqlite.file import connect
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, fill, receive, wait_until
 from tests.store.tools import apply_all, inserting, new_file, rows

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from paperdb_trio.delivery.encodings import CURSOR
 from paperdb_trio.delivery.views import page_text
 from paperdb_trio.match.query import query
-from paperdb_trio.store import admin, sqlite
-from paperdb_trio.store import change_log as log_module
-from paperdb_trio.store.change_log import ChangeLog, _read_page
-from paperdb_trio.store.file import connect
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Draft, Insert, Replace
 from paperdb_trio.store.protocol import PAGE_BYTES, EventText, Interest
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite import change_log as log_module
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.change_log import ChangeLog, _read_page
+from paperdb_trio.store.sqlite.file import connect
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, insert, inserting, rows, scratch
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.file import connect
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Delete, Patch, SetSchema
+from paperdb_trio.store.sqlite.file import connect
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server
 from tests.realtime.raw import Writers

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from paperdb_trio.store import clock
-from paperdb_trio.store.clock import MAX_PAUSE
 from paperdb_trio.store.housekeeping import KeepTime, Trim
 from paperdb_trio.store.operations import Patch, Replace
+from paperdb_trio.store.sqlite import clock
+from paperdb_trio.store.sqlite.clock import MAX_PAUSE
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, committed, inserting, rows, without_system_fields
 
 NOW = 1_800_000_000.0

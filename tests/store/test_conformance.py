@@ -22,7 +22,6 @@ from paperdb_trio.match.predicate import predicate
 from paperdb_trio.match.query import query
 from paperdb_trio.model import Change
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.engine import SqliteStore
 from paperdb_trio.store.housekeeping import DropSome, Trim, until_indexed
 from paperdb_trio.store.operations import (
     Batch,
@@ -41,6 +40,7 @@ from paperdb_trio.store.operations import (
 from paperdb_trio.store.protocol import EventText, Found, Store
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.requests import Kept, Once, RequestKey
+from paperdb_trio.store.sqlite.engine import SqliteStore
 from paperdb_trio.store.view import View
 from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_file
 
@@ -54,12 +54,12 @@ async def sqlite(directory: Path) -> AsyncIterator[Opened]:
     if not file.exists():
         new_file(directory)
     changes: list[Change] = []
-    store = SqliteStore(file, Settings(), changes.extend)
+    store = SqliteStore(file, Settings(), changes.extend, lambda *_: None)
     try:
         async with trio.open_nursery() as nursery:
-            await nursery.start(store.writer.run)
+            await nursery.start(store.run)
             yield store, changes
-            store.writer.close()
+            store.stop()
     finally:
         store.close()
 

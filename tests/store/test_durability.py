@@ -9,8 +9,8 @@ import pytest
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
-from paperdb_trio.store import durability
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite import durability
+from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import StartServer
 from tests.store.test_writer import running
 from tests.store.tools import inserting, rows

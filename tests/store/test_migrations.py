@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from paperdb_trio.errors import ApiError, StartupError
-from paperdb_trio.store import migrations
-from paperdb_trio.store.check import check
-from paperdb_trio.store.file import connect, database_file, prepare, serving_lock
 from paperdb_trio.store.housekeeping import IndexWork, KeepTime, finish_drops
 from paperdb_trio.store.indexes import stored_indexes
-from paperdb_trio.store.transfer import export
+from paperdb_trio.store.sqlite import migrations
+from paperdb_trio.store.sqlite.check import check
+from paperdb_trio.store.sqlite.file import connect, database_file, prepare, serving_lock
+from paperdb_trio.store.sqlite.transfer import export
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import fill
 from tests.store.test_writer import ids, running
@@ -110,7 +110,7 @@ async def test_drop_begun_by_an_older_version_is_finished(old: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from paperdb_trio.store import file, migrations
+from paperdb_trio.store.sqlite import file, migrations
 migrations.STEP_ROWS = 7
 connection = file.connect(Path(sys.argv[1]))
 commits = []

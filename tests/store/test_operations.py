@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import admin
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import STEP_BYTES, DropSome, Trim
 from paperdb_trio.store.indexes import stored_indexes
@@ -28,7 +27,8 @@ from paperdb_trio.store.operations import (
     SetSchema,
     Written,
 )
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite.transaction import Transaction
 from tests.store.tools import (
     DATABASE,
     DOCUMENTS,

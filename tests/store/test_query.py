@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from paperdb_trio.errors import ApiError
 from paperdb_trio.match.predicate import MISSING, OPERATORS, at, number, predicate
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.find import Shelf, count, edge_text, find, parse_edge, shelf
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite.find import Shelf, count, edge_text, find, parse_edge, shelf
+from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.transaction import Transaction
 from tests.store.tools import (
     DATABASE,
     DOCUMENTS,

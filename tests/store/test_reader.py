@@ -11,9 +11,9 @@ import pytest
 import trio
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import sqlite
 from paperdb_trio.store.operations import Draft, Insert
-from paperdb_trio.store.reader import Reader
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.reader import Reader
 from tests.store.tools import DATABASE, apply_all, inserting
 
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT count(*) FROM n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.reserve import MARGIN, NAME, PORTION, Reserve, is_full, make_room
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.reserve import MARGIN, NAME, PORTION, Reserve, is_full, make_room
 from tests.conftest import fill
 
 SIZE = 4 * 2**20

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from paperdb_trio.json_input import MAX_CONTAINERS, MAX_DEPTH
 from paperdb_trio.model import new_id
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.file import connect
-from paperdb_trio.store.find import find, shelf
 from paperdb_trio.store.operations import Replace, SetSchema
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.transfer import Importer, ImportLines, Tally, parse_line
+from paperdb_trio.store.sqlite.file import connect
+from paperdb_trio.store.sqlite.find import find, shelf
+from paperdb_trio.store.sqlite.transfer import Importer, ImportLines, Tally, parse_line
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server
 from tests.store.tools import (

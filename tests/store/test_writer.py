@@ -23,10 +23,10 @@ import trio.testing
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
-from paperdb_trio.store import sqlite
 from paperdb_trio.store.operations import Draft, Insert, InsertBulk
-from paperdb_trio.store.transaction import Transaction
-from paperdb_trio.store.writer import ENOUGH_BYTES, ENOUGH_SECONDS, MAX_BATCH, Writer
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.transaction import Transaction
+from paperdb_trio.store.sqlite.writer import ENOUGH_BYTES, ENOUGH_SECONDS, MAX_BATCH, Writer
 from tests.conftest import Server
 from tests.store.tools import DATABASE, MAX_BYTES, insert, inserting, rows
 

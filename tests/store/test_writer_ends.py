@@ -12,13 +12,13 @@ import trio
 import trio.testing
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import checkpoint, connect
-from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.housekeeping import DropSome, finish_drops
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.transaction import Transaction
-from paperdb_trio.store.writer import LOOK_SECONDS, Writer
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import checkpoint, connect
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.transaction import Transaction
+from paperdb_trio.store.sqlite.writer import LOOK_SECONDS, Writer
 from tests.store.test_reader import ENDLESS
 from tests.store.test_writer import held, ids, running, submit_into
 from tests.store.tools import DATABASE, apply_all, inserting, rows

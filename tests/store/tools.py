@@ -11,10 +11,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from paperdb_trio.store import admin, sqlite
-from paperdb_trio.store.file import connect, prepare
 from paperdb_trio.store.operations import Draft, Insert, Operation, Written
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite import admin
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import connect, prepare
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 DATABASE = 1
 """The id of the database `default`, the first."""

@@ -21,7 +21,7 @@ from typing import Any, Final
 import httpx
 
 from paperdb_trio.config import Settings
-from paperdb_trio.store.writer import MAX_PATIENCE
+from paperdb_trio.store.sqlite.writer import MAX_PATIENCE
 from tests.conftest import NO_TLS, Server
 from tests.stress.harness import PROMISE, new_server, report
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import Server, wait_until
 from tests.web.conftest import MakeClient
 from tests.web.tools import Answer, Proxy, http_server

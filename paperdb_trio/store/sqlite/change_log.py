@@ -13,9 +13,7 @@ from typing import Any, Final
 import trio
 
 from paperdb_trio.model import Change, encode
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import connect
-from paperdb_trio.store.gate import ReadGate
+from paperdb_trio.store.housekeeping import BOUNDS
 from paperdb_trio.store.protocol import (
     FIRST_ROWS,
     PAGE_BYTES,
@@ -27,8 +25,11 @@ from paperdb_trio.store.protocol import (
     Topic,
 )
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.reader import Reader, any_length
-from paperdb_trio.store.rowkeys import SEQ_MASK, span
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import connect
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.reader import Reader, any_length
+from paperdb_trio.store.sqlite.rowkeys import SEQ_MASK, span
 
 SCANNED: Final = 20_000
 """Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""
@@ -104,7 +105,7 @@ class ChangeLog:
         """`(head, trimmed)` of every database. Blocks: for start-up only."""
         connection = connect(self._file, read_only=True)
         try:
-            rows = connection.execute("SELECT id, head, trimmed FROM databases")
+            rows = connection.execute(BOUNDS)
             return {id: (head, trimmed) for id, head, trimmed in rows}
         finally:
             connection.close()

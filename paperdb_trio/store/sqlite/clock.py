@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.rowkeys import SEQ_BITS
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS
 
 MAX_PAUSE: Final = 86_400.0
 """The most seconds that count of the time between two servers."""

@@ -13,8 +13,9 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
-from paperdb_trio.store import migrations, sqlite
-from paperdb_trio.store.file import (
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite import migrations
+from paperdb_trio.store.sqlite.file import (
     EXIT_CORRUPT,
     EXIT_LOCKED,
     connect,

@@ -13,7 +13,7 @@ import trio
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.housekeeping import KeepUsedIndexes, MakeIndex
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite.writer import Writer
 
 log = logging.getLogger("paperdb.store")
 

@@ -1,4 +1,4 @@
-"""The store over one SQLite file: a writer, readers, the change log, and who advises indexes.
+"""The store over one SQLite file: a writer, readers, the change log, and the background work.
 
 Law: composes, and knows no SQL. Each part has its own connections and threads.
 """
@@ -9,28 +9,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import trio
+
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
-from paperdb_trio.store.advisor import IndexAdvisor
-from paperdb_trio.store.change_log import ChangeLog, read_history
-from paperdb_trio.store.gate import ReadGate
 from paperdb_trio.store.protocol import Fault
-from paperdb_trio.store.reader import Reader
-from paperdb_trio.store.writer import Writer
+from paperdb_trio.store.sqlite.advisor import IndexAdvisor
+from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.keeper import Keeper
+from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.writer import Writer
 
 READER_THREADS: Final = 4
 
 
 class SqliteStore:
-    """A `Store`. Run `writer.run` and `advisor.run` in a nursery; `close()` it when no read is running.
+    """A `Store`. Its reads are bound when it is made, so that the seam costs no call."""
 
-    Its reads are bound when it is made, so that the seam costs no call.
-    """
-
-    def __init__(self, file: Path, settings: Settings, on_commit: Callable[[list[Change]], None]) -> None:
+    def __init__(
+        self,
+        file: Path,
+        settings: Settings,
+        on_commit: Callable[[list[Change]], None],
+        on_trimmed: Callable[[int, int], None],
+    ) -> None:
         gate = ReadGate()
         self._max_result_bytes = settings.max_result_bytes
-        self.advisor = IndexAdvisor(settings.index_after)
+        self._advisor = IndexAdvisor(settings.index_after)
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._reader, self._watcher = (
             Reader(
@@ -39,7 +45,7 @@ class SqliteStore:
                 timeout=settings.query_timeout,
                 max_result_bytes=settings.max_result_bytes,
                 gate=gate,
-                advisor=self.advisor,
+                advisor=self._advisor,
             )
             for threads in (READER_THREADS, 1)
         )
@@ -57,12 +63,27 @@ class SqliteStore:
             durability=settings.durability,
             reserve_bytes=settings.reserve_bytes,
         )
+        self._keeper = Keeper(self.writer, settings, on_trimmed)
+        self.closed = self.writer.closed
         self.submit = self.writer.submit
         self.fault: Callable[[], Fault | None] = self.writer.fault
         self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
         self.collections, self.schema = self._reader.collections, self._reader.schema
         self.directory = self._watcher.directory
         self.page, self.bounds = self._log.page, self._log.bounds
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.writer.run)
+            await self._keeper.begin()
+            task_status.started()
+            nursery.start_soon(self._keeper.run)
+            nursery.start_soon(self._advisor.run, self.writer)
+            await self.writer.closed.wait()
+            nursery.cancel_scope.cancel()
+
+    def stop(self) -> None:
+        self.writer.stop()
 
     def close(self) -> None:
         self._reader.close()
@@ -80,6 +101,17 @@ class SqliteStore:
     @property
     def full(self) -> bool:
         return self.writer.full
+
+    async def current(self, database_id: int) -> None:
+        """Nothing to wait for: commits are told here before they are acknowledged."""
+
+    @property
+    def drops_left(self) -> bool:
+        return self._keeper.drops_left
+
+    @drops_left.setter
+    def drops_left(self, left: bool) -> None:
+        self._keeper.drops_left = left
 
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
         # On the threads of finds: however many ask, subscribers catch up.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from paperdb_trio.files import open_or_create
-from paperdb_trio.store import sqlite
+from paperdb_trio.store.sqlite import library as sqlite
 
 log = logging.getLogger("paperdb.store")
 

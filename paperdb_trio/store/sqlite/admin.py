@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.model import DATABASE_NAME, timestamp
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.file import connect, told
 from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import connect, told
 
 if TYPE_CHECKING:
     import sqlite_utils

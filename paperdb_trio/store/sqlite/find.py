@@ -18,11 +18,12 @@ import msgspec
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
-from paperdb_trio.store import keys, sqlite
+from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
-from paperdb_trio.store.plan import Interval, Order, Plan, choose, improvement, plan_with, worth
 from paperdb_trio.store.query import Question, field, sqlite_value
-from paperdb_trio.store.rowkeys import SEQ_MASK, span
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.plan import Interval, Order, Plan, choose, improvement, plan_with, worth
+from paperdb_trio.store.sqlite.rowkeys import SEQ_MASK, span
 
 MANY: Final = 1_000_000
 """The most entries that are counted, in some 20 ms."""

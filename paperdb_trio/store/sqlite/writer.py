@@ -23,17 +23,18 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.model import Change
-from paperdb_trio.store import clock, sqlite
-from paperdb_trio.store.durability import relax
-from paperdb_trio.store.file import BUSY_SECONDS, connect
-from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.housekeeping import HOUSEKEEPING, IndexWork
+from paperdb_trio.store.housekeeping import HOUSEKEEPING
 from paperdb_trio.store.operations import Operation, frees
-from paperdb_trio.store.place import Place
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
-from paperdb_trio.store.reserve import Reserve, is_full
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite import clock
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.durability import relax
+from paperdb_trio.store.sqlite.file import BUSY_SECONDS, connect
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.place import Place
+from paperdb_trio.store.sqlite.reserve import Reserve, is_full
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
 
@@ -446,12 +447,3 @@ class Writer:
             self.commits += 1
             self.operations += asked
         return results, tx
-
-
-async def keep_indexes(writer: Writer) -> None:
-    """Build and remove indexes whenever there is work, until the writer closes."""
-    while True:
-        writer.index_work = trio.Event()
-        while await writer.submit(IndexWork(build=not writer.full)):
-            await trio.lowlevel.checkpoint()
-        await writer.index_work.wait()

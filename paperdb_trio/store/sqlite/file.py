@@ -15,8 +15,9 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, make_directory, not_ours, open_or_create, whose
-from paperdb_trio.store import migrations, sqlite
-from paperdb_trio.store.reserve import is_full, make_room
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite import migrations
+from paperdb_trio.store.sqlite.reserve import is_full, make_room
 
 EXIT_CORRUPT: Final = 3
 EXIT_LOCKED: Final = 5

@@ -32,10 +32,10 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.document_schema import MAX_BYTES as MAX_SCHEMA_BYTES
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
-from paperdb_trio.store.file import connect
 from paperdb_trio.store.operations import SetSchema, satisfy_schema
-from paperdb_trio.store.rowkeys import SEQ_BITS, span
-from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.sqlite.file import connect
+from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
+from paperdb_trio.store.sqlite.transaction import Transaction
 
 BATCH_LINES: Final = 250
 BATCH_BYTES: Final = 256 * 1024

@@ -19,16 +19,16 @@ from typing import Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
-from paperdb_trio.store import find as finding
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.admin import directory
-from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
-from paperdb_trio.store.file import connect
-from paperdb_trio.store.gate import ReadGate
-from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.sqlite import find as finding
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.admin import directory
+from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
+from paperdb_trio.store.sqlite.file import connect
+from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.plan import Plan, improvement
 from paperdb_trio.store.view import View
 
 T = TypeVar("T")

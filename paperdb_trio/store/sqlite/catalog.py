@@ -12,7 +12,7 @@ from typing import Final
 import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request, unique_violation
-from paperdb_trio.store import keys, sqlite
+from paperdb_trio.store import keys
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
 from paperdb_trio.store.indexes import (
     MAX_INDEXES,
@@ -27,7 +27,8 @@ from paperdb_trio.store.indexes import (
 )
 from paperdb_trio.store.query import field as query_field
 from paperdb_trio.store.query import json_path, sqlite_value, unique_condition
-from paperdb_trio.store.rowkeys import span
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.rowkeys import span
 
 AT_ONCE: Final = 250
 """Up to this many documents, an index is built in the transaction that declares it: some 2 ms."""

@@ -14,9 +14,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.backup import begin_logs_anew
-from paperdb_trio.store.file import connect
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.backup import begin_logs_anew
+from paperdb_trio.store.sqlite.file import connect
 
 log = logging.getLogger("paperdb.store")
 

@@ -13,10 +13,10 @@ import msgspec
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, timestamp
-from paperdb_trio.store import sqlite
-from paperdb_trio.store.catalog import ENTER, LEAVE, Catalog
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.rowkeys import SEQ_BITS, span
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.catalog import ENTER, LEAVE, Catalog
+from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
 
 
 class Transaction(Catalog):

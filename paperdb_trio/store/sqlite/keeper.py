@@ -1,0 +1,134 @@
+"""The background work of a serving store: trims, unfinished removals, and indexes.
+
+Law: each step is an operation like any other, so that writers hardly notice. What fails is tried again later.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError
+from paperdb_trio.logs import SparingLog
+from paperdb_trio.store.housekeeping import Bounds, FreePages, IndexWork, KeepTime, Trim, finish_drops
+from paperdb_trio.store.requests import ForgetRequests
+from paperdb_trio.store.revocations import ForgetRevocations
+from paperdb_trio.store.sqlite.writer import Writer
+
+sparing_log = SparingLog(logging.getLogger("paperdb.store"))
+
+TRIM_SECONDS: Final = 1.0
+DROP_SECONDS: Final = 1.0
+"""Between two checks for an interrupted removal of a collection."""
+KEEP_TIME_SECONDS: Final = 3600.0
+"""Between two writes of the log's clock into the file; see `LogClock.keep`."""
+TRIM_AGAIN_SECONDS: Final = 60.0
+"""After a failure, unless the disk is full: then trims are what frees it."""
+TRIM_PAUSE: Final = 0.002
+"""Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
+
+
+class Keeper:
+    """`drops_left`: the file may hold collections whose removal was interrupted."""
+
+    def __init__(self, writer: Writer, settings: Settings, on_trimmed: Callable[[int, int], None]) -> None:
+        self._writer = writer
+        self._settings = settings
+        self._on_trimmed = on_trimmed
+        self.drops_left = False
+
+    async def begin(self) -> None:
+        """Finish the removals that an earlier server started, before a client can write to those collections,
+        because its writes would be removed as well."""
+        await self._finish_drops(0.0)
+
+    async def run(self) -> None:
+        """Returns when the writer closes."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._trim)
+            nursery.start_soon(self._watch_drops)
+            nursery.start_soon(self._keep_indexes)
+            await self._writer.closed.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _trim(self) -> None:
+        """Keep the change logs within their age and count."""
+        kept = -math.inf
+        while True:
+            await trio.sleep(TRIM_SECONDS)
+            try:
+                if trio.current_time() >= kept + KEEP_TIME_SECONDS:
+                    await self._keep_time()
+                    kept = trio.current_time()
+                await self._trim_once()
+            except ApiError as error:
+                if error.code == "SHUTTING_DOWN":
+                    return
+                sparing_log.warning("could not trim the change log: %s", error)
+                again = trio.current_time() + TRIM_AGAIN_SECONDS
+                while trio.current_time() < again and not self._writer.full:
+                    await trio.sleep(TRIM_SECONDS)
+
+    async def _keep_time(self) -> None:
+        await self._writer.submit(KeepTime(self._writer.clock))
+        while await self._writer.submit(ForgetRevocations(int(time.time() * 1000))):
+            await trio.sleep(TRIM_PAUSE)
+
+    async def _trim_once(self) -> None:
+        writer, settings = self._writer, self._settings
+        for database_id, (head, trimmed) in (await writer.submit(Bounds())).items():
+            # On a full disk, deleting a document would otherwise only move it into the log.
+            until = trimmed + writer.owed.pop(database_id, 0)
+            removed = head - trimmed
+            while removed:
+                cutoff = writer.clock.now() - settings.retention_age
+                trim = Trim(database_id, cutoff, settings.retention_count, until=until)
+                trimmed, removed = await writer.submit(trim)
+                self._on_trimmed(database_id, trimmed)
+                await trio.sleep(TRIM_PAUSE)
+        while await writer.submit(ForgetRequests()):
+            await trio.sleep(TRIM_PAUSE)
+        while await writer.submit(FreePages(spare=0) if writer.full else FreePages()):
+            await trio.sleep(TRIM_PAUSE)
+
+    async def _watch_drops(self) -> None:
+        """Finish removals that a failed request started."""
+        while True:
+            await trio.sleep(DROP_SECONDS)
+            if self.drops_left:
+                await self._finish_drops(TRIM_PAUSE)
+
+    async def _finish_drops(self, pause: float) -> None:
+        self.drops_left = False
+        try:
+            await finish_drops(self._writer, pause)
+        except ApiError as error:
+            self.drops_left = True
+            if error.code != "SHUTTING_DOWN":
+                sparing_log.warning("could not remove a collection: %s", error)
+
+    async def _keep_indexes(self) -> None:
+        """Build and remove indexes. What is left at the end, the next start goes on with."""
+        while True:
+            try:
+                await keep_indexes(self._writer)
+            except ApiError as error:
+                if error.code == "SHUTTING_DOWN":
+                    return
+                sparing_log.warning("could not build an index: %s", error)
+                await trio.sleep(DROP_SECONDS)
+
+
+async def keep_indexes(writer: Writer) -> None:
+    """Build and remove indexes whenever there is work, until the writer closes."""
+    while True:
+        writer.index_work = trio.Event()
+        while await writer.submit(IndexWork(build=not writer.full)):
+            await trio.lowlevel.checkpoint()
+        await writer.index_work.wait()
