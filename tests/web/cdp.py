@@ -120,7 +120,7 @@ class Page:
             wait_until(lambda: self.run(tried) is True, seconds)
         except AssertionError:
             raise AssertionError(
-                f"never: {condition}; the page says {self.run('document.body.innerText')!r}"
+                f"never: {condition}; the page says {self.run('document.body.innerText')[:3000]!r}"
             ) from None
 
     def listen(self) -> None:

@@ -6,18 +6,24 @@
  */
 
 import { h, icon, isPlain, put, show } from "./dom.js";
+import { access } from "./access.js";
 import { documents } from "./documents.js";
+import { health } from "./health.js";
+import { inspector } from "./inspector.js";
 import { live } from "./live.js";
-import { Session, server } from "./session.js";
+import { Session, all, server } from "./session.js";
 import { nextTheme, themeButton } from "./theme.js";
 import { tokens } from "./tokens.js";
 import { complain, sentence } from "./ui.js";
 
-/** `for`: the kinds of credentials for which there is the part. */
+/** `isFor(session)`: whether there is the part. */
 const PARTS = [
-  { id: "documents", label: "Documents", view: documents, for: ["secret", "public", "token"] },
-  { id: "live", label: "Live", view: live, for: ["secret", "public", "token"] },
-  { id: "tokens", label: "Tokens", view: tokens, for: ["secret", "public"] },
+  { id: "documents", label: "Documents", view: documents, isFor: (one) => one.hasDocuments },
+  { id: "live", label: "Live", view: live, isFor: (one) => one.hasDocuments },
+  { id: "tokens", label: "Tokens", view: tokens, isFor: (one) => one.hasKey },
+  { id: "inspector", label: "Inspector", view: inspector, isFor: (one) => one.isOperator },
+  { id: "health", label: "Health", view: health, isFor: (one) => one.isOperator },
+  { id: "access", label: "Access", view: access, isFor: (one) => one.isOperator },
 ];
 
 const app = document.getElementById("app");
@@ -106,7 +112,7 @@ function banner() {
 
 // --- the frame -----------------------------------------------------------------------------------
 
-const available = () => PARTS.filter((one) => one.for.includes(session.kind));
+const available = () => PARTS.filter(({ isFor }) => isFor(session));
 
 function frame() {
   closePart();
@@ -114,7 +120,8 @@ function frame() {
     h("li", {}, h("a", { href: `#/${id}`, id: `to-${id}` }, icon(id), h("span", {}, label))),
   );
   const title = h("a", { class: "brand", href: "#/" }, "PaperDB");
-  const kind = h("span", { class: "badge" }, { secret: "secret key", public: "public key", admin: "admin key" }[session.kind] ?? "token");
+  const kind = h("span", { class: "badge" }, session.kind === "token" ? "token" : `${session.kind} key`);
+  const where = session.kind === "admin" ? databaseChoice() : session.me && h("span", { class: "badge" }, session.me.database);
   show(
     app,
     h(
@@ -123,6 +130,7 @@ function frame() {
       title,
       h("span", { class: "address mono" }, server.host + server.pathname.replace(/\/$/, "")),
       kind,
+      where,
       h("span", { class: "space" }),
       themeButton(),
       h("button", { type: "button", class: "quiet", onclick: leave }, "Sign out"),
@@ -135,6 +143,28 @@ function frame() {
       h("main", { id: "main", tabindex: "-1" }),
     ),
   );
+}
+
+/** An admin key sees the server; the documents of a database, if one is chosen. */
+function databaseChoice() {
+  const none = [h("option", { value: "" }, "no database"), session.database && h("option", { value: session.database }, session.database)];
+  const choice = put(h("select", { "aria-label": "Database", onchange: () => choose(choice.value || null) }), none);
+  choice.value = session.database ?? "";
+  void all(session, "/admin.v1/databases", "databases").then((databases) => {
+    show(choice, none[0], databases.map(({ name }) => h("option", { value: name }, name)));
+    choice.value = session.database ?? "";
+  }, complain);
+  return choice;
+}
+
+function choose(database) {
+  const before = session;
+  session = before.on(database);
+  before.close();
+  session.remember();
+  frame();
+  if (database !== null) go("documents");
+  else navigate();
 }
 
 // --- the way between parts -----------------------------------------------------------------------

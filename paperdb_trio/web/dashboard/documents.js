@@ -90,7 +90,7 @@ function collectionList({ session, address, go }, current) {
   const timer = setInterval(refresh, REFRESH_MS);
   void refresh();
   const head = h("div", { class: "row" }, h("h2", { class: "grow" }, "Collections"),
-    session.kind === "secret" && button([icon("plus"), h("span", { class: "unseen" }, "New collection")], create, { class: "quiet", title: "New collection" }));
+    session.isFull && button([icon("plus"), h("span", { class: "unseen" }, "New collection")], create, { class: "quiet", title: "New collection" }));
   return {
     element: h("aside", { class: "collections", "aria-label": "Collections" }, head, items),
     refresh,
@@ -118,7 +118,7 @@ function filterOf(query) {
 
 function collectionView(context, name, list) {
   const { session, query, rename, go } = context;
-  const isSecret = session.kind === "secret";
+  const isSecret = session.isFull;
   let filter = filterOf(query);
   let sort = query.get("sort") ?? newest(session);
   let cursors = [undefined]; // where each page begins; the last one is shown

@@ -38,7 +38,7 @@ export async function eraseAll({ session, name, filter }) {
   const text = hasFilter ? JSON.stringify(filter) : undefined;
   const { count } = await session.get(`/${name}/count`, { filter: text });
   if (hasFilter && count === 0) return void say("No document matches.");
-  const drops = !hasFilter && session.kind === "secret";
+  const drops = !hasFilter && session.isFull;
   const what = hasFilter ? `${number(count)} documents that match ${text}` : `All ${number(count)} documents`;
   const words = `${what} of ${name} will be deleted${drops ? ", and its schema with them" : ""}.`;
   const title = drops ? `Delete the collection ${name}?` : "Delete these documents?";

@@ -40,7 +40,7 @@ export function live(context) {
   /** The names of what is wanted. */
   async function names() {
     if (wanted.collection) return [wanted.collection];
-    if (session.kind === "secret") return ["*"];
+    if (session.isFull) return ["*"];
     return (await session.collections()).map(({ name }) => name).slice(0, MAX_COLLECTIONS);
   }
 

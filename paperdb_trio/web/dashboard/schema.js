@@ -23,7 +23,7 @@ export function withIndex(schema, fields) {
 
 export async function schemaDialog({ session, name }) {
   const schema = await readSchema(session, name);
-  const mayWrite = session.kind === "secret";
+  const mayWrite = session.isFull;
   const text = pretty(JSON.stringify(schema ?? { properties: {}, indexes: [] }));
   return dialog(`Schema of ${name}`, (close) => {
     const wrong = h("p", { class: "refused", role: "alert", id: newId("wrong") });

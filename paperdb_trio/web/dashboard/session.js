@@ -8,6 +8,9 @@
 import { createClient } from "../sdk/paperdb.js";
 
 const STORED = "paperdb.key";
+const CHOSEN = "paperdb.database";
+/** With an admin key: the database whose documents a request is about. */
+const DATABASE = "X-PaperDB-Database";
 const KINDS = [
   ["pdb_sk_", "secret"],
   ["pdb_pk_", "public"],
@@ -28,22 +31,47 @@ export class Refusal extends Error {
 export class Session {
   #key;
 
-  constructor(key) {
+  /** `database`: the one whose documents an admin key is to see; null for the server alone. */
+  constructor(key, database = null) {
     this.#key = key;
     this.kind = KINDS.find(([prefix]) => key.startsWith(prefix))?.[1] ?? "token";
+    this.database = this.kind === "admin" ? database : null;
     const credential = this.kind === "token" ? { getToken: async () => key } : { apiKey: key };
+    const within = this.database && { fetch: (url, { headers, ...init }) => fetch(url, { ...init, headers: { ...headers, [DATABASE]: database } }) };
     /** The SDK, for what changes as one watches. */
-    this.client = createClient({ ...credential, baseUrl: server });
+    this.client = createClient({ ...credential, ...within, baseUrl: server });
     this.claims = this.kind === "token" ? claims(key) : null;
+    /** `{database, version, …}` of a secret or admin key. */
+    this.me = null;
+  }
+
+  /** The same key, on a database. */
+  on(database) {
+    return Object.assign(new Session(this.#key, database), { me: this.me });
+  }
+
+  /** Whether it may do what a secret key may. */
+  get isFull() {
+    return this.kind === "secret" || this.database !== null;
   }
 
   get canWrite() {
-    return this.kind === "secret" || this.kind === "token";
+    return this.isFull || this.kind === "token";
   }
 
   /** Schemas, plans of queries, history: for keys only. */
   get hasKey() {
-    return this.kind === "secret" || this.kind === "public";
+    return this.isFull || this.kind === "public";
+  }
+
+  /** Whether there are documents to see. */
+  get hasDocuments() {
+    return this.hasKey || this.kind === "token";
+  }
+
+  /** Whether the admin API takes the key; for a secret key, about its own database. A proxy may close it. */
+  get isOperator() {
+    return this.me !== null;
   }
 
   /**
@@ -56,6 +84,7 @@ export class Session {
       if (value !== undefined && value !== "") address.searchParams.set(name, value);
     }
     const sent = { ...headers, Authorization: `Bearer ${this.#key}` };
+    if (this.database !== null) sent[DATABASE] = this.database;
     if (body !== undefined) sent["Content-Type"] = "application/json";
     let response;
     let text;
@@ -104,7 +133,16 @@ export class Session {
       const [first] = await this.collections();
       const name = first && first.name !== "*" ? first.name : "any";
       await this.get(`/${name}/docs`, { limit: 1 });
-    } else if (this.kind !== "admin") await this.get("/collections");
+    } else if (this.kind === "public" || !(await this.#meet())) await this.get("/collections");
+  }
+
+  async #meet() {
+    try {
+      this.me = await this.get("/admin.v1/me");
+    } catch (error) {
+      if (this.kind === "admin" || error.status === 401 || error.status === 0) throw error;
+    }
+    return this.isOperator;
   }
 
   close() {
@@ -113,16 +151,18 @@ export class Session {
 
   remember() {
     sessionStorage.setItem(STORED, this.#key);
+    sessionStorage.setItem(CHOSEN, this.database ?? "");
   }
 
   static forget() {
     sessionStorage.removeItem(STORED);
+    sessionStorage.removeItem(CHOSEN);
   }
 
   /** The session that this tab had before it was loaded again, or null. */
   static remembered() {
     const key = sessionStorage.getItem(STORED);
-    return key === null ? null : new Session(key);
+    return key === null ? null : new Session(key, sessionStorage.getItem(CHOSEN) || null);
   }
 }
 
@@ -141,6 +181,17 @@ export function claims(token) {
     return JSON.parse(new TextDecoder().decode(bytes)) ?? {};
   } catch {
     return {};
+  }
+}
+
+/** All rows of a list of the admin API, page by page. */
+export async function all(session, path, member, query = {}) {
+  const found = [];
+  for (let after; ;) {
+    const page = await session.get(path, { ...query, limit: 1000, after });
+    found.push(...page[member]);
+    after = page.next;
+    if (after === undefined) return found;
   }
 }
 

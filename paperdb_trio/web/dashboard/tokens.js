@@ -14,7 +14,7 @@ const LIFETIMES = [["300", "5 minutes"], ["900", "15 minutes"], ["3600", "1 hour
 const EVERY = "*";
 
 export function tokens({ session, asToken }) {
-  const isSecret = session.kind === "secret";
+  const isSecret = session.isFull;
   const rules = [];
   let names = [];
 
