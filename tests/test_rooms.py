@@ -22,6 +22,7 @@ FLOORS = (
     ("services",),
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
+    ("exchanges",),  # the end of each request
     ("net",),  # bytes and framing
     ("auth",),
     ("store", "limits"),  # opens no socket, speaks no protocol
@@ -94,7 +95,7 @@ SEAM = {
     for name in (
         *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
         *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
-        "cache",
+        *("predicate", "cache"),
     )
 }
 """All of the store that the rooms above it know. An engine's modules are known to the command line, to imports

@@ -18,7 +18,6 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
-from paperdb_trio.match.predicate import predicate
 from paperdb_trio.match.query import query
 from paperdb_trio.model import Change
 from paperdb_trio.store.document_schema import parse_schema
@@ -37,6 +36,7 @@ from paperdb_trio.store.operations import (
     SetSchema,
     Written,
 )
+from paperdb_trio.store.predicate import predicate
 from paperdb_trio.store.protocol import EventText, Found, Store
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.requests import Kept, Once, RequestKey

@@ -1,6 +1,6 @@
 """The filter language and sorting: SQLite and the matcher's predicate find the same documents.
 
-`paperdb_trio.match.predicate` has the semantics of `paperdb_trio.store.query`, not its SQL. Both run on the
+`paperdb_trio.store.predicate` has the semantics of `paperdb_trio.store.query`, not its SQL. Both run on the
 same documents, with and without indexes on the fields.
 """
 
@@ -18,10 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.match.predicate import MISSING, OPERATORS, at, number, predicate
 from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.paging import edge_text, parse_edge
+from paperdb_trio.store.predicate import MISSING, OPERATORS, at, number, predicate
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.sqlite.find import Shelf, count, edge_text, find, parse_edge, shelf
+from paperdb_trio.store.sqlite.find import Shelf, count, find, shelf
 from paperdb_trio.store.sqlite.reader import Reader
 from paperdb_trio.store.sqlite.transaction import Transaction
 from tests.store.tools import (

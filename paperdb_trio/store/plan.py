@@ -1,15 +1,14 @@
 """Plans for finds: which index, which of its entries, in which order.
 
-Law: no I/O except the counts that `choose` asks for. An index only proposes documents. Each is checked against
-the whole filter, so that the result never depends on the plan.
+Law: no I/O. `choose` says which entries must be counted, if any. An index only proposes documents. Each is
+checked against the whole filter, so that the result never depends on the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import MAX_FIELDS, Index, IndexField, field_text, parse_field
@@ -89,16 +88,23 @@ def _order(rest: list[IndexField], question: Question, intervals: int) -> Order:
     return Order.SORTED if any(same) else Order.BACKWARD
 
 
-def choose(
-    question: Question,
-    indexes: tuple[Index, ...],
-    *,
-    documents: int,
-    in_order: bool,
-    count: Callable[[Plan, int], int],
-) -> Plan:
-    """`documents`: their number. `in_order`: insertion order is also the order of `createdAt`. `count(plan,
-    most)` counts the plan's entries, up to `most`."""
+class Contest(NamedTuple):
+    """`plans` of which the one with the fewest entries is best if it has fewer than `most`; else it is
+    `otherwise`."""
+
+    plans: list[Plan]
+    most: int
+    otherwise: Plan
+
+    def won(self, counts: list[int]) -> Plan:
+        """`counts`: the entries of each plan, counted up to `most`."""
+        unordered = [plan.order is Order.SORTED for plan in self.plans]
+        entries, _, at = min(zip(counts, unordered, range(len(counts)), strict=True))
+        return self.plans[at] if entries < self.most else self.otherwise
+
+
+def choose(question: Question, indexes: tuple[Index, ...], *, documents: int, in_order: bool) -> Plan | Contest:
+    """`documents`: their number. `in_order`: insertion order is also the order of `createdAt`."""
     plans = [plan for index in indexes if index.built and (plan := plan_with(index, question)) is not None]
     ordered = [plan for plan in plans if plan.order is not Order.SORTED]
     narrow = [plan for plan in plans if plan.narrows]
@@ -108,13 +114,15 @@ def choose(
     natural = _natural(question, in_order=in_order)
     if best is None or not best.narrows:
         best = natural or best
-    if narrow:
-        most = worth(documents) if best is None else FEW
-        counted = [(count(plan, most), plan.order is Order.SORTED, at) for at, plan in enumerate(narrow)]
-        entries, _, at = min(counted)
-        if entries < most:
-            return narrow[at]
-    return best or Plan(Order.SORTED)
+    otherwise = best or Plan(Order.SORTED)
+    return Contest(narrow, worth(documents) if best is None else FEW, otherwise) if narrow else otherwise
+
+
+def choose_count(question: Question, indexes: tuple[Index, ...], *, documents: int) -> Contest:
+    """The same where no order is needed."""
+    plans = (plan_with(index, question) for index in indexes if index.built)
+    narrow = [plan for plan in plans if plan is not None and plan.narrows]
+    return Contest(narrow, worth(documents), Plan(Order.INSERTION))
 
 
 def worth(documents: int) -> int:
