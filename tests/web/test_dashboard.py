@@ -16,7 +16,7 @@ import pytest
 
 from paperdb_trio.rest.pages import PAGE_HEADERS
 from paperdb_trio.web import assets
-from tests.conftest import ENVIRONMENT, Server, need, wait_until
+from tests.conftest import ENVIRONMENT, Server, StartServer, need, wait_until
 from tests.web.cdp import Browser, Page, chromium
 from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, fits_a_phone, sign_in, visit
 from tests.web.tools import Script
@@ -283,11 +283,16 @@ def test_live_shows_what_each_change_changed_and_a_way_back(
     page.wait("document.querySelector('.head').innerText.includes('1 held back')")
     click(page, "Go on")
     page.wait(f"{events}[0].innerText.includes('delete')")
+    page.run(f"{events}[0].querySelector('button').click()")
+    click(page, "Bring it back")
+    click(page, "Save", DIALOG)
+    page.wait("document.querySelector('dialog') === null")
+    assert server.request("GET", f"/{collection}/docs/two").json()["room"] == "r2"
     fill(page, "Show only", "r2")
-    page.wait(f"{events}.length === 2")
+    page.wait(f"{events}.length === 3")
     assert fits_a_phone(page)
 
-    visit(page, f"documents/{collection}", f"{LIVE} && {ROWS}.length === 1")
+    visit(page, f"documents/{collection}", f"{LIVE} && {ROWS}.length === 2")
     click(page, "one")
     click(page, "History", DIALOG)
     click(page, f"Back to seq {begin}", DIALOG)
@@ -399,14 +404,29 @@ def test_everyone_can_use_it(page: Page, server: Server, collection: str) -> Non
     assert fits_a_phone(page)
 
 
-def test_a_public_key_reads(browser: Browser, server: Server, collection: str) -> None:
+def test_large_documents_come_in_smaller_pages(browser: Browser, start_server: StartServer) -> None:
+    server = start_server("--max-result-bytes", "1048576")
+    server.request("POST", "/big/bulk", json=[{"text": "x" * 64_000} for _ in range(30)])
+    with browser.page(server.url) as page:
+        sign_in(page, server.key)
+        visit(page, "documents/big", f"{LIVE} && {ROWS}.length === 4")
+        click(page, "Next")
+        page.wait(f"{LIVE} && document.querySelector('[aria-label=Pages]').innerText.includes('5 to 8')")
+
+
+def test_a_public_key_reads_until_it_is_revoked(browser: Browser, server: Server, collection: str) -> None:
     server.insert(collection, {"_id": "one"})
+    public = server.new_key(public=True)
     with browser.page(server.url) as page:
         page.listen()
-        sign_in(page, server.new_key(public=True)["key"])
+        sign_in(page, public["key"])
         visit(page, f"documents/{collection}", f"{LIVE} && {ROWS}.length === 1")
         click(page, "one")
         page.wait(f"{DIALOG}.querySelector('textarea').readOnly")
         shown = page.run("[...document.querySelectorAll('button')].map((one) => one.innerText)")
         assert not {"Insert", "Import", "Delete…", "Save", "Delete"} & set(shown)
+        server.cli("keys", "revoke", public["id"])
+        wait_until(lambda: server.request("GET", "/collections", key=public["key"]).status_code == 401)
+        visit(page, f"documents/{collection}?sort=n", "document.querySelector('#sign-in') !== null")
+        assert "UNAUTHORIZED" in page.run("document.getElementById('refused').innerText")
         assert page.complaints == []

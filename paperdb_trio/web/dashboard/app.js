@@ -66,6 +66,7 @@ async function enter(candidate) {
     return false;
   }
   session = candidate;
+  session.onLost = lost;
   form.reset();
   frame();
   navigate();
@@ -73,7 +74,19 @@ async function enter(candidate) {
   return true;
 }
 
+/** The key was revoked, or the token has ended. */
+function lost(error) {
+  if (signedIn === null) {
+    leave();
+    refused.textContent = sentence(error);
+  } else {
+    asMyself();
+    complain(error);
+  }
+}
+
 function leave() {
+  for (const dialog of document.querySelectorAll("dialog")) dialog.close();
   for (const one of [session, signedIn]) one?.close();
   session = signedIn = null;
   Session.forget();
@@ -89,6 +102,7 @@ function leave() {
 function asToken(token) {
   signedIn = session;
   session = new Session(token);
+  session.onLost = lost;
   frame();
   go("documents");
 }
@@ -160,6 +174,7 @@ function databaseChoice() {
 function choose(database) {
   const before = session;
   session = before.on(database);
+  session.onLost = lost;
   before.close();
   session.remember();
   frame();

@@ -14,12 +14,17 @@ import { schemaDialog } from "./schema.js";
 import { exportDialog, importDialog } from "./transfer.js";
 import { pathOf } from "./session.js";
 import { actions, button, complain, confirm, dialog, field, number, say, sentence } from "./ui.js";
+import { every } from "./table.js";
 import { watch } from "./watch.js";
 
 const PAGE = 100;
+/** Of documents so large that a page of them is too much for one response. */
+const LEAST_PAGE = 4;
 /** Newest first. A token's rule may hide `createdAt`; the order of insertion is the same. */
 const newest = ({ kind }) => (kind === "token" ? "-" : "-createdAt");
 const REFRESH_MS = 15_000;
+/** Changes that come faster are shown together. */
+const SHOW_MS = 100;
 /** A first page that takes longer says how it was found. */
 const SLOW_MS = 700;
 const NAME = /^[A-Za-z0-9_-]{1,64}$/;
@@ -56,12 +61,7 @@ function collectionList({ session, address, go }, current) {
   let isOver = false;
 
   async function refresh() {
-    if (document.hidden || isOver) return;
-    try {
-      all = await session.collections();
-    } catch (error) {
-      return void show(items, h("li", { class: "refused" }, sentence(error)));
-    }
+    all = (await session.collections()).filter(({ name }) => NAME.test(name));
     if (isOver) return;
     const names = new Set(all.map(({ name }) => name));
     const rows = current && !names.has(current) ? [{ name: current, count: null }, ...all] : all;
@@ -72,25 +72,27 @@ function collectionList({ session, address, go }, current) {
     for (const listener of listeners) listener(all);
   }
 
+  /** Of a token for every collection, nobody knows the names. */
+  const mayOpen = session.kind === "token";
+
   async function create() {
-    const name = await dialog("New collection", (close) => {
+    const name = await dialog(mayOpen ? "Open a collection" : "New collection", (close) => {
       const input = h("input", { autocomplete: "off", spellcheck: "false", maxlength: "64", required: true, pattern: "[A-Za-z0-9_\\-]{1,64}", autofocus: true });
       return h("form", { onsubmit: (event) => {
         event.preventDefault();
         if (NAME.test(input.value)) close(input.value);
       } },
-      field("Name", input, "Letters, digits, _ and -; 64 at most. Its first document makes it."),
+      field("Name", input, mayOpen ? null : "Letters, digits, _ and -; 64 at most. Its first document makes it."),
       actions(h("button", { class: "primary" }, "Go on"), h("button", { type: "button", onclick: () => close() }, "Cancel")));
     });
     if (name === undefined) return;
-    const id = await openEditor({ session, name });
-    if (id !== undefined) go("documents", [name]);
+    if (mayOpen || (await openEditor({ session, name })) !== undefined) go("documents", [name]);
   }
 
-  const timer = setInterval(refresh, REFRESH_MS);
-  void refresh();
+  const end = every(REFRESH_MS, refresh, (error) => show(items, h("li", { class: "refused" }, sentence(error))));
+  const label = mayOpen ? "Open a collection" : "New collection";
   const head = h("div", { class: "row" }, h("h2", { class: "grow" }, "Collections"),
-    session.isFull && button([icon("plus"), h("span", { class: "unseen" }, "New collection")], create, { class: "quiet", title: "New collection" }));
+    (session.isFull || mayOpen) && button([icon("plus"), h("span", { class: "unseen" }, label)], create, { class: "quiet", title: label }));
   return {
     element: h("aside", { class: "collections", "aria-label": "Collections" }, head, items),
     refresh,
@@ -98,7 +100,7 @@ function collectionList({ session, address, go }, current) {
     listen: (listener) => listeners.add(listener),
     close: () => {
       isOver = true;
-      clearInterval(timer);
+      end();
     },
   };
 }
@@ -125,6 +127,9 @@ function collectionView(context, name, list) {
   let view = null;
   let end = () => {};
   let began = 0;
+  let size = PAGE;
+  let pending = null; // a view that is shown when `timer` runs out
+  let timer = null;
 
   const count = h("span", { class: "hint" });
   const status = h("span", { class: "status loading", role: "status" }, "Loading");
@@ -152,7 +157,8 @@ function collectionView(context, name, list) {
 
   function start() {
     end();
-    view = null;
+    clearTimeout(timer);
+    view = pending = timer = null;
     began = performance.now();
     grid.clear();
     show(notice);
@@ -160,10 +166,26 @@ function collectionView(context, name, list) {
     tell("loading");
     render();
     void recount();
-    end = watch({ session, name, filter, sort, size: PAGE, after: cursors.at(-1), onView });
+    end = watch({ session, name, filter, sort, size, after: cursors.at(-1), onView: soon });
+  }
+
+  /** The first at once, later ones at most each `SHOW_MS`. */
+  function soon(next) {
+    pending = next;
+    if (timer !== null) return;
+    timer = setTimeout(() => {
+      timer = null;
+      if (pending !== null) soon(pending);
+    }, SHOW_MS);
+    pending = null;
+    onView(next);
   }
 
   function onView(next) {
+    if (next.error?.code === "RESULT_TOO_LARGE" && size > LEAST_PAGE) {
+      size = Math.floor(size / 5);
+      return void back([undefined]);
+    }
     const isFirst = view === null || view.status === "loading";
     view = next;
     tell(next.status, next.error);
@@ -225,7 +247,7 @@ function collectionView(context, name, list) {
   /** Where the page that is shown ends. A live one ends where the same find does. */
   async function cursorBehind() {
     if (view.next !== undefined) return view.next;
-    const about = { sort, limit: PAGE, select: "_id", filter: isAll() ? undefined : JSON.stringify(filter) };
+    const about = { sort, limit: size, select: "_id", filter: isAll() ? undefined : JSON.stringify(filter) };
     return (await session.get(`/${name}/docs`, about)).next;
   }
 
@@ -244,7 +266,7 @@ function collectionView(context, name, list) {
   function render() {
     const number_ = cursors.length;
     const rows = view?.documents.length ?? 0;
-    const from = (number_ - 1) * PAGE;
+    const from = (number_ - 1) * size;
     const words = rows ? `${number(from + 1)} to ${number(from + rows)}` : "";
     show(
       pager,
@@ -273,7 +295,7 @@ function collectionView(context, name, list) {
     }
     grid.focus(id);
   };
-  const plan = () => planDialog({ session, name, filter, sort, limit: PAGE, after: cursors.at(-1), onIndexed: start });
+  const plan = () => planDialog({ session, name, filter, sort, limit: size, after: cursors.at(-1), onIndexed: start });
 
   async function removeOne(id) {
     if (!(await confirm("Delete this document?", `${name} / ${id}`, "Delete", { danger: true }))) return;
@@ -324,6 +346,7 @@ function collectionView(context, name, list) {
     element,
     close: () => {
       clearTimeout(countTimer);
+      clearTimeout(timer);
       counting += 1;
       end();
     },

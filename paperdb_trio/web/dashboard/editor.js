@@ -13,11 +13,11 @@ import { actions, button, confirm, dialog, diffView, field, newId, say, sentence
 
 const compare = (before, after, label) => diffView(difference(before, after), label);
 
-/** Edit a document, or make one if `id` is null. Resolves to its id once it is saved or deleted, else undefined. */
-export async function openEditor({ session, name, id = null, text }) {
+/** Edit a document, or make one if `id` is null, of `text` and at the id `key` if these are given. Resolves to its id once it is saved or deleted, else undefined. */
+export async function openEditor({ session, name, id = null, text, key = "" }) {
   const path = id === null ? null : pathOf(name, id);
   const loaded = path && (await session.call("GET", path));
-  const editor = new Editor({ session, name, id, path, loaded, text });
+  const editor = new Editor({ session, name, id, path, loaded, text, key });
   const title = id === null ? `New document in ${name}` : `${name} / ${id}`;
   const result = await dialog(title, (close) => editor.build(close), { wide: true, mayClose: () => editor.mayClose() });
   editor.close();
@@ -41,11 +41,12 @@ class Editor {
   #facts = h("p", { class: "hint" });
   #panel = h("div", { class: "stack" });
 
-  constructor({ session, name, id, path, loaded, text }) {
+  constructor({ session, name, id, path, loaded, text, key }) {
     this.#session = session;
     this.#name = name;
     this.#id = id;
     this.#path = path;
+    this.#key.value = key;
     if (loaded) this.#take(loaded);
     this.#area.value = text ?? this.#base;
     if (loaded === null && text === undefined) this.#area.value = "{\n  \n}";

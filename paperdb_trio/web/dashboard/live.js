@@ -148,7 +148,9 @@ export function live(context) {
       h("p", { class: "hint" }, facts.filter(Boolean).join(" · ")),
       compared,
       h("div", { class: "row" },
-        button("Open the document", () => openEditor({ session, name: collection, id: data._id })),
+        type === "delete"
+          ? session.canWrite && button("Bring it back", () => openEditor({ session, name: collection, text: now, key: data._id }))
+          : button("Open the document", () => openEditor({ session, name: collection, id: data._id })),
         h("a", { class: "button", href: context.address("documents", [collection], { filter: JSON.stringify({ _id: data._id }) }) }, "Show it in its collection")),
     ];
   }

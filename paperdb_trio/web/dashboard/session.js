@@ -30,6 +30,8 @@ export class Refusal extends Error {
 
 export class Session {
   #key;
+  /** Called once the server no longer takes the credential. */
+  onLost = () => {};
 
   /** `database`: the one whose documents an admin key is to see; null for the server alone. */
   constructor(key, database = null) {
@@ -97,7 +99,9 @@ export class Session {
     }
     if (!response.ok) {
       const { error = `HTTP ${response.status}`, code = `HTTP_${response.status}`, ...more } = parsed(text) ?? {};
-      throw new Refusal(response.status, code, error, more);
+      const refusal = new Refusal(response.status, code, error, more);
+      if (response.status === 401) this.onLost(refusal);
+      throw refusal;
     }
     return { text, etag: response.headers.get("ETag"), json: () => JSON.parse(text) };
   }
