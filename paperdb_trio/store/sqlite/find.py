@@ -13,26 +13,25 @@ from typing import Any, Final, NamedTuple
 
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys
-from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
+from paperdb_trio.store.indexes import IndexSet, parse_field, stored_indexes
 from paperdb_trio.store.paging import Edge
-from paperdb_trio.store.plan import Contest, Interval, Order, Plan, choose, choose_count, improvement
+from paperdb_trio.store.plan import (
+    MANY,
+    Contest,
+    Interval,
+    Order,
+    Plan,
+    Shelf,
+    choose,
+    choose_count,
+    explanation,
+)
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.question import condition, field, order
 
-MANY: Final = 1_000_000
-"""The most entries that are counted, in some 20 ms."""
 _CREATED: Final = "json_extract(data,'$.createdAt')"
-
-
-class Shelf(NamedTuple):
-    """What finding needs of a collection. `in_order`: its documents are stored in order of `createdAt`."""
-
-    id: int
-    documents: int
-    indexes: tuple[Index, ...]
-    in_order: bool
 
 
 def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> Shelf | None:
@@ -124,7 +123,7 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
 
 
 def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
-    chosen = choose(question, of.indexes, documents=of.documents, in_order=of.in_order)
+    chosen = choose(question, of)
     return chosen if isinstance(chosen, Plan) else _won(connection, chosen)
 
 
@@ -281,7 +280,7 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
     """The number of matching documents, and how they were found."""
     if question.everything:
         return of.documents, Plan(Order.INSERTION)
-    contest = choose_count(question, of.indexes, documents=of.documents)
+    contest = choose_count(question, of)
     plan = _won(connection, contest) if contest.plans else contest.otherwise
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
@@ -290,12 +289,5 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
 
 def explain(connection: sqlite.Connection, plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
     """The plan by which a question was answered, as the members of `rest.responses.Explanation`."""
-    suggestion = improvement(plan, question)
-    return {
-        "index": None if plan.index is None else plan.index.fields,
-        "order": plan.order.value,
-        "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
-        "documents": of.documents,
-        "building": [index.fields for index in of.indexes if not index.built],
-        "suggestion": None if any(i.fields == suggestion for i in of.indexes) else suggestion,
-    }
+    looks_at = of.documents if plan.index is None else _entries(connection, plan, MANY)
+    return explanation(plan, question, of, looks_at)
