@@ -179,6 +179,19 @@ def wishes(question: Question) -> list[tuple[str, ...]]:
     return [fields for fields in found if fields]
 
 
+def described(plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
+    """The plan as fields of a log line, for which nothing is counted."""
+    suggestion = improvement(plan, question)
+    fields: dict[str, Any] = {
+        "index": "none" if plan.index is None else ",".join(plan.index.fields),
+        "order": plan.order.value,
+        "documents": of.documents,
+    }
+    if suggestion is not None and not any(index.fields == suggestion for index in of.indexes):
+        fields["suggestion"] = ",".join(suggestion)
+    return fields
+
+
 def explanation(plan: Plan, question: Question, of: Shelf, looks_at: int) -> dict[str, Any]:
     """The members of `rest.responses.Explanation`. `looks_at`: how many documents, or entries up to `MANY`."""
     suggestion = improvement(plan, question)

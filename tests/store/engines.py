@@ -19,7 +19,7 @@ from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.indexes import Index, index_set
 from paperdb_trio.store.operations import Draft
 from paperdb_trio.store.paging import Edge
-from paperdb_trio.store.plan import Plan, Shelf
+from paperdb_trio.store.plan import Shelf
 from paperdb_trio.store.postgres import find as postgres_find
 from paperdb_trio.store.postgres.keys import stored
 from paperdb_trio.store.query import Question
@@ -39,8 +39,6 @@ class Found(Protocol):
     def last(self) -> int: ...
     @property
     def more(self) -> bool: ...
-    @property
-    def plan(self) -> Plan: ...
 
 
 class Collection(Protocol):
@@ -116,10 +114,12 @@ class _OfPostgres:
             return result
 
     def find(self, question: Question, edge: Edge | None, limit: int, offset: int = 0) -> Found:
-        return self.run(postgres_find.find(question, self.shelf, edge, limit, offset, 2**24))
+        plan = self.run(postgres_find.choose_plan(question, self.shelf))
+        return self.run(postgres_find.find(plan, question, self.shelf, edge, limit, offset, 2**24))
 
     def count(self, question: Question) -> int:
-        return self.run(postgres_find.count(question, self.shelf))[0]
+        plan = self.run(postgres_find.choose_plan_to_count(question, self.shelf))
+        return self.run(postgres_find.count(plan, question, self.shelf))
 
 
 def _bytes(value: Any) -> Any:

@@ -42,13 +42,11 @@ _ANY: Final = 2**40
 
 
 class Page(NamedTuple):
-    """Documents as JSON texts, in order. `last`: the row key of the last one. `more`: there are more. `plan`:
-    how they were found."""
+    """Documents as JSON texts, in order. `last`: the row key of the last one. `more`: there are more."""
 
     documents: list[bytes]
     last: int
     more: bool
-    plan: Plan
 
 
 class _Sql:
@@ -249,7 +247,18 @@ def _add_bounds(sql: _Sql, source: _Sql, question: Question, of: Shelf, edge: Ed
     sql.add(f",{PLACE}::bigint) AS far FROM last) ", far)
 
 
+def choose_plan(question: Question, of: Shelf) -> Steps[Plan]:
+    """The plan of a find."""
+    chosen = choose(question, of)
+    return chosen if isinstance(chosen, Plan) else (yield from _won(chosen))
+
+
+def _won(contest: Contest) -> Steps[Plan]:
+    return contest.won((yield from _entries(contest.plans, contest.most)))
+
+
 def find(
+    plan: Plan,
     question: Question,
     of: Shelf,
     edge: Edge | None,
@@ -260,9 +269,6 @@ def find(
 ) -> Steps[Page]:
     """Raises a 400 `RESULT_TOO_LARGE` for several documents of more than `most` bytes. `project`: what counts
     of a document, and is found, if the whole ones are too large."""
-    plan = choose(question, of)
-    if isinstance(plan, Contest):
-        plan = plan.won((yield from _entries(plan.plans, plan.most)))
     size = _ANY if limit == 1 else most
     rows = yield _page(plan, question, of, edge, limit + 1, offset, size)
     if any(inexact for _, _, inexact in rows):
@@ -274,7 +280,7 @@ def find(
         if project is None:
             raise _too_large(most)
         documents = yield from _projected(rowkeys, project, most)
-    return Page(documents, rowkeys[-1] if rowkeys else 0, len(rows) > limit, plan)
+    return Page(documents, rowkeys[-1] if rowkeys else 0, len(rows) > limit)
 
 
 def _projected(rowkeys: list[int], project: Callable[[bytes], bytes], most: int) -> Steps[list[bytes]]:
@@ -307,17 +313,21 @@ def _entries(plans: Sequence[Plan], most: int) -> Steps[list[int]]:
     return list(counts)
 
 
-def count(question: Question, of: Shelf) -> Steps[tuple[int, Plan]]:
-    """The number of matching documents, and how they were found."""
-    if question.everything:
-        return of.documents, Plan(Order.INSERTION)
+def choose_plan_to_count(question: Question, of: Shelf) -> Steps[Plan]:
+    """The plan of a count."""
     contest = choose_count(question, of)
-    plan = contest.otherwise
-    if contest.plans:
-        plan = contest.won((yield from _entries(contest.plans, contest.most)))
+    if question.everything or not contest.plans:
+        return contest.otherwise
+    return (yield from _won(contest))
+
+
+def count(plan: Plan, question: Question, of: Shelf) -> Steps[int]:
+    """The number of matching documents."""
+    if question.everything:
+        return of.documents
     unordered = plan if plan.index is None else replace(plan, order=Order.SORTED)
     ((n,),) = yield _Sql().add("SELECT count(*) ").join(_source(unordered, question, of, None)).done()
-    return n, plan
+    return int(n)
 
 
 def explain(plan: Plan, question: Question, of: Shelf) -> Steps[dict[str, Any]]:

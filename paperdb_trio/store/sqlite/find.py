@@ -122,7 +122,8 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
     return (max(low, key), high) if plan.order is Order.FORWARD else (low, min(high, keys.after(key)))
 
 
-def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+def choose_plan(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    """The plan of a find."""
     chosen = choose(question, of)
     return chosen if isinstance(chosen, Plan) else _won(connection, chosen)
 
@@ -233,9 +234,11 @@ def find(
     limit: int,
     offset: int,
     texts: Callable[[sqlite.Connection, list[int]], list[bytes]] | None = None,
+    plan: Plan | None = None,
 ) -> Page:
-    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
-    plan = _choose(connection, question, of)
+    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones.
+    `plan`: what `choose_plan` has returned, if it was asked."""
+    plan = plan or choose_plan(connection, question, of)
     if limit > 1 and texts is None and _needs_no_sorting(plan, question):
         with suppress(sqlite.TooBigError):  # without the document behind it, the page may be small enough
             return _scan(connection, plan, question, of, edge, limit, offset)
@@ -276,12 +279,21 @@ def _scan(
     return Page(documents[:limit], int(rowkeys[:limit][-1]), more, plan)
 
 
-def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
-    """The number of matching documents, and how they were found."""
+def choose_plan_to_count(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    """The plan of a count."""
     if question.everything:
-        return of.documents, Plan(Order.INSERTION)
+        return Plan(Order.INSERTION)
     contest = choose_count(question, of)
-    plan = _won(connection, contest) if contest.plans else contest.otherwise
+    return _won(connection, contest) if contest.plans else contest.otherwise
+
+
+def count(
+    connection: sqlite.Connection, question: Question, of: Shelf, plan: Plan | None = None
+) -> tuple[int, Plan]:
+    """The number of matching documents, and how they were found."""
+    plan = plan or choose_plan_to_count(connection, question, of)
+    if question.everything:
+        return of.documents, plan
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
     return int(n), plan

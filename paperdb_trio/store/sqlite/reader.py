@@ -20,10 +20,11 @@ import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.store.paging import edge_text, parse_edge
-from paperdb_trio.store.plan import Plan, improvement
+from paperdb_trio.store.plan import Plan, Shelf, described, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.slow import SlowQueries
 from paperdb_trio.store.sqlite import find as finding
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.admin import directory
@@ -68,6 +69,35 @@ class _Lease:
                 self._connection.interrupt()
 
 
+class _Watch:
+    """A find or a count on its thread: it is logged if it is slow, also if it was stopped."""
+
+    __slots__ = ("_asked", "_slow", "_started", "chosen")
+
+    def __init__(
+        self,
+        slow: SlowQueries,
+        kind: str,
+        database_id: int,
+        collection: str,
+        filter: str | None,
+        sort: str | None = None,
+    ) -> None:
+        self.chosen: tuple[Plan, Question, Shelf] | None = None
+        self._slow = slow
+        self._asked = kind, database_id, collection, filter, sort
+
+    def __enter__(self) -> _Watch:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self._started
+        if seconds >= self._slow.seconds:
+            plan = {} if self.chosen is None else described(*self.chosen)
+            self._slow.note(seconds, *self._asked, plan)
+
+
 class Reader:
     """A pool of read-only connections, one per thread. `close()` it when no query is running any more."""
 
@@ -80,8 +110,10 @@ class Reader:
         max_result_bytes: int,
         gate: ReadGate | None = None,
         advisor: IndexAdvisor | None = None,
+        slow: SlowQueries | None = None,
     ) -> None:
         self._gate = gate or ReadGate()
+        self._slow = slow or SlowQueries(0)
         self._advisor = advisor
         self._timeout = timeout
         self._limiter = trio.CapacityLimiter(threads)
@@ -197,25 +229,28 @@ class Reader:
             if of is None:
                 return Found([], False, 0 if count else None, head)
             edge = None if after is None else parse_edge(after, sort, question, of.id)
-            began = time.thread_time()
-            try:
-                page = finding.find(connection, question, of, edge, limit, offset)
-            except sqlite.TooBigError:
-                if limit > 1 and (view is None or view.select is None):
-                    raise
-                with any_length(connection):
-                    # The size of what a client may not see must not decide whether it gets the rest.
-                    texts = None if view is None else partial(self._projected, view)
-                    page = finding.find(connection, question, of, edge, limit, offset, texts)
-            self._advise(database_id, collection, page.plan, question, began)
-            rows = page.documents
-            total = finding.count(connection, question, of)[0] if count else None
-            next = edge_text(sort, question, rows[-1], page.last) if page.more else None
-            if wanted:
-                with _PROJECTING:
-                    rows = [project(row, wanted) for row in rows]
-            plan = finding.explain(connection, page.plan, question, of) if explain else None
-            return Found(rows, page.more, total, head, next, plan)
+            with _Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
+                began = time.thread_time()
+                plan = finding.choose_plan(connection, question, of)
+                watch.chosen = plan, question, of
+                try:
+                    page = finding.find(connection, question, of, edge, limit, offset, plan=plan)
+                except sqlite.TooBigError:
+                    if limit > 1 and (view is None or view.select is None):
+                        raise
+                    with any_length(connection):
+                        # The size of what a client may not see must not decide whether it gets the rest.
+                        texts = None if view is None else partial(self._projected, view)
+                        page = finding.find(connection, question, of, edge, limit, offset, texts, plan)
+                self._advise(database_id, collection, plan, question, began)
+                rows = page.documents
+                total = finding.count(connection, question, of)[0] if count else None
+                next = edge_text(sort, question, rows[-1], page.last) if page.more else None
+                if wanted:
+                    with _PROJECTING:
+                        rows = [project(row, wanted) for row in rows]
+                explained = finding.explain(connection, plan, question, of) if explain else None
+                return Found(rows, page.more, total, head, next, explained)
 
         return await self.run(query)
 
@@ -243,10 +278,13 @@ class Reader:
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return 0
-            began = time.thread_time()
-            n, plan = finding.count(connection, question, of)
-            self._advise(database_id, collection, plan, question, began)
-            return n
+            with _Watch(self._slow, "count", database_id, collection, filter) as watch:
+                began = time.thread_time()
+                plan = finding.choose_plan_to_count(connection, question, of)
+                watch.chosen = plan, question, of
+                n, _ = finding.count(connection, question, of, plan)
+                self._advise(database_id, collection, plan, question, began)
+                return n
 
         return await self.run(query)
 
