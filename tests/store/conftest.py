@@ -1,11 +1,13 @@
-"""Database files without a server."""
+"""Database files, and the parts of engines, without a server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.store.engines import Engine, InPostgres, InSqlite
 from tests.store.tools import new_file
 
 
@@ -19,3 +21,14 @@ def file(tmp_path: Path) -> Path:
 def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set-up database file for `scratch`: nothing is committed to it."""
     return new_file(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Each engine in turn."""
+    if request.param == "sqlite":
+        yield InSqlite(request.getfixturevalue("shared_file"))
+    else:
+        postgres = InPostgres(request.getfixturevalue("postgres"))
+        yield postgres
+        postgres.close()

@@ -21,7 +21,7 @@ import trio
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.measures import Histogram
 from paperdb_trio.store.paging import edge_text, parse_edge
-from paperdb_trio.store.plan import Plan, improvement
+from paperdb_trio.store.plan import Plan, Shelf, described, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
@@ -84,7 +84,7 @@ class _Watch:
         filter: str | None,
         sort: str | None = None,
     ) -> None:
-        self.chosen: tuple[Plan, Question, finding.Shelf] | None = None
+        self.chosen: tuple[Plan, Question, Shelf] | None = None
         self._slow = slow
         self._asked = kind, database_id, collection, filter, sort
 
@@ -95,7 +95,7 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         seconds = time.perf_counter() - self._started
         if seconds >= self._slow.seconds:
-            plan = {} if self.chosen is None else finding.described(*self.chosen)
+            plan = {} if self.chosen is None else described(*self.chosen)
             self._slow.note(seconds, *self._asked, plan)
 
 
