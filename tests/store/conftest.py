@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.store.tools import new_file
+from tests.postgres import Postgres
+from tests.store.tools import new_database, new_file
 
 
 @pytest.fixture
@@ -19,3 +21,19 @@ def file(tmp_path: Path) -> Path:
 def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set-up database file for `scratch`: nothing is committed to it."""
     return new_file(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """A PostgreSQL database that is set up, to be copied."""
+    name = postgres.new()
+    new_database(postgres.url(name))
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, template: str) -> Iterator[str]:
+    """A new, set-up PostgreSQL database."""
+    name = postgres.new(template)
+    yield postgres.url(name)
+    postgres.drop(name)
