@@ -635,7 +635,8 @@ class Transaction(transaction.Transaction):
         self._requests[scope, key] = request
         self._add(
             "INSERT INTO requests (scope, key, at, digest, response, body, change) "
-            "VALUES ($1,$2,$3,$4,$5,$6,$7) ON CONFLICT (scope, key) DO UPDATE SET at=$3, digest=$4, response=$5, body=$6, change=$7",
+            "VALUES ($1,$2,$3,$4,$5,$6,$7) ON CONFLICT (scope, key) "
+            "DO UPDATE SET at=$3, digest=$4, response=$5, body=$6, change=$7",
             scope,
             key,
             *request,
