@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping, MutableMapping
@@ -18,9 +19,13 @@ from typing import Any, Final
 from paperdb_trio.errors import StartupError
 from paperdb_trio.origins import Origins, parse_origins
 
+MAX_WORKERS: Final = 256
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+def _setting(
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +35,11 @@ class Settings:
     data: str = _setting("./paperdb-data", "Directory of the database; created if missing.")
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0: any free port.", 0, 65535)
+
+    workers: str = _setting(
+        "1",
+        "Processes that serve clients, beside one that writes; auto: one a core; 1: a single process does all.",
+    )
 
     tls_cert: str = _setting("", "PEM file with the certificate chain; with it, the port speaks TLS.")
     tls_key: str = _setting("", "PEM file with the certificate's private key, unencrypted.")
@@ -126,9 +136,17 @@ class Settings:
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
     )
-    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.")
+    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.", secret=True)
     demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
     log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
+    log_format: str = _setting("text", "Form of a log line: text, or json, one object per line.")
+    access_log: str = _setting(
+        "off", "A log line per request: off; sampled, for each --access-log-every-th; on, for each."
+    )
+    access_log_every: int = _setting(100, "Requests per line of --access-log sampled.", 1)
+    slow_query_ms: int = _setting(
+        500, "Milliseconds after which a find or count is logged, with its plan; 0: none is.", 0
+    )
 
     def __post_init__(self) -> None:
         for setting in dataclasses.fields(self):
@@ -139,14 +157,14 @@ class Settings:
             if (low is not None and not value >= low) or (high is not None and not value <= high):  # nor NaN
                 wanted = f"at least {low}" if high is None else f"{low} to {high}"
                 raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
-        if self.http not in ("raw", "quart"):
-            raise StartupError(f"Setting 'http' is '{self.http}'; expected raw or quart", 2)
-        if self.durability not in ("disk", "process"):
-            raise StartupError(f"Setting 'durability' is '{self.durability}'; expected disk or process", 2)
-        if self.log_level not in ("debug", "info", "warning", "error"):
+        if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
             raise StartupError(
-                f"Setting 'log_level' is '{self.log_level}'; expected debug, info, warning or error", 2
+                f"Setting 'workers' is '{self.workers}'; expected 1 to {MAX_WORKERS}, or auto", 2
             )
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words:
+                expected = f"{', '.join(words[:-1])} or {words[-1]}"
+                raise StartupError(f"Setting '{name}' is '{getattr(self, name)}'; expected {expected}", 2)
         parse_origins(self.allowed_origins)
 
         if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
@@ -157,8 +175,22 @@ class Settings:
             )
 
     @property
+    def worker_count(self) -> int:
+        return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if self.workers == "auto" else int(self.workers)
+
+    @property
     def origins(self) -> Origins:
         return parse_origins(self.allowed_origins)
+
+
+_WORDS: Final = {
+    "http": ("raw", "quart"),
+    "durability": ("disk", "process"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "log_format": ("text", "json"),
+    "access_log": ("off", "sampled", "on"),
+}
+"""The settings that are one of a few words."""
 
 
 def setting_type(setting: dataclasses.Field[Any]) -> type:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-
-import trio
+from typing import Any
 
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.store.cache import DocumentCache
@@ -19,8 +19,9 @@ from paperdb_trio.web.assets import Asset
 
 @dataclass(slots=True)
 class Services:
-    """`draining`: SIGTERM was received; nothing new starts. `look_at_accounts`: take note of changed keys,
-    plans and tokens now."""
+    """`draining`: SIGTERM was received; nothing new starts. `reports`: what this process says of itself when it
+    is asked, as plain data. `gather(name, argument)`: the reports of all processes of the server, each with the
+    name of its process."""
 
     settings: Settings
     limits: Limits
@@ -29,8 +30,20 @@ class Services:
     cache: DocumentCache
     hub: Hub
     assets: Mapping[str, Asset]
+    exchanges: Exchanges
     turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
     open_connections: Callable[[], int] = lambda: 0
-    look_at_accounts: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    reports: dict[str, Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
+    gather: Callable[..., Awaitable[list[tuple[str, Any]]]] = field(init=False)
     live_connections: Callable[[], int] = lambda: 0
+
+    def __post_init__(self) -> None:
+        self.gather = self._only_own
+
+    async def _only_own(self, name: str, argument: Any = None) -> list[tuple[str, Any]]:
+        return [("", await self.reports[name](argument))]
+
+    async def look_at_accounts(self) -> None:
+        """Let all processes take note of changed keys, plans and tokens now."""
+        await self.gather("look")

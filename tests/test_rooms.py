@@ -22,6 +22,7 @@ FLOORS = (
     ("services",),
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
+    ("exchanges",),  # the end of each request
     ("net",),  # bytes and framing
     ("auth",),
     ("store", "limits"),  # opens no socket, speaks no protocol

@@ -11,12 +11,12 @@ import trio
 from quart import Response as QuartResponse
 from quart import has_request_context, request, websocket
 from quart_trio import QuartTrio
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.net.cors import refusal
 from paperdb_trio.net.messages import (
+    REQUEST,
     EventStream,
     Request,
     Response,
@@ -54,20 +54,18 @@ def create_app(services: Services) -> QuartTrio:
     @app.before_request
     async def handle() -> QuartResponse:
         scope: Any = request.scope
-        own = Request(
-            request.method,
-            scope["raw_path"].decode("ascii"),
-            scope["query_string"].decode("latin-1"),
-            _joined(request.headers),
-            read_body,
-        )
+        own: Request = scope[REQUEST]
+        own.read_body = read_body
         response = await respond(services, own)
         if isinstance(response, EventStream):
             try:
                 with services.limits.listener(response.grant.database.id):
                     pass  # is there room? `event_pages` takes it
             except ApiError as error:
-                return _quart(error_response(error))
+                services.exchanges.note(own, error)
+                refused = error_response(error)
+                refused.headers["X-Request-Id"] = own.id
+                return _quart(refused)
             events = event_pages(services, response.grant, response.topic, response.position)
             return QuartResponse(events, response.status, response.headers)
         return _quart(response)
@@ -77,19 +75,12 @@ def create_app(services: Services) -> QuartTrio:
         status = error.code or 500
         code = (error.name or "error").upper().replace(" ", "_")
         refused = ApiError(status, code, error.description or code)
-        asked = request if has_request_context() else websocket
-        return _quart(refusal(settings, asked.method, asked.headers.get("origin"), refused))
+        scope: Any = (request if has_request_context() else websocket).scope
+        own: Request = scope[REQUEST]
+        services.exchanges.note(own, refused)
+        return _quart(refusal(settings, own.method, own.headers.get("origin"), refused, own.id))
 
     return app
-
-
-def _joined(headers: Headers) -> dict[str, str]:
-    """By lower-case names; the values of a repeated header are joined by commas (RFC 9110, section 5.3)."""
-    joined: dict[str, str] = {}
-    for name, value in headers.items():
-        key = name.lower()
-        joined[key] = f"{joined[key]},{value}" if key in joined else value
-    return joined
 
 
 def _quart(response: Response) -> QuartResponse:

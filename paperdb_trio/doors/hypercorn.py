@@ -26,6 +26,7 @@ from paperdb_trio.limits import SMALL_RESPONSE
 from paperdb_trio.loop.turn import OnePerTurn
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.cors import refusal
+from paperdb_trio.net.messages import REQUEST, Request
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.eventstream import StreamCut
 from paperdb_trio.services import Services
@@ -315,7 +316,7 @@ class _Exchange:
     ) -> None:
         self._stream = stream
         self._services = services
-        self._scope = scope
+        self._request = scope[REQUEST] = _request(scope, stream.peer)
         self._has_body = scope.get("method", "GET") not in ("GET", "HEAD", "DELETE", "OPTIONS")
         self._version = scope["http_version"]
         self._body_ended = not _declares_body(scope["headers"])
@@ -341,6 +342,8 @@ class _Exchange:
                     self._stack.enter_context(self._services.limits.pending(size))
             except ApiError as error:
                 await self.refuse(error)
+            else:
+                self._services.exchanges.end(self._request, message["status"], size)
         if self._refused:
             return
         body = memoryview(message.get("body", b""))
@@ -352,13 +355,10 @@ class _Exchange:
     async def refuse(self, error: ApiError) -> None:
         """Respond without a body, because a body could wait for the client's window."""
         self._refused = True
-        origin = dict(self._scope["headers"]).get(b"origin")
-        response = refusal(
-            self._services.settings,
-            self._scope["method"],
-            None if origin is None else origin.decode("latin-1"),
-            error,
-        )
+        request = self._request
+        self._services.exchanges.refuse(request, error)
+        origin = request.headers.get("origin")
+        response = refusal(self._services.settings, request.method, origin, error, request.id)
         response.headers.pop("Content-Type", None)
         headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.items()]
         await self._send_in_time({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -380,6 +380,21 @@ class _Exchange:
     def _ended(self, why: str) -> trio.BrokenResourceError:
         self._stream.abort()
         return trio.BrokenResourceError(why)
+
+
+async def _no_body(max_bytes: int) -> bytes:
+    return b""
+
+
+def _request(scope: Any, peer: str) -> Request:
+    """The request of an ASGI scope; the app gives it its body. The values of a repeated header are joined by
+    commas (RFC 9110, section 5.3)."""
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        headers[key] = f"{headers[key]},{text}" if key in headers else text
+    path, query_string = scope["raw_path"].decode("ascii"), scope["query_string"].decode("latin-1")
+    return Request(scope.get("method", "GET"), path, query_string, headers, _no_body, peer)
 
 
 def _declares_body(headers: list[tuple[bytes, bytes]]) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import socket
 import ssl
 from contextlib import ExitStack, suppress
@@ -28,7 +27,7 @@ from paperdb_trio.net.http1 import HttpConnection
 from paperdb_trio.net.messages import EventStream
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
-from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.realtime.gateway import PATHS, Gateway
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 
@@ -43,13 +42,14 @@ TURN_AWAY_SECONDS: Final = 1.0
 
 BACKLOG: Final = 4096
 EXIT_PORT: Final = 7
-WARN_SECONDS: Final = 10.0
-"""Between two log lines about refused connections."""
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `StartupError` when the address is taken or not ours."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. `shared`: others may listen at the same address, each for some of the connections.
+
+    Raises `StartupError` when the address is taken or not ours.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -59,6 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         prepare_listener(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
@@ -92,7 +93,6 @@ class Door:
         self._gateway = gateway
         self._hypercorn = hypercorn
         self._wheel = wheel
-        self._warned = -math.inf
         self._turning_away = 0
         self._streams: set[ByteStream] = set()
         self._connections: set[HttpConnection] = set()  # those served here, not by Hypercorn
@@ -151,6 +151,8 @@ class Door:
             raw.close()
             return
         self._streams.add(stream)
+        self._services.limits.open(self.open)
+        log.debug("connection from %s", peer)
         try:
             if isinstance(stream, TlsStream):
                 await self._shake_hands(stream)
@@ -165,6 +167,8 @@ class Door:
             with trio.CancelScope(shield=True):
                 await stream.finish()
             self._streams.discard(stream)
+            self._services.limits.open(self.open)
+            log.debug("connection from %s ended", peer)
 
     async def _shake_hands(self, stream: TlsStream) -> None:
         stream.write_timeout = self._settings.head_timeout
@@ -192,7 +196,14 @@ class Door:
             try:
                 await self._serve_requests(stream, connection)
             except ApiError as error:
-                await connection.refuse(error)
+                await self._refuse(connection, error)
+
+    async def _refuse(self, connection: HttpConnection, error: ApiError) -> None:
+        request = connection.refused_request()
+        if not request.route and request.path in PATHS:  # a WebSocket, which no route handles
+            request.route = request.path
+        self._services.exchanges.refuse(request, error)
+        await connection.refuse(request, error)
 
     async def _turn_away(self, connection: HttpConnection, error: ApiError) -> None:
         """Refuse a connection beyond the limit, after its head if that arrives soon: a browser shows a refusal
@@ -209,9 +220,9 @@ class Door:
             if head is not None and head.is_websocket:
                 await self._gateway.refuse(connection.stream, head, error)
             else:
-                await connection.refuse(error)
+                await self._refuse(connection, error)
         except ApiError:
-            await connection.refuse(error)
+            await self._refuse(connection, error)
 
     async def _serve_requests(self, stream: ByteStream, connection: HttpConnection) -> None:
         """Respond to one request after another; raises the refusal of the last one."""
@@ -236,9 +247,13 @@ class Door:
 
     async def _respond(self, connection: HttpConnection, head: Head) -> bool:
         """Respond to the current request; returns whether another may follow."""
-        response = await respond(self._services, connection.request())
+        request = connection.request()
+        response = await respond(self._services, request)
+        ended = self._services.exchanges.end
         if isinstance(response, EventStream):
             with self._gateway.admission(connection.stream, head, response.grant):
+                ended(request, response.status, 0)
+                del request  # this frame lives as long as the connection
                 chunked = await connection.begin_endless(response, sse_progress(response.position))
                 await self._gateway.serve_events(
                     connection.stream,
@@ -249,16 +264,14 @@ class Door:
                 )
             return False
         last = self._services.draining
-        if len(response.body) <= SMALL_RESPONSE:
+        size = len(response.body)
+        if size <= SMALL_RESPONSE:
+            ended(request, response.status, size)
             return await connection.send(response, last=last)
-        with self._services.limits.pending(len(response.body)):
+        with self._services.limits.pending(size):
+            ended(request, response.status, size)
             return await connection.send(response, last=last)
 
     def _check_room(self) -> None:
-        if self.open <= self._settings.max_connections:
-            return
-        now = trio.current_time()
-        if now > self._warned + WARN_SECONDS:
-            self._warned = now
-            log.warning("refusing connections: %d are open", self._settings.max_connections)
-        raise too_many_connections()
+        if self._services.limits.is_full:
+            raise too_many_connections()

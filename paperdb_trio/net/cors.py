@@ -20,13 +20,14 @@ def preflight(methods: Sequence[str] = ()) -> Response:
     return Response(204, b"", {"Allow": ", ".join([*(methods or METHODS), "OPTIONS"])})
 
 
-def refusal(settings: Settings, method: str, origin: str | None, error: ApiError) -> Response:
+def refusal(settings: Settings, method: str, origin: str | None, error: ApiError, request_id: str) -> Response:
     """The response of a door that refuses a request before the routes.
 
     A preflight succeeds all the same: only then does a browser send its request, and show its page the refusal.
     """
     response = preflight() if method == "OPTIONS" else error_response(error)
     allow_origin(settings, method, origin, response)
+    response.headers["X-Request-Id"] = request_id
     return response
 
 
@@ -45,10 +46,11 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
         if not origins.allows(origin):
             return
         headers["Access-Control-Allow-Origin"] = origin
-    headers["Access-Control-Expose-Headers"] = "ETag, Idempotent-Replayed, Retry-After"
+    headers["Access-Control-Expose-Headers"] = "ETag, Idempotent-Replayed, Retry-After, X-Request-Id"
     if method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
         headers["Access-Control-Allow-Headers"] = (
-            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID"
+            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, "
+            "X-Request-Id"
         )
         headers["Access-Control-Max-Age"] = "86400"

@@ -77,6 +77,7 @@ class HttpConnection:
         self._turns = turns
         self._buffer = b""
         self._head = Head()
+        self._request: Request | None = None
         self._body_at = 0
         self._body_read = True
 
@@ -102,6 +103,7 @@ class HttpConnection:
         """
         settings = self._settings
         self._waiting = True
+        self._request = None
         if not first:
             if self._buffer:  # pipelined: let other tasks run between two requests
                 await trio.lowlevel.checkpoint()
@@ -146,7 +148,18 @@ class HttpConnection:
         """The request of the last head. Its body is read when the handler asks for it."""
         head = self._head
         path, _, query_string = head.target.partition("?")
-        return Request(head.method, path, query_string, head.headers, self._read_body)
+        self._request = Request(
+            head.method, path, query_string, head.headers, self._read_body, self.stream.peer
+        )
+        return self._request
+
+    def refused_request(self) -> Request:
+        """The current request. Of one whose head is incomplete or malformed only an Origin is known."""
+        if not self._waiting:
+            return self._request or self.request()
+        found = _ORIGIN_LINE.search(self._buffer)
+        headers = {} if found is None else {"origin": found[1].decode("latin-1")}
+        return Request("", "", "", headers, self._read_body, self.stream.peer)
 
     async def send(self, response: Response, *, last: bool = False) -> bool:
         """Write a response; returns whether another request may follow on this connection."""
@@ -166,13 +179,10 @@ class HttpConnection:
             await self.stream.send_all(response.body)
         return head.keep_alive
 
-    async def refuse(self, error: ApiError) -> None:
-        """Respond to the current request, even an incomplete one, with `error`. No other request may follow."""
-        method, origin = self._head.method, self._head.headers.get("origin")
-        if self._waiting:  # the head is incomplete or malformed
-            found = _ORIGIN_LINE.search(self._buffer)
-            method, origin = "", None if found is None else found[1].decode("latin-1")
-        response = refusal(self._settings, method, origin, error)
+    async def refuse(self, request: Request, error: ApiError) -> None:
+        """Respond to the `refused_request` with `error`. No other request may follow."""
+        method = request.method
+        response = refusal(self._settings, method, request.headers.get("origin"), error, request.id)
         await self.stream.send_all(response_bytes(response, keep_alive=False, body=method != "HEAD"))
 
     async def begin_endless(self, response: Response, first: bytes) -> bool:

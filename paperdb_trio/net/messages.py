@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from paperdb_trio.auth.accounts import Identity
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode
@@ -18,15 +19,32 @@ NO_STORE: Final = "no-store"
 """Documents are for the owner of the key only: no cache may keep them."""
 
 
+REQUEST: Final = "paperdb.request"
+"""The key of the `Request` in an ASGI scope."""
+
+
 @dataclass(slots=True)
 class Request:
-    """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors."""
+    """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors.
+
+    What is noted while it is responded to: `id`, if it has one; `began`, by `perf_counter`, if its end is
+    observed; `route`, the pattern that matched, or the path of what needs no key; `identity` and `token`, once
+    they are known to be valid; `code` and `reason`, the error code and the sentence of a refusal.
+    """
 
     method: str
     path: str
     query_string: str
     headers: Mapping[str, str]
     read_body: Callable[[int], Awaitable[bytes]]
+    peer: str = ""
+    began: float = 0.0
+    id: str = ""
+    route: str = ""
+    identity: Identity | None = None
+    token: Grant | None = None
+    code: str = ""
+    reason: str = ""
 
     def segments(self) -> tuple[str, ...]:
         """The path's segments, each decoded separately, because `%2F` in an id is not a separator."""

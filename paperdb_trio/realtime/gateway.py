@@ -22,6 +22,7 @@ from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import check_collection
 from paperdb_trio.net.frames import close_frame
 from paperdb_trio.net.head import Head
+from paperdb_trio.net.messages import Request
 from paperdb_trio.net.parameters import parse_parameters
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.connection import Live
@@ -61,7 +62,10 @@ class Gateway:
             raise error
         check_handshake(head)
         protocol = SUBPROTOCOL if SUBPROTOCOL in (offered := _offered(head)) else _bearer(offered)
-        await stream.send_all(handshake_response(head, protocol) + close_frame(*refusal_close(error)))
+        request = _request(stream, head)
+        self._services.exchanges.refuse(request, error)
+        response = handshake_response(head, protocol, request.id)
+        await stream.send_all(response + close_frame(*refusal_close(error)))
 
     async def _serve(self, stream: ByteStream, head: Head) -> None:
         query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
@@ -83,10 +87,20 @@ class Gateway:
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
             try:
-                await stream.send_all(handshake_response(head, protocol))
+                await self._services.store.current(grant.database.id)
+                await stream.send_all(handshake_response(head, protocol, self._upgraded(stream, head, grant)))
                 await connection.run(since)
             finally:
                 self.connections.discard(connection)
+
+    def _upgraded(self, stream: ByteStream, head: Head, grant: Grant) -> str:
+        """End the request that becomes a WebSocket; returns its id."""
+        request, exchanges = _request(stream, head), self._services.exchanges
+        exchanges.begin(request)
+        exchanges.name(request)
+        request.identity, request.token = self._services.accounts.identity_of(grant.key_id), grant
+        exchanges.end(request, 101, 0)
+        return request.id
 
     @contextmanager
     def admission(self, stream: ByteStream, head: Head, grant: Grant) -> Iterator[None]:
@@ -149,6 +163,14 @@ class Gateway:
         """Close connections whose key or plan is no longer valid, after a change of the accounts."""
         for connection in tuple(self.connections):
             connection.enforce()
+
+
+def _request(stream: ByteStream, head: Head) -> Request:
+    async def no_body(max_bytes: int) -> bytes:
+        return b""
+
+    route = head.path if head.path in PATHS else ""
+    return Request(head.method, head.path, head.query_string, head.headers, no_body, stream.peer, route=route)
 
 
 def _offered(head: Head) -> list[str]:

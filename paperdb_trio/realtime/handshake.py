@@ -37,12 +37,12 @@ def check_handshake(head: Head) -> None:
         raise bad_request("The Sec-WebSocket-Key header is missing or malformed")
 
 
-def handshake_response(head: Head, subprotocol: str | None) -> bytes:
+def handshake_response(head: Head, subprotocol: str | None, request_id: str) -> bytes:
     """The 101 for a checked handshake."""
     key = head.headers["sec-websocket-key"].encode("ascii")
     accept = b64encode(sha1(key + _GUID).digest())
     protocol = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode("latin-1")
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Accept: %b\r\n%b\r\n" % (accept, protocol)
+        b"Sec-WebSocket-Accept: %b\r\nX-Request-Id: %b\r\n%b\r\n" % (accept, request_id.encode(), protocol)
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Final
 
@@ -299,15 +300,28 @@ def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Ro
 
 async def respond(services: Services, request: Request) -> Response:
     """The response to any request. Raises nothing but cancellation."""
+    services.exchanges.begin(request)
     try:
         response = await _respond(services, request)
     except ApiError as error:
-        response = error_response(error)
+        response = _refused(services, request, error)
     except Exception:
-        log.exception("%s %s failed", request.method, request.path[:200])
-        response = error_response(ApiError(500, "INTERNAL", "Internal error; the server's log has the details"))
+        failure = ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
+        response = _refused(services, request, failure)
+        fields = {"request": request.id}
+        log.exception("%s %s failed", request.method, request.path[:200], extra={"fields": fields})
     allow_origin(services.settings, request.method, request.headers.get("origin"), response)
+    if request.id:
+        response.headers["X-Request-Id"] = request.id
     return response
+
+
+def _refused(services: Services, request: Request, error: ApiError) -> Response:
+    services.exchanges.note(request, error)
+    if not request.route:  # before it was looked up, but what is refused where shall be known
+        with suppress(ApiError):
+            request.route = match(request.method, request.segments())[0].pattern
+    return error_response(error)
 
 
 def _advertised(services: Services, request: Request) -> list[str]:
@@ -325,17 +339,21 @@ async def _respond(services: Services, request: Request) -> Response:
     if method == "OPTIONS":
         return preflight(_advertised(services, request))
     if method == "GET" and request.path in OPEN_ROUTES:
+        request.route = request.path
         return await OPEN_ROUTES[request.path].handler(services, request)
     if request.path in services.assets:
         if method != "GET":
             raise not_allowed(method, request.segments(), ["GET"])
+        request.route = request.path
         return pages.asset(services, request)
     if method == "GET" and (package := ANY_PACKAGE.fullmatch(request.path)):
         raise pages.another_package(services, package[1])
     segments = request.segments()
     identity, token = authenticate(services.accounts, request)
+    request.identity, request.token = identity, token
     services.limits.request(identity.key.id)
     route, parameters = match(method, segments)
+    request.route = route.pattern
     if token is not None and not route.tokens:
         raise ApiError(
             403, "TOKEN_NOT_ALLOWED", "A token is for documents and changes only; use an API key here"

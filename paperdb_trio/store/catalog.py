@@ -60,7 +60,7 @@ class Catalog(ABC):
         """Whether there is an index to build or remove, in the steps of `IndexWork`."""
 
     @property
-    def _today(self) -> int:
+    def today(self) -> int:
         """Days since the epoch, by the log's clock."""
         return int(self.log_time / 86_400)
 
@@ -216,8 +216,8 @@ class Catalog(ABC):
         """
         for index in self.indexes(collection_id):
             if index.built and index.path == field:
-                if index.made and index.used < self._today:
-                    self._change_index(collection_id, index, used=self._today)
+                if index.made and index.used < self.today:
+                    self._change_index(collection_id, index, used=self.today)
                 return self._has_value(collection_id, index, field, value)
         self._make_unique_index(collection_id, field)
         return self._has_value(collection_id, None, field, value)
@@ -242,7 +242,7 @@ class Catalog(ABC):
             return
         if len(indexes) >= MAX_INDEXES:
             raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
-        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self._today)
+        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self.today)
 
     def set_schema(self, database_id: int, collection: str, schema: DocumentSchema, *, first: bool) -> bool:
         """Put a schema in force, with its indexes. Returns False, with the schema not yet in force, while the

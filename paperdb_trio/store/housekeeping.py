@@ -8,7 +8,7 @@ may be the last one before a crash.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, TypeVar
 
 import trio
@@ -16,9 +16,9 @@ import trio
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
-from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.operations import Operation, SetSchema
 from paperdb_trio.store.protocol import Submits
-from paperdb_trio.store.requests import ForgetRequests
+from paperdb_trio.store.requests import ForgetRequests, Once
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.transaction import Transaction
@@ -120,7 +120,8 @@ class MakeIndex:
     database_id: int
     collection: str
     fields: tuple[str, ...]
-    today: int
+    today: int | None = None
+    """Days since the epoch; None: those of the log's clock."""
 
     def apply(self, tx: Transaction) -> bool:
         collection_id = tx.collection_id(self.database_id, self.collection)
@@ -134,7 +135,8 @@ class MakeIndex:
             or tx.key_bytes(collection_id, self.fields) > MAX_MADE_KEY
         ):
             return False
-        tx.add_index(collection_id, self.fields, unique=False, made=True, used=self.today)
+        today = tx.today if self.today is None else self.today
+        tx.add_index(collection_id, self.fields, unique=False, made=True, used=today)
         return True
 
 
@@ -146,16 +148,17 @@ class KeepUsedIndexes:
     """
 
     used: frozenset[int]
-    today: int
+    today: int | None = None
+    """As in `MakeIndex`."""
 
     def apply(self, tx: Transaction) -> list[str]:
         removed = []
+        today = tx.today if self.today is None else self.today
         for database_id, name in tx.collections_with_made_indexes():
             collection_id = tx.collection_id(database_id, name)
             assert collection_id is not None
             removed += [
-                f"{name}: {', '.join(index.fields)}"
-                for index in tx.keep_used(collection_id, self.used, self.today)
+                f"{name}: {', '.join(index.fields)}" for index in tx.keep_used(collection_id, self.used, today)
             ]
         return removed
 
@@ -232,8 +235,15 @@ HOUSEKEEPING: Final = (
 async def until_indexed(store: Submits, operation: Operation[Result | None]) -> Result:
     """Submit an operation until an index that it needs is built. Its result is false until then."""
     while not (result := await store.submit(operation)):
+        operation = _begun(operation)
         await store.submit(IndexWork())
     return result
+
+
+def _begun(operation: Operation[Result | None]) -> Operation[Result | None]:
+    if isinstance(operation, Once):
+        return replace(operation, operation=_begun(operation.operation))
+    return replace(operation, begun=True) if isinstance(operation, SetSchema) else operation
 
 
 async def finish_drops(store: Submits, pause: float = 0.0) -> None:

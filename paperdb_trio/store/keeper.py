@@ -24,7 +24,8 @@ from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
 
-sparing_log = SparingLog(logging.getLogger("paperdb.store"))
+log = logging.getLogger("paperdb.store")
+sparing_log = SparingLog(log)
 
 TRIM_SECONDS: Final = 1.0
 DROP_SECONDS: Final = 1.0
@@ -33,6 +34,8 @@ KEEP_TIME_SECONDS: Final = 3600.0
 """Between two writes of the log's clock into the file; see `LogClock.keep`."""
 TRIM_AGAIN_SECONDS: Final = 60.0
 """After a failure, unless the disk is full: then trims are what frees it."""
+SAY_SECONDS: Final = 60.0
+"""Between two log lines about what was trimmed."""
 TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
 
@@ -76,6 +79,9 @@ class Keeper:
         self._settings = settings
         self._on_trimmed = on_trimmed
         self.drops_left = False
+        self._removed: Counter[int] = Counter()
+        """Changes, by database, since the last line about them."""
+        self._say_at = -math.inf
 
     async def begin(self) -> None:
         """Finish the removals that an earlier server started, before a client can write to those collections,
@@ -122,16 +128,30 @@ class Keeper:
             # On a full disk, deleting a document would otherwise only move it into the log.
             until = trimmed + writer.owed.pop(database_id, 0)
             removed = head - trimmed
+            before = trimmed
             while removed:
                 cutoff = writer.clock.now() - settings.retention_age
                 trim = Trim(database_id, cutoff, settings.retention_count, until=until)
                 trimmed, removed = await writer.submit(trim)
                 self._on_trimmed(database_id, trimmed)
                 await trio.sleep(TRIM_PAUSE)
+            if trimmed > before:
+                self._removed[database_id] += trimmed - before
+        self._say_what_was_trimmed()
         while await writer.submit(ForgetRequests()):
             await trio.sleep(TRIM_PAUSE)
         while self._free is not None and await writer.submit(self._free(writer.full)):
             await trio.sleep(TRIM_PAUSE)
+
+    def _say_what_was_trimmed(self) -> None:
+        now = trio.current_time()
+        if self._removed and now >= self._say_at:
+            self._say_at = now + SAY_SECONDS
+            for database_id, changes in self._removed.items():
+                log.info(
+                    "trimmed the change log", extra={"fields": {"database": database_id, "changes": changes}}
+                )
+            self._removed.clear()
 
     async def _watch_drops(self) -> None:
         """Finish removals that a failed request started."""

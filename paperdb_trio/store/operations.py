@@ -395,12 +395,12 @@ class Batch:
         return BatchResult(results, results[0].seq)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SetSchema:
     """Put a schema on a collection, and create the collection if needed. None removes the schema.
 
-    Returns whether the schema is in force: not until the indexes of its unique fields are built. Submit it
-    again after some `IndexWork`, as `writer.until_indexed` does.
+    Returns whether the schema is in force: not until the indexes of its unique fields are built. Submit it with
+    `until_indexed`, which sets `begun` when it repeats it.
     """
 
     database_id: int
@@ -414,8 +414,7 @@ class SetSchema:
 
     def apply(self, tx: Transaction) -> bool:
         if self.schema is not None:
-            first, self.begun = not self.begun, True
-            return tx.set_schema(self.database_id, self.collection, self.schema, first=first)
+            return tx.set_schema(self.database_id, self.collection, self.schema, first=not self.begun)
         collection_id = tx.collection_id(self.database_id, self.collection)
         if collection_id is None or tx.schema(collection_id) is None:
             raise ApiError(404, "NOT_FOUND", f"The collection '{self.collection}' has no schema")

@@ -209,8 +209,12 @@ class Store(Log, Submits, Directories, Protocol):
         """Whether the disk is full: only operations that free space are done."""
         ...
 
+    def is_current(self, database_id: int) -> bool:
+        """Whether this process has been told of every commit of a database that was acknowledged before."""
+        ...
+
     async def current(self, database_id: int) -> None:
-        """Return when this process has been told of every commit of a database that was acknowledged before."""
+        """Return when it has."""
         ...
 
     def bounds(self) -> dict[int, tuple[int, int]]:

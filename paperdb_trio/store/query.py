@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import parse_json
+from paperdb_trio.model import encode
 from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import IndexField
 from paperdb_trio.store.predicate import Predicate, predicate
@@ -195,6 +196,30 @@ def ask(filter: str | None, sort: str | None = None) -> Question:
         if found is not None:
             _narrow(spans, path, found)
     return Question(value, spans, fields, newest_first, frozenset(check.paths))
+
+
+MAX_SHAPE: Final = 1000
+"""Characters."""
+
+
+def shape(filter: str | None) -> str:
+    """A valid filter as compact JSON, with `?` for each value: what two questions of one kind share."""
+    value = {} if filter is None or not filter.strip() else parse_json(filter.encode("utf-8", "surrogatepass"))
+    text = encode(_shape(value)).decode()
+    return text if len(text) <= MAX_SHAPE else f"{text[:MAX_SHAPE]}…"
+
+
+def _shape(filter: Any) -> dict[str, Any]:
+    shapes: dict[str, Any] = {}
+    for name, condition in filter.items():
+        if name in ("or", "and") and isinstance(condition, list):
+            inner = {encode(found): found for found in map(_shape, condition)}
+            shapes[name] = list(inner.values())
+        elif name == "not":
+            shapes[name] = _shape(condition)
+        else:
+            shapes[name] = dict.fromkeys(condition, "?") if isinstance(condition, dict) else "?"
+    return shapes
 
 
 def _narrow(spans: dict[str, tuple[keys.Span, ...]], path: str, found: tuple[keys.Span, ...]) -> None:

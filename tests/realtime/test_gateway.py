@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import parse_head
@@ -44,15 +47,17 @@ class Hesitant(ByteStream):
 async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
     """The bytes that a client receives if `act` happens during its handshake, up to the close."""
     settings = Settings()
+    limits = Limits(settings)
     unused = cast(Any, None)
     services = Services(
         settings=settings,
-        limits=Limits(settings),
+        limits=limits,
         accounts=world.accounts,
-        store=unused,
+        store=cast(Any, SimpleNamespace(current=AsyncMock())),
         cache=unused,
         hub=Hub(),
         assets={},
+        exchanges=Exchanges(settings, limits),
     )
     gateway = Gateway(services, Wheel())
     listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Database files without a server."""
+"""Database files, and the parts of engines, without a server."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import Postgres
+from tests.store.engines import Engine, InPostgres, InSqlite
 from tests.store.tools import new_database, new_file
 
 
@@ -37,3 +38,14 @@ def postgres_url(postgres: Postgres, template: str) -> Iterator[str]:
     name = postgres.new(template)
     yield postgres.url(name)
     postgres.drop(name)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Each engine in turn."""
+    if request.param == "sqlite":
+        yield InSqlite(request.getfixturevalue("shared_file"))
+    else:
+        postgres = InPostgres(request.getfixturevalue("postgres"))
+        yield postgres
+        postgres.close()

@@ -12,6 +12,7 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
+from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.postgres.change_log import ChangeLog
 from paperdb_trio.store.postgres.connection import Pool
@@ -41,8 +42,9 @@ class PostgresStore:
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._own = Pool(url, 2, settings.query_timeout)
         self._log = ChangeLog(self._pool, max(30.0, settings.query_timeout))
-        self._reader = Reader(self._pool, self._log, settings.query_timeout, settings.max_result_bytes)
-        self._watching = Reader(self._own, self._log, settings.query_timeout, settings.max_result_bytes)
+        self._advisor = IndexAdvisor(settings.index_after)
+        self._reader = Reader(self._pool, self._log, settings, self._advisor)
+        self._watching = Reader(self._own, self._log, settings, self._advisor)
         self._publisher = Publisher(on_commit, ChangeLog(self._own, 30.0).changes)
         self.writer = Writer(url, self._publisher.committed)
         self._watcher = Watcher(url, self._publisher, on_trimmed, self._begin_keeping)
@@ -67,6 +69,7 @@ class PostgresStore:
             await self._keeper.begin()
             task_status.started()
             nursery.start_soon(self._keeper.run)
+            nursery.start_soon(self._advisor.run, self.writer)
             await self.writer.closed.wait()
             nursery.cancel_scope.cancel()
 
@@ -103,6 +106,10 @@ class PostgresStore:
     @property
     def full(self) -> bool:
         return self.writer.full
+
+    def is_current(self, database_id: int) -> bool:
+        """Another node may have committed just now."""
+        return False
 
     async def current(self, database_id: int) -> None:
         await self._publisher.current(database_id, await self._watching.head(database_id))

@@ -6,27 +6,37 @@ are one query.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import trio
 
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
-from paperdb_trio.store import keys
-from paperdb_trio.store.paging import Edge, edge_text, parse_edge
+from paperdb_trio.store.advisor import IndexAdvisor, Wish
+from paperdb_trio.store.indexes import stored_indexes
+from paperdb_trio.store.paging import edge_text, parse_edge
+from paperdb_trio.store.plan import Plan, Shelf, improvement
+from paperdb_trio.store.postgres import find as finding
 from paperdb_trio.store.postgres.admin import directory
-from paperdb_trio.store.postgres.change_log import BEGIN, END, ChangeLog
+from paperdb_trio.store.postgres.change_log import BEGIN, ChangeLog
 from paperdb_trio.store.postgres.connection import Connection, Pool, query_timeout
-from paperdb_trio.store.postgres.wire import ConnectionLost, Ints, ServerError, Texts
+from paperdb_trio.store.postgres.wire import ConnectionLost, Ints, ServerError, Statement, Texts
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
 from paperdb_trio.store.refusals import storage_away, storage_failed
+from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.view import View
 
+T = TypeVar("T")
+
+SLOW_SECONDS: Final = 0.003
+"""Seconds below which a find wishes for no index."""
 GETTERS: Final = 2
 """Queries of gets that run at the same time: while they run, further gets wait together."""
 MOST_GETS: Final = 500
@@ -51,11 +61,15 @@ class _Get:
 class Reader:
     """Run `run()` in a nursery."""
 
-    def __init__(self, pool: Pool, log: ChangeLog, timeout: float, max_result_bytes: int) -> None:
+    def __init__(self, pool: Pool, log: ChangeLog, settings: Settings, advisor: IndexAdvisor) -> None:
         self._pool = pool
         self._log = log
-        self._timeout = timeout
-        self._max_result_bytes = max_result_bytes
+        self._advisor = advisor
+        self._slow = SlowQueries(settings.slow_query_ms)
+        self._timeout = settings.query_timeout
+        self._max_result_bytes = settings.max_result_bytes
+        # One thread projects at a time: it holds the interpreter's lock for each document.
+        self._projecting = trio.CapacityLimiter(1)
         self._gets: list[_Get] = []
         self._waiting = trio.Event()
 
@@ -123,29 +137,34 @@ class Reader:
 
     # --- finds -------------------------------------------------------------------------------------
 
-    async def _all(
-        self, connection: Connection, database_id: int, collection: str
-    ) -> tuple[int, int, list[Any]]:
-        (((head,),), documents) = (
-            await connection.queries(
-                [
-                    BEGIN,
-                    ("SELECT head FROM heads WHERE database_id=$1", (database_id,)),
-                    (
-                        "SELECT d.rowkey, d.data, c.id FROM collections c JOIN documents d ON d.rowkey BETWEEN "
-                        "c.id<<40 AND (c.id<<40)+1099511627775 WHERE c.database_id=$1 AND c.name=$2 "
-                        "ORDER BY d.rowkey",
-                        (database_id, collection),
-                    ),
-                    END,
-                ]
-            )
-        )[1:3]
-        return (
-            head,
-            documents[0][2] if documents else 0,
-            [(row[0], row[1], decode(row[1])) for row in documents],
+    @asynccontextmanager
+    async def _snapshot(
+        self, database_id: int, collection: str
+    ) -> AsyncIterator[tuple[Connection, int, Shelf | None]]:
+        """A connection in a read transaction, the head, and what finding needs of the collection."""
+        shelf: Statement = (
+            "SELECT c.id, n.documents, c.indexes, n.newest IS NOT NULL FROM collections c "
+            "JOIN counts n ON n.collection_id=c.id WHERE c.database_id=$1 AND c.name=$2",
+            (database_id, collection),
         )
+        head: Statement = ("SELECT head FROM heads WHERE database_id=$1", (database_id,))
+        async with self._lease() as connection:
+            _, ((seq,),), rows = await connection.queries([BEGIN, head, shelf])
+            of = None
+            if rows:
+                id, documents, text, in_order = rows[0]
+                indexes = () if text is None else stored_indexes(text.decode()).all
+                of = Shelf(id, documents, indexes, in_order)
+            yield connection, seq, of  # the pool ends the transaction
+
+    async def _do(self, connection: Connection, steps: finding.Steps[T]) -> T:
+        try:
+            sql = next(steps)
+            while True:
+                sql = steps.send(await connection.query(sql.numbered(), *sql.parameters))
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
     async def find(
         self,
@@ -162,46 +181,58 @@ class Reader:
         explain: bool = False,
         view: View | None = None,
     ) -> Found:
+        """See `Store.find`."""
         question = ask(filter, sort) if view is None else view.ask(filter, sort)
         wanted = parse_select(select) if view is None else view.selection(select)
-        async with self._lease() as connection:
-            head, collection_id, documents = await self._all(connection, database_id, collection)
-        found = [d for d in documents if question.matches(d[2])]
-        if question.newest_first:
-            found.reverse()
-
-        def value(document: Any, path: str) -> Any:
-            for name in path.split("."):
-                document = document.get(name) if isinstance(document, dict) else None
-            return keys.part(document)
-
-        for name in reversed(question.sort):
-            found.sort(key=lambda d: value(d[2], name.path), reverse=name.descending)
-        total = len(found) if count else None
-        if after is not None:
-            edge: Edge = parse_edge(after, sort, question, collection_id)
-            at = next((n for n, d in enumerate(found) if d[0] == edge.rowkey), -1)
-            found = found[at + 1 :]
-        page = found[offset : offset + limit]
-        more = len(found) > offset + limit
-        next_ = edge_text(sort, question, page[-1][1], page[-1][0]) if more else None
-        texts = [d[1] for d in page]
-        if sum(map(len, texts)) > self._max_result_bytes and len(texts) > 1:
-            raise bad_request(
-                f"The result is larger than {self._max_result_bytes:,} bytes; use a smaller 'limit'",
-                "RESULT_TOO_LARGE",
-            )
+        async with self._snapshot(database_id, collection) as (connection, head, of):
+            if of is None:
+                return Found([], False, 0 if count else None, head)
+            edge = None if after is None else parse_edge(after, sort, question, of.id)
+            with Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
+                began = time.perf_counter()
+                plan = await self._do(connection, finding.choose_plan(question, of))
+                watch.chosen = plan, question, of
+                # The size of what a client may not see must not decide whether it gets the rest.
+                of_view = None if view is None or view.select is None else view.project
+                most = self._max_result_bytes
+                page = await self._do(
+                    connection, finding.find(plan, question, of, edge, limit, offset, most, of_view)
+                )
+                self._advise(database_id, collection, plan, question, began)
+                rows = page.documents
+                total = None
+                if count:
+                    counting = await self._do(connection, finding.choose_plan_to_count(question, of))
+                    total = await self._do(connection, finding.count(counting, question, of))
+                next = edge_text(sort, question, rows[-1], page.last) if page.more else None
+                explained = await self._do(connection, finding.explain(plan, question, of)) if explain else None
         if wanted:
-            texts = [project(text, wanted) for text in texts]
-        return Found(texts, more, total, head, next_, {} if explain else None)
+            rows = await trio.to_thread.run_sync(
+                lambda: [project(row, wanted) for row in rows], limiter=self._projecting
+            )
+        return Found(rows, page.more, total, head, next, explained)
 
     async def count(
         self, database_id: int, collection: str, filter: str | None, view: View | None = None
     ) -> int:
         question = ask(filter) if view is None else view.ask(filter)
-        async with self._lease() as connection:
-            _, _, documents = await self._all(connection, database_id, collection)
-        return sum(question.matches(d[2]) for d in documents)
+        async with self._snapshot(database_id, collection) as (connection, _, of):
+            if of is None:
+                return 0
+            with Watch(self._slow, "count", database_id, collection, filter) as watch:
+                began = time.perf_counter()
+                plan = await self._do(connection, finding.choose_plan_to_count(question, of))
+                watch.chosen = plan, question, of
+                n = await self._do(connection, finding.count(plan, question, of))
+                self._advise(database_id, collection, plan, question, began)
+                return n
+
+    def _advise(self, database_id: int, collection: str, plan: Plan, question: Question, began: float) -> None:
+        """Note the index that was used, or one that would have made a slow query faster."""
+        if plan.index is not None and plan.index.made:
+            self._advisor.used(plan.index.id)
+        if time.perf_counter() - began >= SLOW_SECONDS and (fields := improvement(plan, question)) is not None:
+            self._advisor.wish(Wish(database_id, collection, fields))
 
     # --- collections -------------------------------------------------------------------------------
 

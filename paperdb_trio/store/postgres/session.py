@@ -14,6 +14,7 @@ from typing import Final
 from psycopg import pq
 from psycopg.pq import abc
 
+from paperdb_trio.store.postgres import find as finding
 from paperdb_trio.store.postgres.wire import ConnectionLost, Parameter, Row, ServerError, Statement, Wire
 
 OPTIONS: Final = (
@@ -23,11 +24,14 @@ OPTIONS: Final = (
 """A server that is gone without a word is noticed after 20 s."""
 INTERRUPT_SECONDS: Final = 0.1
 
-SETTINGS: Final = (
-    "SET jit=off; SET plan_cache_mode=force_generic_plan; SET enable_seqscan=off; SET enable_bitmapscan=off; "
-    "SET enable_hashjoin=off; SET enable_mergejoin=off; SET max_parallel_workers_per_gather=0; "
-    "SET idle_in_transaction_session_timeout=0; SET client_min_messages=warning; SET search_path=paperdb"
-)
+_SETTINGS: Final = {
+    **finding.SESSION,
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",
+    "client_min_messages": "warning",
+    "search_path": "paperdb",
+}
 """Each statement has one good plan, whatever was measured of its tables: rows by key, one after the other. With
 statistics of an empty table, PostgreSQL would choose scans and hashes: 5,400 documents/s instead of 30,000."""
 
@@ -39,7 +43,8 @@ def connect(url: str) -> abc.PGconn:
         message = connection.get_error_message()
         connection.finish()
         raise ConnectionLost(message)
-    result = connection.exec_(SETTINGS.encode())
+    settings = "; ".join([f"SET {name}={value}" for name, value in _SETTINGS.items()])
+    result = connection.exec_(settings.encode())
     if result.status != pq.ExecStatus.COMMAND_OK:
         message = result.get_error_message()
         connection.finish()

@@ -19,7 +19,7 @@ from paperdb_trio.store import transaction
 from paperdb_trio.store.catalog import AT_ONCE_BYTES, CollectionRow, Value
 from paperdb_trio.store.indexes import Index, kind, parse_field
 from paperdb_trio.store.keys import interval, inverted, part, point
-from paperdb_trio.store.postgres.keys import stored
+from paperdb_trio.store.postgres.keys import intervals, stored
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.wire import Blobs, Ints, Parameter, Row, Statement, Texts
 from paperdb_trio.store.query import ask
@@ -580,8 +580,7 @@ class Transaction(transaction.Transaction):
                 "SELECT d.data FROM entries e JOIN documents d ON d.rowkey=e.rowkey "
                 "WHERE e.index_id=$1 AND e.key>=$2 AND e.key<$3",
                 index.id,
-                stored(lowest),
-                stored(highest),
+                *intervals([(lowest, highest)])[0],
             )
             return any(self.satisfies(data, question) for (data,) in rows)
         while found := self.documents(low, high, 1000):

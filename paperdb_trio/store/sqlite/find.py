@@ -13,26 +13,25 @@ from typing import Any, Final, NamedTuple
 
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys
-from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
+from paperdb_trio.store.indexes import IndexSet, parse_field, stored_indexes
 from paperdb_trio.store.paging import Edge
-from paperdb_trio.store.plan import Contest, Interval, Order, Plan, choose, choose_count, improvement
+from paperdb_trio.store.plan import (
+    MANY,
+    Contest,
+    Interval,
+    Order,
+    Plan,
+    Shelf,
+    choose,
+    choose_count,
+    explanation,
+)
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.question import condition, field, order
 
-MANY: Final = 1_000_000
-"""The most entries that are counted, in some 20 ms."""
 _CREATED: Final = "json_extract(data,'$.createdAt')"
-
-
-class Shelf(NamedTuple):
-    """What finding needs of a collection. `in_order`: its documents are stored in order of `createdAt`."""
-
-    id: int
-    documents: int
-    indexes: tuple[Index, ...]
-    in_order: bool
 
 
 def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> Shelf | None:
@@ -123,8 +122,9 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
     return (max(low, key), high) if plan.order is Order.FORWARD else (low, min(high, keys.after(key)))
 
 
-def _choose(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
-    chosen = choose(question, of.indexes, documents=of.documents, in_order=of.in_order)
+def choose_plan(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    """The plan of a find."""
+    chosen = choose(question, of)
     return chosen if isinstance(chosen, Plan) else _won(connection, chosen)
 
 
@@ -234,9 +234,11 @@ def find(
     limit: int,
     offset: int,
     texts: Callable[[sqlite.Connection, list[int]], list[bytes]] | None = None,
+    plan: Plan | None = None,
 ) -> Page:
-    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones."""
-    plan = _choose(connection, question, of)
+    """`texts` gets the texts of the documents with these row keys, if they are not to be the whole ones.
+    `plan`: what `choose_plan` has returned, if it was asked."""
+    plan = plan or choose_plan(connection, question, of)
     if limit > 1 and texts is None and _needs_no_sorting(plan, question):
         with suppress(sqlite.TooBigError):  # without the document behind it, the page may be small enough
             return _scan(connection, plan, question, of, edge, limit, offset)
@@ -277,12 +279,21 @@ def _scan(
     return Page(documents[:limit], int(rowkeys[:limit][-1]), more, plan)
 
 
-def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple[int, Plan]:
-    """The number of matching documents, and how they were found."""
+def choose_plan_to_count(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
+    """The plan of a count."""
     if question.everything:
-        return of.documents, Plan(Order.INSERTION)
-    contest = choose_count(question, of.indexes, documents=of.documents)
-    plan = _won(connection, contest) if contest.plans else contest.otherwise
+        return Plan(Order.INSERTION)
+    contest = choose_count(question, of)
+    return _won(connection, contest) if contest.plans else contest.otherwise
+
+
+def count(
+    connection: sqlite.Connection, question: Question, of: Shelf, plan: Plan | None = None
+) -> tuple[int, Plan]:
+    """The number of matching documents, and how they were found."""
+    plan = plan or choose_plan_to_count(connection, question, of)
+    if question.everything:
+        return of.documents, plan
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
     return int(n), plan
@@ -290,12 +301,5 @@ def count(connection: sqlite.Connection, question: Question, of: Shelf) -> tuple
 
 def explain(connection: sqlite.Connection, plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
     """The plan by which a question was answered, as the members of `rest.responses.Explanation`."""
-    suggestion = improvement(plan, question)
-    return {
-        "index": None if plan.index is None else plan.index.fields,
-        "order": plan.order.value,
-        "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
-        "documents": of.documents,
-        "building": [index.fields for index in of.indexes if not index.built],
-        "suggestion": None if any(i.fields == suggestion for i in of.indexes) else suggestion,
-    }
+    looks_at = of.documents if plan.index is None else _entries(connection, plan, MANY)
+    return explanation(plan, question, of, looks_at)

@@ -19,15 +19,16 @@ from typing import Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
+from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.paging import edge_text, parse_edge
 from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.sqlite import find as finding
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.admin import directory
-from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.question import condition
@@ -80,8 +81,10 @@ class Reader:
         max_result_bytes: int,
         gate: ReadGate | None = None,
         advisor: IndexAdvisor | None = None,
+        slow: SlowQueries | None = None,
     ) -> None:
         self._gate = gate or ReadGate()
+        self._slow = slow or SlowQueries(0)
         self._advisor = advisor
         self._timeout = timeout
         self._limiter = trio.CapacityLimiter(threads)
@@ -197,25 +200,28 @@ class Reader:
             if of is None:
                 return Found([], False, 0 if count else None, head)
             edge = None if after is None else parse_edge(after, sort, question, of.id)
-            began = time.thread_time()
-            try:
-                page = finding.find(connection, question, of, edge, limit, offset)
-            except sqlite.TooBigError:
-                if limit > 1 and (view is None or view.select is None):
-                    raise
-                with any_length(connection):
-                    # The size of what a client may not see must not decide whether it gets the rest.
-                    texts = None if view is None else partial(self._projected, view)
-                    page = finding.find(connection, question, of, edge, limit, offset, texts)
-            self._advise(database_id, collection, page.plan, question, began)
-            rows = page.documents
-            total = finding.count(connection, question, of)[0] if count else None
-            next = edge_text(sort, question, rows[-1], page.last) if page.more else None
-            if wanted:
-                with _PROJECTING:
-                    rows = [project(row, wanted) for row in rows]
-            plan = finding.explain(connection, page.plan, question, of) if explain else None
-            return Found(rows, page.more, total, head, next, plan)
+            with Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
+                began = time.thread_time()
+                plan = finding.choose_plan(connection, question, of)
+                watch.chosen = plan, question, of
+                try:
+                    page = finding.find(connection, question, of, edge, limit, offset, plan=plan)
+                except sqlite.TooBigError:
+                    if limit > 1 and (view is None or view.select is None):
+                        raise
+                    with any_length(connection):
+                        # The size of what a client may not see must not decide whether it gets the rest.
+                        texts = None if view is None else partial(self._projected, view)
+                        page = finding.find(connection, question, of, edge, limit, offset, texts, plan)
+                self._advise(database_id, collection, plan, question, began)
+                rows = page.documents
+                total = finding.count(connection, question, of)[0] if count else None
+                next = edge_text(sort, question, rows[-1], page.last) if page.more else None
+                if wanted:
+                    with _PROJECTING:
+                        rows = [project(row, wanted) for row in rows]
+                explained = finding.explain(connection, plan, question, of) if explain else None
+                return Found(rows, page.more, total, head, next, explained)
 
         return await self.run(query)
 
@@ -243,10 +249,13 @@ class Reader:
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return 0
-            began = time.thread_time()
-            n, plan = finding.count(connection, question, of)
-            self._advise(database_id, collection, plan, question, began)
-            return n
+            with Watch(self._slow, "count", database_id, collection, filter) as watch:
+                began = time.thread_time()
+                plan = finding.choose_plan_to_count(connection, question, of)
+                watch.chosen = plan, question, of
+                n, _ = finding.count(connection, question, of, plan)
+                self._advise(database_id, collection, plan, question, began)
+                return n
 
         return await self.run(query)
 

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -78,14 +79,18 @@ _CLOSE: Final = object()
 _UNREAD: Final = object()
 
 
+Done = Callable[["outcome.Outcome[Any]"], None]
+"""Takes the result of an operation, on the event loop."""
+
+
 class _Ticket:
-    """A waiting operation. `task` is None if its waiter was cancelled: the write still happens."""
+    """A waiting operation. `done` is None if its waiter was cancelled: the write still happens."""
 
-    __slots__ = ("operation", "task")
+    __slots__ = ("done", "operation")
 
-    def __init__(self, operation: Operation[Any], task: trio.lowlevel.Task) -> None:
+    def __init__(self, operation: Operation[Any], done: Done) -> None:
         self.operation = operation
-        self.task: trio.lowlevel.Task | None = task
+        self.done: Done | None = done
 
 
 _Result = tuple[_Ticket, "outcome.Outcome[Any]"]
@@ -193,15 +198,22 @@ class Writer:
         """
         if self._closed:
             raise shutting_down()
-        ticket = _Ticket(operation, trio.lowlevel.current_task())
+        ticket = _Ticket(operation, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
         self._queue.put(ticket)
 
         def abandon(_: Any) -> trio.lowlevel.Abort:
-            ticket.task = None
+            ticket.done = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         result: Result = await trio.lowlevel.wait_task_rescheduled(abandon)
         return result
+
+    def post(self, operation: Operation[Any], done: Done) -> None:
+        """`submit` without a task that waits."""
+        if self._closed:
+            done(outcome.Error(shutting_down()))
+        else:
+            self._queue.put(_Ticket(operation, done))
 
     # --- on the event loop -----------------------------------------------------------------------
 
@@ -209,14 +221,16 @@ class Writer:
         try:
             if index_work:
                 self.index_work.set()
-            for ticket, result in results:
-                if ticket.task is not None:
-                    task, ticket.task = ticket.task, None
-                    trio.lowlevel.reschedule(task, result)
-            if changes:
-                if self.full:
-                    self.owed.update(change.database_id for change in changes)
-                self._on_commit(changes)
+            try:
+                if changes:
+                    if self.full:
+                        self.owed.update(change.database_id for change in changes)
+                    self._on_commit(changes)
+            finally:
+                for ticket, result in results:
+                    if ticket.done is not None:
+                        done, ticket.done = ticket.done, None
+                        done(result)
         except BaseException as error:
             self._fail(error)
 
@@ -300,6 +314,7 @@ class Writer:
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 self._next_try = 0.0
+                log.debug("the write-ahead log started over, after %d bytes", self._wal_bytes)
         except sqlite.Error as error:
             self._sparing_log.warning("could not shorten the write-ahead log: %s", error)
         finally:

@@ -1,0 +1,125 @@
+"""The one place where a request ends: its id, and all who are told of it.
+
+Law: each door ends each request here once, when its response is decided and before it is sent, so that a slow
+reader does not count. A request that ends well costs one test for each observer that there is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final
+
+from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError
+from paperdb_trio.limits import Limits
+from paperdb_trio.logs import SparingLog
+from paperdb_trio.net.messages import Request
+
+access_log = logging.getLogger("paperdb.access")
+log = logging.getLogger("paperdb.refused")
+
+REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")
+REFUSALS: Final = frozenset({401, 403, 429, 503})
+"""Statuses that an operator wants to hear of, with the reason."""
+REFUSALS_A_MINUTE: Final = 10
+"""Lines for each error code."""
+
+Observer = Callable[[Request, int, int, float], None]
+"""`observe(request, status, size, seconds)`: `size` in bytes of the response's body (0 if it is endless),
+`seconds` from the whole head to the decision. `request.code` is the error code, if it was refused."""
+
+
+class Exchanges:
+    """Ids of requests, and what their ends are told to: append to `observers` before the first request."""
+
+    def __init__(self, settings: Settings, limits: Limits) -> None:
+        self.observers: list[Observer] = []
+        self._limits = limits
+        self._prefix = f"{secrets.token_hex(4)}-"
+        self._numbers = itertools.count(1)
+        self._names_all = settings.access_log != "off"
+        self._refusals = SparingLog(log, burst=REFUSALS_A_MINUTE)
+        if settings.access_log != "off":
+            self._every = settings.access_log_every if settings.access_log == "sampled" else 1
+            self._seen = 0
+            self.observers.append(self._access)
+
+    def begin(self, request: Request) -> None:
+        """Note the time, if somebody observes the end. Name the request, if its id can matter: the client sent
+        one, or each request is logged. A refusal gets its id when it is refused.
+
+        An id for each response would take 2 % of a get.
+        """
+        if self.observers:
+            request.began = perf_counter()
+        if self._names_all or "x-request-id" in request.headers:
+            self.name(request)
+
+    def name(self, request: Request) -> None:
+        """Give the request its id: the client's `X-Request-Id` if that is sane, else a new one."""
+        given = request.headers.get("x-request-id")
+        if given is None or not REQUEST_ID.fullmatch(given):
+            # Not a UUID for each: it takes ten times as long.
+            given = f"{self._prefix}{next(self._numbers)}"
+        request.id = given
+
+    def refuse(self, request: Request, error: ApiError) -> None:
+        """End a request that a door refuses before any route sees it, or after the route has responded."""
+        self.note(request, error)
+        self.end(request, error.status, 0)
+
+    def note(self, request: Request, error: ApiError) -> None:
+        """Note why a request is refused; it has an id from then on."""
+        request.code, request.reason = error.code, error.message
+        if not request.id:
+            self.name(request)
+
+    def end(self, request: Request, status: int, size: int) -> None:
+        """The response is decided. Call this once for each request, a WebSocket's too (101)."""
+        if self.observers:
+            seconds = perf_counter() - request.began if request.began else 0.0
+            for observe in self.observers:
+                observe(request, status, size, seconds)
+        if request.code and status in REFUSALS:
+            self._refused(request, status)
+
+    def _access(self, request: Request, status: int, size: int, seconds: float) -> None:
+        self._seen += 1
+        if self._seen % self._every:
+            return
+        fields = described(request, self._limits)
+        fields |= {"status": status, "ms": round(seconds * 1000, 3), "bytes": size}
+        if request.code:
+            fields["code"] = request.code
+        if self._every > 1:
+            fields["of"] = self._every
+        access_log.info("%s %s", request.method, request.path[:200], extra={"fields": fields})
+
+    def _refused(self, request: Request, status: int) -> None:
+        level = logging.WARNING if status == 503 else logging.INFO
+        if log.isEnabledFor(level):
+            fields = described(request, self._limits) | {"reason": request.reason[:200]}
+            self._refusals.log(level, f"refused with {status} {request.code}", fields=fields)
+
+
+def described(request: Request, limits: Limits) -> dict[str, Any]:
+    """The fields of a log line about a request. Never a query string: it may hold a token."""
+    fields: dict[str, Any] = {
+        "request": request.id,
+        "method": request.method,
+        "path": request.path[:200],
+        "address": limits.client_address(request.peer, request.headers.get("x-forwarded-for")),
+    }
+    if request.route:
+        fields["route"] = request.route
+    if request.identity is not None:
+        fields["database"] = request.identity.database.name
+        fields["key"] = request.identity.key.id
+    if request.token is not None and request.token.subject is not None:
+        fields["subject"] = request.token.subject
+    return fields
