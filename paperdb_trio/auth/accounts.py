@@ -218,6 +218,9 @@ class Accounts:
         used, self.used = self.used, set()
         return dict.fromkeys(used, int(now * 1000))
 
+    def databases(self) -> list[Database]:
+        return [*self._now.databases.values()]
+
     def database(self, id: int) -> Database | None:
         return self._now.databases.get(id)
 

@@ -113,7 +113,7 @@ class RemoveDeleted:
             tx.collection_id(id, collection[1])
             tx.remove_indexes(collection[0])
             found = tx.documents(*span(collection[0]), self.limit, STEP_BYTES)
-            tx.erase([rowkey for rowkey, _, _ in found])
+            tx.erase(found)
             if not found:
                 tx.drop_if_empty(id, collection[1], collection[0])
         return True

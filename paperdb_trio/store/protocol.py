@@ -16,15 +16,16 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import trio
 
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
 
-Fault = Literal["gone", "read-only"]
+Fault = Literal["gone", "read-only", "away"]
 
 
 class Stored(NamedTuple):
@@ -195,8 +196,6 @@ class Records(Protocol):
         """None if there is no such collection."""
         ...
 
-    async def figures(self) -> FileFigures: ...
-
 
 # --- the store -----------------------------------------------------------------------------------
 
@@ -241,6 +240,10 @@ class Store(Log, Submits, Directories, Records, Protocol):
     @property
     def full(self) -> bool:
         """Whether the disk is full: only operations that free space are done."""
+        ...
+
+    def measures(self) -> list[Family]:
+        """What `/metrics` shows of the store: totals, never of one database."""
         ...
 
     def is_current(self, database_id: int) -> bool:

@@ -22,7 +22,7 @@ from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.test_docs import documented_codes
 
 HERE = Path(__file__).parent
-SERVED_FILES = {("GET", "/"), ("GET", "/sdk/{file}")}
+SERVED_FILES = {("GET", "/"), ("GET", "/dashboard/{file}"), ("GET", "/sdk/{file}")}
 
 
 @pytest.fixture(scope="module")

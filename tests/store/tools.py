@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from paperdb_trio.store.administration import SetUp
 from paperdb_trio.store.operations import Draft, Insert, Operation, Written
+from paperdb_trio.store.postgres import admin as postgres_admin
+from paperdb_trio.store.postgres import prepare as preparing
 from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite import library as sqlite
@@ -30,6 +32,14 @@ def new_file(directory: Path) -> Path:
     file = prepare(directory, create=True)
     admin.apply(file, SetUp("test", NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32))
     return file
+
+
+def new_database(url: str) -> None:
+    """The same in PostgreSQL."""
+    session = preparing.prepare(url, create=True, durable=False)
+    key = NewKey("key-id", "secret", "first", b"hash")
+    postgres_admin.apply(session, SetUp("test", key, "kid", b"s" * 32))
+    session.close()
 
 
 @contextmanager
