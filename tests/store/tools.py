@@ -37,7 +37,7 @@ def new_file(directory: Path) -> Path:
 def new_database(url: str) -> None:
     """The same in PostgreSQL."""
     session = preparing.prepare(url, create=True, durable=False)
-    postgres_admin.set_up(session, admin.NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32)
+    postgres_admin.set_up(session, NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32)
     session.close()
 
 
