@@ -218,11 +218,11 @@ class Accounts:
         used, self.used = self.used, set()
         return dict.fromkeys(used, int(now * 1000))
 
-    def databases(self) -> list[Database]:
-        return [*self._now.databases.values()]
-
     def database(self, id: int) -> Database | None:
         return self._now.databases.get(id)
+
+    def databases(self) -> list[Database]:
+        return list(self._now.databases.values())
 
     def database_named(self, name: str) -> Database | None:
         id = self._now.database_ids.get(name)
