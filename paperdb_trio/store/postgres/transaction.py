@@ -123,7 +123,8 @@ class Transaction(Registry, transaction.Transaction):
             scopes, keys = zip(*needs.requests, strict=True)
             statements.append((_REQUESTS, (Texts(scopes), Texts(keys))))
         _, heads, collections, *rest = self._session.run(statements)
-        self._locked[database_id] = _head_row(heads)
+        if heads:  # else an operation that needs it learns that the database is gone
+            self._locked[database_id] = _head_row(heads)
         by_name = {row[4].decode(): _collection_row(row) for row in collections}
         for name in names:
             self._rows[database_id, name] = by_name.get(name)
