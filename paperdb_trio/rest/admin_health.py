@@ -86,7 +86,7 @@ def _measures(found: Iterable[Family]) -> list[responses.Measure]:
     measures: dict[str, responses.Measure] = {}
     for (name, suffix, rest), value in values.items():
         measure = measures.setdefault(name, responses.Measure(name, types[name], []))
-        measure.samples.append(responses.MeasureSample(dict(rest), value, suffix))
+        measure.samples.append(responses.MeasureSample(dict(rest), float(value), suffix))
     return [*measures.values()]
 
 
