@@ -55,7 +55,7 @@ class ChangeLog:
         if turns is None:
             turns = self._turns[database_id] = trio.CapacityLimiter(PER_DATABASE)
         while True:
-            async with turns, self._pool.lease(self._timeout) as connection:
+            async with turns, self._pool.lease("changes", self._timeout) as connection:
                 page = await _read_page(connection, database_id, after, interest, text, rows)
             if page.events or page.reached_end:
                 return page
@@ -63,7 +63,7 @@ class ChangeLog:
 
     async def changes(self, database_id: int, after: int, rows: int = 1000) -> list[Change]:
         """Changes after a seq, in order: `rows` of them, and the rest of their last transaction."""
-        async with self._pool.lease(self._timeout) as connection:
+        async with self._pool.lease("changes", self._timeout) as connection:
             found = await connection.query(
                 f"SELECT {_CHANGE} FROM changes WHERE database_id=$1 AND seq>$2 ORDER BY seq LIMIT $3",
                 database_id,

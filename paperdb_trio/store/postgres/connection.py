@@ -6,6 +6,8 @@ connection is used again only when that is done.
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -14,8 +16,13 @@ from psycopg import pq
 from psycopg.pq import abc
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.logs import SparingLog
+from paperdb_trio.measures import Histogram
 from paperdb_trio.store.postgres.session import connect
-from paperdb_trio.store.postgres.wire import ConnectionLost, Parameter, Row, Statement, Wire
+from paperdb_trio.store.postgres.wire import ConnectionLost, Parameter, Row, ServerError, Statement, Wire
+from paperdb_trio.store.refusals import storage_away, storage_failed
+
+log = logging.getLogger("paperdb.store")
 
 
 class Connection:
@@ -107,6 +114,9 @@ class Pool:
         self._idle: list[Connection] = []
         self._stopping: list[Connection] = []
         self._to_stop = trio.Event()
+        self._sparing_log = SparingLog(log)
+        self.seconds: dict[str, Histogram] = {}
+        """By kind, how long reads took, with the wait for a connection."""
 
     async def run(self) -> None:
         """Stops what was cancelled."""
@@ -143,36 +153,45 @@ class Pool:
             self._idle.pop().close()
 
     @asynccontextmanager
-    async def lease(self, timeout: float | None = None) -> AsyncIterator[Connection]:
-        """Raises a 503 `QUERY_TIMEOUT`."""
+    async def lease(self, kind: str, timeout: float | None = None) -> AsyncIterator[Connection]:
+        """For a read of a kind. Raises a 503 `QUERY_TIMEOUT`, `STORAGE_AWAY` or `STORAGE_ERROR`."""
         seconds = self._timeout if timeout is None else timeout
-        with trio.move_on_after(seconds) as scope:
-            async with self._limiter:
-                connection = self._idle.pop() if self._idle else await Connection.open(self._url)
-                lost = False
-                try:
+        began = time.perf_counter()
+        try:
+            with trio.move_on_after(seconds) as scope:
+                async with self._limiter, self._lent() as connection:
                     yield connection
-                except ConnectionLost:
-                    lost = True
-                    raise
-                finally:
-                    if lost:
-                        connection.close()
-                        self.close()  # the others are lost, too, or soon will be
-                    elif connection.busy:
-                        self._stopping.append(connection)
-                        self._to_stop.set()
-                    else:
-                        with trio.CancelScope(shield=True), trio.move_on_after(1):
-                            await self._give_back(connection, usable=True)
+        except ConnectionLost:
+            raise storage_away() from None
+        except ServerError as error:
+            self._sparing_log.error("a read failed: %s", error)
+            raise storage_failed() from None
+        finally:
+            self.seconds.setdefault(kind, Histogram()).observe(time.perf_counter() - began)
         if scope.cancelled_caught:
-            raise query_timeout(seconds)
+            raise ApiError(
+                503,
+                "QUERY_TIMEOUT",
+                f"The query took longer than {seconds:g} s and was stopped. Narrow the filter, or page.",
+                headers={"Retry-After": "1"},
+            )
 
-
-def query_timeout(seconds: float) -> ApiError:
-    return ApiError(
-        503,
-        "QUERY_TIMEOUT",
-        f"The query took longer than {seconds:g} s and was stopped. Narrow the filter, or page.",
-        headers={"Retry-After": "1"},
-    )
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Connection]:
+        connection = self._idle.pop() if self._idle else await Connection.open(self._url)
+        lost = False
+        try:
+            yield connection
+        except ConnectionLost:
+            lost = True
+            raise
+        finally:
+            if lost:
+                connection.close()
+                self.close()  # the others are lost, too, or soon will be
+            elif connection.busy:
+                self._stopping.append(connection)
+                self._to_stop.set()
+            else:
+                with trio.CancelScope(shield=True), trio.move_on_after(1):
+                    await self._give_back(connection, usable=True)

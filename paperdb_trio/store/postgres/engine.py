@@ -11,11 +11,13 @@ from typing import Final
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.postgres.change_log import ChangeLog
 from paperdb_trio.store.postgres.connection import Pool
+from paperdb_trio.store.postgres.figures import figures
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.reader import Reader
 from paperdb_trio.store.postgres.session import Session
@@ -106,6 +108,9 @@ class PostgresStore:
     @property
     def full(self) -> bool:
         return self.writer.full
+
+    def measures(self) -> list[Family]:
+        return figures(self.writer, {**self._own.seconds, **self._pool.seconds})
 
     def is_current(self, database_id: int) -> bool:
         """Another node may have committed just now."""

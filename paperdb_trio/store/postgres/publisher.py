@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import trio
 
+from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.model import Change
-from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 
 log = logging.getLogger("paperdb.store")
 
@@ -110,8 +110,8 @@ class Publisher:
                 break
             try:
                 changes = await self._read(database_id, told)
-            except (ConnectionLost, ServerError) as error:
-                self._sparing_log.warning("could not read the change log: %s", str(error).strip())
+            except ApiError as error:
+                self._sparing_log.warning("could not read the change log: %s", error)
                 await trio.sleep(RETRY_SECONDS)
                 continue
             changes = [change for change in changes if change.seq > self._told.get(database_id, 0)]

@@ -24,12 +24,11 @@ from paperdb_trio.store.plan import Plan, Shelf, improvement
 from paperdb_trio.store.postgres import find as finding
 from paperdb_trio.store.postgres.admin import directory
 from paperdb_trio.store.postgres.change_log import BEGIN, ChangeLog
-from paperdb_trio.store.postgres.connection import Connection, Pool, query_timeout
-from paperdb_trio.store.postgres.wire import ConnectionLost, Ints, ServerError, Statement, Texts
+from paperdb_trio.store.postgres.connection import Connection, Pool
+from paperdb_trio.store.postgres.wire import Ints, Statement, Texts
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
-from paperdb_trio.store.refusals import storage_away, storage_failed
 from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.view import View
 
@@ -46,7 +45,6 @@ _GET: Final = (
     "u(database_id, name, id, n) JOIN collections c ON c.database_id=u.database_id AND c.name=u.name "
     "JOIN documents d ON d.collection_id=c.id AND d.id=u.id"
 )
-_CANCELED: Final = "57014"
 
 
 class _Get:
@@ -66,25 +64,11 @@ class Reader:
         self._log = log
         self._advisor = advisor
         self._slow = SlowQueries(settings.slow_query_ms)
-        self._timeout = settings.query_timeout
         self._max_result_bytes = settings.max_result_bytes
         # One thread projects at a time: it holds the interpreter's lock for each document.
         self._projecting = trio.CapacityLimiter(1)
         self._gets: list[_Get] = []
         self._waiting = trio.Event()
-
-    @asynccontextmanager
-    async def _lease(self) -> AsyncIterator[Connection]:
-        """Raises a 503 `QUERY_TIMEOUT`, `STORAGE_AWAY` or `STORAGE_ERROR`."""
-        try:
-            async with self._pool.lease() as connection:
-                yield connection
-        except ConnectionLost:
-            raise storage_away() from None
-        except ServerError as error:
-            if error.state == _CANCELED:
-                raise query_timeout(self._timeout) from None
-            raise storage_failed() from error
 
     # --- gets --------------------------------------------------------------------------------------
 
@@ -100,7 +84,7 @@ class Reader:
             self._waiting = trio.Event()
             gets, self._gets = self._gets[:MOST_GETS], self._gets[MOST_GETS:]
             try:
-                async with self._lease() as connection:
+                async with self._pool.lease("get") as connection:
                     rows = await connection.query(
                         _GET,
                         Ints([get.database_id for get in gets]),
@@ -139,7 +123,7 @@ class Reader:
 
     @asynccontextmanager
     async def _snapshot(
-        self, database_id: int, collection: str
+        self, kind: str, database_id: int, collection: str
     ) -> AsyncIterator[tuple[Connection, int, Shelf | None]]:
         """A connection in a read transaction, the head, and what finding needs of the collection."""
         shelf: Statement = (
@@ -148,7 +132,7 @@ class Reader:
             (database_id, collection),
         )
         head: Statement = ("SELECT head FROM heads WHERE database_id=$1", (database_id,))
-        async with self._lease() as connection:
+        async with self._pool.lease(kind) as connection:
             _, ((seq,),), rows = await connection.queries([BEGIN, head, shelf])
             of = None
             if rows:
@@ -184,7 +168,7 @@ class Reader:
         """See `Store.find`."""
         question = ask(filter, sort) if view is None else view.ask(filter, sort)
         wanted = parse_select(select) if view is None else view.selection(select)
-        async with self._snapshot(database_id, collection) as (connection, head, of):
+        async with self._snapshot("find", database_id, collection) as (connection, head, of):
             if of is None:
                 return Found([], False, 0 if count else None, head)
             edge = None if after is None else parse_edge(after, sort, question, of.id)
@@ -216,7 +200,7 @@ class Reader:
         self, database_id: int, collection: str, filter: str | None, view: View | None = None
     ) -> int:
         question = ask(filter) if view is None else view.ask(filter)
-        async with self._snapshot(database_id, collection) as (connection, _, of):
+        async with self._snapshot("count", database_id, collection) as (connection, _, of):
             if of is None:
                 return 0
             with Watch(self._slow, "count", database_id, collection, filter) as watch:
@@ -238,7 +222,7 @@ class Reader:
 
     async def collections(self, database_id: int) -> bytes:
         """A JSON array of all collections of a database, sorted by name: `{"name", "count", "schema"}`."""
-        async with self._lease() as connection:
+        async with self._pool.lease("collections") as connection:
             rows = await connection.query(
                 "SELECT c.name, n.documents, c.schema FROM collections c JOIN counts n ON n.collection_id=c.id "
                 "WHERE c.database_id=$1 ORDER BY c.name",
@@ -252,14 +236,14 @@ class Reader:
 
     async def schema(self, database_id: int, collection: str) -> str | None:
         """The schema of a collection as JSON text."""
-        async with self._lease() as connection:
+        async with self._pool.lease("schema") as connection:
             rows = await connection.query(
                 "SELECT schema FROM collections WHERE database_id=$1 AND name=$2", database_id, collection
             )
         return rows[0][0].decode() if rows and rows[0][0] is not None else None
 
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
-        async with self._lease() as connection:
+        async with self._pool.lease("history") as connection:
             versions = await self._log.history(connection, database_id, collection, id, limit)
         if sum(map(len, versions)) > self._max_result_bytes and len(versions) > 1:
             raise bad_request(
@@ -270,10 +254,10 @@ class Reader:
 
     async def directory(self, known: int, last: int) -> Directory | None:
         """See `Store.directory`."""
-        async with self._lease() as connection:
+        async with self._pool.lease("directory") as connection:
             return await directory(connection, known, last)
 
     async def head(self, database_id: int) -> int:
-        async with self._lease() as connection:
+        async with self._pool.lease("head") as connection:
             rows = await connection.query("SELECT head FROM heads WHERE database_id=$1", database_id)
         return int(rows[0][0]) if rows else 0

@@ -21,6 +21,7 @@ import trio
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.measures import Histogram
 from paperdb_trio.model import Change
 from paperdb_trio.store.clock import LogClock, continued
 from paperdb_trio.store.housekeeping import HOUSEKEEPING
@@ -119,6 +120,10 @@ class Writer:
         self.full = False
         self.commits = 0
         self.operations = 0
+        self.indexes_built = 0
+        self.batch_sizes = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
+        self.commit_seconds = Histogram()
+        self.fsync_seconds = Histogram()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         token = trio.lowlevel.current_trio_token()
@@ -362,7 +367,8 @@ class Writer:
             tx.begin()
         elif known is None:
             tx.read_ahead(database_id, needs(ticket.operation for ticket in tickets))
-        end = time.monotonic() + ENOUGH_SECONDS
+        began = time.monotonic()
+        end = began + ENOUGH_SECONDS
         results: _Results = []
         for ticket in tickets:
             try:
@@ -375,6 +381,7 @@ class Writer:
         statements = [*session.take(), *statements]
         if known is None:
             statements.append(("COMMIT", ()))
+        sent = time.monotonic()
         session.send(statements)
         databases = {change.database_id for change in tx.changes}
         for changed in databases:
@@ -384,10 +391,11 @@ class Writer:
         except ConnectionLost as error:
             if not writes:
                 raise
-            self._settle(error, results, tx)
+            self._settle(error, results, tx, began, sent)
             return len(results)
         self._batch += 1
-        self._count(results)
+        self.indexes_built += tx.indexes_built
+        self._count(results, began, sent)
         if database_id is not None:
             after = tx.known(database_id)
             if after is None:
@@ -402,13 +410,19 @@ class Writer:
             self._lose(error)
         return len(results)
 
-    def _count(self, results: _Results) -> None:
+    def _count(self, results: _Results, began: float, sent: float) -> None:
         asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
         if asked:
             self.commits += 1
             self.operations += asked
+            done = time.monotonic()
+            self.batch_sizes.observe(asked)
+            self.commit_seconds.observe(done - began)
+            self.fsync_seconds.observe(done - sent)
 
-    def _settle(self, error: Exception, results: _Results, tx: Transaction) -> None:
+    def _settle(
+        self, error: Exception, results: _Results, tx: Transaction, began: float, sent: float
+    ) -> None:
         """Find out whether a transaction was committed whose COMMIT was not answered. Meanwhile, refuse
         others."""
         id, batch = self._id, self._batch + 1
@@ -423,7 +437,7 @@ class Writer:
                     self._lose(lost)
                     continue
                 if found == [(batch,)]:
-                    self._count(results)
+                    self._count(results, began, sent)
                     self._tell(results, tx.changes, tx.index_work)
                 else:
                     self._refuse([ticket for ticket, _ in results], storage_failed())
