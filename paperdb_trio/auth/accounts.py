@@ -221,6 +221,9 @@ class Accounts:
     def database(self, id: int) -> Database | None:
         return self._now.databases.get(id)
 
+    def databases(self) -> list[Database]:
+        return list(self._now.databases.values())
+
     def database_named(self, name: str) -> Database | None:
         id = self._now.database_ids.get(name)
         return None if id is None else self._now.databases[id]

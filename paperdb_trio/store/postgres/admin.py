@@ -1,4 +1,4 @@
-"""The command line's way to a PostgreSQL store: it applies operations itself, and reads what administrators see.
+"""The command line's way to a PostgreSQL store: it applies operations, and reads what administrators see.
 
 Law: each call is one transaction, and may come from any machine while servers run. They read what changed
 within a second.

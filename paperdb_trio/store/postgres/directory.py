@@ -13,7 +13,8 @@ _ALL: tuple[Statement, ...] = (
     _VERSION,
     ("SELECT id, name, plan FROM databases", ()),
     (
-        "SELECT id, database_id, kind, label, hash, revoked_at IS NOT NULL, expires_at/1000.0::float8 FROM keys",
+        "SELECT id, database_id, kind, label, hash, revoked_at IS NOT NULL, expires_at/1000.0::float8 "
+        "FROM keys",
         (),
     ),
     ("SELECT kid, secret, retired_at FROM signing_secrets", ()),

@@ -103,7 +103,8 @@ def _indexes(rows: list[Row]) -> list[IndexInfo] | None:
     if not rows:
         return None
     id, text, documents, last, building = rows[0]
-    built = dict(map(int, item.split(":")) for item in building.decode().strip("{}").split(",") if item)
+    pairs = [item.split(":") for item in building.decode().strip("{}").split(",") if item]
+    built = {int(index_id): int(rowkey) for index_id, rowkey in pairs}
     own = () if text is None else stored_indexes(text.decode()).all
     return [_index(id, index, documents, last, built.get(index.id)) for index in own]
 

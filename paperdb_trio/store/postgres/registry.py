@@ -58,7 +58,8 @@ class Registry(registry.Registry):
         return {name.decode(): id for name, id in self._read("SELECT name, id FROM databases")}
 
     def database_info(self, name: str) -> DatabaseInfo | None:
-        return next(iter(self._ask(records.databases(name=name))), None)
+        found = self._ask(records.databases(name=name))
+        return found[0] if found else None
 
     def add_database(self, name: str, plan: str, created: str) -> None:
         self._add(
@@ -105,7 +106,8 @@ class Registry(registry.Registry):
     # --- keys and signing secrets ----------------------------------------------------------------
 
     def key_info(self, id: str) -> KeyInfo | None:
-        return next(iter(self._ask(records.keys(id=id))), None)
+        found = self._ask(records.keys(id=id))
+        return found[0] if found else None
 
     def add_key(self, database_id: int | None, key: NewKey, created: str) -> None:
         self._add(
