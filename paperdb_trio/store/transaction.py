@@ -221,9 +221,10 @@ class Transaction(Catalog, Registry):
         self._counts.pop(collection_id, None)
         return True
 
-    def erase(self, documents: list[tuple[int, str, bytes]]) -> None:
-        """Remove documents of which nothing else will remain: neither a change nor an entry of an index."""
-        for rowkey, id, _ in documents:
+    def erase(self, documents: list[tuple[int, str]]) -> None:
+        """Remove documents `(row key, id)` of which nothing else will remain: neither a change nor an entry of
+        an index."""
+        for rowkey, id in documents:
             self._remove(rowkey, id)
 
     def disorder(self, collection_id: int) -> None:

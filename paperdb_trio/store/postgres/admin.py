@@ -1,4 +1,4 @@
-"""The command line's way to databases, keys and signing secrets, and what servers know of these.
+"""The command line's way to a PostgreSQL store: it applies operations, and reads what administrators see.
 
 Law: each call is one transaction, and may come from any machine while servers run. They read what changed
 within a second.
@@ -7,72 +7,68 @@ within a second.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import closing
 from typing import TypeVar
 
+from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.postgres.change_log import BEGIN, END
-from paperdb_trio.store.postgres.connection import Connection
-from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store.postgres import records
+from paperdb_trio.store.postgres.prepare import prepare, unavailable
+from paperdb_trio.store.postgres.records import Asked
 from paperdb_trio.store.postgres.transaction import Transaction
-from paperdb_trio.store.postgres.wire import Statement
-from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
+from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
+
+__all__ = ("apply", "has_valid_key", "is_empty", "prepare", "read", "records")
 
 Result = TypeVar("Result")
 
 
-def is_empty(session: Session) -> bool:
-    """Whether this is a first start."""
-    return not session.query("SELECT 1 FROM signing_secrets LIMIT 1")
+def apply(url: str, operation: Operation[Result], show: Callable[[], None] | None = None) -> Result:
+    """Apply an operation of `administration`.
 
-
-def apply(session: Session, operation: Operation[Result]) -> Result:
-    """Apply an operation of `administration`. Raises its `ApiError`."""
-    now = time.time()
-    tx = Transaction(session, now, now)
-    tx.begin()
-    try:
-        result = operation.apply(tx)
-        session.run([("COMMIT", ())])
-    except BaseException:
-        session.rollback()
-        raise
+    `show` shows a secret to its owner before the commit: a key that could not be shown is not stored. Raises
+    `StartupError`.
+    """
+    shown = ""
+    with closing(prepare(url)) as session:
+        try:
+            now = time.time()
+            tx = Transaction(session, now, now)
+            tx.begin()
+            result = operation.apply(tx)
+            _, statements = tx.finish()
+            session.run([*session.take(), *statements])
+            if show is not None:
+                show()
+                shown = "; the key that was shown is not stored"
+            session.run([("COMMIT", ())])
+        except ApiError as error:
+            raise StartupError(error.message, 2 if error.status == 400 else 1) from None
+        except (ServerError, ConnectionLost) as error:
+            raise unavailable(f"PostgreSQL refused this{shown}", error) from None
     return result
 
 
-DIRECTORY: tuple[Statement, ...] = (
-    BEGIN,
-    ("SELECT value FROM meta WHERE name='admin_version'", ()),
-    ("SELECT id, name, plan FROM databases", ()),
-    (
-        "SELECT id, database_id, kind, label, hash, revoked_at IS NOT NULL, (expires_at/1000.0)::float8 "
-        "FROM keys",
-        (),
-    ),
-    ("SELECT kid, secret, retired_at FROM signing_secrets", ()),
-)
+def read(url: str, asked: Asked[Result]) -> Result:
+    """What one of `records` finds."""
+    with closing(prepare(url)) as session:
+        return asked.made(session.query(asked.sql, *asked.parameters))
 
 
-async def directory(connection: Connection, known: int, last: int) -> Directory | None:
-    """See `Store.directory`."""
-    if await connection.query("SELECT value FROM meta WHERE name='admin_version'") == [(known,)]:
-        return None
-    revoked: Statement = (
-        "SELECT id, database_id, kind, name, at, until FROM revocations WHERE id>$1 ORDER BY id",
-        (last,),
+def has_valid_key(url: str, hash: bytes | None = None) -> bool:
+    """Whether any key is valid, or the one with this hash."""
+    return read(
+        url,
+        Asked(
+            "SELECT 1 FROM keys WHERE revoked_at IS NULL AND coalesce(expires_at>$1::bigint, TRUE) "
+            "AND ($2::bytea IS NULL OR hash=$2) LIMIT 1",
+            (int(time.time() * 1000), hash),
+            bool,
+        ),
     )
-    _, ((version,),), databases, keys, secrets, revocations, _ = await connection.queries(
-        [*DIRECTORY, revoked, END]
-    )
-    return Directory(
-        version,
-        [(id, name.decode(), plan.decode()) for id, name, plan in databases],
-        [
-            KeyRow(id.decode(), of, kind.decode(), label.decode(), hash, revoked, expires)
-            for id, of, kind, label, hash, revoked, expires in keys
-        ],
-        [(kid.decode(), secret, retired) for kid, secret, retired in secrets],
-        [
-            RevocationRow(id, of, kind.decode(), name.decode(), at, until)
-            for id, of, kind, name, at, until in revocations
-        ],
-    )
+
+
+def is_empty(url: str) -> bool:
+    """Whether this is a first start."""
+    return read(url, Asked("SELECT 1 FROM signing_secrets LIMIT 1", (), lambda rows: not rows))

@@ -22,8 +22,8 @@ from paperdb_trio.store.postgres.figures import figures
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.reader import Reader
 from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.watcher import Watcher
-from paperdb_trio.store.postgres.wire import Row, Statement
 from paperdb_trio.store.postgres.writer import Writer
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
@@ -93,35 +93,12 @@ class PostgresStore:
     def bounds(self) -> dict[int, tuple[int, int]]:
         session = Session(self._url)
         try:
-            rows = session.query("SELECT database_id, head, trimmed FROM heads")
+            rows = session.query(BOUNDS)
         finally:
             session.close()
         for database_id, head, _ in rows:
             self._publisher.begin(database_id, head)
         return {database_id: (head, trimmed) for database_id, head, trimmed in rows}
-
-    # --- administration --------------------------------------------------------------------------
-
-    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
-        return records.database_infos(await self._rows(records.databases(name, after, limit)))
-
-    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
-        return records.key_infos(await self._rows(records.keys(None, database, after, limit)))
-
-    async def secrets(self) -> list[SecretInfo]:
-        return records.secret_infos(await self._rows(records.SECRETS))
-
-    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
-        most = records.EVERYTHING if before is None else before
-        return records.audit_entries(await self._rows(records.audit(most, limit)))
-
-    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
-        return records.infos_of_indexes(await self._rows(records.indexes(database_id, collection)))
-
-    async def _rows(self, statement: Statement) -> list[Row]:
-        async with self._pool.lease("records") as connection:
-            sql, parameters = statement
-            return await connection.query(sql, *parameters)
 
     @property
     def commits(self) -> int:
@@ -144,6 +121,24 @@ class PostgresStore:
 
     async def current(self, database_id: int) -> None:
         await self._publisher.current(database_id, await self._watching.head(database_id))
+
+    # --- administration --------------------------------------------------------------------------
+
+    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
+        return await self._reader.ask(records.databases(name=name, after=after, limit=limit))
+
+    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
+        return await self._reader.ask(records.keys(database=database, after=after, limit=limit))
+
+    async def secrets(self) -> list[SecretInfo]:
+        return await self._reader.ask(records.secrets())
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        most = records.EVERYTHING if before is None else before
+        return await self._reader.ask(records.audit(before=most, limit=limit))
+
+    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
+        return await self._reader.ask(records.indexes(database_id, collection))
 
     @property
     def drops_left(self) -> bool:

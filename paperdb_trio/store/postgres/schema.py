@@ -23,8 +23,8 @@ M001: Final = (
     "CREATE TABLE heads (database_id bigint PRIMARY KEY, head bigint NOT NULL DEFAULT 0, "
     "trimmed bigint NOT NULL DEFAULT 0, catalog bigint NOT NULL DEFAULT 0) WITH (fillfactor=10, "
     "autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)",
-    "CREATE TABLE keys (id text PRIMARY KEY, database_id bigint, kind text NOT NULL, "
-    "label text NOT NULL, hash bytea UNIQUE NOT NULL, created_at text NOT NULL, revoked_at text, "
+    'CREATE TABLE keys (id text COLLATE "C" PRIMARY KEY, database_id bigint, kind text NOT NULL, '
+    'label text NOT NULL, hash bytea UNIQUE NOT NULL, created_at text COLLATE "C" NOT NULL, revoked_at text, '
     "expires_at bigint, last_used_at bigint)",
     "CREATE TABLE signing_secrets (kid text PRIMARY KEY, secret bytea NOT NULL, created_at float8 NOT NULL, "
     "retired_at float8)",

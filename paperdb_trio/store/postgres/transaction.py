@@ -50,7 +50,10 @@ class Known(NamedTuple):
     collections: dict[str, CollectionRow]
 
 
-LOCK_HEAD: Final = "SELECT head, trimmed, catalog FROM heads WHERE database_id=$1 FOR UPDATE"
+LOCK_HEAD: Final = (
+    "SELECT h.head, h.trimmed, h.catalog FROM heads h JOIN databases d ON d.id=h.database_id "
+    "WHERE h.database_id=$1 FOR UPDATE OF h"
+)
 _COLLECTIONS: Final = (
     "SELECT c.id, c.schema, c.indexes, n.newest, c.name FROM unnest($2::text[]) u(name) "
     "JOIN collections c ON c.database_id=$1 AND c.name=u.name JOIN counts n ON n.collection_id=c.id"
@@ -64,6 +67,9 @@ _REQUESTS: Final = (
     "SELECT r.scope, r.key, r.at, r.digest, r.response, r.body, r.change "
     "FROM unnest($1::text[],$2::text[]) u(scope, key) JOIN requests r ON r.scope=u.scope AND r.key=u.key"
 )
+
+
+BOUNDS: Final = "SELECT h.database_id, h.head, h.trimmed FROM heads h JOIN databases d ON d.id=h.database_id"
 
 
 class Needs(NamedTuple):
@@ -123,8 +129,10 @@ class Transaction(Registry, transaction.Transaction):
             scopes, keys = zip(*needs.requests, strict=True)
             statements.append((_REQUESTS, (Texts(scopes), Texts(keys))))
         _, heads, collections, *rest = self._session.run(statements)
-        if heads:  # else an operation that needs it learns that the database is gone
-            self._locked[database_id] = _head_row(heads)
+        if not heads:
+            return  # it was deleted: each operation is told so
+        (head, trimmed, catalog) = heads[0]
+        self._locked[database_id] = (head, trimmed, catalog)
         by_name = {row[4].decode(): _collection_row(row) for row in collections}
         for name in names:
             self._rows[database_id, name] = by_name.get(name)
@@ -177,8 +185,16 @@ class Transaction(Registry, transaction.Transaction):
     def _lock(self, database_id: int) -> tuple[int, int, int]:
         found = self._locked.get(database_id)
         if found is None:
-            found = self._locked[database_id] = _head_row(self._query(LOCK_HEAD, database_id))
+            rows = self._query(LOCK_HEAD, database_id)
+            if not rows:
+                raise database_gone()
+            (head, trimmed, catalog) = rows[0]
+            found = self._locked[database_id] = (head, trimmed, catalog)
         return found
+
+    def _lock_removed(self, database_id: int) -> None:
+        self._query("SELECT 1 FROM heads WHERE database_id=$1 FOR UPDATE", database_id)
+        self._locked[database_id] = (0, 0, 0)
 
     # --- what is written ---------------------------------------------------------------------------
 
@@ -204,8 +220,9 @@ class Transaction(Registry, transaction.Transaction):
             self._written = True
             self._session.add(sql, *parameters)
 
-    def finish(self, writer: bytes, batch: int) -> tuple[bool, list[Statement]]:
-        """The statements that end the transaction; and whether it writes anything."""
+    def finish(self, writer: bytes | None = None, batch: int = 0) -> tuple[bool, list[Statement]]:
+        """The statements that end the transaction; and whether it writes anything. `writer`: whose row keeps
+        the number of this batch."""
         statements = _statements(self._pending, self._marks)
         at = int(self.log_time * 1000)
         changes = self.changes
@@ -267,6 +284,8 @@ class Transaction(Registry, transaction.Transaction):
                 )
         if not (statements or heads or self._written):
             return False, []
+        if writer is None:
+            return True, [*heads, *statements]
         # If the writer's row is gone, another session of this node has looked up what became of its last batch,
         # and was told that it is not there: so it must never be.
         statements.append(
@@ -601,7 +620,7 @@ class Transaction(Registry, transaction.Transaction):
         return head, trimmed
 
     def bounds(self) -> dict[int, tuple[int, int]]:
-        rows = self._query("SELECT database_id, head, trimmed FROM heads")
+        rows = self._query(BOUNDS)
         return {id: (head, trimmed) for id, head, trimmed in rows}
 
     def logged(self, database_id: int, after: int, limit: int) -> list[tuple[int, int, int]]:
@@ -618,9 +637,8 @@ class Transaction(Registry, transaction.Transaction):
             "DELETE FROM changes WHERE database_id=$1 AND seq>$2 AND seq<=$3", database_id, trimmed, until
         )
         self._add("UPDATE heads SET trimmed=$2 WHERE database_id=$1", database_id, until)
-        if database_id in self._locked:
-            head, _, catalog = self._locked[database_id]
-            self._locked[database_id] = (head, until, catalog)
+        head, _, catalog = self._locked[database_id]
+        self._locked[database_id] = (head, until, catalog)
 
     # --- requests, revocations, time -----------------------------------------------------------------
 
@@ -651,7 +669,7 @@ class Transaction(Registry, transaction.Transaction):
         return int(forgotten)
 
     def revoke(self, database_id: int, kind: str, name: str, at: int, until: int) -> None:
-        # Its row first: the lock makes ids visible in their order. Readers ask for those after the last.
+        # This first: its lock makes ids visible in their order. Readers ask for those after the last.
         self.tell_servers()
         # A clock that was set back must not take back an earlier revocation.
         self._add(
@@ -734,13 +752,6 @@ def _statements(pending: dict[int, Document | None], marks: dict[Entry, bool]) -
             ids, keys, rowkeys = zip(*entries, strict=True)
             statements.append((sql, (Ints(ids), Blobs(keys), Ints(rowkeys))))
     return statements
-
-
-def _head_row(rows: list[Row]) -> tuple[int, int, int]:
-    if not rows:
-        raise database_gone()
-    head, trimmed, catalog = rows[0]
-    return head, trimmed, catalog
 
 
 def _collection_row(row: Row) -> CollectionRow:
