@@ -37,6 +37,7 @@ from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.realtime.inspector import Inspector
 from paperdb_trio.rest.metrics import families
 from paperdb_trio.server.board import Board, WorkerCounts
 from paperdb_trio.server.remote import WorkerStore
@@ -189,6 +190,7 @@ async def _serve(
         services.live_connections = lambda: len(gateway.connections)
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
+        services.reports |= Inspector(services, gateway).reports
         services.reports["metrics"] = partial(families, services)
         services.subscribers = gateway.subscribers
         exchanges.observers.append(services.requests.observe)
