@@ -7,7 +7,7 @@ each has another id, because rows that were rolled back still have to be passed 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,6 +22,7 @@ from paperdb_trio.store.paging import Edge
 from paperdb_trio.store.plan import Shelf
 from paperdb_trio.store.postgres import find as postgres_find
 from paperdb_trio.store.postgres.keys import stored
+from paperdb_trio.store.postgres.question import Sql
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import SEQ_BITS
 from paperdb_trio.store.sqlite import find as sqlite_find
@@ -29,7 +30,10 @@ from tests.postgres import Postgres
 from tests.store.tools import DATABASE, MAX_BYTES, insert, scratch
 
 T = TypeVar("T")
-STAMP = "2026-11-27T00:00:00.000Z"
+
+
+def _stamp(minute: int) -> str:
+    return f"2026-11-27T00:{minute:02}:00.000Z"
 
 
 class Found(Protocol):
@@ -52,14 +56,16 @@ class Collection(Protocol):
 
 class Engine(Protocol):
     def opened(
-        self, documents: list[dict[str, Any]], indexes: list[list[str]]
-    ) -> AbstractContextManager[Collection]: ...
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> AbstractContextManager[Collection]:
+        """`minutes`: when the documents were created, in order; else all at once."""
+        ...
 
 
 # --- SQLite --------------------------------------------------------------------------------------
 
 
-class _OfSqlite:
+class OfSqlite:
     def __init__(self, connection: Any, shelf: Shelf) -> None:
         self.connection = connection
         self.shelf = shelf
@@ -76,16 +82,19 @@ class InSqlite:
         self.file = file
 
     @contextmanager
-    def opened(self, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Iterator[Collection]:
+    def opened(
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> Iterator[Collection]:
         with scratch(self.file) as tx:
             if indexes:
                 tx.set_schema(DATABASE, "c", parse_schema({"properties": {}, "indexes": indexes}), first=True)
             for n, document in enumerate(documents):
+                tx.stamp = _stamp(minutes[n] if minutes else 0)
                 insert(tx, {"key": str(n), **document})
             tx.flush()
             shelf = sqlite_find.shelf(tx.connection, DATABASE, "c")
             assert shelf is not None
-            yield _OfSqlite(tx.connection, shelf)
+            yield OfSqlite(tx.connection, shelf)
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
@@ -98,7 +107,7 @@ CREATE TABLE entries (index_id bigint, key bytea, rowkey bigint, PRIMARY KEY (in
 """
 
 
-class _OfPostgres:
+class OfPostgres:
     def __init__(self, connection: psycopg.Connection[Any], shelf: Shelf) -> None:
         self.connection = connection
         self.shelf = shelf
@@ -112,6 +121,11 @@ class _OfPostgres:
         except StopIteration as done:
             result: T = done.value
             return result
+
+    def explain(self, statement: Sql) -> list[Any]:
+        """PostgreSQL's plan, as JSON."""
+        sql = f"EXPLAIN (VERBOSE, FORMAT JSON) {statement.numbered()}"
+        return list(self.connection.execute(sql, statement.parameters))
 
     def find(self, question: Question, edge: Edge | None, limit: int, offset: int = 0) -> Found:
         plan = self.run(postgres_find.choose_plan(question, self.shelf))
@@ -143,8 +157,12 @@ class InPostgres:
         self.connection.close()
 
     @contextmanager
-    def opened(self, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Iterator[Collection]:
-        texts = [_text(n, document) for n, document in enumerate(documents)]
+    def opened(
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> Iterator[Collection]:
+        texts = [
+            _text(n, document, _stamp(minutes[n] if minutes else 0)) for n, document in enumerate(documents)
+        ]
         all = {tuple(fields): None for fields in indexes}
         own = tuple(Index(next(self.numbers), fields, built=True) for fields in all)
         collection = next(self.numbers)
@@ -166,11 +184,11 @@ class InPostgres:
             )
         try:
             shelf = Shelf(collection, len(texts), own, in_order=True)
-            yield _OfPostgres(self.connection, shelf)
+            yield OfPostgres(self.connection, shelf)
         finally:
             self.connection.rollback()
 
 
-def _text(n: int, document: dict[str, Any]) -> bytes:
+def _text(n: int, document: dict[str, Any], stamp: str) -> bytes:
     draft = Draft.parse({"key": str(n), **document})
-    return document_bytes(draft.id, draft.fields, STAMP, STAMP, MAX_BYTES)
+    return document_bytes(draft.id, draft.fields, stamp, stamp, MAX_BYTES)
