@@ -45,7 +45,7 @@ SESSION: Final = {
 start a second process, 6 ms, for a page that takes 0.5 ms."""
 
 T = TypeVar("T")
-Steps = Generator[Sql, list[Sequence[Any]], T]
+Steps = Generator[Sql, Sequence[Sequence[Any]], T]
 
 _ANY: Final = 2**40
 """More bytes than a document has."""
