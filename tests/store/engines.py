@@ -24,7 +24,7 @@ from paperdb_trio.store.postgres import find as postgres_find
 from paperdb_trio.store.postgres.keys import stored
 from paperdb_trio.store.postgres.question import Sql
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.rowkeys import SEQ_BITS
+from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
 from paperdb_trio.store.sqlite import find as sqlite_find
 from tests.postgres import Postgres
 from tests.store.tools import DATABASE, MAX_BYTES, insert, scratch
@@ -192,3 +192,52 @@ class InPostgres:
 def _text(n: int, document: dict[str, Any], stamp: str) -> bytes:
     draft = Draft.parse({"key": str(n), **document})
     return document_bytes(draft.id, draft.fields, stamp, stamp, MAX_BYTES)
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+class _OfBoth:
+    def __init__(self, sqlite: Collection, postgres: Collection) -> None:
+        self.sqlite = sqlite
+        self.postgres = postgres
+        self.shelf = sqlite.shelf
+
+    def find(self, question: Question, edge: Edge | None, limit: int, offset: int = 0) -> Found:
+        one, other = (
+            of.find(question, _within(edge, of), limit, offset) for of in (self.sqlite, self.postgres)
+        )
+        assert (other.documents, other.more, other.last & SEQ_MASK) == (
+            one.documents,
+            one.more,
+            one.last & SEQ_MASK,
+        ), "PostgreSQL finds another page than SQLite"
+        return one
+
+    def count(self, question: Question) -> int:
+        n = self.sqlite.count(question)
+        assert self.postgres.count(question) == n, "PostgreSQL counts otherwise than SQLite"
+        return n
+
+
+def _within(edge: Edge | None, of: Collection) -> Edge | None:
+    """The edge in another collection: its row key begins with the collection's id."""
+    return None if edge is None else edge._replace(rowkey=span(of.shelf.id)[0] | edge.rowkey & SEQ_MASK)
+
+
+class Both:
+    """SQLite, and the assertion that PostgreSQL finds the same: an example is made once."""
+
+    def __init__(self, sqlite: InSqlite, postgres: InPostgres) -> None:
+        self.sqlite = sqlite
+        self.postgres = postgres
+
+    @contextmanager
+    def opened(
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> Iterator[Collection]:
+        with (
+            self.sqlite.opened(documents, indexes, minutes) as one,
+            self.postgres.opened(documents, indexes, minutes) as other,
+        ):
+            yield _OfBoth(one, other)
