@@ -246,7 +246,7 @@ def test_debug_lines_tell_of_connections_and_subscriptions(start_server: StartSe
 
 # --- the documentation ---------------------------------------------------------------------------
 
-_VARYING = re.compile(r"""(?<=[ "])(ms|bytes|request|key|documents)(=|": )("[^"]*"|[\w.-]+)""")
+_VARYING = re.compile(r"""(?<=[ "])(ms|bytes|request|key|documents)(=|":)("[^"]*"|[\w.-]+)""")
 
 
 def general(line: str) -> str:
