@@ -29,7 +29,7 @@ class Request:
 
     What is noted while it is responded to: `id`, if it has one; `logged`: it gets an access line; `began`, by
     `perf_counter`, if its end is observed; `route`, the pattern that matched, or the path of what needs no key;
-    `identity` and `token`, once they are known to be valid; `code` and `reason`, the error code and the sentence
+    `identity` and `token`, once they are known to be valid; `code` and `reason`, the code and the sentence
     of a refusal.
     """
 
