@@ -136,7 +136,11 @@ class Settings:
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
     )
-    metrics_key: str = _setting("", "Bearer key that /metrics needs; empty: none.", secret=True)
+    metrics_key: str = _setting(
+        "",
+        "Bearer key that /metrics needs, and that shows each database; empty: totals, for anyone.",
+        secret=True,
+    )
     demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
     log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
     log_format: str = _setting("text", "Form of a log line: text, or json, one object per line.")

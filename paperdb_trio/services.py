@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import time
 from typing import Any
 
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
+from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.loop.turn import OnePerTurn
+from paperdb_trio.request_counts import RequestCounts
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.web.assets import Asset
@@ -33,10 +37,14 @@ class Services:
     exchanges: Exchanges
     turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
+    started: float = field(default_factory=time)
     open_connections: Callable[[], int] = lambda: 0
     reports: dict[str, Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
     gather: Callable[..., Awaitable[list[tuple[str, Any]]]] = field(init=False)
     live_connections: Callable[[], int] = lambda: 0
+    subscribers: Callable[[], Sequence[Subscriber]] = lambda: ()
+    requests: RequestCounts = field(default_factory=RequestCounts)
+    loop_delay: LoopDelay = field(default_factory=LoopDelay)
 
     def __post_init__(self) -> None:
         self.gather = self._only_own

@@ -94,9 +94,21 @@ def test_every_action_is_documented(action: str) -> None:
     assert f'| `{{"action": "{action}"' in text("docs/realtime.md")
 
 
-def test_every_metric_is_documented(server: Server) -> None:
-    shown = set(re.findall(r"^# TYPE (\w+)", server.request("GET", "/metrics").text, re.MULTILINE))
-    assert set(re.findall(r"^\| `(paperdb_\w+)` \|", text("docs/operations.md"), re.MULTILINE)) == shown
+METRIC = re.compile(r"^\| `((?:paperdb|process)_\w+)` \| ((?:`\w+`(?:, )?)*) ?\|", re.MULTILINE)
+
+
+def test_every_metric_is_documented_with_its_labels(start_server: StartServer) -> None:
+    server = start_server("--metrics-key", "prometheus")
+    server.insert("c", {})
+    server.request("GET", "/c/docs", key="none")
+    server.request("GET", "/c/docs")
+    shown = server.request("GET", "/metrics", key="prometheus").text
+    labels = {name: set[str]() for name in re.findall(r"^# TYPE (\w+)", shown, re.MULTILINE)}
+    for name, braces in re.findall(r"^(\w+)\{(.*)\} ", shown, re.MULTILINE):
+        family = name if name in labels else name.rpartition("_")[0]
+        labels[family] |= {*re.findall(r'(\w+)="', braces)} - {"le"}
+    documented = METRIC.findall(text("docs/operations.md"))
+    assert {name: {*re.findall(r"\w+", own)} for name, own in documented} == labels
 
 
 _CODE = re.compile(r"[A-Z]{2,}(_[A-Z]+)+|[A-Z]{6,}|RULE")

@@ -22,13 +22,14 @@ FLOORS = (
     ("services",),
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
-    ("exchanges",),  # the end of each request
+    ("exchanges", "request_counts"),  # the end of each request
     ("net",),  # bytes and framing
     ("auth",),
     ("store", "limits"),  # opens no socket, speaks no protocol
     ("config", "json_input"),
     ("model", "files", "origins"),
     ("loop", "errors", "logs"),
+    ("measures",),  # figures as plain data
     ("client", "web"),  # the SDKs: they depend on nothing above
 )
 """From the top down. A room imports only rooms below it."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final
+from typing import Final, NamedTuple
 
 import trio
 
@@ -32,6 +32,8 @@ MAX_JOINED: Final = 1000
 """Changes that are published as one portion. Under load it joins small commits: fewer and larger writes."""
 PORTION_BYTES: Final = 1024 * 1024
 """Bytes of documents in one portion: it is encoded and joined in one go, while no other task runs."""
+COUNTED: Final = 1000
+"""Collections of one database whose changes are counted apart, because clients may make and drop any number."""
 CHUNK_BYTES: Final = 64 * 1024
 """Bytes of events in one buffer, about: each buffer is one system call per subscriber."""
 
@@ -51,6 +53,28 @@ class _Database:
     followers: dict[Query, int] = field(default_factory=dict)
     """How many follow each query that is in `matcher`."""
     matcher: Matcher = field(kw_only=True)
+    changes: dict[str, int] = field(default_factory=dict)
+    """How many of each collection were published since the start."""
+    deliveries: int = 0
+    live_bytes: int = 0
+    log_bytes: int = 0
+
+
+class Figures(NamedTuple):
+    """What was counted for a database since the start, and what there is. `unpublished`: changes that are
+    committed, not yet handed out. `deliveries`, `live_bytes`: what live subscribers were offered; `log_bytes`:
+    what others were sent from the log. `changes`: published ones by collection; those of the collections beyond
+    `COUNTED` have an empty name."""
+
+    head: int
+    trimmed: int
+    unpublished: int
+    queries: int
+    residual: int
+    deliveries: int
+    live_bytes: int
+    log_bytes: int
+    changes: dict[str, int]
 
 
 class _Waiter:
@@ -208,6 +232,29 @@ class Hub:
         databases = self._databases.values()
         return sum(len(d.followers) for d in databases), sum(d.matcher.residual for d in databases)
 
+    # --- figures ---------------------------------------------------------------------------------
+
+    def count_from_log(self, database_id: int, size: int) -> None:
+        """A subscriber that catches up was given that many bytes."""
+        self._of(database_id).log_bytes += size
+
+    def figures(self) -> dict[int, Figures]:
+        """What was counted, and what there is, by database."""
+        return {
+            id: Figures(
+                of.committed,
+                of.trimmed,
+                of.committed - of.published,
+                len(of.followers),
+                of.matcher.residual,
+                of.deliveries,
+                of.live_bytes,
+                of.log_bytes,
+                dict(of.changes),
+            )
+            for id, of in self._databases.items()
+        }
+
     # --- publishing ------------------------------------------------------------------------------
 
     def on_commit(self, changes: list[Change]) -> None:
@@ -273,14 +320,16 @@ class Hub:
         by_database: dict[int, list[Change]] = {}
         for change in changes:
             by_database.setdefault(change.database_id, []).append(change)
-        offered = 0
         for database_id, own in by_database.items():
             database = self._of(database_id)
+            offered = size = 0
             database.publishing = True
             plan = await self._plan(database, own, await self._see(database, own))
             for feed, chunks in plan:
                 for chunk in chunks:
-                    offered += len(feed)
+                    members = len(feed)
+                    offered += members
+                    size += members * len(chunk.data)
                     feed.begin(chunk)
                     while feed.write_some():
                         if self._turn.is_over():
@@ -297,8 +346,11 @@ class Hub:
             for feed, _ in plan:
                 for member in feed.outside:
                     member.settle()
+            database.deliveries += offered
+            database.live_bytes += size
+            self.deliveries += offered
+            _count(database.changes, own)
         self.published_changes += len(changes)
-        self.deliveries += offered
         if self._turn.is_over():
             await self._turn.pass_on()
 
@@ -368,6 +420,14 @@ class Hub:
 
 
 _seq = itemgetter(0)
+
+
+def _count(counts: dict[str, int], changes: list[Change]) -> None:
+    for change in changes:
+        name = change.collection
+        if name not in counts and len(counts) >= COUNTED:
+            name = ""
+        counts[name] = counts.get(name, 0) + 1
 
 
 def _chunks(encoding: Encoding, events: list[tuple[int, bytes]], after: int, last: int) -> list[Chunk]:

@@ -191,6 +191,17 @@ class Subscriber:
             return max(self._position, self._hub.published(self._database_id))
         return self._position
 
+    @property
+    def database_id(self) -> int:
+        return self._database_id
+
+    @property
+    def lag(self) -> int:
+        """Committed changes beyond what it has reached; 0 while it is live."""
+        if self.state is not SubscriberState.CATCHING_UP:
+            return 0
+        return max(0, self._hub.committed(self._database_id) - self._position)
+
     def _fall_behind(self, position: int) -> None:
         self._move(SubscriberState.CATCHING_UP)
         self._position = position
@@ -388,6 +399,7 @@ class Subscriber:
             self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * len(page.events) // len(data)))
             # No one else writes events while it catches up. A reply may go in between.
             await self._sink.send_all(data)
+            self._hub.count_from_log(self._database_id, len(data))
         # It has caught up with what the event loop knows: it is live from here, in this very step.
         if page.reached_end and self.state is SubscriberState.CATCHING_UP and self._at_head():
             self._move(SubscriberState.LIVE)

@@ -84,6 +84,10 @@ class Live(ABC):
             queue_bytes=services.settings.queue_bytes,
         )
 
+    @property
+    def subscriber(self) -> Subscriber:
+        return self._subscriber
+
     def _begin_events(self, first_look: float | None = None) -> None:
         """Call it before the first event, after the response to the handshake, which must be read in time."""
         self._stream.write_timeout = math.inf  # slow is not gone

@@ -13,6 +13,7 @@ import trio
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.auth.tokens import Grant
+from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.delivery.topics import Asked
 from paperdb_trio.delivery.views import has_queries
 from paperdb_trio.errors import ApiError, bad_request
@@ -158,6 +159,9 @@ class Gateway:
             connection.close(CloseCode.RESTARTING, "server restarting", grace=seconds)
             if not index % 100:
                 await trio.lowlevel.checkpoint()
+
+    def subscribers(self) -> list[Subscriber]:
+        return [connection.subscriber for connection in self.connections]
 
     def enforce(self) -> None:
         """Close connections whose key or plan is no longer valid, after a change of the accounts."""

@@ -9,8 +9,9 @@ from msgspec import UNSET
 
 from paperdb_trio.auth.accounts import unauthorized
 from paperdb_trio.errors import ApiError
+from paperdb_trio.measures import joined
 from paperdb_trio.net.messages import Request, Response, json_response
-from paperdb_trio.rest.metrics import CONTENT_TYPE, metrics_text
+from paperdb_trio.rest.metrics import CONTENT_TYPE, text
 from paperdb_trio.rest.responses import Health
 from paperdb_trio.services import Services
 from paperdb_trio.store.refusals import storage_gone
@@ -43,15 +44,22 @@ async def readyz(services: Services, request: Request) -> Response:
 
 
 async def metrics(services: Services, request: Request) -> Response:
-    """Counters and gauges in Prometheus's text format.
+    """Counters, gauges and histograms in Prometheus's text format.
 
-    They reveal nothing about any one database.
+    Without a key they reveal nothing about any one database.
     """
     wanted = services.settings.metrics_key
-    given = request.headers.get("authorization", "").encode()  # as text, it would have to be ASCII
-    if wanted and not hmac.compare_digest(given, f"Bearer {wanted}".encode()):
+    if wanted and not _has_key(request, wanted):
         raise unauthorized()
-    return Response(200, metrics_text(services), {"Content-Type": CONTENT_TYPE})
+    found = await services.gather("metrics", bool(wanted))
+    whole = found[0][1] if len(found) == 1 else joined(dict(found), "worker")
+    body = await text(whole)
+    return Response(200, body, {"Content-Type": CONTENT_TYPE})
+
+
+def _has_key(request: Request, key: str) -> bool:
+    given = request.headers.get("authorization", "").encode()  # as text, it would have to be ASCII
+    return hmac.compare_digest(given, f"Bearer {key}".encode())
 
 
 def asset(services: Services, request: Request) -> Response:

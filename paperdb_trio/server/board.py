@@ -24,6 +24,8 @@ _OPERATIONS: Final = 2
 _STATE: Final = 3
 _FIRST_MARK: Final = 8
 _READS: Final = 0
+_USED: Final = 1
+"""How many slots of the table are in use."""
 _TABLE: Final = 8
 """Where the table of a worker's counts begins in its region."""
 _BITS: Final = (1 << 64) - 1
@@ -114,15 +116,17 @@ class Board:
 
     def set_count(self, worker: int, name: int, count: int) -> None:
         """`name`: a hash. A count that finds no room is known only to its worker."""
-        cells, base = self._cells, self._start(worker) + _TABLE
+        cells, used = self._cells, self._start(worker) + _USED
+        base = self._start(worker) + _TABLE
         at = self._find(base, name)
-        if at < 0:
-            return
-        if count:
+        is_there = cells[base + 2 * at] == name
+        if count and (is_there or 2 * cells[used] <= self._slots):
             cells[base + 2 * at + 1] = count & _BITS
             cells[base + 2 * at] = name
-        elif cells[base + 2 * at]:
+            cells[used] += not is_there
+        elif is_there and not count:
             self._take_out(base, at)
+            cells[used] -= 1
 
     def count_elsewhere(self, worker: int, name: int) -> int:
         total = 0
@@ -130,20 +134,17 @@ class Board:
             if other != worker:
                 base = self._start(other) + _TABLE
                 at = self._find(base, name)
-                if at >= 0 and self._cells[base + 2 * at] == name:
+                if self._cells[base + 2 * at] == name:
                     total += self._cells[base + 2 * at + 1]
         return total
 
     def _find(self, base: int, name: int) -> int:
-        """The slot of a name, or an empty one where it may go; -1 if there is none near."""
+        """The slot of a name, or the empty one where it may go: at least half of them are empty."""
         cells, mask = self._cells, self._slots - 1
         at = name & mask
-        for _ in range(64):
-            found = cells[base + 2 * at]
-            if found == name or not found:
-                return at
+        while (found := cells[base + 2 * at]) and found != name:
             at = (at + 1) & mask
-        return -1
+        return at
 
     def _take_out(self, base: int, at: int) -> None:
         """Empty a slot, and move up those behind it that would not be found any more."""

@@ -36,6 +36,7 @@ from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.rest.metrics import families
 from paperdb_trio.server.board import Board, WorkerCounts
 from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.starting import started
@@ -163,6 +164,9 @@ async def _serve(
         services.live_connections = lambda: len(gateway.connections)
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
+        services.reports["metrics"] = partial(families, services)
+        services.subscribers = gateway.subscribers
+        exchanges.observers.append(services.requests.observe)
 
         # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
         # thresholds it takes a third of the time of accepting connections.
@@ -177,6 +181,7 @@ async def _serve(
             await core.start(hub.run)
             core.start_soon(_watch_accounts, look)
             core.start_soon(wheel.run)
+            core.start_soon(services.loop_delay.run)
             core.start_soon(beside, services)
             async with trio.open_nursery() as connections:
                 accepting = trio.CancelScope()

@@ -204,7 +204,7 @@ class _Supervisor:
             signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        prctl(_PR_SET_NAME, f"paperdb-{name}".encode()[:15])
+        prctl(_PR_SET_NAME, f"paperdb-{name.removeprefix('worker-')}".encode())
         if os.getppid() != parent:
             os._exit(EXIT_FAILED)
         os.close(pipe)

@@ -20,6 +20,7 @@ import trio
 
 from paperdb_trio import demo, import_socket
 from paperdb_trio.config import Settings
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.link import Kind, Link, Questions, Reports
@@ -125,7 +126,7 @@ class Writing:
         self.board = board
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
-        self.reports: Reports = {}
+        self.reports: Reports = {"metrics": self._measures}
         self._workers: set[_Worker] = set()
         self._gate = gate
         self._closed = trio.Event()
@@ -181,6 +182,9 @@ class Writing:
         while True:
             self.board.tell_state(full=self.store.full, gone=self.store.fault() == "gone")
             await trio.sleep(STATE_SECONDS)
+
+    async def _measures(self, _: Any) -> list[Family]:
+        return self.store.measures()
 
     async def gather(self, name: str, argument: Any) -> list[tuple[str, Any]]:
         """The reports of all processes that respond in time."""

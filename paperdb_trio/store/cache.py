@@ -28,13 +28,18 @@ class _Reading:
 class DocumentCache:
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._bytes = 0
+        self.bytes = 0
+        self.hits = 0
+        self.misses = 0
         self._entries: OrderedDict[Key, Stored] = OrderedDict()
         self._reading: dict[Key, _Reading] = {}
 
     def get(self, key: Key) -> Stored | None:
         found = self._entries.get(key)
-        if found is not None:
+        if found is None:
+            self.misses += 1
+        else:
+            self.hits += 1
             self._entries.move_to_end(key)
         return found
 
@@ -68,11 +73,11 @@ class DocumentCache:
     def _put(self, key: Key, stored: Stored) -> None:
         old = self._entries.get(key)
         if old is not None:
-            self._bytes -= len(old.data) + OVERHEAD_BYTES
+            self.bytes -= len(old.data) + OVERHEAD_BYTES
         self._entries[key] = stored
-        self._bytes += len(stored.data) + OVERHEAD_BYTES
-        while self._bytes > self._max_bytes:
+        self.bytes += len(stored.data) + OVERHEAD_BYTES
+        while self.bytes > self._max_bytes:
             self._drop(next(iter(self._entries)))
 
     def _drop(self, key: Key) -> None:
-        self._bytes -= len(self._entries.pop(key).data) + OVERHEAD_BYTES
+        self.bytes -= len(self._entries.pop(key).data) + OVERHEAD_BYTES

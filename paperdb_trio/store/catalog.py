@@ -58,6 +58,7 @@ class Catalog(ABC):
         self._indexes: dict[int, IndexSet] = {}
         self.index_work = False
         """Whether there is an index to build or remove, in the steps of `IndexWork`."""
+        self.indexes_built = 0
 
     @property
     def today(self) -> int:
@@ -192,6 +193,7 @@ class Catalog(ABC):
         if len(found) < rows and sum(len(data) for _, _, data in found) < max_bytes:
             self._end_build(id)
             self._change_index(collection_id, index, built=True)
+            self.indexes_built += 1
         else:
             self._continue_build(id, rowkey)
             self.index_work = True

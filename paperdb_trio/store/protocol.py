@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import trio
 
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
@@ -207,6 +208,10 @@ class Store(Log, Submits, Directories, Protocol):
     @property
     def full(self) -> bool:
         """Whether the disk is full: only operations that free space are done."""
+        ...
+
+    def measures(self) -> list[Family]:
+        """What `/metrics` shows of the store: totals, never of one database."""
         ...
 
     def is_current(self, database_id: int) -> bool:

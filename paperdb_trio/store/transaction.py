@@ -60,7 +60,7 @@ class Transaction(Catalog):
         """If the block raises, everything in it is undone, in the store and in this object."""
         changes, size, heads = len(self.changes), self.size, self._heads.copy()
         collections, counts = self._collections.copy(), self._counts.copy()
-        newest, indexes = self._newest.copy(), self._indexes.copy()
+        newest, indexes, built = self._newest.copy(), self._indexes.copy(), self.indexes_built
         try:
             with self._rows_savepoint():
                 yield
@@ -68,7 +68,7 @@ class Transaction(Catalog):
             del self.changes[changes:], self._texts[changes:]
             self.size = size
             self._heads, self._collections, self._counts = heads, collections, counts
-            self._newest, self._indexes = newest, indexes
+            self._newest, self._indexes, self.indexes_built = newest, indexes, built
             raise
 
     @contextmanager

@@ -6,14 +6,17 @@ import re
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
-from tests.conftest import StartServer, wait_until
+from tests.conftest import StartServer, receive, wait_until
 
 pytestmark = pytest.mark.executable
 
 
 def value(text: str, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+    """Of a sample, named with its labels."""
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
     assert found, text
     return float(found[1])
 
@@ -47,3 +50,101 @@ def test_the_servers_own_housekeeping_is_not_counted(start_server: StartServer) 
     wait_until(lambda: server.request("GET", "/c/changes?since=1").status_code == 410)  # it has been trimmed
     metrics = server.request("GET", "/metrics").text
     assert (value(metrics, "paperdb_operations_total"), value(metrics, "paperdb_commits_total")) == (3, 3)
+
+
+def test_requests_count_by_route_and_status_refusals_by_code(start_server: StartServer) -> None:
+    server = start_server()
+    server.insert("c", {"n": 1})
+    server.request("GET", "/c/docs/none")
+    token = server.token("c")
+    assert server.request("GET", "/c/docs", key=token).status_code == 200
+    assert server.request("GET", "/c/docs", key=f"{token}x").status_code == 401
+    for path in ("/c/nothing/at/all", "/nor/here/or/there"):
+        assert server.request("BREW", path).status_code in (400, 404, 405)
+    with pytest.raises(InvalidStatus), connect(f"{server.ws_url}/?token=no", proxy=None):
+        pass
+    with server.connect("c"):
+        metrics = server.request("GET", "/metrics").text
+
+    def requests(method: str, route: str, status: int) -> float:
+        labels = f'method="{method}",route="{route}",status="{status}"'
+        return value(metrics, f"paperdb_http_requests_total{{{labels}}}")
+
+    assert requests("POST", "/:collection/docs", 201) == 1
+    assert requests("GET", "/:collection/docs/:id", 404) == 1
+    assert requests("GET", "/:collection/docs", 200) == 1
+    assert requests("GET", "/:collection/docs", 401) == 1
+    assert requests("GET", "/", 101) == 1
+    assert "BREW" not in metrics
+    assert "nothing" not in metrics
+    seconds = 'paperdb_http_request_duration_seconds_{}{{method="GET",route="/:collection/docs"{}}}'
+    assert value(metrics, seconds.format("count", "")) == 2
+    assert value(metrics, seconds.format("bucket", ',le="+Inf"')) == 2
+    assert 0 < value(metrics, seconds.format("sum", "")) < 10
+    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 1
+    assert value(metrics, "paperdb_tokens_minted_total") == 2
+    assert value(metrics, 'paperdb_tokens_refused_total{reason="INVALID_TOKEN"}') == 2
+
+
+def test_writes_and_reads_are_timed(start_server: StartServer) -> None:
+    server = start_server()
+    document = server.insert("c", {"n": 1})
+    assert server.request("POST", "/c/bulk", json=[{}, {}, {}]).status_code == 200
+    for _ in range(2):
+        assert server.request("GET", f"/c/docs/{document['_id']}").status_code == 200
+    for path in ("/c/docs", "/c/count", "/c/changes?since=0"):
+        assert server.request("GET", path).status_code == 200
+    schema = {"properties": {"n": {"index": True}}}
+    assert server.request("PUT", "/c/schema", json=schema).status_code == 200
+    metrics = server.request("GET", "/metrics").text
+    commits = value(metrics, "paperdb_commits_total")
+    for timed in ("commit_duration_seconds", "fsync_duration_seconds", "commit_operations"):
+        assert value(metrics, f"paperdb_{timed}_count") == commits
+    fsync, whole = (value(metrics, f"paperdb_{part}_duration_seconds_sum") for part in ("fsync", "commit"))
+    assert 0 < fsync < whole
+    assert value(metrics, "paperdb_commit_operations_sum") == value(metrics, "paperdb_operations_total")
+    for kind, count in {"get": 1, "find": 1, "count": 1, "changes": 1}.items():
+        assert value(metrics, f'paperdb_query_duration_seconds_count{{kind="{kind}"}}') == count
+    assert "directory" not in metrics  # the server's own look at keys, four times a second
+    assert value(metrics, "paperdb_cache_hits_total") == value(metrics, "paperdb_cache_misses_total") == 1
+    assert value(metrics, "paperdb_cache_bytes") > 100
+    assert value(metrics, "paperdb_index_builds_total") == 1
+    assert value(metrics, "paperdb_log_changes") == 4
+    assert value(metrics, 'paperdb_storage_bytes{part="file"}') > 10_000
+    assert value(metrics, 'paperdb_storage_bytes{part="wal"}') > 10_000
+    assert value(metrics, 'paperdb_storage_bytes{part="free"}') > 10_000
+
+
+def test_each_database_and_collection_is_shown_only_with_the_key(start_server: StartServer) -> None:
+    server = start_server(env={"PAPERDB_METRICS_KEY": "prometheus"})
+    server.cli("databases", "create", "shop", "--plan", "free")
+    shop = server.new_key("shop")["key"]
+    server.insert("orders", {}, key=shop)
+
+    def metrics() -> str:
+        return server.request("GET", "/metrics", key="prometheus").text
+
+    with server.connect("messages") as ws:
+        for _ in range(2):
+            server.insert("messages", {})
+            ws.recv(timeout=5)
+        live = 'paperdb_database_subscribers{database="%s",state="live"}'
+        wait_until(lambda: value(metrics(), live % "default") == 1)
+        assert value(metrics(), live % "shop") == 0
+    changes = 'paperdb_collection_changes_total{database="%s",collection="%s"}'
+    assert value(metrics(), changes % ("default", "messages")) == 2
+    assert value(metrics(), changes % ("shop", "orders")) == 1
+    assert value(metrics(), 'paperdb_database_log_head{database="default"}') == 2
+    assert value(metrics(), 'paperdb_database_deliveries_total{database="default"}') == 2
+    assert value(metrics(), 'paperdb_database_deliveries_total{database="shop"}') == 0
+    size = value(metrics(), 'paperdb_database_event_bytes_total{database="default",source="live"}')
+    assert 200 < size == value(metrics(), 'paperdb_event_bytes_total{source="live"}')
+    with server.connect("messages", query="since=0") as ws:
+        assert [receive(ws)["type"] for _ in range(3)].count("insert") == 2
+        wait_until(lambda: value(metrics(), 'paperdb_event_bytes_total{source="log"}') > 200)
+    server.stop()
+    open_to_all = start_server(data=server.data)
+    text = httpx.get(f"{open_to_all.url}/metrics").text
+    assert "database=" not in text
+    assert "collection=" not in text
+    assert "shop" not in text

@@ -84,7 +84,7 @@ def test_cache_evicts_the_least_recently_read() -> None:
     assert [key for key in keys if cache.get(key)] == [keys[2], keys[3]]
     cache.apply([change(2, key=keys[3], data=b"x" * 10_000)])  # the most recently read: the others go first
     assert [key for key in keys if cache.get(key)] == []
-    assert cache._bytes == 0
+    assert cache.bytes == 0
 
 
 def test_cache_counts_its_bytes_correctly() -> None:
@@ -99,4 +99,4 @@ def test_cache_counts_its_bytes_correctly() -> None:
         else:
             kind = dice.choice(("insert", "update", "delete"))
             cache.apply([change(next(seqs), kind, key, b"x" * dice.randrange(900))])
-        assert cache._bytes == sum(len(s.data) + OVERHEAD_BYTES for s in cache._entries.values()) <= 20_000
+        assert cache.bytes == sum(len(s.data) + OVERHEAD_BYTES for s in cache._entries.values()) <= 20_000

@@ -6,12 +6,14 @@ the events.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
+from paperdb_trio.measures import Histogram
 from paperdb_trio.model import Change, encode
 from paperdb_trio.store.protocol import (
     FIRST_ROWS,
@@ -70,6 +72,11 @@ class ChangeLog:
     def close(self) -> None:
         self._reader.close()
 
+    @property
+    def seconds(self) -> Mapping[str, Histogram]:
+        """How long reads took; see `Reader`."""
+        return self._reader.seconds
+
     async def page(
         self,
         database_id: int,
@@ -96,7 +103,8 @@ class ChangeLog:
                         interest=interest,
                         text=text,
                         rows=rows,
-                    )
+                    ),
+                    "changes",
                 )
             if page.events or page.reached_end:
                 return page

@@ -12,11 +12,13 @@ from typing import Final
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.protocol import Fault, Submits
 from paperdb_trio.store.slow import SlowQueries
 from paperdb_trio.store.sqlite.advisor import IndexAdvisor
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
+from paperdb_trio.store.sqlite.figures import of_reads, of_writes
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.keeper import Keeper
 from paperdb_trio.store.sqlite.reader import Reader
@@ -29,6 +31,7 @@ class SqliteReads:
     """The reads of a `Store`. They are bound when it is made, so that the seam costs no call."""
 
     def __init__(self, file: Path, settings: Settings, gate: ReadGate) -> None:
+        self._file = file
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
         slow = SlowQueries(settings.slow_query_ms)
@@ -65,12 +68,16 @@ class SqliteReads:
         self._watcher.close()
         self._log.close()
 
+    def measures(self) -> list[Family]:
+        return of_reads(self._reader, self._log)
+
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
         # On the threads of finds: however many ask, subscribers catch up.
         return await self._reader.run(
             lambda connection: read_history(
                 connection, database_id, collection, id, limit, self._max_result_bytes
-            )
+            ),
+            "history",
         )
 
 
@@ -124,6 +131,9 @@ class SqliteStore(SqliteReads):
     @property
     def full(self) -> bool:
         return self.writer.full
+
+    def measures(self) -> list[Family]:
+        return [*super().measures(), *of_writes(self._file, self.writer)]
 
     async def current(self, database_id: int) -> None:
         """Nothing to wait for: commits are told here before they are acknowledged."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
+from paperdb_trio.measures import Histogram
 from paperdb_trio.store.paging import edge_text, parse_edge
 from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
@@ -122,6 +123,8 @@ class Reader:
         )
         self._max_result_bytes = max_result_bytes
         self._closed = False
+        self.seconds: defaultdict[str, Histogram] = defaultdict(Histogram)
+        """How long reads of each kind took, with the time that they waited for a thread."""
 
     def close(self) -> None:
         """A thread whose query was cancelled may still be running: it closes its connection itself."""
@@ -132,8 +135,8 @@ class Reader:
         while self._idle:
             self._idle.popleft().close()
 
-    async def run(self, query: Callable[[sqlite.Connection], T]) -> T:
-        """Run `query(connection)` on a thread, in one read transaction.
+    async def run(self, query: Callable[[sqlite.Connection], T], kind: str = "other") -> T:
+        """Run `query(connection)` on a thread, in one read transaction. `kind` is for `seconds`.
 
         Cancelling, and the deadline, interrupt the query. Raises a 503 `QUERY_TIMEOUT`, a 400
         `RESULT_TOO_LARGE`, or what the query raises.
@@ -156,7 +159,7 @@ class Reader:
                 if self._closed:
                     self._close_idle()
 
-        finished = False
+        finished, began = False, time.perf_counter()
         try:
             with trio.move_on_after(self._timeout):
                 result = await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
@@ -168,6 +171,7 @@ class Reader:
                 "RESULT_TOO_LARGE",
             ) from None
         finally:
+            self.seconds[kind].observe(time.perf_counter() - began)
             if not finished:
                 lease.stop()
         raise ApiError(
@@ -198,7 +202,7 @@ class Reader:
                 with any_length(connection):
                     return fetch(connection)
 
-        row = await self.run(query)
+        row = await self.run(query, "get")
         if row is None:
             raise not_found()
         return Stored(row[0].encode(), row[1])
@@ -252,7 +256,7 @@ class Reader:
                 explained = finding.explain(connection, plan, question, of) if explain else None
                 return Found(rows, page.more, total, head, next, explained)
 
-        return await self.run(query)
+        return await self.run(query, "find")
 
     def _projected(self, view: View, connection: sqlite.Connection, rowkeys: list[int]) -> list[bytes]:
         """What a view shows of documents, which alone counts for `max_result_bytes`."""
@@ -286,7 +290,7 @@ class Reader:
                 self._advise(database_id, collection, plan, question, began)
                 return n
 
-        return await self.run(query)
+        return await self.run(query, "count")
 
     def _advise(self, database_id: int, collection: str, plan: Plan, question: Question, began: float) -> None:
         """Note the index that was used, or one that would have made a slow query faster."""
@@ -305,20 +309,22 @@ class Reader:
                 "'name',name,'count',documents,'schema',json(schema))),'')||']' FROM "
                 "(SELECT name, documents, schema FROM collections WHERE database_id=? ORDER BY name)",
                 (database_id,),
-            ).fetchone()
+            ).fetchone(),
+            "collections",
         )
         return str(text).encode()
 
     async def directory(self, known: int, last: int) -> Directory | None:
         """See `Store.directory`."""
-        return await self.run(lambda connection: directory(connection, known, last))
+        return await self.run(lambda connection: directory(connection, known, last), "directory")
 
     async def schema(self, database_id: int, collection: str) -> str | None:
         """The schema of a collection as JSON text."""
         row = await self.run(
             lambda connection: connection.execute(
                 "SELECT schema FROM collections WHERE database_id=? AND name=?", (database_id, collection)
-            ).fetchone()
+            ).fetchone(),
+            "schema",
         )
         return None if row is None else row[0]
 

@@ -23,6 +23,7 @@ import trio
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.measures import Histogram
 from paperdb_trio.model import Change
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.housekeeping import HOUSEKEEPING
@@ -145,6 +146,11 @@ class Writer:
         self._fatal: BaseException | None = None
         self.commits = 0
         self.operations = 0
+        self.batch_sizes = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
+        """Operations by commit, and the seconds that each commit and its fsync took."""
+        self.commit_seconds = Histogram()
+        self.fsync_seconds = Histogram()
+        self.indexes_built = 0
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         token = trio.lowlevel.current_trio_token()
@@ -459,9 +465,15 @@ class Writer:
             if tx.size >= ENOUGH_BYTES or time.monotonic() >= end:
                 break
         tx.flush()
+        flushed = time.monotonic()
         connection.execute("COMMIT")
+        self.indexes_built += tx.indexes_built
         asked = sum(not isinstance(ticket.operation, _UNCOUNTED) for ticket, _ in results)
         if asked:
             self.commits += 1
             self.operations += asked
+            done = time.monotonic()
+            self.batch_sizes.observe(asked)
+            self.commit_seconds.observe(done - now)
+            self.fsync_seconds.observe(done - flushed)
         return results, tx
