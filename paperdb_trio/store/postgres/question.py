@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from paperdb_trio.model import encode
+from paperdb_trio.model import SYSTEM_FIELDS, encode
 from paperdb_trio.store import keys
 from paperdb_trio.store.query import Question
 
@@ -227,21 +227,37 @@ def condition(question: Question, columns: Columns = DOCUMENTS) -> Sql:
 # --- sorting -------------------------------------------------------------------------------------
 
 
-def sort_terms(path: str) -> tuple[str, str, str]:
-    """SQL for what a field sorts by: its kind (null or missing, number, text), its number, its text."""
+class SortTerm(NamedTuple):
+    """SQL for a part of what a field sorts by, never null, and its type."""
+
+    sql: str
+    type: str
+
+
+def sort_terms(path: str) -> list[SortTerm]:
+    """The kind of a field's value (null or missing, number, text), its number, its text."""
     at = field(path)
-    truth = f"CASE WHEN {at.value}='true'::jsonb THEN 1 ELSE 0 END"
-    return (
-        f"CASE {at.type} WHEN 'number' THEN 1 WHEN 'boolean' THEN 1 WHEN 'string' THEN 2 WHEN 'array' THEN 2 "
-        "WHEN 'object' THEN 2 ELSE 0 END",
-        f"CASE {at.type} WHEN 'number' THEN {_number(at)} WHEN 'boolean' THEN {truth} ELSE 0 END",
-        f"(CASE {at.type} WHEN 'string' THEN {at.text} WHEN 'array' THEN {at.json}::text "
-        f"WHEN 'object' THEN {at.json}::text ELSE '' END) COLLATE \"C\"",
+    if path in SYSTEM_FIELDS:  # texts in every document
+        return [SortTerm(f'({at.text} COLLATE "C")', "text")]
+    kinds = (
+        "WHEN 'number' THEN 1 WHEN 'boolean' THEN 1 "
+        "WHEN 'string' THEN 2 WHEN 'array' THEN 2 WHEN 'object' THEN 2"
     )
+    truth = f"CASE WHEN {at.value}='true'::jsonb THEN 1 ELSE 0 END"
+    number = f"WHEN 'number' THEN {_number(at)} WHEN 'boolean' THEN {truth}"
+    text = f"WHEN 'string' THEN {at.text} WHEN 'array' THEN {at.json}::text WHEN 'object' THEN {at.json}::text"
+    return [
+        SortTerm(f"(CASE {at.type} {kinds} ELSE 0 END)", "int"),
+        SortTerm(f"(CASE {at.type} {number} ELSE 0 END)", "numeric"),
+        SortTerm(f"((CASE {at.type} {text} ELSE '' END) COLLATE \"C\")", "text"),
+    ]
 
 
-def sort_values(value: keys.Sortable) -> list[Parameter]:
+def sort_values(path: str, value: keys.Sortable) -> list[Parameter]:
     """The same of a value."""
-    if value is None:
-        return [0, "0", ""]
-    return [2, "0", value] if isinstance(value, str) else [1, numeric(value), ""]
+    text = value if isinstance(value, str) else ""
+    if path in SYSTEM_FIELDS:
+        return [text]
+    if isinstance(value, int | float):
+        return [1, numeric(value), ""]
+    return [0 if value is None else 2, "0", text]

@@ -13,26 +13,25 @@ from typing import Any, Final, NamedTuple
 
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys
-from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
+from paperdb_trio.store.indexes import IndexSet, parse_field, stored_indexes
 from paperdb_trio.store.paging import Edge
-from paperdb_trio.store.plan import Contest, Interval, Order, Plan, choose, choose_count, improvement
+from paperdb_trio.store.plan import (
+    MANY,
+    Contest,
+    Interval,
+    Order,
+    Plan,
+    Shelf,
+    choose,
+    choose_count,
+    explanation,
+)
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.question import condition, field, order
 
-MANY: Final = 1_000_000
-"""The most entries that are counted, in some 20 ms."""
 _CREATED: Final = "json_extract(data,'$.createdAt')"
-
-
-class Shelf(NamedTuple):
-    """What finding needs of a collection. `in_order`: its documents are stored in order of `createdAt`."""
-
-    id: int
-    documents: int
-    indexes: tuple[Index, ...]
-    in_order: bool
 
 
 def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> Shelf | None:
@@ -125,7 +124,7 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
 
 def choose_plan(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
     """The plan of a find."""
-    chosen = choose(question, of.indexes, documents=of.documents, in_order=of.in_order)
+    chosen = choose(question, of)
     return chosen if isinstance(chosen, Plan) else _won(connection, chosen)
 
 
@@ -284,7 +283,7 @@ def choose_plan_to_count(connection: sqlite.Connection, question: Question, of: 
     """The plan of a count."""
     if question.everything:
         return Plan(Order.INSERTION)
-    contest = choose_count(question, of.indexes, documents=of.documents)
+    contest = choose_count(question, of)
     return _won(connection, contest) if contest.plans else contest.otherwise
 
 
@@ -300,27 +299,7 @@ def count(
     return int(n), plan
 
 
-def described(plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
-    """The plan as fields of a log line, which look at nothing in the file."""
-    suggestion = improvement(plan, question)
-    fields: dict[str, Any] = {
-        "index": "none" if plan.index is None else ",".join(plan.index.fields),
-        "order": plan.order.value,
-        "documents": of.documents,
-    }
-    if suggestion is not None and not any(index.fields == suggestion for index in of.indexes):
-        fields["suggestion"] = ",".join(suggestion)
-    return fields
-
-
 def explain(connection: sqlite.Connection, plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
     """The plan by which a question was answered, as the members of `rest.responses.Explanation`."""
-    suggestion = improvement(plan, question)
-    return {
-        "index": None if plan.index is None else plan.index.fields,
-        "order": plan.order.value,
-        "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
-        "documents": of.documents,
-        "building": [index.fields for index in of.indexes if not index.built],
-        "suggestion": None if any(i.fields == suggestion for i in of.indexes) else suggestion,
-    }
+    looks_at = of.documents if plan.index is None else _entries(connection, plan, MANY)
+    return explanation(plan, question, of, looks_at)
