@@ -127,6 +127,8 @@ async def serve_as_worker(
 ) -> None:
     """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`."""
     limits = Limits(settings, WorkerCounts(board, worker))
+    if worker:  # the first one tells of changed databases, keys and plans
+        logging.getLogger("paperdb.accounts").setLevel(logging.WARNING)
 
     def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> WorkerStore:
         return WorkerStore(file, settings, board, worker, link, on_commit, on_trimmed)
