@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +230,7 @@ def test_prometheus_scrapes_and_every_expression_has_data(start_server: StartSer
         busy(server)  # a rate needs two scrapes
         for expression in EXPRESSIONS:
             here = expression.replace("$__rate_interval", "1m").replace("$instance", ".+")
-            wait_until(lambda here=here: has_value(ask, here))
+            wait_until(partial(has_value, ask, here))
         rules = ask("rules")["groups"][0]["rules"]
         assert [rule["name"] for rule in rules] == ALERT_NAMES
         assert [rule["alerts"] for rule in rules] == [[]] * len(rules)  # a healthy server
