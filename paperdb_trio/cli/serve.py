@@ -40,24 +40,45 @@ def serve(config: str | None, **given: Any) -> None:
     said = effective(config, given)
     settings = said.settings
     set_up_logs(settings.log_level, settings.log_format)
+    if settings.store:
+        _serve_node(said)
+        return
     # Half a second of imports, which other commands save.
     from paperdb_trio.server.supervisor import run
 
     with serving_lock(settings.data):
         file = prepare(settings.data, create=True, urgent=True)
         first_key = _set_up(file) if admin.is_empty(file) else None
-        failure: BaseException | None = None
-        try:
-            run(settings, file, partial(_announce, said, file, first_key))
-        except* StartupError as group:
-            failure = next(leaves(group))
-        except* KeyboardInterrupt:
-            pass
-        except* Exception as group:
-            log.critical("the server failed", exc_info=group)
-            failure = SystemExit(EXIT_FAILED)
-        if failure is not None:
-            raise failure
+        _run(partial(run, settings, file, partial(_announce, said, file, first_key)))
+
+
+def _run(run: Callable[[], None]) -> None:
+    failure: BaseException | None = None
+    try:
+        run()
+    except* StartupError as group:
+        failure = next(leaves(group))
+    except* KeyboardInterrupt:
+        pass
+    except* Exception as group:
+        log.critical("the server failed", exc_info=group)
+        failure = SystemExit(EXIT_FAILED)
+    if failure is not None:
+        raise failure
+
+
+def _serve_node(said: Effective) -> None:
+    """Serve a PostgreSQL database, as one of its nodes."""
+    import trio
+
+    from paperdb_trio.cli.base import postgres
+    from paperdb_trio.server.serving import serve_node
+
+    settings = said.settings
+    place = postgres(settings.store, create=True, durable=settings.durability == "disk")
+    first_key = place.set_up(_show_first_key) if place.is_empty() else None
+    place.close()
+    _run(partial(trio.run, serve_node, settings, partial(_announce, said, place, first_key)))
 
 
 def _set_up(file: Path) -> str:

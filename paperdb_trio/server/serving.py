@@ -14,7 +14,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -87,6 +87,26 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             return SqliteStore(file, settings, on_commit, on_trimmed)
 
         await _serve(settings, listener, limits, make_store, announce, ends, beside)
+
+
+async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve the PostgreSQL database `settings.store`, which other nodes may serve, too. Otherwise as `serve`."""
+    from paperdb_trio.store.postgres.engine import PostgresStore  # it needs an extra
+
+    raise_file_limit(settings)
+    settings = replace(settings, cache_bytes=0)  # another node may have changed what was read
+    limits = Limits(settings)
+    listener = listen(settings.host, settings.port)
+
+    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> PostgresStore:
+        return PostgresStore(settings.store, settings, on_commit, on_trimmed)
+
+    async def beside(services: Services) -> None:
+        if settings.demo:
+            await demo.run(services.store, settings)
+
+    with listener:
+        await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
 
 
 async def serve_as_worker(

@@ -24,7 +24,7 @@ from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
 
-Fault = Literal["gone", "read-only"]
+Fault = Literal["gone", "read-only", "away"]
 
 
 class Stored(NamedTuple):

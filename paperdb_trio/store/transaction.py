@@ -126,7 +126,7 @@ class Transaction(Catalog):
             try:
                 entries = self._entries(collection_id, indexes, rowkey, data)
             except ApiError:
-                self._remove(rowkey)
+                self._remove(rowkey, id)
                 raise
             self._enter(entries)
         self._record(database_id, "insert", collection, id, data, text)
@@ -189,16 +189,19 @@ class Transaction(Catalog):
         text = data.decode()
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
+        left: list[tuple[int, bytes, int]] = []
+        now: list[tuple[int, bytes, int]] = []
         if indexes is not None:
             left = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)]
             now = self._entries(collection_id, indexes, rowkey, data)
+        self._replace(rowkey, id, self._head(database_id) + 1, text)
+        if left != now:
             self._leave([entry for entry in left if entry not in now])
             self._enter([entry for entry in now if entry not in left])
-        self._replace(rowkey, collection_id, id, self._head(database_id) + 1, text)
         return self._record(database_id, "update", collection, id, data, text, before)
 
     def delete(self, database_id: int, collection: str, rowkey: int, id: str, data: bytes) -> int:
-        self._remove(rowkey)
+        self._remove(rowkey, id)
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
         if indexes is not None:
@@ -266,10 +269,10 @@ class Transaction(Catalog):
         """Insert all, or none: raises `Taken`. Their row keys are one range, in order."""
 
     @abstractmethod
-    def _replace(self, rowkey: int, collection_id: int, id: str, seq: int, data: str) -> None: ...
+    def _replace(self, rowkey: int, id: str, seq: int, data: str) -> None: ...
 
     @abstractmethod
-    def _remove(self, rowkey: int) -> None: ...
+    def _remove(self, rowkey: int, id: str) -> None: ...
 
     @abstractmethod
     def _leave(self, entries: list[tuple[int, bytes, int]]) -> None:

@@ -14,14 +14,15 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
+from paperdb_trio.store.advisor import IndexAdvisor
+from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.protocol import Fault, Submits
 from paperdb_trio.store.slow import SlowQueries
-from paperdb_trio.store.sqlite.advisor import IndexAdvisor
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
 from paperdb_trio.store.sqlite.figures import of_reads, of_writes
 from paperdb_trio.store.sqlite.gate import ReadGate
-from paperdb_trio.store.sqlite.keeper import Keeper
 from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.space import SPARE_PAGES, FreePages
 from paperdb_trio.store.sqlite.writer import Writer
 
 READER_THREADS: Final = 4
@@ -102,7 +103,12 @@ class SqliteStore(SqliteReads):
             durability=settings.durability,
             reserve_bytes=settings.reserve_bytes,
         )
-        self._keeper = Keeper(self.writer, settings, on_trimmed)
+        self._keeper = Keeper(
+            self.writer,
+            settings,
+            on_trimmed,
+            free=lambda full: FreePages(spare=0 if full else SPARE_PAGES),
+        )
         self.closed = self.writer.closed
         self.submit = self.writer.submit
         self.fault: Callable[[], Fault | None] = self.writer.fault

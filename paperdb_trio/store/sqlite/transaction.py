@@ -112,10 +112,10 @@ class Transaction(transaction.Transaction):
             )
             raise Taken from None
 
-    def _replace(self, rowkey: int, collection_id: int, id: str, seq: int, data: str) -> None:
+    def _replace(self, rowkey: int, id: str, seq: int, data: str) -> None:
         self.connection.execute("UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?", (data, seq, rowkey))
 
-    def _remove(self, rowkey: int) -> None:
+    def _remove(self, rowkey: int, id: str) -> None:
         self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
 
     # --- collections -----------------------------------------------------------------------------
