@@ -84,13 +84,37 @@ const globals = (names) => Object.fromEntries(names.split(" ").map((name) => [na
 /** What browsers, Node 18 and every other place in which the SDK runs have. It uses no other global. */
 const everywhere = "AbortController URL URLSearchParams atob clearTimeout console queueMicrotask setTimeout";
 const node = `${everywhere} Response btoa fetch process setImmediate`;
+const dashboard =
+  "AbortController Blob TextDecoder URL URLSearchParams WebSocket addEventListener atob cancelAnimationFrame clearInterval " +
+  "clearTimeout console crypto document fetch history localStorage location navigator performance requestAnimationFrame " +
+  "sessionStorage setInterval setTimeout";
 const browser = `${everywhere} document fetch localStorage location navigator window`;
+
+/** The ways in which a text could become markup or code. `paperdb_trio/web/dashboard/dom.js` makes elements without them. */
+const MARKUP = "innerHTML outerHTML insertAdjacentHTML setHTMLUnsafe setHTML createContextualFragment parseFromString parseHTMLUnsafe srcdoc";
+const noMarkup = {
+  "no-restricted-properties": [
+    "error",
+    ...MARKUP.split(" ").map((property) => ({ property, message: "Text must not become markup: use h() of dom.js." })),
+    ...["write", "writeln"].map((property) => ({ object: "document", property })),
+  ],
+  "no-restricted-globals": ["error", "DOMParser", "XSLTProcessor"],
+  "no-restricted-syntax": [
+    "error",
+    { selector: "CallExpression[callee.property.name=/^setAttribute(NS)?$/] > Literal[value=/^(on|style$)/i]", message: "No handler or style as a text." },
+    { selector: "Literal[value=/^\\s*javascript:/i]", message: "No code in an address." },
+    { selector: "ImportExpression", message: "Modules are imported by name." },
+  ],
+  "no-new-func": "error",
+  "no-script-url": "error",
+};
 
 const language = (names, ecmaVersion) => ({ ecmaVersion, sourceType: "module", globals: globals(names) });
 
 export default [
   { linterOptions: { reportUnusedDisableDirectives: "error" }, rules },
   { files: ["**/sdk/*.js"], languageOptions: language(everywhere, 2022) },
+  { files: ["**/dashboard/*.js"], rules: noMarkup, languageOptions: language(dashboard, 2025) },
   { files: ["**/*.mjs"], ignores: ["**/*.html.mjs"], languageOptions: language(node, 2025) },
   { files: ["tests/web/frameworks/*.mjs"], languageOptions: language(`${browser} MutationObserver WebSocket crypto window`, 2025) },
   { files: ["**/*.html.mjs"], languageOptions: language(browser, 2025) },

@@ -88,6 +88,10 @@ soak *options: _venv
 storm-sdks *options: _venv
     {{python}} -m tests.stress.sdks {{options}}
 
+# The dashboard in Chromium over a million documents: seconds until the first row.
+dashboard-million *options: _venv
+    {{python}} -m tests.web.million {{options}}
+
 # One executable for Linux, dist/paperdb, that needs no Python.
 binary: _venv
     @{{python}} -m pip install -q -e '.[binary]'

@@ -46,7 +46,7 @@ from paperdb_trio.store.sqlite.writer import Writer
 
 HOST = "127.0.0.1"
 READER_THREADS = 4
-"""As in paperdb_trio/server.py."""
+"""As in paperdb_trio/server/serving.py."""
 SETTINGS = Settings()
 
 Event = tuple[int, str]

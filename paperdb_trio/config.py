@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping, MutableMapping
@@ -18,9 +19,13 @@ from typing import Any, Final
 from paperdb_trio.errors import StartupError
 from paperdb_trio.origins import Origins, parse_origins
 
+MAX_WORKERS: Final = 256
 
-def _setting(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
-    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+def _setting(
+    default: Any, help: str, low: float | None = None, high: float | None = None, *, secret: bool = False
+) -> Any:
+    return field(default=default, metadata={"help": help, "low": low, "high": high, "secret": secret})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +33,18 @@ class Settings:
     """The settings of `paperdb serve`. Times in seconds, sizes in bytes."""
 
     data: str = _setting("./paperdb-data", "Directory of the database; created if missing.")
+    store: str = _setting(
+        "",
+        "A PostgreSQL database in place of the directory's: postgresql://user:password@host/name.",
+        secret=True,
+    )
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0: any free port.", 0, 65535)
+
+    workers: str = _setting(
+        "1",
+        "Processes that serve clients, beside one that writes; auto: one a core; 1: a single process does all.",
+    )
 
     tls_cert: str = _setting("", "PEM file with the certificate chain; with it, the port speaks TLS.")
     tls_key: str = _setting("", "PEM file with the certificate's private key, unencrypted.")
@@ -127,7 +142,9 @@ class Settings:
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
     )
     metrics_key: str = _setting(
-        "", "Bearer key that /metrics needs, and that shows each database; empty: totals, for anyone."
+        "",
+        "Bearer key that /metrics needs, and that shows each database; empty: totals, for anyone.",
+        secret=True,
     )
     demo: bool = _setting(False, "Write example messages into the collection messages, about one per second.")
     log_level: str = _setting("info", "Lowest level that is logged to stderr: debug, info, warning or error.")
@@ -149,18 +166,31 @@ class Settings:
             if (low is not None and not value >= low) or (high is not None and not value <= high):  # nor NaN
                 wanted = f"at least {low}" if high is None else f"{low} to {high}"
                 raise StartupError(f"Setting '{setting.name}' is {value}; expected {wanted}", 2)
+        if self.workers != "auto" and not (self.workers.isdecimal() and 1 <= int(self.workers) <= MAX_WORKERS):
+            raise StartupError(
+                f"Setting 'workers' is '{self.workers}'; expected 1 to {MAX_WORKERS}, or auto", 2
+            )
         for name, words in _WORDS.items():
             if getattr(self, name) not in words:
                 expected = f"{', '.join(words[:-1])} or {words[-1]}"
                 raise StartupError(f"Setting '{name}' is '{getattr(self, name)}'; expected {expected}", 2)
         parse_origins(self.allowed_origins)
-
+        if self.store and not self.store.startswith(("postgresql://", "postgres://")):
+            raise StartupError("Setting 'store' must be like postgresql://user:password@host/name", 2)
+        if self.store and self.worker_count > 1:
+            raise StartupError(
+                "Setting 'workers' is for a data directory: with 'store', start a server for each core", 2
+            )
         if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
             raise StartupError(
                 f"Setting 'max_document_bytes' is {self.max_document_bytes}; expected at most "
                 f"'max_result_bytes', which is {self.max_result_bytes}",
                 2,
             )
+
+    @property
+    def worker_count(self) -> int:
+        return min(len(os.sched_getaffinity(0)), MAX_WORKERS) if self.workers == "auto" else int(self.workers)
 
     @property
     def origins(self) -> Origins:

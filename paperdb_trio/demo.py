@@ -14,9 +14,10 @@ from typing import Final
 import msgspec
 import trio
 
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
-from paperdb_trio.services import Services
 from paperdb_trio.store.operations import Delete, Draft, Insert, Patch
+from paperdb_trio.store.protocol import Store
 
 log = logging.getLogger("paperdb.demo")
 
@@ -37,15 +38,17 @@ TEXTS: Final = (
 )
 
 
-async def run(services: Services) -> None:
-    """Write until cancelled, or until the server drains."""
-    database = services.accounts.database_named(DATABASE)
-    if database is None:
+async def run(store: Store, settings: Settings) -> None:
+    """Write until cancelled, or until the store closes."""
+    directory = await store.directory(0, 0)
+    databases = {} if directory is None else {name: id for id, name, _ in directory.databases}
+    if DATABASE not in databases:
         log.warning("the demo needs a database '%s', which does not exist", DATABASE)
         return
-    submit, max_bytes = services.store.submit, services.settings.max_document_bytes
-    earlier = await services.store.find(
-        database.id,
+    database_id = databases[DATABASE]
+    submit, max_bytes = store.submit, settings.max_document_bytes
+    earlier = await store.find(
+        database_id,
         COLLECTION,
         filter='{"demo":true}',
         sort="createdAt",
@@ -56,7 +59,7 @@ async def run(services: Services) -> None:
     )
     ids: list[str] = [msgspec.json.decode(document)["_id"] for document in earlier.documents]
     conversation = zip(itertools.cycle(AUTHORS), itertools.cycle(TEXTS), strict=False)
-    while not services.draining:
+    while not store.closed.is_set():
         what = "insert"
         if len(ids) >= MAX_DOCUMENTS:
             what = "delete"
@@ -66,13 +69,13 @@ async def run(services: Services) -> None:
             if what == "insert":
                 author, text = next(conversation)
                 draft = Draft.parse({"author": author, "text": text, "likes": 0, "demo": True})
-                await submit(Insert(database.id, COLLECTION, draft, max_bytes))
+                await submit(Insert(database_id, COLLECTION, draft, max_bytes))
                 ids.append(draft.id)
             elif what == "patch":
                 likes = {"likes": {"increment": 1}}
-                await submit(Patch(database.id, COLLECTION, random.choice(ids), likes, None, max_bytes))
+                await submit(Patch(database_id, COLLECTION, random.choice(ids), likes, None, max_bytes))
             else:
-                await submit(Delete(database.id, COLLECTION, ids.pop(0), None))
+                await submit(Delete(database_id, COLLECTION, ids.pop(0), None))
         except ApiError as error:  # a client deleted the document, set a schema, …
             log.info("%s: %s", what, error.message)
         await trio.sleep(random.uniform(*SECONDS))

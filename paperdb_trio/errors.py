@@ -25,6 +25,9 @@ class ApiError(Exception):
         self.headers = headers or {}
         self.extra = extra
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.status, self.code, self.message, self.headers, self.extra)
+
     def at(self, index: int) -> ApiError:
         """The same, for the item at an index of a bulk or a batch."""
         return ApiError(self.status, self.code, self.message, headers=self.headers, **self.extra, index=index)
@@ -32,6 +35,10 @@ class ApiError(Exception):
     def body(self) -> dict[str, Any]:
         """The JSON body of the response: `{"error", "code"}` and `extra`."""
         return {"error": self.message, "code": self.code, **self.extra}
+
+
+def _again(status: int, code: str, message: str, headers: dict[str, str], extra: dict[str, Any]) -> ApiError:
+    return ApiError(status, code, message, headers=headers, **extra)
 
 
 class StartupError(Exception):

@@ -75,7 +75,7 @@ class Exchanges:
 
     def note(self, request: Request, error: ApiError) -> None:
         """Note why a request is refused; it has an id from then on."""
-        request.code = error.code
+        request.code, request.reason = error.code, error.message
         if not request.id:
             self.name(request)
 
@@ -103,9 +103,8 @@ class Exchanges:
     def _refused(self, request: Request, status: int) -> None:
         level = logging.WARNING if status == 503 else logging.INFO
         if log.isEnabledFor(level):
-            self._refusals.log(
-                level, f"refused with {status} {request.code}", fields=described(request, self._limits)
-            )
+            fields = described(request, self._limits) | {"reason": request.reason[:200]}
+            self._refusals.log(level, f"refused with {status} {request.code}", fields=fields)
 
 
 def described(request: Request, limits: Limits) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from typing import Any, Final, NoReturn
 
 from paperdb_trio.errors import StartupError
 
+EXIT_FAILED: Final = 70
 EXIT_UNWRITABLE: Final = 6
 EXIT_EXISTS: Final = 9
 

@@ -14,21 +14,19 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 import trio
 
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.files import inherit
 from paperdb_trio.store.housekeeping import finish_drops, until_indexed
-from paperdb_trio.store.protocol import Submits
+from paperdb_trio.store.protocol import Store, Submits
 from paperdb_trio.store.sqlite.file import EXIT_LOCKED, prepare, serving_lock
 from paperdb_trio.store.sqlite.transfer import ImportAnswer, Importer, ImportRequest, Tally
 from paperdb_trio.store.sqlite.writer import Writer
-
-if TYPE_CHECKING:  # the command needs nothing of the server
-    from paperdb_trio.services import Services
 
 log = logging.getLogger("paperdb.import_socket")
 
@@ -70,13 +68,13 @@ def listening(data: Path) -> Iterator[socket.socket | None]:
             Path(path).unlink(missing_ok=True)
 
 
-async def run(services: Services, listener: socket.socket) -> None:
+async def run(store: Store, settings: Settings, listener: socket.socket) -> None:
     """Serve imports until cancelled, each in its own task. A failed import ends alone."""
 
     async def serve(stream: trio.SocketStream) -> None:
         try:
             async with stream:
-                await stream.send_all(msgspec.json.encode(await _import(services, stream)) + b"\n")
+                await stream.send_all(msgspec.json.encode(await _import(store, settings, stream)) + b"\n")
         except trio.BrokenResourceError:
             pass
         except Exception:
@@ -85,7 +83,7 @@ async def run(services: Services, listener: socket.socket) -> None:
     await trio.serve_listeners(serve, [trio.SocketListener(trio.socket.from_stdlib_socket(listener))])
 
 
-async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer:
+async def _import(store: Store, settings: Settings, stream: trio.SocketStream) -> ImportAnswer:
     received = bytearray()
     while b"\n" not in received:
         received += await stream.receive_some(PIECE) or b"\n"
@@ -97,12 +95,12 @@ async def _import(services: Services, stream: trio.SocketStream) -> ImportAnswer
         return piece or bytes(await stream.receive_some(PIECE))
 
     request = msgspec.json.decode(head, type=ImportRequest)
-    if services.store.drops_left:  # else a document found "unchanged" would be removed afterwards
+    if store.drops_left:  # else a document found "unchanged" would be removed afterwards
         try:
-            await finish_drops(services.store)
+            await finish_drops(store)
         except ApiError as error:
             return ImportAnswer(Tally(), error.message)
-    return await _write(request, receive, services.store, services.settings.max_document_bytes)
+    return await _write(request, receive, store, settings.max_document_bytes)
 
 
 async def _write(

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -24,23 +24,44 @@ SMALL_RESPONSE: Final = 65_536
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+class Elsewhere(Protocol):
+    """The counts of the server's other processes."""
+
+    def tell(self, kind: str, key: object, count: int) -> None:
+        """Let the others know a count of this process."""
+        ...
+
+    def others(self, kind: str, key: object) -> int:
+        """The sum of the others' counts."""
+        ...
+
+
+class Nowhere:
+    """There is only this process."""
+
+    def tell(self, kind: str, key: object, count: int) -> None:
+        pass
+
+    def others(self, kind: str, key: object) -> int:
+        return 0
+
+
 class Limits:
     """The limits from the settings, and the counts in use. Raises `StartupError` for an invalid proxy."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, elsewhere: Elsewhere = Nowhere()) -> None:  # noqa: B008 - stateless
+        self._elsewhere = elsewhere
         self._proxies = _networks(settings.trusted_proxies)
         self._per_address = settings.max_connections_per_address
         self._per_database = settings.max_connections_per_database
-        self._most_streams = settings.max_connections
+        self._most = settings.max_connections
         self._most_pending = settings.max_pending_bytes
-        self._addresses: Counter[str] = Counter()
-        self._handshakes: Counter[str] = Counter()
-        self._streams: Counter[str] = Counter()
+        self._counts: dict[str, Counter[Any]] = defaultdict(Counter)
+        self._open = 0
         self._open_streams = 0
         self._pending = 0
-        self._databases: Counter[int] = Counter()
-        self._requests = Rate(settings.requests_per_second, "requests")
-        self._tokens = Rate(settings.tokens_per_second, "tokens")
+        self._requests = Rate(settings.requests_per_second, "requests", elsewhere)
+        self._tokens = Rate(settings.tokens_per_second, "tokens", elsewhere)
         self.is_proxy: Callable[[str], bool] = lru_cache(maxsize=1024)(self._is_proxy)
 
     def _is_proxy(self, address: str) -> bool:
@@ -65,13 +86,23 @@ class Limits:
                 break
         return client
 
+    def open(self, count: int) -> None:
+        """Note how many connections are open in this process."""
+        self._open = count
+        self._elsewhere.tell("open", None, count)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are more connections than allowed."""
+        return self._open + self._elsewhere.others("open", None) > self._most
+
     @contextmanager
     def connection(self, address: str) -> Iterator[None]:
         """Count a connection of a client address while it lasts (an IPv6 /64 is one client).
 
         Raises a 503. A trusted proxy's own connections are not counted, because they carry many clients.
         """
-        with self._of_address(self._addresses, address):
+        with self._of_address("connections", address):
             yield
 
     @contextmanager
@@ -79,28 +110,47 @@ class Limits:
         """Count a TLS handshake of a client address while it lasts, separately from connections, so that one
         connection too many still gets a response after it. Raises a 503.
         """
-        with self._of_address(self._handshakes, address):
+        with self._of_address("handshakes", address):
             yield
 
     @contextmanager
     def stream(self, address: str) -> Iterator[None]:
         """Count an HTTP/2 stream while it lasts; it costs as much as a connection. Raises a 503."""
-        if self._open_streams >= self._most_streams:
+        if self._open_streams + self._elsewhere.others("all streams", None) >= self._most:
             raise too_many_connections()
-        self._open_streams += 1
+        self._stream_opened(1)
         try:
-            with self._of_address(self._streams, address):
+            with self._of_address("streams", address):
                 yield
         finally:
-            self._open_streams -= 1
+            self._stream_opened(-1)
+
+    def _stream_opened(self, more: int) -> None:
+        self._open_streams += more
+        self._elsewhere.tell("all streams", None, self._open_streams)
 
     @contextmanager
-    def _of_address(self, counter: Counter[str], address: str) -> Iterator[None]:
+    def _of_address(self, kind: str, address: str) -> Iterator[None]:
         if not self._per_address or self.is_proxy(address):
             yield
             return
-        with _counted(counter, _client_of(address), self._per_address, "from this address"):
+        with self._counted(kind, _client_of(address), self._per_address, "from this address"):
             yield
+
+    @contextmanager
+    def _counted(self, kind: str, key: object, most: int, what: str) -> Iterator[None]:
+        counter, elsewhere = self._counts[kind], self._elsewhere
+        if counter[key] + elsewhere.others(kind, key) >= most:
+            raise too_many_connections(what)
+        counter[key] += 1
+        elsewhere.tell(kind, key, counter[key])
+        try:
+            yield
+        finally:
+            counter[key] -= 1
+            elsewhere.tell(kind, key, counter[key])
+            if not counter[key]:
+                del counter[key]
 
     @contextmanager
     def pending(self, size: int) -> Iterator[None]:
@@ -109,7 +159,7 @@ class Limits:
         try:
             yield
         finally:
-            self._pending -= size
+            self._release(size)
 
     @contextmanager
     def arriving(self) -> Iterator[Callable[[int], None]]:
@@ -125,10 +175,15 @@ class Limits:
         try:
             yield arrived
         finally:
-            self._pending -= held
+            self._release(held)
+
+    def _release(self, size: int) -> None:
+        self._pending -= size
+        self._elsewhere.tell("pending", None, self._pending)
 
     def _hold(self, size: int) -> None:
-        if self._pending and self._pending + size > self._most_pending:
+        pending = self._pending + self._elsewhere.others("pending", None)
+        if pending and pending + size > self._most_pending:
             raise ApiError(
                 503,
                 "TOO_MANY_PENDING_BYTES",
@@ -136,6 +191,7 @@ class Limits:
                 headers={"Retry-After": "5"},
             )
         self._pending += size
+        self._elsewhere.tell("pending", None, self._pending)
 
     @contextmanager
     def listener(self, database_id: int) -> Iterator[None]:
@@ -143,7 +199,7 @@ class Limits:
         if not self._per_database:
             yield
             return
-        with _counted(self._databases, database_id, self._per_database, "to this database"):
+        with self._counted("listeners", database_id, self._per_database, "to this database"):
             yield
 
     def request(self, key_id: str) -> None:
@@ -156,23 +212,29 @@ class Limits:
 
 
 class Rate:
-    """A bucket per key that fills at `per_second`, up to one second's worth (at least one)."""
+    """A bucket per key that fills at `per_second`, up to one second's worth (at least one).
 
-    def __init__(self, per_second: float, what: str) -> None:
+    What other processes took since the last look counts as if it had been taken here, just now.
+    """
+
+    def __init__(self, per_second: float, what: str, elsewhere: Elsewhere = Nowhere()) -> None:  # noqa: B008
+        self._elsewhere = elsewhere
         self._per_second = per_second
         self._most = max(1.0, per_second)
         self._what = what
-        self._levels: dict[str, tuple[float, float]] = {}
+        self._levels: dict[str, tuple[float, float, int, int]] = {}
 
     def take(self, key_id: str) -> None:
         """Raises a 429 `RATE_LIMITED` that says when to try again."""
         if not self._per_second:
             return
         now = trio.current_time()
-        level, since = self._levels.get(key_id, (self._most, now))
-        level = min(self._most, level + (now - since) * self._per_second)
+        others = self._elsewhere.others(self._what, key_id)
+        level, since, taken, seen = self._levels.get(key_id, (self._most, now, 0, others))
+        # A process that began anew counts from zero again.
+        level = min(self._most, level + (now - since) * self._per_second - max(others - seen, 0))
         if level < 1:
-            self._levels[key_id] = (level, now)
+            self._levels[key_id] = (level, now, taken, others)
             seconds = math.ceil((1 - level) / self._per_second)
             raise ApiError(
                 429,
@@ -180,20 +242,8 @@ class Rate:
                 f"Too many {self._what} with this key: at most {self._per_second:g} per second",
                 headers={"Retry-After": str(seconds)},
             )
-        self._levels[key_id] = (level - 1, now)
-
-
-@contextmanager
-def _counted(counter: Counter[Any], key: object, most: int, what: str) -> Iterator[None]:
-    if counter[key] >= most:
-        raise too_many_connections(what)
-    counter[key] += 1
-    try:
-        yield
-    finally:
-        counter[key] -= 1
-        if not counter[key]:
-            del counter[key]
+        self._levels[key_id] = (level - 1, now, taken + 1, others)
+        self._elsewhere.tell(self._what, key_id, taken + 1)
 
 
 def too_many_connections(what: str = "") -> ApiError:

@@ -32,6 +32,7 @@ _TO_ALPHABET: Final = bytes(_ALPHABET[byte & 63] for byte in range(256))
 
 _ID_LENGTH: Final = 21
 _ids: deque[str] = deque()
+os.register_at_fork(after_in_child=_ids.clear)  # else two processes make the same ids
 
 
 def new_id() -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import time
-
-import trio
+from typing import Any
 
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
@@ -24,8 +23,9 @@ from paperdb_trio.web.assets import Asset
 
 @dataclass(slots=True)
 class Services:
-    """`draining`: SIGTERM was received; nothing new starts. `look_at_accounts`: take note of changed keys,
-    plans and tokens now."""
+    """`draining`: SIGTERM was received; nothing new starts. `reports`: what this process says of itself when it
+    is asked, as plain data. `gather(name, argument)`: the reports of all processes of the server, each with the
+    name of its process."""
 
     settings: Settings
     limits: Limits
@@ -39,8 +39,19 @@ class Services:
     draining: bool = False
     started: float = field(default_factory=time)
     open_connections: Callable[[], int] = lambda: 0
-    look_at_accounts: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    reports: dict[str, Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
+    gather: Callable[..., Awaitable[list[tuple[str, Any]]]] = field(init=False)
     live_connections: Callable[[], int] = lambda: 0
     subscribers: Callable[[], Sequence[Subscriber]] = lambda: ()
     requests: RequestCounts = field(default_factory=RequestCounts)
     loop_delay: LoopDelay = field(default_factory=LoopDelay)
+
+    def __post_init__(self) -> None:
+        self.gather = self._only_own
+
+    async def _only_own(self, name: str, argument: Any = None) -> list[tuple[str, Any]]:
+        return [("", await self.reports[name](argument))]
+
+    async def look_at_accounts(self) -> None:
+        """Let all processes take note of changed keys, plans and tokens now."""
+        await self.gather("look")

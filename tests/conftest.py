@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import httpx
 import pytest
@@ -31,6 +31,9 @@ from websockets.sync.client import ClientConnection, connect
 from paperdb_trio.errors import ApiError
 from tests.tls import trusting
 from tests.zygote import Popen, run
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} -m paperdb_trio"))
 """What is tested: the installed package, or an executable."""
@@ -329,6 +332,15 @@ def shared_server(tmp_path_factory: pytest.TempPathFactory, *options: str) -> It
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that tests share; use a `collection` of your own."""
     yield from shared_server(tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that tests share; use a database of your own (`new`)."""
+    from tests.postgres import postgres_server
+
+    with postgres_server() as server:
+        yield server
 
 
 _numbers = itertools.count()

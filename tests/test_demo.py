@@ -12,7 +12,6 @@ import pytest
 import trio
 
 from paperdb_trio import demo
-from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.model import Change
 from paperdb_trio.store.sqlite.reader import Reader
@@ -38,21 +37,16 @@ async def test_demo_stays_bounded_over_restarts(tmp_path: Path, monkeypatch: pyt
     apply_all(file, inserting({"_id": "mine", "text": "not yours"}, "messages"))
     seen: list[Change] = []
     reader = Reader(file, threads=1, timeout=10, max_result_bytes=1 << 20)
-    accounts = Accounts()
-    await accounts.refresh(reader)
     writer = Writer(file, seen.extend)
-    services: Any = SimpleNamespace(
-        accounts=accounts,
-        store=SimpleNamespace(submit=writer.submit, find=reader.find),
-        settings=Settings(),
-        draining=False,
+    store: Any = SimpleNamespace(
+        submit=writer.submit, find=reader.find, directory=reader.directory, closed=writer.closed
     )
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             await nursery.start(writer.run)
             for enough in (200, 400):  # the second run continues with the first one's documents
                 async with trio.open_nursery() as run:
-                    run.start_soon(demo.run, services)
+                    run.start_soon(demo.run, store, Settings())
                     while len(seen) < enough:
                         await trio.sleep(0.01)
                     run.cancel_scope.cancel()

@@ -96,7 +96,7 @@ SEAM = {
     for name in (
         *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
         *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
-        "cache",
+        *("predicate", "cache"),
     )
 }
 """All of the store that the rooms above it know. An engine's modules are known to the command line, to imports

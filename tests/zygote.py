@@ -29,7 +29,7 @@ from typing import Any, Final
 
 PYTHON: Final = [sys.executable, "-m", "paperdb_trio"]
 PRELOADED: Final = (
-    *("paperdb_trio.cli", "paperdb_trio.server", "paperdb_trio.client"),
+    *("paperdb_trio.cli", "paperdb_trio.server.supervisor", "paperdb_trio.client"),
     *("sqlite_utils", "encodings.idna"),  # the first start of a server
     *("cryptography.x509", "quart_trio", "hypercorn.trio.tcp_server"),  # TLS, HTTP/2
 )

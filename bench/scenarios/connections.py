@@ -91,11 +91,11 @@ def connections(scale: Scale) -> Iterator[Row]:
         yield Row("server CPU per connect", [cpu / len(socks) * 1e6], "µs/connect")
         yield Row("resident memory of all", [server.memory / 2**20], "MiB")
         refusals = [_refusal(server, secret) for _ in range(3)]
-        logged = _log_lines(server, "refusing connections")
+        logged = _log_lines(server, "refused with 503 TOO_MANY_CONNECTIONS")
         wrong = [] if all(r.startswith("HTTP/1.1 503 ") for r in refusals) else [f"responded {refusals[0]!r}"]
         wrong += [] if all("\r\nretry-after:" in r.lower() for r in refusals) else ["no Retry-After"]
-        wrong += [] if logged == 1 else [f"{logged} log lines"]
-        note = f"NOT SO: {'; '.join(wrong)}" if wrong else "503 with Retry-After, one log line for three"
+        wrong += [] if logged == 3 else [f"{logged} log lines"]
+        note = f"NOT SO: {'; '.join(wrong)}" if wrong else "503 with Retry-After, and a log line each"
         yield Row("one more is refused", [], "", note=note)
         readers = Readers(socks)
         begun = time.perf_counter()

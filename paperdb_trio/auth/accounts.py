@@ -7,15 +7,18 @@ file's version.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import trio
 
 from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.errors import ApiError
+from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.protocol import Directories, Directory, RevocationRow
 
 Keyring = tuple[tuple[str, bytes, float], ...]
@@ -73,6 +76,8 @@ class _Snapshot:
 
 
 PRUNE_SECONDS: Final = 3600.0
+LINES_A_MINUTE: Final = 100
+"""Log lines for each kind of change: a user who leaves may have thousands of tokens."""
 
 
 class _Revocations:
@@ -109,6 +114,7 @@ class Accounts:
         self._now = _Snapshot()
         self._looked = -math.inf
         self._revocations = _Revocations()
+        self._log = SparingLog(logging.getLogger("paperdb.accounts"), burst=LINES_A_MINUTE)
 
     def age(self) -> float:
         """Seconds since the last `refresh` that could read the file."""
@@ -120,8 +126,11 @@ class Accounts:
         self._looked = trio.current_time()
         if directory is None:
             return False
-        self._now = _snapshot(directory)
+        before, self._now = self._now, _snapshot(directory)
         self._revocations.add(directory.revocations)
+        if before.version:  # else it is the first reading
+            for what, fields in _differences(before, self._now, directory.revocations):
+                self._log.log(logging.INFO, what, fields=fields)
         return True
 
     def identify(self, key: str) -> Identity:
@@ -196,3 +205,37 @@ def _snapshot(directory: Directory) -> _Snapshot:
         ),
         next(((kid, secret) for kid, secret, retired in directory.secrets if retired is None), ("", b"")),
     )
+
+
+def _differences(
+    before: _Snapshot, after: _Snapshot, revocations: list[RevocationRow]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What changed, for the log: a sentence, and names and ids, never a key, a hash or a secret."""
+    names = {id: database.name for id, database in (before.databases | after.databases).items()}
+    for id, database in after.databases.items():
+        old = before.databases.get(id)
+        if old is None:
+            yield "a database was created", {"database": database.name, "plan": database.plan}
+            continue
+        if database.plan != old.plan:
+            plans = {"plan": database.plan, "before": old.plan}
+            yield "a database has another plan", {"database": database.name, **plans}
+        if database.name != old.name:
+            yield "a database was renamed", {"database": database.name, "before": old.name}
+    for id in before.databases.keys() - after.databases.keys():
+        yield "a database was removed", {"database": names[id]}
+    for key in after.keys.values():
+        kind = "secret" if key.secret else "public"
+        fields = {"key": key.id, "kind": kind, "database": names[key.database_id]}
+        known = before.keys.get(key.id)
+        if known is None:
+            yield "a key was created", fields
+        if key.revoked and not (known is not None and known.revoked):
+            yield "a key was revoked", fields
+    for lost in before.keys.keys() - after.keys.keys():
+        yield "a key was removed", {"key": lost}
+    if before.signing[0] != after.signing[0]:
+        yield "new tokens are signed with another secret", {"kid": after.signing[0]}
+    for row in revocations:
+        what = "the tokens of a subject were revoked" if row.kind == "subject" else "a token was revoked"
+        yield what, {row.kind: row.name, "database": names.get(row.database_id)}

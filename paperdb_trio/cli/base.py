@@ -92,7 +92,7 @@ def _version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def main() -> None:
     """PaperDB: a realtime document database that anyone can host."""
     port = check_environment(os.environ)
-    if port is not None and click.get_current_context().invoked_subcommand == "serve":
+    if port is not None and click.get_current_context().invoked_subcommand in ("serve", "config"):
         click.echo(
             f"paperdb: PAPERDB_PORT={port} describes a service named paperdb and is ignored "
             "(in Kubernetes, enableServiceLinks: false prevents it)",
@@ -100,10 +100,20 @@ def main() -> None:
         )
 
 
+url_option = click.option(
+    "--url",
+    default="http://127.0.0.1:8000",
+    show_default=True,
+    envvar="PAPERDB_URL",
+    show_envvar=True,
+    help="The server.",
+)
+
 data_option = click.option(
     "--data",
     default="./paperdb-data",
     show_default=True,
     envvar="PAPERDB_DATA",
+    show_envvar=True,
     help="Directory of the database.",
 )

@@ -125,6 +125,7 @@ def export(
     type=int,
     default=Settings().max_document_bytes,
     envvar="PAPERDB_MAX_DOCUMENT_BYTES",
+    show_envvar=True,
     show_default=True,
     help="Bytes of one document's JSON; a running server uses its own setting.",
 )

@@ -8,21 +8,24 @@ from typing import Any
 
 import click
 
-from paperdb_trio.cli.base import main
+from paperdb_trio.cli.base import main, url_option
 from paperdb_trio.client.groups import leaves
 from paperdb_trio.errors import StartupError
 
 
 @main.command()
 @click.argument("collections", nargs=-1, required=True)
-@click.option(
-    "--url", default="http://127.0.0.1:8000", show_default=True, envvar="PAPERDB_URL", help="The server."
-)
+@url_option
 @click.option("--since", help="Seq of the last change seen; later ones come first. Without it: from now on.")
 @click.option("--filter", help='Only documents that match it, of one collection: \'{"room": "r1"}\'.')
 @click.option("--select", help="Only these fields: text,author.name.")
-@click.option("--key", envvar="PAPERDB_API_KEY", help="An API key, which mints and renews the tokens.")
-@click.option("--token", envvar="PAPERDB_TOKEN", help="A token, instead of a key.")
+@click.option(
+    "--key",
+    envvar="PAPERDB_API_KEY",
+    show_envvar=True,
+    help="An API key, which mints and renews the tokens.",
+)
+@click.option("--token", envvar="PAPERDB_TOKEN", show_envvar=True, help="A token, instead of a key.")
 def listen(
     collections: tuple[str, ...],
     url: str,

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
+from paperdb_trio import __version__
 from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
 from paperdb_trio.cli.base import main
+from paperdb_trio.cli.settings import Effective, effective, settings_options
 from paperdb_trio.client.groups import leaves
-from paperdb_trio.config import Settings, read_toml, setting_type
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.logs import set_up as set_up_logs
 from paperdb_trio.model import new_id
 from paperdb_trio.store.sqlite import admin
@@ -27,59 +28,57 @@ from paperdb_trio.store.sqlite.file import prepare, serving_lock
 
 log = logging.getLogger("paperdb")
 
-EXIT_FAILED: Final = 70
-
-
-def _serve_options(command: Callable[..., None]) -> Callable[..., None]:
-    for setting in reversed(dataclasses.fields(Settings)):
-        command = click.option(
-            f"--{setting.name.replace('_', '-')}",
-            setting.name,
-            type=setting_type(setting),
-            is_flag=setting_type(setting) is bool,
-            default=None,
-            envvar=f"PAPERDB_{setting.name.upper()}",
-            show_envvar=True,
-            help=f"{setting.metadata['help']}  [default: {setting.default}]",
-        )(command)
-    return command
-
 
 @main.command()
-@_serve_options
-@click.option(
-    "--config", envvar="PAPERDB_CONFIG", show_envvar=True, help="TOML file with any of these settings."
-)
+@settings_options
 def serve(config: str | None, **given: Any) -> None:
     """Serve a data directory until SIGTERM or SIGINT.
 
     An option overrides its environment variable, which overrides the TOML file. A key in the TOML file is the
     option's name with underscores. On the first start, PAPERDB_API_KEY becomes the first secret key.
     """
-    values = read_toml(config) if config else {}
-    values.update({name: value for name, value in given.items() if value is not None})
-    settings = Settings(**values)
+    said = effective(config, given)
+    settings = said.settings
     set_up_logs(settings.log_level, settings.log_format)
+    if settings.store:
+        _serve_node(said)
+        return
     # Half a second of imports, which other commands save.
-    import trio
-
-    from paperdb_trio.server import serve as run_server
+    from paperdb_trio.server.supervisor import run
 
     with serving_lock(settings.data):
         file = prepare(settings.data, create=True, urgent=True)
         first_key = _set_up(file) if admin.is_empty(file) else None
-        failure: BaseException | None = None
-        try:
-            trio.run(partial(run_server, settings, file, partial(_announce, settings, first_key)))
-        except* StartupError as group:
-            failure = next(leaves(group))
-        except* KeyboardInterrupt:
-            pass
-        except* Exception as group:
-            log.critical("the server failed", exc_info=group)
-            failure = SystemExit(EXIT_FAILED)
-        if failure is not None:
-            raise failure
+        _run(partial(run, settings, file, partial(_announce, said, file, first_key)))
+
+
+def _run(run: Callable[[], None]) -> None:
+    failure: BaseException | None = None
+    try:
+        run()
+    except* StartupError as group:
+        failure = next(leaves(group))
+    except* KeyboardInterrupt:
+        pass
+    except* Exception as group:
+        log.critical("the server failed", exc_info=group)
+        failure = SystemExit(EXIT_FAILED)
+    if failure is not None:
+        raise failure
+
+
+def _serve_node(said: Effective) -> None:
+    """Serve a PostgreSQL database, as one of its nodes."""
+    import trio
+
+    from paperdb_trio.cli.base import postgres
+    from paperdb_trio.server.serving import serve_node
+
+    settings = said.settings
+    place = postgres(settings.store, create=True, durable=settings.durability == "disk")
+    first_key = place.set_up(_show_first_key) if place.is_empty() else None
+    place.close()
+    _run(partial(trio.run, serve_node, settings, partial(_announce, said, place, first_key)))
 
 
 def _set_up(file: Path) -> str:
@@ -97,24 +96,42 @@ def _set_up(file: Path) -> str:
     return key
 
 
-def _announce(settings: Settings, first_key: str | None, url: str) -> None:
+def _announce(said: Effective, file: Path, first_key: str | None, url: str) -> None:
     """Print the server's address and the first steps. If stdout cannot be written, the server continues."""
+    settings = said.settings
     try:
         if first_key is not None and os.environ.get("PAPERDB_API_KEY"):
             click.echo("The first secret key is the one in PAPERDB_API_KEY.")
         click.echo(f"Listening on {url}")
+        click.echo(f"Open {url}/ in a browser to see the data live.")
         if settings.durability == "process":
             click.echo("Writes survive a crash of this server, not of this machine (--durability process).")
         if first_key is not None:
             _show_first_steps(settings, first_key, url)
+        else:
+            _say_how_to_get_a_key(settings, file)
     except (StartupError, BrokenPipeError) as error:
         log.warning("%s; listening on %s", error, url)
+    log.info("started paperdb %s on %s; changed settings: %s", __version__, url, said.changed())
+
+
+def _say_how_to_get_a_key(settings: Settings, file: Path) -> None:
+    given = os.environ.get("PAPERDB_API_KEY")
+    if given and not admin.has_valid_key(file, hash_key(given)):
+        click.echo("PAPERDB_API_KEY is not a valid key here: only on a first start it becomes one.")
+    why = "To create another API key" if admin.has_valid_key(file) else "No API key is valid. To create one"
+    click.echo(f"{why}: {_command()} keys create --data {shlex.quote(settings.data)}")
+
+
+def _command() -> str:
+    """How this command is called."""
+    return "paperdb" if shutil.which("paperdb") else shlex.quote(os.path.abspath(sys.argv[0]))
 
 
 def _show_first_steps(settings: Settings, first_key: str, url: str) -> None:
     key = '"$PAPERDB_API_KEY"' if os.environ.get("PAPERDB_API_KEY") else first_key
     bearer = f'-H "Authorization: Bearer {key.strip(chr(34))}" -H "Content-Type: application/json"'
-    paperdb = "paperdb" if shutil.which("paperdb") else shlex.quote(os.path.abspath(sys.argv[0]))
+    paperdb = _command()
     curl = "curl"
     if settings.tls_self_signed:
         certificate = shlex.quote(str(Path(settings.data, "tls-self-signed.crt").absolute()))

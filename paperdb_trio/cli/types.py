@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import click
 
-from paperdb_trio.cli.base import main
+from paperdb_trio.cli.base import main, url_option
 from paperdb_trio.errors import StartupError
 
 SYSTEM: Final = ("_id", "createdAt", "updatedAt")
@@ -53,10 +53,8 @@ class Shape(NamedTuple):
 
 @main.command()
 @click.option("--language", type=click.Choice(("ts", "python")), required=True, help="TypeScript or Python.")
-@click.option(
-    "--url", default="http://127.0.0.1:8000", show_default=True, envvar="PAPERDB_URL", help="The server."
-)
-@click.option("--key", envvar="PAPERDB_API_KEY", required=True, help="An API key.")
+@url_option
+@click.option("--key", envvar="PAPERDB_API_KEY", show_envvar=True, required=True, help="An API key.")
 def types(language: str, url: str, key: str) -> None:
     """Print types of the documents of all collections that have a schema.
 

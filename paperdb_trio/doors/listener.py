@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
 import socket
 import ssl
 from contextlib import ExitStack, suppress
@@ -28,7 +27,7 @@ from paperdb_trio.net.http1 import HttpConnection
 from paperdb_trio.net.messages import EventStream
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
-from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.realtime.gateway import PATHS, Gateway
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 
@@ -43,13 +42,14 @@ TURN_AWAY_SECONDS: Final = 1.0
 
 BACKLOG: Final = 4096
 EXIT_PORT: Final = 7
-WARN_SECONDS: Final = 10.0
-"""Between two log lines about refused connections."""
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises `StartupError` when the address is taken or not ours."""
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. `shared`: others may listen at the same address, each for some of the connections.
+
+    Raises `StartupError` when the address is taken or not ours.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -59,6 +59,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         prepare_listener(listener)
         listener.bind(address)
         listener.listen(BACKLOG)
@@ -92,7 +93,6 @@ class Door:
         self._gateway = gateway
         self._hypercorn = hypercorn
         self._wheel = wheel
-        self._warned = -math.inf
         self._turning_away = 0
         self._streams: set[ByteStream] = set()
         self._connections: set[HttpConnection] = set()  # those served here, not by Hypercorn
@@ -151,6 +151,8 @@ class Door:
             raw.close()
             return
         self._streams.add(stream)
+        self._services.limits.open(self.open)
+        log.debug("connection from %s", peer)
         try:
             if isinstance(stream, TlsStream):
                 await self._shake_hands(stream)
@@ -165,6 +167,8 @@ class Door:
             with trio.CancelScope(shield=True):
                 await stream.finish()
             self._streams.discard(stream)
+            self._services.limits.open(self.open)
+            log.debug("connection from %s ended", peer)
 
     async def _shake_hands(self, stream: TlsStream) -> None:
         stream.write_timeout = self._settings.head_timeout
@@ -196,6 +200,8 @@ class Door:
 
     async def _refuse(self, connection: HttpConnection, error: ApiError) -> None:
         request = connection.refused_request()
+        if not request.route and request.path in PATHS:  # a WebSocket, which no route handles
+            request.route = request.path
         self._services.exchanges.refuse(request, error)
         await connection.refuse(request, error)
 
@@ -267,10 +273,5 @@ class Door:
             return await connection.send(response, last=last)
 
     def _check_room(self) -> None:
-        if self.open <= self._settings.max_connections:
-            return
-        now = trio.current_time()
-        if now > self._warned + WARN_SECONDS:
-            self._warned = now
-            log.warning("refusing connections: %d are open", self._settings.max_connections)
-        raise too_many_connections()
+        if self._services.limits.is_full:
+            raise too_many_connections()

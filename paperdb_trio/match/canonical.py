@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from paperdb_trio.match.predicate import number
 from paperdb_trio.model import encode
+from paperdb_trio.store.predicate import number
 
 Filter = dict[str, Any]
 Conjuncts = dict[bytes, Filter]

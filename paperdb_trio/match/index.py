@@ -9,9 +9,9 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from typing import Any, Final
 
-from paperdb_trio.match.predicate import MISSING, at
 from paperdb_trio.match.query import Query
 from paperdb_trio.match.terms import ORDINAL_BYTES, Kind, Term, key, ordinal
+from paperdb_trio.store.predicate import MISSING, at
 
 Bucket = dict[Query, None]
 """Queries that have the same term. A dict keeps their order, and is joined to others without hashing anew."""

@@ -15,8 +15,8 @@ import msgspec
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import decode
 from paperdb_trio.match.canonical import canonical
-from paperdb_trio.match.predicate import Predicate, predicate
 from paperdb_trio.model import encode
+from paperdb_trio.store.predicate import Predicate, predicate
 from paperdb_trio.store.projection import projected, selection
 from paperdb_trio.store.query import ask
 

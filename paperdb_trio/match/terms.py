@@ -9,8 +9,8 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-from paperdb_trio.match.predicate import number
 from paperdb_trio.store import keys
+from paperdb_trio.store.predicate import number
 
 
 class Kind(Enum):

@@ -28,8 +28,8 @@ class Request:
     """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors.
 
     What is noted while it is responded to: `id`, if it has one; `began`, by `perf_counter`, if its end is
-    observed; `route`, the pattern that matched, or the path of what needs
-    no key; `identity` and `token`, once they are known to be valid; `code`, the error code of a refusal.
+    observed; `route`, the pattern that matched, or the path of what needs no key; `identity` and `token`, once
+    they are known to be valid; `code` and `reason`, the error code and the sentence of a refusal.
     """
 
     method: str
@@ -44,6 +44,7 @@ class Request:
     identity: Identity | None = None
     token: Grant | None = None
     code: str = ""
+    reason: str = ""
 
     def segments(self) -> tuple[str, ...]:
         """The path's segments, each decoded separately, because `%2F` in an id is not a separator."""

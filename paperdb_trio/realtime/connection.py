@@ -91,6 +91,7 @@ class Live(ABC):
     def _begin_events(self, first_look: float | None = None) -> None:
         """Call it before the first event, after the response to the handshake, which must be read in time."""
         self._stream.write_timeout = math.inf  # slow is not gone
+        log.debug("live connection of %s: key %s", self._stream.peer, self._grant.key_id)
         self._wheel.add(self, first_look)
 
     def _take_grant(self, grant: Grant) -> None:
@@ -100,6 +101,7 @@ class Live(ABC):
     def close(self, code: int, reason: str, *, grace: float = CLOSE_SECONDS) -> None:
         """Close with this code, after the current write, within `grace` seconds."""
         if self._closing is None:
+            log.debug("closing a live connection of %s: %d %s", self._stream.peer, code, reason)
             self._closing = (code, reason)
             self._close_by = trio.current_time() + grace
             self._subscriber.close()

@@ -88,6 +88,7 @@ class Gateway:
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self.connections.add(connection)
             try:
+                await self._services.store.current(grant.database.id)
                 await stream.send_all(handshake_response(head, protocol, self._upgraded(stream, head, grant)))
                 await connection.run(since)
             finally:

@@ -5,6 +5,7 @@ Law: sends events only through its subscriber, replies after them, and nothing a
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -48,6 +49,8 @@ from paperdb_trio.realtime.protocol import (
 from paperdb_trio.realtime.snapshot import take_snapshot
 from paperdb_trio.services import Services
 from paperdb_trio.store.protocol import Topic
+
+log = logging.getLogger("paperdb.connection")
 
 RECEIVE_BYTES: Final = 4096
 
@@ -274,6 +277,7 @@ class WebSocket(Live):
 
     async def _follow(self, action: Action, name: str, topic: Topic) -> None:
         """Follow a topic from now on, or from where the client was."""
+        await self._store.current(self._database_id)
         head = self._hub.committed(self._database_id)
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
@@ -282,6 +286,7 @@ class WebSocket(Live):
         if gap:
             seq = head
         self._subscriber.want(topic, seq)
+        log.debug("subscription of %s to %s", self._stream.peer, name)
         text = self._subscribed(action.ref, name, topic, seq)
         await self._post(text)
         if gap:
@@ -304,6 +309,7 @@ class WebSocket(Live):
             for frame in snapshot:
                 await self._subscriber.post(frame)
         self._subscriber.want(topic, snapshot.seq)
+        log.debug("subscription of %s to %s, with a snapshot", self._stream.peer, topic.collection)
 
     async def _unsubscribe(self, action: Action) -> None:
         given = action.members

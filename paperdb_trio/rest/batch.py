@@ -77,14 +77,14 @@ async def batch(call: Call) -> Response:
     if not operations:
         raise bad_request("'operations' must have at least one operation", "INVALID_OPERATION")
 
-    def respond(done: BatchResult) -> Response:
-        results = [
-            Raw(encode(Deleted(id=written.id)) if written.deleted else written.visible)
-            for written in done.results
-        ]
-        return json_response(200, BatchResults(results, done.txn))
+    return await call.write(Batch(operations, settings.max_body_bytes), _batch_response)
 
-    return await call.write(Batch(operations, settings.max_body_bytes), respond)
+
+def _batch_response(done: BatchResult) -> Response:
+    results = [
+        Raw(encode(Deleted(id=written.id)) if written.deleted else written.visible) for written in done.results
+    ]
+    return json_response(200, BatchResults(results, done.txn))
 
 
 def _parse(text: bytes, call: Call, max_bytes: int) -> Write:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Final, TypeVar
 
@@ -119,17 +120,14 @@ class Call:
         """Commit an operation, and return the response that `respond` makes of its result. With an
         `Idempotency-Key`, only the first time; later the same response.
 
-        An operation with a false result needs an index that is being built, and is repeated.
+        An operation with a false result needs an index that is being built, and is repeated. Both may have to
+        go to another process: `respond` is a function of a module, or a `partial` of one.
         """
         store, request = self.services.store, self._request_key()
         if request is None:
             return respond(await until_indexed(store, operation))
 
-        def keep(outcome: Result | ApiError) -> Kept:
-            response = error_response(outcome) if isinstance(outcome, ApiError) else respond(outcome)
-            return Kept(response.status, response.headers, response.body)
-
-        return _kept_response(await until_indexed(store, Once(request, operation, keep)))
+        return _kept_response(await until_indexed(store, Once(request, operation, partial(_keep, respond))))
 
     async def recall(self) -> Response | None:
         """The remembered response, if there is one, for a call that needs several transactions."""
@@ -170,6 +168,11 @@ class Call:
         if len(body) > LARGE_BYTES:
             await self.services.turns.next()
         return parse_document(body, self.services.settings.max_document_bytes)
+
+
+def _keep(respond: Callable[[Result], Response], outcome: Result | ApiError) -> Kept:
+    response = error_response(outcome) if isinstance(outcome, ApiError) else respond(outcome)
+    return Kept(response.status, response.headers, response.body)
 
 
 def _kept_response(kept: Kept) -> Response:

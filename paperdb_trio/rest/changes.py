@@ -37,6 +37,7 @@ async def changes(call: Call) -> Response:
     query, settings = call.query, services.settings
     topic = _asked(collection, query).within(grant)
     limit, wait = LIMIT.of(query, settings), WAIT.of(query, settings)
+    await services.store.current(database.id)  # the client may have its cursor from another process
     head, trimmed = services.hub.committed(database.id), services.hub.trimmed(database.id)
     as_stream = call.request.method == "GET" and "text/event-stream" in call.request.headers.get("accept", "")
     for name in ("limit", "wait") if as_stream else ("lastEventId",):

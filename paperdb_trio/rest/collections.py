@@ -5,6 +5,8 @@ Law: no framework, no socket, no SQL; every fault in a request is an `ApiError`.
 
 from __future__ import annotations
 
+from functools import partial
+
 import trio
 from msgspec import Raw
 
@@ -38,14 +40,22 @@ async def put_schema(call: Call) -> Response:
     collection = call.collection
     schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
     operation = SetSchema(call.database_id, collection, schema)
-    return await call.write(operation, lambda _: json_text_response(200, schema.text))
+    return await call.write(operation, partial(_schema_set, schema.text))
+
+
+def _schema_set(text: bytes, _: bool) -> Response:
+    return json_text_response(200, text)
+
+
+def _schema_deleted(_: bool) -> Response:
+    return json_response(200, SchemaDeleted())
 
 
 async def delete_schema(call: Call) -> Response:
     """Remove the schema of a collection."""
     collection = call.collection
     operation = SetSchema(call.database_id, collection, None)
-    return await call.write(operation, lambda _: json_response(200, SchemaDeleted()))
+    return await call.write(operation, _schema_deleted)
 
 
 async def drop(call: Call) -> Response:

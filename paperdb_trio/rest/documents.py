@@ -193,7 +193,7 @@ async def _read(call: Call, collection: str, id: str, within: Question | None = 
     cache, key = call.services.cache, (call.database_id, collection, id)
     if within is not None:  # only SQLite evaluates filters
         return await call.services.store.get(*key, within)
-    found = cache.get(key)
+    found = cache.get(key) if call.services.store.is_current(call.database_id) else None
     if found is None:
         mark = cache.begin_reading(key)
         try:

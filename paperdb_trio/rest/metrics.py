@@ -24,7 +24,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _STATES: Final = {SubscriberState.LIVE: "live", SubscriberState.CATCHING_UP: "catching_up"}
 
 
-async def families(services: Services, *, of_each: bool) -> list[Family]:
+async def families(services: Services, of_each: bool) -> list[Family]:
     """The figures of this process; with `of_each` also those of each database and collection."""
     audience = await _audience(services)
     hub = services.hub.figures()

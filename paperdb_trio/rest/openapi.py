@@ -92,10 +92,14 @@ class _Document:
         )
 
     def add_assets(self) -> None:
-        """The live page and the files of the SDK, which a client may cache and revalidate by ETag."""
-        pages = {"page": ("/", "The live page"), "sdk": ("/sdk/{file}", "A file of an SDK")}
-        for id, (path, summary) in pages.items():
-            kinds = [kind for suffix, kind in CONTENT_TYPES.items() if (suffix == ".html") == (path == "/")]
+        """The dashboard and the files of the SDK, which a client may cache and revalidate by ETag."""
+        pages = {
+            "page": ("/", "The dashboard", (".html",), ""),
+            "dashboard": ("/dashboard/{file}", "A file of the dashboard", (".js", ".css"), "app.js"),
+            "sdk": ("/sdk/{file}", "A file of an SDK", (".js", ".d.ts", ".tgz", ".whl", ".zip"), "paperdb.js"),
+        }
+        for id, (path, summary, suffixes, example) in pages.items():
+            kinds = [CONTENT_TYPES[suffix] for suffix in suffixes]
             found = {
                 "description": "OK",
                 "headers": {"ETag": _TEXT},
@@ -103,8 +107,8 @@ class _Document:
             }
             about: Json = {"operationId": id, "summary": summary, "parameters": [_header("If-None-Match")]}
             possible = {"200": found, "304": {"description": "Not Modified"}}
-            if path != "/":
-                about["parameters"].append({**_path_parameter("file"), "example": "paperdb.js"})
+            if example:
+                about["parameters"].append({**_path_parameter("file"), "example": example})
                 possible |= self._refusals(id, by_status(["UNAUTHORIZED", "NOT_FOUND"]))
             self._add_page(path, about, possible)
 

@@ -1,4 +1,4 @@
-"""Routes that need no API key: health, metrics, the live page and the files of the SDK."""
+"""Routes that need no API key: health, metrics, the dashboard and the files of the SDK."""
 
 from __future__ import annotations
 
@@ -9,12 +9,35 @@ from msgspec import UNSET
 
 from paperdb_trio.auth.accounts import unauthorized
 from paperdb_trio.errors import ApiError
+from paperdb_trio.measures import joined
 from paperdb_trio.net.messages import Request, Response, json_response
-from paperdb_trio.rest.metrics import CONTENT_TYPE, families, text
+from paperdb_trio.rest.metrics import CONTENT_TYPE, text
 from paperdb_trio.rest.responses import Health
 from paperdb_trio.services import Services
 from paperdb_trio.store.refusals import storage_gone
 from paperdb_trio.web.assets import ANY_PACKAGE
+
+PAGE_HEADERS: Final = {
+    "Content-Security-Policy": "; ".join(
+        (
+            "default-src 'none'",
+            "script-src 'self'",
+            "style-src 'self'",
+            "connect-src 'self'",
+            "img-src 'self' data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+            "require-trusted-types-for 'script'",
+            "trusted-types 'none'",
+        )
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+}
+"""For the dashboard. It runs its own modules, and speaks with its own server. No text can become markup:
+`innerHTML` and the like throw with these trusted types."""
 
 STALE_SECONDS: Final = 5.0
 """Seconds without a look at the file after which the server is not ready. It looks four times a second."""
@@ -50,7 +73,9 @@ async def metrics(services: Services, request: Request) -> Response:
     wanted = services.settings.metrics_key
     if wanted and not _has_key(request, wanted):
         raise unauthorized()
-    body = await text(await families(services, of_each=bool(wanted)))
+    found = await services.gather("metrics", bool(wanted))
+    whole = found[0][1] if len(found) == 1 else joined(dict(found), "worker")
+    body = await text(whole)
     return Response(200, body, {"Content-Type": CONTENT_TYPE})
 
 
@@ -60,9 +85,11 @@ def _has_key(request: Request, key: str) -> bool:
 
 
 def asset(services: Services, request: Request) -> Response:
-    """A file of an SDK, or the live page. Clients ask each time whether it has changed."""
+    """A file of an SDK or of the dashboard. Clients ask each time whether it has changed."""
     found = services.assets[request.path]
     headers = {"ETag": found.etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    if request.path == "/":
+        headers |= PAGE_HEADERS
     if found.versioned is not None:
         headers["Content-Location"] = found.versioned
     if request.headers.get("if-none-match") == found.etag:

@@ -41,6 +41,10 @@ async def revoke_token(call: Call) -> Response:
     until = now + tokens.MAX_SECONDS + tokens.SLACK_SECONDS
     services = call.services
     revocation = Revocation(call.database_id, kind, name, int(now * 1000), int(until * 1000))
-    response = await call.write(revocation, lambda done: json_response(200, Revoked(timestamp(done.at / 1000))))
+    response = await call.write(revocation, _revoked)
     await services.look_at_accounts()  # at once here; other processes look four times a second
     return response
+
+
+def _revoked(done: Revocation) -> Response:
+    return json_response(200, Revoked(timestamp(done.at / 1000)))

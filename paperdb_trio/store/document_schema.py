@@ -14,7 +14,7 @@ from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS, Document, encode
 from paperdb_trio.store.indexes import MAX_FIELDS, MAX_INDEXES, field_text, parse_field
-from paperdb_trio.store.query import field as query_field
+from paperdb_trio.store.query import check_path
 
 MAX_PROPERTIES: Final = 200
 MAX_BYTES: Final = 64 * 1024
@@ -96,8 +96,8 @@ def _parse_indexes(value: object) -> list[tuple[str, ...]]:
     for fields in value:
         if not isinstance(fields, list) or not 1 <= len(fields) <= MAX_FIELDS:
             raise _invalid(f"an index is an array of 1 to {MAX_FIELDS} fields, with a leading - for descending")
-        paths = [query_field(parse_field(name).path if isinstance(name, str) else name) for name in fields]
-        if len({field.path for field in paths}) < len(paths):
+        paths = [check_path(parse_field(name).path if isinstance(name, str) else name) for name in fields]
+        if len(set(paths)) < len(paths):
             raise _invalid(f"an index names the same field twice: {encode(fields).decode()[:80]}")
     return [tuple(field_text(*parse_field(name)) for name in fields) for fields in value]
 
@@ -109,7 +109,7 @@ def stored_schema(text: str) -> DocumentSchema:
 
 
 def _parse_property(name: str, rules: object) -> Property:
-    query_field(name)
+    check_path(name)
     if not isinstance(rules, dict):
         raise _invalid(f"the rules of '{name}' must be an object")
     if ("." in name or name in SYSTEM_FIELDS) and set(rules) - {"index"}:

@@ -7,30 +7,26 @@ may be the last one before a crash.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import ClassVar, Final, TypeVar
 
 import trio
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
-from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.operations import Operation, SetSchema
 from paperdb_trio.store.protocol import Submits
-from paperdb_trio.store.requests import ForgetRequests
+from paperdb_trio.store.requests import ForgetRequests, Once
 from paperdb_trio.store.revocations import ForgetRevocations
-from paperdb_trio.store.sqlite.clock import LogClock
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
-from paperdb_trio.store.sqlite.transaction import Transaction
+from paperdb_trio.store.rowkeys import span
+from paperdb_trio.store.transaction import Transaction
 
 Result = TypeVar("Result")
 
 STEP_BYTES: Final = 4 * 1024 * 1024
 """Bytes that one step removes. Other writes wait some 50 ms for a step."""
-
-INCREMENTAL: Final = 2
-"""The value of `PRAGMA auto_vacuum` for a file that can give pages back."""
-SPARE_PAGES: Final = 1024
-"""Free pages of 4 KiB that stay in the file, for coming writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +56,23 @@ class DropSome:
             raise ApiError(404, "NOT_FOUND", f"There is no collection '{self.collection}'")
         low, high = span(collection_id)
         if self.until is None:
-            (last,) = tx.connection.execute(
-                "SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN ? AND ?", (low, high)
-            ).fetchone()
-            until = (last or low) - low
+            newest = tx.documents(low, high, 1, newest_first=True)
+            until = newest[0][0] - low if newest else 0
         else:  # a second request may have moved it on, or finished the drop
-            row = tx.connection.execute(
-                "SELECT until FROM drops WHERE collection_id=?", (collection_id,)
-            ).fetchone()
-            if row is None:
+            pending = tx.drop(collection_id)
+            if pending is None:
                 return 0, self.until, True
-            (until,) = row
-        found = tx.connection.execute(
-            "SELECT rowkey, id, json(data) FROM documents WHERE rowkey BETWEEN ? AND ? ORDER BY rowkey LIMIT ?",
-            (low, low + until, self.limit),
-        )
-        rows, size = [], 0
-        for row in found:
-            rows.append(row)
-            size += len(row[2])
-            if size >= STEP_BYTES:
-                break
-        found.close()
-        for rowkey, id, data in rows:
-            tx.delete(self.database_id, self.collection, rowkey, id, data.encode())
-        done = len(rows) < self.limit and size < STEP_BYTES
+            until = pending
+        found = tx.documents(low, low + until, self.limit, STEP_BYTES)
+        for rowkey, id, data in found:
+            tx.delete(self.database_id, self.collection, rowkey, id, data)
+        done = len(found) < self.limit and sum(len(data) for _, _, data in found) < STEP_BYTES
         if done:
-            tx.connection.execute("DELETE FROM drops WHERE collection_id=?", (collection_id,))
+            tx.set_drop(collection_id, None)
             tx.drop_if_empty(self.database_id, self.collection, collection_id)
         elif self.until is None:
-            tx.connection.execute("INSERT OR REPLACE INTO drops VALUES (?,?)", (collection_id, until))
-        return len(rows), until, done
+            tx.set_drop(collection_id, until)
+        return len(found), until, done
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +82,7 @@ class PendingDrops:
     frees: ClassVar = True
 
     def apply(self, tx: Transaction) -> list[DropSome]:
-        rows = tx.connection.execute(
-            "SELECT c.database_id, c.name, d.until FROM drops d JOIN collections c ON c.id=d.collection_id"
-        )
-        return [DropSome(*row) for row in rows]
+        return [DropSome(*drop) for drop in tx.drops()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,28 +100,14 @@ class IndexWork:
         return not self.build
 
     def apply(self, tx: Transaction) -> bool:
-        dropped = tx.connection.execute("SELECT min(id) FROM index_drops").fetchone()[0]
-        building = None
-        if self.build:
-            building = tx.connection.execute("SELECT min(id) FROM index_builds").fetchone()[0]
+        dropped = tx.next_index_drop()
         if dropped is not None:
-            entries = size = 0
-            sizes = "SELECT length(key) FROM entries WHERE index_id=? LIMIT ?"
-            for (length,) in tx.connection.execute(sizes, (dropped, 4 * self.rows)).fetchall():
-                entries += 1
-                size += length
-                if size >= STEP_BYTES:
-                    break
-            tx.connection.execute(
-                "DELETE FROM entries WHERE index_id=?1 AND (key, rowkey) IN "
-                "(SELECT key, rowkey FROM entries WHERE index_id=?1 LIMIT ?2)",
-                (dropped, entries),
-            )
-            if entries < 4 * self.rows and size < STEP_BYTES:
-                tx.connection.execute("DELETE FROM index_drops WHERE id=?", (dropped,))
-        elif building is not None:
+            tx.drop_entries(dropped, 4 * self.rows, STEP_BYTES)
+            return True
+        building = tx.next_index_build() if self.build else None
+        if building is not None:
             tx.build_some(building, self.rows, STEP_BYTES // 4)
-        return dropped is not None or building is not None
+        return building is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +120,8 @@ class MakeIndex:
     database_id: int
     collection: str
     fields: tuple[str, ...]
-    today: int
+    today: int | None = None
+    """Days since the epoch; None: those of the log's clock."""
 
     def apply(self, tx: Transaction) -> bool:
         collection_id = tx.collection_id(self.database_id, self.collection)
@@ -169,7 +135,8 @@ class MakeIndex:
             or tx.key_bytes(collection_id, self.fields) > MAX_MADE_KEY
         ):
             return False
-        tx.add_index(collection_id, self.fields, unique=False, made=True, used=self.today)
+        today = tx.today if self.today is None else self.today
+        tx.add_index(collection_id, self.fields, unique=False, made=True, used=today)
         return True
 
 
@@ -181,43 +148,19 @@ class KeepUsedIndexes:
     """
 
     used: frozenset[int]
-    today: int
+    today: int | None = None
+    """As in `MakeIndex`."""
 
     def apply(self, tx: Transaction) -> list[str]:
         removed = []
-        rows = tx.connection.execute(
-            "SELECT database_id, name FROM collections WHERE indexes LIKE '%\"made\":true%'"
-        ).fetchall()
-        for database_id, name in rows:
+        today = tx.today if self.today is None else self.today
+        for database_id, name in tx.collections_with_made_indexes():
             collection_id = tx.collection_id(database_id, name)
             assert collection_id is not None
             removed += [
-                f"{name}: {', '.join(index.fields)}"
-                for index in tx.keep_used(collection_id, self.used, self.today)
+                f"{name}: {', '.join(index.fields)}" for index in tx.keep_used(collection_id, self.used, today)
             ]
         return removed
-
-
-@dataclass(frozen=True, slots=True)
-class FreePages:
-    """Return some unused pages to the disk, all but `spare`. Returns whether there may be more.
-
-    The file shrinks at the next checkpoint. A file made by version 0.1 keeps its pages until `paperdb compact`.
-    """
-
-    frees: ClassVar = True
-
-    pages: int = 200
-    spare: int = SPARE_PAGES
-
-    def apply(self, tx: Transaction) -> bool:
-        free, mode = (
-            tx.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "auto_vacuum")
-        )
-        if mode != INCREMENTAL or free <= self.spare:
-            return False
-        tx.connection.execute(f"PRAGMA incremental_vacuum({min(self.pages, free - self.spare)})").fetchall()
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +172,7 @@ class KeepTime:
     clock: LogClock
 
     def apply(self, tx: Transaction) -> None:
-        self.clock.keep(tx.connection)
+        tx.keep_time(self.clock.now(), time.time())
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +182,7 @@ class Bounds:
     frees: ClassVar = True
 
     def apply(self, tx: Transaction) -> dict[int, tuple[int, int]]:
-        return {id: (head, trimmed) for id, head, trimmed in tx.connection.execute(BOUNDS)}
-
-
-BOUNDS: Final = "SELECT id, head, trimmed FROM databases"
+        return tx.bounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,32 +200,22 @@ class Trim:
     until: int = 0
 
     def apply(self, tx: Transaction) -> tuple[int, int]:
-        head, trimmed = tx.connection.execute(
-            "SELECT head, trimmed FROM databases WHERE id=?", (self.database_id,)
-        ).fetchone()
-        base, _ = span(self.database_id)
-        rows = tx.connection.execute(
-            "SELECT rowkey, at, size FROM changes WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
-            (base | trimmed, base | head, self.limit),
-        ).fetchall()
+        head, trimmed = tx.bounds_of(self.database_id)
         cutoff = self.cutoff * 1000
-        removable = removed = 0
-        for rowkey, at, size in rows:
+        last, removable, removed = trimmed, 0, 0
+        for seq, at, size in tx.logged(self.database_id, trimmed, self.limit):
             # In files from before `LogClock`, the time may go back between two changes. The log is trimmed in
             # order of seq all the same.
-            if at >= cutoff and rowkey - base > max(head - self.keep, self.until):
+            if at >= cutoff and seq > max(head - self.keep, self.until):
                 break
+            last = seq
             removable += 1
             removed += size
             if removed >= STEP_BYTES:
                 break
-        if not removable:
-            return trimmed, 0
-        last = rows[removable - 1][0]
-        tx.connection.execute("DELETE FROM changes WHERE rowkey>? AND rowkey<=?", (base | trimmed, last))
-        trimmed = last & ((1 << SEQ_BITS) - 1)
-        tx.connection.execute("UPDATE databases SET trimmed=? WHERE id=?", (trimmed, self.database_id))
-        return trimmed, removable
+        if removable:
+            tx.trim(self.database_id, trimmed, last)
+        return last, removable
 
 
 HOUSEKEEPING: Final = (
@@ -297,7 +227,6 @@ HOUSEKEEPING: Final = (
     IndexWork,
     MakeIndex,
     KeepUsedIndexes,
-    FreePages,
     ForgetRequests,
 )
 """Operations of the server itself. They do not count as users' activity."""
@@ -306,8 +235,15 @@ HOUSEKEEPING: Final = (
 async def until_indexed(store: Submits, operation: Operation[Result | None]) -> Result:
     """Submit an operation until an index that it needs is built. Its result is false until then."""
     while not (result := await store.submit(operation)):
+        operation = _begun(operation)
         await store.submit(IndexWork())
     return result
+
+
+def _begun(operation: Operation[Result | None]) -> Operation[Result | None]:
+    if isinstance(operation, Once):
+        return replace(operation, operation=_begun(operation.operation))
+    return replace(operation, begun=True) if isinstance(operation, SetSchema) else operation
 
 
 async def finish_drops(store: Submits, pause: float = 0.0) -> None:

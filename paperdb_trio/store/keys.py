@@ -37,6 +37,20 @@ def fits(value: int) -> bool:
     return -(2**63) <= value < 2**63
 
 
+Sortable = str | int | float | None
+
+
+def sortable(value: Any) -> Sortable:
+    """What a value sorts as: an array or object as its JSON, a boolean as 0 or 1, an integer beyond 64 bits as
+    a double."""
+    if isinstance(value, list | dict):
+        return encode(value).decode()
+    if isinstance(value, int):
+        return int(value) if fits(value) else float(value)
+    found: Sortable = value
+    return found
+
+
 def _number(value: float) -> bytes:
     """The bits of the nearest double, made sortable, and then the integer's difference from it."""
     double = float(value)

@@ -26,8 +26,8 @@ from paperdb_trio.model import (
 )
 from paperdb_trio.store.document_schema import DocumentSchema
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.sqlite.transaction import Transaction
 from paperdb_trio.store.steps import is_step, take
+from paperdb_trio.store.transaction import Transaction
 
 Result = TypeVar("Result", covariant=True)
 
@@ -102,7 +102,7 @@ class Condition:
         self.check_match(tag)
         if tag is not None and self.excludes(tag):
             raise self._failed("If-None-Match", tag)
-        if self.where is not None and (found is None or not tx.satisfies(found[0], self.where)):
+        if self.where is not None and (found is None or not tx.satisfies(found[2], self.where)):
             current = "does not exist" if found is None else "does not satisfy 'where'"
             raise ApiError(412, "CONDITION_FAILED", f"Nothing was written: the document {current}")
 
@@ -395,12 +395,12 @@ class Batch:
         return BatchResult(results, results[0].seq)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class SetSchema:
     """Put a schema on a collection, and create the collection if needed. None removes the schema.
 
-    Returns whether the schema is in force: not until the indexes of its unique fields are built. Submit it
-    again after some `IndexWork`, as `writer.until_indexed` does.
+    Returns whether the schema is in force: not until the indexes of its unique fields are built. Submit it with
+    `until_indexed`, which sets `begun` when it repeats it.
     """
 
     database_id: int
@@ -414,8 +414,7 @@ class SetSchema:
 
     def apply(self, tx: Transaction) -> bool:
         if self.schema is not None:
-            first, self.begun = not self.begun, True
-            return tx.set_schema(self.database_id, self.collection, self.schema, first=first)
+            return tx.set_schema(self.database_id, self.collection, self.schema, first=not self.begun)
         collection_id = tx.collection_id(self.database_id, self.collection)
         if collection_id is None or tx.schema(collection_id) is None:
             raise ApiError(404, "NOT_FOUND", f"The collection '{self.collection}' has no schema")

@@ -11,7 +11,7 @@ from typing import Any, Final
 from paperdb_trio.errors import bad_request
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
-from paperdb_trio.store.query import field
+from paperdb_trio.store.query import check_path
 
 MAX_SELECT: Final = 200
 Selection = list[list[str]]
@@ -32,7 +32,7 @@ def selection(names: Sequence[str]) -> Selection:
     if sum(str(name).count(".") + 1 for name in names) > MAX_SELECT:
         raise bad_request(f"Invalid select: at most {MAX_SELECT} names, counting each part of a path")
     for name in names:
-        field(name)
+        check_path(name)
     return [name.split(".") for name in dict.fromkeys(["_id", *names])]
 
 

@@ -24,7 +24,7 @@ from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
 
-Fault = Literal["gone", "read-only"]
+Fault = Literal["gone", "read-only", "away"]
 
 
 class Stored(NamedTuple):
@@ -214,8 +214,12 @@ class Store(Log, Submits, Directories, Protocol):
         """What `/metrics` shows of the store: totals, never of one database."""
         ...
 
+    def is_current(self, database_id: int) -> bool:
+        """Whether this process has been told of every commit of a database that was acknowledged before."""
+        ...
+
     async def current(self, database_id: int) -> None:
-        """Return when this process has been told of every commit of a database that was acknowledged before."""
+        """Return when it has."""
         ...
 
     def bounds(self) -> dict[int, tuple[int, int]]:

@@ -38,5 +38,23 @@ def storage_gone() -> ApiError:
     )
 
 
+def storage_away() -> ApiError:
+    return ApiError(
+        503,
+        "STORAGE_AWAY",
+        "PostgreSQL cannot be reached: nothing was written. Try again later.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def storage_unknown() -> ApiError:
+    return ApiError(
+        503,
+        "STORAGE_UNKNOWN",
+        "The connection to PostgreSQL was lost during the commit, and the server is shutting down: whether "
+        "this was written is unknown.",
+    )
+
+
 def internal() -> ApiError:
     return ApiError(500, "INTERNAL", "Internal error; the server's log has the details")

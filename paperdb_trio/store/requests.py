@@ -14,8 +14,8 @@ import msgspec
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.operations import Operation, Written, frees
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS
-from paperdb_trio.store.sqlite.transaction import Transaction
+from paperdb_trio.store.rowkeys import SEQ_BITS
+from paperdb_trio.store.transaction import Remembered, Transaction
 
 REMEMBERED_SECONDS: Final = 86_400.0
 """The age, by the log's clock, at which a request is forgotten."""
@@ -50,13 +50,10 @@ class Recall:
     request: RequestKey
 
     def apply(self, tx: Transaction) -> Kept | None:
-        row = tx.connection.execute(
-            "SELECT at, digest, response, body, change FROM requests WHERE scope=? AND key=?",
-            (self.request.scope, self.request.key),
-        ).fetchone()
-        if row is None or row[0] < (tx.log_time - REMEMBERED_SECONDS) * 1000:
+        found = tx.recall(self.request.scope, self.request.key)
+        if found is None or found.at < (tx.log_time - REMEMBERED_SECONDS) * 1000:
             return None
-        _, digest, response, body, change = row
+        _, digest, response, body, change = found
         if digest != self.request.digest:
             raise ApiError(
                 422,
@@ -66,7 +63,7 @@ class Recall:
             )
         status, headers = msgspec.json.decode(response)
         if body is None:
-            body = tx.change_data(change)
+            body = None if change is None else tx.change_data(change)
             if body is None:
                 raise ApiError(
                     410,
@@ -119,13 +116,11 @@ class Remember:
 
     def apply(self, tx: Transaction) -> None:
         response = msgspec.json.encode([self.kept.status, self.kept.headers]).decode()
-        tx.connection.execute(
-            "INSERT OR REPLACE INTO requests (at, scope, key, digest, response, body, change) "
-            "VALUES (?,?,?,?,?,?,?)",
-            (
+        tx.remember(
+            self.request.scope,
+            self.request.key,
+            Remembered(
                 int(tx.log_time * 1000),
-                self.request.scope,
-                self.request.key,
                 self.request.digest,
                 response,
                 self.kept.body if self.seq is None else None,
@@ -143,11 +138,5 @@ class ForgetRequests:
     limit: int = 100
 
     def apply(self, tx: Transaction) -> bool:
-        (forgotten,) = tx.connection.execute(
-            "SELECT count(*) FROM (SELECT at FROM requests ORDER BY id LIMIT ?) WHERE at<?",
-            (self.limit, (tx.log_time - REMEMBERED_SECONDS) * 1000),
-        ).fetchone()
-        tx.connection.execute(
-            "DELETE FROM requests WHERE id IN (SELECT id FROM requests ORDER BY id LIMIT ?)", (forgotten,)
-        )
-        return bool(forgotten == self.limit)
+        before = (tx.log_time - REMEMBERED_SECONDS) * 1000
+        return tx.forget_requests(before, self.limit) == self.limit

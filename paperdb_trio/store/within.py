@@ -15,7 +15,7 @@ from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.json_input import decode
 from paperdb_trio.model import SYSTEM_FIELDS
 from paperdb_trio.store.operations import Delete, Insert, Patch, Replace, Write, Written, frees
-from paperdb_trio.store.sqlite.transaction import Transaction, outside_rule
+from paperdb_trio.store.transaction import Transaction, outside_rule
 from paperdb_trio.store.view import View
 
 
@@ -56,7 +56,7 @@ class Within:
         collection_id = tx.collection_id(self.database_id, self.collection)
         found = None if collection_id is None else tx.document(collection_id, operation.id)
         question = self.view.question
-        visible = found is not None and (question is None or tx.satisfies(found[0], question))
+        visible = found is not None and (question is None or tx.satisfies(found[2], question))
         if not visible and not isinstance(operation, Replace):
             raise not_found()
         if operation.condition is not None:

@@ -14,7 +14,7 @@ import re
 import struct
 import tarfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Final
@@ -29,9 +29,12 @@ CONTENT_TYPES: Final = {
     ".whl": "application/zip",
     ".zip": "application/zip",
     ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
 }
 NOT_SERVED: Final = frozenset({"package.json"})
 """In the tarball only, as are the CommonJS modules."""
+FOR_FRAMEWORKS: Final = frozenset({"react.js", "vue.js", "tanstack.js"})
+"""Modules of the SDK that the dashboard does not import."""
 TARBALL: Final = "/sdk/paperdb.tgz"
 """The server's own version of the JavaScript SDK, whichever that is."""
 SOURCE_ARCHIVE: Final = "/sdk/paperdb.zip"
@@ -72,10 +75,22 @@ def load() -> dict[str, Asset]:
     wheel_name, body = wheel(sources())
     assets[SOURCE_ARCHIVE] = _asset("paperdb.zip", source_archive(wheel_name, body))
     assets[f"/sdk/{wheel_name}"] = _asset(wheel_name, body)
-    page = resources.files(__package__).joinpath("pages", "index.html")
-    text = page.read_text("utf-8").replace("__TARBALL__", name).replace("__WHEEL__", wheel_name)
-    assets["/"] = _asset(page.name, text.encode())
-    return assets
+    return assets | dashboard({"__TARBALL__": name, "__WHEEL__": wheel_name}, files)
+
+
+def dashboard(names: Mapping[str, str], sdk: Iterable[str]) -> dict[str, Asset]:
+    """The dashboard's files. Its page has `names` in place of their marks, and lists all modules, so that a
+    browser fetches them at once instead of one import after the other."""
+    folder = resources.files(__package__).joinpath("dashboard")
+    files = {file.name: file.read_bytes() for file in folder.iterdir()}
+    page = files.pop("index.html").decode()
+    paths = [f"dashboard/{name}" for name in files]
+    paths += [f"sdk/{name}" for name in sdk if name not in FOR_FRAMEWORKS]
+    modules = (f'<link rel="modulepreload" href="{path}">' for path in sorted(paths) if path.endswith(".js"))
+    for mark, text in {**names, "__MODULES__": "\n".join(modules)}.items():
+        page = page.replace(mark, text)
+    assets = {f"/dashboard/{name}": _asset(name, body) for name, body in files.items()}
+    return {"/": _asset("index.html", page.encode()), **assets}
 
 
 def for_commonjs(files: Mapping[str, bytes]) -> dict[str, bytes]:

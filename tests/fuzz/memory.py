@@ -27,6 +27,7 @@ from paperdb_trio.realtime.handshake import check_handshake
 from paperdb_trio.realtime.protocol import BadMessage, parse_action
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.question import condition
 from tests.fuzz.corpus import ACTIONS, CHUNKED, FILTERS, FRAMES, HEADS, JSON, mutate, pieces
 
 MAX_MESSAGE: Final = 1024
@@ -234,8 +235,8 @@ def check_filter(chance: random.Random) -> str:
         question = ask(text)
     except ApiError as error:
         return _refused(error)
-    sql = f"EXPLAIN SELECT id FROM documents WHERE {question.condition}"
-    _SQLITE.execute(sql, question.parameters).fetchall()
+    sql = f"EXPLAIN SELECT id FROM documents WHERE {condition(question)[0]}"
+    _SQLITE.execute(sql, condition(question)[1]).fetchall()
     return "taken"
 
 

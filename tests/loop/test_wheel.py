@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from paperdb_trio.loop.wheel import TICK, Wheel
-from paperdb_trio.server import ACCOUNTS_SECONDS
+from paperdb_trio.server.serving import ACCOUNTS_SECONDS
 
 
 class Timer:

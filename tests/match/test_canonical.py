@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from paperdb_trio.errors import ApiError
 from paperdb_trio.json_input import decode
 from paperdb_trio.match.canonical import canonical
-from paperdb_trio.match.predicate import predicate
 from paperdb_trio.match.query import Query, conjunction, query
 from paperdb_trio.model import Document, encode
+from paperdb_trio.store.predicate import predicate
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.query import ask
 from tests.match.tools import whole

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import trio
 
@@ -51,7 +53,7 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
         settings=settings,
         limits=limits,
         accounts=world.accounts,
-        store=unused,
+        store=cast(Any, SimpleNamespace(current=AsyncMock())),
         cache=unused,
         hub=Hub(),
         assets={},

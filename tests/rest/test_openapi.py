@@ -20,7 +20,7 @@ from tests.conftest import ENVIRONMENT, Server, StartServer
 from tests.test_docs import documented_codes
 
 HERE = Path(__file__).parent
-SERVED_FILES = {("GET", "/"), ("GET", "/sdk/{file}")}
+SERVED_FILES = {("GET", "/"), ("GET", "/dashboard/{file}"), ("GET", "/sdk/{file}")}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_what_it_allows_is_accepted_and_what_it_forbids_is_refused(start_server:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-10_000:] + done.stderr[-2000:]
-    assert "24 selected / 24 total" in done.stdout
+    assert "25 selected / 25 total" in done.stdout
     assert "Traceback" not in server.stderr
 
 

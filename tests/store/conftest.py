@@ -1,12 +1,15 @@
-"""Database files without a server."""
+"""Database files, and the parts of engines, without a server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.store.tools import new_file
+from tests.postgres import Postgres
+from tests.store.engines import Engine, InPostgres, InSqlite
+from tests.store.tools import new_database, new_file
 
 
 @pytest.fixture
@@ -19,3 +22,30 @@ def file(tmp_path: Path) -> Path:
 def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set-up database file for `scratch`: nothing is committed to it."""
     return new_file(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """A PostgreSQL database that is set up, to be copied."""
+    name = postgres.new()
+    new_database(postgres.url(name))
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, template: str) -> Iterator[str]:
+    """A new, set-up PostgreSQL database."""
+    name = postgres.new(template)
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Each engine in turn."""
+    if request.param == "sqlite":
+        yield InSqlite(request.getfixturevalue("shared_file"))
+    else:
+        postgres = InPostgres(request.getfixturevalue("postgres"))
+        yield postgres
+        postgres.close()

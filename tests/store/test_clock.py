@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from paperdb_trio.store.clock import MAX_PAUSE, LogClock
 from paperdb_trio.store.housekeeping import KeepTime, Trim
 from paperdb_trio.store.operations import Patch, Replace
-from paperdb_trio.store.sqlite import clock
-from paperdb_trio.store.sqlite.clock import MAX_PAUSE
+from paperdb_trio.store.sqlite.clock import continued
 from tests.store.tools import DATABASE, MAX_BYTES, apply_all, committed, inserting, rows, without_system_fields
 
 NOW = 1_800_000_000.0
@@ -40,11 +40,11 @@ def computer(monkeypatch: pytest.MonkeyPatch) -> Computer:
     return computer
 
 
-def started(file: Path) -> clock.LogClock:
+def started(file: Path) -> LogClock:
     """The clock as at a server's start."""
     with committed(file) as tx:
-        found = clock.continued(tx.connection)
-        found.keep(tx.connection)
+        found = continued(tx.connection)
+        KeepTime(found).apply(tx)
     return found
 
 
@@ -105,7 +105,7 @@ def test_changes_expire_by_the_log_clock(file: Path, computer: Computer) -> None
 
 
 def test_log_clock_is_saved(file: Path, computer: Computer) -> None:
-    running = clock.LogClock(5000.0)
+    running = LogClock(5000.0)
     apply_all(file, KeepTime(running))
     kept = dict(rows(file, "SELECT name, value FROM meta"))
     assert 5_000_000 <= kept["log_time"] < 5_060_000

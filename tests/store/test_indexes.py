@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store import catalog, plan
+from paperdb_trio.store.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex, until_indexed
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, Index, stored_indexes
+from paperdb_trio.store.keeper import keep_indexes
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Operation, Patch, Replace, SetSchema
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.sqlite import catalog, plan
-from paperdb_trio.store.sqlite.advisor import IndexAdvisor, Wish
+from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite.check import check
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.find import count, explain, find, shelf
-from paperdb_trio.store.sqlite.keeper import keep_indexes
 from paperdb_trio.store.sqlite.reader import Reader
-from paperdb_trio.store.sqlite.rowkeys import span
 from paperdb_trio.store.sqlite.transaction import Transaction
 from tests.store.test_writer import running
 from tests.store.tools import (
@@ -214,6 +215,7 @@ def enforce(file: Path, putting: SetSchema | None = None) -> None:
             raise done
         if done:
             return
+        putting = replace(putting, begun=True)
         apply_all(file, IndexWork())
 
 
@@ -238,7 +240,7 @@ def test_duplicate_during_the_build_breaks_a_unique_index(file: Path) -> None:
     assert apply_all(file, putting) == [False]
     apply_all(file, IndexWork(rows=300), inserting({"key": "twin", "a": 5}))
     with pytest.raises(ApiError) as refused:
-        enforce(file, putting)
+        enforce(file, replace(putting, begun=True))
     assert refused.value.status == 409
 
 
@@ -337,7 +339,7 @@ def test_unique_compares_values_as_json(file: Path, one: Any, other: Any, same: 
 class Unbuild(msgspec.Struct):
     index: Index
 
-    def apply(self, tx: Transaction) -> None:
+    def apply(self, tx: Any) -> None:
         tx.connection.execute("DELETE FROM entries")
         tx.connection.execute("INSERT INTO index_builds VALUES (?,?,?)", (self.index.id, 1, span(1)[0]))
         text = msgspec.json.encode([msgspec.structs.replace(self.index, built=False)]).decode()
@@ -384,8 +386,9 @@ KILLED = """
 import os, signal, sys, trio
 from pathlib import Path
 from paperdb_trio.store.operations import SetSchema
+from paperdb_trio.store import plan
 from paperdb_trio.store.housekeeping import DropSome
-from paperdb_trio.store.sqlite.keeper import keep_indexes
+from paperdb_trio.store.keeper import keep_indexes
 from paperdb_trio.store.sqlite.writer import Writer
 from tests.store.test_indexes import BY_A, put
 from tests.store.tools import inserting

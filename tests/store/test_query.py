@@ -1,7 +1,7 @@
-"""The filter language and sorting: SQLite and the matcher's predicate find the same documents.
+"""The filter language and sorting: each engine finds what the predicate holds for.
 
-`paperdb_trio.match.predicate` has the semantics of `paperdb_trio.store.query`, not its SQL. Both run on the
-same documents, with and without indexes on the fields.
+`paperdb_trio.store.predicate` has the semantics of `paperdb_trio.store.query`, without SQL. All run on the same
+documents, with and without indexes on the fields.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.match.predicate import MISSING, OPERATORS, at, number, predicate
-from paperdb_trio.store.document_schema import parse_schema
+from paperdb_trio.store.paging import edge_text, parse_edge
+from paperdb_trio.store.predicate import MISSING, OPERATORS, at, number, predicate
 from paperdb_trio.store.query import ask
-from paperdb_trio.store.sqlite.find import Shelf, count, edge_text, find, parse_edge, shelf
 from paperdb_trio.store.sqlite.reader import Reader
-from paperdb_trio.store.sqlite.transaction import Transaction
+from tests.store.engines import Collection, Engine
 from tests.store.tools import (
     DATABASE,
     DOCUMENTS,
@@ -33,9 +32,7 @@ from tests.store.tools import (
     SCALARS,
     VALUES,
     apply_all,
-    insert,
     inserting,
-    scratch,
 )
 
 
@@ -74,31 +71,18 @@ INDEXES = st.lists(
 """Every plan must find the same documents, with any indexes or none."""
 
 
-def fill(tx: Transaction, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Shelf:
-    """Insert documents with ids 0, 1, …"""
-    if indexes:
-        tx.set_schema(DATABASE, "c", parse_schema({"properties": {}, "indexes": indexes}), first=True)
-    for n, document in enumerate(documents):
-        insert(tx, {"key": str(n), **document})
-    tx.flush()
-    found = shelf(tx.connection, DATABASE, "c")
-    assert found is not None
-    assert len(found.indexes) == len({tuple(index) for index in indexes})
-    return found
-
-
-def found(tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", page: int = 1000) -> list[int]:
+def found(of: Collection, filter: dict[str, Any], sort: str = "", page: int = 1000) -> list[int]:
     """The ids that are found, in pages of `page`."""
     question = ask(json.dumps(filter), sort)
     ids: list[int] = []
     edge = None
     while True:
-        part = find(tx.connection, question, of, edge, page, 0)
+        part = of.find(question, edge, page)
         ids += [int(json.loads(document)["_id"]) for document in part.documents]
         if not part.more:
             break
-        edge = parse_edge(edge_text(sort, question, part.documents[-1], part.last), sort, question, of.id)
-    assert count(tx.connection, question, of)[0] == len(ids)
+        edge = parse_edge(edge_text(sort, question, part.documents[-1], part.last), sort, question, of.shelf.id)
+    assert of.count(question) == len(ids)
     return ids
 
 
@@ -106,11 +90,11 @@ def found(tx: Transaction, of: Shelf, filter: dict[str, Any], sort: str = "", pa
 @settings(max_examples=80)
 @given(data=st.data(), indexes=INDEXES)
 def test_each_operator_agrees_with_the_predicate(
-    shared_file: Path, operator: str, data: st.DataObject, indexes: list[list[str]]
+    engine: Engine, operator: str, data: st.DataObject, indexes: list[list[str]]
 ) -> None:
     documents, operand = data.draw(questions(operator))
-    with scratch(shared_file) as tx:
-        ids = found(tx, fill(tx, documents, indexes), {"a": {operator: operand}})
+    with engine.opened(documents, indexes) as of:
+        ids = found(of, {"a": {operator: operand}})
     holds = OPERATORS[operator](operand)
     assert ids == [n for n, document in enumerate(documents) if holds(at(document, ("a",)))]
 
@@ -126,22 +110,21 @@ def test_each_operator_agrees_with_the_predicate(
 @example(documents=[{"a": "\uffff"}, {"a": "😀"}], filter={"a": {"gt": "\uffff"}}, indexes=[["a"]])
 @example(documents=[{"a": {"b": None}}, {"a": {}}], filter={"a.b": {"exists": True}}, indexes=[])
 def test_sql_agrees_with_the_predicate(
-    shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any], indexes: list[list[str]]
+    engine: Engine, documents: list[dict[str, Any]], filter: dict[str, Any], indexes: list[list[str]]
 ) -> None:
-    with scratch(shared_file) as tx:
-        ids = found(tx, fill(tx, documents, indexes), filter)
+    with engine.opened(documents, indexes) as of:
+        ids = found(of, filter)
     assert ids == [n for n, document in enumerate(documents) if matches(document, filter)]
 
 
 @settings(max_examples=150)
 @given(documents=st.lists(DOCUMENTS, min_size=1, max_size=4), filter=FILTERS)
 def test_not_is_the_exact_complement(
-    shared_file: Path, documents: list[dict[str, Any]], filter: dict[str, Any]
+    engine: Engine, documents: list[dict[str, Any]], filter: dict[str, Any]
 ) -> None:
     """A filter is never unknown: every document satisfies it or its negation."""
-    with scratch(shared_file) as tx:
-        scope = fill(tx, documents, [])
-        ids = found(tx, scope, filter) + found(tx, scope, {"not": filter})
+    with engine.opened(documents, []) as of:
+        ids = found(of, filter) + found(of, {"not": filter})
     assert sorted(ids) == list(range(len(documents)))
 
 
@@ -187,15 +170,14 @@ TRICKY = [
 
 
 @pytest.mark.parametrize("name", ["a", "a*b", "a[0]", "é", "a.b"])
-def test_equal_values_match_however_they_are_written(shared_file: Path, name: str) -> None:
+def test_equal_values_match_however_they_are_written(engine: Engine, name: str) -> None:
     """1, 1.0 and 1e0 are equal, whichever of them a document or a filter has."""
     documents = [{"other": 7, **at_path(name, value)} for value in TRICKY]
-    with scratch(shared_file) as tx:
-        scope = fill(tx, documents, [])
+    with engine.opened(documents, []) as of:
         for operand in TRICKY:
             if not isinstance(operand, list | dict):
                 expected = [n for n, value in enumerate(TRICKY) if OPERATORS["eq"](operand)(value)]
-                assert found(tx, scope, {name: operand}) == expected, operand
+                assert found(of, {name: operand}) == expected, operand
 
 
 def at_path(name: str, value: object) -> dict[str, Any]:
@@ -222,10 +204,9 @@ ODD_NAMES = [
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
-def test_unusual_names_can_be_filtered_and_sorted_by(shared_file: Path, name: str) -> None:
+def test_unusual_names_can_be_filtered_and_sorted_by(engine: Engine, name: str) -> None:
     documents: list[dict[str, Any]] = [{name: 2}, {name: 1}, {name: {name: 3}}, {"other": 1}, {"list": [1]}]
-    with scratch(shared_file) as tx:
-        scope = fill(tx, documents, [])
+    with engine.opened(documents, []) as of:
         filters: list[dict[str, Any]] = [
             {name: 1},
             {f"{name}.{name}": {"gt": 2}},
@@ -234,8 +215,8 @@ def test_unusual_names_can_be_filtered_and_sorted_by(shared_file: Path, name: st
         ]
         for filter in filters:
             expected = [n for n, document in enumerate(documents) if matches(document, filter)]
-            assert found(tx, scope, filter) == expected
-        assert found(tx, scope, {}, "+" + name) == [3, 4, 1, 0, 2]
+            assert found(of, filter) == expected
+        assert found(of, {}, "+" + name) == [3, 4, 1, 0, 2]
 
 
 # --- sorting -------------------------------------------------------------------------------------
@@ -266,16 +247,15 @@ def compare(one: object, two: object) -> int:
 )
 @example(documents=[{"a": True}, {"a": 0.5}, {}, {"a": "0"}], order=[("-", "a")], indexes=[["a"]])
 def test_sort_order_matches_the_model(
-    shared_file: Path, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexes: list[list[str]]
+    engine: Engine, documents: list[dict[str, Any]], order: list[tuple[str, str]], indexes: list[list[str]]
 ) -> None:
     expected = list(range(len(documents)))
     for sign, path in reversed(order):
         key = cmp_to_key(compare)
         expected.sort(key=lambda n: key(at(documents[n], tuple(path.split(".")))), reverse=sign == "-")
     sort = ",".join(sign + path for sign, path in order)
-    with scratch(shared_file) as tx:
-        of = fill(tx, documents, indexes)
-        assert found(tx, of, {}, sort) == expected
+    with engine.opened(documents, indexes) as of:
+        assert found(of, {}, sort) == expected
 
 
 @settings(max_examples=300)
@@ -288,7 +268,7 @@ def test_sort_order_matches_the_model(
     page=st.integers(1, 3),
 )
 def test_pages_join_to_the_whole_result(
-    shared_file: Path,
+    engine: Engine,
     documents: list[dict[str, Any]],
     filter: dict[str, Any],
     order: list[tuple[str, str]],
@@ -303,9 +283,8 @@ def test_pages_join_to_the_whole_result(
         if path != "createdAt":  # the same for all documents
             expected.sort(key=lambda n: key(at(documents[n], tuple(path.split(".")))), reverse=sign == "-")
     sort = ",".join([*(sign + path for sign, path in order), *(["-"] if newest else [])])
-    with scratch(shared_file) as tx:
-        of = fill(tx, documents, indexes)
-        assert found(tx, of, filter, sort, page) == expected
+    with engine.opened(documents, indexes) as of:
+        assert found(of, filter, sort, page) == expected
 
 
 # --- limits --------------------------------------------------------------------------------------
@@ -386,6 +365,6 @@ async def test_deep_filters_never_cause_an_sqlite_error(one_document: Path, oper
 
 
 @pytest.mark.parametrize("name", ["or", "and"])
-def test_or_and_and_with_a_condition_are_field_names(shared_file: Path, name: str) -> None:
-    with scratch(shared_file) as tx:
-        assert found(tx, fill(tx, [{name: 1}, {name: 2}], indexes=[]), {name: {"gte": 2}}) == [1]
+def test_or_and_and_with_a_condition_are_field_names(engine: Engine, name: str) -> None:
+    with engine.opened([{name: 1}, {name: 2}], []) as of:
+        assert found(of, {name: {"gte": 2}}) == [1]

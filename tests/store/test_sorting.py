@@ -10,9 +10,9 @@ import pytest
 
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.find import find, shelf
-from paperdb_trio.store.sqlite.rowkeys import span
 from tests.store.tools import DATABASE, insert, scratch
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from paperdb_trio.store.housekeeping import DropSome, FreePages, Trim
+from paperdb_trio.store.housekeeping import DropSome, Trim
 from paperdb_trio.store.sqlite.check import check
 from paperdb_trio.store.sqlite.file import connect, database_file, prepare, serving_lock
+from paperdb_trio.store.sqlite.space import FreePages
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import StartServer, fill, wait_until
 from tests.store.tools import DATABASE, apply_all, inserting, new_file, rows

@@ -38,7 +38,7 @@ class Block:
     running: threading.Event = field(default_factory=threading.Event)
     release: threading.Event = field(default_factory=threading.Event)
 
-    def apply(self, tx: Transaction) -> str:
+    def apply(self, tx: Any) -> str:
         self.running.set()
         assert self.release.wait(20)
         return "released"
@@ -51,7 +51,7 @@ class Explode:
     bug: Callable[[Transaction], object]
     tries: int = 0
 
-    def apply(self, tx: Transaction) -> None:
+    def apply(self, tx: Any) -> None:
         self.tries += 1
         insert(tx, {"key": "half-done"})
         self.bug(tx)
@@ -124,7 +124,7 @@ async def test_waiting_operations_share_one_commit(file: Path) -> None:
 class Pragmas:
     """An operation that returns settings of the writer's connection."""
 
-    def apply(self, tx: Transaction) -> list[Any]:
+    def apply(self, tx: Any) -> list[Any]:
         names = ("synchronous", "journal_mode")
         return [tx.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
 
@@ -152,7 +152,7 @@ async def test_large_waiting_operations_take_several_commits(file: Path) -> None
 
 async def test_slow_operation_is_the_last_of_its_commit(file: Path) -> None:
     class Slow:
-        def apply(self, tx: Transaction) -> None:
+        def apply(self, tx: Any) -> None:
             insert(tx, {})
             time.sleep(ENOUGH_SECONDS * 1.5)
 
@@ -314,7 +314,7 @@ async def test_damaged_file_refuses_operations_and_ends_the_writer(
     caplog.set_level(logging.CRITICAL)
 
     class Damaged:
-        def apply(self, tx: Transaction) -> None:
+        def apply(self, tx: Any) -> None:
             tx.connection.execute("PRAGMA writable_schema=ON")
             tx.connection.execute("UPDATE sqlite_master SET rootpage=99999 WHERE name='documents'")
             tx.connection.execute("PRAGMA schema_version=99999")

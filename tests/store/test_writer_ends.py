@@ -17,7 +17,6 @@ from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import checkpoint, connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.reader import Reader
-from paperdb_trio.store.sqlite.transaction import Transaction
 from paperdb_trio.store.sqlite.writer import LOOK_SECONDS, Writer
 from tests.store.test_reader import ENDLESS
 from tests.store.test_writer import held, ids, running, submit_into
@@ -32,7 +31,7 @@ class Endless:
     def __init__(self) -> None:
         self.running = threading.Event()
 
-    def apply(self, tx: Transaction) -> None:
+    def apply(self, tx: Any) -> None:
         self.running.set()
         tx.connection.execute("INSERT INTO meta VALUES ('half', 1)")
         tx.connection.execute(ENDLESS).fetchone()

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 from websockets.asyncio.client import ClientConnection, connect
 
-from paperdb_trio.match.predicate import predicate
+from paperdb_trio.store.predicate import predicate
 from tests.conftest import NO_TLS, Server
 from tests.stress.harness import OFFLINE, PROMISE, Follower, until
 

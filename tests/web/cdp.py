@@ -32,13 +32,37 @@ FLAGS = (
     "--window-size=760,620",
 )
 SECONDS = 15
+KEYS = {
+    "Tab": ("Tab", 9),
+    "Enter": ("Enter", 13),
+    "Escape": ("Escape", 27),
+    " ": ("Space", 32),
+    "ArrowDown": ("ArrowDown", 40),
+    "ArrowUp": ("ArrowUp", 38),
+    "ArrowRight": ("ArrowRight", 39),
+}
+"""Of keys that are not letters: their code and their number."""
+
+
+def complaint(event: dict[str, Any]) -> str | None:
+    """What a page complains of in this event: errors, also of its policy. What a server refuses is not one."""
+    what = event.get("params", {})
+    match event.get("method"):
+        case "Runtime.exceptionThrown":
+            return json.dumps(what["exceptionDetails"])
+        case "Runtime.consoleAPICalled" if what["type"] in ("error", "warning", "assert"):
+            return json.dumps(what["args"])
+        case "Log.entryAdded" if what["entry"]["level"] == "error" and what["entry"]["source"] != "network":
+            return str(what["entry"]["text"])
+    return None
 
 
 class Browser:
-    """`call` sends a command and waits for its answer; events are not looked at."""
+    """`call` sends a command and waits for its response. `complaints`: of each page (`Page.listen`)."""
 
     def __init__(self, ws: ClientConnection) -> None:
         self._ws = ws
+        self.complaints: dict[str, list[str]] = {}
         self._numbers = itertools.count(1)
 
     def call(self, method: str, session: str | None = None, **parameters: Any) -> dict[str, Any]:
@@ -52,6 +76,8 @@ class Browser:
                 result = answer["result"]
                 assert isinstance(result, dict)
                 return result
+            if (said := complaint(answer)) is not None:
+                self.complaints.setdefault(answer.get("sessionId", ""), []).append(said)
 
     @contextlib.contextmanager
     def page(self, url: str, first: str = "") -> Iterator[Page]:
@@ -88,12 +114,41 @@ class Page:
         return answer["result"].get("value")
 
     def wait(self, condition: str, seconds: float = SECONDS) -> None:
+        """Until it is true. One that throws is not: what it looks into is not there yet."""
+        tried = f"(() => {{ try {{ return ({condition}); }} catch {{ return false; }} }})()"
         try:
-            wait_until(lambda: self.run(condition) is True, seconds)
+            wait_until(lambda: self.run(tried) is True, seconds)
         except AssertionError:
             raise AssertionError(
-                f"never: {condition}; the page says {self.run('document.body.innerText')!r}"
+                f"never: {condition}; the page says {self.run('document.body.innerText')[:3000]!r}"
             ) from None
+
+    def listen(self) -> None:
+        """From now on `complaints` are kept; those of before it come, too."""
+        self.call("Log.enable")
+        self.call("Runtime.enable")
+
+    @property
+    def complaints(self) -> list[str]:
+        self.run("1")  # what was sent before the response has come with it
+        return self._browser.complaints.get(self._session, [])
+
+    def press(self, *keys: str, modifiers: int = 0) -> None:
+        """Keys, by their names (`Tab`, `Enter`, `a`)."""
+        for key in keys:
+            about = {
+                "key": key,
+                "code": KEYS.get(key, ("", 0))[0],
+                "windowsVirtualKeyCode": KEYS.get(key, ("", 0))[1],
+            }
+            text = {"Enter": "\r", " ": " "}.get(key, key if len(key) == 1 else "")
+            down = "keyDown" if text else "rawKeyDown"
+            self.call("Input.dispatchKeyEvent", type=down, text=text, modifiers=modifiers, **about)
+            self.call("Input.dispatchKeyEvent", type="keyUp", modifiers=modifiers, **about)
+
+    def type(self, text: str) -> None:
+        """Into what has the focus."""
+        self.call("Input.insertText", text=text)
 
     def show(self) -> None:
         """Bring to front: the others become hidden."""

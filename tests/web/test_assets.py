@@ -10,6 +10,7 @@ import re
 import tarfile
 from graphlib import TopologicalSorter
 from pathlib import Path
+from urllib.parse import urljoin
 
 import httpx
 import pytest
@@ -111,9 +112,11 @@ def test_every_module_that_is_imported_is_served_and_no_import_is_circular() -> 
     modules = {path: asset.body.decode() for path, asset in assets.load().items() if path.endswith(".js")}
     imports = {
         path: {
-            f"/sdk/{name}" for name in re.findall(r'^(?:import|\}) .*from "\./([^"]+)";$', text, re.MULTILINE)
+            urljoin(path, name)
+            for name in re.findall(r'^(?:import|\}) .*from "(\.[^"]+)";$', text, re.MULTILINE)
         }
         for path, text in modules.items()
     }
     assert "/sdk/realtime.js" in imports["/sdk/paperdb.js"]
+    assert "/sdk/paperdb.js" in imports["/dashboard/session.js"]
     assert set(TopologicalSorter(imports).static_order()) == modules.keys()

@@ -11,8 +11,8 @@ import pytest
 from tests.docs import ROOT, blocks
 from tests.web.tools import current_node, node_tool
 
-SCRIPTS = ("paperdb_trio/web/sdk/*.js", "tests/**/*.mjs", "examples/**/*.mjs", "eslint.config.mjs")
-PAGES = ("paperdb_trio/web/pages/*.html", "examples/**/*.html")
+SCRIPTS = ("paperdb_trio/web/*/*.js", "tests/**/*.mjs", "examples/**/*.mjs", "eslint.config.mjs")
+PAGES = ("examples/**/*.html",)
 SCRIPT = re.compile(r"<script type=\"module\">\n(.*?)^ *</script>", re.DOTALL | re.MULTILINE)
 
 
@@ -67,3 +67,24 @@ def test_the_linter_reads_pages_and_knows_what_the_sdk_may_use(tree: Path, tmp_p
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text((tree / path).read_text("utf-8") + "\nprocess.exit(0);\n", "utf-8")
     assert lint(tmp_path).count("'process' is not defined") == 2
+
+
+MARKUP = (
+    "document.body.innerHTML = location.hash;",
+    'document.body["outerHTML"] = location.hash;',
+    "document.write(location.hash);",
+    'document.body.setAttribute("onclick", location.hash);',
+    "new DOMParser();",
+    'new Function("return 1")();',
+)
+"""Ways in which a text becomes markup or code."""
+
+
+def test_a_text_of_the_dashboard_cannot_become_markup(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "eslint.config.mjs").symlink_to(tree / "eslint.config.mjs")
+    folder = tmp_path / "paperdb_trio/web/dashboard"
+    folder.mkdir(parents=True)
+    for number, line in enumerate(MARKUP):
+        (folder / f"{number}.js").write_text(f"{line}\n", "utf-8")
+    found = lint(tmp_path)
+    assert [number for number in range(len(MARKUP)) if f"/{number}.js" not in found] == []

@@ -1,5 +1,5 @@
 """Under a path of a proxy: nginx with `location /db/`, by the snippet of docs/operations.md but for that and
-TLS; the SDK in Node, the live page and the chat in Chromium."""
+TLS; the SDK in Node, the dashboard and the chat in Chromium."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.conftest import ENVIRONMENT, Server
 from tests.nginx import free_port, nginx
 from tests.web.cdp import Browser, chromium
 from tests.web.conftest import MakeClient
+from tests.web.dashboard import sign_in
 from tests.web.test_browser import CHAT, TEXTS
 
 
@@ -81,17 +82,15 @@ def test_names_of_full_length_fit_into_the_proxys_lines(client: MakeClient, prox
     node.wait_state("live")
 
 
-def test_the_live_page(browser: Browser, proxy: str, server: Server, collection: str) -> None:
+def test_the_dashboard(browser: Browser, proxy: str, server: Server, collection: str) -> None:
+    server.insert(collection, {"text": "hello"})
     with browser.page(f"{proxy}/db/") as page:
-        page.run(f"""
-            document.getElementById("key").value = {json.dumps(server.key)};
-            document.getElementById("collection").value = {json.dumps(collection)};
-            document.getElementById("listen").requestSubmit();""")
-        page.wait('document.getElementById("status").textContent === "live"')
-        page.run("""
-            document.getElementById("text").value = "hello";
-            document.getElementById("insert").requestSubmit();""")
-        page.wait('document.querySelector("#events li")?.textContent.includes("hello")')
+        sign_in(page, server.key)
+        page.run(f"location.hash = '#/documents/{collection}'")
+        page.wait("document.querySelector('.status')?.textContent === 'Live'")
+        assert "hello" in page.run("document.querySelector('.grid').innerText")
+        page.run(f"location.hash = '#/live?collection={collection}&since=0'")
+        page.wait("document.querySelector('.event')?.innerText.includes('hello')")
 
 
 def test_the_chat(browser: Browser, proxy: str, server: Server) -> None:

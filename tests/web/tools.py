@@ -35,10 +35,11 @@ FIRST_WITH_WEBSOCKET = 22
 """The first major version of Node that has a WebSocket of its own."""
 WS = "ws@8"
 TYPESCRIPT = "typescript@5.9"
+AXE = "axe-core@4"
 FRAMEWORKS = ("react@19", "react-dom@19", "vue@3", "svelte@5", "@tanstack/db@0.15", "vite@6")
 TOOLS = (
     *FRAMEWORKS,
-    *(CURRENT_NODE, WS, TYPESCRIPT, "eslint@10"),
+    *(CURRENT_NODE, WS, TYPESCRIPT, "eslint@10", AXE),
     *("jest@29", "jest-environment-jsdom@29", "@vue/reactivity@3", "mobx@6"),
 )
 """All that tests use as tools: CI installs them at once, which takes half of what it takes one by one."""

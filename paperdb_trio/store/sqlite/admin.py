@@ -115,6 +115,12 @@ def list_keys(file: Path) -> list[dict[str, Any]]:
     )
 
 
+def has_valid_key(file: Path, hash: bytes | None = None) -> bool:
+    """Whether any key is valid, or the one with this hash."""
+    wanted = "" if hash is None else f" AND hash=X'{hash.hex()}'"
+    return bool(_rows(file, f"SELECT 1 FROM keys WHERE revoked_at IS NULL{wanted} LIMIT 1"))
+
+
 def revoke_key(file: Path, id: str) -> None:
     with _transaction(file) as db:
         if not db.table("keys").count_where("id=?", [id]):

@@ -15,7 +15,6 @@ import trio
 
 from paperdb_trio.measures import Histogram
 from paperdb_trio.model import Change, encode
-from paperdb_trio.store.housekeeping import BOUNDS
 from paperdb_trio.store.protocol import (
     FIRST_ROWS,
     PAGE_BYTES,
@@ -27,11 +26,13 @@ from paperdb_trio.store.protocol import (
     Topic,
 )
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.rowkeys import SEQ_MASK, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
+from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.sqlite.reader import Reader, any_length
-from paperdb_trio.store.sqlite.rowkeys import SEQ_MASK, span
+from paperdb_trio.store.sqlite.transaction import bounds
 
 SCANNED: Final = 20_000
 """Changes that one read scans for those of a few collections: some 15 ms. Then other readers get a turn."""
@@ -113,8 +114,7 @@ class ChangeLog:
         """`(head, trimmed)` of every database. Blocks: for start-up only."""
         connection = connect(self._file, read_only=True)
         try:
-            rows = connection.execute(BOUNDS)
-            return {id: (head, trimmed) for id, head, trimmed in rows}
+            return bounds(connection)
         finally:
             connection.close()
 
@@ -270,5 +270,6 @@ def _prefilter(filter: dict[str, Any]) -> tuple[str, list[Any]]:
     question = ask(encode(filter).decode())
     names = {path.partition(".")[0] for path in question.paths}
     touched = " OR ".join("instr(before,?)" for _ in names) or "0"
-    condition = f" AND ({question.condition} OR (type='update' AND (before IS NULL OR {touched})))"
-    return condition, [*question.parameters, *(encode(name).decode() for name in names)]
+    matches, parameters = condition(question)
+    narrowed = f" AND ({matches} OR (type='update' AND (before IS NULL OR {touched})))"
+    return narrowed, [*parameters, *(encode(name).decode() for name in names)]

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from paperdb_trio.store.indexes import stored_indexes
+from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, SEQ_MASK, span
 
 _ENTRY: Final = "SELECT 1 FROM entries WHERE index_id=? AND key=? AND rowkey=?"
 

@@ -14,30 +14,24 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
-from paperdb_trio.store.protocol import Fault
+from paperdb_trio.store.advisor import IndexAdvisor
+from paperdb_trio.store.keeper import Keeper
+from paperdb_trio.store.protocol import Fault, Submits
 from paperdb_trio.store.slow import SlowQueries
-from paperdb_trio.store.sqlite.advisor import IndexAdvisor
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
-from paperdb_trio.store.sqlite.figures import figures
+from paperdb_trio.store.sqlite.figures import of_reads, of_writes
 from paperdb_trio.store.sqlite.gate import ReadGate
-from paperdb_trio.store.sqlite.keeper import Keeper
 from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.space import SPARE_PAGES, FreePages
 from paperdb_trio.store.sqlite.writer import Writer
 
 READER_THREADS: Final = 4
 
 
-class SqliteStore:
-    """A `Store`. Its reads are bound when it is made, so that the seam costs no call."""
+class SqliteReads:
+    """The reads of a `Store`. They are bound when it is made, so that the seam costs no call."""
 
-    def __init__(
-        self,
-        file: Path,
-        settings: Settings,
-        on_commit: Callable[[list[Change]], None],
-        on_trimmed: Callable[[int, int], None],
-    ) -> None:
-        gate = ReadGate()
+    def __init__(self, file: Path, settings: Settings, gate: ReadGate) -> None:
         self._file = file
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
@@ -61,6 +55,46 @@ class SqliteStore:
             max_document_bytes=settings.max_document_bytes,
             gate=gate,
         )
+        self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
+        self.collections, self.schema = self._reader.collections, self._reader.schema
+        self.directory = self._watcher.directory
+        self.page, self.bounds = self._log.page, self._log.bounds
+
+    async def advise(self, writer: Submits) -> None:
+        """Make and remove indexes as these reads need them. Returns when the writer closes."""
+        await self._advisor.run(writer)
+
+    def close(self) -> None:
+        self._reader.close()
+        self._watcher.close()
+        self._log.close()
+
+    def measures(self) -> list[Family]:
+        return of_reads(self._reader, self._log)
+
+    async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
+        # On the threads of finds: however many ask, subscribers catch up.
+        return await self._reader.run(
+            lambda connection: read_history(
+                connection, database_id, collection, id, limit, self._max_result_bytes
+            ),
+            "history",
+        )
+
+
+class SqliteStore(SqliteReads):
+    """A `Store`: the one of the process that writes."""
+
+    def __init__(
+        self,
+        file: Path,
+        settings: Settings,
+        on_commit: Callable[[list[Change]], None],
+        on_trimmed: Callable[[int, int], None],
+        gate: ReadGate | None = None,
+    ) -> None:
+        gate = gate or ReadGate()
+        super().__init__(file, settings, gate)
         self.writer = Writer(
             file,
             on_commit,
@@ -69,14 +103,15 @@ class SqliteStore:
             durability=settings.durability,
             reserve_bytes=settings.reserve_bytes,
         )
-        self._keeper = Keeper(self.writer, settings, on_trimmed)
+        self._keeper = Keeper(
+            self.writer,
+            settings,
+            on_trimmed,
+            free=lambda full: FreePages(spare=0 if full else SPARE_PAGES),
+        )
         self.closed = self.writer.closed
         self.submit = self.writer.submit
         self.fault: Callable[[], Fault | None] = self.writer.fault
-        self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
-        self.collections, self.schema = self._reader.collections, self._reader.schema
-        self.directory = self._watcher.directory
-        self.page, self.bounds = self._log.page, self._log.bounds
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -84,17 +119,12 @@ class SqliteStore:
             await self._keeper.begin()
             task_status.started()
             nursery.start_soon(self._keeper.run)
-            nursery.start_soon(self._advisor.run, self.writer)
+            nursery.start_soon(self.advise, self.writer)
             await self.writer.closed.wait()
             nursery.cancel_scope.cancel()
 
     def stop(self) -> None:
         self.writer.stop()
-
-    def close(self) -> None:
-        self._reader.close()
-        self._watcher.close()
-        self._log.close()
 
     @property
     def commits(self) -> int:
@@ -109,10 +139,13 @@ class SqliteStore:
         return self.writer.full
 
     def measures(self) -> list[Family]:
-        return figures(self._file, self.writer, self._reader, self._log)
+        return [*super().measures(), *of_writes(self._file, self.writer)]
 
     async def current(self, database_id: int) -> None:
         """Nothing to wait for: commits are told here before they are acknowledged."""
+
+    def is_current(self, database_id: int) -> bool:
+        return True
 
     @property
     def drops_left(self) -> bool:
@@ -121,12 +154,3 @@ class SqliteStore:
     @drops_left.setter
     def drops_left(self, left: bool) -> None:
         self._keeper.drops_left = left
-
-    async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
-        # On the threads of finds: however many ask, subscribers catch up.
-        return await self._reader.run(
-            lambda connection: read_history(
-                connection, database_id, collection, id, limit, self._max_result_bytes
-            ),
-            "history",
-        )

@@ -14,8 +14,19 @@ from paperdb_trio.store.sqlite.reader import Reader
 from paperdb_trio.store.sqlite.writer import Writer
 
 
-def figures(file: Path, writer: Writer, reader: Reader, log: ChangeLog) -> list[Family]:
+def of_reads(reader: Reader, log: ChangeLog) -> list[Family]:
     seconds = {**reader.seconds, **log.seconds}
+    return [
+        Family(
+            "paperdb_query_duration_seconds",
+            "histogram",
+            "Time of a read, and of waiting for a thread",
+            [sample for kind in sorted(seconds) for sample in seconds[kind].samples({"kind": kind})],
+        )
+    ]
+
+
+def of_writes(file: Path, writer: Writer) -> list[Family]:
     fault = writer.fault()
     return [
         counter("paperdb_commits_total", "Transactions committed", writer.commits),
@@ -23,12 +34,6 @@ def figures(file: Path, writer: Writer, reader: Reader, log: ChangeLog) -> list[
         histogram("paperdb_commit_operations", "Writes by transaction", writer.batch_sizes),
         histogram("paperdb_commit_duration_seconds", "Time of a transaction", writer.commit_seconds),
         histogram("paperdb_fsync_duration_seconds", "Time of its COMMIT, mostly fsync", writer.fsync_seconds),
-        Family(
-            "paperdb_query_duration_seconds",
-            "histogram",
-            "Time of a read, and of waiting for a thread",
-            [sample for kind in sorted(seconds) for sample in seconds[kind].samples({"kind": kind})],
-        ),
         counter("paperdb_index_builds_total", "Indexes built", writer.indexes_built),
         Family(
             "paperdb_storage_bytes",

@@ -7,36 +7,31 @@ fetches competes with the event loop for the interpreter's lock.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from paperdb_trio.errors import bad_request
-from paperdb_trio.json_input import decode
 from paperdb_trio.model import encode
 from paperdb_trio.store import keys
-from paperdb_trio.store.indexes import Index, IndexSet, parse_field, stored_indexes
-from paperdb_trio.store.query import Question, field, sqlite_value
+from paperdb_trio.store.indexes import IndexSet, parse_field, stored_indexes
+from paperdb_trio.store.paging import Edge
+from paperdb_trio.store.plan import (
+    MANY,
+    Contest,
+    Interval,
+    Order,
+    Plan,
+    Shelf,
+    choose,
+    choose_count,
+    explanation,
+)
+from paperdb_trio.store.query import Question
+from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.plan import Interval, Order, Plan, choose, improvement, plan_with, worth
-from paperdb_trio.store.sqlite.rowkeys import SEQ_MASK, span
+from paperdb_trio.store.sqlite.question import condition, field, order
 
-MANY: Final = 1_000_000
-"""The most entries that are counted, in some 20 ms."""
 _CREATED: Final = "json_extract(data,'$.createdAt')"
-
-
-class Shelf(NamedTuple):
-    """What finding needs of a collection. `in_order`: its documents are stored in order of `createdAt`."""
-
-    id: int
-    documents: int
-    indexes: tuple[Index, ...]
-    in_order: bool
 
 
 def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> Shelf | None:
@@ -52,51 +47,10 @@ def shelf(connection: sqlite.Connection, database_id: int, collection: str) -> S
     return Shelf(id, documents, () if indexes is None else indexes.all, newest is not None)
 
 
-# --- where a page begins -------------------------------------------------------------------------
-
-
-class Edge(NamedTuple):
-    """The last document of a page: its row key, and its values at the sort fields as SQLite sees them."""
-
-    values: tuple[Any, ...]
-    rowkey: int
-
-
-def edge_text(sort: str | None, question: Question, document: bytes, rowkey: int) -> str:
-    """The text of an edge for `after`; opaque to clients."""
-    found = decode(document) if question.sort else {}
-    values = [_sqlite_value(found, name.path) for name in question.sort]
-    text = encode([sort or "", rowkey & SEQ_MASK, values])
-    return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
-
-
-def _sqlite_value(document: Any, path: str) -> Any:
-    value = document
-    for name in path.split("."):
-        value = value.get(name) if isinstance(value, dict) else None
-    return sqlite_value(value)
-
-
-def parse_edge(text: str, sort: str | None, question: Question, collection_id: int) -> Edge:
-    """Raises a 400 `INVALID_CURSOR`."""
-    try:
-        raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        of, seq, values = msgspec.json.decode(raw, type=tuple[str, int, tuple[str | int | float | None, ...]])
-        # A page never ends with a larger integer: SQLite has it as a double.
-        large = any(isinstance(value, int) and not keys.fits(value) for value in values)
-        if large or of != (sort or "") or len(values) != len(question.sort) or not 0 < seq <= SEQ_MASK:
-            raise ValueError
-        return Edge(values, span(collection_id)[0] | seq)
-    except (ValueError, binascii.Error, msgspec.MsgspecError):
-        raise bad_request(
-            "Invalid after: expected the 'next' of a page that was found with the same 'sort'", "INVALID_CURSOR"
-        ) from None
-
-
 def _beyond(question: Question, edge: Edge) -> tuple[str, list[Any]]:
     """SQL for "comes after the edge in the requested order"."""
-    behind = f"d.rowkey{'<' if question.newest_first else '>'}?"
-    condition, parameters = behind, [edge.rowkey]
+    beyond = f"d.rowkey{'<' if question.newest_first else '>'}?"
+    parameters: list[Any] = [edge.rowkey]
     for name, value in reversed(list(zip(question.sort, edge.values, strict=True))):
         at = field(name.path).value
         if value is None:
@@ -105,9 +59,9 @@ def _beyond(question: Question, edge: Edge) -> tuple[str, list[Any]]:
             later, own = f"({at}<? OR {at} IS NULL)", [value]
         else:
             later, own = f"{at}>?", [value]
-        condition = f"({later} OR ({at} IS ? AND {condition}))"
+        beyond = f"({later} OR ({at} IS ? AND {beyond}))"
         parameters = [*own, value, *parameters]
-    return condition, parameters
+    return beyond, parameters
 
 
 # --- from a plan to SQL ---------------------------------------------------------------------------
@@ -122,29 +76,29 @@ class _Source(NamedTuple):
 
 
 def _source(plan: Plan, question: Question, of: Shelf, edge: Edge | None) -> _Source:
-    condition, parameters = question.condition, list(question.parameters)
+    matching, parameters = condition(question)
     if edge is not None:
         beyond, more = _beyond(question, edge)
-        condition, parameters = f"{condition} AND {beyond}", parameters + more
+        matching, parameters = f"{matching} AND {beyond}", parameters + more
     low, high = span(of.id)
     if plan.index is None:
         if edge is not None and plan.order is Order.INSERTION:
             low, high = (low, edge.rowkey) if question.newest_first else (edge.rowkey, high)
-        within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {condition}"
-        return _Source(within, [low, high, *parameters], question.order)
+        within = f"FROM documents d WHERE d.rowkey>=? AND d.rowkey<=? AND {matching}"
+        return _Source(within, [low, high, *parameters], order(question))
     last = "e.rowkey DESC" if question.newest_first else "e.rowkey"  # with `d.rowkey`, SQLite would sort
-    order = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
-        plan.order, question.order
+    ordered = {Order.FORWARD: f"e.key,{last}", Order.BACKWARD: f"e.key DESC,{last}"}.get(
+        plan.order, order(question)
     )
     intervals = plan.intervals
     if edge is not None and plan.order is not Order.SORTED and question.sort:
         intervals = (_narrowed(plan, question, edge),)
     joined = "entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=?"
     if len(intervals) == 1:
-        sql = f"FROM {joined} AND e.key>=? AND e.key<? AND {condition}"
-        return _Source(sql, [plan.index.id, *intervals[0], *parameters], order)
-    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {_WITHIN} AND {condition}"
-    return _Source(sql, [_pairs(intervals), plan.index.id, *parameters], order)
+        sql = f"FROM {joined} AND e.key>=? AND e.key<? AND {matching}"
+        return _Source(sql, [plan.index.id, *intervals[0], *parameters], ordered)
+    sql = f"FROM json_each(?) AS r CROSS JOIN {joined} AND {_WITHIN} AND {matching}"
+    return _Source(sql, [_pairs(intervals), plan.index.id, *parameters], ordered)
 
 
 _WITHIN: Final = "e.key>=unhex(r.value->>0) AND e.key<unhex(r.value->>1)"
@@ -170,11 +124,12 @@ def _narrowed(plan: Plan, question: Question, edge: Edge) -> Interval:
 
 def choose_plan(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
     """The plan of a find."""
+    chosen = choose(question, of)
+    return chosen if isinstance(chosen, Plan) else _won(connection, chosen)
 
-    def count(plan: Plan, most: int) -> int:
-        return _entries(connection, plan, most)
 
-    return choose(question, of.indexes, documents=of.documents, in_order=of.in_order, count=count)
+def _won(connection: sqlite.Connection, contest: Contest) -> Plan:
+    return contest.won([_entries(connection, plan, contest.most) for plan in contest.plans])
 
 
 def _entries(connection: sqlite.Connection, plan: Plan, most: int) -> int:
@@ -326,14 +281,10 @@ def _scan(
 
 def choose_plan_to_count(connection: sqlite.Connection, question: Question, of: Shelf) -> Plan:
     """The plan of a count."""
-    if question.condition == "1":
+    if question.everything:
         return Plan(Order.INSERTION)
-    plans = (plan_with(index, question) for index in of.indexes if index.built)
-    narrow = [plan for plan in plans if plan is not None and plan.narrows]
-    most = worth(of.documents)
-    counted = [(_entries(connection, plan, most), at) for at, plan in enumerate(narrow)]
-    entries, at = min(counted, default=(most, 0))
-    return narrow[at] if entries < most else Plan(Order.INSERTION)
+    contest = choose_count(question, of)
+    return _won(connection, contest) if contest.plans else contest.otherwise
 
 
 def count(
@@ -341,34 +292,14 @@ def count(
 ) -> tuple[int, Plan]:
     """The number of matching documents, and how they were found."""
     plan = plan or choose_plan_to_count(connection, question, of)
-    if question.condition == "1":
+    if question.everything:
         return of.documents, plan
     source = _source(plan, question, of, None)
     (n,) = connection.execute(f"SELECT count(*) {source.sql}", source.parameters).fetchone()
     return int(n), plan
 
 
-def described(plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
-    """The plan as fields of a log line, which look at nothing in the file."""
-    suggestion = improvement(plan, question)
-    fields: dict[str, Any] = {
-        "index": "none" if plan.index is None else ",".join(plan.index.fields),
-        "order": plan.order.value,
-        "documents": of.documents,
-    }
-    if suggestion is not None and not any(index.fields == suggestion for index in of.indexes):
-        fields["suggestion"] = ",".join(suggestion)
-    return fields
-
-
 def explain(connection: sqlite.Connection, plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
     """The plan by which a question was answered, as the members of `rest.responses.Explanation`."""
-    suggestion = improvement(plan, question)
-    return {
-        "index": None if plan.index is None else plan.index.fields,
-        "order": plan.order.value,
-        "looksAt": of.documents if plan.index is None else _entries(connection, plan, MANY),
-        "documents": of.documents,
-        "building": [index.fields for index in of.indexes if not index.built],
-        "suggestion": None if any(i.fields == suggestion for i in of.indexes) else suggestion,
-    }
+    looks_at = of.documents if plan.index is None else _entries(connection, plan, MANY)
+    return explanation(plan, question, of, looks_at)

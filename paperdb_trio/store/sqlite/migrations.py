@@ -20,8 +20,8 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_UNWRITABLE, replacing
 from paperdb_trio.model import encode
 from paperdb_trio.store.indexes import Index, field_text
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
 
 log = logging.getLogger("paperdb.store")
 

@@ -20,17 +20,19 @@ import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.measures import Histogram
+from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
+from paperdb_trio.store.paging import edge_text, parse_edge
+from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
-from paperdb_trio.store.slow import SlowQueries
+from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.sqlite import find as finding
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.admin import directory
-from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
-from paperdb_trio.store.sqlite.plan import Plan, improvement
+from paperdb_trio.store.sqlite.question import condition
 from paperdb_trio.store.view import View
 
 T = TypeVar("T")
@@ -66,35 +68,6 @@ class _Lease:
             self._stopped = True
             if self._connection is not None:
                 self._connection.interrupt()
-
-
-class _Watch:
-    """A find or a count on its thread: it is logged if it is slow, also if it was stopped."""
-
-    __slots__ = ("_asked", "_slow", "_started", "chosen")
-
-    def __init__(
-        self,
-        slow: SlowQueries,
-        kind: str,
-        database_id: int,
-        collection: str,
-        filter: str | None,
-        sort: str | None = None,
-    ) -> None:
-        self.chosen: tuple[Plan, Question, finding.Shelf] | None = None
-        self._slow = slow
-        self._asked = kind, database_id, collection, filter, sort
-
-    def __enter__(self) -> _Watch:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        seconds = time.perf_counter() - self._started
-        if seconds >= self._slow.seconds:
-            plan = {} if self.chosen is None else finding.described(*self.chosen)
-            self._slow.note(seconds, *self._asked, plan)
 
 
 class Reader:
@@ -183,12 +156,12 @@ class Reader:
 
     async def get(self, database_id: int, collection: str, id: str, within: Question | None = None) -> Stored:
         """One document, which matches `within`. Raises a 404."""
-        condition, parameters = ("1", []) if within is None else (within.condition, within.parameters)
+        matching, parameters = ("1", []) if within is None else condition(within)
 
         def fetch(connection: sqlite.Connection) -> tuple[str, int] | None:
             row: tuple[str, int] | None = connection.execute(
                 "SELECT json(data), seq FROM documents WHERE id=? AND collection_id="
-                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {condition}",
+                f"(SELECT id FROM collections WHERE database_id=? AND name=?) AND {matching}",
                 (id, database_id, collection, *parameters),
             ).fetchone()
             return row
@@ -230,8 +203,8 @@ class Reader:
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return Found([], False, 0 if count else None, head)
-            edge = None if after is None else finding.parse_edge(after, sort, question, of.id)
-            with _Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
+            edge = None if after is None else parse_edge(after, sort, question, of.id)
+            with Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
                 began = time.thread_time()
                 plan = finding.choose_plan(connection, question, of)
                 watch.chosen = plan, question, of
@@ -247,7 +220,7 @@ class Reader:
                 self._advise(database_id, collection, plan, question, began)
                 rows = page.documents
                 total = finding.count(connection, question, of)[0] if count else None
-                next = finding.edge_text(sort, question, rows[-1], page.last) if page.more else None
+                next = edge_text(sort, question, rows[-1], page.last) if page.more else None
                 if wanted:
                     with _PROJECTING:
                         rows = [project(row, wanted) for row in rows]
@@ -280,7 +253,7 @@ class Reader:
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return 0
-            with _Watch(self._slow, "count", database_id, collection, filter) as watch:
+            with Watch(self._slow, "count", database_id, collection, filter) as watch:
                 began = time.thread_time()
                 plan = finding.choose_plan_to_count(connection, question, of)
                 watch.chosen = plan, question, of

@@ -1,41 +1,33 @@
-"""One open write transaction, as operations use it.
+"""The rows of a write transaction in SQLite.
 
-Law: it runs only on the writer's thread, between BEGIN IMMEDIATE and COMMIT. It forgets everything at the end
-of the transaction, so that a rollback or another process's commit can never make it wrong.
+Law: it runs only on the writer's thread, between BEGIN IMMEDIATE and COMMIT.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-import msgspec
-
-from paperdb_trio.errors import ApiError
-from paperdb_trio.model import Change, timestamp
-from paperdb_trio.store.query import Question
+from paperdb_trio.store import keys, transaction
+from paperdb_trio.store.catalog import AT_ONCE_BYTES, CollectionRow, Value
+from paperdb_trio.store.indexes import Index, parse_field
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.catalog import ENTER, LEAVE, Catalog
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
+from paperdb_trio.store.sqlite.question import field as query_field
+from paperdb_trio.store.sqlite.question import json_path, unique_condition
+from paperdb_trio.store.transaction import Remembered, Taken
+
+_PUT: Final = "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))"
+_KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
+    type: type for type in ("null", "true", "false", "text", "array", "object")
+}
 
 
-class Transaction(Catalog):
-    """`changes` are appended to the change log and published, in order.
-
-    `now` is the time of the computer's clock, for documents. `log_time` is that of `LogClock`, for changes.
-    """
-
+class Transaction(transaction.Transaction):
     def __init__(self, connection: sqlite.Connection, now: float, log_time: float) -> None:
-        super().__init__(connection, log_time)
-        self.stamp = timestamp(now)
-        self.changes: list[Change] = []
-        self.size = 0
-        """Bytes of the changes' data."""
-        self.within: Question | None = None
-        """What documents must match that are inserted or updated."""
-        self._texts: list[str] = []  # the data of each change, as `str` for SQLite
-        self._heads: dict[int, int] = {}
-        self._counts: dict[int, int] = {}
+        super().__init__(now, log_time)
+        self.connection = connection
 
     def flush(self) -> None:
         """Write the changes and the counters. Called once, just before COMMIT."""
@@ -67,242 +59,292 @@ class Transaction(Catalog):
             )
 
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """If the block raises, everything in it is undone, in the file and in this object."""
-        changes, size, heads = len(self.changes), self.size, self._heads.copy()
-        collections, counts = self._collections.copy(), self._counts.copy()
-        newest, indexes, built = self._newest.copy(), self._indexes.copy(), self.indexes_built
+    def _rows_savepoint(self) -> Iterator[None]:
         self.connection.execute("SAVEPOINT operation")
         try:
             yield
         except BaseException:
-            del self.changes[changes:], self._texts[changes:]
-            self.size = size
-            self._heads, self._collections, self._counts = heads, collections, counts
-            self._newest, self._indexes, self.indexes_built = newest, indexes, built
             if self.connection.in_transaction:  # SQLite ends it itself if the disk is full
                 self.connection.execute("ROLLBACK TO operation")
                 self.connection.execute("RELEASE operation")
             raise
         self.connection.execute("RELEASE operation")
 
-    @contextmanager
-    def all_or_none(self) -> Iterator[None]:
-        """A savepoint whose changes are one transaction for those who follow the log: they get a `txn`."""
-        start = len(self.changes)
-        with self.savepoint():
-            yield
-        own = self.changes[start:]
-        if len(own) > 1:
-            first = own[0].seq
-            self.changes[start:] = [msgspec.structs.replace(change, txn=first) for change in own]
-
     # --- documents -------------------------------------------------------------------------------
 
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
-        """`(rowkey, seq, data)` of a document as this transaction sees it."""
         row = self.connection.execute(
             "SELECT rowkey, seq, json(data) FROM documents WHERE collection_id=? AND id=?",
             (collection_id, id),
         ).fetchone()
         return None if row is None else (row[0], row[1], row[2].encode())
 
-    def change_data(self, rowkey: int) -> bytes | None:
-        """The document of a change in the log, also of one that this transaction has yet to write there."""
-        for change in reversed(self.changes):
-            if change.database_id << SEQ_BITS | change.seq == rowkey:
-                return change.data
+    def documents(
+        self, low: int, high: int, limit: int, max_bytes: int = AT_ONCE_BYTES, *, newest_first: bool = False
+    ) -> list[tuple[int, str, bytes]]:
+        order = "DESC" if newest_first else "ASC"
+        rows = self.connection.execute(
+            "SELECT rowkey, id, json(data) FROM documents WHERE rowkey BETWEEN ? AND ? "
+            f"ORDER BY rowkey {order} LIMIT ?",
+            (low, high, limit),
+        )
+        found, size = [], 0
+        for rowkey, id, text in rows:
+            found.append((rowkey, id, text.encode()))
+            size += len(found[-1][2])
+            if size >= max_bytes:
+                break
+        rows.close()
+        return found
+
+    def _put(self, row: tuple[int, int, str, int, str]) -> None:
+        try:
+            self.connection.execute(_PUT, row)
+        except sqlite.ConstraintError:
+            raise Taken from None
+
+    def _put_many(self, rows: list[tuple[int, int, str, int, str]]) -> None:
+        try:
+            self.connection.executemany(_PUT, rows)
+        except sqlite.ConstraintError:
+            self.connection.execute(
+                "DELETE FROM documents WHERE rowkey BETWEEN ? AND ?", (rows[0][0], rows[-1][0])
+            )
+            raise Taken from None
+
+    def _replace(self, rowkey: int, id: str, seq: int, data: str) -> None:
+        self.connection.execute("UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?", (data, seq, rowkey))
+
+    def _remove(self, rowkey: int, id: str) -> None:
+        self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
+
+    # --- collections -----------------------------------------------------------------------------
+
+    def databases(self) -> dict[str, int]:
+        return dict(self.connection.execute("SELECT name, id FROM databases").fetchall())
+
+    def _collection(self, database_id: int, name: str) -> CollectionRow | None:
+        row = self.connection.execute(
+            "SELECT id, schema, indexes, newest FROM collections WHERE database_id=? AND name=?",
+            (database_id, name),
+        ).fetchone()
+        return None if row is None else CollectionRow(*row)
+
+    def _new_collection(self, database_id: int, name: str) -> int:
+        (id,) = self.connection.execute(
+            "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", (database_id, name)
+        ).fetchone()
+        return int(id)
+
+    def _remove_collection(self, collection_id: int) -> None:
+        self.connection.execute("DELETE FROM collections WHERE id=?", (collection_id,))
+
+    def _name(self, collection_id: int) -> tuple[int, str]:
+        found: tuple[int, str] = self.connection.execute(
+            "SELECT database_id, name FROM collections WHERE id=?", (collection_id,)
+        ).fetchone()
+        return found
+
+    def _has_at_most(self, collection_id: int, documents: int) -> bool:
+        (found,) = self.connection.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)",
+            (*span(collection_id), documents + 1),
+        ).fetchone()
+        return bool(found <= documents)
+
+    def _save_schema(self, collection_id: int, text: str | None) -> None:
+        self.connection.execute("UPDATE collections SET schema=? WHERE id=?", (text, collection_id))
+
+    def drops(self) -> list[tuple[int, str, int]]:
+        found: list[tuple[int, str, int]] = self.connection.execute(
+            "SELECT c.database_id, c.name, d.until FROM drops d JOIN collections c ON c.id=d.collection_id"
+        ).fetchall()
+        return found
+
+    def drop(self, collection_id: int) -> int | None:
+        row = self.connection.execute(
+            "SELECT until FROM drops WHERE collection_id=?", (collection_id,)
+        ).fetchone()
+        return None if row is None else row[0]
+
+    def set_drop(self, collection_id: int, until: int | None) -> None:
+        if until is None:
+            self.connection.execute("DELETE FROM drops WHERE collection_id=?", (collection_id,))
+        else:
+            self.connection.execute("INSERT OR REPLACE INTO drops VALUES (?,?)", (collection_id, until))
+
+    # --- indexes ---------------------------------------------------------------------------------
+
+    def collections_with_made_indexes(self) -> list[tuple[int, str]]:
+        found: list[tuple[int, str]] = self.connection.execute(
+            "SELECT database_id, name FROM collections WHERE indexes LIKE '%\"made\":true%'"
+        ).fetchall()
+        return found
+
+    def next_index_drop(self) -> int | None:
+        (id,) = self.connection.execute("SELECT min(id) FROM index_drops").fetchone()
+        return None if id is None else int(id)
+
+    def next_index_build(self) -> int | None:
+        (id,) = self.connection.execute("SELECT min(id) FROM index_builds").fetchone()
+        return None if id is None else int(id)
+
+    def drop_entries(self, index_id: int, limit: int, max_bytes: int) -> None:
+        entries = size = 0
+        sizes = "SELECT length(key) FROM entries WHERE index_id=? LIMIT ?"
+        for (length,) in self.connection.execute(sizes, (index_id, limit)).fetchall():
+            entries += 1
+            size += length
+            if size >= max_bytes:
+                break
+        self.connection.execute(
+            "DELETE FROM entries WHERE index_id=?1 AND (key, rowkey) IN "
+            "(SELECT key, rowkey FROM entries WHERE index_id=?1 LIMIT ?2)",
+            (index_id, entries),
+        )
+        if entries < limit and size < max_bytes:
+            self.connection.execute("DELETE FROM index_drops WHERE id=?", (index_id,))
+
+    def _save_indexes(self, collection_id: int, text: str | None) -> None:
+        self.connection.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
+
+    def _begin_build(self, collection_id: int, rowkey: int) -> int:
+        (id,) = self.connection.execute(
+            "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?) RETURNING id",
+            (collection_id, rowkey),
+        ).fetchone()
+        return int(id)
+
+    def _build(self, id: int) -> tuple[int, int]:
+        found: tuple[int, int] = self.connection.execute(
+            "SELECT collection_id, rowkey FROM index_builds WHERE id=?", (id,)
+        ).fetchone()
+        return found
+
+    def _continue_build(self, id: int, rowkey: int) -> None:
+        self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
+
+    def _end_build(self, id: int) -> None:
+        self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
+
+    def _drop_index(self, id: int) -> None:
+        self.connection.execute("INSERT INTO index_drops VALUES (?)", (id,))
+
+    def _enter(self, entries: list[tuple[int, bytes, int]]) -> None:
+        self.connection.executemany("INSERT OR IGNORE INTO entries VALUES (?,?,?)", entries)
+
+    def _leave(self, entries: list[tuple[int, bytes, int]]) -> None:
+        self.connection.executemany("DELETE FROM entries WHERE index_id=? AND key=? AND rowkey=?", entries)
+
+    def _holders(self, index: Index, key: bytes, rowkey: int) -> Iterable[str]:
+        return self._kinds(
+            "SELECT json_type(data,?) FROM entries e JOIN documents d ON d.rowkey=e.rowkey "
+            "WHERE e.index_id=? AND e.key=? AND e.rowkey<>?",
+            (json_path(index.path), index.id, key, rowkey),
+        )
+
+    def _holders_unindexed(self, collection_id: int, index: Index, value: Any, rowkey: int) -> Iterable[str]:
+        at = query_field(index.path)
+        return self._kinds(
+            f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
+            (*span(collection_id), rowkey, keys.sortable(value)),
+        )
+
+    def _kinds(self, sql: str, parameters: tuple[Any, ...]) -> Iterable[str]:
+        return (_KIND_OF_TYPE[type] for (type,) in self.connection.execute(sql, parameters))
+
+    def _has_value(self, collection_id: int, index: Index | None, field: str, value: Value) -> bool:
+        condition, parameters = unique_condition(field, value)
+        if index is None:
+            found = self.connection.execute(
+                f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
+                (*span(collection_id), *parameters),
+            )
+        else:
+            descending = parse_field(index.fields[0]).descending
+            found = self.connection.execute(
+                "SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
+                f"AND e.key>=? AND e.key<? AND {condition} LIMIT 1",
+                (index.id, *keys.interval(b"", keys.point(value), descending=descending), *parameters),
+            )
+        return found.fetchone() is not None
+
+    # --- the change log ----------------------------------------------------------------------------
+
+    def _logged_data(self, rowkey: int) -> bytes | None:
         row = self.connection.execute("SELECT data FROM changes WHERE rowkey=?", (rowkey,)).fetchone()
         return None if row is None else row[0].encode()
 
-    def satisfies(self, rowkey: int, question: Question) -> bool:
-        """Whether the document, as it is now, matches a question."""
-        found = self.connection.execute(
-            f"SELECT 1 FROM documents d WHERE d.rowkey=? AND {question.condition}",
-            (rowkey, *question.parameters),
+    def bounds_of(self, database_id: int) -> tuple[int, int]:
+        found: tuple[int, int] = self.connection.execute(
+            "SELECT head, trimmed FROM databases WHERE id=?", (database_id,)
+        ).fetchone()
+        return found
+
+    def bounds(self) -> dict[int, tuple[int, int]]:
+        return bounds(self.connection)
+
+    def logged(self, database_id: int, after: int, limit: int) -> list[tuple[int, int, int]]:
+        base, last = span(database_id)
+        rows = self.connection.execute(
+            "SELECT rowkey, at, size FROM changes WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
+            (base | after, last, limit),
         )
-        return found.fetchone() is not None
+        return [(rowkey - base, at, size) for rowkey, at, size in rows]
 
-    def _require(self, data: bytes, question: Question) -> None:
-        found = self.connection.execute(
-            f"WITH d AS MATERIALIZED (SELECT jsonb(?) AS data) SELECT 1 FROM d WHERE {question.condition}",
-            (data.decode(), *question.parameters),
-        )
-        if found.fetchone() is None:
-            raise outside_rule()
-
-    def insert(
-        self, database_id: int, collection: str, id: str, data: bytes, created: str | None = None
-    ) -> int | None:
-        """Insert a document and return its seq. If the id is taken, return None and change nothing. `created`:
-        its `createdAt`, if that is not now.
-
-        Raises a 409 for a value that exists already at a unique field of the schema, and before that a 403
-        `RULE` for a document that is not `within`.
-        """
-        if self.within is not None:
-            self._require(data, self.within)
-        collection_id = self.collection_id(database_id, collection, create=True)
-        assert collection_id is not None
-        seq, text = self._head(database_id) + 1, data.decode()
-        rowkey = collection_id << SEQ_BITS | seq
-        try:
-            self.connection.execute(
-                "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))", (rowkey, collection_id, id, seq, text)
-            )
-        except sqlite.ConstraintError:
-            return None
-        indexes = self._indexes.get(collection_id)
-        if indexes is not None:
-            try:
-                entries = self._entries(collection_id, indexes, rowkey, data)
-            except ApiError:
-                self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
-                raise
-            for entry in entries:
-                self.connection.execute(ENTER, entry)
-        self._record(database_id, "insert", collection, id, data, text)
-        self._count(collection_id, 1, created or self.stamp)
-        return seq
-
-    def insert_many(self, database_id: int, collection: str, documents: list[tuple[str, bytes]]) -> bool:
-        """Insert documents `(id, data)`, created now. Returns False and inserts nothing if one of them cannot
-        be inserted because its id or a unique value is taken. Not for documents that must be `within`."""
-        assert self.within is None
-        collection_id = self.collection_id(database_id, collection, create=True)
-        assert collection_id is not None
-        first = self._head(database_id) + 1
-        rows = [
-            (collection_id << SEQ_BITS | seq, collection_id, id, seq, data.decode())
-            for seq, (id, data) in enumerate(documents, first)
-        ]
-        if not self._enter_many(collection_id, rows, documents):
-            return False
-        self.changes += [
-            Change(database_id, seq, "insert", collection, id, data)
-            for seq, (id, data) in enumerate(documents, first)
-        ]
-        self._texts += [row[-1] for row in rows]
-        self.size += sum([len(data) for _, data in documents])
-        self._heads[database_id] = rows[-1][3]
-        self._count(collection_id, len(documents), self.stamp)
-        return True
-
-    def _enter_many(
-        self,
-        collection_id: int,
-        rows: list[tuple[int, int, str, int, str]],
-        documents: list[tuple[str, bytes]],
-    ) -> bool:
-        """Insert the rows of new documents, and their entries in indexes."""
-        indexes = self._indexes.get(collection_id)
-        unique = indexes is not None and self._has_unique(collection_id)
-        # A savepoint copies each page before its first change, a tenth of the cost of a bulk. Without unique
-        # fields only an id can be taken, and then only documents have been written.
-        with suppress(sqlite.ConstraintError, ApiError), self.savepoint() if unique else nullcontext():
-            try:
-                self.connection.executemany("INSERT INTO documents VALUES (?,?,?,?,jsonb(?))", rows)
-            except sqlite.ConstraintError:
-                self.connection.execute(
-                    "DELETE FROM documents WHERE rowkey BETWEEN ? AND ?", (rows[0][0], rows[-1][0])
-                )
-                raise
-            if indexes is not None:
-                entries: list[tuple[int, bytes, int]] = []
-                for row, (_, data) in zip(rows, documents, strict=True):
-                    own = self._entries(collection_id, indexes, row[0], data)
-                    if unique:  # at once: the next document is compared with them
-                        for entry in own:
-                            self.connection.execute(ENTER, entry)
-                    else:
-                        entries += own
-                self.connection.executemany(ENTER, entries)
-            return True
-        return False
-
-    def update(
-        self, database_id: int, collection: str, rowkey: int, id: str, old: bytes, data: bytes, before: bytes
-    ) -> int:
-        """`before`: the `reverse_patch`. Raises what `insert` does."""
-        if self.within is not None:
-            self._require(data, self.within)
-        text = data.decode()
-        collection_id = rowkey >> SEQ_BITS
-        indexes = self._indexes.get(collection_id)
-        if indexes is not None:
-            left = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)]
-            now = self._entries(collection_id, indexes, rowkey, data)
-            for entry in left:
-                if entry not in now:
-                    self.connection.execute(LEAVE, entry)
-            for entry in now:
-                if entry not in left:
-                    self.connection.execute(ENTER, entry)
+    def trim(self, database_id: int, trimmed: int, until: int) -> None:
+        base, _ = span(database_id)
         self.connection.execute(
-            "UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?",
-            (text, self._head(database_id) + 1, rowkey),
+            "DELETE FROM changes WHERE rowkey>? AND rowkey<=?", (base | trimmed, base | until)
         )
-        return self._record(database_id, "update", collection, id, data, text, before)
+        self.connection.execute("UPDATE databases SET trimmed=? WHERE id=?", (until, database_id))
 
-    def delete(self, database_id: int, collection: str, rowkey: int, id: str, data: bytes) -> int:
-        self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
-        collection_id = rowkey >> SEQ_BITS
-        indexes = self._indexes.get(collection_id)
-        if indexes is not None:
-            for index, key in zip(indexes.all, indexes.keys(data), strict=True):
-                self.connection.execute(LEAVE, (index.id, key, rowkey))
-        self._count(collection_id, -1)
-        return self._record(database_id, "delete", collection, id, data, data.decode())
+    # --- requests, revocations, time ---------------------------------------------------------------
 
-    def drop_if_empty(self, database_id: int, collection: str, collection_id: int) -> bool:
-        """Remove the collection and its indexes if no document is left in it."""
-        if self.connection.execute(
-            "SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT 1", span(collection_id)
-        ).fetchone():
-            return False
-        self._set_indexes(collection_id, ())
-        self.connection.execute("DELETE FROM collections WHERE id=?", (collection_id,))
-        self._collections.pop((database_id, collection), None)
-        self._counts.pop(collection_id, None)
-        return True
+    def recall(self, scope: str, key: str) -> Remembered | None:
+        row = self.connection.execute(
+            "SELECT at, digest, response, body, change FROM requests WHERE scope=? AND key=?", (scope, key)
+        ).fetchone()
+        return None if row is None else Remembered(*row)
 
-    def disorder(self, collection_id: int) -> None:
-        """Note that the documents are no longer in order of `createdAt`."""
-        self._newest[collection_id] = None
-        self._counts.setdefault(collection_id, 0)
+    def remember(self, scope: str, key: str, request: Remembered) -> None:
+        self.connection.execute(
+            "INSERT OR REPLACE INTO requests (scope, key, at, digest, response, body, change) "
+            "VALUES (?,?,?,?,?,?,?)",
+            (scope, key, *request),
+        )
 
-    def _head(self, database_id: int) -> int:
-        head = self._heads.get(database_id)
-        if head is None:
-            (head,) = self.connection.execute(
-                "SELECT head FROM databases WHERE id=?", (database_id,)
-            ).fetchone()
-            self._heads[database_id] = head
-        return head
+    def forget_requests(self, before: float, limit: int) -> int:
+        (forgotten,) = self.connection.execute(
+            "SELECT count(*) FROM (SELECT at FROM requests ORDER BY id LIMIT ?) WHERE at<?", (limit, before)
+        ).fetchone()
+        self.connection.execute(
+            "DELETE FROM requests WHERE id IN (SELECT id FROM requests ORDER BY id LIMIT ?)", (forgotten,)
+        )
+        return int(forgotten)
 
-    def _count(self, collection_id: int, delta: int, created: str | None = None) -> None:
-        self._counts[collection_id] = self._counts.get(collection_id, 0) + delta
-        newest = self._newest[collection_id]
-        if created is not None and newest is not None:
-            self._newest[collection_id] = created if created >= newest else None
+    def revoke(self, database_id: int, kind: str, name: str, at: int, until: int) -> None:
+        self.connection.execute(
+            # A clock that was set back must not take back an earlier revocation.
+            "INSERT OR REPLACE INTO revocations (database_id, kind, name, at, until) VALUES (?1,?2,?3,max(?4,"
+            "ifnull((SELECT at FROM revocations WHERE (database_id, kind, name)=(?1,?2,?3)),0)),?5)",
+            (database_id, kind, name, at, until),
+        )
+        self.connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
 
-    def _record(
-        self,
-        database_id: int,
-        type: str,
-        collection: str,
-        id: str,
-        data: bytes,
-        text: str,
-        before: bytes | None = None,
-    ) -> int:
-        seq = self._head(database_id) + 1
-        self._heads[database_id] = seq
-        self.changes.append(Change(database_id, seq, type, collection, id, data, before))
-        self._texts.append(text)
-        self.size += len(data) if before is None else len(data) + len(before)
-        return seq
+    def forget_revocations(self, until: int, limit: int) -> int:
+        self.connection.execute(
+            "DELETE FROM revocations WHERE id IN (SELECT id FROM revocations WHERE until<? LIMIT ?)",
+            (until, limit),
+        )
+        return self.connection.changes()
+
+    def keep_time(self, log_time: float, wall_time: float) -> None:
+        for name, seconds in (("log_time", log_time), ("wall_time", wall_time)):
+            self.connection.execute("INSERT OR REPLACE INTO meta VALUES (?,?)", (name, int(seconds * 1000)))
 
 
-def outside_rule() -> ApiError:
-    return ApiError(403, "RULE", "The token's rule must hold for the document before and after the write")
+def bounds(connection: sqlite.Connection) -> dict[int, tuple[int, int]]:
+    """`(head, trimmed)` of every database."""
+    rows = connection.execute("SELECT id, head, trimmed FROM databases")
+    return {id: (head, trimmed) for id, head, trimmed in rows}

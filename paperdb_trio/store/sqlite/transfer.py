@@ -33,9 +33,9 @@ from paperdb_trio.model import (
 from paperdb_trio.store.document_schema import MAX_BYTES as MAX_SCHEMA_BYTES
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.operations import SetSchema, satisfy_schema
+from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite.file import connect
-from paperdb_trio.store.sqlite.rowkeys import SEQ_BITS, span
-from paperdb_trio.store.sqlite.transaction import Transaction
+from paperdb_trio.store.transaction import Transaction
 
 BATCH_LINES: Final = 250
 BATCH_BYTES: Final = 256 * 1024
@@ -134,7 +134,7 @@ class ImportLines:
 
     def apply(self, tx: Transaction) -> Tally | None:
         tally = Tally()
-        ids: dict[str, int] = dict(tx.connection.execute("SELECT name, id FROM databases"))
+        ids = tx.databases()
         for database, collection in {(line.database, line.collection) for line in self.lines}:
             collection_id = tx.collection_id(ids[database], collection) if database in ids else None
             if collection_id is not None and not tx.is_ready(collection_id, set()):

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -24,17 +25,19 @@ from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.measures import Histogram
 from paperdb_trio.model import Change
+from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.housekeeping import HOUSEKEEPING
 from paperdb_trio.store.operations import Operation, frees
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import internal, shutting_down, storage_failed, storage_full, storage_gone
-from paperdb_trio.store.sqlite import clock
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.clock import continued
 from paperdb_trio.store.sqlite.durability import relax
 from paperdb_trio.store.sqlite.file import BUSY_SECONDS, connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.place import Place
 from paperdb_trio.store.sqlite.reserve import Reserve, is_full
+from paperdb_trio.store.sqlite.space import FreePages
 from paperdb_trio.store.sqlite.transaction import Transaction
 
 log = logging.getLogger("paperdb.writer")
@@ -72,18 +75,23 @@ LOOK_AT_RESERVE_SECONDS: Final = 1.0
 AUTOCHECKPOINT_PAGES: Final = 1000
 """SQLite's default: after so many pages in the log, a commit moves them into the file."""
 
+_UNCOUNTED: Final = (*HOUSEKEEPING, FreePages)
 _CLOSE: Final = object()
 _UNREAD: Final = object()
 
 
+Done = Callable[["outcome.Outcome[Any]"], None]
+"""Takes the result of an operation, on the event loop."""
+
+
 class _Ticket:
-    """A waiting operation. `task` is None if its waiter was cancelled: the write still happens."""
+    """A waiting operation. `done` is None if its waiter was cancelled: the write still happens."""
 
-    __slots__ = ("operation", "task")
+    __slots__ = ("done", "operation")
 
-    def __init__(self, operation: Operation[Any], task: trio.lowlevel.Task) -> None:
+    def __init__(self, operation: Operation[Any], done: Done) -> None:
         self.operation = operation
-        self.task: trio.lowlevel.Task | None = task
+        self.done: Done | None = done
 
 
 _Result = tuple[_Ticket, "outcome.Outcome[Any]"]
@@ -97,7 +105,7 @@ class Writer:
     All reads of this process must go through `gate`. `clock` is set once the file is open.
     """
 
-    clock: clock.LogClock
+    clock: LogClock
 
     def __init__(
         self,
@@ -196,15 +204,22 @@ class Writer:
         """
         if self._closed:
             raise shutting_down()
-        ticket = _Ticket(operation, trio.lowlevel.current_task())
+        ticket = _Ticket(operation, partial(trio.lowlevel.reschedule, trio.lowlevel.current_task()))
         self._queue.put(ticket)
 
         def abandon(_: Any) -> trio.lowlevel.Abort:
-            ticket.task = None
+            ticket.done = None
             return trio.lowlevel.Abort.SUCCEEDED
 
         result: Result = await trio.lowlevel.wait_task_rescheduled(abandon)
         return result
+
+    def post(self, operation: Operation[Any], done: Done) -> None:
+        """`submit` without a task that waits."""
+        if self._closed:
+            done(outcome.Error(shutting_down()))
+        else:
+            self._queue.put(_Ticket(operation, done))
 
     # --- on the event loop -----------------------------------------------------------------------
 
@@ -212,14 +227,16 @@ class Writer:
         try:
             if index_work:
                 self.index_work.set()
-            for ticket, result in results:
-                if ticket.task is not None:
-                    task, ticket.task = ticket.task, None
-                    trio.lowlevel.reschedule(task, result)
-            if changes:
-                if self.full:
-                    self.owed.update(change.database_id for change in changes)
-                self._on_commit(changes)
+            try:
+                if changes:
+                    if self.full:
+                        self.owed.update(change.database_id for change in changes)
+                    self._on_commit(changes)
+            finally:
+                for ticket, result in results:
+                    if ticket.done is not None:
+                        done, ticket.done = ticket.done, None
+                        done(result)
         except BaseException as error:
             self._fail(error)
 
@@ -259,7 +276,7 @@ class Writer:
         connection.set_progress_handler(lambda: self._stopped, PROGRESS_STEPS)
         if self._durability == "process":
             relax(connection)
-        self.clock = clock.continued(connection)  # this query also makes SQLite open the files
+        self.clock = continued(connection)  # this query also makes SQLite open the files
         self._place = Place(self._file)
         self._reserve.open()
 
@@ -303,6 +320,7 @@ class Writer:
             (busy, _, _) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 self._next_try = 0.0
+                log.debug("the write-ahead log started over, after %d bytes", self._wal_bytes)
         except sqlite.Error as error:
             self._sparing_log.warning("could not shorten the write-ahead log: %s", error)
         finally:
@@ -450,7 +468,7 @@ class Writer:
         flushed = time.monotonic()
         connection.execute("COMMIT")
         self.indexes_built += tx.indexes_built
-        asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
+        asked = sum(not isinstance(ticket.operation, _UNCOUNTED) for ticket, _ in results)
         if asked:
             self.commits += 1
             self.operations += asked

@@ -1,15 +1,14 @@
 """Plans for finds: which index, which of its entries, in which order.
 
-Law: no I/O except the counts that `choose` asks for. An index only proposes documents. Each is checked against
-the whole filter, so that the result never depends on the plan.
+Law: no I/O. `choose` says which entries must be counted, if any. An index only proposes documents. Each is
+checked against the whole filter, so that the result never depends on the plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from paperdb_trio.store import keys
 from paperdb_trio.store.indexes import MAX_FIELDS, Index, IndexField, field_text, parse_field
@@ -21,9 +20,22 @@ filter."""
 SCATTERED: Final = 8
 """How many times longer a document takes through an index than in a scan."""
 
+MANY: Final = 1_000_000
+"""The most entries that are counted, in some 20 ms."""
+
 Interval = tuple[bytes, bytes]
 ALL: Final[Interval] = (b"", b"\xff")
 """The first byte of every key is less than 255."""
+
+
+class Shelf(NamedTuple):
+    """What finding needs of a collection. `documents`: their number. `in_order`: insertion order is also the
+    order of `createdAt`."""
+
+    id: int
+    documents: int
+    indexes: tuple[Index, ...]
+    in_order: bool
 
 
 class Order(Enum):
@@ -89,32 +101,40 @@ def _order(rest: list[IndexField], question: Question, intervals: int) -> Order:
     return Order.SORTED if any(same) else Order.BACKWARD
 
 
-def choose(
-    question: Question,
-    indexes: tuple[Index, ...],
-    *,
-    documents: int,
-    in_order: bool,
-    count: Callable[[Plan, int], int],
-) -> Plan:
-    """`documents`: their number. `in_order`: insertion order is also the order of `createdAt`. `count(plan,
-    most)` counts the plan's entries, up to `most`."""
-    plans = [plan for index in indexes if index.built and (plan := plan_with(index, question)) is not None]
+class Contest(NamedTuple):
+    """`plans` of which the one with the fewest entries is best if it has fewer than `most`; else it is
+    `otherwise`."""
+
+    plans: list[Plan]
+    most: int
+    otherwise: Plan
+
+    def won(self, counts: list[int]) -> Plan:
+        """`counts`: the entries of each plan, counted up to `most`."""
+        unordered = [plan.order is Order.SORTED for plan in self.plans]
+        entries, _, at = min(zip(counts, unordered, range(len(counts)), strict=True))
+        return self.plans[at] if entries < self.most else self.otherwise
+
+
+def choose(question: Question, of: Shelf) -> Plan | Contest:
+    plans = [plan for index in of.indexes if index.built and (plan := plan_with(index, question)) is not None]
     ordered = [plan for plan in plans if plan.order is not Order.SORTED]
     narrow = [plan for plan in plans if plan.narrows]
     best = max(ordered, key=lambda plan: len(plan.prefix), default=None)
     if best is not None and best.narrows and (len(narrow) == 1 or best.covers(question)):
         return best
-    natural = _natural(question, in_order=in_order)
+    natural = _natural(question, in_order=of.in_order)
     if best is None or not best.narrows:
         best = natural or best
-    if narrow:
-        most = worth(documents) if best is None else FEW
-        counted = [(count(plan, most), plan.order is Order.SORTED, at) for at, plan in enumerate(narrow)]
-        entries, _, at = min(counted)
-        if entries < most:
-            return narrow[at]
-    return best or Plan(Order.SORTED)
+    otherwise = best or Plan(Order.SORTED)
+    return Contest(narrow, worth(of.documents) if best is None else FEW, otherwise) if narrow else otherwise
+
+
+def choose_count(question: Question, of: Shelf) -> Contest:
+    """The same where no order is needed."""
+    plans = (plan_with(index, question) for index in of.indexes if index.built)
+    narrow = [plan for plan in plans if plan is not None and plan.narrows]
+    return Contest(narrow, worth(of.documents), Plan(Order.INSERTION))
 
 
 def worth(documents: int) -> int:
@@ -157,3 +177,29 @@ def wishes(question: Question) -> list[tuple[str, ...]]:
     first = [field_text(path) for path in equal]
     found = [(*first, *end)[:MAX_FIELDS] for end in ends if end] or [tuple(first[:MAX_FIELDS])]
     return [fields for fields in found if fields]
+
+
+def described(plan: Plan, question: Question, of: Shelf) -> dict[str, Any]:
+    """The plan as fields of a log line, for which nothing is counted."""
+    suggestion = improvement(plan, question)
+    fields: dict[str, Any] = {
+        "index": "none" if plan.index is None else ",".join(plan.index.fields),
+        "order": plan.order.value,
+        "documents": of.documents,
+    }
+    if suggestion is not None and not any(index.fields == suggestion for index in of.indexes):
+        fields["suggestion"] = ",".join(suggestion)
+    return fields
+
+
+def explanation(plan: Plan, question: Question, of: Shelf, looks_at: int) -> dict[str, Any]:
+    """The members of `rest.responses.Explanation`. `looks_at`: how many documents, or entries up to `MANY`."""
+    suggestion = improvement(plan, question)
+    return {
+        "index": None if plan.index is None else plan.index.fields,
+        "order": plan.order.value,
+        "looksAt": looks_at,
+        "documents": of.documents,
+        "building": [index.fields for index in of.indexes if not index.built],
+        "suggestion": None if any(i.fields == suggestion for i in of.indexes) else suggestion,
+    }

@@ -11,11 +11,13 @@ import logging
 import math
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -34,6 +36,10 @@ from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.rest.metrics import families
+from paperdb_trio.server.board import Board, WorkerCounts
+from paperdb_trio.server.remote import WorkerStore
+from paperdb_trio.server.starting import started
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.protocol import Store
@@ -55,23 +61,104 @@ MIN_CHECKPOINT_SECONDS: Final = 0.25
 
 
 async def serve(settings: Settings, file: Path, announce: Callable[[str], None]) -> None:
-    """Serve the database in `file` until SIGTERM or SIGINT, and drain.
+    """Serve the database in `file`, as the only process, until SIGTERM or SIGINT, and drain.
 
     `announce(url)` is called once connections are accepted. Raises `StartupError` before that, and later the
-    failure of the writer, the hub or the keeper.
+    failure of the writer or the hub.
     """
-    _raise_file_limit(settings)
+    raise_file_limit(settings)
     limits = Limits(settings)
-    tls = tls_context(settings)
     listener = listen(settings.host, settings.port)
+    with ExitStack() as stack:
+        stack.callback(listener.close)
+        ends = Ends()
+        stack.callback(lambda: finish(file, ends.at - trio.current_time()))
+        recover(file)
+        imports = stack.enter_context(import_socket.listening(file.parent))
+
+        async def beside(services: Services) -> None:
+            async with trio.open_nursery() as nursery:
+                if imports is not None:
+                    nursery.start_soon(import_socket.run, services.store, settings, imports)
+                if settings.demo:
+                    nursery.start_soon(demo.run, services.store, settings)
+
+        def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> SqliteStore:
+            return SqliteStore(file, settings, on_commit, on_trimmed)
+
+        await _serve(settings, listener, limits, make_store, announce, ends, beside)
+
+
+async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve the PostgreSQL database `settings.store`, which other nodes may serve, too. Otherwise as `serve`."""
+    from paperdb_trio.store.postgres.engine import PostgresStore  # it needs an extra
+
+    raise_file_limit(settings)
+    settings = replace(settings, cache_bytes=0)  # another node may have changed what was read
+    limits = Limits(settings)
+    listener = listen(settings.host, settings.port)
+
+    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> PostgresStore:
+        return PostgresStore(settings.store, settings, on_commit, on_trimmed)
+
+    async def beside(services: Services) -> None:
+        if settings.demo:
+            await demo.run(services.store, settings)
+
+    with listener:
+        await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+
+
+async def serve_as_worker(
+    settings: Settings,
+    file: Path,
+    board: Board,
+    worker: int,
+    listener: socket.socket,
+    link: socket.socket,
+    announce: Callable[[str], None],
+) -> None:
+    """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`."""
+    limits = Limits(settings, WorkerCounts(board, worker))
+
+    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> WorkerStore:
+        return WorkerStore(file, settings, board, worker, link, on_commit, on_trimmed)
+
+    async def beside(services: Services) -> None:
+        store = services.store
+        assert isinstance(store, WorkerStore)
+        store.reports = services.reports
+        services.gather = store.gather
+
+    await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+
+
+OnCommit = Callable[[list[Change]], None]
+OnTrimmed = Callable[[int, int], None]
+
+
+@dataclass
+class Ends:
+    """`at`: when draining must be over, in trio's time."""
+
+    at: float = math.inf
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    limits: Limits,
+    make_store: Callable[[OnCommit, OnTrimmed], Store],
+    announce: Callable[[str], None],
+    ends: Ends,
+    beside: Callable[[Services], Awaitable[None]],
+) -> None:
+    """`beside` runs beside the server, until it is cancelled."""
+    tls = tls_context(settings)
     with (
         ExitStack() as stack,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
     ):
-        stack.callback(listener.close)
-        ends_at = math.inf  # from SIGTERM on
-        stack.callback(lambda: _checkpoint(file, ends_at - trio.current_time()))
-        recover(file)
         hub = Hub(MatcherLimits(settings.max_residual_queries, settings.max_query_values))
         cache = DocumentCache(settings.cache_bytes)
 
@@ -79,7 +166,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             cache.apply(changes)
             hub.on_commit(changes)
 
-        store = SqliteStore(file, settings, on_commit, hub.set_trimmed)
+        store = make_store(on_commit, hub.set_trimmed)
         stack.callback(store.close)
         for database_id, (head, trimmed) in store.bounds().items():
             hub.set_bounds(database_id, head, trimmed)
@@ -94,11 +181,12 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             raise StartupError(failure)
         door = Door(listener, services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
-        services.look_at_accounts = partial(_look_at_accounts, accounts, gateway, store)
         services.live_connections = lambda: len(gateway.connections)
+        look = partial(_look_at_accounts, accounts, gateway, store)
+        services.reports["look"] = look
+        services.reports["metrics"] = partial(families, services)
         services.subscribers = gateway.subscribers
         exchanges.observers.append(services.requests.observe)
-        imports = stack.enter_context(import_socket.listening(file.parent))
 
         # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
         # thresholds it takes a third of the time of accepting connections.
@@ -107,28 +195,23 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         gc.set_threshold(20_000, 10, 10)
 
         async with trio.open_nursery() as core:
-            if not await _started(core, store, signals):
+            if not await started(core, store, signals):
                 log.info("stopped while removing a collection: the next start continues")
                 return
             await core.start(hub.run)
-            core.start_soon(_watch_accounts, services)
+            core.start_soon(_watch_accounts, look)
             core.start_soon(wheel.run)
             core.start_soon(services.loop_delay.run)
-            if imports is not None:
-                core.start_soon(import_socket.run, services, imports)
-            if settings.demo:
-                core.start_soon(demo.run, services)
+            core.start_soon(beside, services)
             async with trio.open_nursery() as connections:
                 accepting = trio.CancelScope()
                 connections.start_soon(_accept, accepting, door, connections)
-                host, port = listener.getsockname()[:2]
-                scheme = "http" if tls is None else "https"
-                announce(f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}")
+                announce(url_of(listener, with_tls=tls is not None))
                 try:
                     name = await _end_signal(signals, settings, door)
                     log.info("%s: draining for at most %g s", name, settings.drain_timeout)
-                    ends_at = trio.current_time() + settings.drain_timeout
-                    await _drain(services, accepting, gateway, door, ends_at)
+                    ends.at = trio.current_time() + settings.drain_timeout
+                    await _drain(services, accepting, gateway, door, ends.at)
                 finally:
                     store.stop()
                     door.abort()
@@ -138,31 +221,18 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
     log.info("stopped")
 
 
-def _checkpoint(file: Path, seconds: float) -> None:
+def url_of(listener: socket.socket, *, with_tls: bool) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"{'https' if with_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def finish(file: Path, seconds: float) -> None:
+    """Move the write-ahead log into the file, in that time."""
     try:
         checkpoint(file, min(max(seconds, MIN_CHECKPOINT_SECONDS), BUSY_SECONDS))
         settle(file)
     except sqlite.Error as error:
         log.warning("could not clear the write-ahead log: %s", error)
-
-
-async def _started(core: trio.Nursery, store: Store, signals: AsyncIterator[int]) -> bool:
-    """Start the store, which first finishes what was interrupted. False: a signal stopped it."""
-    stopped = False
-
-    async def watch() -> None:
-        nonlocal stopped
-        async for number in signals:
-            if number != signal.SIGHUP:
-                stopped = True
-                store.stop()
-                break
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch)
-        await core.start(store.run)
-        nursery.cancel_scope.cancel()
-    return not stopped
 
 
 async def _accept(scope: trio.CancelScope, door: Door, connections: trio.Nursery) -> None:
@@ -210,22 +280,23 @@ async def _until_empty(door: Door) -> None:
         await trio.sleep(0.01)
 
 
-async def _look_at_accounts(accounts: Accounts, gateway: Gateway, store: Store) -> None:
+async def _look_at_accounts(accounts: Accounts, gateway: Gateway, store: Store, _: Any = None) -> bool:
     if await accounts.refresh(store):
         gateway.enforce()
+    return True
 
 
-async def _watch_accounts(services: Services) -> None:
+async def _watch_accounts(look: Callable[[], Awaitable[bool]]) -> None:
     """Watch for changes of databases, keys and plans by the command line, and of tokens by other processes."""
     while True:
         await trio.sleep(ACCOUNTS_SECONDS)
         try:
-            await services.look_at_accounts()
+            await look()
         except ApiError as error:  # it took too long: try again soon
             sparing_log.warning("could not check for changes of keys and plans: %s", error)
 
 
-def _raise_file_limit(settings: Settings) -> None:
+def raise_file_limit(settings: Settings) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

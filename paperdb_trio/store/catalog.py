@@ -1,18 +1,20 @@
 """The collections, their schemas and their indexes, as one write transaction sees and changes them.
 
-Law: this is the part of `Transaction` that each write of a document consults, and that schema and index
-operations change. Like the rest of it, it forgets everything at the end of the transaction.
+Law: no SQL; an engine brings the abstract methods. This is the part of `Transaction` that each write of a
+document consults, and that schema and index operations change. Like the rest of it, it forgets everything at
+the end of the transaction.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request, unique_violation
-from paperdb_trio.store import keys
 from paperdb_trio.store.document_schema import DocumentSchema, stored_schema
 from paperdb_trio.store.indexes import (
     MAX_INDEXES,
@@ -22,32 +24,33 @@ from paperdb_trio.store.indexes import (
     field_text,
     index_set,
     kind,
-    parse_field,
     stored_indexes,
 )
-from paperdb_trio.store.query import field as query_field
-from paperdb_trio.store.query import json_path, sqlite_value, unique_condition
-from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.rowkeys import span
+from paperdb_trio.store.rowkeys import span
 
 AT_ONCE: Final = 250
 """Up to this many documents, an index is built in the transaction that declares it: some 2 ms."""
 AT_ONCE_BYTES: Final = 1024 * 1024
 """Up to this many bytes of documents, too. The rest is built in steps."""
 
-ENTER: Final = "INSERT OR IGNORE INTO entries VALUES (?,?,?)"
-LEAVE: Final = "DELETE FROM entries WHERE index_id=? AND key=? AND rowkey=?"
-_KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
-    type: type for type in ("null", "true", "false", "text", "array", "object")
-}
-
 SAMPLED: Final = 50
 """Documents that `key_bytes` looks at to estimate the average over all."""
 
 
-class Catalog:
-    def __init__(self, connection: sqlite.Connection, log_time: float) -> None:
-        self.connection = connection
+Value = str | int | float | bool
+
+
+class CollectionRow(NamedTuple):
+    """`schema`, `indexes`: JSON. `newest`: see `Catalog.disorder`."""
+
+    id: int
+    schema: str | None
+    indexes: str | None
+    newest: str | None
+
+
+class Catalog(ABC):
+    def __init__(self, log_time: float) -> None:
         self.log_time = log_time
         self._collections: dict[tuple[int, str], int] = {}
         self._newest: dict[int, str | None] = {}
@@ -58,7 +61,7 @@ class Catalog:
         self.indexes_built = 0
 
     @property
-    def _today(self) -> int:
+    def today(self) -> int:
         """Days since the epoch, by the log's clock."""
         return int(self.log_time / 86_400)
 
@@ -66,9 +69,7 @@ class Catalog:
         key = (database_id, name)
         found = self._collections.get(key)
         if found is None:
-            row = self.connection.execute(
-                "SELECT id, schema, indexes, newest FROM collections WHERE database_id=? AND name=?", key
-            ).fetchone()
+            row = self._collection(database_id, name)
             if row is not None:
                 found, schema, indexes, newest = row
                 self._newest[found] = newest
@@ -77,9 +78,7 @@ class Catalog:
                 if indexes is not None:
                     self._indexes[found] = stored_indexes(indexes)
             elif create:
-                found = self.connection.execute(
-                    "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", key
-                ).fetchone()[0]
+                found = self._new_collection(database_id, name)
                 self._newest[found] = ""
             else:
                 return None
@@ -116,22 +115,14 @@ class Catalog:
             return False
         (_, key, rowkey) = entry
         if index.built or not self._enforces(collection_id, index):
-            others = self.connection.execute(
-                "SELECT json_type(data,?) FROM entries e JOIN documents d ON d.rowkey=e.rowkey "
-                "WHERE e.index_id=? AND e.key=? AND e.rowkey<>?",
-                (json_path(index.path), index.id, key, rowkey),
-            )
+            others = self._holders(index, key, rowkey)
         else:  # an index of an older version, which is being rebuilt
-            at = query_field(index.path)
-            others = self.connection.execute(
-                f"SELECT {at.type} FROM documents WHERE rowkey>=? AND rowkey<=? AND rowkey<>? AND {at.value}=?",
-                (*span(collection_id), rowkey, sqlite_value(value)),
-            )
-        return any(_KIND_OF_TYPE[type] == kind(value) for (type,) in others)
+            others = self._holders_unindexed(collection_id, index, value, rowkey)
+        return any(other == kind(value) for other in others)
 
     def _break(self, collection_id: int, index: Index) -> None:
         """Two documents have the same value: the index cannot be unique."""
-        self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
+        self._end_build(index.id)
         self._change_index(collection_id, index, broken=True)
 
     def _change_index(self, collection_id: int, index: Index, **changes: int) -> None:
@@ -148,11 +139,10 @@ class Catalog:
         kept = {index.id for index in indexes}
         for index in () if old is None else old.all:
             if index.id not in kept:
-                self.connection.execute("DELETE FROM index_builds WHERE id=?", (index.id,))
-                self.connection.execute("INSERT INTO index_drops VALUES (?)", (index.id,))
+                self._end_build(index.id)
+                self._drop_index(index.id)
                 self.index_work = True
-        text = None if new is None else new.text
-        self.connection.execute("UPDATE collections SET indexes=? WHERE id=?", (text, collection_id))
+        self._save_indexes(collection_id, None if new is None else new.text)
 
     def indexes(self, collection_id: int) -> tuple[Index, ...]:
         found = self._indexes.get(collection_id)
@@ -175,107 +165,64 @@ class Catalog:
     ) -> None:
         """Declare an index. A small one is built at once, a larger one in steps of `IndexWork`."""
         indexes = self.indexes(collection_id)
-        low, high = span(collection_id)
-        (id,) = self.connection.execute(
-            "INSERT INTO index_builds (collection_id, rowkey) VALUES (?,?) RETURNING id", (collection_id, low)
-        ).fetchone()
+        id = self._begin_build(collection_id, span(collection_id)[0])
         self._set_indexes(collection_id, (*indexes, Index(id, fields, unique=unique, made=made, used=used)))
-        few = "SELECT count(*) FROM (SELECT 1 FROM documents WHERE rowkey BETWEEN ? AND ? LIMIT ?)"
-        if self.connection.execute(few, (low, high, AT_ONCE + 1)).fetchone()[0] <= AT_ONCE:
+        if self._has_at_most(collection_id, AT_ONCE):
             self.build_some(id, AT_ONCE + 1, AT_ONCE_BYTES)
         else:
             self.index_work = True
 
     def build_some(self, id: int, rows: int, max_bytes: int) -> None:
         """Add more documents to an index that is being built."""
-        collection_id, rowkey = self.connection.execute(
-            "SELECT collection_id, rowkey FROM index_builds WHERE id=?", (id,)
-        ).fetchone()
+        collection_id, rowkey = self._build(id)
         indexes = self._indexes_of(collection_id)
         at, index = next((at, index) for at, index in enumerate(indexes.all) if index.id == id)
-        found = self.connection.execute(
-            "SELECT rowkey, json(data) FROM documents WHERE rowkey>? AND rowkey<=? ORDER BY rowkey LIMIT ?",
-            (rowkey, span(collection_id)[1], rows),
-        )
         enforced = not index.unique or self._enforces(collection_id, index)
-        count = size = 0
+        found = self.documents(rowkey + 1, span(collection_id)[1], rows, max_bytes)
         entries: list[tuple[int, bytes, int]] = []
-        for rowkey, text in found:
-            data = text.encode()
+        for rowkey, _, data in found:
             entry = (id, indexes.key(at, data), rowkey)
             if not enforced:
                 if self._is_taken(collection_id, index, entry, data):
-                    found.close()
                     self._break(collection_id, index)
                     return
-                self.connection.execute(ENTER, entry)  # at once: the next one is compared with it
+                self._enter([entry])  # at once: the next one is compared with it
             else:
                 entries.append(entry)
-            count += 1
-            size += len(data)
-            if size >= max_bytes:
-                break
-        found.close()
-        self.connection.executemany(ENTER, entries)
-        if count < rows and size < max_bytes:
-            self.connection.execute("DELETE FROM index_builds WHERE id=?", (id,))
+        self._enter(entries)
+        if len(found) < rows and sum(len(data) for _, _, data in found) < max_bytes:
+            self._end_build(id)
             self._change_index(collection_id, index, built=True)
             self.indexes_built += 1
         else:
-            self.connection.execute("UPDATE index_builds SET rowkey=? WHERE id=?", (rowkey, id))
+            self._continue_build(id, rowkey)
             self.index_work = True
 
     def key_bytes(self, collection_id: int, fields: tuple[str, ...]) -> float:
         """The average key length that an index would have, estimated from the newest documents."""
         wanted = index_set((Index(0, fields),))
         assert wanted is not None
-        found = self.connection.execute(
-            "SELECT json(data) FROM documents WHERE rowkey BETWEEN ? AND ? ORDER BY rowkey DESC LIMIT ?",
-            (*span(collection_id), SAMPLED),
-        )
-        lengths, size = [], 0
-        for (text,) in found:
-            lengths.append(len(wanted.key(0, text.encode())))
-            size += len(text)
-            if size >= AT_ONCE_BYTES:
-                break
-        found.close()
-        return sum(lengths) / max(len(lengths), 1)
+        found = self.documents(*span(collection_id), SAMPLED, AT_ONCE_BYTES, newest_first=True)
+        return sum(len(wanted.key(0, data)) for _, _, data in found) / max(len(found), 1)
 
     def _indexes_of(self, collection_id: int) -> IndexSet:
         if collection_id not in self._indexes:
-            row = self.connection.execute(
-                "SELECT database_id, name FROM collections WHERE id=?", (collection_id,)
-            ).fetchone()
-            self.collection_id(*row)
+            self.collection_id(*self._name(collection_id))
         return self._indexes[collection_id]
 
-    def has_value(self, collection_id: int, field: str, value: str | int | float | bool) -> bool:
+    def has_value(self, collection_id: int, field: str, value: Value) -> bool:
         """Whether a document of the collection has this value at this field.
 
         The first check of a field makes an index for it, so that `unique` costs the same however large the
         collection is. Raises a 400 when there are too many indexes.
         """
-        condition, parameters = unique_condition(field, value)
-        low, high = span(collection_id)
         for index in self.indexes(collection_id):
             if index.built and index.path == field:
-                if index.made and index.used < self._today:
-                    self._change_index(collection_id, index, used=self._today)
-                descending = parse_field(index.fields[0]).descending
-                found = self.connection.execute(
-                    f"SELECT 1 FROM entries e CROSS JOIN documents d ON d.rowkey=e.rowkey WHERE e.index_id=? "
-                    f"AND e.key>=? AND e.key<? AND {condition} LIMIT 1",
-                    (index.id, *keys.interval(b"", keys.point(value), descending=descending), *parameters),
-                )
-                break
-        else:
-            self._make_unique_index(collection_id, field)
-            found = self.connection.execute(
-                f"SELECT 1 FROM documents WHERE rowkey>=? AND rowkey<=? AND {condition} LIMIT 1",
-                (low, high, *parameters),
-            )
-        return found.fetchone() is not None
+                if index.made and index.used < self.today:
+                    self._change_index(collection_id, index, used=self.today)
+                return self._has_value(collection_id, index, field, value)
+        self._make_unique_index(collection_id, field)
+        return self._has_value(collection_id, None, field, value)
 
     def is_ready(self, collection_id: int, fields: set[str]) -> bool:
         """Whether all unique checks can use an index: those of the schema, and of `has_value` for these fields.
@@ -297,7 +244,7 @@ class Catalog:
             return
         if len(indexes) >= MAX_INDEXES:
             raise bad_request(f"At most {MAX_INDEXES} indexes for one collection", "TOO_MANY_INDEXES")
-        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self._today)
+        self.add_index(collection_id, (field_text(field),), unique=False, made=True, used=self.today)
 
     def set_schema(self, database_id: int, collection: str, schema: DocumentSchema, *, first: bool) -> bool:
         """Put a schema in force, with its indexes. Returns False, with the schema not yet in force, while the
@@ -330,13 +277,97 @@ class Catalog:
         del made[MAX_INDEXES - len(declared) :]
         own = [msgspec.structs.replace(index, made=False, used=0) for index in declared]
         self._set_indexes(collection_id, (*own, *made))
-        self.connection.execute(
-            "UPDATE collections SET schema=? WHERE id=?", (schema.text.decode(), collection_id)
-        )
+        self._save_schema(collection_id, schema.text.decode())
         self._schemas[collection_id] = schema
         return True
 
     def delete_schema(self, collection_id: int) -> None:
         self._set_indexes(collection_id, tuple(i for i in self.indexes(collection_id) if i.made))
-        self.connection.execute("UPDATE collections SET schema=NULL WHERE id=?", (collection_id,))
+        self._save_schema(collection_id, None)
         del self._schemas[collection_id]
+
+    # --- rows --------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def databases(self) -> dict[str, int]:
+        """The ids of all databases, by name."""
+
+    @abstractmethod
+    def documents(
+        self, low: int, high: int, limit: int, max_bytes: int = AT_ONCE_BYTES, *, newest_first: bool = False
+    ) -> list[tuple[int, str, bytes]]:
+        """`(rowkey, id, data)` of the first documents in a range of row keys: at most `limit`, and no more when
+        they have `max_bytes` together."""
+
+    @abstractmethod
+    def collections_with_made_indexes(self) -> list[tuple[int, str]]:
+        """`(database_id, name)` of each that has automatic indexes."""
+
+    @abstractmethod
+    def next_index_drop(self) -> int | None:
+        """An index that was removed but still has entries."""
+
+    @abstractmethod
+    def next_index_build(self) -> int | None:
+        """An index that is being built."""
+
+    @abstractmethod
+    def drop_entries(self, index_id: int, limit: int, max_bytes: int) -> None:
+        """Remove some entries of a removed index: at most `limit`, and no more when their keys have `max_bytes`
+        together."""
+
+    @abstractmethod
+    def _collection(self, database_id: int, name: str) -> CollectionRow | None: ...
+
+    @abstractmethod
+    def _new_collection(self, database_id: int, name: str) -> int: ...
+
+    @abstractmethod
+    def _remove_collection(self, collection_id: int) -> None: ...
+
+    @abstractmethod
+    def _name(self, collection_id: int) -> tuple[int, str]:
+        """Its database's id, and its name."""
+
+    @abstractmethod
+    def _has_at_most(self, collection_id: int, documents: int) -> bool: ...
+
+    @abstractmethod
+    def _save_schema(self, collection_id: int, text: str | None) -> None: ...
+
+    @abstractmethod
+    def _save_indexes(self, collection_id: int, text: str | None) -> None: ...
+
+    @abstractmethod
+    def _begin_build(self, collection_id: int, rowkey: int) -> int:
+        """Note that an index is being built, from the documents after a row key. Returns the index's id."""
+
+    @abstractmethod
+    def _build(self, id: int) -> tuple[int, int]:
+        """The index's collection, and the row key up to which it is built."""
+
+    @abstractmethod
+    def _continue_build(self, id: int, rowkey: int) -> None: ...
+
+    @abstractmethod
+    def _end_build(self, id: int) -> None: ...
+
+    @abstractmethod
+    def _drop_index(self, id: int) -> None:
+        """Note that the entries of an index are to be removed."""
+
+    @abstractmethod
+    def _enter(self, entries: list[tuple[int, bytes, int]]) -> None:
+        """Add entries `(index, key, row key)`; those that exist stay."""
+
+    @abstractmethod
+    def _holders(self, index: Index, key: bytes, rowkey: int) -> Iterable[str]:
+        """The kinds (`indexes.kind`) of the values of other documents with this key in a unique index."""
+
+    @abstractmethod
+    def _holders_unindexed(self, collection_id: int, index: Index, value: Any, rowkey: int) -> Iterable[str]:
+        """The same without the index."""
+
+    @abstractmethod
+    def _has_value(self, collection_id: int, index: Index | None, field: str, value: Value) -> bool:
+        """See `has_value`. `index`: one that begins with the field; None: look at all documents."""

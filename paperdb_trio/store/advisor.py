@@ -13,7 +13,7 @@ import trio
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.housekeeping import KeepUsedIndexes, MakeIndex
-from paperdb_trio.store.sqlite.writer import Writer
+from paperdb_trio.store.protocol import Submits
 
 log = logging.getLogger("paperdb.store")
 
@@ -25,7 +25,6 @@ MAX_WISHES: Final = 1000
 """Different wishes that are counted. Beyond this, counting starts again from zero."""
 SLOW_SECONDS: Final = 0.001
 """Seconds of CPU time below which a find wishes for no index."""
-DAY: Final = 86_400.0
 
 
 class Wish(NamedTuple):
@@ -52,7 +51,7 @@ class IndexAdvisor:
     def used(self, index_id: int) -> None:
         self._notes.append(index_id)
 
-    async def run(self, writer: Writer) -> None:
+    async def run(self, writer: Submits) -> None:
         """Returns when the writer closes."""
         next_used = trio.current_time() + USED_SECONDS
         while True:
@@ -62,14 +61,14 @@ class IndexAdvisor:
                 if trio.current_time() >= next_used:
                     next_used = trio.current_time() + USED_SECONDS
                     used, self._used = frozenset(self._used), set()
-                    for removed in await writer.submit(KeepUsedIndexes(used, int(writer.clock.now() / DAY))):
+                    for removed in await writer.submit(KeepUsedIndexes(used)):
                         log.info("removed the index of %s: it has not been used for a long time", removed)
             except ApiError as error:
                 if error.code == "SHUTTING_DOWN":
                     return
                 log.warning("could not make or remove indexes: %s", error)
 
-    async def _make(self, writer: Writer) -> None:
+    async def _make(self, writer: Submits) -> None:
         while self._notes:
             note = self._notes.popleft()
             if isinstance(note, int):
@@ -78,7 +77,7 @@ class IndexAdvisor:
             self._wishes[note] += 1
             if self._wishes[note] == self._after:
                 del self._wishes[note]  # the index may not fit, or be removed later: then count again
-                if await writer.submit(MakeIndex(*note, today=int(writer.clock.now() / DAY))):
+                if await writer.submit(MakeIndex(*note)):
                     log.info(
                         "making an index of %s in '%s': %d finds scanned every document",
                         ", ".join(note.fields),

@@ -1,0 +1,228 @@
+"""The process that writes for all workers: the writer, the background work, imports and the demo.
+
+Law: it serves no client. It tells every worker of a commit before any of them can acknowledge it.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import outcome
+import trio
+
+from paperdb_trio import demo, import_socket
+from paperdb_trio.config import Settings
+from paperdb_trio.measures import Family
+from paperdb_trio.model import Change
+from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
+from paperdb_trio.server.link import Kind, Link, Questions, Reports
+from paperdb_trio.server.remote import decode_operations, encode_message
+from paperdb_trio.server.starting import started
+from paperdb_trio.store.refusals import internal
+from paperdb_trio.store.sqlite.engine import SqliteStore
+
+log = logging.getLogger("paperdb.writer")
+
+MAX_UNSENT: Final = 8 * 1024 * 1024
+"""Bytes that wait for one worker. Beyond this, it is told heads, and reads the changes from the log."""
+REPORT_SECONDS: Final = 2.0
+"""Seconds within which a process must report."""
+STATE_SECONDS: Final = 0.25
+
+NAME: Final = "writer"
+
+
+class _Worker:
+    """The writer's end of one link."""
+
+    def __init__(self, name: str, sock: socket.socket, writing: Writing) -> None:
+        self.name = name
+        self.link = Link(sock, self._handle)
+        self.link.on_drained = self._tell_heads
+        self.questions = Questions(self.link)
+        self._writing = writing
+        self._results: list[tuple[int, bool, Any]] = []
+        self._behind: set[int] = set()
+        self._parked: trio.lowlevel.Task | None = None
+        self._nursery: trio.Nursery | None = None
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._send_results)
+            await self.link.run()
+            nursery.cancel_scope.cancel()
+
+    def tell(self, heads: dict[int, int], message: bytes) -> None:
+        if self._behind or self.link.unsent_bytes > MAX_UNSENT:
+            self._behind.update(heads)
+        else:
+            self.link.send(Kind.CHANGES, message)
+
+    def _tell_heads(self) -> None:
+        if self._behind:
+            behind, self._behind = self._behind, set()
+            heads = {database_id: self._writing.heads[database_id] for database_id in behind}
+            self.link.send_object(Kind.HEADS, (self._writing.board.marks(), heads))
+
+    async def _handle(self, kind: Kind, payload: bytes) -> None:
+        if kind is Kind.OPERATIONS:
+            for number, text in decode_operations(payload):
+                self._post(number, text)
+        elif kind is Kind.DROPS_LEFT:
+            self._writing.store.drops_left = True
+        elif kind is Kind.ASK:
+            assert self._nursery is not None
+            self._nursery.start_soon(self._gather, *pickle.loads(payload))
+        elif kind is Kind.REPLY:
+            self.questions.replied(*pickle.loads(payload))
+
+    def _post(self, number: int, text: bytes) -> None:
+        try:
+            operation = pickle.loads(text)
+        except Exception:
+            log.exception("an operation cannot be read")
+            self._done(number, outcome.Error(internal()))
+        else:
+            self._writing.store.writer.post(operation, partial(self._done, number))
+
+    def _done(self, number: int, result: Any) -> None:
+        """The results of one commit go in one message, after its changes."""
+        good = isinstance(result, outcome.Value)
+        self._results.append((number, good, result.value if good else result.error))
+        if self._parked is not None:
+            task, self._parked = self._parked, None
+            trio.lowlevel.reschedule(task)
+
+    async def _send_results(self) -> None:
+        def unpark(_: Any) -> trio.lowlevel.Abort:
+            self._parked = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            if self._results:
+                results, self._results = self._results, []
+                self.link.send_object(Kind.RESULTS, results)
+            self._parked = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(unpark)
+
+    async def _gather(self, number: int, name: str, argument: Any) -> None:
+        self.link.send_object(Kind.REPLY, (number, await self._writing.gather(name, argument)))
+
+
+class Writing:
+    """`reports`: what this process says of itself."""
+
+    def __init__(self, settings: Settings, file: Path, board: Board) -> None:
+        gate = WriterGate(board)
+        self.board = board
+        self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
+        self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
+        self.reports: Reports = {"metrics": self._measures}
+        self._workers: set[_Worker] = set()
+        self._gate = gate
+        self._closed = trio.Event()
+
+    async def run(self, control: socket.socket) -> None:
+        """Serve the workers whose sockets arrive at `control`, until cancelled."""
+        token = trio.lowlevel.current_trio_token()
+        self._gate.on_closed = lambda: token.run_sync_soon(lambda: self._closed.set())
+        control.setblocking(False)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._watch_gate)
+            nursery.start_soon(self._tell_state)
+            while True:
+                await trio.lowlevel.wait_readable(control)
+                name, files, _, _ = socket.recv_fds(control, 64, 1)
+                if not files:
+                    return
+                nursery.start_soon(self._serve, name.decode(), socket.socket(fileno=files[0]))
+
+    async def _serve(self, name: str, sock: socket.socket) -> None:
+        with sock:
+            worker = _Worker(name, sock, self)
+            # Nothing else runs between these: each commit is in the greeting, or will be told.
+            worker.link.send_object(Kind.HELLO, self.board.marks())
+            self._workers.add(worker)
+            try:
+                await worker.run()
+            finally:
+                self._workers.discard(worker)
+
+    def _on_commit(self, changes: list[Change]) -> None:
+        heads = {change.database_id: change.seq for change in changes}
+        self.heads.update(heads)
+        self.board.tell_counts(self.store.commits, self.store.operations)
+        marks = self.board.commit(heads)
+        if self._workers:
+            message = encode_message((marks, changes))
+            for worker in self._workers:
+                worker.tell(heads, message)
+
+    def _on_trimmed(self, database_id: int, trimmed: int) -> None:
+        for worker in self._workers:
+            worker.link.send_object(Kind.TRIMMED, (database_id, trimmed))
+
+    async def _watch_gate(self) -> None:
+        while True:
+            await self._closed.wait()
+            self._closed = trio.Event()
+            while self._gate.look():
+                await trio.sleep(HOLD_STEP)
+
+    async def _tell_state(self) -> None:
+        while True:
+            self.board.tell_state(full=self.store.full, gone=self.store.fault() == "gone")
+            await trio.sleep(STATE_SECONDS)
+
+    async def _measures(self, _: Any) -> list[Family]:
+        return self.store.measures()
+
+    async def gather(self, name: str, argument: Any) -> list[tuple[str, Any]]:
+        """The reports of all processes that respond in time."""
+        found: list[tuple[str, Any]] = []
+
+        async def of(worker: _Worker) -> None:
+            with trio.move_on_after(REPORT_SECONDS):
+                found.append((worker.name, await worker.questions.ask(name, argument)))
+
+        async with trio.open_nursery() as nursery:
+            if name in self.reports:
+                found.append((NAME, await self.reports[name](argument)))
+            for worker in tuple(self._workers):
+                nursery.start_soon(of, worker)
+        return sorted((name, report) for name, report in found if report is not None)
+
+
+async def write(
+    settings: Settings, file: Path, board: Board, control: socket.socket, ready: Callable[[], None]
+) -> None:
+    """Write for workers until SIGTERM. `ready()` is called when they may start."""
+    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM) as signals:
+        writing = Writing(settings, file, board)
+        store = writing.store
+        stack.callback(store.close)
+        imports = stack.enter_context(import_socket.listening(file.parent))
+        async with trio.open_nursery() as core:
+            if not await started(core, store, signals):
+                log.info("stopped while removing a collection: the next start continues")
+                return
+            core.start_soon(writing.run, control)
+            if imports is not None:
+                core.start_soon(import_socket.run, store, settings, imports)
+            if settings.demo:
+                core.start_soon(demo.run, store, settings)
+            ready()
+            async for _ in signals:
+                break
+            store.stop()
+            await store.closed.wait()
+            core.cancel_scope.cancel()

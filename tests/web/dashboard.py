@@ -1,0 +1,83 @@
+"""What the tests of the dashboard do with a page of it.
+
+Rules: a person's way where there is one (clicks, keys); what a person sees is waited for, never a time.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tests.web.cdp import Page
+from tests.web.tools import AXE, node_tool
+
+LIVE = "document.querySelector('.status')?.textContent === 'Live'"
+ROWS = "[...document.querySelectorAll('.grid tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"
+DIALOG = "[...document.querySelectorAll('dialog')].at(-1)"
+"""The dialog in front."""
+
+
+LABEL = """(one.getAttribute("aria-label") ?? one.labels[0]?.innerText ?? "").trim()"""
+VIOLATIONS = """
+    axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
+      .filter(({ impact }) => impact === "serious" || impact === "critical")
+      .map(({ id, nodes }) => [id, nodes.slice(0, 3).map((node) => node.html + node.failureSummary)]))"""
+
+
+def sign_in(page: Page, key: str) -> None:
+    page.run(f"""
+        document.getElementById("key").value = {json.dumps(key)};
+        document.getElementById("sign-in").requestSubmit();""")
+    page.wait("document.querySelector('nav') !== null")
+
+
+def visit(page: Page, address: str, until: str = LIVE) -> None:
+    """A part or a collection, by its address behind the `#`."""
+    page.run(f"location.hash = {json.dumps('#/' + address)}")
+    page.wait(until)
+
+
+def click(page: Page, label: str, within: str = "document") -> None:
+    """The button, tab or link with this text, once there is one."""
+    found = f"""[...{within}.querySelectorAll("button, a, [role=tab]")].find(
+        (one) => one.checkVisibility() && (one.innerText.trim() || one.title) === {json.dumps(label)})"""
+    page.wait(f"!{found}.disabled")
+    page.run(f"{found}.click()")
+
+
+def fill(page: Page, label: str, value: str, within: str = "document") -> None:
+    """The control with this label, as if a person had typed into it."""
+    control = f"""[...{within}.querySelectorAll("input, select, textarea")].find(
+        (one) => one.checkVisibility() && {LABEL}.startsWith({json.dumps(label)}))"""
+    page.wait(f"{control} !== undefined")
+    page.run(f"""(() => {{
+        const control = {control};
+        control.focus();
+        control.value = {json.dumps(value)};
+        for (const type of ["input", "change"]) control.dispatchEvent(new Event(type, {{ bubbles: true }}));
+    }})()""")
+
+
+def dark(page: Page, is_dark: bool) -> None:
+    scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
+    still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a colour on its way is none to measure
+    page.call("Emulation.setEmulatedMedia", features=[scheme, still])
+
+
+def barriers(page: Page) -> list[Any]:
+    """What axe-core finds serious or critical on the page as it is, in light and in dark."""
+    if not page.run("'axe' in window"):
+        page.run((node_tool(AXE) / "axe.min.js").read_text("utf-8") + "; 1")
+    found = []
+    for is_dark in (False, True):
+        dark(page, is_dark)
+        found += page.run(VIOLATIONS)
+    return found
+
+
+def fits_a_phone(page: Page) -> bool:
+    """Whether nothing needs horizontal scrolling on a narrow screen."""
+    page.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+    width = page.run("document.documentElement.scrollWidth")
+    page.call("Emulation.clearDeviceMetricsOverride")
+    return bool(width <= 360)

@@ -1,0 +1,105 @@
+"""The pictures of the dashboard in README and docs: `python -m tests.web.pictures` makes them anew.
+
+A server with the data of a small shop; Chromium at a fixed size. Each picture has less than `MAX_BYTES`.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from pathlib import Path
+
+from tests.conftest import Server
+from tests.docs import ROOT
+from tests.web.cdp import Page, chromium
+from tests.web.dashboard import LIVE, ROWS, click, dark, fill, sign_in, visit
+
+MAX_BYTES = 150_000
+WIDTH, HEIGHT = 1160, 660
+ITEMS = ("Fountain pen", "Ink, blue-black", "Notebook A5", "Pencil 2B", "Eraser", "Ruler")
+PEOPLE = ("ada", "blaise", "dorothy", "emmy", "fritz")
+
+
+def fill_shop(server: Server) -> None:
+    chance = random.Random(1)
+    orders = [
+        {
+            "customer": chance.choice(PEOPLE),
+            "item": chance.choice(ITEMS),
+            "amount": chance.randint(1, 12),
+            "status": chance.choice(("open", "paid", "sent")),
+            "total": round(chance.uniform(2, 90), 2),
+        }
+        for _ in range(400)
+    ]
+    server.request("POST", "/orders/bulk", json=orders)
+    server.request("POST", "/customers/bulk", json=[{"_id": name, "since": 2024} for name in PEOPLE])
+    server.request("PUT", "/stock/docs/ink", json={"item": ITEMS[1], "left": 14, "shelf": {"row": 3}})
+
+
+def save(page: Page, name: str) -> None:
+    file = ROOT / "docs" / f"dashboard-{name}.png"
+    page.run("document.activeElement.blur()")
+    page.screenshot(file)
+    print(f"{file.relative_to(ROOT)}: {file.stat().st_size:,} bytes")
+    assert file.stat().st_size < MAX_BYTES
+
+
+def documents(page: Page) -> None:
+    dark(page, False)
+    visit(page, "documents/orders", f"{LIVE} && {ROWS}.length === 100")
+    click(page, "Condition")
+    fill(page, "Field", "status")
+    fill(page, "Value", "open")
+    click(page, "Apply")
+    page.wait(f"{LIVE} && document.querySelector('.head').innerText.includes('match')")
+    save(page, "documents")
+
+
+def live(page: Page, server: Server) -> None:
+    dark(page, True)
+    visit(page, "live")
+    order = server.insert("orders", {"customer": "ada", "item": ITEMS[2], "amount": 1, "status": "open"})
+    server.request("PATCH", "/stock/docs/ink", json={"left": 13})
+    server.request("PATCH", f"/orders/docs/{order['_id']}", json={"status": "paid"})
+    server.request("DELETE", "/customers/docs/fritz")
+    page.wait("document.querySelectorAll('.event').length === 4")
+    page.run("document.querySelectorAll('.event')[1].click()")
+    page.wait("document.querySelector('.diff') !== null")
+    save(page, "live")
+
+
+def tokens(page: Page) -> None:
+    dark(page, False)
+    visit(page, "tokens", "document.querySelector('fieldset') !== null")
+    rule = "document.querySelector('fieldset')"
+    fill(page, "Collection", "orders", rule)
+    click(page, "Condition", rule)
+    fill(page, "Field", "customer", rule)
+    fill(page, "Value", "ada", rule)
+    click(page, "Apply", rule)
+    fill(page, "Visible fields", "item, amount, status", rule)
+    fill(page, "Subject", "ada")
+    click(page, "Python")
+    save(page, "tokens")
+
+
+def main() -> None:
+    size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
+    with tempfile.TemporaryDirectory() as folder:
+        server = Server(Path(folder) / "data")
+        try:
+            fill_shop(server)
+            profile = Path(folder) / "chromium"
+            with chromium(profile, "--hide-scrollbars") as browser, browser.page(server.url) as page:
+                page.call("Emulation.setDeviceMetricsOverride", **size)
+                sign_in(page, server.key)
+                documents(page)
+                live(page, server)
+                tokens(page)
+        finally:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()
