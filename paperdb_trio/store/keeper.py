@@ -18,7 +18,7 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.clock import LogClock
-from paperdb_trio.store.housekeeping import Bounds, IndexWork, KeepTime, Trim, finish_drops
+from paperdb_trio.store.housekeeping import Bounds, IndexWork, KeepTime, RemoveDeleted, Trim, finish_drops
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
@@ -138,8 +138,9 @@ class Keeper:
             if trimmed > before:
                 self._removed[database_id] += trimmed - before
         self._say_what_was_trimmed()
-        while await writer.submit(ForgetRequests()):
-            await trio.sleep(TRIM_PAUSE)
+        for forget in (ForgetRequests(), RemoveDeleted()):
+            while await writer.submit(forget):
+                await trio.sleep(TRIM_PAUSE)
         while self._free is not None and await writer.submit(self._free(writer.full)):
             await trio.sleep(TRIM_PAUSE)
 

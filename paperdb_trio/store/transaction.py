@@ -19,6 +19,7 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.catalog import Catalog
 from paperdb_trio.store.query import Question
+from paperdb_trio.store.registry import Registry
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 
@@ -37,7 +38,7 @@ class Remembered(NamedTuple):
     change: int | None
 
 
-class Transaction(Catalog):
+class Transaction(Catalog, Registry):
     """`changes` are appended to the change log and published, in order.
 
     `now` is the time for documents. `log_time` is that of `LogClock`, for changes.
@@ -220,6 +221,12 @@ class Transaction(Catalog):
         self._counts.pop(collection_id, None)
         return True
 
+    def erase(self, documents: list[tuple[int, str]]) -> None:
+        """Remove documents, by row key and id, of which nothing else will remain: neither a change nor an entry
+        of an index."""
+        for rowkey, id in documents:
+            self._remove(rowkey, id)
+
     def disorder(self, collection_id: int) -> None:
         """Note that the documents are no longer in order of `createdAt`."""
         self._newest[collection_id] = None
@@ -284,7 +291,7 @@ class Transaction(Catalog):
 
     @abstractmethod
     def bounds_of(self, database_id: int) -> tuple[int, int]:
-        """The committed `(head, trimmed)` of a database."""
+        """The committed `(head, trimmed)` of a database. Raises `database_gone`."""
 
     @abstractmethod
     def bounds(self) -> dict[int, tuple[int, int]]:

@@ -14,7 +14,7 @@ from paperdb_trio.store.postgres.connection import Connection
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.wire import Statement
 from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
-from paperdb_trio.store.sqlite.admin import NewKey
+from paperdb_trio.store.records import NewKey
 
 
 def is_empty(session: Session) -> bool:

@@ -420,9 +420,7 @@ class Writer:
             self.commit_seconds.observe(done - began)
             self.fsync_seconds.observe(done - sent)
 
-    def _settle(
-        self, error: Exception, results: _Results, tx: Transaction, began: float, sent: float
-    ) -> None:
+    def _settle(self, error: Exception, results: _Results, tx: Transaction, began: float, sent: float) -> None:
         """Find out whether a transaction was committed whose COMMIT was not answered. Meanwhile, refuse
         others."""
         id, batch = self._id, self._batch + 1

@@ -6,6 +6,7 @@ Law: composes, and knows no SQL. Each part has its own connections and threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +18,9 @@ from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.protocol import Fault, Submits
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.slow import SlowQueries
+from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
 from paperdb_trio.store.sqlite.figures import of_reads, of_writes
 from paperdb_trio.store.sqlite.gate import ReadGate
@@ -80,6 +83,27 @@ class SqliteReads:
             ),
             "history",
         )
+
+    # --- administration --------------------------------------------------------------------------
+
+    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
+        return await self._reader.run(partial(records.databases, name=name, after=after, limit=limit))
+
+    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
+        return await self._reader.run(partial(records.keys, database=database, after=after, limit=limit))
+
+    async def secrets(self) -> list[SecretInfo]:
+        return await self._reader.run(records.secrets)
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        most = records.EVERYTHING if before is None else before
+        return await self._reader.run(partial(records.audit, before=most, limit=limit))
+
+    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
+        return await self._reader.run(partial(records.indexes, database_id=database_id, collection=collection))
+
+    async def figures(self) -> FileFigures:
+        return await self._reader.run(partial(records.figures, file=self._file))
 
 
 class SqliteStore(SqliteReads):

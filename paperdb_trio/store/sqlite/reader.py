@@ -26,10 +26,11 @@ from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.sqlite import find as finding
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.admin import directory
+from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.question import condition
@@ -199,7 +200,10 @@ class Reader:
         wanted = parse_select(select) if view is None else view.selection(select)
 
         def query(connection: sqlite.Connection) -> Found:
-            (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            row = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            if row is None:
+                raise database_gone()
+            head = row[0]
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return Found([], False, 0 if count else None, head)
@@ -287,7 +291,7 @@ class Reader:
 
     async def directory(self, known: int, last: int) -> Directory | None:
         """See `Store.directory`."""
-        return await self.run(lambda connection: directory(connection, known, last), "directory")
+        return await self.run(lambda connection: records.directory(connection, known, last), "directory")
 
     async def schema(self, database_id: int, collection: str) -> str | None:
         """The schema of a collection as JSON text."""
