@@ -31,7 +31,7 @@ async def families(services: Services, of_each: bool) -> list[Family]:
     found = [
         *_process(services),
         *_connections(services, hub.values(), audience.values()),
-        *services.requests.families(),
+        *services.exchanges.counts.families(),
         *services.store.measures(),
         *_delivery(services, hub.values()),
         *_cache(services),
@@ -165,7 +165,7 @@ def _databases(
     of_hub = [({"database": names[id]}, of) for id, of in sorted(hub.items()) if id in names]
     nobody = _Audience()
     of_audience = [({"database": name}, audience.get(id, nobody)) for id, name in names.items()]
-    requests = services.requests.by_database()
+    requests = services.exchanges.counts.by_database()
 
     def gauges(name: str, help: str, value: Callable[[Figures], float]) -> Family:
         return Family(name, "gauge", help, [Sample(labels, value(of)) for labels, of in of_hub])
