@@ -62,6 +62,21 @@ def test_promtool_has_no_complaint(start_server: StartServer) -> None:
     promtool("check", "config", "--lint=all", "--lint-fatal", str(FOLDER / "prometheus.yml"))
 
 
+def test_promtool_has_no_complaint_about_workers(start_server: StartServer) -> None:
+    server = start_server("--workers", "2", "--metrics-key", "prometheus")
+    busy(server)
+    metrics = server.request("GET", "/metrics", key="prometheus").text
+    assert promtool("check", "metrics", stdin=metrics) == ""
+    samples = [line for line in metrics.splitlines() if not line.startswith("#")]
+    assert all('worker="' in sample for sample in samples)
+    own = re.findall(r'^process_resident_memory_bytes{worker="([\w-]+)"} ', metrics, re.MULTILINE)
+    assert len(own) == 3
+    assert "writer" in own
+    assert re.findall(r"^paperdb_commits_total{(.*)} ", metrics, re.MULTILINE) == ['worker="writer"']
+    seen = re.findall(r"^paperdb_changes_total{.*} (\S+)$", metrics, re.MULTILINE)
+    assert len(seen) == 2  # all workers publish each change
+
+
 def test_rules_and_dashboard_name_only_metrics_that_exist() -> None:
     documented = set(
         re.findall(r"^\| `((?:paperdb|process)_\w+)` \|", text("docs/operations.md"), re.MULTILINE)
