@@ -30,11 +30,21 @@ export class Metrics {
     return this.#samples.get(name) ?? [];
   }
 
-  /** The sum of those that have these labels; null if there are none. */
+  /** The sum of those that have these labels, of all processes; null if there are none. */
   value(name, labels = {}) {
+    const found = this.#with(name, labels);
+    return found.length ? found.reduce((sum, value) => sum + value, 0) : null;
+  }
+
+  /** The greatest of them. */
+  most(name, labels = {}) {
+    const found = this.#with(name, labels);
+    return found.length ? Math.max(...found) : null;
+  }
+
+  #with(name, labels) {
     const wanted = Object.entries(labels);
-    const found = this.all(name).filter((sample) => wanted.every(([label, value]) => sample.labels[label] === value));
-    return found.length ? found.reduce((sum, { value }) => sum + value, 0) : null;
+    return this.all(name).filter((sample) => wanted.every(([label, value]) => sample.labels[label] === value)).map(({ value }) => value);
   }
 
   /** The part of a histogram's observations since `before` that is below a quantile: its bound; null without any. */

@@ -13,6 +13,7 @@ const milliseconds = (value) => `${(value * 1000).toLocaleString("en", { maximum
 const percent = (value) => `${Math.round(100 * value)} %`;
 const counter = (name) => ({ now, before, seconds }) => [rate(name, now, before, seconds)];
 const gauge = (name, labels) => ({ now }) => [now.value(name, labels)];
+const most = (name, labels) => ({ now }) => [now.most(name, labels)];
 const quantiles = (name) => ({ now, before }) => [before && now.quantile(name, 0.5, before), before && now.quantile(name, 0.99, before)];
 
 export const SIGNS = [
@@ -60,7 +61,7 @@ export const SIGNS = [
   },
   {
     name: "Furthest behind",
-    of: gauge("paperdb_subscriber_lag_changes"),
+    of: most("paperdb_subscriber_lag_changes"),
     unit: number,
     warn: 1_000,
     bad: 100_000,
@@ -79,7 +80,7 @@ export const SIGNS = [
   },
   {
     name: "Write-ahead log",
-    of: gauge("paperdb_storage_bytes", { part: "wal" }),
+    of: most("paperdb_storage_bytes", { part: "wal" }),
     unit: bytes,
     warn: 256 * 2 ** 20,
     bad: 2 ** 30,
@@ -88,7 +89,7 @@ export const SIGNS = [
   },
   {
     name: "Free on the disk",
-    of: gauge("paperdb_storage_bytes", { part: "free" }),
+    of: most("paperdb_storage_bytes", { part: "free" }),
     unit: bytes,
     warn: 2 ** 30,
     bad: 128 * 2 ** 20,
@@ -98,7 +99,7 @@ export const SIGNS = [
   },
   {
     name: "Database file",
-    of: gauge("paperdb_storage_bytes", { part: "file" }),
+    of: most("paperdb_storage_bytes", { part: "file" }),
     unit: bytes,
     what: "Documents, indexes and the change log.",
   },
