@@ -9,7 +9,7 @@ import { h, put, show } from "./dom.js";
 import { Metrics, rate } from "./prometheus.js";
 import { SIGNS, state } from "./signs.js";
 import { every, table } from "./table.js";
-import { button, number, say, sentence, time } from "./ui.js";
+import { button, moment, number, say, sentence } from "./ui.js";
 
 const LOOK_MS = 2000;
 /** Looks that are kept: five minutes. */
@@ -79,7 +79,7 @@ export function health({ session, address }) {
     if (text === known) return;
     known = text;
     show(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Looked at", null], queries.map((one) => [
-      time(one.at), `${one.database} / ${one.collection}`, `${(one.seconds * 1000).toFixed(0)} ms`, h("code", {}, JSON.stringify(one.filter ?? {})), one.sort ?? "",
+      moment(one.at), `${one.database} / ${one.collection}`, `${(one.seconds * 1000).toFixed(0)} ms`, h("code", {}, JSON.stringify(one.filter ?? {})), one.sort ?? "",
       one.plan ? `${number(one.plan.looksAt)} of ${number(one.plan.documents)}` : "",
       one.suggestion ? button(`Make the index ${one.suggestion.join(", ")}`, () => makeIndex(session, one)) : "",
     ]), "There were none."));

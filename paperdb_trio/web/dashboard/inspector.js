@@ -8,7 +8,7 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { every, table } from "./table.js";
-import { actions, button, bytes, complain, confirm, dialog, field, newId, number, say, select, sentence, time } from "./ui.js";
+import { actions, button, bytes, complain, confirm, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
 
 const LOOK_MS = 2000;
 const PAGE = 100;
@@ -56,7 +56,7 @@ export function inspector({ session, query }) {
       follows(one),
       one.lagChanges ? `${number(one.lagChanges)} changes` : "0",
       bytes(one.unsentBytes),
-      time(one.since),
+      moment(one.since),
       button("Look", () => connectionDialog({ session, connection: one, keys, onEnd: again }), { id: `look-${one.id}` }),
     ]), looked ? "No connection has this text." : "Nobody is connected.");
   }
