@@ -23,6 +23,8 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.logs import set_up as set_up_logs
 from paperdb_trio.model import new_id
+from paperdb_trio.store.administration import SetUp
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.file import prepare, serving_lock
 
@@ -71,7 +73,8 @@ def _set_up(file: Path) -> str:
         if not given:
             click.echo(f"First secret key, shown only now: {click.style(key, bold=True)}")
 
-    admin.set_up(file, admin.NewKey(new_id(), "secret", "first", hash_key(key)), *new_signing_secret(), show)
+    first = NewKey(new_id(), "secret", "first", hash_key(key))
+    admin.apply(file, SetUp("paperdb serve", first, *new_signing_secret()), show)
     return key
 
 

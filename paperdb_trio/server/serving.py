@@ -12,6 +12,7 @@ import math
 import resource
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.starting import started
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
+from paperdb_trio.store.housekeeping import KeepUsedKeys
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.durability import recover, settle
@@ -54,6 +56,8 @@ sparing_log = SparingLog(log)
 
 ACCOUNTS_SECONDS: Final = 0.25
 """Between two checks for changes by the command line."""
+USED_SECONDS: Final = 60.0
+"""Between two notes in the file of when keys were used."""
 LAST_WORDS: Final = 0.5
 """The end of the drain time, when requests that still wait for the disk are refused, to send the refusal."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
@@ -180,6 +184,7 @@ async def _serve(
                 return
             await core.start(hub.run)
             core.start_soon(_watch_accounts, look)
+            core.start_soon(_keep_used_keys, services)
             core.start_soon(wheel.run)
             core.start_soon(services.loop_delay.run)
             core.start_soon(beside, services)
@@ -274,6 +279,18 @@ async def _watch_accounts(look: Callable[[], Awaitable[bool]]) -> None:
             await look()
         except ApiError as error:  # it took too long: try again soon
             sparing_log.warning("could not check for changes of keys and plans: %s", error)
+
+
+async def _keep_used_keys(services: Services) -> None:
+    """Note in the file when keys were last used: a key at most once in each interval."""
+    while True:
+        await trio.sleep(USED_SECONDS)
+        used = services.accounts.used_at(time.time())
+        try:
+            if used:
+                await services.store.submit(KeepUsedKeys(used))
+        except ApiError as error:
+            sparing_log.warning("could not note which keys were used: %s", error)
 
 
 def raise_file_limit(settings: Settings) -> None:
