@@ -17,7 +17,7 @@ const part = (name) => encodeURIComponent(name);
 const when = (text, none = "never") => (text === null || text === undefined ? none : moment(text));
 const expiry = (days) => (days === "" ? null : new Date(Date.now() + Number(days) * DAY_MS).toISOString());
 
-export function access({ session }) {
+export function access({ session, address }) {
   const isAdmin = session.kind === "admin";
   const panel = h("div", { class: "stack" });
   const loading = (load) => {
@@ -36,7 +36,8 @@ export function access({ session }) {
     element: h("section", { class: "stack", "aria-label": "Access" },
       h("h1", {}, "Access"),
       !isAdmin && h("p", { class: "hint" }, "A secret key sees its own database. To change anything, sign in with an admin key: paperdb keys create --admin."),
-      tabs(views, panel), panel),
+      tabs(views, panel), panel,
+      h("p", { class: "hint" }, "Sessions: the ", h("a", { href: address("inspector") }, "inspector"), " shows who is connected now, with which token, and can end it.")),
     close: () => {},
   };
 }

@@ -33,7 +33,7 @@ export function health({ session, address }) {
   async function look() {
     const [about, metrics] = await Promise.all([session.get("/admin.v1/health"), read()]);
     show(notice, trouble(about));
-    tell(about);
+    tell(about, metrics?.value("paperdb_index_builds_total"));
     showSlow(about.slowQueries);
     charts.hidden = metrics === null;
     if (metrics === null) return;
@@ -66,11 +66,11 @@ export function health({ session, address }) {
     return null;
   }
 
-  function tell({ version, uptime, processes, connections }) {
+  function tell({ version, uptime, processes, connections }, built) {
     const hours = uptime / 3600;
     const since = hours < 1 ? `${Math.round(uptime / 60)} minutes` : hours < 48 ? `${Math.round(hours)} hours` : `${Math.round(hours / 24)} days`;
     const words = [version && `PaperDB ${version}`, uptime !== undefined && `up for ${since}`, processes > 1 && `${number(processes)} processes`,
-      `${number(connections.open)} connections`, connections.catchingUp > 0 && `${number(connections.catchingUp)} catching up`];
+      `${number(connections.open)} connections`, connections.catchingUp > 0 && `${number(connections.catchingUp)} catching up`, built > 0 && `${number(built)} indexes built`];
     facts.textContent = words.filter(Boolean).join(" · ");
   }
 
@@ -87,7 +87,8 @@ export function health({ session, address }) {
 
   function showBusy({ now, before, seconds }) {
     const name = "paperdb_collection_changes_total";
-    if (!now.has(name) || !before) return show(busy);
+    if (!now.has(name)) return show(busy, h("p", { class: "hint" }, "An admin key (paperdb keys create --admin) also shows which collections are busiest."));
+    if (!before) return undefined;
     const rows = now.all(name).map(({ labels }) => ({ labels, now: rate(name, now, before, seconds, labels), total: now.value(name, labels) }));
     rows.sort((one, other) => other.now - one.now || other.total - one.total);
     return show(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start"],
