@@ -180,11 +180,12 @@ def test_rates_and_quantiles_of_metrics(tmp_path: Path) -> None:
 
     script = """
         const [before, now] = given.map((text) => new prometheus.Metrics(text));
-        const quantiles = [[0.5, before], [0.75, before], [0.5, now]].map((about) => now.quantile("d", ...about));
-        const rates = [prometheus.rate("c", now, before, 2), prometheus.rate("c", before, now, 2)];
+        const quantiles = [[0.5, before], [0.75, before], [0.5, now]].map((of) => now.quantile("d", ...of));
+        const rates = [[now, before], [before, now], [now, new prometheus.Metrics("")], [now, null]].map(
+          ([young, old]) => prometheus.rate("c", young, old, 2));
         const values = [now.value("c", { name: 'a "b"\\n' }), now.most("c"), now.value("none")];
         console.log(JSON.stringify([quantiles, rates, values]));"""
     quantiles, rates, values = run(tmp_path, script, [text(10), text(30)])
     assert quantiles == [0.01, pytest.approx(0.055), None]
-    assert rates == [20, None]
+    assert rates == [20, None, 30, None]
     assert values == [30, 30, None]

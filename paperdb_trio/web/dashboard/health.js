@@ -113,7 +113,7 @@ async function makeIndex(session, { database, collection, suggestion }) {
 }
 
 function card(sign, address) {
-  const plot = chart(KEPT);
+  const plot = chart();
   const value = h("strong", { class: "value" });
   const badge = h("span", { class: "badge", hidden: true });
   const link = sign.link && [" ", h("a", { href: address(sign.link) }, "Look there.")];

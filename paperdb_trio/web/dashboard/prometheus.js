@@ -69,8 +69,9 @@ export class Metrics {
   }
 }
 
-/** How much a counter has grown in a second. */
+/** How much a counter has grown in a second. One that was not there before has begun at 0. */
 export function rate(name, now, before, seconds, labels) {
-  const [young, old] = [now.value(name, labels), before?.value(name, labels) ?? null];
+  const young = now.value(name, labels);
+  const old = before ? before.value(name, labels) ?? 0 : null;
   return young === null || old === null || young < old ? null : (young - old) / seconds;
 }
