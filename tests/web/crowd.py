@@ -1,7 +1,7 @@
 """The inspector with thousands of connections: `just dashboard-crowd`. Not for CI.
 
-Prints the seconds until the first row, until one connection is found, and until the page says why it did not
-get a change.
+Prints the seconds until the page answers what operators ask: who is connected, why somebody did not get a change,
+which collection is busiest, why it is slow.
 """
 
 from __future__ import annotations
@@ -74,6 +74,16 @@ def ask(page: Page, key: str, server: Server, count: int) -> None:
     click(page, "Why?", DIALOG)
     page.wait(f"{DIALOG}.querySelector('fieldset .badge')?.innerText === 'rule'", LIMIT)
     measure("why it did not get a change", began)
+    click(page, "Close", DIALOG)
+    for number in range(200):
+        server.insert("orders", {"customer": f"c{number}", "total": number})
+    server.request("GET", "/orders/docs", params={"filter": '{"total": {"gt": 5}}', "sort": "-total"})
+    began = perf_counter()
+    visit(page, "health", "document.querySelectorAll('.list').length === 2")
+    assert "default / orders" in page.run("document.querySelector('.list').innerText")
+    measure("which collection is busiest", began)
+    page.wait("document.querySelectorAll('.list')[1].innerText.includes('Make the index')", LIMIT)
+    measure("why it is slow: the query, and the index that helps", began)
 
 
 def main() -> None:
@@ -82,7 +92,7 @@ def main() -> None:
     count = parser.parse_args().connections
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
-        server = Server(Path(name) / "data")
+        server = Server(Path(name) / "data", ("--slow-query-ms", "1"))
         stack.callback(server.stop)
         key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
         wait_until(lambda: server.request("GET", "/admin.v1/me", key=key).status_code == 200)

@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.conftest import Server, receive
+from tests.conftest import Server, StartServer, receive, wait_until
 from tests.web.cdp import Browser, Page, chromium
 from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, fits_a_phone, sign_in, visit
 
@@ -144,11 +144,26 @@ def test_who_is_connected_and_why_somebody_did_not_get_a_change(
     page.wait(f"{within(EVIL)} === undefined")
 
 
-def test_health_moves_and_says_what_to_do(page: Page, server: Server, collection: str) -> None:
-    visit(page, "health", "document.querySelector('.card .line-0')?.getAttribute('d')?.includes('L')")
-    for _ in range(5):
-        server.insert(collection, {"n": 1})
-    page.wait("Number(document.querySelector('[aria-label=\"Writes per second\"] .value').innerText) > 0")
-    page.wait(f"{within(collection)} !== undefined")
-    assert barriers(page) == []
-    assert fits_a_phone(page)
+def test_health_moves_and_says_what_is_slow(
+    browser: Browser, start_server: StartServer, collection: str
+) -> None:
+    server = start_server("--slow-query-ms", "1")
+    admin = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
+    wait_until(lambda: server.request("GET", "/admin.v1/me", key=admin).status_code == 200)
+    for _ in range(3):
+        server.request("POST", f"/{collection}/bulk", json=[{"n": n, "name": EVIL} for n in range(1000)])
+    server.request("GET", f"/{collection}/docs", params={"filter": json.dumps({EVIL: 1}), "sort": "n"})
+    for key in (admin, server.key):
+        with browser.page(server.url, "window.bad = () => console.error('it ran')") as page:
+            page.listen()
+            sign_in(page, key)
+            visit(page, "health", "document.querySelector('.card .line-0')?.getAttribute('d')?.includes('L')")
+            writes = "document.querySelector('[aria-label=\"Writes per second\"] .value').innerText"
+            server.insert(collection, {"n": 1})
+            page.wait(f"Number({writes}) > 0")
+            page.wait("document.querySelectorAll('.list').length === 2")
+            assert page.run("document.querySelector('.list').innerText").count(collection) == 1
+            assert f"default / {collection}" in page.run("document.querySelectorAll('.list')[1].innerText")
+            assert barriers(page) == []
+            assert fits_a_phone(page)
+            assert page.complaints == []

@@ -37,7 +37,7 @@ Parts = list[str]
 
 def run(tmp_path: Path, script: str, given: Any) -> Any:
     """What a script prints as JSON, which has the modules by their names and `given`."""
-    for name in ("json-text", "conditions", "csv", "prometheus"):
+    for name in ("json-text", "conditions", "csv", "measures"):
         shutil.copy(FOLDER / f"{name}.js", tmp_path / f"{name}.mjs")
     (tmp_path / "given.json").write_text(json.dumps(given), "utf-8")
     (tmp_path / "script.mjs").write_text(
@@ -45,7 +45,7 @@ def run(tmp_path: Path, script: str, given: Any) -> Any:
         import * as json from "./json-text.mjs";
         import * as conditions from "./conditions.mjs";
         import * as csv from "./csv.mjs";
-        import * as prometheus from "./prometheus.mjs";
+        import * as measures from "./measures.mjs";
         const given = JSON.parse(readFileSync("given.json", "utf-8"));
         {script}""",
         "utf-8",
@@ -172,20 +172,21 @@ def test_csv_gives_back_what_was_written(tmp_path: Path) -> None:
     assert json.loads(texts) == {"n": "12", "o": '{"a": 1}'}
 
 
-def test_rates_and_quantiles_of_metrics(tmp_path: Path) -> None:
-    def text(count: int) -> str:
+def test_rates_and_quantiles_of_measures(tmp_path: Path) -> None:
+    def measures(count: int) -> list[Any]:
         buckets = {"0.01": count // 2, "0.1": count, "+Inf": count}
-        lines = [f'd_bucket{{le="{bound}",worker="1"}} {n}' for bound, n in buckets.items()]
-        return "\n".join(["# HELP x y", f'c{{name="a \\"b\\"\\n"}} {count}', f'c{{name="z"}} {count}', *lines])
+        counts = [{"labels": {"name": name}, "value": count, "suffix": ""} for name in ("a", "z")]
+        times = [{"labels": {"le": le}, "value": n, "suffix": "_bucket"} for le, n in buckets.items()]
+        return [{"name": "c", "samples": counts}, {"name": "d", "samples": times}]
 
     script = """
-        const [before, now] = given.map((text) => new prometheus.Metrics(text));
+        const [before, now] = given.map((one) => new measures.Measures(one));
         const quantiles = [[0.5, before], [0.75, before], [0.5, now]].map((of) => now.quantile("d", ...of));
-        const rates = [[now, before], [before, now], [now, new prometheus.Metrics("")], [now, null]].map(
-          ([young, old]) => prometheus.rate("c", young, old, 2));
-        const values = [now.value("c", { name: 'a "b"\\n' }), now.most("c"), now.value("none")];
-        console.log(JSON.stringify([quantiles, rates, values]));"""
-    quantiles, rates, values = run(tmp_path, script, [text(10), text(30)])
+        const rates = [[now, before], [before, now], [now, new measures.Measures([])], [now, null]].map(
+          ([young, old]) => measures.rate("c", young, old, 2));
+        const values = [now.value("c", { name: "a" }), now.value("c"), now.value("none")];
+        console.log(JSON.stringify([quantiles, rates, [...values, now.has("d"), now.has("e")]]));"""
+    quantiles, rates, values = run(tmp_path, script, [measures(10), measures(30)])
     assert quantiles == [0.01, pytest.approx(0.055), None]
     assert rates == [20, None, 30, None]
-    assert values == [30, 30, None]
+    assert values == [30, 60, None, True, False]
