@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from paperdb_trio.auth.keys import hash_key, new_key
-from paperdb_trio.cli.base import data_option
+from paperdb_trio.cli.base import data_option, import_postgres, store_option, url_option
 from paperdb_trio.errors import StartupError
 from paperdb_trio.model import milliseconds, new_id
 from paperdb_trio.store.administration import (
@@ -56,24 +56,14 @@ class Place(Protocol):
     def audit(self, limit: int) -> list[Row]: ...
 
 
-class Directory:
-    """The file of a data directory. A server may be running."""
+class _Stored:
+    """A store itself. Servers may be running."""
 
-    def __init__(self, data: str) -> None:
-        self._data = data
+    def __init__(self) -> None:
         self._by = f"command line ({_user()})"
 
     def _apply(self, operation: Operation[Any], show: Callable[[], None] | None = None) -> Any:
-        # What takes something away must be possible on a full disk, too.
-        urgent = bool(getattr(operation, "frees", False))
-        return admin.apply(prepare(self._data, create=False, urgent=urgent), operation, show)
-
-    def _read(self, question: Callable[[Any], list[Any]]) -> list[Row]:
-        file = prepare(self._data, create=False, write=False)
-        return [msgspec.to_builtins(row) for row in admin.read(file, question)]
-
-    def databases(self) -> list[Row]:
-        return self._read(records.databases)
+        raise NotImplementedError
 
     def create_database(self, name: str, plan: str) -> None:
         self._apply(CreateDatabase(self._by, name, plan))
@@ -83,9 +73,6 @@ class Directory:
 
     def delete_database(self, name: str) -> int:
         return int(self._apply(DeleteDatabase(self._by, name)))
-
-    def keys(self) -> list[Row]:
-        return self._read(records.keys)
 
     def create_key(self, kind: str, database: str | None, label: str, expires: str | None, show: Show) -> None:
         key, id = new_key(kind), new_id()
@@ -105,8 +92,56 @@ class Directory:
 
         return str(self._apply(RotateSigning(self._by, *new_signing_secret())).id)
 
+
+class Directory(_Stored):
+    """The file of a data directory."""
+
+    def __init__(self, data: str) -> None:
+        super().__init__()
+        self._data = data
+
+    def _apply(self, operation: Operation[Any], show: Callable[[], None] | None = None) -> Any:
+        # What takes something away must be possible on a full disk, too.
+        urgent = bool(getattr(operation, "frees", False))
+        return admin.apply(prepare(self._data, create=False, urgent=urgent), operation, show)
+
+    def _read(self, question: Callable[[Any], list[Any]]) -> list[Row]:
+        file = prepare(self._data, create=False, write=False)
+        return _builtins(admin.read(file, question))
+
+    def databases(self) -> list[Row]:
+        return self._read(records.databases)
+
+    def keys(self) -> list[Row]:
+        return self._read(records.keys)
+
     def audit(self, limit: int) -> list[Row]:
         return self._read(lambda connection: records.audit(connection, limit=limit))
+
+
+class InPostgres(_Stored):
+    """A PostgreSQL database."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._url = url
+        self._admin = import_postgres()
+
+    def _apply(self, operation: Operation[Any], show: Callable[[], None] | None = None) -> Any:
+        return self._admin.apply(self._url, operation, show)
+
+    def databases(self) -> list[Row]:
+        return _builtins(self._admin.read(self._url, self._admin.records.databases()))
+
+    def keys(self) -> list[Row]:
+        return _builtins(self._admin.read(self._url, self._admin.records.keys()))
+
+    def audit(self, limit: int) -> list[Row]:
+        return _builtins(self._admin.read(self._url, self._admin.records.audit(limit=limit)))
+
+
+def _builtins(rows: list[Any]) -> list[Row]:
+    return [msgspec.to_builtins(row) for row in rows]
 
 
 class Server:
@@ -186,19 +221,26 @@ class Server:
 
 
 def place_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds `--data`, `--url` and `--key`. The command gets a `place` instead."""
+    """Adds `--data`, `--store`, `--url` and `--key`. The command gets a `place` instead."""
 
     @data_option
-    @click.option("--url", envvar="PAPERDB_URL", help="A server, instead of the data directory.")
-    @click.option("--key", envvar="PAPERDB_API_KEY", help="An admin key, for --url.")
+    @store_option
+    @click.option(
+        "--url", envvar="PAPERDB_URL", show_envvar=True, help="A server, instead of the data directory."
+    )
+    @click.option("--key", envvar="PAPERDB_API_KEY", show_envvar=True, help="An admin key, for --url.")
     @wraps(command)
-    def placed(data: str, url: str | None, key: str | None, **more: Any) -> None:
+    def placed(data: str, store: str, url: str | None, key: str | None, **more: Any) -> None:
         source = click.get_current_context().get_parameter_source
         given = click.core.ParameterSource.COMMANDLINE
-        here = source("data") is given
+        here = given in (source("data"), source("store"))
         if here and source("url") is given:
             raise click.UsageError("Give --data or --url, not both")
-        place = Directory(data) if url is None or here else Server(url, _needed(key))
+        place: Place
+        if url is not None and not here:
+            place = Server(url, _needed(key))
+        else:
+            place = InPostgres(store) if store else Directory(data)
         command(place=place, **more)
 
     return placed
@@ -207,10 +249,13 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds `--url` and `--key`. The command gets a `server` instead."""
 
+    @url_option
     @click.option(
-        "--url", default="http://127.0.0.1:8000", show_default=True, envvar="PAPERDB_URL", help="The server."
+        "--key",
+        envvar="PAPERDB_API_KEY",
+        show_envvar=True,
+        help="An admin key, or a secret key of the database.",
     )
-    @click.option("--key", envvar="PAPERDB_API_KEY", help="An admin key, or a secret key of the database.")
     @wraps(command)
     def placed(url: str, key: str | None, **more: Any) -> None:
         command(server=Server(url, _needed(key)), **more)

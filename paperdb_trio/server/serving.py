@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +37,8 @@ from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.realtime.inspector import Inspector
+from paperdb_trio.rest.admin_health import report as health_report
 from paperdb_trio.rest.metrics import families
 from paperdb_trio.server.board import Board, WorkerCounts
 from paperdb_trio.server.remote import WorkerStore
@@ -93,6 +95,27 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         await _serve(settings, listener, limits, make_store, announce, ends, beside)
 
 
+async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve the PostgreSQL database `settings.store`, which other nodes may serve, too. Otherwise as
+    `serve`."""
+    from paperdb_trio.store.postgres.engine import PostgresStore  # it needs an extra
+
+    raise_file_limit(settings)
+    settings = replace(settings, cache_bytes=0)  # another node may have changed what was read
+    limits = Limits(settings)
+    listener = listen(settings.host, settings.port)
+
+    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> PostgresStore:
+        return PostgresStore(settings.store, settings, on_commit, on_trimmed)
+
+    async def beside(services: Services) -> None:
+        if settings.demo:
+            await demo.run(services.store, settings)
+
+    with listener:
+        await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+
+
 async def serve_as_worker(
     settings: Settings,
     file: Path,
@@ -104,6 +127,8 @@ async def serve_as_worker(
 ) -> None:
     """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`."""
     limits = Limits(settings, WorkerCounts(board, worker))
+    if worker:  # the first one tells of changed databases, keys and plans
+        logging.getLogger("paperdb.accounts").setLevel(logging.WARNING)
 
     def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> WorkerStore:
         return WorkerStore(file, settings, board, worker, link, on_commit, on_trimmed)
@@ -168,6 +193,8 @@ async def _serve(
         services.live_connections = lambda: len(gateway.connections)
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
+        services.reports |= Inspector(services, gateway).reports
+        services.reports["health"] = partial(health_report, services)
         services.reports["metrics"] = partial(families, services)
         services.subscribers = gateway.subscribers
         exchanges.observers.append(services.requests.observe)

@@ -95,27 +95,27 @@ class RemoveDeleted:
     limit: int = 500
 
     def apply(self, tx: Transaction) -> bool:
-        id = tx.removal()
-        if id is None:
+        removed = tx.removal()
+        if removed is None:
             return False
         last = size = 0
-        for last, _, bytes in tx.logged(id, 0, self.limit):  # noqa: B007
+        for last, _, bytes in tx.logged(removed, 0, self.limit):  # noqa: B007
             size += bytes
             if size >= STEP_BYTES:
                 break
         if last:
-            tx.trim(id, 0, last)
+            tx.trim(removed, 0, last)
             return True
-        collection = tx.some_collection(id)
+        collection = tx.some_collection(removed)
         if collection is None:
-            tx.end_removal(id)
+            tx.end_removal(removed)
         else:
-            tx.collection_id(id, collection[1])
+            tx.collection_id(removed, collection[1])
             tx.remove_indexes(collection[0])
             found = tx.documents(*span(collection[0]), self.limit, STEP_BYTES)
             tx.erase([(rowkey, id) for rowkey, id, _ in found])
             if not found:
-                tx.drop_if_empty(id, collection[1], collection[0])
+                tx.drop_if_empty(removed, collection[1], collection[0])
         return True
 
 

@@ -20,7 +20,7 @@ from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
@@ -196,8 +196,6 @@ class Records(Protocol):
         """None if there is no such collection."""
         ...
 
-    async def figures(self) -> FileFigures: ...
-
 
 # --- the store -----------------------------------------------------------------------------------
 
@@ -242,6 +240,10 @@ class Store(Log, Submits, Directories, Records, Protocol):
     @property
     def full(self) -> bool:
         """Whether the disk is full: only operations that free space are done."""
+        ...
+
+    def slow_queries(self) -> list[dict[str, Any]]:
+        """The newest slow finds and counts of this process: see `SlowQueries`. `database`: its id."""
         ...
 
     def measures(self) -> list[Family]:

@@ -222,8 +222,8 @@ class Transaction(Catalog, Registry):
         return True
 
     def erase(self, documents: list[tuple[int, str]]) -> None:
-        """Remove documents, by row key and id, of which nothing else will remain: neither a change nor an entry
-        of an index."""
+        """Remove documents `(row key, id)` of which nothing else will remain: neither a change nor an entry of
+        an index."""
         for rowkey, id in documents:
             self._remove(rowkey, id)
 

@@ -36,9 +36,8 @@ def new_file(directory: Path) -> Path:
 
 def new_database(url: str) -> None:
     """The same in PostgreSQL."""
-    session = preparing.prepare(url, create=True, durable=False)
-    postgres_admin.set_up(session, NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32)
-    session.close()
+    preparing.prepare(url, create=True).close()
+    postgres_admin.apply(url, SetUp("test", NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32))
 
 
 @contextmanager

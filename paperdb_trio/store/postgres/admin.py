@@ -1,74 +1,74 @@
-"""Databases, API keys and signing secrets: the rows that the command line writes and the servers watch.
+"""The command line's way to a PostgreSQL store: it applies operations, and reads what administrators see.
 
-Law: each call is one transaction, and may come from any machine while servers run. It increments
-`meta.admin_version`, so that they reload these rows within a second. Only the hash of a key is stored.
+Law: each call is one transaction, and may come from any machine while servers run. They read what changed
+within a second.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TypeVar
 
-from paperdb_trio.model import timestamp
-from paperdb_trio.store.postgres.change_log import BEGIN, END
-from paperdb_trio.store.postgres.connection import Connection
-from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.wire import Statement
-from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
-from paperdb_trio.store.records import NewKey
+from paperdb_trio.errors import ApiError, StartupError
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.postgres import records
+from paperdb_trio.store.postgres.prepare import prepare, unavailable
+from paperdb_trio.store.postgres.records import Asked
+from paperdb_trio.store.postgres.transaction import Transaction
+from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
+
+__all__ = ("apply", "has_valid_key", "is_empty", "prepare", "read", "records")
+
+Result = TypeVar("Result")
 
 
-def is_empty(session: Session) -> bool:
-    """Whether this is a first start: there is no database yet."""
-    return not session.query("SELECT 1 FROM databases LIMIT 1")
+def apply(url: str, operation: Operation[Result], show: Callable[[], None] | None = None) -> Result:
+    """Apply an operation of `administration`.
+
+    `show` shows a secret to its owner before the commit: a key that could not be shown is not stored. Raises
+    `StartupError`.
+    """
+    shown = ""
+    with closing(prepare(url)) as session:
+        try:
+            now = time.time()
+            tx = Transaction(session, now, now)
+            tx.begin()
+            result = operation.apply(tx)
+            _, statements = tx.finish()
+            session.run([*session.take(), *statements])
+            if show is not None:
+                show()
+                shown = "; the key that was shown is not stored"
+            session.run([("COMMIT", ())])
+        except ApiError as error:
+            raise StartupError(error.message, 2 if error.status == 400 else 1) from None
+        except (ServerError, ConnectionLost) as error:
+            raise unavailable(f"PostgreSQL refused this{shown}", error) from None
+    return result
 
 
-def set_up(session: Session, key: NewKey, kid: str, secret: bytes) -> None:
-    """Create what a first start needs: the database `default`, a key, a signing secret."""
-    now = time.time()
-    session.run(
-        [
-            (
-                "WITH d AS (INSERT INTO databases (name, plan, created_at) VALUES ('default','team',$1) "
-                "RETURNING id) INSERT INTO heads (database_id) SELECT id FROM d",
-                (timestamp(now),),
-            ),
-            (
-                "INSERT INTO keys SELECT $1, id, $2, $3, $4, $5, NULL FROM databases WHERE name='default'",
-                (key.id, key.kind, key.label, key.hash, timestamp(now)),
-            ),
-            ("INSERT INTO signing_secrets VALUES ($1,$2,$3,NULL)", (kid, secret, now)),
-            ("UPDATE meta SET value=value+1 WHERE name='admin_version'", ()),
-        ]
+def read(url: str, asked: Asked[Result]) -> Result:
+    """What one of `records` finds."""
+    with closing(prepare(url)) as session:
+        return asked.made(session.query(asked.sql, *asked.parameters))
+
+
+def has_valid_key(url: str, hash: bytes | None = None) -> bool:
+    """Whether any key is valid, or the one with this hash."""
+    return read(
+        url,
+        Asked(
+            "SELECT 1 FROM keys WHERE revoked_at IS NULL AND coalesce(expires_at>$1::bigint, TRUE) "
+            "AND ($2::bytea IS NULL OR hash=$2) LIMIT 1",
+            (int(time.time() * 1000), hash),
+            bool,
+        ),
     )
 
 
-DIRECTORY: tuple[Statement, ...] = (
-    BEGIN,
-    ("SELECT value FROM meta WHERE name='admin_version'", ()),
-    ("SELECT id, name, plan FROM databases", ()),
-    ("SELECT id, database_id, kind, hash, revoked_at IS NOT NULL FROM keys", ()),
-    ("SELECT kid, secret, retired_at FROM signing_secrets", ()),
-)
-
-
-async def directory(connection: Connection, known: int, last: int) -> Directory | None:
-    """See `Store.directory`."""
-    if await connection.query("SELECT value FROM meta WHERE name='admin_version'") == [(known,)]:
-        return None
-    revoked: Statement = (
-        "SELECT id, database_id, kind, name, at, until FROM revocations WHERE id>$1 ORDER BY id",
-        (last,),
-    )
-    _, ((version,),), databases, keys, secrets, revocations, _ = await connection.queries(
-        [*DIRECTORY, revoked, END]
-    )
-    return Directory(
-        version,
-        [(id, name.decode(), plan.decode()) for id, name, plan in databases],
-        [KeyRow(id.decode(), of, kind.decode(), hash, revoked) for id, of, kind, hash, revoked in keys],
-        [(kid.decode(), secret, retired) for kid, secret, retired in secrets],
-        [
-            RevocationRow(id, of, kind.decode(), name.decode(), at, until)
-            for id, of, kind, name, at, until in revocations
-        ],
-    )
+def is_empty(url: str) -> bool:
+    """Whether this is a first start."""
+    return read(url, Asked("SELECT 1 FROM signing_secrets LIMIT 1", (), lambda rows: not rows))

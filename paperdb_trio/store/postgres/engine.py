@@ -15,15 +15,18 @@ from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
+from paperdb_trio.store.postgres import records
 from paperdb_trio.store.postgres.change_log import ChangeLog
 from paperdb_trio.store.postgres.connection import Pool
 from paperdb_trio.store.postgres.figures import figures
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.reader import Reader
 from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.watcher import Watcher
 from paperdb_trio.store.postgres.writer import Writer
 from paperdb_trio.store.protocol import Fault
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 
 CONNECTIONS: Final = 8
 """For reads. A node has two more: the writer's, and one that listens."""
@@ -56,7 +59,7 @@ class PostgresStore:
         self.fault: Callable[[], Fault | None] = self.writer.fault
         self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
         self.collections, self.schema = self._reader.collections, self._reader.schema
-        self.history = self._reader.history
+        self.history, self.slow_queries = self._reader.history, self._reader.slow_queries
         self.directory = self._watching.directory
         self.page = self._log.page
 
@@ -90,7 +93,7 @@ class PostgresStore:
     def bounds(self) -> dict[int, tuple[int, int]]:
         session = Session(self._url)
         try:
-            rows = session.query("SELECT database_id, head, trimmed FROM heads")
+            rows = session.query(BOUNDS)
         finally:
             session.close()
         for database_id, head, _ in rows:
@@ -118,6 +121,24 @@ class PostgresStore:
 
     async def current(self, database_id: int) -> None:
         await self._publisher.current(database_id, await self._watching.head(database_id))
+
+    # --- administration --------------------------------------------------------------------------
+
+    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
+        return await self._reader.ask(records.databases(name=name, after=after, limit=limit))
+
+    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
+        return await self._reader.ask(records.keys(database=database, after=after, limit=limit))
+
+    async def secrets(self) -> list[SecretInfo]:
+        return await self._reader.ask(records.secrets())
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        most = records.EVERYTHING if before is None else before
+        return await self._reader.ask(records.audit(before=most, limit=limit))
+
+    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
+        return await self._reader.ask(records.indexes(database_id, collection))
 
     @property
     def drops_left(self) -> bool:

@@ -31,15 +31,15 @@ def connected(url: str) -> Session:
     try:
         return Session(url)
     except ConnectionLost as error:
-        raise StartupError(f"Cannot connect to PostgreSQL: {told(error)}", EXIT_UNAVAILABLE) from None
+        raise unavailable("Cannot connect to PostgreSQL", error) from None
 
 
-def told(error: Exception) -> str:
-    """PostgreSQL's message in one line."""
-    return " ".join(str(error).split())
+def unavailable(what: str, error: Exception) -> StartupError:
+    """With PostgreSQL's message, in one line."""
+    return StartupError(f"{what}: {' '.join(str(error).split())}", EXIT_UNAVAILABLE)
 
 
-def prepare(url: str, *, create: bool, durable: bool = True) -> Session:
+def prepare(url: str, *, create: bool = False, durable: bool = False) -> Session:
     """Check the server and the database, and create or upgrade the tables. Returns a session.
 
     `durable`: refuse settings with which a crash could lose acknowledged writes. Raises `StartupError`.
@@ -50,9 +50,7 @@ def prepare(url: str, *, create: bool, durable: bool = True) -> Session:
         _migrate(session, create=create)
     except (ServerError, ConnectionLost) as error:
         session.close()
-        raise StartupError(
-            f"PostgreSQL refused to prepare the tables: {told(error)}", EXIT_UNAVAILABLE
-        ) from None
+        raise unavailable("PostgreSQL refused to prepare the tables", error) from None
     except BaseException:
         session.close()
         raise

@@ -22,13 +22,15 @@ from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.paging import edge_text, parse_edge
 from paperdb_trio.store.plan import Plan, Shelf, improvement
 from paperdb_trio.store.postgres import find as finding
-from paperdb_trio.store.postgres.admin import directory
 from paperdb_trio.store.postgres.change_log import BEGIN, ChangeLog
 from paperdb_trio.store.postgres.connection import Connection, Pool
+from paperdb_trio.store.postgres.directory import directory
+from paperdb_trio.store.postgres.records import Asked
 from paperdb_trio.store.postgres.wire import Ints, Statement, Texts
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.view import View
 
@@ -43,8 +45,10 @@ MOST_GETS: Final = 500
 _GET: Final = (
     "SELECT u.n, d.data, d.seq FROM unnest($1::bigint[],$2::text[],$3::text[]) WITH ORDINALITY "
     "u(database_id, name, id, n) JOIN collections c ON c.database_id=u.database_id AND c.name=u.name "
-    "JOIN documents d ON d.collection_id=c.id AND d.id=u.id"
+    "CROSS JOIN LATERAL (SELECT data, seq FROM documents WHERE collection_id=c.id AND id=u.id OFFSET 0) d"
 )
+"""Without the LATERAL, PostgreSQL reads the whole collection in a table that was never analysed, and compares
+ids."""
 
 
 class _Get:
@@ -64,6 +68,7 @@ class Reader:
         self._log = log
         self._advisor = advisor
         self._slow = SlowQueries(settings.slow_query_ms)
+        self.slow_queries = self._slow.latest
         self._max_result_bytes = settings.max_result_bytes
         # One thread projects at a time: it holds the interpreter's lock for each document.
         self._projecting = trio.CapacityLimiter(1)
@@ -131,15 +136,20 @@ class Reader:
             "JOIN counts n ON n.collection_id=c.id WHERE c.database_id=$1 AND c.name=$2",
             (database_id, collection),
         )
-        head: Statement = ("SELECT head FROM heads WHERE database_id=$1", (database_id,))
+        head: Statement = (
+            "SELECT h.head FROM heads h JOIN databases d ON d.id=h.database_id WHERE h.database_id=$1",
+            (database_id,),
+        )
         async with self._pool.lease(kind) as connection:
-            _, ((seq,),), rows = await connection.queries([BEGIN, head, shelf])
+            _, seqs, rows = await connection.queries([BEGIN, head, shelf])
+            if not seqs:
+                raise database_gone()
             of = None
             if rows:
                 id, documents, text, in_order = rows[0]
                 indexes = () if text is None else stored_indexes(text.decode()).all
                 of = Shelf(id, documents, indexes, in_order)
-            yield connection, seq, of  # the pool ends the transaction
+            yield connection, seqs[0][0], of  # the pool ends the transaction
 
     async def _do(self, connection: Connection, steps: finding.Steps[T]) -> T:
         try:
@@ -256,6 +266,11 @@ class Reader:
         """See `Store.directory`."""
         async with self._pool.lease("directory") as connection:
             return await directory(connection, known, last)
+
+    async def ask(self, asked: Asked[T]) -> T:
+        """What one of `records` finds."""
+        async with self._pool.lease("administration") as connection:
+            return asked.made(await connection.query(asked.sql, *asked.parameters))
 
     async def head(self, database_id: int) -> int:
         async with self._pool.lease("head") as connection:

@@ -20,9 +20,11 @@ from paperdb_trio.store.catalog import AT_ONCE_BYTES, CollectionRow, Value
 from paperdb_trio.store.indexes import Index, kind, parse_field
 from paperdb_trio.store.keys import interval, inverted, part, point
 from paperdb_trio.store.postgres.keys import intervals, stored
+from paperdb_trio.store.postgres.registry import Registry
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.wire import Blobs, Ints, Parameter, Row, Statement, Texts
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
 from paperdb_trio.store.transaction import Remembered, Taken
 
@@ -48,7 +50,10 @@ class Known(NamedTuple):
     collections: dict[str, CollectionRow]
 
 
-LOCK_HEAD: Final = "SELECT head, trimmed, catalog FROM heads WHERE database_id=$1 FOR UPDATE"
+LOCK_HEAD: Final = (
+    "SELECT h.head, h.trimmed, h.catalog FROM heads h JOIN databases d ON d.id=h.database_id "
+    "WHERE h.database_id=$1 FOR UPDATE OF h"
+)
 _COLLECTIONS: Final = (
     "SELECT c.id, c.schema, c.indexes, n.newest, c.name FROM unnest($2::text[]) u(name) "
     "JOIN collections c ON c.database_id=$1 AND c.name=u.name JOIN counts n ON n.collection_id=c.id"
@@ -56,12 +61,16 @@ _COLLECTIONS: Final = (
 _DOCUMENTS: Final = (
     "SELECT c.name, d.id, d.rowkey, d.seq, d.data FROM unnest($2::text[],$3::text[]) u(name, id) "
     "JOIN collections c ON c.database_id=$1 AND c.name=u.name "
-    "JOIN documents d ON d.collection_id=c.id AND d.id=u.id"
+    "CROSS JOIN LATERAL "  # see reader.py
+    "(SELECT id, rowkey, seq, data FROM documents WHERE collection_id=c.id AND id=u.id OFFSET 0) d"
 )
 _REQUESTS: Final = (
     "SELECT r.scope, r.key, r.at, r.digest, r.response, r.body, r.change "
     "FROM unnest($1::text[],$2::text[]) u(scope, key) JOIN requests r ON r.scope=u.scope AND r.key=u.key"
 )
+
+
+BOUNDS: Final = "SELECT h.database_id, h.head, h.trimmed FROM heads h JOIN databases d ON d.id=h.database_id"
 
 
 class Needs(NamedTuple):
@@ -73,7 +82,7 @@ class Needs(NamedTuple):
     requests: list[tuple[str, str]]
 
 
-class Transaction(transaction.Transaction):
+class Transaction(Registry, transaction.Transaction):
     """`database_id`: the one database that it writes to, if it is known. With `known`, it begins with a
     guess."""
 
@@ -120,7 +129,10 @@ class Transaction(transaction.Transaction):
         if needs.requests:
             scopes, keys = zip(*needs.requests, strict=True)
             statements.append((_REQUESTS, (Texts(scopes), Texts(keys))))
-        _, ((head, trimmed, catalog),), collections, *rest = self._session.run(statements)
+        _, heads, collections, *rest = self._session.run(statements)
+        if not heads:
+            return  # it was deleted: each operation is told so
+        (head, trimmed, catalog) = heads[0]
         self._locked[database_id] = (head, trimmed, catalog)
         by_name = {row[4].decode(): _collection_row(row) for row in collections}
         for name in names:
@@ -174,9 +186,16 @@ class Transaction(transaction.Transaction):
     def _lock(self, database_id: int) -> tuple[int, int, int]:
         found = self._locked.get(database_id)
         if found is None:
-            ((head, trimmed, catalog),) = self._query(LOCK_HEAD, database_id)
+            rows = self._query(LOCK_HEAD, database_id)
+            if not rows:
+                raise database_gone()
+            (head, trimmed, catalog) = rows[0]
             found = self._locked[database_id] = (head, trimmed, catalog)
         return found
+
+    def _lock_removed(self, database_id: int) -> None:
+        self._query("SELECT 1 FROM heads WHERE database_id=$1 FOR UPDATE", database_id)
+        self._locked[database_id] = (0, 0, 0)
 
     # --- what is written ---------------------------------------------------------------------------
 
@@ -202,8 +221,9 @@ class Transaction(transaction.Transaction):
             self._written = True
             self._session.add(sql, *parameters)
 
-    def finish(self, writer: bytes, batch: int) -> tuple[bool, list[Statement]]:
-        """The statements that end the transaction; and whether it writes anything."""
+    def finish(self, writer: bytes | None = None, batch: int = 0) -> tuple[bool, list[Statement]]:
+        """The statements that end the transaction; and whether it writes anything. `writer`: whose row keeps
+        the number of this batch."""
         statements = _statements(self._pending, self._marks)
         at = int(self.log_time * 1000)
         changes = self.changes
@@ -265,6 +285,8 @@ class Transaction(transaction.Transaction):
                 )
         if not (statements or heads or self._written):
             return False, []
+        if writer is None:
+            return True, [*heads, *statements]
         # If the writer's row is gone, another session of this node has looked up what became of its last batch,
         # and was told that it is not there: so it must never be.
         statements.append(
@@ -364,8 +386,8 @@ class Transaction(transaction.Transaction):
         for id in unread:
             self._documents[collection_id, id] = None
         for id, rowkey, seq, data in self._query(
-            "SELECT d.id, rowkey, seq, data FROM unnest($2::text[]) u(id) JOIN documents d "
-            "ON d.collection_id=$1 AND d.id=u.id",
+            "SELECT d.id, rowkey, seq, data FROM unnest($2::text[]) u(id) CROSS JOIN LATERAL "
+            "(SELECT id, rowkey, seq, data FROM documents WHERE collection_id=$1 AND id=u.id OFFSET 0) d",
             collection_id,
             Texts(unread),
         ):
@@ -383,9 +405,6 @@ class Transaction(transaction.Transaction):
         self._documents[rowkey >> SEQ_BITS, id] = None
 
     # --- collections -------------------------------------------------------------------------------
-
-    def databases(self) -> dict[str, int]:
-        return {name.decode(): id for name, id in self._query("SELECT name, id FROM databases")}
 
     def _collection(self, database_id: int, name: str) -> CollectionRow | None:
         self._lock(database_id)
@@ -602,7 +621,7 @@ class Transaction(transaction.Transaction):
         return head, trimmed
 
     def bounds(self) -> dict[int, tuple[int, int]]:
-        rows = self._query("SELECT database_id, head, trimmed FROM heads")
+        rows = self._query(BOUNDS)
         return {id: (head, trimmed) for id, head, trimmed in rows}
 
     def logged(self, database_id: int, after: int, limit: int) -> list[tuple[int, int, int]]:
@@ -651,8 +670,8 @@ class Transaction(transaction.Transaction):
         return int(forgotten)
 
     def revoke(self, database_id: int, kind: str, name: str, at: int, until: int) -> None:
-        # Its row first: the lock makes ids visible in their order. Readers ask for those after the last.
-        self._add("UPDATE meta SET value=value+1 WHERE name='admin_version'")
+        # This first: its lock makes ids visible in their order. Readers ask for those after the last.
+        self.tell_servers()
         # A clock that was set back must not take back an earlier revocation.
         self._add(
             "WITH old AS (DELETE FROM revocations WHERE database_id=$1 AND kind=$2 AND name=$3 RETURNING at) "

@@ -15,6 +15,7 @@ from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.postgres.connection import Connection
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.schema import KEEPER_LOCK
+from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 from paperdb_trio.store.postgres.writer import CHANNEL
 
@@ -69,7 +70,7 @@ class Watcher:
                 await trio.sleep(RETRY_SECONDS)
 
     async def _look(self, connection: Connection) -> None:
-        rows = await connection.query("SELECT database_id, head, trimmed FROM heads")
+        rows = await connection.query(BOUNDS)
         for database_id, head, trimmed in rows:
             self._publisher.heard(database_id, head)
             if trimmed > self._trimmed.get(database_id, 0):

@@ -18,7 +18,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.protocol import Fault, Submits
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.slow import SlowQueries
 from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
@@ -39,6 +39,7 @@ class SqliteReads:
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
         slow = SlowQueries(settings.slow_query_ms)
+        self.slow_queries = slow.latest
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._reader, self._watcher = (
             Reader(
@@ -101,9 +102,6 @@ class SqliteReads:
 
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         return await self._reader.run(partial(records.indexes, database_id=database_id, collection=collection))
-
-    async def figures(self) -> FileFigures:
-        return await self._reader.run(partial(records.figures, file=self._file))
 
 
 class SqliteStore(SqliteReads):
