@@ -34,9 +34,11 @@ from paperdb_trio.config import Settings
 from paperdb_trio.delivery.encodings import plain_event
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change, check_collection, check_id, new_id
+from paperdb_trio.store.administration import SetUp
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.operations import Draft, Insert
 from paperdb_trio.store.protocol import EventText
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.change_log import ChangeLog
 from paperdb_trio.store.sqlite.file import prepare, serving_lock
@@ -222,9 +224,8 @@ def main(data: str) -> None:
     key = new_key("secret")
     with serving_lock(data):
         file = prepare(data, create=True)
-        admin.set_up(
-            file, admin.NewKey(new_id(), "secret", "bench", hash_key(key)), *tokens.new_signing_secret()
-        )
+        first = NewKey(new_id(), "secret", "bench", hash_key(key))
+        admin.apply(file, SetUp("bench", first, *tokens.new_signing_secret()))
         trio.run(serve, file, key)
 
 

@@ -19,10 +19,10 @@ def pin(core: int) -> None:
 
 
 @contextmanager
-def on_core(core: int) -> Iterator[None]:
-    """Run the body on that core. Processes that it starts inherit the core from their first instruction."""
+def on_core(*cores: int) -> Iterator[None]:
+    """Run the body on that core, or those. Processes that it starts inherit it from their first instruction."""
     before = os.sched_getaffinity(0)
-    pin(core)
+    os.sched_setaffinity(0, cores)
     try:
         yield
     finally:

@@ -53,6 +53,10 @@ class Process:
     def cpu(self) -> float:
         return sum(map(cpu_seconds, self.pids))
 
+    def cpus(self) -> list[float]:
+        """The CPU time of each process."""
+        return [cpu_seconds(pid) for pid in self.pids]
+
     @property
     def memory(self) -> int:
         return sum(map(resident_bytes, self.pids))
@@ -74,9 +78,11 @@ class Process:
 
 
 @contextmanager
-def started(command: list[str], **more: object) -> Iterator[subprocess.Popen[str]]:
+def started(
+    command: list[str], cores: tuple[int, ...] = (SERVER_CORE,), **more: object
+) -> Iterator[subprocess.Popen[str]]:
     """Run a command on the server's core, and end it at the end. A ^C in the terminal does not reach it."""
-    with on_core(SERVER_CORE):
+    with on_core(*cores):
         process = subprocess.Popen(command, text=True, start_new_session=True, **more)  # type: ignore[call-overload]
     try:
         yield process
@@ -130,7 +136,11 @@ _NO_PINGS = ("--ping-interval", "3600", "--ping-timeout", "3600")
 
 @contextmanager
 def paperdb(
-    *options: str, data: Path | None = None, port: int = 0, command: list[str] | None = None
+    *options: str,
+    data: Path | None = None,
+    port: int = 0,
+    cores: tuple[int, ...] = (SERVER_CORE,),
+    command: list[str] | None = None,
 ) -> Iterator[Process]:
     """Start PaperDB, by default with a data directory of its own, and stop it at the end.
 
@@ -143,7 +153,7 @@ def paperdb(
         log = own / "stderr"
         with (
             log.open("w") as stderr,
-            started(command, stdout=subprocess.PIPE, stderr=stderr, env=environment) as process,
+            started(command, cores, stdout=subprocess.PIPE, stderr=stderr, env=environment) as process,
         ):
             key = ""
             assert process.stdout is not None

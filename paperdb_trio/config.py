@@ -33,6 +33,11 @@ class Settings:
     """The settings of `paperdb serve`. Times in seconds, sizes in bytes."""
 
     data: str = _setting("./paperdb-data", "Directory of the database; created if missing.")
+    store: str = _setting(
+        "",
+        "A PostgreSQL database in place of the directory's: postgresql://user:password@host/name.",
+        secret=True,
+    )
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8000, "Port to listen on; 0: any free port.", 0, 65535)
 
@@ -170,7 +175,12 @@ class Settings:
                 expected = f"{', '.join(words[:-1])} or {words[-1]}"
                 raise StartupError(f"Setting '{name}' is '{getattr(self, name)}'; expected {expected}", 2)
         parse_origins(self.allowed_origins)
-
+        if self.store and not self.store.startswith(("postgresql://", "postgres://")):
+            raise StartupError("Setting 'store' must be like postgresql://user:password@host/name", 2)
+        if self.store and self.worker_count > 1:
+            raise StartupError(
+                "Setting 'workers' is for a data directory: with 'store', start a server for each core", 2
+            )
         if self.max_document_bytes > self.max_result_bytes:  # it could be written and never be read
             raise StartupError(
                 f"Setting 'max_document_bytes' is {self.max_document_bytes}; expected at most "

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any, Final
 
+from paperdb_trio.auth.accounts import SERVER
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import Limits
@@ -118,7 +119,8 @@ def described(request: Request, limits: Limits) -> dict[str, Any]:
     if request.route:
         fields["route"] = request.route
     if request.identity is not None:
-        fields["database"] = request.identity.database.name
+        if request.identity.database is not SERVER:
+            fields["database"] = request.identity.database.name
         fields["key"] = request.identity.key.id
     if request.token is not None and request.token.subject is not None:
         fields["subject"] = request.token.subject

@@ -51,6 +51,14 @@ def timestamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat("T", "milliseconds").replace("+00:00", "Z")
 
 
+def milliseconds(text: str) -> int:
+    """The inverse: milliseconds since the epoch, from RFC 3339 with any offset. Raises ValueError."""
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("a time needs Z or an offset")
+    return round(moment.timestamp() * 1000)
+
+
 def check_collection(name: str) -> str:
     if not COLLECTION_NAME.match(name):
         raise bad_request(

@@ -21,7 +21,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import httpx
 import pytest
@@ -33,7 +33,7 @@ from tests.tls import trusting
 from tests.zygote import Popen, run
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.postgres import Postgres, Stores
 
 COMMAND = shlex.split(os.environ.get("PAPERDB_TEST_COMMAND", f"{sys.executable} -m paperdb_trio"))
 """What is tested: the installed package, or an executable."""
@@ -59,6 +59,32 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 settings.load_profile("paperdb")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--store", choices=("sqlite", "postgres"), default="sqlite", help="Where the servers of tests store."
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--store") == "postgres":
+        from tests.postgres import Stores
+
+        Server.stores = Stores()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if Server.stores is not None:
+        Server.stores.close()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without the tests of SQLite's own, if servers store in PostgreSQL."""
+    if config.getoption("--store") == "postgres":
+        others = [item for item in items if item.get_closest_marker("sqlite") is not None]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -97,8 +123,11 @@ def need(program: str, *arguments: str) -> str:
 class Server:
     """A `paperdb serve` process. `key` is the first secret key of the database `default`.
 
-    `forked` is for all tests but those of memory, imports or the start itself (tests/zygote.py).
+    `forked` is for all tests but those of memory, imports or the start itself (tests/zygote.py). With
+    `stores`, it stores in PostgreSQL.
     """
+
+    stores: ClassVar[Stores | None] = None
 
     def __init__(
         self,
@@ -112,6 +141,9 @@ class Server:
         self.popen = Popen if forked else subprocess.Popen
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
+        if self.stores is not None:
+            self.env.setdefault("PAPERDB_STORE", self.stores.url(data))
+            self.env.setdefault("PAPERDB_DURABILITY", "process")  # its commits are not fsynced
         self.http2 = False  # whether `request` speaks HTTP/2, and nothing else
         self.key = ""
         self.url = ""

@@ -23,6 +23,7 @@ from typing import Any, Final
 
 import psycopg
 
+from paperdb_trio.store.postgres.prepare import prepare
 from tests.conftest import lacking, need, wait_until
 
 START_SECONDS: Final = 30
@@ -144,3 +145,25 @@ def postgres_server(**settings: str) -> Iterator[Postgres]:
         yield server
     finally:
         server.close()
+
+
+class Stores:
+    """For `pytest --store postgres`: a database in place of each data directory. `close` it."""
+
+    def __init__(self) -> None:
+        self._server: Postgres | None = None
+        self._template = ""
+        self._names: dict[Path, str] = {}
+
+    def url(self, data: Path) -> str:
+        if self._server is None:
+            self._server = Postgres()
+            self._template = self._server.new()
+            prepare(self._server.url(self._template), create=True).close()
+        if data not in self._names:
+            self._names[data] = self._server.new(self._template)
+        return self._server.url(self._names[data])
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()

@@ -26,6 +26,7 @@ from bench.scenarios import SCENARIOS
 from paperdb_trio.cli import main
 from paperdb_trio.config import Settings
 from paperdb_trio.realtime.protocol import ACTIONS, CloseCode
+from paperdb_trio.rest.admin_call import PREFIX
 from paperdb_trio.rest.routes import OPEN_ROUTES, ROUTES
 from paperdb_trio.web import wheel
 from paperdb_trio.web.assets import SOURCE_ARCHIVE
@@ -36,7 +37,7 @@ from tests.web.tools import current_node, new_package
 
 PACKAGE = ROOT / "paperdb_trio"
 HOST = "127.0.0.1:8000"
-RUN_AS_A_WHOLE = ("rest", "realtime", "tokens", "python-sdk", "javascript-sdk", "operations")
+RUN_AS_A_WHOLE = ("rest", "realtime", "tokens", "python-sdk", "javascript-sdk", "operations", "admin")
 RUN_ELSEWHERE = {
     "README.md": "below, tests/web/test_page.py, .ci/newcomer",
     "docs/tutorial.md": "tests/web/test_tutorial.py",
@@ -73,7 +74,8 @@ ALL_ROUTES = sorted(
 
 @pytest.mark.parametrize(("method", "path", "query"), ALL_ROUTES, ids=lambda part: str(part))
 def test_every_route_and_its_parameters_are_documented(method: str, path: str, query: tuple[str, ...]) -> None:
-    (line,) = re.findall(rf"^\| `{method} {re.escape(path)}` \|.*$", text("docs/rest.md"), re.MULTILINE)
+    page = text("docs/admin.md" if path.startswith(f"/{PREFIX}/") else "docs/rest.md")
+    (line,) = re.findall(rf"^\| `{method} {re.escape(path)}` \|.*$", page, re.MULTILINE)
     meaning = line.replace(
         "as above", " ".join(re.findall(r"^\| `GET /:collection/docs` .*", text("docs/rest.md"), re.M))
     )

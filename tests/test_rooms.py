@@ -95,6 +95,7 @@ SEAM = {
     f"store.{name}"
     for name in (
         *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
+        *("administration", "records"),  # those of administrators
         *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
         *("predicate", "cache"),
     )

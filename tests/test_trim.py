@@ -11,9 +11,9 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.model import Change
+from paperdb_trio.store import keeper
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Operation
-from paperdb_trio.store.sqlite import keeper
 from paperdb_trio.store.sqlite.writer import Writer
 from tests.store.tools import DATABASE, inserting, new_file, rows
 

@@ -17,6 +17,7 @@ from bench.scenarios.rest import bulk, rest
 from bench.scenarios.restart import restart
 from bench.scenarios.store import questions, strangers
 from bench.scenarios.tls import tls
+from bench.scenarios.workers import workers
 
 SCENARIOS: dict[str, Scenario] = {
     scenario.__name__: scenario
@@ -42,5 +43,6 @@ SCENARIOS: dict[str, Scenario] = {
         strangers,
         match,
         live,
+        workers,
     )
 }

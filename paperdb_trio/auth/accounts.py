@@ -11,13 +11,13 @@ import logging
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import trio
 
 from paperdb_trio.auth.keys import hash_key
-from paperdb_trio.errors import ApiError
+from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.protocol import Directories, Directory, RevocationRow
 
@@ -38,6 +38,13 @@ class Database:
     def realtime(self) -> bool:
         return self.plan in REALTIME_PLANS
 
+    def require_name(self, name: str) -> None:
+        """Raises a 403 `OTHER_DATABASE`."""
+        if name != self.name:
+            raise ApiError(
+                403, "OTHER_DATABASE", f"The key or token is for another database than '{name[:80]}'"
+            )
+
     def require_realtime(self) -> None:
         """Raises a 403 `PLAN_REQUIRED`."""
         if not self.realtime:
@@ -46,17 +53,31 @@ class Database:
             )
 
 
+SERVER: Final = Database(0, "", "free")
+"""Stands for no database, in the identity of an admin key that names none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ApiKey:
+    """`database_id`: None for an admin key. `secret`: it may write. `revoked`: or it has expired. `expires`: in
+    seconds since the epoch, infinite for never."""
+
     id: str
-    database_id: int
+    database_id: int | None
+    kind: str
+    label: str
     secret: bool
     revoked: bool
+    expires: float
+
+    @property
+    def admin(self) -> bool:
+        return self.database_id is None
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A valid key and its database."""
+    """A valid key, and its database. An admin key's is the one that the request names."""
 
     key: ApiKey
     database: Database
@@ -71,8 +92,10 @@ class _Snapshot:
     key_ids: dict[bytes, str] = field(default_factory=dict)
     keyring: Keyring = ()
     signing: tuple[str, bytes] = ("", b"")
+    next_expiry: float = math.inf
+    """When the next key expires, in seconds since the epoch."""
     identities: dict[str, Identity] = field(default_factory=dict)
-    """By key, once used: hashing a key takes a twentieth of a get."""
+    """By key, once used: hashing a key takes a twentieth of a get. Not those of admin keys."""
 
 
 PRUNE_SECONDS: Final = 3600.0
@@ -115,17 +138,20 @@ class Accounts:
         self._looked = -math.inf
         self._revocations = _Revocations()
         self._log = SparingLog(logging.getLogger("paperdb.accounts"), burst=LINES_A_MINUTE)
+        self.used: set[str] = set()
+        """Ids of the keys that were used since the last `used_at`."""
 
     def age(self) -> float:
         """Seconds since the last `refresh` that could read the file."""
         return trio.current_time() - self._looked
 
     async def refresh(self, store: Directories) -> bool:
-        """Read the directory again if it has changed; returns whether it had."""
+        """Read the directory again if it has changed; returns whether something has, also if a key expired."""
+        changed = self._expire()
         directory = await store.directory(self._now.version, self._revocations.last)
         self._looked = trio.current_time()
         if directory is None:
-            return False
+            return changed
         before, self._now = self._now, _snapshot(directory)
         self._revocations.add(directory.revocations)
         if before.version:  # else it is the first reading
@@ -133,31 +159,74 @@ class Accounts:
                 self._log.log(logging.INFO, what, fields=fields)
         return True
 
+    def _expire(self) -> bool:
+        """Revoke the keys that have expired, so that a request need not look at the clock."""
+        now = time.time()
+        if now < self._now.next_expiry:
+            return False
+        keys = self._now.keys.copy()
+        for key in self._now.keys.values():
+            if key.expires <= now and not key.revoked:
+                keys[key.id] = replace(key, revoked=True)
+                self._log.log(logging.INFO, "a key has expired", fields={"key": key.id, "kind": key.kind})
+        self._now = replace(self._now, keys=keys, next_expiry=_next_expiry(keys), identities={})
+        return True
+
     def identify(self, key: str) -> Identity:
-        """Raises a 401 for a key that is unknown or revoked."""
+        """Raises a 401 for a key that is unknown, revoked or expired, and a 400 for an admin key."""
         known = self._now.identities.get(key)
         if known is not None:
             return known
-        id = self._now.key_ids.get(hash_key(key))
-        if id is None or self._now.keys[id].revoked:
-            raise unauthorized(": the API key does not exist or has been revoked")
-        identity = self._now.identities[key] = self.identity_of(id)
+        found = self.key_of(key)
+        if found.database_id is None:
+            raise bad_request(
+                "This is an admin key: name the database in a header, X-PaperDB-Database: default",
+                "DATABASE_NEEDED",
+            )
+        identity = self._now.identities[key] = Identity(found, self._now.databases[found.database_id])
         return identity
 
-    def identity_of(self, key_id: str) -> Identity:
-        """The identity of a key that is known to exist."""
-        key = self._now.keys[key_id]
-        return Identity(key, self._now.databases[key.database_id])
+    def identify_in(self, key: str, name: str) -> Identity:
+        """The same with the name of a database, which an admin key needs. Raises a 400 if it does not exist,
+        and a 403 if another key belongs to another one."""
+        found = self.key_of(key)
+        if found.database_id is not None:
+            identity = self.identify(key)
+            identity.database.require_name(name)
+            return identity
+        database = self.database_named(name)
+        if database is None:
+            raise bad_request(f"There is no database '{name[:80]}'", "DATABASE_NEEDED")
+        return Identity(found, database)
 
-    def database(self, id: int) -> Database:
-        return self._now.databases[id]
+    def key_of(self, key: str) -> ApiKey:
+        """Raises a 401 for a key that is unknown, revoked or expired."""
+        id = self._now.key_ids.get(hash_key(key))
+        if id is None or self._now.keys[id].revoked:
+            raise unauthorized(": the API key does not exist, has expired or has been revoked")
+        return self._now.keys[id]
+
+    def still(self, key_id: str, database_id: int) -> Identity:
+        """The identity as it is now. Raises a 401 if the key or the database is not valid any more."""
+        key, database = self._now.keys.get(key_id), self._now.databases.get(database_id)
+        if key is None or key.revoked or database is None:
+            raise unauthorized()
+        return Identity(key, database)
+
+    def used_at(self, now: float) -> dict[str, int]:
+        """The keys that were used since the last call, with the time in milliseconds."""
+        used, self.used = self.used, set()
+        return dict.fromkeys(used, int(now * 1000))
+
+    def database(self, id: int) -> Database | None:
+        return self._now.databases.get(id)
+
+    def databases(self) -> list[Database]:
+        return list(self._now.databases.values())
 
     def database_named(self, name: str) -> Database | None:
         id = self._now.database_ids.get(name)
         return None if id is None else self._now.databases[id]
-
-    def database_ids(self) -> list[int]:
-        return list(self._now.databases)
 
     def key(self, id: str) -> ApiKey | None:
         return self._now.keys.get(id)
@@ -193,18 +262,31 @@ def unauthorized(why: str = "") -> ApiError:
 
 def _snapshot(directory: Directory) -> _Snapshot:
     databases = {id: Database(id, name, plan) for id, name, plan in directory.databases}
+    now = time.time()
+    keys = {}
+    for row in directory.keys:
+        expires = math.inf if row.expires is None else row.expires
+        revoked = row.revoked or expires <= now
+        keys[row.id] = ApiKey(
+            row.id, row.database_id, row.kind, row.label, row.kind != "public", revoked, expires
+        )
     return _Snapshot(
         directory.version,
         databases,
         {database.name: database.id for database in databases.values()},
-        {key.id: ApiKey(key.id, key.database_id, key.kind == "secret", key.revoked) for key in directory.keys},
+        keys,
         {key.hash: key.id for key in directory.keys},
         tuple(
             (kid, secret, math.inf if retired is None else retired)
             for kid, secret, retired in directory.secrets
         ),
         next(((kid, secret) for kid, secret, retired in directory.secrets if retired is None), ("", b"")),
+        _next_expiry(keys),
     )
+
+
+def _next_expiry(keys: dict[str, ApiKey]) -> float:
+    return min((key.expires for key in keys.values() if not key.revoked), default=math.inf)
 
 
 def _differences(
@@ -225,13 +307,14 @@ def _differences(
     for id in before.databases.keys() - after.databases.keys():
         yield "a database was removed", {"database": names[id]}
     for key in after.keys.values():
-        kind = "secret" if key.secret else "public"
-        fields = {"key": key.id, "kind": kind, "database": names[key.database_id]}
+        fields: dict[str, Any] = {"key": key.id, "kind": key.kind}
+        if key.database_id is not None:
+            fields["database"] = names[key.database_id]
         known = before.keys.get(key.id)
         if known is None:
             yield "a key was created", fields
         if key.revoked and not (known is not None and known.revoked):
-            yield "a key was revoked", fields
+            yield "a key was revoked" if key.expires > time.time() else "a key has expired", fields
     for lost in before.keys.keys() - after.keys.keys():
         yield "a key was removed", {"key": lost}
     if before.signing[0] != after.signing[0]:

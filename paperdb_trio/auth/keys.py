@@ -10,14 +10,14 @@ from typing import Final
 from paperdb_trio.errors import StartupError
 
 SECRET_PREFIX: Final = "pdb_sk_"
-PUBLIC_PREFIX: Final = "pdb_pk_"
+_PREFIXES: Final = {"secret": SECRET_PREFIX, "public": "pdb_pk_", "admin": "pdb_ak_"}
 
-_SHAPE: Final = re.compile(r"pdb_(sk|pk)_[A-Za-z0-9_-]{43,128}\Z")
+_SHAPE: Final = re.compile(r"pdb_sk_[A-Za-z0-9_-]{43,128}\Z")
 
 
 def new_key(kind: str) -> str:
-    """A key of 256 random bits; `kind` is secret or public."""
-    return (SECRET_PREFIX if kind == "secret" else PUBLIC_PREFIX) + secrets.token_urlsafe(32)
+    """A key of 256 random bits; `kind` is secret, public or admin."""
+    return _PREFIXES[kind] + secrets.token_urlsafe(32)
 
 
 def hash_key(key: str) -> bytes:
@@ -26,7 +26,7 @@ def hash_key(key: str) -> bytes:
 
 def check_given_key(key: str) -> str:
     """A secret key that an operator chose (`PAPERDB_API_KEY`). Raises `StartupError` for a weak one."""
-    if not _SHAPE.match(key) or not key.startswith(SECRET_PREFIX):
+    if not _SHAPE.match(key):
         raise StartupError(
             "PAPERDB_API_KEY must be 'pdb_sk_' and at least 43 characters of A-Z a-z 0-9 _ - "
             "(create one: echo pdb_sk_$(head -c 32 /dev/urandom | basenc --base64url -w0 | tr -d =))",

@@ -93,7 +93,10 @@ class Grant:
             raise _key_revoked()
         if self.is_revoked(accounts):
             raise _token_revoked()
-        accounts.database(self.database.id).require_realtime()
+        database = accounts.database(self.database.id)
+        if database is None:
+            raise _key_revoked()
+        database.require_realtime()
 
     def still_good(self, accounts: Accounts) -> bool:
         """Whether it has not expired, neither it nor its key is revoked, and the plan still has realtime."""
@@ -162,7 +165,7 @@ def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str,
         "iss": ISSUER,
         "aud": AUDIENCE,
         "sub": identity.database.name,
-        "key": identity.key.id,
+        "key": _key_claim(identity),
         "collections": collections,
         "permissions": permissions,
         "iat": int(now),
@@ -191,6 +194,11 @@ def mint(accounts: Accounts, identity: Identity, request: Document) -> dict[str,
             f"{MAX_TOKEN_LENGTH:,} fit into the head of a request behind any proxy"
         )
     return {"token": token, **minted}
+
+
+def _key_claim(identity: Identity) -> str:
+    """The key's id; that of an admin key, which has no database, with the database's, which is never reused."""
+    return f"{identity.key.id}@{identity.database.id}" if identity.key.admin else identity.key.id
 
 
 _MEMBERS: Final = ("collections", "permissions", "expiresIn", "subject")
@@ -268,9 +276,14 @@ def verify(accounts: Accounts, token: str) -> Grant:
         raise ApiError(401, "TOKEN_EXPIRED", "The token has expired; get a new one") from None
     except (jwt.InvalidTokenError, ValueError, OverflowError, TypeError) as error:
         raise _invalid(str(error)) from None
-    database = accounts.database_named(claims.sub)
-    key = accounts.key(claims.key)
-    if database is None or key is None or key.database_id != database.id:
+    # The name of the database in `sub` may have changed.
+    key_id, _, named = claims.key.partition("@")
+    key = accounts.key(key_id)
+    database = None
+    if key is not None:
+        own = int(named) if named.isdecimal() else 0
+        database = accounts.database(own if key.database_id is None else key.database_id)
+    if key is None or database is None:
         raise _invalid("its database or key does not exist")
     subject = claims.subject
     issued = 0 if subject is None else round(claims.iat * 1000)

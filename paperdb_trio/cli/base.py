@@ -100,6 +100,26 @@ def main() -> None:
         )
 
 
+def import_postgres() -> Any:
+    """The module `store.postgres.admin`, for which an extra is needed."""
+    try:
+        from paperdb_trio.store.postgres import admin
+    except ImportError as error:
+        raise StartupError(
+            f"A store in PostgreSQL needs the extra 'postgres': pip install 'paperdb-trio[postgres]' ({error})",
+            2,
+        ) from None
+    return admin
+
+
+store_option = click.option(
+    "--store",
+    default="",
+    envvar="PAPERDB_STORE",
+    show_envvar=True,
+    help="A PostgreSQL database in place of --data: postgresql://user:password@host/name.",
+)
+
 url_option = click.option(
     "--url",
     default="http://127.0.0.1:8000",

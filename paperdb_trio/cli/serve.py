@@ -7,15 +7,16 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
 from paperdb_trio import __version__
 from paperdb_trio.auth.keys import check_given_key, hash_key, new_key
-from paperdb_trio.cli.base import main
+from paperdb_trio.cli.base import import_postgres, main
 from paperdb_trio.cli.settings import Effective, effective, settings_options
 from paperdb_trio.client.groups import leaves
 from paperdb_trio.config import Settings
@@ -23,6 +24,8 @@ from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.logs import set_up as set_up_logs
 from paperdb_trio.model import new_id
+from paperdb_trio.store.administration import SetUp
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.file import prepare, serving_lock
 
@@ -32,7 +35,7 @@ log = logging.getLogger("paperdb")
 @main.command()
 @settings_options
 def serve(config: str | None, **given: Any) -> None:
-    """Serve a data directory until SIGTERM or SIGINT.
+    """Serve a data directory, or a PostgreSQL database (--store), until SIGTERM or SIGINT.
 
     An option overrides its environment variable, which overrides the TOML file. A key in the TOML file is the
     option's name with underscores. On the first start, PAPERDB_API_KEY becomes the first secret key.
@@ -40,27 +43,57 @@ def serve(config: str | None, **given: Any) -> None:
     said = effective(config, given)
     settings = said.settings
     set_up_logs(settings.log_level, settings.log_format)
+    if settings.store:
+        _serve_node(said)
+        return
     # Half a second of imports, which other commands save.
     from paperdb_trio.server.supervisor import run
 
     with serving_lock(settings.data):
         file = prepare(settings.data, create=True, urgent=True)
-        first_key = _set_up(file) if admin.is_empty(file) else None
-        failure: BaseException | None = None
-        try:
-            run(settings, file, partial(_announce, said, file, first_key))
-        except* StartupError as group:
-            failure = next(leaves(group))
-        except* KeyboardInterrupt:
-            pass
-        except* Exception as group:
-            log.critical("the server failed", exc_info=group)
-            failure = SystemExit(EXIT_FAILED)
-        if failure is not None:
-            raise failure
+        place = _Place(partial(admin.apply, file), partial(admin.has_valid_key, file))
+        first_key = _set_up(place) if admin.is_empty(file) else None
+        _run(partial(run, settings, file, partial(_announce, said, place, first_key)))
 
 
-def _set_up(file: Path) -> str:
+class _Place(NamedTuple):
+    """What a start needs of where the database is: `admin.apply`, `admin.has_valid_key`."""
+
+    apply: Callable[..., Any]
+    has_valid_key: Callable[..., bool]
+
+
+def _serve_node(said: Effective) -> None:
+    """Serve a PostgreSQL database, as one of its nodes."""
+    postgres = import_postgres()
+    # Half a second of imports.
+    import trio
+
+    from paperdb_trio.server.serving import serve_node
+
+    settings, url = said.settings, said.settings.store
+    postgres.prepare(url, create=True, durable=settings.durability == "disk").close()
+    place = _Place(partial(postgres.apply, url), partial(postgres.has_valid_key, url))
+    first_key = _set_up(place) if postgres.is_empty(url) else None
+    _run(partial(trio.run, serve_node, settings, partial(_announce, said, place, first_key)))
+
+
+def _run(run: Callable[[], None]) -> None:
+    failure: BaseException | None = None
+    try:
+        run()
+    except* StartupError as group:
+        failure = next(leaves(group))
+    except* KeyboardInterrupt:
+        pass
+    except* Exception as group:
+        log.critical("the server failed", exc_info=group)
+        failure = SystemExit(EXIT_FAILED)
+    if failure is not None:
+        raise failure
+
+
+def _set_up(place: _Place) -> str:
     """Prepare a first start; returns the first key, which is printed at once, because it is not stored."""
     from paperdb_trio.auth.tokens import new_signing_secret
 
@@ -71,11 +104,12 @@ def _set_up(file: Path) -> str:
         if not given:
             click.echo(f"First secret key, shown only now: {click.style(key, bold=True)}")
 
-    admin.set_up(file, admin.NewKey(new_id(), "secret", "first", hash_key(key)), *new_signing_secret(), show)
+    first = NewKey(new_id(), "secret", "first", hash_key(key))
+    place.apply(SetUp("paperdb serve", first, *new_signing_secret()), show)
     return key
 
 
-def _announce(said: Effective, file: Path, first_key: str | None, url: str) -> None:
+def _announce(said: Effective, place: _Place, first_key: str | None, url: str) -> None:
     """Print the server's address and the first steps. If stdout cannot be written, the server continues."""
     settings = said.settings
     try:
@@ -88,18 +122,19 @@ def _announce(said: Effective, file: Path, first_key: str | None, url: str) -> N
         if first_key is not None:
             _show_first_steps(settings, first_key, url)
         else:
-            _say_how_to_get_a_key(settings, file)
+            _say_how_to_get_a_key(settings, place)
     except (StartupError, BrokenPipeError) as error:
         log.warning("%s; listening on %s", error, url)
     log.info("started paperdb %s on %s; changed settings: %s", __version__, url, said.changed())
 
 
-def _say_how_to_get_a_key(settings: Settings, file: Path) -> None:
+def _say_how_to_get_a_key(settings: Settings, place: _Place) -> None:
     given = os.environ.get("PAPERDB_API_KEY")
-    if given and not admin.has_valid_key(file, hash_key(given)):
+    if given and not place.has_valid_key(hash_key(given)):
         click.echo("PAPERDB_API_KEY is not a valid key here: only on a first start it becomes one.")
-    why = "To create another API key" if admin.has_valid_key(file) else "No API key is valid. To create one"
-    click.echo(f"{why}: {_command()} keys create --data {shlex.quote(settings.data)}")
+    why = "To create another API key" if place.has_valid_key() else "No API key is valid. To create one"
+    where = "--store …" if settings.store else f"--data {shlex.quote(settings.data)}"
+    click.echo(f"{why}: {_command()} keys create {where}")
 
 
 def _command() -> str:

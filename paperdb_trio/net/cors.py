@@ -50,7 +50,7 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
     if method == "OPTIONS":
         headers["Access-Control-Allow-Methods"] = ", ".join([*METHODS, "OPTIONS"])
         headers["Access-Control-Allow-Headers"] = (
-            "Authorization, X-API-Key, Content-Type, If-Match, If-None-Match, Idempotency-Key, Last-Event-ID, "
-            "X-Request-Id"
+            "Authorization, X-API-Key, X-PaperDB-Database, Content-Type, If-Match, If-None-Match, "
+            "Idempotency-Key, Last-Event-ID, X-Request-Id"
         )
         headers["Access-Control-Max-Age"] = "86400"

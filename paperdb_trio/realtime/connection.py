@@ -140,7 +140,9 @@ class Live(ABC):
             self.close(CloseCode.ACCESS_LOST, "API key revoked")
         elif self._grant.is_revoked(self._accounts):
             self.close(CloseCode.ACCESS_LOST, "token revoked")
-        elif not self._accounts.database(self._grant.database.id).realtime:
+        elif (database := self._accounts.database(self._grant.database.id)) is None:
+            self.close(CloseCode.ACCESS_LOST, "the database was deleted")
+        elif not database.realtime:
             self.close(CloseCode.ACCESS_LOST, "the plan has no realtime")
 
     def check(self, now: float) -> float | None:

@@ -99,7 +99,7 @@ class Gateway:
         request, exchanges = _request(stream, head), self._services.exchanges
         exchanges.begin(request)
         exchanges.name(request)
-        request.identity, request.token = self._services.accounts.identity_of(grant.key_id), grant
+        request.identity, request.token = self._services.accounts.still(grant.key_id, grant.database.id), grant
         exchanges.end(request, 101, 0)
         return request.id
 

@@ -26,6 +26,8 @@ from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
 
+DATABASE_HEADER: Final = "x-paperdb-database"
+"""Names the database of a request with an admin key."""
 MAX_IDEMPOTENCY_KEY: Final = 255
 """Characters."""
 LARGE_BYTES: Final = 64 * 1024
@@ -92,23 +94,9 @@ class Call:
         return check_id(self.parameters["id"])
 
     async def body(self, max_bytes: int | None = None) -> bytes:
-        """The body, whose content type is JSON. Raises a 415 for another one, and a 413."""
-        headers = self.request.headers
-        given = headers.get("content-type", "application/json")
-        if given != "application/json" and not _is_json(given):
-            raise _unsupported(f"Content-Type is '{given[:80]}'; expected application/json, in UTF-8")
-        if "content-range" in headers:
-            raise bad_request("Content-Range is not supported: send the whole body")
-        coding = headers.get("content-encoding", "identity")
-        if coding.strip().lower() != "identity":
-            raise _unsupported(
-                f"Content-Encoding is '{coding[:80]}'; expected a body that is not compressed",
-                {"Accept-Encoding": "identity"},
-            )
-        most = self.services.settings.max_body_bytes
-        body = await self.request.read_body(most if max_bytes is None else min(most, max_bytes))
-        if self.services.accounts.identity_of(self.identity.key.id).key.revoked:  # while the body came
-            raise unauthorized()
+        """See `read_json`. Raises a 401 if the client lost its access meanwhile, too."""
+        body = await read_json(self.services, self.request, max_bytes)
+        self.services.accounts.still(self.identity.key.id, self.database_id)
         if self.token is not None:
             self.token.check(self.services.accounts)
         self._said = body
@@ -156,6 +144,8 @@ class Call:
             )
         headers = (request.headers.get(name, "") for name in ("if-match", "if-none-match"))
         scope, rules = self.identity.key.id, None
+        if self.identity.key.admin:
+            scope = f"{scope}@{self.database_id}"
         if self.token is not None:  # one key mints the tokens of many people
             scope, rules = f"{scope} {self.token.scope}", self.token.rules
         said = encode([request.method, request.path, self.query, *headers, rules])
@@ -181,11 +171,26 @@ def _kept_response(kept: Kept) -> Response:
     )
 
 
-def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens.Grant | None]:
-    """The client's identity, from `Authorization: Bearer`, `X-API-Key` or a token in the query. Raises a 401.
+async def read_json(services: Services, request: Request, max_bytes: int | None = None) -> bytes:
+    """The body, whose content type is JSON. Raises a 415 for another one, and a 413."""
+    headers = request.headers
+    given = headers.get("content-type", "application/json")
+    if given != "application/json" and not _is_json(given):
+        raise _unsupported(f"Content-Type is '{given[:80]}'; expected application/json, in UTF-8")
+    if "content-range" in headers:
+        raise bad_request("Content-Range is not supported: send the whole body")
+    coding = headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise _unsupported(
+            f"Content-Encoding is '{coding[:80]}'; expected a body that is not compressed",
+            {"Accept-Encoding": "identity"},
+        )
+    most = services.settings.max_body_bytes
+    return await request.read_body(most if max_bytes is None else min(most, max_bytes))
 
-    A token has the identity of the key that minted it. It may do no more than its grant says.
-    """
+
+def credential_of(request: Request) -> str:
+    """The key or token in `Authorization: Bearer`, `X-API-Key` or the query. Raises a 401 if there is none."""
     headers = request.headers
     scheme, _, credential = headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":  # Basic may be for a proxy in front of the server
@@ -193,7 +198,23 @@ def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens
     credential = credential.strip()
     if not credential:
         raise unauthorized()
-    if credential.count(".") != 2:  # a JWT has two dots, an API key none
-        return accounts.identify(credential), None
+    return credential
+
+
+def is_token(credential: str) -> bool:
+    return credential.count(".") == 2  # a JWT has two dots, an API key none
+
+
+def authenticate(accounts: Accounts, request: Request) -> tuple[Identity, tokens.Grant | None]:
+    """The client's identity. Raises a 401, and what `Accounts.identify` and `identify_in` do.
+
+    A token has the identity of the key that minted it. It may do no more than its grant says.
+    """
+    credential = credential_of(request)
+    named = request.headers.get(DATABASE_HEADER)
+    if not is_token(credential):
+        return accounts.identify(credential) if named is None else accounts.identify_in(credential, named), None
     grant = tokens.verify(accounts, credential)
-    return accounts.identity_of(grant.key_id), grant
+    if named is not None:
+        grant.database.require_name(named)
+    return accounts.still(grant.key_id, grant.database.id), grant

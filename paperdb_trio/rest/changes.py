@@ -12,7 +12,6 @@ import trio
 from msgspec import Raw
 
 from paperdb_trio.auth import tokens
-from paperdb_trio.auth.accounts import unauthorized
 from paperdb_trio.delivery.encodings import CURSOR
 from paperdb_trio.delivery.topics import Asked
 from paperdb_trio.delivery.views import page_text
@@ -101,10 +100,7 @@ def _check_still_good(call: Call) -> None:
     accounts = call.services.accounts
     if call.token is not None:
         call.token.check(accounts)
-    identity = accounts.identity_of(call.identity.key.id)
-    if identity.key.revoked:
-        raise unauthorized()
-    identity.database.require_realtime()
+    accounts.still(call.identity.key.id, call.database_id).database.require_realtime()
 
 
 def _cursor_expired(position: int, trimmed: int) -> ApiError:

@@ -161,7 +161,7 @@ def _cache(services: Services) -> Iterator[Family]:
 def _databases(
     services: Services, hub: Mapping[int, Figures], audience: Mapping[int, _Audience]
 ) -> Iterator[Family]:
-    names = {id: services.accounts.database(id).name for id in services.accounts.database_ids()}
+    names = {database.id: database.name for database in services.accounts.databases()}
     of_hub = [({"database": names[id]}, of) for id, of in sorted(hub.items()) if id in names]
     nobody = _Audience()
     of_audience = [({"database": name}, audience.get(id, nobody)) for id, name in names.items()]

@@ -36,6 +36,10 @@ _SENT: Final = {
     "within a day, gets the first response and writes nothing",
     "Last-Event-ID": "Where a stream resumes: the seq of the last event seen. It takes precedence over `since`",
 }
+_BEARER: Final = (
+    "An API key, or a token. With an admin key, a header names the database, except in the admin API: "
+    "`X-PaperDB-Database: default`"
+)
 _WITH_STATUS: Final = {401: "WWW-Authenticate", 405: "Allow", 429: "Retry-After", 503: "Retry-After"}
 """The header that comes with an error status."""
 _TEXT: Final = {"schema": {"type": "string"}}
@@ -193,7 +197,7 @@ class _Document:
                     for name in self._by_id
                 },
                 "securitySchemes": {
-                    "key": {"type": "http", "scheme": "bearer", "description": "An API key, or a token"},
+                    "key": {"type": "http", "scheme": "bearer", "description": _BEARER},
                     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
                     "token": {
                         "type": "apiKey",

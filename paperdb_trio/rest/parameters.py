@@ -107,7 +107,7 @@ SELECT: Final = Parameter(
 LIMIT: Final = Whole(name="limit", about="At most this many", default=100, low=1, high=1000)
 OFFSET: Final = Whole(name="offset", about="Skips this many first", default=0, high=MAX_OFFSET)
 AFTER: Final = Parameter(
-    name="after", about="`next` of the page before, found with the same `sort`", format="next"
+    name="after", about="`next` of the page before; for documents, found with the same `sort`", format="next"
 )
 EXPLAIN: Final = Flag(
     name="explain", about="Responds with how the documents would be found, instead; for secret keys"
@@ -116,7 +116,7 @@ COUNT: Final = Flag(name="count", about="Adds `total`, the number of all that ma
 ATOMIC: Final = Flag(
     name="atomic", about="All or none: if one fails, none is written, and the response is its error"
 )
-CONFIRM: Final = Parameter(name="confirm", about="The collection's name again", required=True)
+CONFIRM: Final = Parameter(name="confirm", about="The name again", required=True)
 SINCE: Final = Whole(name="since", about="The seq of the last change seen, or `now`", high=MAX_SEQ, now=True)
 WAIT: Final = Whole(
     name="wait", about="Seconds to wait for a change; not for a stream", default=0, high="max_wait"
@@ -125,12 +125,13 @@ LAST_EVENT_ID: Final = Parameter(
     name="lastEventId", about="What polyfills of EventSource send for Last-Event-ID; only for a stream"
 )
 TOKEN: Final = Parameter(name="token", about="A realtime token")
+DATABASE: Final = Parameter(name="database", about="Only of this database", example="default")
 
 PARAMETERS: Final = {
     parameter.name: parameter
     for parameter in (
         *(FILTER, SORT, SELECT, LIMIT, OFFSET, AFTER, COUNT, EXPLAIN),
-        *(ATOMIC, WHERE, CONFIRM, SINCE, WAIT, LAST_EVENT_ID, TOKEN),
+        *(ATOMIC, WHERE, CONFIRM, SINCE, WAIT, LAST_EVENT_ID, TOKEN, DATABASE),
     )
 }
 

@@ -17,6 +17,8 @@ from paperdb_trio.model import COLLECTION_NAME, encode
 from paperdb_trio.net.cors import allow_origin, preflight
 from paperdb_trio.net.messages import Request, Response, error_response, json_text_response
 from paperdb_trio.rest import batch, bodies, changes, collections, documents, metrics, pages, responses, tokens
+from paperdb_trio.rest.admin_call import PREFIX, AdminCall, admit, check_access
+from paperdb_trio.rest.admin_routes import ADMIN_ROUTES
 from paperdb_trio.rest.call import Call, authenticate
 from paperdb_trio.rest.openapi import openapi_document
 from paperdb_trio.rest.table import Access, OpenRoute, Route
@@ -33,6 +35,7 @@ _WHERE: Final = ("INVALID_FILTER", "INVALID_JSON", "UNKNOWN_OPERATOR", "INVALID_
 _FOUND: Final = (*_FILTERED, "INVALID_SORT", "INVALID_CURSOR", "RESULT_TOO_LARGE", "READ_ONLY_KEY")
 
 ROUTES: Final = (
+    *ADMIN_ROUTES,
     Route(
         "POST",
         "/:collection/docs",
@@ -349,9 +352,18 @@ async def _respond(services: Services, request: Request) -> Response:
     if method == "GET" and (package := ANY_PACKAGE.fullmatch(request.path)):
         raise pages.another_package(services, package[1])
     segments = request.segments()
+    if segments[0] == PREFIX:
+        admitted = request.identity = admit(services, request)
+        route, parameters = match(method, segments)
+        request.route = route.pattern
+        check_access(admitted, route.access)
+        return await route.handler(
+            AdminCall(services, request, admitted, parameters, request.query(*route.query))
+        )
     identity, token = authenticate(services.accounts, request)
     request.identity, request.token = identity, token
     services.limits.request(identity.key.id)
+    services.accounts.used.add(identity.key.id)
     route, parameters = match(method, segments)
     request.route = route.pattern
     if token is not None and not route.tokens:

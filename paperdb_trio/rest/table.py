@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from paperdb_trio.net.messages import Request, Response
 from paperdb_trio.rest.bodies import Body
-from paperdb_trio.rest.call import Call
 from paperdb_trio.services import Services
 
 
@@ -21,13 +20,21 @@ class Access(Enum):
 
     READ = "any key"
     WRITE = "a secret key"
+    OWN = "an admin key, or a secret key for its own database"
+    ADMIN = "an admin key"
+
+    @property
+    def administers(self) -> bool:
+        """Whether the route is of the admin API."""
+        return self in (Access.OWN, Access.ADMIN)
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
     method: str
     pattern: str
-    handler: Callable[[Call], Awaitable[Response]]
+    handler: Callable[[Any], Awaitable[Response]]
+    """It gets a `Call`, in the admin API an `AdminCall`."""
     access: Access
     query: tuple[str, ...] = ()
     conditional: bool = False
@@ -70,13 +77,14 @@ STATUS: Final = {
             "FIELD_NOT_IN_TOKEN",
             "INVALID_OPERATION",
             "TOO_MANY_RESIDUAL_QUERIES",
+            "DATABASE_NEEDED",
         ),
         400,
     ),
     **dict.fromkeys(("UNAUTHORIZED", "INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED"), 401),
     **dict.fromkeys(("READ_ONLY_KEY", "PLAN_REQUIRED", "TOKEN_NOT_ALLOWED", "NOT_IN_TOKEN"), 403),
     **dict.fromkeys(("RULE", "READ_ONLY_TOKEN"), 403),
-    "ORIGIN_NOT_ALLOWED": 403,
+    **dict.fromkeys(("ORIGIN_NOT_ALLOWED", "OTHER_DATABASE", "ADMIN_KEY_NEEDED"), 403),
     "NOT_FOUND": 404,
     "BODY_TIMEOUT": 408,
     "CONFLICT": 409,
@@ -105,7 +113,8 @@ OF_THE_CONNECTION: Final = (
 )
 """Codes that have nothing to do with the route."""
 
-_ANY: Final = ("INVALID_REQUEST", "UNAUTHORIZED", "PLAN_REQUIRED")
+_ANY: Final = ("INVALID_REQUEST", "UNAUTHORIZED")
+_OF_DOCUMENTS: Final = ("PLAN_REQUIRED", "DATABASE_NEEDED", "OTHER_DATABASE")
 _TOKEN: Final = ("INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED")
 _WITH_TOKEN: Final = frozenset({"NOT_IN_TOKEN", "FIELD_NOT_IN_TOKEN"})
 _BUSY: Final = ("RATE_LIMITED", "TOO_MANY_CONNECTIONS", "TOO_MANY_PENDING_BYTES")
@@ -115,7 +124,8 @@ _STORAGE: Final = ("SHUTTING_DOWN", "STORAGE_ERROR", "STORAGE_GONE", "STORAGE_FU
 
 def refusals(route: Route) -> dict[int, list[str]]:
     """The error codes that a route may respond with, by their status."""
-    codes = {*_ANY, *_TOKEN, *_BUSY, *route.refuses}
+    codes = {*_ANY, *_BUSY, *route.refuses}
+    codes |= _of_administration(route) if route.access.administers else {*_OF_DOCUMENTS, *_TOKEN}
     if "collection" in route.parameters():
         codes.add("INVALID_COLLECTION")
     if "id" in route.parameters():
@@ -130,6 +140,15 @@ def refusals(route: Route) -> dict[int, list[str]]:
     if route.access is Access.WRITE:
         codes |= {"READ_ONLY_KEY", "IDEMPOTENCY_KEY_REUSED", "RESPONSE_EXPIRED", *_STORAGE}
     return by_status(codes)
+
+
+def _of_administration(route: Route) -> set[str]:
+    codes = {"READ_ONLY_KEY"}
+    if route.access is Access.ADMIN:
+        codes.add("ADMIN_KEY_NEEDED")
+    if route.parameters():
+        codes.add("NOT_FOUND")
+    return codes | {*_STORAGE, "QUERY_TIMEOUT"}
 
 
 def by_status(codes: Iterable[str]) -> dict[int, list[str]]:

@@ -12,9 +12,10 @@ import math
 import resource
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +43,7 @@ from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.starting import started
 from paperdb_trio.services import Services
 from paperdb_trio.store.cache import DocumentCache
+from paperdb_trio.store.housekeeping import KeepUsedKeys
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.durability import recover, settle
@@ -54,6 +56,8 @@ sparing_log = SparingLog(log)
 
 ACCOUNTS_SECONDS: Final = 0.25
 """Between two checks for changes by the command line."""
+USED_SECONDS: Final = 60.0
+"""Between two notes in the file of when keys were used."""
 LAST_WORDS: Final = 0.5
 """The end of the drain time, when requests that still wait for the disk are refused, to send the refusal."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
@@ -87,6 +91,27 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             return SqliteStore(file, settings, on_commit, on_trimmed)
 
         await _serve(settings, listener, limits, make_store, announce, ends, beside)
+
+
+async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
+    """Serve the PostgreSQL database `settings.store`, which other nodes may serve, too. Otherwise as
+    `serve`."""
+    from paperdb_trio.store.postgres.engine import PostgresStore  # it needs an extra
+
+    raise_file_limit(settings)
+    settings = replace(settings, cache_bytes=0)  # another node may have changed what was read
+    limits = Limits(settings)
+    listener = listen(settings.host, settings.port)
+
+    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> PostgresStore:
+        return PostgresStore(settings.store, settings, on_commit, on_trimmed)
+
+    async def beside(services: Services) -> None:
+        if settings.demo:
+            await demo.run(services.store, settings)
+
+    with listener:
+        await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
 
 
 async def serve_as_worker(
@@ -180,6 +205,7 @@ async def _serve(
                 return
             await core.start(hub.run)
             core.start_soon(_watch_accounts, look)
+            core.start_soon(_keep_used_keys, services)
             core.start_soon(wheel.run)
             core.start_soon(services.loop_delay.run)
             core.start_soon(beside, services)
@@ -274,6 +300,18 @@ async def _watch_accounts(look: Callable[[], Awaitable[bool]]) -> None:
             await look()
         except ApiError as error:  # it took too long: try again soon
             sparing_log.warning("could not check for changes of keys and plans: %s", error)
+
+
+async def _keep_used_keys(services: Services) -> None:
+    """Note in the file when keys were last used: a key at most once in each interval."""
+    while True:
+        await trio.sleep(USED_SECONDS)
+        used = services.accounts.used_at(time.time())
+        try:
+            if used:
+                await services.store.submit(KeepUsedKeys(used))
+        except ApiError as error:
+            sparing_log.warning("could not note which keys were used: %s", error)
 
 
 def raise_file_limit(settings: Settings) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import pickle
-import signal
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -25,7 +24,6 @@ from paperdb_trio.model import Change
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.link import Kind, Link, Questions, Reports
 from paperdb_trio.server.remote import decode_operations, encode_message
-from paperdb_trio.server.starting import started
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
 
@@ -132,7 +130,7 @@ class Writing:
         self._closed = trio.Event()
 
     async def run(self, control: socket.socket) -> None:
-        """Serve the workers whose sockets arrive at `control`, until cancelled."""
+        """Serve the workers whose sockets arrive at `control`, until its other end closes."""
         token = trio.lowlevel.current_trio_token()
         self._gate.on_closed = lambda: token.run_sync_soon(lambda: self._closed.set())
         control.setblocking(False)
@@ -143,6 +141,7 @@ class Writing:
                 await trio.lowlevel.wait_readable(control)
                 name, files, _, _ = socket.recv_fds(control, 64, 1)
                 if not files:
+                    self.store.stop()
                     return
                 nursery.start_soon(self._serve, name.decode(), socket.socket(fileno=files[0]))
 
@@ -205,24 +204,22 @@ class Writing:
 async def write(
     settings: Settings, file: Path, board: Board, control: socket.socket, ready: Callable[[], None]
 ) -> None:
-    """Write for workers until SIGTERM. `ready()` is called when they may start."""
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM) as signals:
+    """Write for workers until the other end of `control` closes. `ready()` is called when they may start.
+
+    Signals do not end it: a service manager sends them to all processes at once, and workers still drain.
+    """
+    with ExitStack() as stack:
         writing = Writing(settings, file, board)
         store = writing.store
         stack.callback(store.close)
         imports = stack.enter_context(import_socket.listening(file.parent))
         async with trio.open_nursery() as core:
-            if not await started(core, store, signals):
-                log.info("stopped while removing a collection: the next start continues")
-                return
             core.start_soon(writing.run, control)
+            await core.start(store.run)
             if imports is not None:
                 core.start_soon(import_socket.run, store, settings, imports)
             if settings.demo:
                 core.start_soon(demo.run, store, settings)
             ready()
-            async for _ in signals:
-                break
-            store.stop()
             await store.closed.wait()
             core.cancel_scope.cancel()

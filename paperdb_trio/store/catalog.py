@@ -148,6 +148,11 @@ class Catalog(ABC):
         found = self._indexes.get(collection_id)
         return () if found is None else found.all
 
+    def remove_indexes(self, collection_id: int, id: int | None = None) -> None:
+        """Remove one index of a collection, or all of them."""
+        kept = () if id is None else tuple(index for index in self.indexes(collection_id) if index.id != id)
+        self._set_indexes(collection_id, kept)
+
     def keep_used(self, collection_id: int, used: frozenset[int], today: int) -> list[Index]:
         """Note which indexes were used. Remove unused automatic ones, and return those."""
         noted = tuple(
@@ -289,10 +294,6 @@ class Catalog(ABC):
     # --- rows --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def databases(self) -> dict[str, int]:
-        """The ids of all databases, by name."""
-
-    @abstractmethod
     def documents(
         self, low: int, high: int, limit: int, max_bytes: int = AT_ONCE_BYTES, *, newest_first: bool = False
     ) -> list[tuple[int, str, bytes]]:
@@ -320,7 +321,8 @@ class Catalog(ABC):
     def _collection(self, database_id: int, name: str) -> CollectionRow | None: ...
 
     @abstractmethod
-    def _new_collection(self, database_id: int, name: str) -> int: ...
+    def _new_collection(self, database_id: int, name: str) -> int:
+        """Raises `database_gone`."""
 
     @abstractmethod
     def _remove_collection(self, collection_id: int) -> None: ...

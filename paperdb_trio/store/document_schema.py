@@ -93,13 +93,17 @@ def parse_schema(value: object) -> DocumentSchema:
 def _parse_indexes(value: object) -> list[tuple[str, ...]]:
     if not isinstance(value, list):
         raise _invalid("'indexes' must be an array of arrays of fields")
-    for fields in value:
-        if not isinstance(fields, list) or not 1 <= len(fields) <= MAX_FIELDS:
-            raise _invalid(f"an index is an array of 1 to {MAX_FIELDS} fields, with a leading - for descending")
-        paths = [check_path(parse_field(name).path if isinstance(name, str) else name) for name in fields]
-        if len(set(paths)) < len(paths):
-            raise _invalid(f"an index names the same field twice: {encode(fields).decode()[:80]}")
-    return [tuple(field_text(*parse_field(name)) for name in fields) for fields in value]
+    return [index_fields(fields) for fields in value]
+
+
+def index_fields(value: object) -> tuple[str, ...]:
+    """The fields of an index. Raises a 400 `INVALID_SCHEMA` or `INVALID_FIELD`."""
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_FIELDS:
+        raise _invalid(f"an index is an array of 1 to {MAX_FIELDS} fields, with a leading - for descending")
+    paths = [check_path(parse_field(name).path if isinstance(name, str) else name) for name in value]
+    if len(set(paths)) < len(paths):
+        raise _invalid(f"an index names the same field twice: {encode(value).decode()[:80]}")
+    return tuple(field_text(*parse_field(name)) for name in value)
 
 
 @lru_cache(maxsize=1024)

@@ -1,5 +1,5 @@
-"""Background work, in steps that other writers hardly notice: removing collections, building and removing
-indexes, trimming the change log.
+"""Background work, in steps that other writers hardly notice: removing collections and databases, building and
+removing indexes, trimming the change log.
 
 Law: the law of `operations` holds here, too. Each step is small, is committed together with other writes, and
 may be the last one before a crash.
@@ -83,6 +83,40 @@ class PendingDrops:
 
     def apply(self, tx: Transaction) -> list[DropSome]:
         return [DropSome(*drop) for drop in tx.drops()]
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDeleted:
+    """Remove some of a deleted database: its log, its documents, its collections. Returns whether there may be
+    more."""
+
+    frees: ClassVar = True
+
+    limit: int = 500
+
+    def apply(self, tx: Transaction) -> bool:
+        removed = tx.removal()
+        if removed is None:
+            return False
+        last = size = 0
+        for last, _, bytes in tx.logged(removed, 0, self.limit):  # noqa: B007
+            size += bytes
+            if size >= STEP_BYTES:
+                break
+        if last:
+            tx.trim(removed, 0, last)
+            return True
+        collection = tx.some_collection(removed)
+        if collection is None:
+            tx.end_removal(removed)
+        else:
+            tx.collection_id(removed, collection[1])
+            tx.remove_indexes(collection[0])
+            found = tx.documents(*span(collection[0]), self.limit, STEP_BYTES)
+            tx.erase([(rowkey, id) for rowkey, id, _ in found])
+            if not found:
+                tx.drop_if_empty(removed, collection[1], collection[0])
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +234,10 @@ class Trim:
     until: int = 0
 
     def apply(self, tx: Transaction) -> tuple[int, int]:
-        head, trimmed = tx.bounds_of(self.database_id)
+        try:
+            head, trimmed = tx.bounds_of(self.database_id)
+        except ApiError:  # it has been deleted
+            return 0, 0
         cutoff = self.cutoff * 1000
         last, removable, removed = trimmed, 0, 0
         for seq, at, size in tx.logged(self.database_id, trimmed, self.limit):
@@ -218,12 +255,24 @@ class Trim:
         return last, removable
 
 
+@dataclass(frozen=True, slots=True)
+class KeepUsedKeys:
+    """Note when keys were used, in milliseconds since the epoch."""
+
+    used: dict[str, int]
+
+    def apply(self, tx: Transaction) -> None:
+        tx.note_used(self.used)
+
+
 HOUSEKEEPING: Final = (
     Bounds,
     Trim,
     KeepTime,
     ForgetRevocations,
     PendingDrops,
+    RemoveDeleted,
+    KeepUsedKeys,
     IndexWork,
     MakeIndex,
     KeepUsedIndexes,

@@ -20,11 +20,12 @@ from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
 
-Fault = Literal["gone", "read-only"]
+Fault = Literal["gone", "read-only", "away"]
 
 
 class Stored(NamedTuple):
@@ -124,11 +125,15 @@ class Log(Protocol):
 
 
 class KeyRow(NamedTuple):
+    """`database_id`: None for an admin key. `expires`: seconds since the epoch."""
+
     id: str
-    database_id: int
+    database_id: int | None
     kind: str
+    label: str
     hash: bytes
     revoked: bool
+    expires: float | None
 
 
 class RevocationRow(NamedTuple):
@@ -165,10 +170,39 @@ class Directories(Protocol):
         ...
 
 
+# --- administration ------------------------------------------------------------------------------
+
+
+class Records(Protocol):
+    """What administrators see. Lists have at most `limit` items, beyond `after` or `before`."""
+
+    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
+        """By name; only that one, if a `name` is given."""
+        ...
+
+    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
+        """The oldest first; only those of a database, if its name is given."""
+        ...
+
+    async def secrets(self) -> list[SecretInfo]:
+        """The newest first."""
+        ...
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        """The newest first."""
+        ...
+
+    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
+        """None if there is no such collection."""
+        ...
+
+    async def figures(self) -> FileFigures: ...
+
+
 # --- the store -----------------------------------------------------------------------------------
 
 
-class Store(Log, Submits, Directories, Protocol):
+class Store(Log, Submits, Directories, Records, Protocol):
     """Reads see every write that was acknowledged before. All reads raise a 503 `QUERY_TIMEOUT`.
 
     Start `run` with `nursery.start`, end it by `stop`, and `close` the store when no read is running. Its maker

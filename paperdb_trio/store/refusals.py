@@ -1,6 +1,6 @@
 """The errors of a write that cannot be stored. Nothing of such a write is in the file.
 
-Law: each is a fault of the disk, of the process or of ours, never of the client.
+Law: each is a fault of the disk, of the process or of ours, or an administrator's doing; never the client's.
 """
 
 from __future__ import annotations
@@ -38,5 +38,28 @@ def storage_gone() -> ApiError:
     )
 
 
+def storage_away() -> ApiError:
+    return ApiError(
+        503,
+        "STORAGE_AWAY",
+        "PostgreSQL cannot be reached: nothing was written. Try again later.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def storage_unknown() -> ApiError:
+    return ApiError(
+        503,
+        "STORAGE_UNKNOWN",
+        "The connection to PostgreSQL was lost during the commit, and the server is shutting down: whether "
+        "this was written is unknown.",
+    )
+
+
 def internal() -> ApiError:
     return ApiError(500, "INTERNAL", "Internal error; the server's log has the details")
+
+
+def database_gone() -> ApiError:
+    """For a write or a read that was under way when its database was deleted."""
+    return ApiError(401, "KEY_REVOKED", "The database has been deleted, and its keys with it")

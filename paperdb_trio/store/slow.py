@@ -1,16 +1,18 @@
 """Finds and counts that took too long, as log lines: what was asked, never for which values.
 
-Law: any thread may note one. What is logged is the time on the reader's thread, not the time in a queue.
+Law: any thread may note one. What is logged is the time that the engine took, not the time in a queue.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 from typing import Any, Final
 
 from paperdb_trio.logs import SparingLog
-from paperdb_trio.store.query import shape
+from paperdb_trio.store.plan import Plan, Shelf, described
+from paperdb_trio.store.query import Question, shape
 
 LINES_A_MINUTE: Final = 60
 """For finds, and for counts. Later ones are counted."""
@@ -39,3 +41,32 @@ class SlowQueries:
         if sort:
             fields["sort"] = sort
         self._log.log(logging.WARNING, f"slow {kind}", fields=fields | plan)
+
+
+class Watch:
+    """A find or a count that runs: it is logged if it is slow, also if it was stopped."""
+
+    __slots__ = ("_asked", "_slow", "_started", "chosen")
+
+    def __init__(
+        self,
+        slow: SlowQueries,
+        kind: str,
+        database_id: int,
+        collection: str,
+        filter: str | None,
+        sort: str | None = None,
+    ) -> None:
+        self.chosen: tuple[Plan, Question, Shelf] | None = None
+        self._slow = slow
+        self._asked = kind, database_id, collection, filter, sort
+
+    def __enter__(self) -> Watch:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.perf_counter() - self._started
+        if seconds >= self._slow.seconds:
+            plan = {} if self.chosen is None else described(*self.chosen)
+            self._slow.note(seconds, *self._asked, plan)

@@ -19,6 +19,7 @@ from paperdb_trio.json_input import decode
 from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.catalog import Catalog
 from paperdb_trio.store.query import Question
+from paperdb_trio.store.registry import Registry
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 
 
@@ -37,7 +38,7 @@ class Remembered(NamedTuple):
     change: int | None
 
 
-class Transaction(Catalog):
+class Transaction(Catalog, Registry):
     """`changes` are appended to the change log and published, in order.
 
     `now` is the time for documents. `log_time` is that of `LogClock`, for changes.
@@ -126,7 +127,7 @@ class Transaction(Catalog):
             try:
                 entries = self._entries(collection_id, indexes, rowkey, data)
             except ApiError:
-                self._remove(rowkey)
+                self._remove(rowkey, id)
                 raise
             self._enter(entries)
         self._record(database_id, "insert", collection, id, data, text)
@@ -189,16 +190,19 @@ class Transaction(Catalog):
         text = data.decode()
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
+        left: list[tuple[int, bytes, int]] = []
+        now: list[tuple[int, bytes, int]] = []
         if indexes is not None:
             left = [(index.id, key, rowkey) for index, key in zip(indexes.all, indexes.keys(old), strict=True)]
             now = self._entries(collection_id, indexes, rowkey, data)
+        self._replace(rowkey, id, self._head(database_id) + 1, text)
+        if left != now:
             self._leave([entry for entry in left if entry not in now])
             self._enter([entry for entry in now if entry not in left])
-        self._replace(rowkey, collection_id, id, self._head(database_id) + 1, text)
         return self._record(database_id, "update", collection, id, data, text, before)
 
     def delete(self, database_id: int, collection: str, rowkey: int, id: str, data: bytes) -> int:
-        self._remove(rowkey)
+        self._remove(rowkey, id)
         collection_id = rowkey >> SEQ_BITS
         indexes = self._indexes.get(collection_id)
         if indexes is not None:
@@ -216,6 +220,12 @@ class Transaction(Catalog):
         self._collections.pop((database_id, collection), None)
         self._counts.pop(collection_id, None)
         return True
+
+    def erase(self, documents: list[tuple[int, str]]) -> None:
+        """Remove documents `(row key, id)` of which nothing else will remain: neither a change nor an entry of
+        an index."""
+        for rowkey, id in documents:
+            self._remove(rowkey, id)
 
     def disorder(self, collection_id: int) -> None:
         """Note that the documents are no longer in order of `createdAt`."""
@@ -266,10 +276,10 @@ class Transaction(Catalog):
         """Insert all, or none: raises `Taken`. Their row keys are one range, in order."""
 
     @abstractmethod
-    def _replace(self, rowkey: int, collection_id: int, id: str, seq: int, data: str) -> None: ...
+    def _replace(self, rowkey: int, id: str, seq: int, data: str) -> None: ...
 
     @abstractmethod
-    def _remove(self, rowkey: int) -> None: ...
+    def _remove(self, rowkey: int, id: str) -> None: ...
 
     @abstractmethod
     def _leave(self, entries: list[tuple[int, bytes, int]]) -> None:
@@ -281,7 +291,7 @@ class Transaction(Catalog):
 
     @abstractmethod
     def bounds_of(self, database_id: int) -> tuple[int, int]:
-        """The committed `(head, trimmed)` of a database."""
+        """The committed `(head, trimmed)` of a database. Raises `database_gone`."""
 
     @abstractmethod
     def bounds(self) -> dict[int, tuple[int, int]]:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from paperdb_trio.store.administration import AddKey
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, wait_until
@@ -33,7 +35,7 @@ def test_databases_are_listed_with_their_plans_and_counts(server: Server) -> Non
     row = listed["test_cli"]
     assert (row["plan"], row["collections"], row["documents"]) == ("pro", 1, 1)
     assert listed["default"]["plan"] == "team"
-    assert "name=test_cli" in server.cli("databases", "list")
+    assert re.search(r"^test_cli +pro +\S+ +1 +1 ", server.cli("databases", "list"), re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +97,7 @@ def test_revocation_is_final_and_can_be_repeated(data: Path) -> None:
 def test_key_whose_id_begins_with_a_hyphen_can_be_revoked(data: Path, id: str) -> None:
     """One id in 64 does, and users paste it without `--`. With `-h` in it, the command showed its help, exited
     with 0, and the key stayed valid."""
-    admin.add_key(data / "paperdb.sqlite", "default", admin.NewKey(id, "public", "", b"another hash"))
+    admin.apply(data / "paperdb.sqlite", AddKey("test", "default", NewKey(id, "public", "", b"another hash")))
     done = run_here("keys", "revoke", id, "--data", data)
     assert (done.exit_code, done.stdout) == (0, f"Revoked {id}.\n")
     listed = {row["id"]: row for row in json.loads(run_here("keys", "list", "--json", "--data", data).stdout)}

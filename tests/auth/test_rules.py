@@ -15,6 +15,8 @@ from paperdb_trio.auth.keys import hash_key
 from paperdb_trio.auth.rules import Rule
 from paperdb_trio.auth.tokens import Grant, mint, verify
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.administration import AddKey
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.revocations import ForgetRevocations, Revocation
 from paperdb_trio.store.sqlite import admin
 from tests.auth.test_tokens import KEY, SECRET, World, refused
@@ -26,7 +28,7 @@ PUBLIC = "pdb_pk_" + "p" * 43
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     world = World(tmp_path_factory.mktemp("world"))
-    admin.add_key(world.file, "default", admin.NewKey("p1", "public", "", hash_key(PUBLIC)))
+    admin.apply(world.file, AddKey("test", "default", NewKey("p1", "public", "", hash_key(PUBLIC))))
     trio.run(world.refresh)
     return world
 

@@ -25,12 +25,24 @@ from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.auth.tokens import SLACK_SECONDS, mint, new_signing_secret, verify
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.administration import (
+    AddKey,
+    ChangeDatabase,
+    ChangeKey,
+    CreateDatabase,
+    DeleteDatabase,
+    RevokeKey,
+    RotateSigning,
+    SetUp,
+)
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.file import prepare
 from paperdb_trio.store.sqlite.reader import Reader
 
 KID, SECRET = "kid-one", b"1" * 32
 KEY = "pdb_sk_" + "k" * 43
+ADMIN_KEY = "pdb_ak_" + "a" * 43
 FUTURE = 2**33
 """The year 2242, not relative to now, because test names must be the same in each pytest worker."""
 
@@ -40,9 +52,10 @@ class World:
 
     def __init__(self, path: Path) -> None:
         self.file = prepare(path, create=True)
-        admin.set_up(self.file, admin.NewKey("k1", "secret", "", hash_key(KEY)), KID, SECRET)
-        admin.create_database(self.file, "other", "pro")
-        admin.add_key(self.file, "other", admin.NewKey("k2", "secret", "", b"hash"))
+        admin.apply(self.file, SetUp("test", NewKey("k1", "secret", "", hash_key(KEY)), KID, SECRET))
+        admin.apply(self.file, CreateDatabase("test", "other", "pro"))
+        admin.apply(self.file, AddKey("test", "other", NewKey("k2", "secret", "", b"hash")))
+        admin.apply(self.file, AddKey("test", None, NewKey("a1", "admin", "", hash_key(ADMIN_KEY))))
         self.accounts = Accounts()
 
     async def refresh(self) -> bool:
@@ -196,12 +209,12 @@ def test_kid_must_name_one_of_our_secrets(world: World, kid: Any) -> None:
         {"aud": []},
         {"aud": 5},
         {"sub": ...},
-        {"sub": "nowhere"},
         {"sub": 5},
         {"key": ...},
         {"key": "nobody"},
-        {"key": "k2"},
-        {"sub": "other"},
+        {"key": "a1"},
+        {"key": "a1@9"},
+        {"key": "a1@x"},
         {"collections": ...},
         {"iat": ...},
         {"iat": "now"},
@@ -323,15 +336,15 @@ async def test_token_needs_its_key_and_plan_to_be_valid_now(own_world: World) ->
     good = token()
     grant = verify(own_world.accounts, good)
     assert grant.still_good(own_world.accounts)
-    admin.set_plan(own_world.file, "default", "free")
+    admin.apply(own_world.file, ChangeDatabase("test", "default", plan="free"))
     assert await own_world.refresh()
     assert refused(own_world, good) == (403, "PLAN_REQUIRED")
     assert not grant.still_good(own_world.accounts)
-    admin.set_plan(own_world.file, "default", "pro")
+    admin.apply(own_world.file, ChangeDatabase("test", "default", plan="pro"))
     await own_world.refresh()
     assert verify(own_world.accounts, good).covers("a")
     assert grant.still_good(own_world.accounts)
-    admin.revoke_key(own_world.file, "k1")
+    admin.apply(own_world.file, RevokeKey("test", "k1"))
     await own_world.refresh()
     assert refused(own_world, good) == (401, "KEY_REVOKED")
     assert not grant.still_good(own_world.accounts)
@@ -340,7 +353,7 @@ async def test_token_needs_its_key_and_plan_to_be_valid_now(own_world: World) ->
 async def test_rotation_signs_with_a_new_secret_and_still_accepts_old_ones(own_world: World) -> None:
     old = token()
     kid, secret = new_signing_secret()
-    admin.add_signing_secret(own_world.file, kid, secret)
+    admin.apply(own_world.file, RotateSigning("test", kid, secret))
     await own_world.refresh()
     assert own_world.accounts.signing == (kid, secret)
     assert verify(own_world.accounts, old).covers("a")
@@ -352,7 +365,7 @@ async def test_rotation_signs_with_a_new_secret_and_still_accepts_old_ones(own_w
 async def test_retired_secret_signs_no_later_tokens(own_world: World) -> None:
     """A stolen secret, a likely reason for the rotation, must not sign forever."""
     kid, secret = new_signing_secret()
-    admin.add_signing_secret(own_world.file, kid, secret)
+    admin.apply(own_world.file, RotateSigning("test", kid, secret))
     await own_world.refresh()
     now = int(time.time())
     assert verify(own_world.accounts, token(claims(exp=now + 86_400))).covers("a")
@@ -361,9 +374,67 @@ async def test_retired_secret_signs_no_later_tokens(own_world: World) -> None:
     assert verify(own_world.accounts, token(claims(exp=now + 10**9), secret=secret, kid=kid)).covers("a")
 
 
+async def test_token_goes_on_when_its_database_is_renamed_and_another_gets_the_name(own_world: World) -> None:
+    good = token()
+    admin.apply(own_world.file, ChangeDatabase("test", "default", "renamed"))
+    admin.apply(own_world.file, CreateDatabase("test", "default", "team"))
+    await own_world.refresh()
+    database = verify(own_world.accounts, good).database
+    assert (database.id, database.name) == (1, "renamed")
+
+
+async def test_token_of_an_admin_key_is_for_one_database_whatever_is_called_by_its_name(
+    own_world: World,
+) -> None:
+    accounts = own_world.accounts
+    minted = mint(accounts, accounts.identify_in(ADMIN_KEY, "other"), {"collections": ["*"]})["token"]
+    grant = verify(accounts, minted)
+    assert (grant.database.name, grant.key_id) == ("other", "a1")
+    admin.apply(own_world.file, DeleteDatabase("test", "other"))
+    admin.apply(own_world.file, CreateDatabase("test", "other", "team"))
+    await own_world.refresh()
+    assert refused(own_world, minted) == INVALID
+    assert not grant.still_good(accounts)
+
+
+async def test_admin_key_needs_the_name_of_a_database(own_world: World) -> None:
+    accounts = own_world.accounts
+    for _ in range(2):  # nothing is remembered
+        with pytest.raises(ApiError) as refusal:
+            accounts.identify(ADMIN_KEY)
+        assert (refusal.value.status, refusal.value.code) == (400, "DATABASE_NEEDED")
+        assert accounts.identify_in(ADMIN_KEY, "other").database.name == "other"
+    for key, name, status in ((ADMIN_KEY, "nowhere", 400), (KEY, "other", 403), (KEY, "nowhere", 403)):
+        with pytest.raises(ApiError) as refusal:
+            accounts.identify_in(key, name)
+        assert refusal.value.status == status
+    assert accounts.identify_in(KEY, "default").key.id == "k1"
+
+
+async def test_key_that_expires_counts_as_revoked_from_then_on(own_world: World) -> None:
+    accounts, good = own_world.accounts, token()
+    assert accounts.identify(KEY).key.id == "k1"
+    soon = time.time() + 0.5
+    admin.apply(own_world.file, ChangeKey("test", "k1", expire=True, expires=int(soon * 1000)))
+    assert await own_world.refresh()
+    assert accounts.identify(KEY).key.id == "k1"
+    with trio.fail_after(10):
+        while not await own_world.refresh():  # nothing was written: the time alone says so
+            assert accounts.identify(KEY).key.id == "k1"
+            await trio.sleep(0.01)
+    assert time.time() >= int(soon * 1000) / 1000
+    with pytest.raises(ApiError):
+        accounts.identify(KEY)
+    assert refused(own_world, good) == (401, "KEY_REVOKED")
+    assert not await own_world.refresh()
+    admin.apply(own_world.file, ChangeKey("test", "k1", expire=True))
+    assert await own_world.refresh()
+    assert accounts.identify(KEY).key.id == "k1"
+
+
 async def test_accounts_are_read_again_only_after_a_change(own_world: World) -> None:
     assert not await own_world.refresh()
-    admin.add_key(own_world.file, "default", admin.NewKey("k3", "public", "", hash_key("pdb_pk_x")))
+    admin.apply(own_world.file, AddKey("test", "default", NewKey("k3", "public", "", hash_key("pdb_pk_x"))))
     assert await own_world.refresh()
     assert not await own_world.refresh()
     assert own_world.accounts.identify("pdb_pk_x").key.secret is False
@@ -371,11 +442,12 @@ async def test_accounts_are_read_again_only_after_a_change(own_world: World) -> 
 
 async def test_keys_are_long_and_random_and_stored_only_as_a_hash(own_world: World, tmp_path: Path) -> None:
     keys = [new_key("secret") for _ in range(50)] + [new_key("public") for _ in range(50)]
-    assert len(set(keys)) == 100
+    keys += [new_key("admin") for _ in range(50)]
+    assert len(set(keys)) == 150
     for key in keys:
-        random = key.removeprefix("pdb_sk_").removeprefix("pdb_pk_")
+        random = key[7:]
         assert len(base64.urlsafe_b64decode(random + "=")) == 32
-    assert {key[:7] for key in keys} == {"pdb_sk_", "pdb_pk_"}
+    assert {key[:7] for key in keys} == {"pdb_sk_", "pdb_pk_", "pdb_ak_"}
     assert own_world.accounts.identify(KEY).key.id == "k1"
     stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert hash_key(KEY) in stored

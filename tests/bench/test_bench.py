@@ -30,7 +30,9 @@ from bench.peers import Program
 from bench.rows import TINY, Row, line
 from bench.scenarios import SCENARIOS
 from paperdb_trio.config import Settings
+from paperdb_trio.store.administration import SetUp
 from paperdb_trio.store.operations import Draft, Insert
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.change_log import ChangeLog
 from paperdb_trio.store.sqlite.file import prepare
@@ -146,7 +148,7 @@ async def test_the_card_loses_nothing_when_a_queue_was_full(
 
     (tmp_path / "data").mkdir()
     file = prepare(tmp_path / "data", create=True)
-    admin.set_up(file, admin.NewKey("id", "secret", "", b""), "kid", b"")
+    admin.apply(file, SetUp("test", NewKey("id", "secret", "", b""), "kid", b""))
     log = ChangeLog(file, timeout=30, max_document_bytes=10_000)
     (database_id,) = log.bounds()
     subscriptions = card.Subscriptions(log)

@@ -37,9 +37,11 @@ from paperdb_trio.loop import turn
 from paperdb_trio.match.query import Query, query
 from paperdb_trio.model import Change
 from paperdb_trio.net.frames import text_frame
+from paperdb_trio.store.administration import SetUp
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Replace
 from paperdb_trio.store.protocol import Topic
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.change_log import ChangeLog
 from paperdb_trio.store.sqlite.file import prepare
@@ -127,7 +129,7 @@ class System:
 
     def __init__(self, directory: Path) -> None:
         self._file = prepare(directory, create=True)
-        admin.set_up(self._file, admin.NewKey("key", "secret", "", hash_key("key")), "kid", b"secret")
+        admin.apply(self._file, SetUp("test", NewKey("key", "secret", "", hash_key("key")), "kid", b"secret"))
         self.history: list[Change] = []
         self.documents: dict[tuple[str, str], dict[str, Any]] = {}
         self.events: dict[Key, bytes] = {}

@@ -19,6 +19,7 @@ from paperdb_trio.net.head import parse_head
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
+from paperdb_trio.store.administration import RevokeKey
 from paperdb_trio.store.sqlite import admin
 from tests.auth.test_tokens import World, own_world, token
 
@@ -85,7 +86,7 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
 
 async def test_key_revoked_during_the_handshake_cannot_listen(own_world: World) -> None:
     async def revoke(gateway: Gateway) -> None:
-        admin.revoke_key(own_world.file, "k1")
+        admin.apply(own_world.file, RevokeKey("test", "k1"))
         await own_world.refresh()
         gateway.enforce()
 

@@ -57,12 +57,20 @@ def before_load_schema(context: Any, raw_schema: dict[str, Any]) -> None:
             del operation["responses"]["default"]
 
 
+LISTS = ("list_databases", "list_keys", "list_audit", "list_connections")
+
+
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: Any) -> None:
     operation = case.operation.definition.raw.get("operationId")
     if operation == "drop" and case.meta.generation.mode.is_positive:
         # It must be the collection's name, which is in another place of the request.
         case.query["confirm"] = case.path_parameters["collection"]
+    if operation == "delete_database" and case.meta.generation.mode.is_positive:
+        case.query["confirm"] = case.path_parameters["database"]
+    if operation in LISTS and case.query and case.meta.generation.mode.is_positive:
+        case.query.pop("after", None)  # it comes from a response
+        case.query.pop("database", None)
     if operation in ("find", "query") and case.meta.generation.mode.is_positive:
         # What it takes comes from a response, and only with the same `sort`.
         for given in (case.query, case.body):

@@ -261,8 +261,8 @@ def test_a_wrong_key_and_no_key_get_different_messages(server: Server, bare: htt
     for headers, word in (
         ({}, "header"),
         ({"Authorization": f"Basic {server.key}"}, "header"),
-        ({"Authorization": f"Bearer {server.key}x"}, "does not exist or has been revoked"),
-        ({"X-API-Key": "pdb_sk_x"}, "does not exist or has been revoked"),
+        ({"Authorization": f"Bearer {server.key}x"}, "does not exist, has expired or has been revoked"),
+        ({"X-API-Key": "pdb_sk_x"}, "does not exist, has expired or has been revoked"),
     ):
         assert bare.get("/c/docs", headers=headers).json()["error"].endswith(word)
 

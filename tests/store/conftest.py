@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Postgres
 from tests.store.engines import Engine, InPostgres, InSqlite
-from tests.store.tools import new_file
+from tests.store.tools import new_database, new_file
 
 
 @pytest.fixture
@@ -21,6 +22,22 @@ def file(tmp_path: Path) -> Path:
 def shared_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A set-up database file for `scratch`: nothing is committed to it."""
     return new_file(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="session")
+def template(postgres: Postgres) -> str:
+    """A PostgreSQL database that is set up, to be copied."""
+    name = postgres.new()
+    new_database(postgres.url(name))
+    return name
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, template: str) -> Iterator[str]:
+    """A new, set-up PostgreSQL database."""
+    name = postgres.new(template)
+    yield postgres.url(name)
+    postgres.drop(name)
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])

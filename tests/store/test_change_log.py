@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from paperdb_trio.delivery.encodings import CURSOR
 from paperdb_trio.delivery.views import page_text
 from paperdb_trio.match.query import query
+from paperdb_trio.store.administration import CreateDatabase
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Draft, Insert, Replace
 from paperdb_trio.store.protocol import PAGE_BYTES, EventText, Interest
@@ -135,7 +136,7 @@ async def test_position_outside_the_log_is_expired(file: Path) -> None:
 
 
 async def test_page_holds_the_event_texts_of_one_database(file: Path) -> None:
-    admin.create_database(file, "other", "pro")
+    admin.apply(file, CreateDatabase("test", "other", "pro"))
     awkward = {"key": "a", "text": 'line\nbreak "\\ \u2028', "n": [1.5, None]}
     (written, _) = apply_all(file, inserting(awkward), Replace(2, "c", "b", {}, None, MAX_BYTES))
     log = opened(file)

@@ -118,7 +118,8 @@ def test_check_lists_every_fault_that_stops_a_start(data: Path) -> None:
         connection.execute(changed, (sql.replace("label TEXT NOT NULL", "label TEXT"),))
     with closing(connect(data / "paperdb.sqlite")) as connection:
         connection.execute(
-            "INSERT INTO keys SELECT 'b', database_id, kind, label, x'00', created_at, NULL FROM keys"
+            "INSERT INTO keys SELECT 'b', database_id, kind, label, x'00', created_at, NULL, NULL, NULL "
+            "FROM keys"
         )
         connection.execute("UPDATE keys SET label=NULL")
         connection.execute("PRAGMA writable_schema=ON")

@@ -1,4 +1,4 @@
-"""What every engine must do, through `Store` alone: a second one joins by a line in `ENGINES`.
+"""What every engine must do, through `Store` alone: a further one joins by a line in `opened`.
 
 Rules: these tests know no SQL, no file and no thread. What is found is held against the plain predicate of
 `match.predicate`.
@@ -36,6 +36,7 @@ from paperdb_trio.store.operations import (
     SetSchema,
     Written,
 )
+from paperdb_trio.store.postgres.engine import PostgresStore
 from paperdb_trio.store.predicate import predicate
 from paperdb_trio.store.protocol import EventText, Found, Store
 from paperdb_trio.store.query import ask
@@ -45,7 +46,6 @@ from paperdb_trio.store.view import View
 from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_file
 
 Opened = tuple[Store, list[Change]]
-Open = Callable[[Path], AbstractAsyncContextManager[Opened]]
 
 
 @asynccontextmanager
@@ -64,13 +64,27 @@ async def sqlite(directory: Path) -> AsyncIterator[Opened]:
         store.close()
 
 
-ENGINES: dict[str, Open] = {"sqlite": sqlite}
+@asynccontextmanager
+async def postgres(url: str) -> AsyncIterator[Opened]:
+    changes: list[Change] = []
+    store = PostgresStore(url, Settings(), changes.extend, lambda *_: None)
+    try:
+        store.bounds()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(store.run)
+            yield store, changes
+            store.stop()
+    finally:
+        store.close()
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=["sqlite", "postgres"])
 def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], AbstractAsyncContextManager[Opened]]:
     """Opens the store; again, with what it had before."""
-    return lambda: ENGINES[request.param](tmp_path)
+    if request.param == "sqlite":
+        return lambda: sqlite(tmp_path)
+    url = request.getfixturevalue("postgres_url")
+    return lambda: postgres(url)
 
 
 Reopen = Callable[[], AbstractAsyncContextManager[Opened]]

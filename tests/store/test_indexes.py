@@ -20,17 +20,17 @@ from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store import catalog, plan
+from paperdb_trio.store.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.document_schema import DocumentSchema, parse_schema
 from paperdb_trio.store.housekeeping import DropSome, IndexWork, KeepUsedIndexes, MakeIndex, until_indexed
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, Index, stored_indexes
+from paperdb_trio.store.keeper import keep_indexes
 from paperdb_trio.store.operations import Delete, Draft, InsertBulk, Operation, Patch, Replace, SetSchema
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.rowkeys import span
-from paperdb_trio.store.sqlite.advisor import IndexAdvisor, Wish
 from paperdb_trio.store.sqlite.check import check
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.find import count, explain, find, shelf
-from paperdb_trio.store.sqlite.keeper import keep_indexes
 from paperdb_trio.store.sqlite.reader import Reader
 from paperdb_trio.store.sqlite.transaction import Transaction
 from tests.store.test_writer import running
@@ -388,7 +388,7 @@ from pathlib import Path
 from paperdb_trio.store.operations import SetSchema
 from paperdb_trio.store import plan
 from paperdb_trio.store.housekeeping import DropSome
-from paperdb_trio.store.sqlite.keeper import keep_indexes
+from paperdb_trio.store.keeper import keep_indexes
 from paperdb_trio.store.sqlite.writer import Writer
 from tests.store.test_indexes import BY_A, put
 from tests.store.tools import inserting

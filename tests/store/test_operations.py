@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.administration import CreateDatabase
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import STEP_BYTES, DropSome, Trim
 from paperdb_trio.store.indexes import stored_indexes
@@ -289,7 +290,7 @@ def test_trimming_by_age_removes_only_old_changes(file: Path) -> None:
 
 
 def test_trimming_leaves_other_databases_alone(file: Path) -> None:
-    admin.create_database(file, "other", "pro")
+    admin.apply(file, CreateDatabase("test", "other", "pro"))
     apply_all(file, inserting({}), Replace(2, "c", "a", {}, None, MAX_BYTES))
     assert apply_all(file, Trim(DATABASE, 0, 0)) == [(1, 1)]
     assert rows(file, "SELECT trimmed FROM databases ORDER BY id") == [(1,), (0,)]

@@ -11,7 +11,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from paperdb_trio.store.administration import SetUp
 from paperdb_trio.store.operations import Draft, Insert, Operation, Written
+from paperdb_trio.store.postgres import admin as postgres_admin
+from paperdb_trio.store.postgres import prepare as preparing
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect, prepare
@@ -26,8 +30,14 @@ MAX_BYTES = 1024 * 1024
 def new_file(directory: Path) -> Path:
     """A set-up database file, as after a first start."""
     file = prepare(directory, create=True)
-    admin.set_up(file, admin.NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32)
+    admin.apply(file, SetUp("test", NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32))
     return file
+
+
+def new_database(url: str) -> None:
+    """The same in PostgreSQL."""
+    preparing.prepare(url, create=True).close()
+    postgres_admin.apply(url, SetUp("test", NewKey("key-id", "secret", "first", b"hash"), "kid", b"s" * 32))
 
 
 @contextmanager

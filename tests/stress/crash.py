@@ -6,6 +6,8 @@ be there whole, and once. Every follower of a live query must have seen exactly 
 changes.
 
     python -m tests.stress.crash --kills 200 --seed 7
+
+With `--workers 2`, a kill hits the supervisor, the process that writes, or a worker.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import random
+import signal
 import sys
 from contextlib import suppress
 from typing import Any
@@ -22,6 +26,7 @@ import httpx
 from websockets.asyncio.client import connect
 
 from tests.conftest import NO_TLS, Server
+from tests.server.test_workers import processes
 from tests.stress.batches import BatchWriter
 from tests.stress.harness import (
     OFFLINE,
@@ -167,9 +172,12 @@ def live_followers(server: Server, token: str, seed: int) -> list[LiveFollower |
     ]
 
 
-async def crash(kills: int, seed: int, writers: int = 12, batch_writers: int = 4) -> dict[str, int]:
+async def crash(
+    kills: int, seed: int, writers: int = 12, batch_writers: int = 4, workers: int = 1
+) -> dict[str, int]:
     """Returns the counts. Raises AssertionError for a broken promise."""
-    server = new_server("--ping-interval", "0.1")  # progress, too, moves the cursors
+    # Progress, too, moves the cursors.
+    server = new_server("--ping-interval", "0.1", "--workers", str(workers))
     dice = random.Random(seed)
     token = server.token("*", expiresIn=86_400)
     counts = {"plain": 0}
@@ -188,8 +196,7 @@ async def crash(kills: int, seed: int, writers: int = 12, batch_writers: int = 4
             writing += [group.create_task(writer.run(stop)) for writer in batches]
             for _ in range(kills):
                 await asyncio.sleep(dice.uniform(0.02, 0.4))
-                await asyncio.to_thread(server.kill)
-                await asyncio.to_thread(server.start)
+                await asyncio.to_thread(kill_some, server, dice)
             await asyncio.sleep(0.3)
             stop.set()
             await asyncio.gather(*writing)
@@ -230,6 +237,18 @@ async def crash(kills: int, seed: int, writers: int = 12, batch_writers: int = 4
     }
 
 
+def kill_some(server: Server, dice: random.Random) -> None:
+    """Kill the server, or one of its processes, which its supervisor starts again."""
+    children = processes(server)
+    name = dice.choice(["supervisor", *children])
+    if name == "supervisor":
+        server.kill()
+        server.start()
+    else:
+        with suppress(ProcessLookupError):
+            os.kill(children[name], signal.SIGKILL)
+
+
 def check(
     documents: dict[str, dict[str, dict[str, Any]]],
     crew: list[Writer],
@@ -256,8 +275,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6))
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    return report(crash(options.kills, options.seed), options.seed)
+    return report(crash(options.kills, options.seed, workers=options.workers), options.seed)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ SESSION: Final = {
 """What these statements need of a session."""
 
 T = TypeVar("T")
-Steps = Generator[Sql, list[Sequence[Any]], T]
+Steps = Generator[Sql, Sequence[Sequence[Any]], T]
 
 _ANY: Final = 2**40
 """More bytes than a document has."""

@@ -26,6 +26,7 @@ from paperdb_trio.store.protocol import (
     Topic,
 )
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.rowkeys import SEQ_MASK, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
@@ -148,9 +149,10 @@ def _read_page(
     text: EventText | Render,
     rows: int,
 ) -> Page:
-    head, trimmed = connection.execute(
-        "SELECT head, trimmed FROM databases WHERE id=?", (database_id,)
-    ).fetchone()
+    bounds = connection.execute("SELECT head, trimmed FROM databases WHERE id=?", (database_id,)).fetchone()
+    if bounds is None:
+        raise database_gone()
+    head, trimmed = bounds
     if not trimmed <= after <= head:
         return Page([], after, True, head, trimmed, expired=True)
     end = head if None in interest else min(head, after + SCANNED)

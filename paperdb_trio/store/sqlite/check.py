@@ -54,14 +54,16 @@ def check(file: Path) -> Report:
     return report
 
 
+_DATABASES: Final = "SELECT id FROM databases UNION SELECT id FROM database_drops"
+"""Also those that are being removed."""
 _ORPHANS: Final = {
     "entries without an index": "entries WHERE index_id NOT IN (SELECT value->>'id' FROM collections, "
     "json_each(indexes) WHERE indexes IS NOT NULL UNION SELECT id FROM index_drops)",
     "keys without a database": "keys WHERE database_id NOT IN (SELECT id FROM databases)",
-    "collections without a database": "collections WHERE database_id NOT IN (SELECT id FROM databases)",
+    "collections without a database": f"collections WHERE database_id NOT IN ({_DATABASES})",
     "documents without a collection": "documents WHERE collection_id NOT IN (SELECT id FROM collections)",
     "documents at another collection's rowkey": f"documents WHERE rowkey>>{SEQ_BITS}<>collection_id",
-    "changes without a database": f"changes WHERE rowkey>>{SEQ_BITS} NOT IN (SELECT id FROM databases)",
+    "changes without a database": f"changes WHERE rowkey>>{SEQ_BITS} NOT IN ({_DATABASES})",
 }
 
 

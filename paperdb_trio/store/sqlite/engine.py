@@ -6,6 +6,7 @@ Law: composes, and knows no SQL. Each part has its own connections and threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,14 +15,17 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
+from paperdb_trio.store.advisor import IndexAdvisor
+from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.protocol import Fault, Submits
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.slow import SlowQueries
-from paperdb_trio.store.sqlite.advisor import IndexAdvisor
+from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
 from paperdb_trio.store.sqlite.figures import of_reads, of_writes
 from paperdb_trio.store.sqlite.gate import ReadGate
-from paperdb_trio.store.sqlite.keeper import Keeper
 from paperdb_trio.store.sqlite.reader import Reader
+from paperdb_trio.store.sqlite.space import SPARE_PAGES, FreePages
 from paperdb_trio.store.sqlite.writer import Writer
 
 READER_THREADS: Final = 4
@@ -80,6 +84,27 @@ class SqliteReads:
             "history",
         )
 
+    # --- administration --------------------------------------------------------------------------
+
+    async def databases(self, name: str | None, after: str, limit: int) -> list[DatabaseInfo]:
+        return await self._reader.run(partial(records.databases, name=name, after=after, limit=limit))
+
+    async def keys(self, database: str | None, after: str | None, limit: int) -> list[KeyInfo]:
+        return await self._reader.run(partial(records.keys, database=database, after=after, limit=limit))
+
+    async def secrets(self) -> list[SecretInfo]:
+        return await self._reader.run(records.secrets)
+
+    async def audit(self, before: int | None, limit: int) -> list[AuditEntry]:
+        most = records.EVERYTHING if before is None else before
+        return await self._reader.run(partial(records.audit, before=most, limit=limit))
+
+    async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
+        return await self._reader.run(partial(records.indexes, database_id=database_id, collection=collection))
+
+    async def figures(self) -> FileFigures:
+        return await self._reader.run(partial(records.figures, file=self._file))
+
 
 class SqliteStore(SqliteReads):
     """A `Store`: the one of the process that writes."""
@@ -102,7 +127,12 @@ class SqliteStore(SqliteReads):
             durability=settings.durability,
             reserve_bytes=settings.reserve_bytes,
         )
-        self._keeper = Keeper(self.writer, settings, on_trimmed)
+        self._keeper = Keeper(
+            self.writer,
+            settings,
+            on_trimmed,
+            free=lambda full: FreePages(spare=0 if full else SPARE_PAGES),
+        )
         self.closed = self.writer.closed
         self.submit = self.writer.submit
         self.fault: Callable[[], Fault | None] = self.writer.fault

@@ -156,12 +156,35 @@ def m005_revocations(db: Any) -> None:
         db.execute(statement)
 
 
+def m006_admin(db: Any) -> None:
+    """Keys may belong to the server instead of a database, and may expire. Who did what is recorded."""
+    columns = "id, database_id, kind, label, hash, created_at, revoked_at"
+    for statement in (
+        # SQLite cannot drop a NOT NULL. expires_at and last_used_at: milliseconds since the epoch.
+        """CREATE TABLE new_keys (
+            id TEXT PRIMARY KEY, database_id INTEGER REFERENCES databases(id), kind TEXT NOT NULL,
+            label TEXT NOT NULL, hash BLOB NOT NULL UNIQUE, created_at TEXT NOT NULL, revoked_at TEXT,
+            expires_at INTEGER, last_used_at INTEGER)""",
+        f"""INSERT INTO new_keys ({columns}) SELECT {columns} FROM keys ORDER BY rowid""",
+        """DROP TABLE keys""",
+        """ALTER TABLE new_keys RENAME TO keys""",
+        # at: milliseconds since the epoch; database: its name then; details: JSON.
+        """CREATE TABLE audit (
+            id INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NULL, by TEXT NOT NULL, action TEXT NOT NULL,
+            database TEXT, target TEXT, details TEXT NOT NULL)""",
+        # Databases that are being removed, in steps: nothing but this says that they existed.
+        """CREATE TABLE database_drops (id INTEGER PRIMARY KEY)""",
+    ):
+        db.execute(statement)
+
+
 MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (
     m001_initial,
     m002_jsonb,
     m003_entries,
     m004_before,
     m005_revocations,
+    m006_admin,
 )
 
 

@@ -20,16 +20,17 @@ import trio
 
 from paperdb_trio.errors import ApiError, bad_request, not_found
 from paperdb_trio.measures import Histogram
+from paperdb_trio.store.advisor import SLOW_SECONDS, IndexAdvisor, Wish
 from paperdb_trio.store.paging import edge_text, parse_edge
-from paperdb_trio.store.plan import Plan, Shelf, described, improvement
+from paperdb_trio.store.plan import Plan, improvement
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Directory, Found, Stored
 from paperdb_trio.store.query import Question, ask
-from paperdb_trio.store.slow import SlowQueries
+from paperdb_trio.store.refusals import database_gone
+from paperdb_trio.store.slow import SlowQueries, Watch
 from paperdb_trio.store.sqlite import find as finding
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.admin import directory
-from paperdb_trio.store.sqlite.advisor import SLOW_SECONDS, IndexAdvisor, Wish
+from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.question import condition
@@ -68,35 +69,6 @@ class _Lease:
             self._stopped = True
             if self._connection is not None:
                 self._connection.interrupt()
-
-
-class _Watch:
-    """A find or a count on its thread: it is logged if it is slow, also if it was stopped."""
-
-    __slots__ = ("_asked", "_slow", "_started", "chosen")
-
-    def __init__(
-        self,
-        slow: SlowQueries,
-        kind: str,
-        database_id: int,
-        collection: str,
-        filter: str | None,
-        sort: str | None = None,
-    ) -> None:
-        self.chosen: tuple[Plan, Question, Shelf] | None = None
-        self._slow = slow
-        self._asked = kind, database_id, collection, filter, sort
-
-    def __enter__(self) -> _Watch:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        seconds = time.perf_counter() - self._started
-        if seconds >= self._slow.seconds:
-            plan = {} if self.chosen is None else described(*self.chosen)
-            self._slow.note(seconds, *self._asked, plan)
 
 
 class Reader:
@@ -228,12 +200,15 @@ class Reader:
         wanted = parse_select(select) if view is None else view.selection(select)
 
         def query(connection: sqlite.Connection) -> Found:
-            (head,) = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            row = connection.execute("SELECT head FROM databases WHERE id=?", (database_id,)).fetchone()
+            if row is None:
+                raise database_gone()
+            head = row[0]
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return Found([], False, 0 if count else None, head)
             edge = None if after is None else parse_edge(after, sort, question, of.id)
-            with _Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
+            with Watch(self._slow, "find", database_id, collection, filter, sort) as watch:
                 began = time.thread_time()
                 plan = finding.choose_plan(connection, question, of)
                 watch.chosen = plan, question, of
@@ -282,7 +257,7 @@ class Reader:
             of = finding.shelf(connection, database_id, collection)
             if of is None:
                 return 0
-            with _Watch(self._slow, "count", database_id, collection, filter) as watch:
+            with Watch(self._slow, "count", database_id, collection, filter) as watch:
                 began = time.thread_time()
                 plan = finding.choose_plan_to_count(connection, question, of)
                 watch.chosen = plan, question, of
@@ -316,7 +291,7 @@ class Reader:
 
     async def directory(self, known: int, last: int) -> Directory | None:
         """See `Store.directory`."""
-        return await self.run(lambda connection: directory(connection, known, last), "directory")
+        return await self.run(lambda connection: records.directory(connection, known, last), "directory")
 
     async def schema(self, database_id: int, collection: str) -> str | None:
         """The schema of a collection as JSON text."""

@@ -12,10 +12,12 @@ from typing import Any, Final
 from paperdb_trio.store import keys, transaction
 from paperdb_trio.store.catalog import AT_ONCE_BYTES, CollectionRow, Value
 from paperdb_trio.store.indexes import Index, parse_field
+from paperdb_trio.store.refusals import database_gone
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.question import field as query_field
 from paperdb_trio.store.sqlite.question import json_path, unique_condition
+from paperdb_trio.store.sqlite.registry import Registry
 from paperdb_trio.store.transaction import Remembered, Taken
 
 _PUT: Final = "INSERT INTO documents VALUES (?,?,?,?,jsonb(?))"
@@ -24,7 +26,7 @@ _KIND_OF_TYPE: Final = {"integer": "number", "real": "number"} | {
 }
 
 
-class Transaction(transaction.Transaction):
+class Transaction(Registry, transaction.Transaction):
     def __init__(self, connection: sqlite.Connection, now: float, log_time: float) -> None:
         super().__init__(now, log_time)
         self.connection = connection
@@ -103,16 +105,13 @@ class Transaction(transaction.Transaction):
             )
             raise Taken from None
 
-    def _replace(self, rowkey: int, collection_id: int, id: str, seq: int, data: str) -> None:
+    def _replace(self, rowkey: int, id: str, seq: int, data: str) -> None:
         self.connection.execute("UPDATE documents SET data=jsonb(?), seq=? WHERE rowkey=?", (data, seq, rowkey))
 
-    def _remove(self, rowkey: int) -> None:
+    def _remove(self, rowkey: int, id: str) -> None:
         self.connection.execute("DELETE FROM documents WHERE rowkey=?", (rowkey,))
 
     # --- collections -----------------------------------------------------------------------------
-
-    def databases(self) -> dict[str, int]:
-        return dict(self.connection.execute("SELECT name, id FROM databases").fetchall())
 
     def _collection(self, database_id: int, name: str) -> CollectionRow | None:
         row = self.connection.execute(
@@ -122,10 +121,13 @@ class Transaction(transaction.Transaction):
         return None if row is None else CollectionRow(*row)
 
     def _new_collection(self, database_id: int, name: str) -> int:
-        (id,) = self.connection.execute(
-            "INSERT INTO collections (database_id, name) VALUES (?,?) RETURNING id", (database_id, name)
+        row = self.connection.execute(
+            "INSERT INTO collections (database_id, name) SELECT id, ?2 FROM databases WHERE id=?1 RETURNING id",
+            (database_id, name),
         ).fetchone()
-        return int(id)
+        if row is None:
+            raise database_gone()
+        return int(row[0])
 
     def _remove_collection(self, collection_id: int) -> None:
         self.connection.execute("DELETE FROM collections WHERE id=?", (collection_id,))
@@ -267,9 +269,11 @@ class Transaction(transaction.Transaction):
         return None if row is None else row[0].encode()
 
     def bounds_of(self, database_id: int) -> tuple[int, int]:
-        found: tuple[int, int] = self.connection.execute(
+        found: tuple[int, int] | None = self.connection.execute(
             "SELECT head, trimmed FROM databases WHERE id=?", (database_id,)
         ).fetchone()
+        if found is None:
+            raise database_gone()
         return found
 
     def bounds(self) -> dict[int, tuple[int, int]]:
@@ -321,7 +325,7 @@ class Transaction(transaction.Transaction):
             "ifnull((SELECT at FROM revocations WHERE (database_id, kind, name)=(?1,?2,?3)),0)),?5)",
             (database_id, kind, name, at, until),
         )
-        self.connection.execute("UPDATE meta SET value=value+1 WHERE name='admin_version'")
+        self.tell_servers()
 
     def forget_revocations(self, until: int, limit: int) -> int:
         self.connection.execute(

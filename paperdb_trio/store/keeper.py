@@ -10,18 +10,19 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
-from paperdb_trio.store.housekeeping import Bounds, IndexWork, KeepTime, Trim, finish_drops
+from paperdb_trio.store.clock import LogClock
+from paperdb_trio.store.housekeeping import Bounds, IndexWork, KeepTime, RemoveDeleted, Trim, finish_drops
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.protocol import Submits
 from paperdb_trio.store.requests import ForgetRequests
 from paperdb_trio.store.revocations import ForgetRevocations
-from paperdb_trio.store.sqlite.space import FreePages
-from paperdb_trio.store.sqlite.writer import Writer
 
 log = logging.getLogger("paperdb.store")
 sparing_log = SparingLog(log)
@@ -39,11 +40,42 @@ TRIM_PAUSE: Final = 0.002
 """Between two steps of a trim (250 changes, about 1 ms each), so that writers get in between."""
 
 
-class Keeper:
-    """`drops_left`: the file may hold collections whose removal was interrupted."""
+class Writer(Submits, Protocol):
+    """An engine's writer, as far as the keeper needs it.
 
-    def __init__(self, writer: Writer, settings: Settings, on_trimmed: Callable[[int, int], None]) -> None:
+    `index_work` is set when there may be an index to build or remove. `owed`: changes by database that were
+    logged while the disk was full. The oldest ones make room for them.
+    """
+
+    clock: LogClock
+    index_work: trio.Event
+    owed: Counter[int]
+
+    @property
+    def full(self) -> bool: ...
+    @property
+    def closed(self) -> trio.Event: ...
+
+
+class Keeper:
+    """`leads`: whether this process does what one is enough for. `free`: makes an operation that gives space
+    back, for a full disk or not; it is repeated while it returns true.
+
+    `drops_left`: the store may hold collections whose removal was interrupted.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        settings: Settings,
+        on_trimmed: Callable[[int, int], None],
+        *,
+        leads: Callable[[], bool] = lambda: True,
+        free: Callable[[bool], Operation[bool]] | None = None,
+    ) -> None:
         self._writer = writer
+        self._leads = leads
+        self._free = free
         self._settings = settings
         self._on_trimmed = on_trimmed
         self.drops_left = False
@@ -70,6 +102,8 @@ class Keeper:
         kept = -math.inf
         while True:
             await trio.sleep(TRIM_SECONDS)
+            if not self._leads():
+                continue
             try:
                 if trio.current_time() >= kept + KEEP_TIME_SECONDS:
                     await self._keep_time()
@@ -104,9 +138,10 @@ class Keeper:
             if trimmed > before:
                 self._removed[database_id] += trimmed - before
         self._say_what_was_trimmed()
-        while await writer.submit(ForgetRequests()):
-            await trio.sleep(TRIM_PAUSE)
-        while await writer.submit(FreePages(spare=0) if writer.full else FreePages()):
+        for forget in (ForgetRequests(), RemoveDeleted()):
+            while await writer.submit(forget):
+                await trio.sleep(TRIM_PAUSE)
+        while self._free is not None and await writer.submit(self._free(writer.full)):
             await trio.sleep(TRIM_PAUSE)
 
     def _say_what_was_trimmed(self) -> None:

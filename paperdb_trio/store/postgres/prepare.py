@@ -1,0 +1,114 @@
+"""What a PostgreSQL database must be, and its tables: looked at and brought up to date before anything else.
+
+Law: each complaint is one sentence that says what was found and what was expected. Nothing is changed before
+all that can be looked at is right.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from paperdb_trio.errors import StartupError
+from paperdb_trio.store.postgres.schema import LOCK, MIGRATIONS
+from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
+
+log = logging.getLogger("paperdb.store")
+
+OLDEST: Final = 15
+EXIT_UNAVAILABLE: Final = 69
+
+_SETTINGS: Final = (
+    "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
+    "current_setting('fsync'), current_setting('full_page_writes'), current_setting('synchronous_commit'), "
+    "pg_is_in_recovery(), current_database()::text"
+)
+
+
+def connected(url: str) -> Session:
+    """Raises `StartupError`."""
+    try:
+        return Session(url)
+    except ConnectionLost as error:
+        raise unavailable("Cannot connect to PostgreSQL", error) from None
+
+
+def unavailable(what: str, error: Exception) -> StartupError:
+    """With PostgreSQL's message, in one line."""
+    return StartupError(f"{what}: {' '.join(str(error).split())}", EXIT_UNAVAILABLE)
+
+
+def prepare(url: str, *, create: bool = False, durable: bool = False) -> Session:
+    """Check the server and the database, and create or upgrade the tables. Returns a session.
+
+    `durable`: refuse settings with which a crash could lose acknowledged writes. Raises `StartupError`.
+    """
+    session = connected(url)
+    try:
+        _check(session, durable=durable)
+        _migrate(session, create=create)
+    except (ServerError, ConnectionLost) as error:
+        session.close()
+        raise unavailable("PostgreSQL refused to prepare the tables", error) from None
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _check(session: Session, *, durable: bool) -> None:
+    ((number, encoding, fsync, pages, commit, standby, name),) = session.query(_SETTINGS)
+    version = number // 10_000
+    if version < OLDEST:
+        raise StartupError(f"PostgreSQL {version} is too old: expected {OLDEST} or newer")
+    if encoding != b"UTF8":
+        raise StartupError(
+            f"The database '{name.decode()}' has the encoding {encoding.decode()}: expected UTF8 "
+            "(CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0)"
+        )
+    if standby:
+        raise StartupError("This PostgreSQL server is a standby, which cannot be written: expected the primary")
+    if durable and (fsync == b"off" or pages == b"off"):
+        off = "fsync" if fsync == b"off" else "full_page_writes"
+        raise StartupError(
+            f"PostgreSQL's setting '{off}' is off: a crash of its machine could destroy the database. "
+            "Set it to on, or start with --durability process"
+        )
+    if durable and commit == b"off":
+        raise StartupError(
+            "PostgreSQL's setting 'synchronous_commit' is off: acknowledged writes could be lost. Expected on"
+        )
+
+
+def version(session: Session) -> int | None:
+    """Of the tables; None if there are none."""
+    if session.query("SELECT to_regclass('paperdb.meta') IS NULL") == [(True,)]:
+        return None
+    ((found,),) = session.query("SELECT value FROM paperdb.meta WHERE name='version'")
+    return int(found)
+
+
+def _migrate(session: Session, *, create: bool) -> None:
+    if (found := version(session)) == len(MIGRATIONS):
+        return
+    if found is None and not create:
+        raise StartupError(
+            "There is no PaperDB in this PostgreSQL database: start 'paperdb serve' with it first"
+        )
+    session.query("BEGIN")
+    session.query("SELECT pg_advisory_xact_lock($1::bigint)", LOCK)
+    found = version(session)  # another node may just have done it
+    if found is not None and found > len(MIGRATIONS):
+        session.rollback()
+        raise StartupError(
+            f"The tables have version {found}, of a newer PaperDB; this one knows {len(MIGRATIONS)}: upgrade it"
+        )
+    if found is None:
+        session.add("CREATE SCHEMA IF NOT EXISTS paperdb")
+    for migration in MIGRATIONS[found or 0 :]:
+        for statement in migration:
+            session.run([(statement, ())])  # each is prepared when those before it are done
+    session.add("UPDATE meta SET value=$1 WHERE name='version'", len(MIGRATIONS))
+    session.run([("COMMIT", ())])
+    log.info("PostgreSQL: the tables have version %d", len(MIGRATIONS))

@@ -1,0 +1,143 @@
+"""The rows of databases, keys, signing secrets and the audit log, as administrators see them.
+
+Law: no I/O: each function makes a statement, and says what its rows mean. Pages are in an order that writes do
+not change, so that a page's last item says where the next one begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from paperdb_trio.model import timestamp
+from paperdb_trio.store.indexes import Index, stored_indexes
+from paperdb_trio.store.postgres.wire import Parameter, Row
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.rowkeys import SEQ_BITS
+
+T = TypeVar("T")
+
+EVERYTHING: Final = 2**62
+"""A limit that is none."""
+
+
+class Asked(NamedTuple, Generic[T]):
+    sql: str
+    parameters: tuple[Parameter, ...]
+    made: Callable[[list[Row]], T]
+
+
+def databases(
+    *, name: str | None = None, after: str = "", limit: int = EVERYTHING
+) -> Asked[list[DatabaseInfo]]:
+    """By name; only that one, if a `name` is given."""
+    return Asked(
+        "SELECT d.name, d.plan, d.created_at, (SELECT count(*) FROM collections c WHERE c.database_id=d.id), "
+        "(SELECT coalesce(sum(n.documents),0)::bigint FROM collections c JOIN counts n ON n.collection_id=c.id "
+        "WHERE c.database_id=d.id), h.head, h.trimmed FROM databases d JOIN heads h ON h.database_id=d.id "
+        "WHERE d.name>$1 AND ($2::text IS NULL OR d.name=$2) ORDER BY d.name LIMIT $3",
+        (after, name, limit),
+        lambda rows: [_made(DatabaseInfo, row) for row in rows],
+    )
+
+
+def keys(
+    *, id: str | None = None, database: str | None = None, after: str | None = None, limit: int = EVERYTHING
+) -> Asked[list[KeyInfo]]:
+    """The oldest first; only that with the `id`, those of a `database`, those beyond the id `after`."""
+    return Asked(
+        "SELECT k.id, k.kind, k.label, d.name, k.created_at, k.expires_at, k.last_used_at, k.revoked_at "
+        "FROM keys k LEFT JOIN databases d ON d.id=k.database_id WHERE ($1::text IS NULL OR k.id=$1) "
+        "AND ($2::text IS NULL OR d.name=$2) AND ($3::text IS NULL OR "
+        "(k.created_at, k.id) > ((SELECT created_at FROM keys WHERE id=$3), $3)) "
+        "ORDER BY k.created_at, k.id LIMIT $4",
+        (id, database, after, limit),
+        lambda rows: [_made(KeyInfo, (*row[:5], _time(row[5]), _time(row[6]), row[7])) for row in rows],
+    )
+
+
+def secrets() -> Asked[list[SecretInfo]]:
+    """The newest first."""
+    return Asked(
+        "SELECT kid, created_at, retired_at FROM signing_secrets ORDER BY created_at DESC, kid",
+        (),
+        lambda rows: [
+            SecretInfo(
+                id=kid.decode(),
+                created_at=timestamp(at),
+                retired_at=None if retired is None else timestamp(retired),
+            )
+            for kid, at, retired in rows
+        ],
+    )
+
+
+def audit(*, before: int = EVERYTHING, limit: int = EVERYTHING) -> Asked[list[AuditEntry]]:
+    """The newest first, of those with an id under `before`."""
+    return Asked(
+        "SELECT id, at, by, action, database, target, details FROM audit WHERE id<$1 ORDER BY id DESC LIMIT $2",
+        (before, limit),
+        lambda rows: [
+            _made(AuditEntry, (id, timestamp(at / 1000), *row, msgspec.json.decode(details)))
+            for id, at, *row, details in rows
+        ],
+    )
+
+
+def indexes(database_id: int, collection: str) -> Asked[list[IndexInfo] | None]:
+    """None if there is no such collection."""
+    return Asked(
+        # Row keys tell how far an index is: counting entries would take as long as building it.
+        "SELECT c.id, c.indexes, n.documents, (SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN "
+        f"c.id<<{SEQ_BITS} AND (c.id+1<<{SEQ_BITS})-1), ARRAY(SELECT b.id||':'||b.rowkey FROM index_builds b "
+        "WHERE b.collection_id=c.id)::text FROM collections c JOIN counts n ON n.collection_id=c.id "
+        "WHERE c.database_id=$1 AND c.name=$2",
+        (database_id, collection),
+        _indexes,
+    )
+
+
+def _indexes(rows: list[Row]) -> list[IndexInfo] | None:
+    if not rows:
+        return None
+    id, text, documents, last, building = rows[0]
+    pairs = [item.split(":") for item in building.decode().strip("{}").split(",") if item]
+    built = {int(index_id): int(rowkey) for index_id, rowkey in pairs}
+    own = () if text is None else stored_indexes(text.decode()).all
+    return [_index(id, index, documents, last, built.get(index.id)) for index in own]
+
+
+def _index(collection_id: int, index: Index, documents: int, last: int | None, at: int | None) -> IndexInfo:
+    built = documents
+    if not index.built:
+        low = collection_id << SEQ_BITS
+        built = 0 if last is None or at is None else documents * (at - low) // max(last - low, 1)
+    return IndexInfo(
+        id=index.id,
+        fields=list(index.fields),
+        unique=index.unique,
+        automatic=index.made,
+        state="broken" if index.broken else "ready" if index.built else "building",
+        built=built,
+        documents=documents,
+    )
+
+
+def figures() -> Asked[FileFigures]:
+    """Bytes of the PostgreSQL database."""
+    return Asked(
+        "SELECT pg_database_size(current_database())",
+        (),
+        lambda rows: FileFigures(file_bytes=rows[0][0], wal_bytes=0, free_bytes=0),
+    )
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else timestamp(ms / 1000)
+
+
+def _made(type: Any, row: Any) -> Any:
+    values = [value.decode() if isinstance(value, bytes) else value for value in row]
+    return type(**dict(zip(type.__struct_fields__, values, strict=True)))

@@ -1,0 +1,82 @@
+"""Hears of commits of other nodes: a NOTIFY wakes at once, and a look at all heads misses none.
+
+Law: event loop only; one connection of its own. It also holds the lock of the node that keeps the store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from paperdb_trio.logs import SparingLog
+from paperdb_trio.store.postgres.connection import Connection
+from paperdb_trio.store.postgres.publisher import Publisher
+from paperdb_trio.store.postgres.schema import KEEPER_LOCK
+from paperdb_trio.store.postgres.transaction import BOUNDS
+from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
+from paperdb_trio.store.postgres.writer import CHANNEL
+
+log = logging.getLogger("paperdb.store")
+
+LOOK_SECONDS: Final = 0.15
+"""Between two looks at the heads."""
+RETRY_SECONDS: Final = 0.5
+
+
+class Watcher:
+    """`keeps`: whether this node does the background work. `on_keeps` is called when it becomes that node."""
+
+    def __init__(
+        self,
+        url: str,
+        publisher: Publisher,
+        on_trimmed: Callable[[int, int], None],
+        on_keeps: Callable[[], None],
+    ) -> None:
+        self._url = url
+        self._publisher = publisher
+        self._on_trimmed = on_trimmed
+        self._on_keeps = on_keeps
+        self._sparing_log = SparingLog(log)
+        self._trimmed: dict[int, int] = {}
+        self.keeps = False
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """It has started when it has looked once."""
+        started = False
+        while True:
+            try:
+                connection = await Connection.open(self._url)
+                try:
+                    await connection.query(f"LISTEN {CHANNEL}")
+                    while True:
+                        await self._look(connection)
+                        if not started:
+                            started = True
+                            task_status.started()
+                        with trio.move_on_after(LOOK_SECONDS):
+                            while True:
+                                for payload in await connection.notifications():
+                                    database_id, _, head = payload.partition(" ")
+                                    self._publisher.heard(int(database_id), int(head))
+                finally:
+                    connection.close()
+            except (ConnectionLost, ServerError) as error:
+                self.keeps = False
+                self._sparing_log.error("no connection to PostgreSQL: %s", str(error).strip())
+                await trio.sleep(RETRY_SECONDS)
+
+    async def _look(self, connection: Connection) -> None:
+        rows = await connection.query(BOUNDS)
+        for database_id, head, trimmed in rows:
+            self._publisher.heard(database_id, head)
+            if trimmed > self._trimmed.get(database_id, 0):
+                self._trimmed[database_id] = trimmed
+                self._on_trimmed(database_id, trimmed)
+        if not self.keeps:
+            ((self.keeps,),) = await connection.query("SELECT pg_try_advisory_lock($1::bigint)", KEEPER_LOCK)
+            if self.keeps:
+                self._on_keeps()

@@ -1,0 +1,473 @@
+"""The writer of one node: group commit on one thread, one connection.
+
+Law: this is the only code of a node that writes documents and changes. Operations of one database that wait
+together are one transaction, which takes the row of the database's head: this orders the nodes. A write that is
+acknowledged is committed. If the connection is lost during a COMMIT, the outcome is looked up; it is never
+guessed, and never tried a second time.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, TypeVar
+
+import outcome
+import trio
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.logs import SparingLog
+from paperdb_trio.measures import Histogram
+from paperdb_trio.model import Change
+from paperdb_trio.store.clock import LogClock, continued
+from paperdb_trio.store.housekeeping import HOUSEKEEPING
+from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.postgres.ahead import database_of, is_blind, needs
+from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store.postgres.transaction import Known, Transaction, Unread
+from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
+from paperdb_trio.store.protocol import Fault
+from paperdb_trio.store.refusals import (
+    internal,
+    shutting_down,
+    storage_away,
+    storage_failed,
+    storage_full,
+    storage_unknown,
+)
+
+log = logging.getLogger("paperdb.writer")
+
+Result = TypeVar("Result")
+
+MAX_BATCH: Final = 256
+ENOUGH_BYTES: Final = 4 * 1024 * 1024
+ENOUGH_SECONDS: Final = 0.05
+"""As for SQLite: waiting time and memory depend on the largest operation, not on 256 of them."""
+RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Between two attempts to connect; the last one for all further ones."""
+GUESS_AGAIN_SECONDS: Final = 0.25
+"""After a guess at the head that failed, because another node writes to the same database."""
+
+CHANNEL: Final = "paperdb"
+_WAKE: Final = (
+    f"SELECT set_config('synchronous_commit','off',true), pg_notify('{CHANNEL}', $1||' '||head) "
+    "FROM heads WHERE database_id=$1::bigint"
+)
+"""In a transaction of its own: a NOTIFY takes a lock of the whole cluster until its commit is on disk."""
+
+_CLOSE: Final = object()
+_NOT_HERE: Final = ("25006", "22012")
+"""The server became a standby; or the writer's row is gone, or the guess was wrong: see
+`Transaction.finish`."""
+_AGAIN: Final = ("40001", "40P01")
+
+
+class _Ticket:
+    """A waiting operation. `task` is None if its waiter was cancelled: the write still happens."""
+
+    __slots__ = ("operation", "task")
+
+    def __init__(self, operation: Operation[Any], task: trio.lowlevel.Task) -> None:
+        self.operation = operation
+        self.task: trio.lowlevel.Task | None = task
+
+
+_Results = list[tuple[_Ticket, "outcome.Outcome[Any]"]]
+
+
+class _Done(NamedTuple):
+    results: _Results
+    changes: list[Change]
+    index_work: bool
+
+
+class Writer:
+    """Start `run()` in a nursery, with `nursery.start`: it has started once it is connected. It ends, together
+    with its thread, when cancelled or after `close()`, and first commits everything that was submitted.
+
+    `committed(changes, resume)` is called on the event loop for each transaction, in the order of the commits
+    of this node. It calls `resume()` when its writers may be told.
+    """
+
+    clock: LogClock
+
+    def __init__(self, url: str, committed: Callable[[list[Change], Callable[[], None]], None]) -> None:
+        self._url = url
+        self._committed = committed
+        self._sparing_log = SparingLog(log)
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._session: Session | None = None  # the thread's
+        self._id = b""
+        self._batch = 0
+        self._wall = 0.0  # what PostgreSQL's clock is ahead of `time.monotonic`
+        self._known: dict[int, Known] = {}
+        self._guess_from: dict[int, float] = {}
+        self._tries = 0
+        self._next_try = 0.0
+        self._stopped = False
+        self._closed = False
+        self._opened = trio.Event()
+        self._closing = trio.Event()
+        self.closed = trio.Event()
+        self.index_work = trio.Event()
+        self.owed: Counter[int] = Counter()
+        self._fatal: BaseException | None = None
+        self.full = False
+        self.commits = 0
+        self.operations = 0
+        self.indexes_built = 0
+        self.batch_sizes = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
+        self.commit_seconds = Histogram()
+        self.fsync_seconds = Histogram()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        token = trio.lowlevel.current_trio_token()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._thread, token)
+            try:
+                await self._opened.wait()
+                task_status.started()
+                await self._closing.wait()
+            finally:
+                self._closed = True
+                self._queue.put(_CLOSE)
+        with trio.CancelScope(shield=True):
+            done = trio.Event()
+            token.run_sync_soon(done.set)
+            await done.wait()
+        self.closed.set()
+        if self._fatal is not None:
+            raise self._fatal
+
+    def close(self) -> None:
+        """Commit the waiting operations, refuse new ones, and let `run` return."""
+        self._closed = True
+        self._closing.set()
+
+    def stop(self) -> None:
+        """Like `close`, but refuse the waiting operations, too."""
+        self._stopped = True
+        self.close()
+
+    def fault(self) -> Fault | None:
+        return "away" if self._session is None else None
+
+    async def submit(self, operation: Operation[Result]) -> Result:
+        """See `Store.submit`."""
+        if self._closed:
+            raise shutting_down()
+        ticket = _Ticket(operation, trio.lowlevel.current_task())
+        self._queue.put(ticket)
+
+        def abandon(_: Any) -> trio.lowlevel.Abort:
+            ticket.task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        result: Result = await trio.lowlevel.wait_task_rescheduled(abandon)
+        return result
+
+    # --- on the event loop -------------------------------------------------------------------------
+
+    def _deliver(self, done: _Done) -> None:
+        try:
+            if done.index_work:
+                self.index_work.set()
+            if done.changes:
+                self._committed(done.changes, lambda: self._resume(done.results))
+            else:
+                self._resume(done.results)
+        except BaseException as error:
+            self._fatal = self._fatal or error
+            self.close()
+
+    def _resume(self, results: _Results) -> None:
+        for ticket, result in results:
+            if ticket.task is not None:
+                task, ticket.task = ticket.task, None
+                trio.lowlevel.reschedule(task, result)
+
+    # --- on the writer's thread --------------------------------------------------------------------
+
+    async def _thread(self, token: trio.lowlevel.TrioToken) -> None:
+        await trio.to_thread.run_sync(self._loop, token, limiter=trio.CapacityLimiter(1))
+
+    def _loop(self, token: trio.lowlevel.TrioToken) -> None:
+        self._token = token
+        try:
+            self._connect()
+            assert self._session is not None
+            kept = {
+                name.decode(): value / 1000
+                for name, value in self._session.query("SELECT name, value FROM meta")
+            }
+            self.clock = continued(kept, None, self._now())
+            token.run_sync_soon(self._opened.set)
+            closing = False
+            while not closing:
+                batch, closing = self._next_batch()
+                for database_id, tickets in _by_database(batch):
+                    self._write(database_id, tickets)
+            while not self._queue.empty():
+                ticket = self._queue.get()
+                if isinstance(ticket, _Ticket):
+                    self._refuse([ticket], shutting_down())
+        finally:
+            if self._session is not None:
+                self._leave(self._session)
+
+    def _leave(self, session: Session) -> None:
+        try:
+            session.rollback()
+            session.run([("DELETE FROM writers WHERE id=$1", (self._id,))])
+        except (ConnectionLost, ServerError):
+            pass
+        session.close()
+        self._session = None
+
+    def _next_batch(self) -> tuple[list[_Ticket], bool]:
+        """Wait for operations. Returns those that wait together, and whether they are the last."""
+        batch: list[_Ticket] = []
+        while len(batch) < MAX_BATCH and not (batch and self._queue.empty()):
+            item = self._queue.get()
+            if item is _CLOSE:
+                return batch, True
+            batch.append(item)
+        return batch, False
+
+    def _tell(self, results: _Results, changes: list[Change], index_work: bool = False) -> None:
+        self._token.run_sync_soon(self._deliver, _Done(results, changes, index_work))
+
+    def _refuse(self, tickets: list[_Ticket], error: ApiError) -> None:
+        self._tell([(ticket, outcome.Error(error)) for ticket in tickets], [])
+
+    def _now(self) -> float:
+        """PostgreSQL's time: that of the nodes may differ."""
+        return self._wall + time.monotonic()
+
+    # --- the connection ----------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        """Raises `ConnectionLost` or `ServerError`."""
+        self._next_try = time.monotonic() + RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
+        self._tries += 1
+        session = Session(self._url, lambda: self._stopped)
+        try:
+            id = os.urandom(16)
+            session.add("DELETE FROM writers WHERE at<now()-interval '30 days'")
+            session.add("INSERT INTO writers (id, batch) VALUES ($1,0)", id)
+            sent = time.monotonic()
+            ((wall,),) = session.query("SELECT extract(epoch FROM clock_timestamp())::float8")
+        except BaseException:
+            session.close()
+            raise
+        self._wall = wall - (sent + time.monotonic()) / 2
+        self._session, self._id, self._batch = session, id, 0
+        self._known.clear()
+        self._tries = 0
+
+    def _is_connected(self) -> bool:
+        if self._session is None and time.monotonic() >= self._next_try and not self._stopped:
+            try:
+                self._connect()
+                self._sparing_log.warning("PostgreSQL is back: writes are stored again")
+            except (ConnectionLost, ServerError) as error:
+                self._sparing_log.error("no connection to PostgreSQL: %s", str(error).strip())
+        return self._session is not None
+
+    def _lose(self, error: Exception) -> None:
+        self._sparing_log.error("lost the connection to PostgreSQL: %s", str(error).strip())
+        if self._session is not None:
+            self._session.close()
+        self._session = None
+        self._known.clear()
+
+    # --- commits -----------------------------------------------------------------------------------
+
+    def _write(self, database_id: int | None, tickets: list[_Ticket]) -> None:
+        """Commit or refuse all of them."""
+        while tickets:
+            if self._stopped:
+                self._refuse(tickets, shutting_down())
+                return
+            if not self._is_connected():
+                self._refuse(tickets, storage_away())
+                return
+            done = self._commit_or_split(database_id, tickets)
+            tickets = tickets[done:]
+
+    def _commit_or_split(self, database_id: int | None, tickets: list[_Ticket]) -> int:
+        """Commit them in one transaction, or as many of the first as one takes. If that fails, each alone, so
+        that a bad operation fails alone. Returns how many are done."""
+        session = self._session
+        assert session is not None
+        try:
+            try:
+                return self._commit(session, database_id, tickets)
+            except Exception as error:
+                if isinstance(error, ConnectionLost) or (
+                    isinstance(error, ServerError) and error.state in _NOT_HERE
+                ):
+                    raise
+                session.rollback()
+                self._known.clear()
+                if isinstance(error, ServerError) and error.state in _AGAIN:
+                    return 0
+                if len(tickets) > 1:
+                    for ticket in tickets:
+                        self._write(database_id, [ticket])
+                    return len(tickets)
+                self._refuse(tickets, self._told(error))
+                return 1
+        except (ConnectionLost, ServerError) as error:
+            # COMMIT was not sent, so that nothing was written.
+            self._lose(error)
+            self._refuse(tickets, shutting_down() if self._stopped else storage_failed())
+            return len(tickets)
+
+    def _told(self, error: Exception) -> ApiError:
+        if isinstance(error, ServerError):
+            if error.state == "53100":
+                self._sparing_log.error("PostgreSQL's disk is full, a write was refused: %s", error)
+                return storage_full()
+            if not error.state.startswith(("22", "23", "42")):
+                self._sparing_log.error("a write failed: %s", error)
+                return storage_failed()
+        log.error("write failed", exc_info=error)
+        return internal()
+
+    def _commit(self, session: Session, database_id: int | None, tickets: list[_Ticket]) -> int:
+        if database_id is not None:
+            known = self._known.get(database_id)
+            if (
+                known is not None
+                and time.monotonic() >= self._guess_from.get(database_id, 0)
+                and all(is_blind(ticket.operation) for ticket in tickets)
+            ):
+                try:
+                    return self._try(session, database_id, tickets, known)
+                except Unread:
+                    pass
+                except ServerError as error:
+                    session.rollback()
+                    self._known.pop(database_id, None)
+                    if error.state == "22012":
+                        self._guess_from[database_id] = time.monotonic() + GUESS_AGAIN_SECONDS
+        return self._try(session, database_id, tickets, None)
+
+    def _try(
+        self, session: Session, database_id: int | None, tickets: list[_Ticket], known: Known | None
+    ) -> int:
+        tx = Transaction(session, self._now(), self.clock.now(), database_id=database_id, known=known)
+        if database_id is None:
+            tx.begin()
+        elif known is None:
+            tx.read_ahead(database_id, needs(ticket.operation for ticket in tickets))
+        began = time.monotonic()
+        end = began + ENOUGH_SECONDS
+        results: _Results = []
+        for ticket in tickets:
+            try:
+                results.append((ticket, outcome.Value(ticket.operation.apply(tx))))
+            except ApiError as error:
+                results.append((ticket, outcome.Error(error)))
+            if tx.size >= ENOUGH_BYTES or time.monotonic() >= end:
+                break
+        writes, statements = tx.finish(self._id, self._batch + 1)
+        statements = [*session.take(), *statements]
+        if known is None:
+            statements.append(("COMMIT", ()))
+        sent = time.monotonic()
+        session.send(statements)
+        databases = {change.database_id for change in tx.changes}
+        for changed in databases:
+            session.send([(_WAKE, (changed,))])
+        try:
+            session.receive()
+        except ConnectionLost as error:
+            if not writes:
+                raise
+            self._settle(error, results, tx, began, sent)
+            return len(results)
+        self._batch += 1
+        self.indexes_built += tx.indexes_built
+        self._count(results, began, sent)
+        if database_id is not None:
+            after = tx.known(database_id)
+            if after is None:
+                self._known.pop(database_id, None)
+            else:
+                self._known[database_id] = after
+        self._tell(results, tx.changes, tx.index_work)
+        try:
+            for _ in databases:
+                session.receive()
+        except (ConnectionLost, ServerError) as error:  # only of the wake-ups
+            self._lose(error)
+        return len(results)
+
+    def _count(self, results: _Results, began: float, sent: float) -> None:
+        asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
+        if asked:
+            self.commits += 1
+            self.operations += asked
+            done = time.monotonic()
+            self.batch_sizes.observe(asked)
+            self.commit_seconds.observe(done - began)
+            self.fsync_seconds.observe(done - sent)
+
+    def _settle(self, error: Exception, results: _Results, tx: Transaction, began: float, sent: float) -> None:
+        """Find out whether a transaction was committed whose COMMIT was not answered. Meanwhile, refuse
+        others."""
+        id, batch = self._id, self._batch + 1
+        self._lose(error)
+        while not self._stopped:
+            if self._is_connected():
+                assert self._session is not None
+                try:
+                    # It waits for a transaction that still runs; one that comes later fails, without its row.
+                    found = self._session.query("DELETE FROM writers WHERE id=$1 RETURNING batch", id)
+                except (ConnectionLost, ServerError) as lost:
+                    self._lose(lost)
+                    continue
+                if found == [(batch,)]:
+                    self._count(results, began, sent)
+                    self._tell(results, tx.changes, tx.index_work)
+                else:
+                    self._refuse([ticket for ticket, _ in results], storage_failed())
+                return
+            self._refuse_waiting()
+        self._refuse([ticket for ticket, _ in results], storage_unknown())
+
+    def _refuse_waiting(self) -> None:
+        """Until the next attempt to connect."""
+        while (seconds := self._next_try - time.monotonic()) > 0 and not self._stopped:
+            try:
+                item = self._queue.get(timeout=min(seconds, 0.1))
+            except queue.Empty:
+                continue
+            if item is _CLOSE:
+                self._stopped = True
+                self._queue.put(_CLOSE)
+            else:
+                self._refuse([item], storage_away())
+
+
+def _by_database(batch: list[_Ticket]) -> list[tuple[int | None, list[_Ticket]]]:
+    """Those of one database together, in their order. Without a database, each alone."""
+    groups: list[tuple[int | None, list[_Ticket]]] = []
+    own: dict[int, list[_Ticket]] = {}
+    for ticket in batch:
+        database_id = database_of(ticket.operation)
+        if database_id is None:
+            groups.append((None, [ticket]))
+        elif database_id in own:
+            own[database_id].append(ticket)
+        else:
+            own[database_id] = [ticket]
+            groups.append((database_id, own[database_id]))
+    return groups

@@ -1,0 +1,158 @@
+"""The rows of databases, keys, signing secrets and the audit log, as administrators see them.
+
+Law: reads only, within the caller's transaction. Pages are in an order that writes do not change, so that a
+page's last item says where the next one begins.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from paperdb_trio.model import timestamp
+from paperdb_trio.store.indexes import Index, stored_indexes
+from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.rowkeys import span
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import own_files
+
+EVERYTHING = 2**62
+"""A limit that is none."""
+
+
+def directory(connection: sqlite.Connection, known: int, last: int) -> Directory | None:
+    """See `Store.directory`."""
+    (version,) = connection.execute("SELECT value FROM meta WHERE name='admin_version'").fetchone()
+    if version == known:
+        return None
+    return Directory(
+        version,
+        connection.execute("SELECT id, name, plan FROM databases").fetchall(),
+        [
+            KeyRow(*row)
+            for row in connection.execute(
+                "SELECT id, database_id, kind, label, hash, revoked_at IS NOT NULL, expires_at/1000.0 FROM keys"
+            )
+        ],
+        connection.execute("SELECT kid, secret, retired_at FROM signing_secrets").fetchall(),
+        [
+            RevocationRow(*row)
+            for row in connection.execute(
+                "SELECT id, database_id, kind, name, at, until FROM revocations WHERE id>? ORDER BY id", (last,)
+            )
+        ],
+    )
+
+
+def databases(
+    connection: sqlite.Connection, *, name: str | None = None, after: str = "", limit: int = EVERYTHING
+) -> list[DatabaseInfo]:
+    """By name; only that one, if a `name` is given."""
+    found = connection.execute(
+        "SELECT name, plan, created_at, (SELECT count(*) FROM collections c WHERE c.database_id=d.id), "
+        "(SELECT coalesce(sum(documents),0) FROM collections c WHERE c.database_id=d.id), head, trimmed "
+        "FROM databases d WHERE name>?1 AND (?2 IS NULL OR name=?2) ORDER BY name LIMIT ?3",
+        (after, name, limit),
+    )
+    return [_made(DatabaseInfo, row) for row in found]
+
+
+def keys(
+    connection: sqlite.Connection,
+    *,
+    id: str | None = None,
+    database: str | None = None,
+    after: str | None = None,
+    limit: int = EVERYTHING,
+) -> list[KeyInfo]:
+    """The oldest first; only that with the `id`, those of a `database`, those beyond the id `after`."""
+    found = connection.execute(
+        "SELECT k.id, k.kind, k.label, d.name, k.created_at, k.expires_at, k.last_used_at, k.revoked_at "
+        "FROM keys k LEFT JOIN databases d ON d.id=k.database_id WHERE (?1 IS NULL OR k.id=?1) "
+        "AND (?2 IS NULL OR d.name=?2) AND (?3 IS NULL OR "
+        "(k.created_at, k.id) > ((SELECT created_at FROM keys WHERE id=?3), ?3)) "
+        "ORDER BY k.created_at, k.id LIMIT ?4",
+        (id, database, after, limit),
+    )
+    return [_made(KeyInfo, (*row[:5], _time(row[5]), _time(row[6]), row[7])) for row in found]
+
+
+def secrets(connection: sqlite.Connection) -> list[SecretInfo]:
+    """The newest first."""
+    found = connection.execute(
+        "SELECT kid, created_at, retired_at FROM signing_secrets ORDER BY created_at DESC, kid"
+    )
+    return [
+        SecretInfo(id=kid, created_at=timestamp(at), retired_at=None if retired is None else timestamp(retired))
+        for kid, at, retired in found
+    ]
+
+
+def audit(
+    connection: sqlite.Connection, *, before: int = EVERYTHING, limit: int = EVERYTHING
+) -> list[AuditEntry]:
+    """The newest first, of those with an id under `before`."""
+    found = connection.execute(
+        "SELECT id, at, by, action, database, target, details FROM audit WHERE id<? ORDER BY id DESC LIMIT ?",
+        (before, limit),
+    )
+    return [
+        _made(AuditEntry, (id, timestamp(at / 1000), *row, msgspec.json.decode(details)))
+        for id, at, *row, details in found
+    ]
+
+
+def indexes(connection: sqlite.Connection, database_id: int, collection: str) -> list[IndexInfo] | None:
+    """None if there is no such collection."""
+    row = connection.execute(
+        "SELECT id, indexes, documents FROM collections WHERE database_id=? AND name=?",
+        (database_id, collection),
+    ).fetchone()
+    if row is None:
+        return None
+    id, text, documents = row
+    return (
+        [] if text is None else [_index(connection, id, index, documents) for index in stored_indexes(text).all]
+    )
+
+
+def _index(connection: sqlite.Connection, collection_id: int, index: Index, documents: int) -> IndexInfo:
+    built = documents
+    if not index.built:
+        # Row keys tell how far it is: counting entries would take as long as building it.
+        low, high = span(collection_id)
+        row = connection.execute("SELECT rowkey FROM index_builds WHERE id=?", (index.id,)).fetchone()
+        last = connection.execute(
+            "SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN ? AND ?", (low, high)
+        ).fetchone()[0]
+        at = low if row is None else row[0]
+        built = 0 if last is None else documents * (at - low) // max(last - low, 1)
+    return IndexInfo(
+        id=index.id,
+        fields=list(index.fields),
+        unique=index.unique,
+        automatic=index.made,
+        state="broken" if index.broken else "ready" if index.built else "building",
+        built=built,
+        documents=documents,
+    )
+
+
+def figures(connection: sqlite.Connection, file: Path) -> FileFigures:
+    """Bytes, cheaply."""
+    free, size = (
+        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size")
+    )
+    sizes = [path.stat().st_size if path.exists() else 0 for path in own_files(file)]
+    return FileFigures(file_bytes=sizes[0], wal_bytes=sizes[1], free_bytes=free * size)
+
+
+def _time(ms: int | None) -> str | None:
+    return None if ms is None else timestamp(ms / 1000)
+
+
+def _made(type: Any, row: Any) -> Any:
+    return type(**dict(zip(type.__struct_fields__, row, strict=True)))
