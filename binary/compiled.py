@@ -49,7 +49,7 @@ MODULES = (
     *("store/cache", "store/catalog", "store/clock", "store/keys", "store/predicate", "store/projection"),
     *("store/rowkeys", "store/steps", "store/transaction"),
     *("store/sqlite/change_log", "store/sqlite/reader", "store/sqlite/transaction"),
-    "store/sqlite/writer",
+    *("store/sqlite/writer", "store/postgres/transaction"),
 )
 
 # -O2: -O3 takes longer and is not faster. A C file for each module, so that all cores compile.
