@@ -81,7 +81,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without the tests of SQLite's own, if servers store in PostgreSQL, and of interpreted code, if it is not."""
+    """Without the tests of SQLite's own under PostgreSQL, and of interpreted code where it is compiled."""
     without = {"sqlite"} if config.getoption("--store") == "postgres" else set()
     if list(Path(paperdb_trio.__file__).parent.rglob("*.so")):  # `just test-compiled`
         without.add("interpreted")
