@@ -18,7 +18,7 @@ from tests.conftest import need
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("paperdb_trio", "tests", "bench", "binary", "examples")
-OURS = {*FOLDERS, *sys.stdlib_module_names}
+OURS = {*FOLDERS, "compiled", *sys.stdlib_module_names}  # binary/ is no package
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
