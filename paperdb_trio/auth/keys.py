@@ -9,8 +9,8 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 
-SECRET_PREFIX: Final = "pdb_sk_"
 ADMIN_PREFIX: Final = "pdb_ak_"
+SECRET_PREFIX: Final = "pdb_sk_"
 _PREFIXES: Final = {"secret": SECRET_PREFIX, "public": "pdb_pk_", "admin": ADMIN_PREFIX}
 
 _SHAPE: Final = re.compile(r"pdb_sk_[A-Za-z0-9_-]{43,128}\Z")
