@@ -83,7 +83,7 @@ def test_requests_count_by_route_and_status_refusals_by_code(start_server: Start
     assert value(metrics, seconds.format("count", "")) == 2
     assert value(metrics, seconds.format("bucket", ',le="+Inf"')) == 2
     assert 0 < value(metrics, seconds.format("sum", "")) < 10
-    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 1
+    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 2
     assert value(metrics, "paperdb_tokens_minted_total") == 2
     assert value(metrics, 'paperdb_tokens_refused_total{reason="INVALID_TOKEN"}') == 2
 
