@@ -20,6 +20,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.limits import Limits
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.net.messages import Request
+from paperdb_trio.request_counts import BATCH, RequestCounts
 
 access_log = logging.getLogger("paperdb.access")
 log = logging.getLogger("paperdb.refused")
@@ -36,10 +37,12 @@ Observer = Callable[[Request, int, int, float], None]
 
 
 class Exchanges:
-    """Ids of requests, and who is told of their ends: append to `observers` before the first request."""
+    """Ids of requests, counts of their ends, and who else is told of these: append to `observers` before the
+    first request."""
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self.observers: list[Observer] = []
+        self.counts = RequestCounts()
         self._limits = limits
         self._prefix = f"{secrets.token_hex(4)}-"
         self._numbers = itertools.count(1)
@@ -84,12 +87,18 @@ class Exchanges:
     def end(self, request: Request, status: int, size: int) -> None:
         """The response is decided. Call this once for each request, a WebSocket's too (101)."""
         seconds = perf_counter() - request.began if request.began else 0.0
+        ended = self.counts.ended
+        ended.append((request.method, request.route, status, request.identity, seconds))
+        if len(ended) >= BATCH:
+            self.counts.count()
         for observe in self.observers:
             observe(request, status, size, seconds)
         if request.logged:
             self._access(request, status, size, seconds)
-        if request.code and status in REFUSALS:
-            self._refused(request, status)
+        if request.code:
+            self.counts.refused(request.code)
+            if status in REFUSALS:
+                self._refused(request, status)
 
     def _access(self, request: Request, status: int, size: int, seconds: float) -> None:
         fields = described(request, self._limits)

@@ -21,6 +21,8 @@ from paperdb_trio.rest.admin_call import AdminCall
 from paperdb_trio.services import Services
 
 MOST_SLOW: Final = 100
+MOST_COLLECTIONS: Final = 200
+"""Of the collections with most changes, so many are in the figures for an admin key."""
 
 SUMMED: Final = frozenset(
     {
@@ -50,10 +52,9 @@ async def health(call: AdminCall) -> Response:
     With a secret key: those of its database.
     """
     own, gather = call.own, call.services.gather
-    found = await gather("metrics", own is not None)
+    found = await gather("metrics", True)
     families = [Family(*family) for _, of in found for family in of]
-    if own is not None:
-        families = [_of_database(family, own.name) for family in families]
+    families = [_of_server(family) if own is None else _of_database(family, own.name) for family in families]
     reports = [of for _, of in await gather("health", None if own is None else own.id)]
     slow = sorted((query for of in reports for query in of["slow"]), key=lambda query: query["at"])
     body = responses.ServerHealth(
@@ -65,6 +66,14 @@ async def health(call: AdminCall) -> Response:
         [msgspec.convert(query, responses.SlowQuery) for query in reversed(slow[-MOST_SLOW:])],
     )
     return json_response(200, body)
+
+
+def _of_server(family: Family) -> Family:
+    """Without the figures of each database, but for the busiest collections."""
+    if family.name == "paperdb_collection_changes_total":
+        busiest = sorted(family.samples, key=lambda sample: Sample(*sample).value, reverse=True)
+        return family._replace(samples=busiest[:MOST_COLLECTIONS])
+    return family._replace(samples=[s for s in family.samples if "database" not in Sample(*s).labels])
 
 
 def _of_database(family: Family, name: str) -> Family:

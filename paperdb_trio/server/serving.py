@@ -197,7 +197,6 @@ async def _serve(
         services.reports["health"] = partial(health_report, services)
         services.reports["metrics"] = partial(families, services)
         services.subscribers = gateway.subscribers
-        exchanges.observers.append(services.requests.observe)
 
         # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
         # thresholds it takes a third of the time of accepting connections.

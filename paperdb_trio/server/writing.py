@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import pickle
 import socket
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -19,8 +20,10 @@ import trio
 
 from paperdb_trio import demo, import_socket
 from paperdb_trio.config import Settings
+from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
+from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.link import Kind, Link, Questions, Reports
 from paperdb_trio.server.remote import decode_operations, encode_message
@@ -60,10 +63,13 @@ class _Worker:
             nursery.cancel_scope.cancel()
 
     def tell(self, heads: dict[int, int], message: bytes) -> None:
-        if self._behind or self.link.unsent_bytes > MAX_UNSENT:
-            self._behind.update(heads)
-        else:
+        unsent = self.link.unsent_bytes
+        if not self._behind and unsent <= MAX_UNSENT:
             self.link.send(Kind.CHANGES, message)
+            return
+        self._behind.update(heads)
+        if unsent < MAX_UNSENT // 4:
+            self._tell_heads()
 
     def _tell_heads(self) -> None:
         if self._behind:
@@ -125,6 +131,8 @@ class Writing:
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
         self.reports: Reports = {"metrics": self._measures}
+        self._started = time.time()
+        self._delay = LoopDelay()
         self._workers: set[_Worker] = set()
         self._gate = gate
         self._closed = trio.Event()
@@ -136,6 +144,7 @@ class Writing:
         control.setblocking(False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_gate)
+            nursery.start_soon(self._delay.run)
             nursery.start_soon(self._tell_state)
             while True:
                 await trio.lowlevel.wait_readable(control)
@@ -183,7 +192,7 @@ class Writing:
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, _: Any) -> list[Family]:
-        return self.store.measures()
+        return [*of_process(self._started, self._delay), *self.store.measures()]
 
     async def gather(self, name: str, argument: Any) -> list[tuple[str, Any]]:
         """The reports of all processes that respond in time."""
