@@ -14,12 +14,12 @@ from typing import TypeVar
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.postgres import records
-from paperdb_trio.store.postgres.prepare import prepare, unavailable
+from paperdb_trio.store.postgres.prepare import check_wakes, prepare, unavailable
 from paperdb_trio.store.postgres.records import Asked
 from paperdb_trio.store.postgres.transaction import Transaction
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 
-__all__ = ("apply", "has_valid_key", "is_empty", "prepare", "read", "records")
+__all__ = ("apply", "check_wakes", "has_valid_key", "is_empty", "prepare", "read", "records")
 
 Result = TypeVar("Result")
 
