@@ -48,7 +48,13 @@ def declared(*extras: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("folder", "extras"),
-    [("paperdb_trio", ("postgres",)), ("tests", ("test",)), ("bench", ()), ("binary", ("binary",)), ("examples", ())],
+    [
+        ("paperdb_trio", ("postgres",)),
+        ("tests", ("test",)),
+        ("bench", ()),
+        ("binary", ("binary",)),
+        ("examples", ()),
+    ],
 )
 def test_imported_packages_are_declared(folder: str, extras: tuple[str, ...]) -> None:
     distributions = packages_distributions()
