@@ -96,6 +96,10 @@ storm-sdks *options: _venv
 dashboard-million *options: _venv
     {{python}} -m tests.web.million {{options}}
 
+# The dashboard's inspector with 5,000 connections: seconds until each question is answered.
+dashboard-crowd *options: _venv
+    {{python}} -m tests.web.crowd {{options}}
+
 # A wheel for this platform with compiled modules, dist/*.whl; `pip install .` is pure Python.
 wheel: _venv
     @{{python}} -m pip install -q -e '.[binary]'
