@@ -16,6 +16,10 @@ serve *options: _venv
 test *options: _venv
     {{python}} -m pytest -n auto {{options}}
 
+# The suites of what a client can see, against servers with two workers.
+test-workers *options: _venv
+    PAPERDB_WORKERS=2 {{python}} -m pytest -n auto tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
+
 # How much of `paperdb_trio` the tests run, in their own process and in the servers' that they start.
 coverage *options: _venv
     @{{python}} -m pip install -q -e '.[coverage]'

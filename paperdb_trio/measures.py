@@ -56,6 +56,15 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
+    def add(self, other: Histogram) -> None:
+        """Take over what another one of the same bounds counted."""
+        self._counts = [a + b for a, b in zip(self._counts, other._counts, strict=True)]
+        self._sum += other._sum
+
     def samples(self, labels: Mapping[str, str] | None = None) -> Iterator[Sample]:
         own, total = dict(labels or {}), 0
         bounds = (*(repr(float(bound)) for bound in self._bounds), "+Inf")

@@ -1,101 +1,91 @@
 """Requests by route, status and duration, and refusals by their code.
 
-Law: `Exchanges` tells it of each request's end. Methods, routes, statuses and codes are ours, not a client's,
+Law: `Exchanges` says when a request ends. Methods, routes, statuses and codes are ours, not a client's,
 so that the number of counts is bounded.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
 from paperdb_trio.auth.accounts import Identity
 from paperdb_trio.measures import Family, Histogram, Sample, counter
-from paperdb_trio.net.messages import Request
 
 METHODS: Final = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 TOKEN_CODES: Final = ("INVALID_TOKEN", "TOKEN_EXPIRED", "TOKEN_REVOKED", "KEY_REVOKED", "TOKEN_MISSING")
 """Those of requests whose token is not valid."""
-MINT: Final = ("POST", "/realtime/token")
+MINTED: Final = ("POST", "/realtime/token", 200)
 
 
 BATCH: Final = 256
-"""Ended requests that are counted together: one at a time, what they are counted in is no longer in the CPU's
-cache. It takes 0.1 ms."""
+"""Ends that are counted together, in 0.1 ms. One at a time took 4 µs of the 50 of a get, because what they are
+counted in was no longer in the CPU's cache."""
 
-
-class _Route:
-    __slots__ = ("seconds", "statuses")
-
-    def __init__(self) -> None:
-        self.seconds = Histogram()
-        self.statuses: dict[int, int] = {}
+_Key = tuple[str, str, int]
+"""Method, route, status."""
 
 
 class RequestCounts:
-    """Append `observe` to the observers of `Exchanges`."""
+    """Append each end to `ended`, and call `count` when these are `BATCH`."""
 
     def __init__(self) -> None:
-        self._ended: list[tuple[str, str, int, str, Identity | None, float]] = []
-        self._routes: dict[tuple[str, str], _Route] = {}
-        self._codes: dict[str, int] = {}
-        self._databases: dict[int, int] = {}
+        self.ended: list[tuple[str, str, int, Identity | None, float]] = []
+        """Method, route, status, whose it was, and the seconds that it took."""
+        self._seconds: dict[_Key, Histogram] = {}
+        self._codes: defaultdict[str, int] = defaultdict(int)
+        self._databases: defaultdict[int, int] = defaultdict(int)
 
-    def observe(self, request: Request, status: int, size: int, seconds: float) -> None:
-        ended = self._ended
-        ended.append((request.method, request.route, status, request.code, request.identity, seconds))
-        if len(ended) >= BATCH:
-            self._count()
+    def refused(self, code: str) -> None:
+        self._codes[code] += 1
 
-    def _count(self) -> None:
-        ended, self._ended = self._ended, []
-        for method, name, status, code, identity, seconds in ended:
-            route = self._routes.get((method, name)) or self._route(method, name)
-            route.statuses[status] = route.statuses.get(status, 0) + 1
-            if seconds:  # a door's refusal has none
-                route.seconds.observe(seconds)
+    def count(self) -> None:
+        known, databases = self._seconds, self._databases
+        for method, route, status, identity, seconds in self.ended:
+            (known.get((method, route, status)) or self._new(method, route, status)).observe(seconds)
             if identity is not None:
-                id = identity.database.id
-                self._databases[id] = self._databases.get(id, 0) + 1
-            if code:
-                self._codes[code] = self._codes.get(code, 0) + 1
+                databases[identity.database.id] += 1
+        self.ended.clear()
 
-    def _route(self, method: str, route: str) -> _Route:
+    def _new(self, method: str, route: str, status: int) -> Histogram:
         # A client may send any method; what matches a route has one of these.
-        return self._routes.setdefault((method if method in METHODS else "other", route), _Route())
+        key = (method if method in METHODS else "other", route, status)
+        return self._seconds.setdefault(key, Histogram())
 
     def by_database(self) -> dict[int, int]:
         """Requests with a valid key or token of each database."""
-        self._count()
+        self.count()
         return self._databases
 
     def families(self) -> list[Family]:
-        self._count()
-        routes = sorted(self._routes.items())
-        minted = self._routes[MINT].statuses.get(200, 0) if MINT in self._routes else 0
+        self.count()
+        requests: list[Sample] = []
+        routes: dict[tuple[str, str], Histogram] = {}
+        for (method, route, status), seconds in sorted(self._seconds.items()):
+            labels = {"method": method, "route": route, "status": str(status)}
+            requests.append(Sample(labels, seconds.count))
+            routes.setdefault((method, route), Histogram()).add(seconds)
+        minted = self._seconds.get(MINTED)
         return [
             Family(
                 "paperdb_http_requests_total",
                 "counter",
                 "Requests responded to, by route ('': none) and status",
-                [
-                    Sample({"method": method, "route": route, "status": str(status)}, count)
-                    for (method, route), of in routes
-                    for status, count in sorted(of.statuses.items())
-                ],
+                requests,
             ),
             Family(
                 "paperdb_http_request_duration_seconds",
                 "histogram",
-                "Time from the head of a request to its response",
+                "Time from the head of a request to its response; 0 if a door refused it",
                 [
                     sample
-                    for (method, route), of in routes
-                    for sample in of.seconds.samples({"method": method, "route": route})
+                    for (method, route), seconds in routes.items()
+                    for sample in seconds.samples({"method": method, "route": route})
                 ],
             ),
             _by_code("paperdb_refusals_total", "Requests refused", "code", sorted(self._codes), self._codes),
-            counter("paperdb_tokens_minted_total", "Tokens minted", minted),
+            counter("paperdb_tokens_minted_total", "Tokens minted", 0 if minted is None else minted.count),
             _by_code("paperdb_tokens_refused_total", "Tokens refused", "reason", TOKEN_CODES, self._codes),
         ]
 

@@ -15,7 +15,6 @@ from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.loop.turn import OnePerTurn
-from paperdb_trio.request_counts import RequestCounts
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.web.assets import Asset
@@ -43,7 +42,6 @@ class Services:
     gather: Callable[..., Awaitable[list[tuple[str, Any]]]] = field(init=False)
     live_connections: Callable[[], int] = lambda: 0
     subscribers: Callable[[], Sequence[Subscriber]] = lambda: ()
-    requests: RequestCounts = field(default_factory=RequestCounts)
     loop_delay: LoopDelay = field(default_factory=LoopDelay)
 
     def __post_init__(self) -> None:

@@ -246,6 +246,14 @@ class Server:
         assert not check or done.returncode == 0, done.stderr
         return str(done.stdout)
 
+    def rows(self, sql: str) -> list[Any]:
+        """Of the store itself: both engines know these tables."""
+        if self.stores is not None:
+            return self.stores.rows(self.data, sql)
+        from tests.store.tools import rows
+
+        return rows(self.data / "paperdb.sqlite", sql)
+
     def new_key(self, database: str = "default", *, public: bool = False) -> dict[str, str]:
         """`{"id", "key", "database", "kind"}` of a key that the server already knows."""
         arguments = ["keys", "create", "--database", database, "--json", *(["--public"] if public else [])]

@@ -207,6 +207,16 @@ def test_changes_of_databases_keys_and_tokens_are_logged(start_server: StartServ
     told("a token was revoked", database="default", jti="a" * 21)
 
 
+def test_of_several_processes_one_tells_of_a_change(start_server: StartServer) -> None:
+    server = start_server("--log-format", "json", "--workers", "2")
+    server.cli("databases", "create", "shop", "--plan", "pro")
+    line_of(server, "paperdb.accounts", database="shop")
+    assert server.request("POST", "/realtime/revoke", json={"jti": "a" * 21}).status_code == 200
+    line_of(server, "paperdb.accounts", jti="a" * 21)
+    assert server.stop() == 0
+    assert len(lines(server, "paperdb.accounts")) == 2
+
+
 def test_start_says_which_settings_are_not_the_defaults_and_no_secret(
     start_server: StartServer,
 ) -> None:
@@ -246,7 +256,7 @@ def test_debug_lines_tell_of_connections_and_subscriptions(start_server: StartSe
 
 # --- the documentation ---------------------------------------------------------------------------
 
-_VARYING = re.compile(r"""(?<=[ "])(ms|bytes|request|key|documents)(=|": )("[^"]*"|[\w.-]+)""")
+_VARYING = re.compile(r"""(?<=[ "])(ms|bytes|request|key|documents)(=|":)("[^"]*"|[\w.-]+)""")
 
 
 def general(line: str) -> str:

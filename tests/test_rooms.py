@@ -22,8 +22,8 @@ FLOORS = (
     ("services",),
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
-    ("exchanges", "request_counts"),  # the end of each request
-    ("net",),  # bytes and framing
+    ("exchanges",),  # the end of each request
+    ("net", "request_counts"),  # bytes and framing; requests by route
     ("auth",),
     ("store", "limits"),  # opens no socket, speaks no protocol
     ("config", "json_input"),

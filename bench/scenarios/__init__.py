@@ -12,6 +12,7 @@ from bench.scenarios.growth import growth
 from bench.scenarios.live import live
 from bench.scenarios.match import match
 from bench.scenarios.peers import peers
+from bench.scenarios.postgres import postgres
 from bench.scenarios.rest import bulk, rest
 from bench.scenarios.restart import restart
 from bench.scenarios.store import questions, strangers
@@ -42,5 +43,6 @@ SCENARIOS: dict[str, Scenario] = {
         match,
         live,
         workers,
+        postgres,
     )
 }

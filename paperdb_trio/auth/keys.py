@@ -9,8 +9,9 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 
+ADMIN_PREFIX: Final = "pdb_ak_"
 SECRET_PREFIX: Final = "pdb_sk_"
-_PREFIXES: Final = {"secret": SECRET_PREFIX, "public": "pdb_pk_", "admin": "pdb_ak_"}
+_PREFIXES: Final = {"secret": SECRET_PREFIX, "public": "pdb_pk_", "admin": ADMIN_PREFIX}
 
 _SHAPE: Final = re.compile(r"pdb_sk_[A-Za-z0-9_-]{43,128}\Z")
 

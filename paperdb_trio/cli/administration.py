@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from paperdb_trio.auth.keys import hash_key, new_key
-from paperdb_trio.cli.base import data_option, import_postgres, store_option
+from paperdb_trio.cli.base import data_option, import_postgres, store_option, url_option
 from paperdb_trio.errors import StartupError
 from paperdb_trio.model import milliseconds, new_id
 from paperdb_trio.store.administration import (
@@ -225,8 +225,10 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
 
     @data_option
     @store_option
-    @click.option("--url", envvar="PAPERDB_URL", help="A server, instead of the data directory.")
-    @click.option("--key", envvar="PAPERDB_API_KEY", help="An admin key, for --url.")
+    @click.option(
+        "--url", envvar="PAPERDB_URL", show_envvar=True, help="A server, instead of the data directory."
+    )
+    @click.option("--key", envvar="PAPERDB_API_KEY", show_envvar=True, help="An admin key, for --url.")
     @wraps(command)
     def placed(data: str, store: str, url: str | None, key: str | None, **more: Any) -> None:
         source = click.get_current_context().get_parameter_source
@@ -247,10 +249,13 @@ def place_options(command: Callable[..., None]) -> Callable[..., None]:
 def server_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds `--url` and `--key`. The command gets a `server` instead."""
 
+    @url_option
     @click.option(
-        "--url", default="http://127.0.0.1:8000", show_default=True, envvar="PAPERDB_URL", help="The server."
+        "--key",
+        envvar="PAPERDB_API_KEY",
+        show_envvar=True,
+        help="An admin key, or a secret key of the database.",
     )
-    @click.option("--key", envvar="PAPERDB_API_KEY", help="An admin key, or a secret key of the database.")
     @wraps(command)
     def placed(url: str, key: str | None, **more: Any) -> None:
         command(server=Server(url, _needed(key)), **more)

@@ -84,6 +84,7 @@ class Subscriber:
         "_rows",
         "_sink",
         "_slot",
+        "origin",
         "state",
     )
 
@@ -116,6 +117,8 @@ class Subscriber:
         self._room: trio.Event | None = None  # a `post` waits for the queue to get shorter
         self._rows = FIRST_ROWS
         self._position = 0
+        self.origin = 0
+        """The seq after which it began."""
         self._feed: Feed | None = None
         self._follows = False  # the hub holds changes against its queries
         self._slot: int | None = None  # in the feed's lane, which then knows its position
@@ -171,7 +174,7 @@ class Subscriber:
         queries that no index finds."""
         self._hub.follow(self._database_id, self._interest)
         self._follows = True
-        self._position = position
+        self._position = self.origin = position
         if self._at_head():
             self._move(SubscriberState.LIVE)
         else:
@@ -190,6 +193,11 @@ class Subscriber:
         if self.state is SubscriberState.LIVE:
             return max(self._position, self._hub.published(self._database_id))
         return self._position
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes that wait here for the sink."""
+        return self._queued_bytes
 
     @property
     def database_id(self) -> int:

@@ -24,7 +24,7 @@ from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection
-from paperdb_trio.net.messages import EventStream
+from paperdb_trio.net.messages import EventStream, Request
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.gateway import PATHS, Gateway
@@ -198,10 +198,14 @@ class Door:
             except ApiError as error:
                 await self._refuse(connection, error)
 
-    async def _refuse(self, connection: HttpConnection, error: ApiError) -> None:
-        request = connection.refused_request()
-        if not request.route and request.path in PATHS:  # a WebSocket, which no route handles
-            request.route = request.path
+    async def _refuse(
+        self, connection: HttpConnection, error: ApiError, request: Request | None = None
+    ) -> None:
+        """Refuse the current request; it is `request`, if a route has responded to it."""
+        if request is None:
+            request = connection.refused_request()
+            if request.path in PATHS:  # a WebSocket's, which no route handles
+                request.route = request.path
         self._services.exchanges.refuse(request, error)
         await connection.refuse(request, error)
 
@@ -249,28 +253,32 @@ class Door:
         """Respond to the current request; returns whether another may follow."""
         request = connection.request()
         response = await respond(self._services, request)
-        ended = self._services.exchanges.end
-        if isinstance(response, EventStream):
-            with self._gateway.admission(connection.stream, head, response.grant):
-                ended(request, response.status, 0)
-                del request  # this frame lives as long as the connection
-                chunked = await connection.begin_endless(response, sse_progress(response.position))
-                await self._gateway.serve_events(
-                    connection.stream,
-                    response.grant,
-                    response.topic,
-                    response.position,
-                    chunked=chunked,
-                )
+        exchanges = self._services.exchanges
+        try:
+            if isinstance(response, EventStream):
+                with self._gateway.admission(connection.stream, head, response.grant):
+                    exchanges.end(request, response.status, 0)
+                    del request  # this frame lives as long as the connection
+                    chunked = await connection.begin_endless(response, sse_progress(response.position))
+                    await self._gateway.serve_events(
+                        connection.stream,
+                        response.grant,
+                        response.topic,
+                        response.position,
+                        chunked=chunked,
+                    )
+                return False
+            last = self._services.draining
+            size = len(response.body)
+            if size <= SMALL_RESPONSE:
+                exchanges.end(request, response.status, size)
+                return await connection.send(response, last=last)
+            with self._services.limits.pending(size):
+                exchanges.end(request, response.status, size)
+                return await connection.send(response, last=last)
+        except ApiError as error:  # there is no room for its response
+            await self._refuse(connection, error, request)
             return False
-        last = self._services.draining
-        size = len(response.body)
-        if size <= SMALL_RESPONSE:
-            ended(request, response.status, size)
-            return await connection.send(response, last=last)
-        with self._services.limits.pending(size):
-            ended(request, response.status, size)
-            return await connection.send(response, last=last)
 
     def _check_room(self) -> None:
         if self._services.limits.is_full:

@@ -77,7 +77,6 @@ class HttpConnection:
         self._turns = turns
         self._buffer = b""
         self._head = Head()
-        self._request: Request | None = None
         self._body_at = 0
         self._body_read = True
 
@@ -103,7 +102,6 @@ class HttpConnection:
         """
         settings = self._settings
         self._waiting = True
-        self._request = None
         if not first:
             if self._buffer:  # pipelined: let other tasks run between two requests
                 await trio.lowlevel.checkpoint()
@@ -148,15 +146,13 @@ class HttpConnection:
         """The request of the last head. Its body is read when the handler asks for it."""
         head = self._head
         path, _, query_string = head.target.partition("?")
-        self._request = Request(
-            head.method, path, query_string, head.headers, self._read_body, self.stream.peer
-        )
-        return self._request
+        return Request(head.method, path, query_string, head.headers, self._read_body, self.stream.peer)
 
     def refused_request(self) -> Request:
-        """The current request. Of one whose head is incomplete or malformed only an Origin is known."""
+        """The current request, which no route sees. If its head is incomplete or malformed, only an Origin is
+        known."""
         if not self._waiting:
-            return self._request or self.request()
+            return self.request()
         found = _ORIGIN_LINE.search(self._buffer)
         headers = {} if found is None else {"origin": found[1].decode("latin-1")}
         return Request("", "", "", headers, self._read_body, self.stream.peer)
@@ -180,7 +176,7 @@ class HttpConnection:
         return head.keep_alive
 
     async def refuse(self, request: Request, error: ApiError) -> None:
-        """Respond to the `refused_request` with `error`. No other request may follow."""
+        """Respond to the current request with `error`. No other request may follow."""
         method = request.method
         response = refusal(self._settings, method, request.headers.get("origin"), error, request.id)
         await self.stream.send_all(response_bytes(response, keep_alive=False, body=method != "HEAD"))

@@ -27,9 +27,10 @@ REQUEST: Final = "paperdb.request"
 class Request:
     """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors.
 
-    What is noted while it is responded to: `id`, if it has one; `began`, by `perf_counter`, if its end is
-    observed; `route`, the pattern that matched, or the path of what needs no key; `identity` and `token`, once
-    they are known to be valid; `code` and `reason`, the error code and the sentence of a refusal.
+    What is noted while it is responded to: `id`, if it has one; `logged`: it gets an access line; `began`, by
+    `perf_counter`, if a route sees it; `route`, the pattern that matched, or the path of what needs no key;
+    `identity` and `token`, once they are known to be valid; `code` and `reason`, the code and the sentence of a
+    refusal.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Request:
     peer: str = ""
     began: float = 0.0
     id: str = ""
+    logged: bool = False
     route: str = ""
     identity: Identity | None = None
     token: Grant | None = None

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import trio
 
@@ -48,7 +49,11 @@ class Live(ABC):
         "_subscriber",
         "_wheel",
         "due",
+        "number",
+        "since",
     )
+
+    TRANSPORT: ClassVar[str]
 
     def __init__(
         self,
@@ -72,6 +77,8 @@ class Live(ABC):
         self._close_by = math.inf
         self._take_grant(grant)
         self.due: int | None = None  # the wheel's
+        self.number = 0  # the gateway's
+        self.since = time.time()
         self._subscriber = Subscriber(
             services.hub,
             services.store,
@@ -132,6 +139,19 @@ class Live(ABC):
             if self._sender_done is not None:
                 await self._sender_done.wait()
         return self._sender_done is None
+
+    @property
+    def grant(self) -> Grant:
+        return self._grant
+
+    @property
+    def stream(self) -> ByteStream:
+        return self._stream
+
+    @property
+    def mode(self) -> str:
+        """Whether events have a seq (`cursor`) or not (`plain`)."""
+        return "cursor"
 
     def enforce(self) -> None:
         """Close it if its key or token was revoked, or its plan has lost realtime."""

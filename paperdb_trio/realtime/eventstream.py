@@ -32,6 +32,8 @@ class EventConnection(Live):
 
     __slots__ = ("_chunked",)
 
+    TRANSPORT = "sse"
+
     def __init__(
         self,
         services: Services,

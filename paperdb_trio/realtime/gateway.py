@@ -5,6 +5,7 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP res
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Final
@@ -45,6 +46,7 @@ class Gateway:
         self._services = services
         self._wheel = wheel
         self.connections: set[Live] = set()
+        self._numbers = itertools.count(1)
 
     async def serve(self, stream: ByteStream, head: Head) -> None:
         """Serve one connection until it ends; its head has been read. Raises an `ApiError` to refuse it, unless
@@ -86,7 +88,7 @@ class Gateway:
             connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
             del first  # this frame lives as long as the connection
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
-            self.connections.add(connection)
+            self._enter(connection)
             try:
                 await self._services.store.current(grant.database.id)
                 await stream.send_all(handshake_response(head, protocol, self._upgraded(stream, head, grant)))
@@ -102,6 +104,10 @@ class Gateway:
         request.identity, request.token = self._services.accounts.still(grant.key_id, grant.database.id), grant
         exchanges.end(request, 101, 0)
         return request.id
+
+    def _enter(self, connection: Live) -> None:
+        connection.number = next(self._numbers)
+        self.connections.add(connection)
 
     @contextmanager
     def admission(self, stream: ByteStream, head: Head, grant: Grant) -> Iterator[None]:
@@ -130,7 +136,7 @@ class Gateway:
             return
         connection = EventConnection(self._services, self._wheel, stream, grant, topic, chunked=chunked)
         with suppress(ApiError), self._services.hub.following(grant.database.id, [topic]):
-            self.connections.add(connection)
+            self._enter(connection)
             try:
                 await connection.run(position)
             finally:

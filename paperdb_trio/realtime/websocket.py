@@ -71,6 +71,8 @@ class WebSocket(Live):
         "_turns",
     )
 
+    TRANSPORT = "websocket"
+
     def __init__(
         self,
         services: Services,
@@ -94,6 +96,10 @@ class WebSocket(Live):
         self._cursor_mode = cursor_mode
         self._bad_messages = 0
         self._behind = False
+
+    @property
+    def mode(self) -> str:
+        return "cursor" if self._cursor_mode else "plain"
 
     async def run(self, since: str | None) -> None:
         """Read actions and send events until the connection ends or is closed; then close it cleanly."""

@@ -5,11 +5,13 @@ Law: shapes only. Rows of lists are in `store/records.py`, because the command l
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, Number, SecretInfo
+from paperdb_trio.delivery.explaining import OUTCOMES
+from paperdb_trio.rest.parameters import REVOKE
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, Number, SecretInfo, Time
 
 
 class Me(Struct):
@@ -68,3 +70,89 @@ class Indexes(Struct):
 
 class IndexDropped(Struct):
     deleted: bool = True
+
+
+class Followed(Struct):
+    """`collection`: null is every one. Only a live query has the other members: its id, filter and select."""
+
+    collection: str | None
+    query: str | None
+    filter: dict[str, Any] | None
+    select: list[str] | None
+
+
+class TokenRule(Struct):
+    filter: dict[str, Any] | None
+    select: list[str] | None
+
+
+class Connection(Struct, rename="camel"):
+    """`mode`: whether events have a seq. `collections`: those of the token, null is all. `rules`: those of the
+    token that hide something. `seq`: up to here, everything was handed to its socket; `lagChanges` is how far
+    that is behind the `head`. `unsentBytes`: its machine has not acknowledged them yet. `sentBytes`: it has;
+    null if the kernel does not tell."""
+
+    id: str
+    database: str
+    transport: Literal["websocket", "sse"]
+    mode: Literal["plain", "cursor"]
+    address: str
+    key: str
+    subject: str | None
+    jti: str
+    permissions: list[str]
+    collections: list[str] | None
+    rules: dict[str, TokenRule]
+    expires_at: Time
+    follows: list[Followed]
+    state: Literal["new", "live", "catching up", "closed"]
+    since: Time
+    seq: Number
+    head: Number
+    lag_changes: Number
+    unsent_bytes: Number
+    sent_bytes: Number | None
+
+
+class Connections(Struct):
+    """In order of their ids. `total`: on all pages. `next`: what `after` takes for the next page."""
+
+    connections: list[Connection]
+    total: Number
+    next: str | UnsetType = UNSET
+
+
+class ConnectionEnded(Struct):
+    """`revoked`: what was revoked besides."""
+
+    revoked: Annotated[str | None, Meta(extra_json_schema={"enum": [*REVOKE.values, None]})]
+    closed: bool = True
+
+
+class ExplainedTopic(Followed):
+    """`since`: only later changes are wanted. `event`: the type of the event that the change is; null: none."""
+
+    since: Number
+    event: Literal["insert", "update", "delete", "reset"] | None
+
+
+class ExplainedChange(Struct):
+    type: Literal["insert", "update", "delete"]
+    collection: str
+    id: str
+
+
+class Why(Struct, rename="camel"):
+    """`text` says it to people. `start`: the seq after which the connection began. `position`: up to here,
+    everything was handed to its socket. `topics`: what it follows now of the change's collection."""
+
+    seq: Number
+    outcome: Literal[tuple(OUTCOMES)]  # type: ignore[valid-type]
+    text: str
+    head: Number
+    start: Number
+    position: Number
+    state: Literal["new", "live", "catching up", "closed"]
+    unsent_bytes: Number
+    change: ExplainedChange | None
+    topics: list[ExplainedTopic]

@@ -8,6 +8,7 @@ from typing import Final
 from paperdb_trio.net.messages import Response
 from paperdb_trio.rest import admin_access as access
 from paperdb_trio.rest import admin_bodies as bodies
+from paperdb_trio.rest import admin_live as live
 from paperdb_trio.rest import admin_responses as responses
 from paperdb_trio.rest.admin_call import PREFIX, AdminCall
 from paperdb_trio.rest.bodies import Body
@@ -78,6 +79,33 @@ ADMIN_ROUTES: Final = (
     _route(Access.ADMIN, "DELETE", "keys/:key", access.revoke_key, {200: KeyInfo}, refuses=("CONFLICT",)),
     _route(Access.ADMIN, "GET", "secrets", access.list_secrets, {200: responses.Secrets}),
     _route(Access.ADMIN, "POST", "secrets", access.rotate_secret, {201: SecretInfo}),
+    _route(
+        Access.OWN,
+        "GET",
+        "connections",
+        live.list_connections,
+        {200: responses.Connections},
+        ("database", "limit", "after"),
+        refuses=("NOT_FOUND", "INVALID_CURSOR"),
+    ),
+    _route(
+        Access.OWN,
+        "GET",
+        "connections/:connection/why",
+        live.explain_connection,
+        {200: responses.Why},
+        ("seq", "collection", "id"),
+        refuses=("INVALID_COLLECTION", "INVALID_ID"),
+    ),
+    _route(
+        Access.OWN,
+        "DELETE",
+        "connections/:connection",
+        live.end_connection,
+        {200: responses.ConnectionEnded},
+        ("revoke",),
+        refuses=("CONFLICT",),
+    ),
     _route(Access.OWN, "GET", _INDEXES, access.list_indexes, {200: responses.Indexes}),
     _route(Access.OWN, "POST", _INDEXES, access.create_index, {201: IndexInfo}, body=bodies.NEW_INDEX),
     _route(

@@ -16,6 +16,7 @@ from typing import Final
 from paperdb_trio import __version__
 from paperdb_trio.delivery.hub import Figures
 from paperdb_trio.delivery.states import SubscriberState
+from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.measures import Family, Sample, counter, gauge, histogram
 from paperdb_trio.services import Services
@@ -29,9 +30,9 @@ async def families(services: Services, of_each: bool) -> list[Family]:
     audience = await _audience(services)
     hub = services.hub.figures()
     found = [
-        *_process(services),
+        *of_process(services.started, services.loop_delay),
         *_connections(services, hub.values(), audience.values()),
-        *services.requests.families(),
+        *services.exchanges.counts.families(),
         *services.store.measures(),
         *_delivery(services, hub.values()),
         *_cache(services),
@@ -62,6 +63,24 @@ def _escaped(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
+def of_process(started: float, delay: LoopDelay) -> Iterator[Family]:
+    """What any process of a server has."""
+    yield Family(
+        "paperdb_build_info", "gauge", "The version, as a label", [Sample({"version": __version__}, 1)]
+    )
+    yield gauge("process_start_time_seconds", "Start, in seconds since the epoch", started)
+    yield counter("process_cpu_seconds_total", "CPU time, in user and system mode", time.process_time())
+    with suppress(OSError), open("/proc/self/statm", "rb") as file:  # Linux
+        pages = int(file.read().split()[1])
+        yield gauge("process_resident_memory_bytes", "Resident memory", pages * resource.getpagesize())
+    yield histogram(
+        "paperdb_event_loop_delay_seconds", "How late a task woke up, ten times a second", delay.seconds
+    )
+    yield gauge(
+        "paperdb_event_loop_delay_max_seconds", "The longest delay of the last 30 to 60 s", delay.longest
+    )
+
+
 # --- totals --------------------------------------------------------------------------------------
 
 
@@ -85,24 +104,6 @@ async def _audience(services: Services) -> dict[int, _Audience]:
         if turn.is_over():
             await turn.pass_on()
     return found
-
-
-def _process(services: Services) -> Iterator[Family]:
-    yield Family(
-        "paperdb_build_info", "gauge", "The version, as a label", [Sample({"version": __version__}, 1)]
-    )
-    yield gauge("process_start_time_seconds", "Start, in seconds since the epoch", services.started)
-    yield counter("process_cpu_seconds_total", "CPU time, in user and system mode", time.process_time())
-    with suppress(OSError), open("/proc/self/statm", "rb") as file:  # Linux
-        pages = int(file.read().split()[1])
-        yield gauge("process_resident_memory_bytes", "Resident memory", pages * resource.getpagesize())
-    delay = services.loop_delay
-    yield histogram(
-        "paperdb_event_loop_delay_seconds", "How late a task woke up, ten times a second", delay.seconds
-    )
-    yield gauge(
-        "paperdb_event_loop_delay_max_seconds", "The longest delay of the last 30 to 60 s", delay.longest
-    )
 
 
 def _connections(
@@ -165,7 +166,7 @@ def _databases(
     of_hub = [({"database": names[id]}, of) for id, of in sorted(hub.items()) if id in names]
     nobody = _Audience()
     of_audience = [({"database": name}, audience.get(id, nobody)) for id, name in names.items()]
-    requests = services.requests.by_database()
+    requests = services.exchanges.counts.by_database()
 
     def gauges(name: str, help: str, value: Callable[[Figures], float]) -> Family:
         return Family(name, "gauge", help, [Sample(labels, value(of)) for labels, of in of_hub])

@@ -78,6 +78,22 @@ class Flag(Parameter):
         return {"type": "boolean", "default": False}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice(Parameter):
+    """One of some words, or none."""
+
+    values: tuple[str, ...]
+
+    def of(self, query: Mapping[str, str]) -> str | None:
+        text = query.get(self.name)
+        if text is not None and text not in self.values:
+            raise bad_request(f"Invalid {self.name}: '{text[:40]}'. Use {' or '.join(self.values)}.")
+        return text
+
+    def schema(self, settings: Settings) -> dict[str, Any]:
+        return {"enum": [*self.values]}
+
+
 FILTER: Final = Parameter(
     name="filter",
     about="A filter as JSON. Fields, operators, `and`, `or` and `not`: see the page on REST",
@@ -123,6 +139,16 @@ LAST_EVENT_ID: Final = Parameter(
     name="lastEventId", about="What polyfills of EventSource send for Last-Event-ID; only for a stream"
 )
 TOKEN: Final = Parameter(name="token", about="A realtime token")
+REVOKE: Final = Choice(
+    name="revoke",
+    about="`token` also ends its token, `subject` all tokens of its subject",
+    values=("token", "subject"),
+)
+SEQ: Final = Whole(name="seq", about="The seq of a change", low=1, high=MAX_SEQ)
+COLLECTION: Final = Parameter(
+    name="collection", about="With `id`, instead of `seq`: the newest change of a document"
+)
+ID: Final = Parameter(name="id", about="The id of that document")
 DATABASE: Final = Parameter(name="database", about="Only of this database", example="default")
 
 PARAMETERS: Final = {
@@ -130,5 +156,6 @@ PARAMETERS: Final = {
     for parameter in (
         *(FILTER, SORT, SELECT, LIMIT, OFFSET, AFTER, COUNT, EXPLAIN),
         *(ATOMIC, WHERE, CONFIRM, SINCE, WAIT, LAST_EVENT_ID, TOKEN, DATABASE),
+        *(REVOKE, SEQ, COLLECTION, ID),
     )
 }

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import lru_cache
+from time import perf_counter
 from typing import Final
 
 from paperdb_trio.config import Settings
@@ -303,7 +304,9 @@ def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Ro
 
 async def respond(services: Services, request: Request) -> Response:
     """The response to any request. Raises nothing but cancellation."""
-    services.exchanges.begin(request)
+    request.began = perf_counter()
+    if services.exchanges.every or "x-request-id" in request.headers:
+        services.exchanges.begin(request)
     try:
         response = await _respond(services, request)
     except ApiError as error:

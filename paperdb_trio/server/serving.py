@@ -37,6 +37,7 @@ from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
+from paperdb_trio.realtime.inspector import Inspector
 from paperdb_trio.rest.metrics import families
 from paperdb_trio.server.board import Board, WorkerCounts
 from paperdb_trio.server.remote import WorkerStore
@@ -125,6 +126,8 @@ async def serve_as_worker(
 ) -> None:
     """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`."""
     limits = Limits(settings, WorkerCounts(board, worker))
+    if worker:  # the first one tells of changed databases, keys and plans
+        logging.getLogger("paperdb.accounts").setLevel(logging.WARNING)
 
     def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> WorkerStore:
         return WorkerStore(file, settings, board, worker, link, on_commit, on_trimmed)
@@ -189,9 +192,9 @@ async def _serve(
         services.live_connections = lambda: len(gateway.connections)
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
+        services.reports |= Inspector(services, gateway).reports
         services.reports["metrics"] = partial(families, services)
         services.subscribers = gateway.subscribers
-        exchanges.observers.append(services.requests.observe)
 
         # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
         # thresholds it takes a third of the time of accepting connections.

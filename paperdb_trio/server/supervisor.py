@@ -201,7 +201,8 @@ class _Supervisor:
     def _become_child(self, name: str, parent: int, pipe: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
-            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+            ignored = name == "writer" or number == signal.SIGINT
+            signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         prctl(_PR_SET_NAME, f"paperdb-{name.removeprefix('worker-')}".encode())
@@ -281,17 +282,21 @@ class _Supervisor:
         self.ends_at = time.monotonic() + self._settings.drain_timeout
         for listener in self._listeners:
             listener.close()
-        for group in ("worker", "writer"):
-            for child in self._children.values():
-                if child.name.startswith(group):
-                    os.kill(child.pid, signal.SIGTERM)
-            last = self.ends_at + GRACE
-            while any(child.name.startswith(group) for child in self._children.values()):
-                left = last - time.monotonic()
-                if left <= 0:
-                    break
-                with suppress(_Stopped):  # a second signal
-                    self._wait(left)
+        for child in self._children.values():
+            if child.name != "writer":
+                os.kill(child.pid, signal.SIGTERM)
+        self._wait_for("worker")
+        if self._control is not None:
+            self._control.close()
+        self._wait_for("writer")
+
+    def _wait_for(self, group: str) -> None:
+        while any(child.name.startswith(group) for child in self._children.values()):
+            left = self.ends_at + GRACE - time.monotonic()
+            if left <= 0:
+                break
+            with suppress(_Stopped):  # a second signal
+                self._wait(left)
 
     def _kill_all(self) -> None:
         for child in self._children.values():

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import pickle
-import signal
 import socket
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
@@ -20,12 +20,13 @@ import trio
 
 from paperdb_trio import demo, import_socket
 from paperdb_trio.config import Settings
+from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
+from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.link import Kind, Link, Questions, Reports
 from paperdb_trio.server.remote import decode_operations, encode_message
-from paperdb_trio.server.starting import started
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
 
@@ -127,22 +128,26 @@ class Writing:
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
         self.reports: Reports = {"metrics": self._measures}
+        self._started = time.time()
+        self._delay = LoopDelay()
         self._workers: set[_Worker] = set()
         self._gate = gate
         self._closed = trio.Event()
 
     async def run(self, control: socket.socket) -> None:
-        """Serve the workers whose sockets arrive at `control`, until cancelled."""
+        """Serve the workers whose sockets arrive at `control`, until its other end closes."""
         token = trio.lowlevel.current_trio_token()
         self._gate.on_closed = lambda: token.run_sync_soon(lambda: self._closed.set())
         control.setblocking(False)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_gate)
+            nursery.start_soon(self._delay.run)
             nursery.start_soon(self._tell_state)
             while True:
                 await trio.lowlevel.wait_readable(control)
                 name, files, _, _ = socket.recv_fds(control, 64, 1)
                 if not files:
+                    self.store.stop()
                     return
                 nursery.start_soon(self._serve, name.decode(), socket.socket(fileno=files[0]))
 
@@ -184,7 +189,7 @@ class Writing:
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, _: Any) -> list[Family]:
-        return self.store.measures()
+        return [*of_process(self._started, self._delay), *self.store.measures()]
 
     async def gather(self, name: str, argument: Any) -> list[tuple[str, Any]]:
         """The reports of all processes that respond in time."""
@@ -205,24 +210,22 @@ class Writing:
 async def write(
     settings: Settings, file: Path, board: Board, control: socket.socket, ready: Callable[[], None]
 ) -> None:
-    """Write for workers until SIGTERM. `ready()` is called when they may start."""
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM) as signals:
+    """Write for workers until the other end of `control` closes. `ready()` is called when they may start.
+
+    Signals do not end it: a service manager sends them to all processes at once, and workers still drain.
+    """
+    with ExitStack() as stack:
         writing = Writing(settings, file, board)
         store = writing.store
         stack.callback(store.close)
         imports = stack.enter_context(import_socket.listening(file.parent))
         async with trio.open_nursery() as core:
-            if not await started(core, store, signals):
-                log.info("stopped while removing a collection: the next start continues")
-                return
             core.start_soon(writing.run, control)
+            await core.start(store.run)
             if imports is not None:
                 core.start_soon(import_socket.run, store, settings, imports)
             if settings.demo:
                 core.start_soon(demo.run, store, settings)
             ready()
-            async for _ in signals:
-                break
-            store.stop()
             await store.closed.wait()
             core.cancel_scope.cancel()

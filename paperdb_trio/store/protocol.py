@@ -20,7 +20,7 @@ from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.view import View
 
 Result = TypeVar("Result")
@@ -195,8 +195,6 @@ class Records(Protocol):
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         """None if there is no such collection."""
         ...
-
-    async def figures(self) -> FileFigures: ...
 
 
 # --- the store -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Times are RFC 3339 in UTC.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -78,6 +79,11 @@ class AuditEntry(Struct, rename="camel", kw_only=True):
     details: dict[str, Any]
 
 
+def made(type: Any, row: Iterable[Any]) -> Any:
+    """One of these, from its values in order."""
+    return type(**dict(zip(type.__struct_fields__, row, strict=True)))
+
+
 @dataclass(frozen=True, slots=True)
 class NewKey:
     """The stored part of a key. `expires`: milliseconds since the epoch; None: never."""
@@ -87,11 +93,3 @@ class NewKey:
     label: str
     hash: bytes
     expires: int | None = None
-
-
-class FileFigures(Struct, rename="camel", kw_only=True):
-    """Bytes of the database file, of its write-ahead log, and of the file's unused pages."""
-
-    file_bytes: Number
-    wal_bytes: Number
-    free_bytes: Number

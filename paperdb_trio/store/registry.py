@@ -10,7 +10,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
+from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
+from paperdb_trio.store.rowkeys import span
 
 
 class Registry(ABC):
@@ -86,3 +88,30 @@ class Registry(ABC):
 
     @abstractmethod
     def index_infos(self, database_id: int, collection: str) -> list[IndexInfo]: ...
+
+
+def index_infos(
+    collection_id: int, text: str | None, documents: int, builds: Mapping[int, int], last: int | None
+) -> list[IndexInfo]:
+    """The indexes in the stored JSON `text`. `builds`: for each that is being built, the row key up to which it
+    is. `last`: the highest row key of the collection. Row keys tell how far it is: counting its entries would
+    take as long as building it."""
+    low, _ = span(collection_id)
+    infos = []
+    for index in () if text is None else stored_indexes(text).all:
+        built = documents
+        if not index.built:
+            at = builds.get(index.id, low)
+            built = 0 if last is None else documents * (at - low) // max(last - low, 1)
+        infos.append(
+            IndexInfo(
+                id=index.id,
+                fields=list(index.fields),
+                unique=index.unique,
+                automatic=index.made,
+                state="broken" if index.broken else "ready" if index.built else "building",
+                built=built,
+                documents=documents,
+            )
+        )
+    return infos

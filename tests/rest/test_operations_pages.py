@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import httpx
@@ -142,9 +143,15 @@ def test_each_database_and_collection_is_shown_only_with_the_key(start_server: S
     with server.connect("messages", query="since=0") as ws:
         assert [receive(ws)["type"] for _ in range(3)].count("insert") == 2
         wait_until(lambda: value(metrics(), 'paperdb_event_bytes_total{source="log"}') > 200)
+    admin = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
+    wait_until(lambda: server.request("GET", "/metrics", key=admin).status_code == 200)
+    assert "database=" in server.request("GET", "/metrics", key=admin).text
     server.stop()
     open_to_all = start_server(data=server.data)
     text = httpx.get(f"{open_to_all.url}/metrics").text
     assert "database=" not in text
     assert "collection=" not in text
     assert "shop" not in text
+    assert "database=" not in open_to_all.request("GET", "/metrics", key=shop).text
+    assert "shop" in open_to_all.request("GET", "/metrics", key=admin).text
+    assert open_to_all.request("GET", "/metrics", key=f"{admin[:-1]}!").status_code == 401

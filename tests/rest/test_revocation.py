@@ -13,7 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.rest.rules import ruled
 from tests.rest.test_tokens import claims, listens
-from tests.rest.tools import refusal
+from tests.rest.tools import figure, refusal
 
 
 def revoke(server: Server, body: object, key: str | None = None) -> httpx.Response:
@@ -44,7 +44,7 @@ def test_a_long_poll_ends(server: Server, collection: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         path = f"/{collection}/changes?since=now&wait=30&token={token}"
         waiting = pool.submit(httpx.get, server.url + path, timeout=40)
-        wait_until(lambda: "paperdb_connections 2.0" in server.request("GET", "/metrics").text)
+        wait_until(lambda: figure(server, "paperdb_connections") == 2)
         assert revoke(server, {"subject": "eve-1"}).status_code == 200
         assert refusal(waiting.result(10)) == REVOKED
 

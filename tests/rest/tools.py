@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from typing import Any
 
@@ -55,3 +56,9 @@ def etag(response: httpx.Response) -> int:
     tag = response.headers["etag"]
     assert tag == f'"{int(tag[1:-1])}"'
     return int(tag[1:-1])
+
+
+def figure(server: Server, name: str) -> float:
+    """A figure of `/metrics`, of all processes and labels together."""
+    lines = server.request("GET", "/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if re.match(rf"{name}[ {{]", line))

@@ -19,7 +19,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.auth.commands import run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
-from tests.realtime.raw import end_of
+from tests.realtime.raw import Writers, end_of
 from tests.store.test_transfer import line
 from tests.zygote import run
 
@@ -260,6 +260,22 @@ def test_signals_and_drain(start_server: StartServer, collection: str) -> None:
         not (server.data / "paperdb.sqlite-wal").exists()
         or not (server.data / "paperdb.sqlite-wal").stat().st_size
     )
+
+
+def test_service_manager_that_signals_every_process_loses_nothing(
+    start_server: StartServer, collection: str
+) -> None:
+    server = start_server(*WORKERS)
+    with Writers(server, collection, count=4) as writers:
+        wait_until(lambda: len(writers.acknowledged) >= 50, 20)
+        for pid in processes(server).values():
+            os.kill(pid, signal.SIGTERM)
+        assert server.stop() == 0
+        writers.stop()
+    assert "Traceback" not in server.stderr, server.stderr
+    server.start()
+    kept = {d["_id"] for d in server.request("GET", f"/{collection}/docs?limit=1000").json()["documents"]}
+    assert {document["_id"] for document in writers.acknowledged} <= kept
 
 
 def test_imports_go_through_the_process_that_writes(start_server: StartServer, collection: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.postgres import Postgres
-from tests.store.engines import Engine, InPostgres, InSqlite
+from tests.store.engines import Both, Engine, InPostgres, InSqlite
 from tests.store.tools import new_database, new_file
 
 
@@ -40,12 +40,9 @@ def postgres_url(postgres: Postgres, template: str) -> Iterator[str]:
     postgres.drop(name)
 
 
-@pytest.fixture(scope="session", params=["sqlite", "postgres"])
-def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    """Each engine in turn."""
-    if request.param == "sqlite":
-        yield InSqlite(request.getfixturevalue("shared_file"))
-    else:
-        postgres = InPostgres(request.getfixturevalue("postgres"))
-        yield postgres
-        postgres.close()
+@pytest.fixture(scope="session")
+def engine(shared_file: Path, postgres: Postgres) -> Iterator[Engine]:
+    """Both engines at once."""
+    of_postgres = InPostgres(postgres)
+    yield Both(InSqlite(shared_file), of_postgres)
+    of_postgres.close()

@@ -7,7 +7,7 @@ each has another id, because rows that were rolled back still have to be passed 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -22,14 +22,18 @@ from paperdb_trio.store.paging import Edge
 from paperdb_trio.store.plan import Shelf
 from paperdb_trio.store.postgres import find as postgres_find
 from paperdb_trio.store.postgres.keys import stored
+from paperdb_trio.store.postgres.question import Sql
 from paperdb_trio.store.query import Question
-from paperdb_trio.store.rowkeys import SEQ_BITS
+from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
 from paperdb_trio.store.sqlite import find as sqlite_find
 from tests.postgres import Postgres
 from tests.store.tools import DATABASE, MAX_BYTES, insert, scratch
 
 T = TypeVar("T")
-STAMP = "2026-11-27T00:00:00.000Z"
+
+
+def _stamp(minute: int) -> str:
+    return f"2026-11-27T00:{minute:02}:00.000Z"
 
 
 class Found(Protocol):
@@ -52,14 +56,16 @@ class Collection(Protocol):
 
 class Engine(Protocol):
     def opened(
-        self, documents: list[dict[str, Any]], indexes: list[list[str]]
-    ) -> AbstractContextManager[Collection]: ...
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> AbstractContextManager[Collection]:
+        """`minutes`: when the documents were created, in order; else all at once."""
+        ...
 
 
 # --- SQLite --------------------------------------------------------------------------------------
 
 
-class _OfSqlite:
+class OfSqlite:
     def __init__(self, connection: Any, shelf: Shelf) -> None:
         self.connection = connection
         self.shelf = shelf
@@ -76,16 +82,19 @@ class InSqlite:
         self.file = file
 
     @contextmanager
-    def opened(self, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Iterator[Collection]:
+    def opened(
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> Iterator[Collection]:
         with scratch(self.file) as tx:
             if indexes:
                 tx.set_schema(DATABASE, "c", parse_schema({"properties": {}, "indexes": indexes}), first=True)
             for n, document in enumerate(documents):
+                tx.stamp = _stamp(minutes[n] if minutes else 0)
                 insert(tx, {"key": str(n), **document})
             tx.flush()
             shelf = sqlite_find.shelf(tx.connection, DATABASE, "c")
             assert shelf is not None
-            yield _OfSqlite(tx.connection, shelf)
+            yield OfSqlite(tx.connection, shelf)
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
@@ -98,7 +107,7 @@ CREATE TABLE entries (index_id bigint, key bytea, rowkey bigint, PRIMARY KEY (in
 """
 
 
-class _OfPostgres:
+class OfPostgres:
     def __init__(self, connection: psycopg.Connection[Any], shelf: Shelf) -> None:
         self.connection = connection
         self.shelf = shelf
@@ -112,6 +121,11 @@ class _OfPostgres:
         except StopIteration as done:
             result: T = done.value
             return result
+
+    def explain(self, statement: Sql) -> list[Any]:
+        """PostgreSQL's plan, as JSON."""
+        sql = f"EXPLAIN (VERBOSE, FORMAT JSON) {statement.numbered()}"
+        return list(self.connection.execute(sql, statement.parameters))
 
     def find(self, question: Question, edge: Edge | None, limit: int, offset: int = 0) -> Found:
         plan = self.run(postgres_find.choose_plan(question, self.shelf))
@@ -143,8 +157,12 @@ class InPostgres:
         self.connection.close()
 
     @contextmanager
-    def opened(self, documents: list[dict[str, Any]], indexes: list[list[str]]) -> Iterator[Collection]:
-        texts = [_text(n, document) for n, document in enumerate(documents)]
+    def opened(
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> Iterator[Collection]:
+        texts = [
+            _text(n, document, _stamp(minutes[n] if minutes else 0)) for n, document in enumerate(documents)
+        ]
         all = {tuple(fields): None for fields in indexes}
         own = tuple(Index(next(self.numbers), fields, built=True) for fields in all)
         collection = next(self.numbers)
@@ -166,11 +184,60 @@ class InPostgres:
             )
         try:
             shelf = Shelf(collection, len(texts), own, in_order=True)
-            yield _OfPostgres(self.connection, shelf)
+            yield OfPostgres(self.connection, shelf)
         finally:
             self.connection.rollback()
 
 
-def _text(n: int, document: dict[str, Any]) -> bytes:
+def _text(n: int, document: dict[str, Any], stamp: str) -> bytes:
     draft = Draft.parse({"key": str(n), **document})
-    return document_bytes(draft.id, draft.fields, STAMP, STAMP, MAX_BYTES)
+    return document_bytes(draft.id, draft.fields, stamp, stamp, MAX_BYTES)
+
+
+# --- both ----------------------------------------------------------------------------------------
+
+
+class _OfBoth:
+    def __init__(self, sqlite: Collection, postgres: Collection) -> None:
+        self.sqlite = sqlite
+        self.postgres = postgres
+        self.shelf = sqlite.shelf
+
+    def find(self, question: Question, edge: Edge | None, limit: int, offset: int = 0) -> Found:
+        one, other = (
+            of.find(question, _within(edge, of), limit, offset) for of in (self.sqlite, self.postgres)
+        )
+        assert (other.documents, other.more, other.last & SEQ_MASK) == (
+            one.documents,
+            one.more,
+            one.last & SEQ_MASK,
+        ), "PostgreSQL finds another page than SQLite"
+        return one
+
+    def count(self, question: Question) -> int:
+        n = self.sqlite.count(question)
+        assert self.postgres.count(question) == n, "PostgreSQL counts otherwise than SQLite"
+        return n
+
+
+def _within(edge: Edge | None, of: Collection) -> Edge | None:
+    """The edge in another collection: its row key begins with the collection's id."""
+    return None if edge is None else edge._replace(rowkey=span(of.shelf.id)[0] | edge.rowkey & SEQ_MASK)
+
+
+class Both:
+    """SQLite, and the assertion that PostgreSQL finds the same: an example is made once."""
+
+    def __init__(self, sqlite: InSqlite, postgres: InPostgres) -> None:
+        self.sqlite = sqlite
+        self.postgres = postgres
+
+    @contextmanager
+    def opened(
+        self, documents: list[dict[str, Any]], indexes: list[list[str]], minutes: Sequence[int] = ()
+    ) -> Iterator[Collection]:
+        with (
+            self.sqlite.opened(documents, indexes, minutes) as one,
+            self.postgres.opened(documents, indexes, minutes) as other,
+        ):
+            yield _OfBoth(one, other)

@@ -20,8 +20,21 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.match.query import query
 from paperdb_trio.model import Change
+from paperdb_trio.store import administration
+from paperdb_trio.store.administration import (
+    AddIndex,
+    AddKey,
+    ChangeDatabase,
+    ChangeKey,
+    CreateDatabase,
+    DeleteDatabase,
+    DropIndex,
+    Noted,
+    RevokeKey,
+    RotateSigning,
+)
 from paperdb_trio.store.document_schema import parse_schema
-from paperdb_trio.store.housekeeping import DropSome, Trim, until_indexed
+from paperdb_trio.store.housekeeping import DropSome, KeepUsedKeys, RemoveDeleted, Trim, until_indexed
 from paperdb_trio.store.operations import (
     Batch,
     BatchResult,
@@ -40,6 +53,7 @@ from paperdb_trio.store.postgres.engine import PostgresStore
 from paperdb_trio.store.predicate import predicate
 from paperdb_trio.store.protocol import EventText, Found, Store
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.requests import Kept, Once, RequestKey
 from paperdb_trio.store.sqlite.engine import SqliteStore
 from paperdb_trio.store.view import View
@@ -360,3 +374,98 @@ async def test_directory_tells_only_what_is_new(opened: Reopen) -> None:
         assert [key.kind for key in directory.keys] == ["secret"]
         assert len(directory.secrets) == 1
         assert await store.directory(directory.version, 0) is None
+
+
+# --- administration ------------------------------------------------------------------------------
+
+
+async def test_databases_and_keys_change_as_the_directory_says(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        submit = store.submit
+        assert (await submit(CreateDatabase("me", "shop", "pro"))).documents == 0
+        assert await refused(store, CreateDatabase("me", "shop", "free")) == (409, "CONFLICT")
+        assert (await submit(ChangeDatabase("me", "shop", "store", "free"))).plan == "free"
+        assert await refused(store, ChangeDatabase("me", "shop")) == (404, "NOT_FOUND")
+        made = await submit(AddKey("me", "store", NewKey("k1", "public", "a label", b"h1", 5_000)))
+        assert (made.database, made.expires_at) == ("store", "1970-01-01T00:00:05.000Z")
+        assert (await submit(AddKey("me", None, NewKey("k2", "admin", "", b"h2")))).database is None
+        assert (await submit(ChangeKey("me", "k1", "another", expire=True))).expires_at is None
+        await submit(KeepUsedKeys({"k1": 2_000, "gone": 1}))
+        await submit(KeepUsedKeys({"k1": 1_000}))
+        revoked = await submit(RevokeKey("me", "k1"))
+        assert revoked.last_used_at == "1970-01-01T00:00:02.000Z"
+        assert revoked.revoked_at is not None
+        await submit(RotateSigning("me", "kid-2", b"t" * 32))
+        directory = await store.directory(0, 0)
+        assert directory is not None
+        assert [name for _, name, _ in directory.databases] == ["default", "store"]
+        assert {(key.id, key.kind, key.revoked) for key in directory.keys} == {
+            *(("key-id", "secret", False), ("k1", "public", True), ("k2", "admin", False)),
+        }
+        assert [retired is None for _, _, retired in sorted(directory.secrets)] == [False, True]
+        # What is listed is the same, page by page.
+        assert [row.name for row in await store.databases(None, "", 9)] == ["default", "store"]
+        assert [row.name for row in await store.databases(None, "default", 9)] == ["store"]
+        assert [row.name for row in await store.databases("store", "", 9)] == ["store"]
+        every = await store.keys(None, None, 9)
+        assert {row.id for row in every} == {"key-id", "k1", "k2"}
+        assert await store.keys(None, every[0].id, 1) == every[1:2]
+        assert [row.id for row in await store.keys("store", None, 9)] == ["k1"]
+        current = {row.id: row.retired_at is None for row in await store.secrets()}
+        assert current == {"kid": False, "kid-2": True}
+        record = await store.audit(None, 100)
+        assert [row.action for row in record[:3]] == ["secret.rotate", "key.revoke", "key.expire"]
+        assert await store.audit(record[0].id, 1) == record[1:2]
+
+
+async def test_the_record_is_bounded(opened: Reopen, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(administration, "MAX_AUDIT", 3)
+    async with opened() as (store, _):
+        for n in range(6):
+            await store.submit(Noted("me", f"n{n}", None, None, {"n": n}))
+        record = await store.audit(None, 100)
+        assert [(row.action, row.details) for row in record] == [(f"n{n}", {"n": n}) for n in (5, 4, 3)]
+
+
+async def test_a_deleted_database_goes_in_steps_and_takes_no_write(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        await store.submit(CreateDatabase("me", "doomed", "pro"))
+        directory = await store.directory(0, 0)
+        assert directory is not None
+        ((id, _, _),) = [row for row in directory.databases if row[1] == "doomed"]
+        drafts: list[Draft | ApiError] = [Draft.parse({"_id": str(n), "n": n}) for n in range(30)]
+        for collection in ("a", "b"):
+            bulk = InsertBulk(id, collection, drafts, MAX_BYTES, 10**9, atomic=True)
+            await until_indexed(store, bulk)
+        await store.submit(AddIndex("me", id, "doomed", "a", ("n",)))
+        assert (await store.indexes(id, "a") or [])[0].fields == ["n"]
+        await store.submit(put("kept"))
+        assert await store.submit(DeleteDatabase("me", "doomed")) == 60
+        with trio.fail_after(20):
+            while await store.submit(RemoveDeleted(limit=7)):  # the keeper does the same meanwhile
+                pass
+        assert await refused(store, Insert(id, "a", Draft.parse({}), MAX_BYTES)) == (401, "KEY_REVOKED")
+        assert await refused(store, SetSchema(id, "c", SCHEMA)) == (401, "KEY_REVOKED")
+        assert await store.indexes(id, "a") is None
+        assert ids(await find(store)) == ["kept"]
+    async with opened() as (store, _):
+        assert [*store.bounds()] == [DATABASE]
+
+
+SCHEMA = parse_schema({"properties": {}})
+
+
+async def test_an_index_is_made_listed_and_dropped(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        assert await refused(store, AddIndex("me", DATABASE, "default", "c", ("n",))) == (404, "NOT_FOUND")
+        for n in range(3):
+            await store.submit(put(str(n), n=n))
+        made = await store.submit(AddIndex("me", DATABASE, "default", "c", ("n", "-m")))
+        assert (made.fields, made.automatic, made.unique) == (["n", "-m"], True, False)
+        again = AddIndex("me", DATABASE, "default", "c", ("n", "-m"))
+        assert await refused(store, again) == (409, "CONFLICT")
+        (info,) = await store.indexes(DATABASE, "c") or []
+        assert (info.state, info.built, info.documents) == ("ready", 3, 3)
+        assert await refused(store, DropIndex("me", DATABASE, "default", "c", 99)) == (404, "NOT_FOUND")
+        await store.submit(DropIndex("me", DATABASE, "default", "c", info.id))
+        assert await store.indexes(DATABASE, "c") == []

@@ -128,6 +128,29 @@ def test_not_is_the_exact_complement(
     assert sorted(ids) == list(range(len(documents)))
 
 
+LONG = ["x" * 1200 + end for end in ("", "b", "a", "a")] + ["x" * 990, "y"]
+"""PostgreSQL does not hold keys of this length in order."""
+
+
+@pytest.mark.parametrize("indexes", [[], [["a"]], [["-a"]], [["b", "a"]]])
+def test_long_texts_are_found_and_sorted_as_short_ones(engine: Engine, indexes: list[list[str]]) -> None:
+    documents = [{"a": text, "b": 1} for text in LONG]
+    with engine.opened(documents, indexes) as of:
+        for filter in (
+            {"a": LONG[2]},
+            {"a": {"in": LONG[1:3]}},
+            {"a": {"gt": LONG[0], "lt": LONG[1]}},
+            {"b": 1},
+        ):
+            expected = [n for n, document in enumerate(documents) if matches(document, filter)]
+            assert found(of, filter) == expected
+            for sort, page in (("a", 1), ("-a", 2), ("a,-", 3), ("-a,-", 4)):
+                newest = sort.endswith(",-")
+                wanted = sorted(expected, reverse=newest)
+                wanted.sort(key=lambda n: LONG[n], reverse=sort.startswith("-"))
+                assert found(of, filter, sort, page) == wanted, (filter, sort)
+
+
 TRICKY = [
     *(0, -0.0, 0.0, 7, 7.0, 70, -7, -7.0, 7.5, 0.1, 1e-7, -1e-300, 1e6, 10**6, 1e14, 10**14, 1e15, 10**15),
     *(
@@ -284,6 +307,32 @@ def test_pages_join_to_the_whole_result(
             expected.sort(key=lambda n: key(at(documents[n], tuple(path.split(".")))), reverse=sign == "-")
     sort = ",".join([*(sign + path for sign, path in order), *(["-"] if newest else [])])
     with engine.opened(documents, indexes) as of:
+        assert found(of, filter, sort, page) == expected
+
+
+@settings(max_examples=80)
+@given(
+    documents=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1)), min_size=1, max_size=9),
+    filter=st.sampled_from([{}, {"a": 1}]),
+    descending=st.booleans(),
+    newest=st.booleans(),
+    page=st.integers(1, 4),
+)
+def test_pages_in_order_of_creation_need_no_index(
+    engine: Engine,
+    documents: list[tuple[int, int]],
+    filter: dict[str, Any],
+    descending: bool,
+    newest: bool,
+    page: int,
+) -> None:
+    documents.sort(key=lambda document: document[0])
+    minutes = [minute for minute, _ in documents]
+    expected = [n for n, (_, a) in enumerate(documents) if a or not filter]
+    expected.sort(reverse=newest)
+    expected.sort(key=lambda n: minutes[n], reverse=descending)
+    sort = ("-" if descending else "") + "createdAt" + (",-" if newest else "")
+    with engine.opened([{"a": a} for _, a in documents], [], minutes) as of:
         assert found(of, filter, sort, page) == expected
 
 

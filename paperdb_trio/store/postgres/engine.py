@@ -26,7 +26,7 @@ from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.watcher import Watcher
 from paperdb_trio.store.postgres.writer import Writer
 from paperdb_trio.store.protocol import Fault
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 
 CONNECTIONS: Final = 8
 """For reads. A node has two more: the writer's, and one that listens."""
@@ -139,9 +139,6 @@ class PostgresStore:
 
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         return await self._reader.ask(records.indexes(database_id, collection))
-
-    async def figures(self) -> FileFigures:
-        return await self._reader.ask(records.figures())
 
     @property
     def drops_left(self) -> bool:

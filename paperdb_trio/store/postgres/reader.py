@@ -45,8 +45,10 @@ MOST_GETS: Final = 500
 _GET: Final = (
     "SELECT u.n, d.data, d.seq FROM unnest($1::bigint[],$2::text[],$3::text[]) WITH ORDINALITY "
     "u(database_id, name, id, n) JOIN collections c ON c.database_id=u.database_id AND c.name=u.name "
-    "JOIN documents d ON d.collection_id=c.id AND d.id=u.id"
+    "CROSS JOIN LATERAL (SELECT data, seq FROM documents WHERE collection_id=c.id AND id=u.id OFFSET 0) d"
 )
+"""Without the LATERAL, PostgreSQL reads the whole collection in a table that was never analysed, and compares
+ids."""
 
 
 class _Get:

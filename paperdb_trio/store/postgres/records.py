@@ -14,7 +14,7 @@ import msgspec
 from paperdb_trio.model import timestamp
 from paperdb_trio.store.indexes import Index, stored_indexes
 from paperdb_trio.store.postgres.wire import Parameter, Row
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.rowkeys import SEQ_BITS
 
 T = TypeVar("T")
@@ -122,15 +122,6 @@ def _index(collection_id: int, index: Index, documents: int, last: int | None, a
         state="broken" if index.broken else "ready" if index.built else "building",
         built=built,
         documents=documents,
-    )
-
-
-def figures() -> Asked[FileFigures]:
-    """Bytes of the PostgreSQL database."""
-    return Asked(
-        "SELECT pg_database_size(current_database())",
-        (),
-        lambda rows: FileFigures(file_bytes=rows[0][0], wal_bytes=0, free_bytes=0),
     )
 
 

@@ -61,7 +61,8 @@ _COLLECTIONS: Final = (
 _DOCUMENTS: Final = (
     "SELECT c.name, d.id, d.rowkey, d.seq, d.data FROM unnest($2::text[],$3::text[]) u(name, id) "
     "JOIN collections c ON c.database_id=$1 AND c.name=u.name "
-    "JOIN documents d ON d.collection_id=c.id AND d.id=u.id"
+    "CROSS JOIN LATERAL "  # see reader.py
+    "(SELECT id, rowkey, seq, data FROM documents WHERE collection_id=c.id AND id=u.id OFFSET 0) d"
 )
 _REQUESTS: Final = (
     "SELECT r.scope, r.key, r.at, r.digest, r.response, r.body, r.change "
@@ -385,8 +386,8 @@ class Transaction(Registry, transaction.Transaction):
         for id in unread:
             self._documents[collection_id, id] = None
         for id, rowkey, seq, data in self._query(
-            "SELECT d.id, rowkey, seq, data FROM unnest($2::text[]) u(id) JOIN documents d "
-            "ON d.collection_id=$1 AND d.id=u.id",
+            "SELECT d.id, rowkey, seq, data FROM unnest($2::text[]) u(id) CROSS JOIN LATERAL "
+            "(SELECT id, rowkey, seq, data FROM documents WHERE collection_id=$1 AND id=u.id OFFSET 0) d",
             collection_id,
             Texts(unread),
         ):

@@ -18,7 +18,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.protocol import Fault, Submits
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.slow import SlowQueries
 from paperdb_trio.store.sqlite import records
 from paperdb_trio.store.sqlite.change_log import ChangeLog, read_history
@@ -101,9 +101,6 @@ class SqliteReads:
 
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         return await self._reader.run(partial(records.indexes, database_id=database_id, collection=collection))
-
-    async def figures(self) -> FileFigures:
-        return await self._reader.run(partial(records.figures, file=self._file))
 
 
 class SqliteStore(SqliteReads):

@@ -6,18 +6,14 @@ page's last item says where the next one begins.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import msgspec
 
 from paperdb_trio.model import timestamp
-from paperdb_trio.store.indexes import Index, stored_indexes
 from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, FileFigures, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo, made
+from paperdb_trio.store.registry import index_infos
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.file import own_files
 
 EVERYTHING = 2**62
 """A limit that is none."""
@@ -57,7 +53,7 @@ def databases(
         "FROM databases d WHERE name>?1 AND (?2 IS NULL OR name=?2) ORDER BY name LIMIT ?3",
         (after, name, limit),
     )
-    return [_made(DatabaseInfo, row) for row in found]
+    return [made(DatabaseInfo, row) for row in found]
 
 
 def keys(
@@ -77,7 +73,7 @@ def keys(
         "ORDER BY k.created_at, k.id LIMIT ?4",
         (id, database, after, limit),
     )
-    return [_made(KeyInfo, (*row[:5], _time(row[5]), _time(row[6]), row[7])) for row in found]
+    return [made(KeyInfo, (*row[:5], _time(row[5]), _time(row[6]), row[7])) for row in found]
 
 
 def secrets(connection: sqlite.Connection) -> list[SecretInfo]:
@@ -100,7 +96,7 @@ def audit(
         (before, limit),
     )
     return [
-        _made(AuditEntry, (id, timestamp(at / 1000), *row, msgspec.json.decode(details)))
+        made(AuditEntry, (id, timestamp(at / 1000), *row, msgspec.json.decode(details)))
         for id, at, *row, details in found
     ]
 
@@ -114,45 +110,14 @@ def indexes(connection: sqlite.Connection, database_id: int, collection: str) ->
     if row is None:
         return None
     id, text, documents = row
-    return (
-        [] if text is None else [_index(connection, id, index, documents) for index in stored_indexes(text).all]
+    (last,) = connection.execute(
+        "SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN ? AND ?", span(id)
+    ).fetchone()
+    builds = dict(
+        connection.execute("SELECT id, rowkey FROM index_builds WHERE collection_id=?", (id,)).fetchall()
     )
-
-
-def _index(connection: sqlite.Connection, collection_id: int, index: Index, documents: int) -> IndexInfo:
-    built = documents
-    if not index.built:
-        # Row keys tell how far it is: counting entries would take as long as building it.
-        low, high = span(collection_id)
-        row = connection.execute("SELECT rowkey FROM index_builds WHERE id=?", (index.id,)).fetchone()
-        last = connection.execute(
-            "SELECT max(rowkey) FROM documents WHERE rowkey BETWEEN ? AND ?", (low, high)
-        ).fetchone()[0]
-        at = low if row is None else row[0]
-        built = 0 if last is None else documents * (at - low) // max(last - low, 1)
-    return IndexInfo(
-        id=index.id,
-        fields=list(index.fields),
-        unique=index.unique,
-        automatic=index.made,
-        state="broken" if index.broken else "ready" if index.built else "building",
-        built=built,
-        documents=documents,
-    )
-
-
-def figures(connection: sqlite.Connection, file: Path) -> FileFigures:
-    """Bytes, cheaply."""
-    free, size = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("freelist_count", "page_size")
-    )
-    sizes = [path.stat().st_size if path.exists() else 0 for path in own_files(file)]
-    return FileFigures(file_bytes=sizes[0], wal_bytes=sizes[1], free_bytes=free * size)
+    return index_infos(id, text, documents, builds, last)
 
 
 def _time(ms: int | None) -> str | None:
     return None if ms is None else timestamp(ms / 1000)
-
-
-def _made(type: Any, row: Any) -> Any:
-    return type(**dict(zip(type.__struct_fields__, row, strict=True)))
