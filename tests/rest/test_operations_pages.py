@@ -44,6 +44,19 @@ def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartSe
     wait_until(lambda: value(text(), "paperdb_live_connections") == 0)
 
 
+def test_an_admin_key_shows_each_database_with_and_without_a_metrics_key(start_server: StartServer) -> None:
+    open_server, closed_server = start_server(), start_server("--metrics-key", "prometheus")
+    for server in (open_server, closed_server):
+        server.insert("c", {"n": 1})
+        key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
+        wait_until(lambda s=server, k=key: s.request("GET", "/admin.v1/me", key=k).status_code == 200)  # type: ignore[misc]
+        sample = 'paperdb_collection_changes_total{database="default",collection="c"}'
+        assert value(server.request("GET", "/metrics", key=key).text, sample) == 1
+        assert server.request("GET", "/metrics", key=f"{key}x").status_code == 401
+    assert "paperdb_collection" not in open_server.request("GET", "/metrics").text
+    assert closed_server.request("GET", "/metrics").status_code == 401
+
+
 def test_the_servers_own_housekeeping_is_not_counted(start_server: StartServer) -> None:
     server = start_server("--retention-count", "1")
     for n in range(3):
