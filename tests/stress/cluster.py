@@ -79,7 +79,7 @@ async def cluster_under_fire(
         async with asyncio.TaskGroup() as group:
             listening = [group.create_task(follower.run()) for follower in followers]
             listening += [group.create_task(follower.run()) for follower in live]
-            listening.append(group.create_task(clock.run()))
+            listening += [group.create_task(clock.run()), group.create_task(look_after(cluster))]
             writing = [group.create_task(writer.run(stop)) for writer in crew]
             writing += [group.create_task(writer.run(stop)) for writer in batches]
             for number in range(kills):
@@ -127,6 +127,18 @@ async def cluster_under_fire(
         "lost": 0,
         "repeated": 0,
     }
+
+
+async def look_after(cluster: Cluster) -> None:
+    """Start again what ends, as systemd would; but no fault of others may end PaperDB."""
+    while True:
+        for name, process in list(cluster.processes.items()):
+            if process.poll() is not None:
+                if name.startswith("paperdb"):
+                    raise PROMISE(f"{name} ended with {process.returncode}: {cluster.log(name)[-2000:]}")
+                print(f" [{name} ended with {process.returncode}, and starts again]", end="", flush=True)
+                cluster.begin(name)
+        await asyncio.sleep(0.5)
 
 
 class Acknowledged:

@@ -47,7 +47,7 @@ def signal_all(found: list[int], number: signal.Signals) -> None:
 async def killed(cluster: Cluster, programs: list[str], seconds: float) -> AsyncIterator[None]:
     for program in programs:
         signal_all(processes(cluster, program), signal.SIGKILL)
-        cluster.processes[program].wait()
+        cluster.processes.pop(program).wait()
     yield
     await asyncio.sleep(seconds)
     for program in programs:

@@ -47,7 +47,7 @@ class Connection:
         return self._wire.in_transaction
 
     def close(self) -> None:
-        if not self.busy or self._connection.status == pq.ConnStatus.OK:
+        if self._connection.status == pq.ConnStatus.OK:  # a lost one has no socket any more
             trio.lowlevel.notify_closing(self._wire.socket)
         self._wire.close()
 
@@ -100,7 +100,7 @@ class Connection:
     async def stop(self) -> None:
         """Have PostgreSQL stop what it does, and wait until it has."""
         cancel = self._connection.get_cancel()
-        await trio.to_thread.run_sync(cancel.cancel)
+        await trio.to_thread.run_sync(cancel.cancel, abandon_on_cancel=True)  # a server that hangs says nothing
         await self.results()
 
 
