@@ -79,6 +79,7 @@ def _serve_node(said: Effective) -> None:
     with closing(postgres.prepare(url, create=True, durable=settings.durability == "disk")) as session:
         postgres.await_turn(session)
         first_key = _set_up(place) if postgres.is_empty(url) else None
+    postgres.check_wakes(url)
     _run(partial(trio.run, serve_node, settings, partial(_announce, said, place, first_key)))
 
 

@@ -14,14 +14,23 @@ from typing import TypeVar
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.postgres import records
-from paperdb_trio.store.postgres.prepare import prepare, unavailable
+from paperdb_trio.store.postgres.prepare import check_wakes, prepare, unavailable
 from paperdb_trio.store.postgres.records import Asked
 from paperdb_trio.store.postgres.schema import START_LOCK
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.transaction import Transaction
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 
-__all__ = ("apply", "await_turn", "has_valid_key", "is_empty", "prepare", "read", "records")
+__all__ = (
+    "apply",
+    "await_turn",
+    "check_wakes",
+    "has_valid_key",
+    "is_empty",
+    "prepare",
+    "read",
+    "records",
+)
 
 Result = TypeVar("Result")
 
