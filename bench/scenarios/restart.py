@@ -49,7 +49,8 @@ def _round(
     beside: list[float],
     workers: int,
 ) -> tuple[float, float]:
-    """One restart; several workers share the clients' core, too. Returns the seconds until all are served, and the server's CPU per client in µs.
+    """One restart; several workers share the clients' core, too. Returns the seconds until all are served, and
+    the server's CPU per client in µs.
 
     That CPU includes the 20 inserts a second and their events. Their times in ms go to `alone`, before the
     clients come, and to `beside`, while they come.

@@ -21,6 +21,8 @@ from paperdb_trio.rest.admin_call import AdminCall
 from paperdb_trio.services import Services
 
 MOST_SLOW: Final = 100
+MOST_COLLECTIONS: Final = 200
+"""Of the collections with most changes, so many are in the figures for an admin key."""
 
 SUMMED: Final = frozenset(
     {
@@ -30,6 +32,8 @@ SUMMED: Final = frozenset(
     }
 )
 """Gauges of which each process has its own share. Of the others, such as a lag, the highest counts."""
+PUBLISHED: Final = frozenset({"paperdb_changes_total", "paperdb_collection_changes_total"})
+"""Counters of what every worker publishes: the highest counts."""
 
 
 async def report(services: Services, database_id: int | None) -> dict[str, Any]:
@@ -50,10 +54,9 @@ async def health(call: AdminCall) -> Response:
     With a secret key: those of its database.
     """
     own, gather = call.own, call.services.gather
-    found = await gather("metrics", own is not None)
+    found = await gather("metrics", True)
     families = [Family(*family) for _, of in found for family in of]
-    if own is not None:
-        families = [_of_database(family, own.name) for family in families]
+    families = [_of_server(family) if own is None else _of_database(family, own.name) for family in families]
     reports = [of for _, of in await gather("health", None if own is None else own.id)]
     slow = sorted((query for of in reports for query in of["slow"]), key=lambda query: query["at"])
     body = responses.ServerHealth(
@@ -67,6 +70,14 @@ async def health(call: AdminCall) -> Response:
     return json_response(200, body)
 
 
+def _of_server(family: Family) -> Family:
+    """Without the figures of each database, but for the busiest collections."""
+    if family.name == "paperdb_collection_changes_total":
+        busiest = sorted(family.samples, key=lambda sample: Sample(*sample).value, reverse=True)
+        return family._replace(samples=busiest[:MOST_COLLECTIONS])
+    return family._replace(samples=[s for s in family.samples if "database" not in Sample(*s).labels])
+
+
 def _of_database(family: Family, name: str) -> Family:
     return family._replace(samples=[s for s in family.samples if Sample(*s).labels.get("database") == name])
 
@@ -77,7 +88,7 @@ def _measures(found: Iterable[Family]) -> list[responses.Measure]:
     values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
     for name, type, _, samples in found:
         types[name] = type
-        adds = type != "gauge" or name in SUMMED
+        adds = name in SUMMED if type == "gauge" else name not in PUBLISHED
         for labels, value, suffix in samples:
             rest = tuple((key, of) for key, of in labels.items() if key not in ("route", "method"))
             key = (name, suffix, rest)

@@ -73,8 +73,8 @@ def test_requests_count_by_route_and_status_refusals_by_code(start_server: Start
     token = server.token("c")
     assert server.request("GET", "/c/docs", key=token).status_code == 200
     assert server.request("GET", "/c/docs", key=f"{token}x").status_code == 401
-    for path in ("/c/nothing/at/all", "/nor/here/or/there"):
-        assert server.request("BREW", path).status_code in (400, 404, 405)
+    for method in ("BREW", "PROPFIND"):
+        assert server.request(method, "/c/nothing/at/all").status_code in (400, 404, 405)
     with pytest.raises(InvalidStatus), connect(f"{server.ws_url}/?token=no", proxy=None):
         pass
     with server.connect("c"):
@@ -90,12 +90,13 @@ def test_requests_count_by_route_and_status_refusals_by_code(start_server: Start
     assert requests("GET", "/:collection/docs", 401) == 1
     assert requests("GET", "/", 101) == 1
     assert "BREW" not in metrics
+    assert "PROPFIND" not in metrics
     assert "nothing" not in metrics
     seconds = 'paperdb_http_request_duration_seconds_{}{{method="GET",route="/:collection/docs"{}}}'
     assert value(metrics, seconds.format("count", "")) == 2
     assert value(metrics, seconds.format("bucket", ',le="+Inf"')) == 2
     assert 0 < value(metrics, seconds.format("sum", "")) < 10
-    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 1
+    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 2
     assert value(metrics, "paperdb_tokens_minted_total") == 2
     assert value(metrics, 'paperdb_tokens_refused_total{reason="INVALID_TOKEN"}') == 2
 

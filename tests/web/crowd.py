@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import json
 import os
 import resource
 import socket
@@ -17,9 +16,9 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
-from tests.conftest import Server, wait_until
+from tests.conftest import Server
 from tests.web.cdp import Page, chromium
-from tests.web.dashboard import DIALOG, click, fill, sign_in, visit
+from tests.web.dashboard import DIALOG, admin_key, click, fill, sign_in, visit
 
 LIMIT = 10.0
 """Seconds for each question."""
@@ -95,8 +94,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         server = Server(Path(name) / "data", ("--slow-query-ms", "1"))
         stack.callback(server.stop)
-        key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
-        wait_until(lambda: server.request("GET", "/admin.v1/me", key=key).status_code == 200)
+        key = admin_key(server)
         minted = tokens(server)
         for number in range(count):
             stack.enter_context(connected(server, minted[number % PEOPLE]))

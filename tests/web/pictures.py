@@ -6,7 +6,6 @@ A server with the data of a small shop; Chromium at a fixed size. Each picture h
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import tempfile
 from pathlib import Path
@@ -16,7 +15,7 @@ from websockets.sync.client import connect
 from tests.conftest import Server
 from tests.docs import ROOT
 from tests.web.cdp import Page, chromium
-from tests.web.dashboard import LIVE, ROWS, click, dark, fill, sign_in, visit
+from tests.web.dashboard import LIVE, ROWS, admin_key, click, dark, fill, sign_in, visit
 
 MAX_BYTES = 150_000
 WIDTH, HEIGHT = 1160, 660
@@ -127,7 +126,7 @@ def main() -> None:
                 live(page, server)
                 tokens(page)
                 click(page, "Sign out")
-                sign_in(page, json.loads(server.cli("keys", "create", "--admin", "--json"))["key"])
+                sign_in(page, admin_key(server))
                 inspector(page, server)
                 health(page, server)
         finally:

@@ -9,9 +9,20 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.conftest import Server, StartServer, receive, wait_until
+from tests.conftest import Server, StartServer, receive
 from tests.web.cdp import Browser, Page, chromium
-from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, fits_a_phone, sign_in, visit
+from tests.web.dashboard import (
+    DIALOG,
+    LIVE,
+    ROWS,
+    admin_key,
+    barriers,
+    click,
+    fill,
+    fits_a_phone,
+    sign_in,
+    visit,
+)
 
 EVIL = "<img src=x onerror=bad()>"
 TABLE = (
@@ -28,7 +39,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def admin(server: Server) -> str:
     """An admin key."""
-    return str(json.loads(server.cli("keys", "create", "--admin", "--label", "boss", "--json"))["key"])
+    return admin_key(server, "boss")
 
 
 @pytest.fixture
@@ -148,12 +159,10 @@ def test_health_moves_and_says_what_is_slow(
     browser: Browser, start_server: StartServer, collection: str
 ) -> None:
     server = start_server("--slow-query-ms", "1")
-    admin = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
-    wait_until(lambda: server.request("GET", "/admin.v1/me", key=admin).status_code == 200)
     for _ in range(3):
         server.request("POST", f"/{collection}/bulk", json=[{"n": n, "name": EVIL} for n in range(1000)])
     server.request("GET", f"/{collection}/docs", params={"filter": json.dumps({EVIL: 1}), "sort": "n"})
-    for key in (admin, server.key):
+    for key in (admin_key(server), server.key):
         with browser.page(server.url, "window.bad = () => console.error('it ran')") as page:
             page.listen()
             sign_in(page, key)

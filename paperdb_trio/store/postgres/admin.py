@@ -64,7 +64,10 @@ def apply(url: str, operation: Operation[Result], show: Callable[[], None] | Non
 def read(url: str, asked: Asked[Result]) -> Result:
     """What one of `records` finds."""
     with closing(prepare(url)) as session:
-        return asked.made(session.query(asked.sql, *asked.parameters))
+        try:
+            return asked.made(session.query(asked.sql, *asked.parameters))
+        except (ServerError, ConnectionLost) as error:
+            raise unavailable("PostgreSQL refused this", error) from None
 
 
 def has_valid_key(url: str, hash: bytes | None = None) -> bool:

@@ -34,7 +34,11 @@ class Session:
         self._poll = select.poll()
         self._added: list[Statement] = []
         self._sent = 0  # groups of statements whose rows have not been received
-        self.run(SETTINGS)
+        try:
+            self.run(SETTINGS)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def backend(self) -> int:
