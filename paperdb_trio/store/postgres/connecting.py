@@ -90,14 +90,16 @@ def _wait(connection: Any) -> str:
 
 
 def _hosts(url: str) -> list[dict[str, str]]:
-    """The connection's parameters for each of its hosts. One by one, because libpq would wait for the first host
-    for as long as it says nothing."""
+    """The connection's parameters for each of its hosts: libpq would wait for a host that says nothing, and try
+    no other."""
     try:
         options = pq.Conninfo.parse(url.encode())
     except psycopg.Error as error:
         raise ConnectionLost(str(error)) from None
     found = {option.keyword.decode(): option.val.decode() for option in options if option.val}
-    lists = {name: found.pop(name).split(",") for name in ("host", "hostaddr", "port") if name in found}
+    lists: dict[str, list[str]] = {
+        name: found.pop(name).split(",") for name in ("host", "hostaddr", "port") if name in found
+    }
     count = max(len(lists.get(name, "")) for name in ("host", "hostaddr"))
     hosts = []
     for number in range(max(count, 1)):
