@@ -2,11 +2,12 @@
 
 PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
 behind `launcher.c`, which unpacks it on the first start and becomes it. docs/performance.md, "The executable",
-says why not PyInstaller's own onefile mode.
+says why not PyInstaller's own onefile mode. The modules of `compiled.py` are in it as machine code.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
@@ -16,6 +17,7 @@ import zlib
 from pathlib import Path
 
 import PyInstaller.__main__
+from compiled import MODULES, compiled
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "binary"
@@ -38,14 +40,38 @@ NOT_NEEDED = (
 )
 
 
+def package() -> Path:
+    """A folder with the package, its modules compiled."""
+    folder = WORK / "package"
+    shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "paperdb_trio", folder / "paperdb_trio", ignore=ignored)
+    shutil.copytree(compiled(), folder, dirs_exist_ok=True)
+    return folder
+
+
+def imports() -> set[str]:
+    """What the compiled modules import: PyInstaller sees no import in an extension module."""
+    found = {"paperdb_trio__mypyc"}
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / "paperdb_trio" / f"{module}.py").read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module))
+    return found
+
+
 def freeze() -> Path:
     """The folder with the program `paperdb` and `_internal/`."""
+    folder = package()
     options = ["--onedir", "--strip", "--noconfirm", "--log-level=ERROR", "--name=paperdb"]
-    options += [f"--paths={ROOT}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
+    options += [f"--paths={folder}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
     options += [f"--add-data={ROOT / 'paperdb_trio/client/*.py'}:paperdb_trio/client"]  # served as a wheel
     options += [f"--distpath={WORK}", f"--workpath={WORK / 'work'}", f"--specpath={WORK}"]
+    options += [f"--hidden-import={name}" for name in sorted(imports())]
     options += [f"--exclude-module={name}" for name in NOT_NEEDED]
-    PyInstaller.__main__.run([*options, str(ROOT / "paperdb_trio" / "__main__.py")])
+    PyInstaller.__main__.run([*options, str(folder / "paperdb_trio" / "__main__.py")])
     return WORK / "paperdb"
 
 

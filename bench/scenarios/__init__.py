@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.rows import Scenario
 from bench.scenarios.card import card
 from bench.scenarios.catchup import catchup
+from bench.scenarios.compiled import compiled
 from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
 from bench.scenarios.fanout import burst, fanout, latency
@@ -37,6 +38,7 @@ SCENARIOS: dict[str, Scenario] = {
         slow,
         catchup,
         rest,
+        compiled,
         bulk,
         questions,
         strangers,
