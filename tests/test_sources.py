@@ -51,7 +51,7 @@ def declared(*extras: str) -> dict[str, str]:
     [
         ("paperdb_trio", ("postgres",)),
         ("tests", ("test",)),
-        ("bench", ()),
+        ("bench", ("postgres", "test")),
         ("binary", ("binary",)),
         ("examples", ()),
     ],
