@@ -236,7 +236,7 @@ def need(program: str, package: str = "") -> str:
 
 
 def patroni(as_user: list[str]) -> str:
-    found = HERE / ".venv-patroni" / "bin" / "patroni"
+    found = ROOT / ".venv-patroni" / "bin" / "patroni"
     if not found.exists():
         raise SystemExit(f"needs Patroni in {found.parents[1]}: `just cluster` installs it")
     if subprocess.run([*as_user, "sh", "-c", '"$0" --version', found], capture_output=True).returncode:
