@@ -65,8 +65,8 @@ crash-cluster *options: _venv _patroni
 
 # Debian's Python: PostgreSQL's user must be able to run it.
 _patroni:
-    @test -x examples/cluster/.venv-patroni/bin/patroni || /usr/bin/python3 -m venv examples/cluster/.venv-patroni
-    @examples/cluster/.venv-patroni/bin/pip install -q -r examples/cluster/requirements.txt
+    @test -x .venv-patroni/bin/patroni || /usr/bin/python3 -m venv .venv-patroni
+    @.venv-patroni/bin/pip install -q -r examples/cluster/requirements.txt
 
 # Long proof: thousands of subscribers resume while writes pour in.
 storm *options: _venv
