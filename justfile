@@ -20,6 +20,10 @@ test *options: _venv
 test-workers *options: _venv
     PAPERDB_WORKERS=2 {{python}} -m pytest -n auto tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
 
+# The suites of what a client can see, against servers that store in Debian's PostgreSQL.
+test-postgres *options: _venv
+    {{python}} -m pytest -n auto --store postgres tests/rest tests/realtime tests/client {{options}}
+
 # How much of `paperdb_trio` the tests run, in their own process and in the servers' that they start.
 coverage *options: _venv
     @{{python}} -m pip install -q -e '.[coverage]'
