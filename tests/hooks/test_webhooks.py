@@ -11,10 +11,12 @@ import httpx
 import pytest
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.hooks.sending import signature
 from paperdb_trio.hooks.webhook import FIRST_PAUSE, LAST_PAUSE, pause
 from paperdb_trio.store.webhooks import check_url
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, wait_until
+from tests.docs import text
 from tests.hooks.receiver import Receiver, receiving
 from tests.rest.tools import refusal
 
@@ -313,3 +315,8 @@ def test_pauses_grow_up_to_a_limit_and_differ() -> None:
 def test_an_url_that_cannot_be_posted_to_is_refused(url: str) -> None:
     with pytest.raises(ApiError):
         check_url(url)
+
+
+def test_the_signature_is_the_documented_one() -> None:
+    body = b'{"webhook":"w1","delivery":"w1.0.1","events":[]}'
+    assert text("docs/webhooks.md").count(signature("whsec_example", 1767225600, body)) == 2
