@@ -96,10 +96,25 @@ storm-sdks *options: _venv
 dashboard-million *options: _venv
     {{python}} -m tests.web.million {{options}}
 
-# One executable for Linux, dist/paperdb, that needs no Python.
-binary: _venv
+# The dashboard's inspector with 5,000 connections: seconds until each question is answered.
+dashboard-crowd *options: _venv
+    {{python}} -m tests.web.crowd {{options}}
+
+# A wheel for this platform with compiled modules, dist/*.whl; `pip install .` is pure Python.
+wheel: _venv
     @{{python}} -m pip install -q -e '.[binary]'
-    {{python}} binary/build.py
+    {{python}} binary/compiled.py wheel
+
+# The tests against compiled modules, in a copy of the checkout: build/compiled.
+test-compiled *options: _venv
+    @{{python}} -m pip install -q -e '.[binary]'
+    {{python}} binary/compiled.py checkout build/compiled
+    cd build/compiled && PYTHONPATH=$PWD {{justfile_directory()}}/{{python}} -m pytest -n auto {{options}}
+
+# One executable for Linux, dist/paperdb, that needs no Python; `just binary --compiled` has compiled modules.
+binary *options: _venv
+    @{{python}} -m pip install -q -e '.[binary]'
+    {{python}} binary/build.py {{options}}
 
 # The executable's size, start and memory.
 measure: binary

@@ -1,15 +1,17 @@
-"""python -m bench [SCENARIO…] [--quick] [--json FILE] [--chart FILE.svg]"""
+"""python -m bench [SCENARIO…] [--quick] [--paperdb COMMAND] [--json FILE] [--chart FILE.svg]"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
+import shlex
 import signal
 import sys
 from pathlib import Path
 from typing import Any
 
+from bench import server
 from bench.machine import CLIENT_CORE, SERVER_CORE, cpu_model, noise, pin, raise_file_limit
 from bench.rows import FULL, HEAD, QUICK, TINY, Row, line
 from bench.scenarios import SCENARIOS
@@ -21,6 +23,8 @@ NOISY = 0.03
 def main() -> int:
     options = arguments()
     raise_file_limit()
+    if options.paperdb:
+        server.chosen = shlex.split(options.paperdb)
     # The `with` blocks that this leaves end their processes.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     taken = noise()
@@ -70,6 +74,7 @@ def arguments() -> argparse.Namespace:
     ):
         size.add_argument(f"--{scale.name}", dest="scale", action="store_const", const=scale, help=help)
     parser.set_defaults(scale=FULL)
+    parser.add_argument("--paperdb", metavar="COMMAND", help="measure another one, such as dist/paperdb")
     parser.add_argument("--json", metavar="FILE", help="also write the rows as JSON")
     parser.add_argument("--chart", metavar="FILE", help="draw the rows of `growth` as SVG")
     options = parser.parse_args()

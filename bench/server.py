@@ -19,6 +19,13 @@ from bench.machine import SERVER_CORE, children, cpu_seconds, is_busy, on_core, 
 
 STOP_SECONDS = 15
 
+PURE = [sys.executable, "-m", "paperdb_trio"]
+"""The package that is installed here; `just bench` installs it as pure Python."""
+EXECUTABLE = Path(__file__).parent.parent / "dist" / "paperdb"
+
+chosen: list[str] = PURE
+"""The command that scenarios measure: `--paperdb`."""
+
 
 class NotSupported(Exception):
     """The server does not know an option."""
@@ -129,7 +136,11 @@ _NO_PINGS = ("--ping-interval", "3600", "--ping-timeout", "3600")
 
 @contextmanager
 def paperdb(
-    *options: str, data: Path | None = None, port: int = 0, cores: tuple[int, ...] = (SERVER_CORE,)
+    *options: str,
+    data: Path | None = None,
+    port: int = 0,
+    cores: tuple[int, ...] = (SERVER_CORE,),
+    command: list[str] | None = None,
 ) -> Iterator[Process]:
     """Start PaperDB, by default with a data directory of its own, and stop it at the end.
 
@@ -137,7 +148,7 @@ def paperdb(
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PAPERDB_")}
     with directory() as own:
-        command = [sys.executable, "-m", "paperdb_trio", "serve"]
+        command = [*(command or chosen), "serve"]
         command += ["--data", str(data or own / "data"), "--port", str(port), *_NO_PINGS, *options]
         log = own / "stderr"
         with (

@@ -2,16 +2,18 @@
 
 PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
 behind `launcher.c`, which unpacks it on the first start and becomes it. docs/performance.md, "The executable",
-says why not PyInstaller's own onefile mode.
+says why not PyInstaller's own onefile mode. With `--compiled`, the modules of `compiled.py` are machine code.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -38,14 +40,35 @@ NOT_NEEDED = (
 )
 
 
-def freeze() -> Path:
+def package() -> tuple[Path, set[str]]:
+    """A folder with the package, its modules compiled; and what these import, which PyInstaller cannot see."""
+    from compiled import MODULES, compiled
+
+    folder = WORK / "package"
+    shutil.rmtree(folder, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__", "*.so")
+    shutil.copytree(ROOT / "paperdb_trio", folder / "paperdb_trio", ignore=ignored)
+    shutil.copytree(compiled(), folder, dirs_exist_ok=True)
+    found = {"paperdb_trio__mypyc"}
+    for module in MODULES:
+        for node in ast.walk(ast.parse((ROOT / "paperdb_trio" / f"{module}.py").read_text("utf-8"))):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(str(node.module))
+    return folder, found
+
+
+def freeze(*, machine_code: bool) -> Path:
     """The folder with the program `paperdb` and `_internal/`."""
+    folder, hidden = package() if machine_code else (ROOT, set())
     options = ["--onedir", "--strip", "--noconfirm", "--log-level=ERROR", "--name=paperdb"]
-    options += [f"--paths={ROOT}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
+    options += [f"--paths={folder}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
     options += [f"--add-data={ROOT / 'paperdb_trio/client/*.py'}:paperdb_trio/client"]  # served as a wheel
     options += [f"--distpath={WORK}", f"--workpath={WORK / 'work'}", f"--specpath={WORK}"]
+    options += [f"--hidden-import={name}" for name in sorted(hidden)]
     options += [f"--exclude-module={name}" for name in NOT_NEEDED]
-    PyInstaller.__main__.run([*options, str(ROOT / "paperdb_trio" / "__main__.py")])
+    PyInstaller.__main__.run([*options, str(folder / "paperdb_trio" / "__main__.py")])
     return WORK / "paperdb"
 
 
@@ -60,8 +83,8 @@ def pack(folder: Path) -> bytes:
     return bytes(packed)
 
 
-def build(target: Path) -> None:
-    folder = freeze()
+def build(target: Path, *, machine_code: bool) -> None:
+    folder = freeze(machine_code=machine_code)
     launcher = WORK / "launcher"
     source = Path(__file__).with_name("launcher.c")
     subprocess.run(
@@ -82,4 +105,4 @@ def build(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(ROOT / "dist" / "paperdb")
+    build(ROOT / "dist" / "paperdb", machine_code="--compiled" in sys.argv)

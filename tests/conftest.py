@@ -28,6 +28,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from websockets.sync.client import ClientConnection, connect
 
+import paperdb_trio
 from paperdb_trio.errors import ApiError
 from tests.tls import trusting
 from tests.zygote import Popen, run
@@ -80,9 +81,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without the tests of SQLite's own, if servers store in PostgreSQL."""
-    if config.getoption("--store") == "postgres":
-        others = [item for item in items if item.get_closest_marker("sqlite") is not None]
+    """Without the tests of SQLite's own under PostgreSQL, and of interpreted code where it is compiled."""
+    without = {"sqlite"} if config.getoption("--store") == "postgres" else set()
+    if list(Path(paperdb_trio.__file__).parent.rglob("*.so")):  # `just test-compiled`
+        without.add("interpreted")
+    if without:
+        others = [item for item in items if any(item.get_closest_marker(name) for name in without)]
         config.hook.pytest_deselected(items=others)
         items[:] = [item for item in items if item not in others]
 
@@ -245,6 +249,14 @@ class Server:
         done = run([*COMMAND, *arguments, "--data", str(self.data)], text=True, env=self.env, timeout=30)
         assert not check or done.returncode == 0, done.stderr
         return str(done.stdout)
+
+    def rows(self, sql: str) -> list[Any]:
+        """Of the store itself: both engines know these tables."""
+        if self.stores is not None:
+            return self.stores.rows(self.data, sql)
+        from tests.store.tools import rows
+
+        return rows(self.data / "paperdb.sqlite", sql)
 
     def new_key(self, database: str = "default", *, public: bool = False) -> dict[str, str]:
         """`{"id", "key", "database", "kind"}` of a key that the server already knows."""

@@ -164,6 +164,11 @@ class Stores:
             self._names[data] = self._server.new(self._template)
         return self._server.url(self._names[data])
 
+    def rows(self, data: Path, sql: str) -> list[Any]:
+        assert self._server is not None
+        with self._server.connect(self._names[data], options="-c search_path=paperdb") as connection:
+            return connection.execute(sql).fetchall()
+
     def close(self) -> None:
         if self._server is not None:
             self._server.close()

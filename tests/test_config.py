@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ def test_every_setting_has_a_help_text_and_a_default_of_its_type(name: str) -> N
 @pytest.mark.parametrize("name", [name for name in FIELDS if setting_type(FIELDS[name]) is float])
 def test_every_time_names_its_unit(name: str) -> None:
     assert "econd" in FIELDS[name].metadata["help"]
+
+
+def test_setting_that_is_a_secret_is_marked_as_one() -> None:
+    """The log and `paperdb config` show the others."""
+    secret = {name for name in FIELDS if re.search("key|secret|password|token", name)}
+    paths_and_numbers = {"tls_key", "tokens_per_second"}
+    assert {name for name in FIELDS if FIELDS[name].metadata["secret"]} >= secret - paths_and_numbers
+    assert "metrics_key" in secret
 
 
 BOUNDED = [

@@ -122,6 +122,7 @@ def test_numbers_are_decoded_as_by_pythons_own_decoder(literals: list[str], many
         assert list(map(repr, parse_json(text.encode()))) == list(map(repr, value))
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("literal", ["1e308", "1E308", "1e+308", "-1.7976931348623157E+308", "5e-324"])
 def test_many_slow_numbers_are_not_left_to_msgspec(monkeypatch: pytest.MonkeyPatch, literal: str) -> None:
     monkeypatch.setattr(json_input, "_decode_any", None)

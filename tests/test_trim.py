@@ -58,17 +58,20 @@ async def trimmed(file: Path, monkeypatch: pytest.MonkeyPatch, *, owed: int, cou
     return int(found)
 
 
+@pytest.mark.interpreted
 async def test_changes_that_come_while_it_trims_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await trimmed(new_file(tmp_path), monkeypatch, owed=0) == 0
 
 
+@pytest.mark.interpreted
 async def test_what_deletes_on_a_full_disk_owe_is_trimmed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert await trimmed(new_file(tmp_path), monkeypatch, owed=3) == 3
 
 
+@pytest.mark.interpreted
 async def test_count_bounds_the_log(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert await trimmed(file, monkeypatch, owed=0, count=5) == 15

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.rows import Scenario
 from bench.scenarios.card import card
 from bench.scenarios.catchup import catchup
+from bench.scenarios.compiled import compiled
 from bench.scenarios.connections import connect, connections, idle
 from bench.scenarios.fairness import mixed, slow
 from bench.scenarios.fanout import burst, fanout, latency
@@ -12,6 +13,7 @@ from bench.scenarios.growth import growth
 from bench.scenarios.live import live
 from bench.scenarios.match import match
 from bench.scenarios.peers import peers
+from bench.scenarios.postgres import postgres
 from bench.scenarios.rest import bulk, rest
 from bench.scenarios.restart import restart
 from bench.scenarios.store import questions, strangers
@@ -36,11 +38,13 @@ SCENARIOS: dict[str, Scenario] = {
         slow,
         catchup,
         rest,
+        compiled,
         bulk,
         questions,
         strangers,
         match,
         live,
         workers,
+        postgres,
     )
 }

@@ -29,9 +29,9 @@ def connect(scale: Scale) -> Iterator[Row]:
         for turn in range(rounds + 1):
             secrets = [token(http, "bench") for _ in range(step)]
             costs = [
-                _cost_of_connects(server, [secret] * step, socks),
-                _cost_of_connects(server, secrets, socks),
-                _cost_of_connects(loop, [secret] * step, socks),
+                cost_of_connects(server, [secret] * step, socks),
+                cost_of_connects(server, secrets, socks),
+                cost_of_connects(loop, [secret] * step, socks),
             ]
             if turn > 0:
                 for samples, cost in zip((same, distinct, bare), costs, strict=True):
@@ -49,7 +49,7 @@ def connect(scale: Scale) -> Iterator[Row]:
     yield Row("the same, without the bare loop's cost", own, "µs/connect")
 
 
-def _cost_of_connects(server: Process, tokens: list[str], socks: list[socket.socket]) -> float:
+def cost_of_connects(server: Process, tokens: list[str], socks: list[socket.socket]) -> float:
     before = server.settled_cpu()
     socks += [websocket(server.port, secret) for secret in tokens]
     return (server.settled_cpu() - before) / len(tokens) * 1e6

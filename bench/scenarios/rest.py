@@ -41,6 +41,12 @@ class Contender:
         self.rates.setdefault(what, []).append(responses / took)
         self.latencies.setdefault(what, []).extend(latencies)
 
+    def row(self, what: str) -> Row:
+        cpu = statistics.median(self.cpu[what])
+        p99 = percentile(self.latencies[what], 99) * 1e3
+        note = f"{cpu:.0f} µs CPU each, p99 {p99:.1f} ms"
+        return Row(f"{what}: {self.name}", self.rates[what], "requests/s", note=note)
+
 
 ONE = "insert, 1 connection"
 GET_ONE = "get by id, 1 connection"
@@ -59,16 +65,16 @@ def rest(scale: Scale) -> Iterator[Row]:
     count, rounds, seconds = scale(10_000, 10_000, 500), scale(6, 3, 1), scale(2.0, 1.0, 0.1)
     with ExitStack() as stack:
         contenders = [
-            _paperdb(stack.enter_context(paperdb("--http", "raw")), "PaperDB", count),
-            _paperdb(stack.enter_context(paperdb("--http", "quart")), "Quart on Hypercorn", count),
+            fill_paperdb(stack.enter_context(paperdb("--http", "raw")), "PaperDB", count),
+            fill_paperdb(stack.enter_context(paperdb("--http", "quart")), "Quart on Hypercorn", count),
         ]
         if missing := peers.POCKETBASE.missing():
             yield Row("PocketBase", [], "", note=missing)
         else:
-            contenders.append(_pocketbase(stack.enter_context(peers.pocketbase()), count))
+            contenders.append(fill_pocketbase(stack.enter_context(peers.pocketbase()), count))
         ours, *others = contenders
         variants = {
-            what: _paperdb(stack.enter_context(paperdb(*options)), f"PaperDB, {name}", count)
+            what: fill_paperdb(stack.enter_context(paperdb(*options)), f"PaperDB, {name}", count)
             for what, (name, options, _) in VARIANTS.items()
         }
         commits: list[float] = []
@@ -84,10 +90,10 @@ def rest(scale: Scale) -> Iterator[Row]:
             if what == ONE:
                 # PocketBase does not wait for the disk. This is the most that waiting allows, without a server.
                 yield Row(f"{ONE}: bare SQLite, one commit after another", commits, "commits/s")
-                yield _row(ours, GET_ONE)
+                yield ours.row(GET_ONE)
                 yield _beside_commit_and_get(ours, commits)
             for contender in others:
-                yield _row(contender, what)
+                yield contender.row(what)
             row = _beside(ours, others, what)
             yield row
             if what in variants and others[1:]:
@@ -116,7 +122,7 @@ def _beside_commit_and_get(ours: Contender, commits: list[float]) -> Row:
 
 def _beside(ours: Contender, others: list[Contender], what: str) -> Row:
     """PaperDB's row. Its ratio is to the last of the others; its note has the ratios to the rest."""
-    row = _row(ours, what)
+    row = ours.row(what)
     ratios = {other.name: ratio(ours.rates[what], other.rates[what]) for other in others}
     row.baseline, row.ratio = ratios.popitem()
     row.budget = BUDGETS.get(what, "") if row.baseline.startswith("PocketBase") else ""
@@ -125,18 +131,11 @@ def _beside(ours: Contender, others: list[Contender], what: str) -> Row:
     return row
 
 
-def _row(contender: Contender, what: str) -> Row:
-    cpu = statistics.median(contender.cpu[what])
-    p99 = percentile(contender.latencies[what], 99) * 1e3
-    note = f"{cpu:.0f} µs CPU each, p99 {p99:.1f} ms"
-    return Row(f"{what}: {contender.name}", contender.rates[what], "requests/s", note=note)
-
-
 def _documents(count: int) -> list[dict[str, object]]:
     return [{"text": TEXT, "group": n % GROUPS} for n in range(count)]
 
 
-def _paperdb(server: Process, name: str, count: int) -> Contender:
+def fill_paperdb(server: Process, name: str, count: int) -> Contender:
     http = Http(server.port, server.key)
     for start in range(0, count, 1000):
         response = http.request("POST", "/found/bulk", _documents(count)[start : start + 1000])
@@ -147,7 +146,7 @@ def _paperdb(server: Process, name: str, count: int) -> Contender:
     return Contender(name, server, _requests(insert, get, find))
 
 
-def _pocketbase(pocketbase: peers.PocketBase, count: int) -> Contender:
+def fill_pocketbase(pocketbase: peers.PocketBase, count: int) -> Contender:
     id = pocketbase.fill("found", _documents(count))
     pocketbase.create_collection("bench")
     path = "/api/collections/{}/records"

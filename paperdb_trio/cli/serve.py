@@ -72,7 +72,10 @@ def _serve_node(said: Effective) -> None:
     from paperdb_trio.server.serving import serve_node
 
     settings, url = said.settings, said.settings.store
+    # For large snapshots, and for a self-signed certificate.
+    Path(settings.data).mkdir(mode=0o700, parents=True, exist_ok=True)
     postgres.prepare(url, create=True, durable=settings.durability == "disk").close()
+    postgres.check_wakes(url)
     place = _Place(partial(postgres.apply, url), partial(postgres.has_valid_key, url))
     first_key = _set_up(place) if postgres.is_empty(url) else None
     _run(partial(trio.run, serve_node, settings, partial(_announce, said, place, first_key)))

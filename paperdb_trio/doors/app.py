@@ -24,7 +24,7 @@ from paperdb_trio.net.messages import (
     body_too_late,
     error_response,
 )
-from paperdb_trio.realtime.eventstream import event_pages
+from paperdb_trio.realtime.eventpages import event_pages
 from paperdb_trio.rest.routes import respond
 from paperdb_trio.services import Services
 

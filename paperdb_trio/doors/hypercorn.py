@@ -28,7 +28,7 @@ from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.cors import refusal
 from paperdb_trio.net.messages import REQUEST, Request
 from paperdb_trio.net.stream import ByteStream
-from paperdb_trio.realtime.eventstream import StreamCut
+from paperdb_trio.realtime.eventpages import StreamCut
 from paperdb_trio.services import Services
 
 log = logging.getLogger("paperdb.hypercorn")

@@ -156,6 +156,7 @@ class Gateway:
         offered = _offered(head)
         bearer = _bearer(offered)
         grant = tokens.verify(services.accounts, _token(head, query, bearer))
+        services.accounts.used.add(grant.key_id)
         # A client that offers subprotocols must get one of them.
         return grant, SUBPROTOCOL if SUBPROTOCOL in offered else bearer
 

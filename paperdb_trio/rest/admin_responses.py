@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from paperdb_trio.delivery.explaining import OUTCOMES
 from paperdb_trio.rest.parameters import REVOKE
@@ -181,3 +181,57 @@ class Why(Struct, rename="camel"):
     unsent_bytes: Number
     change: ExplainedChange | None
     topics: list[ExplainedTopic]
+
+
+class MeasureSample(Struct):
+    """`suffix`: of a histogram, `_bucket` (up to the label `le`), `_sum` or `_count`."""
+
+    labels: dict[str, str]
+    value: float
+    suffix: str
+
+
+class Measure(Struct):
+    """A figure of `/metrics`, of all processes together. Samples of single routes are added up."""
+
+    name: str
+    type: Annotated[str, Meta(extra_json_schema={"enum": ["counter", "gauge", "histogram"]})]
+    samples: list[MeasureSample]
+
+
+class Audience(Struct, rename="camel"):
+    """WebSockets and event streams. `maxLagChanges`: how far the last one is behind."""
+
+    live: Number = 0
+    catching_up: Number = 0
+    max_lag_changes: Number = 0
+    by_transport: dict[str, Number] = field(default_factory=dict)
+    by_database: dict[str, Number] = field(default_factory=dict)
+
+
+class SlowQuery(Struct, rename="camel"):
+    """`filter`: its shape, without the values. `suggestion`: the fields of an index that would help, separated
+    by commas; null if none would."""
+
+    at: Time
+    kind: Literal["find", "count"]
+    database: str
+    collection: str
+    ms: Number
+    filter: str
+    sort: str | None = None
+    index: str | None = None
+    order: str | None = None
+    documents: Number | None = None
+    suggestion: str | None = None
+
+
+class ServerHealth(Struct, rename="camel"):
+    """`processes`: their names; one empty name if there is only one. `slowQueries`: the newest first."""
+
+    at: Time
+    version: str
+    processes: list[str]
+    measures: list[Measure]
+    audience: Audience
+    slow_queries: list[SlowQuery]

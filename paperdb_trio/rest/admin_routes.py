@@ -12,6 +12,7 @@ from paperdb_trio.rest import admin_live as live
 from paperdb_trio.rest import admin_responses as responses
 from paperdb_trio.rest import admin_webhooks as webhooks
 from paperdb_trio.rest.admin_call import PREFIX, AdminCall
+from paperdb_trio.rest.admin_health import health
 from paperdb_trio.rest.bodies import Body
 from paperdb_trio.rest.table import Access, Route
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
@@ -81,6 +82,7 @@ ADMIN_ROUTES: Final = (
     _route(Access.ADMIN, "DELETE", "keys/:key", access.revoke_key, {200: KeyInfo}, refuses=("CONFLICT",)),
     _route(Access.ADMIN, "GET", "secrets", access.list_secrets, {200: responses.Secrets}),
     _route(Access.ADMIN, "POST", "secrets", access.rotate_secret, {201: SecretInfo}),
+    _route(Access.OWN, "GET", "health", health, {200: responses.ServerHealth}),
     _route(
         Access.OWN,
         "GET",

@@ -10,7 +10,7 @@ from collections.abc import Container, Mapping
 from functools import partial
 from typing import Any, Final
 
-from msgspec import UNSET, Raw, Struct, UnsetType, ValidationError, convert
+from msgspec import UNSET, Raw, ValidationError, convert
 from msgspec.structs import asdict
 
 from paperdb_trio.errors import ApiError, bad_request
@@ -19,7 +19,7 @@ from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import check_document, encode
 from paperdb_trio.net.messages import NO_STORE, Response, document_response, json_response
 from paperdb_trio.rest.call import LARGE_BYTES, Call
-from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET
+from paperdb_trio.rest.parameters import ATOMIC, COUNT, EXPLAIN, LIMIT, OFFSET, Query
 from paperdb_trio.rest.responses import Bulk, Count, Deleted, Explanation, Failure, Page, Versions
 from paperdb_trio.store.operations import (
     EVERY_TAG,
@@ -98,19 +98,6 @@ def _bulk_response(result: tuple[list[bytes], list[BulkFailure]]) -> Response:
 async def find(call: Call) -> Response:
     """Find documents."""
     return await _find(call, call.query)
-
-
-class Query(Struct, forbid_unknown_fields=True):
-    """The members of a body that stands for the parameters of `find`."""
-
-    filter: dict[str, Any] = {}
-    sort: str = ""
-    limit: int | UnsetType = UNSET
-    offset: int = 0
-    select: str = ""
-    after: str | UnsetType = UNSET
-    count: bool = False
-    explain: bool = False
 
 
 async def query(call: Call) -> Response:

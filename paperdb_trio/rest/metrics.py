@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import resource
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -22,7 +21,8 @@ from paperdb_trio.measures import Family, Sample, counter, gauge, histogram
 from paperdb_trio.services import Services
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-_STATES: Final = {SubscriberState.LIVE: "live", SubscriberState.CATCHING_UP: "catching_up"}
+STEP: Final = 32
+"""Subscribers, or samples, between two looks at the clock."""
 
 
 async def families(services: Services, of_each: bool) -> list[Family]:
@@ -39,7 +39,7 @@ async def families(services: Services, of_each: bool) -> list[Family]:
         *services.more_measures(),
     ]
     if of_each:
-        found += _databases(services, hub, audience)
+        found += [*_databases(services, hub, audience), await _collections(services, hub)]
     return found
 
 
@@ -51,16 +51,18 @@ async def text(families: Sequence[Family]) -> bytes:
     turn, lines = TimeSlice(), []
     for family in families:
         lines.append(f"# HELP {family.name} {family.help}\n# TYPE {family.name} {family.type}\n")
-        for labels, value, suffix in family.samples:
+        for n, (labels, value, suffix) in enumerate(family.samples):
             shown = ",".join([f'{name}="{_escaped(of)}"' for name, of in labels.items()])
             braces = f"{{{shown}}}" if shown else ""
             lines.append(f"{family.name}{suffix}{braces} {float(value)!r}\n")
-            if turn.is_over():
+            if not n % STEP and turn.is_over():
                 await turn.pass_on()
     return "".join(lines).encode()
 
 
 def _escaped(text: str) -> str:
+    if text.isalnum():
+        return text
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
@@ -89,20 +91,24 @@ class _Audience:
     """The subscribers of one database: how many in each state, and how far the last one is behind."""
 
     def __init__(self) -> None:
-        self.states: Counter[str] = Counter()
+        self.states = {"live": 0, "catching_up": 0}
         self.lag = 0
 
 
 async def _audience(services: Services) -> dict[int, _Audience]:
+    """By database. It takes 1 µs for each subscriber."""
     turn = TimeSlice()
     found: dict[int, _Audience] = {}
-    for subscriber in services.subscribers():
-        state = _STATES.get(subscriber.state)
-        if state is not None:
-            of = found.setdefault(subscriber.database_id, _Audience())
-            of.states[state] += 1
+    for n, subscriber in enumerate(services.subscribers()):
+        of = found.get(subscriber.database_id)
+        if of is None:
+            of = found[subscriber.database_id] = _Audience()
+        if subscriber.state is SubscriberState.LIVE:
+            of.states["live"] += 1
+        elif subscriber.state is SubscriberState.CATCHING_UP:
+            of.states["catching_up"] += 1
             of.lag = max(of.lag, subscriber.lag)
-        if turn.is_over():
+        if not n % STEP and turn.is_over():
             await turn.pass_on()
     return found
 
@@ -110,14 +116,13 @@ async def _audience(services: Services) -> dict[int, _Audience]:
 def _connections(
     services: Services, hub: Collection[Figures], audience: Collection[_Audience]
 ) -> Iterator[Family]:
-    states = sum((of.states for of in audience), Counter[str]())
     yield gauge("paperdb_connections", "Open connections", services.open_connections())
     yield gauge("paperdb_live_connections", "WebSockets and event streams", services.live_connections())
     yield Family(
         "paperdb_subscribers",
         "gauge",
         "WebSockets and event streams that have everything, and that read what they missed from the log",
-        [Sample({"state": state}, states[state]) for state in _STATES.values()],
+        [Sample({"state": state}, sum(of.states[state] for of in audience)) for state in _Audience().states],
     )
     yield gauge(
         "paperdb_subscriber_lag_changes",
@@ -185,7 +190,7 @@ def _databases(
         [
             Sample({**labels, "state": state}, of.states[state])
             for labels, of in of_audience
-            for state in _STATES.values()
+            for state in of.states
         ],
     )
     yield Family(
@@ -213,13 +218,21 @@ def _databases(
     yield gauges("paperdb_database_live_queries", "As paperdb_live_queries", lambda of: of.queries)
     yield gauges("paperdb_database_log_head", "The seq of the newest change", lambda of: of.head)
     yield gauges("paperdb_database_log_trimmed", "The seq of the newest change gone", lambda of: of.trimmed)
-    yield Family(
+
+
+async def _collections(services: Services, hub: Mapping[int, Figures]) -> Family:
+    turn = TimeSlice()
+    samples: list[Sample] = []
+    for database in services.accounts.databases():
+        changes = hub[database.id].changes if database.id in hub else {}
+        samples += [
+            Sample({"database": database.name, "collection": name}, count) for name, count in changes.items()
+        ]
+        if turn.is_over():
+            await turn.pass_on()
+    return Family(
         "paperdb_collection_changes_total",
         "counter",
         "Changes published; beyond 1,000 collections of a database, those of the rest have no name",
-        [
-            Sample({**labels, "collection": name}, count)
-            for labels, of in of_hub
-            for name, count in of.changes.items()
-        ],
+        samples,
     )

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from msgspec import UNSET, Struct, UnsetType
+
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import bad_request
 
@@ -159,3 +161,16 @@ PARAMETERS: Final = {
         *(REVOKE, SEQ, COLLECTION, ID),
     )
 }
+
+
+class Query(Struct, forbid_unknown_fields=True):
+    """The members of a body that stands for the parameters of `find`."""
+
+    filter: dict[str, Any] = {}
+    sort: str = ""
+    limit: int | UnsetType = UNSET
+    offset: int = 0
+    select: str = ""
+    after: str | UnsetType = UNSET
+    count: bool = False
+    explain: bool = False

@@ -38,6 +38,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.realtime.inspector import Inspector
+from paperdb_trio.rest.admin_health import report as health_report
 from paperdb_trio.rest.metrics import families
 from paperdb_trio.server.board import Board, WorkerCounts
 from paperdb_trio.server.chores import Chores
@@ -202,6 +203,7 @@ async def _serve(
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
         services.reports |= Inspector(services, gateway).reports
+        services.reports["health"] = partial(health_report, services)
         services.reports["metrics"] = partial(families, services)
         services.subscribers = gateway.subscribers
 

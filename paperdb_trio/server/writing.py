@@ -64,10 +64,13 @@ class _Worker:
             nursery.cancel_scope.cancel()
 
     def tell(self, heads: dict[int, int], message: bytes) -> None:
-        if self._behind or self.link.unsent_bytes > MAX_UNSENT:
-            self._behind.update(heads)
-        else:
+        unsent = self.link.unsent_bytes
+        if not self._behind and unsent <= MAX_UNSENT:
             self.link.send(Kind.CHANGES, message)
+            return
+        self._behind.update(heads)
+        if unsent < MAX_UNSENT // 4:
+            self._tell_heads()
 
     def _tell_heads(self) -> None:
         if self._behind:

@@ -252,6 +252,10 @@ class Store(Log, Submits, Directories, Records, Protocol):
         """Whether the disk is full: only operations that free space are done."""
         ...
 
+    def slow_queries(self) -> list[dict[str, Any]]:
+        """The newest slow finds and counts of this process: see `SlowQueries`. `database`: its id."""
+        ...
+
     def measures(self) -> list[Family]:
         """What `/metrics` shows of the store: totals, never of one database."""
         ...

@@ -8,14 +8,20 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections import deque
 from typing import Any, Final
 
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.model import timestamp
 from paperdb_trio.store.plan import Plan, Shelf, described
 from paperdb_trio.store.query import Question, shape
 
 LINES_A_MINUTE: Final = 60
 """For finds, and for counts. Later ones are counted."""
+
+
+LATEST: Final = 100
+"""Slow queries that are remembered."""
 
 
 class SlowQueries:
@@ -24,6 +30,7 @@ class SlowQueries:
     def __init__(self, ms: int) -> None:
         self.seconds = ms / 1000 if ms else math.inf
         self._log = SparingLog(logging.getLogger("paperdb.slow"), burst=LINES_A_MINUTE)
+        self._latest: deque[dict[str, Any]] = deque(maxlen=LATEST)
 
     def note(
         self,
@@ -40,7 +47,12 @@ class SlowQueries:
         fields |= {"filter": shape(filter)}
         if sort:
             fields["sort"] = sort
+        self._latest.append({"at": timestamp(time.time()), "kind": kind, **fields, **plan})
         self._log.log(logging.WARNING, f"slow {kind}", fields=fields | plan)
+
+    def latest(self) -> list[dict[str, Any]]:
+        """The newest ones, the oldest of these first: the fields of their lines, `at` and `kind`."""
+        return [*self._latest.copy()]
 
 
 class Watch:

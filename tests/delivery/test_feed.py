@@ -104,6 +104,7 @@ def test_a_member_that_cannot_take_a_chunk_is_put_outside_and_the_others_get_it_
         assert all(bool(member.got) is (n not in bad) for n, member in enumerate(members))
 
 
+@pytest.mark.interpreted
 def test_a_member_that_leaves_in_the_middle_of_a_chunk_knows_whether_it_had_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -134,6 +134,7 @@ async def test_the_bounds_only_grow() -> None:
     assert (hub.committed(1), hub.published(1)) == (12, 10)
 
 
+@pytest.mark.interpreted
 async def test_other_tasks_run_while_it_publishes(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ async def test_other_tasks_run_while_it_publishes(
     assert turns >= 9
 
 
+@pytest.mark.interpreted
 async def test_a_large_commit_is_published_in_portions_and_nothing_is_missing_or_repeated(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,6 +200,7 @@ async def test_a_subscriber_that_leaves_leaves_nothing_behind(nursery: trio.Nurs
     assert world.is_forgotten()
 
 
+@pytest.mark.interpreted
 async def test_a_member_that_leaves_inside_a_publish_gets_nothing_more(
     nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ async def test_a_new_interest_does_not_bring_older_changes(world: World, nursery
     assert payloads(sink.data) == [e for e in world.events() if b'"a"' in e or b'{"seq":7,' in e]
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("extra", range(6))
 async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing(
     world: World, nursery: trio.Nursery, yielding: None, extra: int
@@ -96,6 +97,7 @@ async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing
         assert payloads(sink.data) == (world.events("a") if n % 2 else world.events("a", "c"))
 
 
+@pytest.mark.interpreted
 async def test_becoming_live_inside_a_publish_misses_and_repeats_nothing(
     world: World, nursery: trio.Nursery, yielding: None
 ) -> None:

@@ -11,7 +11,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import jwt
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
-from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import NO_TLS, Server
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -184,9 +183,8 @@ def open_raw(
 
 def forge(server: Server, *collections: str, lifetime: float = 60, secret: bytes = b"", **claims: Any) -> str:
     """A token with any claims, signed with the server's own secret (or `secret`)."""
-    with closing(connect(server.data / "paperdb.sqlite", read_only=True)) as db:
-        kid, own = db.execute("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL").fetchone()
-        (key,) = db.execute("SELECT id FROM keys ORDER BY created_at LIMIT 1").fetchone()
+    ((kid, own),) = server.rows("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL")
+    ((key,),) = server.rows("SELECT id FROM keys ORDER BY created_at LIMIT 1")
     now = time.time()
     body = {
         "iss": "paperdb",

@@ -287,6 +287,7 @@ def test_older_subscriptions_go_on_while_a_new_one_catches_up(server: Server, co
     assert len(plain) == len(set(plain))
 
 
+@pytest.mark.sqlite
 def test_changes_of_an_older_version_are_a_reset(start_server: StartServer, tmp_path: Path) -> None:
     """An update that was logged without what it changed may have left any view."""
     data = tmp_path / "old"

@@ -69,6 +69,9 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         case.query["confirm"] = case.path_parameters["collection"]
     if operation == "delete_database" and case.meta.generation.mode.is_positive:
         case.query["confirm"] = case.path_parameters["database"]
+    if operation == "explain_connection" and case.meta.generation.mode.is_positive:
+        # Either this, or the other two together.
+        case.query = {"seq": (case.query or {}).get("seq", 1)}
     if operation in LISTS and case.query and case.meta.generation.mode.is_positive:
         case.query.pop("after", None)  # it comes from a response
         case.query.pop("database", None)

@@ -134,6 +134,7 @@ def _socket(server: Server, token: str) -> Any:
     return connect(f"{server.ws_url}/?token={token}", proxy=None, close_timeout=2)
 
 
+@pytest.mark.sqlite
 def test_a_deleted_database_is_gone_at_once_and_later_from_the_file(
     server: Server, admin: httpx.Client
 ) -> None:
@@ -178,6 +179,7 @@ def test_a_deleted_database_is_gone_at_once_and_later_from_the_file(
     assert "All is well" in server.cli("check")
 
 
+@pytest.mark.sqlite
 def test_a_removal_goes_on_after_a_kill(start_server: StartServer) -> None:
     server = start_server()
     server.cli("databases", "create", "doomed", "--plan", "pro")
@@ -276,6 +278,7 @@ def test_secrets_rotate_without_being_shown(server: Server, admin: httpx.Client)
         assert server.request("GET", "/c/count", key=token).status_code == 200
 
 
+@pytest.mark.sqlite
 def test_no_secret_hash_or_token_is_ever_listed(server: Server, admin: httpx.Client) -> None:
     made = new_key(admin, "secret", database="default")
     token = server.token("c", key=made["key"])

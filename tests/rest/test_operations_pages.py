@@ -44,6 +44,19 @@ def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartSe
     wait_until(lambda: value(text(), "paperdb_live_connections") == 0)
 
 
+def test_an_admin_key_shows_each_database_with_and_without_a_metrics_key(start_server: StartServer) -> None:
+    open_server, closed_server = start_server(), start_server("--metrics-key", "prometheus")
+    for server in (open_server, closed_server):
+        server.insert("c", {"n": 1})
+        key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
+        wait_until(lambda s=server, k=key: s.request("GET", "/admin.v1/me", key=k).status_code == 200)  # type: ignore[misc]
+        sample = 'paperdb_collection_changes_total{database="default",collection="c"}'
+        assert value(server.request("GET", "/metrics", key=key).text, sample) == 1
+        assert server.request("GET", "/metrics", key=f"{key}x").status_code == 401
+    assert "paperdb_collection" not in open_server.request("GET", "/metrics").text
+    assert closed_server.request("GET", "/metrics").status_code == 401
+
+
 def test_the_servers_own_housekeeping_is_not_counted(start_server: StartServer) -> None:
     server = start_server("--retention-count", "1")
     for n in range(3):
@@ -60,8 +73,8 @@ def test_requests_count_by_route_and_status_refusals_by_code(start_server: Start
     token = server.token("c")
     assert server.request("GET", "/c/docs", key=token).status_code == 200
     assert server.request("GET", "/c/docs", key=f"{token}x").status_code == 401
-    for path in ("/c/nothing/at/all", "/nor/here/or/there"):
-        assert server.request("BREW", path).status_code in (400, 404, 405)
+    for method in ("BREW", "PROPFIND"):
+        assert server.request(method, "/c/nothing/at/all").status_code in (400, 404, 405)
     with pytest.raises(InvalidStatus), connect(f"{server.ws_url}/?token=no", proxy=None):
         pass
     with server.connect("c"):
@@ -77,12 +90,13 @@ def test_requests_count_by_route_and_status_refusals_by_code(start_server: Start
     assert requests("GET", "/:collection/docs", 401) == 1
     assert requests("GET", "/", 101) == 1
     assert "BREW" not in metrics
+    assert "PROPFIND" not in metrics
     assert "nothing" not in metrics
     seconds = 'paperdb_http_request_duration_seconds_{}{{method="GET",route="/:collection/docs"{}}}'
     assert value(metrics, seconds.format("count", "")) == 2
     assert value(metrics, seconds.format("bucket", ',le="+Inf"')) == 2
     assert 0 < value(metrics, seconds.format("sum", "")) < 10
-    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 1
+    assert value(metrics, 'paperdb_refusals_total{code="NOT_FOUND"}') == 2
     assert value(metrics, "paperdb_tokens_minted_total") == 2
     assert value(metrics, 'paperdb_tokens_refused_total{reason="INVALID_TOKEN"}') == 2
 

@@ -92,6 +92,7 @@ async def test_large_changes_take_more_pages_and_none_is_lost(file: Path, sizes:
         assert len(page) <= 1 or total <= 5 * PAGE_BYTES + max(sizes)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("quiet", [9, 10, 11, 25])
 async def test_rare_collection_is_found_behind_many_changes(
     file: Path, monkeypatch: pytest.MonkeyPatch, quiet: int

@@ -45,7 +45,10 @@ KEYS = {
 
 
 def complaint(event: dict[str, Any]) -> str | None:
-    """What a page complains of in this event: errors, also of its policy. What a server refuses is not one."""
+    """What a page complains of in this event: errors, also of its policy.
+
+    What a server refuses is not one, nor a message to a socket that it has just closed.
+    """
     what = event.get("params", {})
     match event.get("method"):
         case "Runtime.exceptionThrown":
@@ -53,7 +56,8 @@ def complaint(event: dict[str, Any]) -> str | None:
         case "Runtime.consoleAPICalled" if what["type"] in ("error", "warning", "assert"):
             return json.dumps(what["args"])
         case "Log.entryAdded" if what["entry"]["level"] == "error" and what["entry"]["source"] != "network":
-            return str(what["entry"]["text"])
+            text = str(what["entry"]["text"])
+            return None if text == "WebSocket is already in CLOSING or CLOSED state." else text
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from tests.conftest import Server, wait_until
 from tests.web.cdp import Page
 from tests.web.tools import AXE, node_tool
 
@@ -22,6 +23,13 @@ VIOLATIONS = """
     axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
       .filter(({ impact }) => impact === "serious" || impact === "critical")
       .map(({ id, nodes }) => [id, nodes.slice(0, 3).map((node) => node.html + node.failureSummary)]))"""
+
+
+def admin_key(server: Server, label: str = "") -> str:
+    """A new admin key that the server already knows."""
+    created = json.loads(server.cli("keys", "create", "--admin", "--label", label, "--json"))
+    wait_until(lambda: server.request("GET", "/admin.v1/me", key=created["key"]).status_code == 200)
+    return str(created["key"])
 
 
 def sign_in(page: Page, key: str) -> None:

@@ -5,14 +5,17 @@ A server with the data of a small shop; Chromium at a fixed size. Each picture h
 
 from __future__ import annotations
 
+import contextlib
 import random
 import tempfile
 from pathlib import Path
 
+from websockets.sync.client import connect
+
 from tests.conftest import Server
 from tests.docs import ROOT
 from tests.web.cdp import Page, chromium
-from tests.web.dashboard import LIVE, ROWS, click, dark, fill, sign_in, visit
+from tests.web.dashboard import LIVE, ROWS, admin_key, click, dark, fill, sign_in, visit
 
 MAX_BYTES = 150_000
 WIDTH, HEIGHT = 1160, 660
@@ -84,6 +87,31 @@ def tokens(page: Page) -> None:
     save(page, "tokens")
 
 
+def inspector(page: Page, server: Server) -> None:
+    dark(page, False)
+    with contextlib.ExitStack() as stack:
+        for number, name in enumerate(PEOPLE):
+            rule = {"filter": {"customer": name}, "select": ["item", "status"]}
+            collections = {"orders": rule} if number % 2 else {"orders": {}, "stock": {}}
+            body = {"collections": collections, "subject": name}
+            token = server.request("POST", "/realtime/token", json=body).json()["token"]
+            stack.enter_context(connect(f"{server.ws_url}/?since=now&token={token}", proxy=None))
+        visit(page, "inspector", "document.querySelectorAll('.list tbody tr').length >= 5")
+        page.wait("document.querySelector('.list').innerText.includes('first')")
+        save(page, "inspector")
+
+
+def health(page: Page, server: Server) -> None:
+    dark(page, True)
+    visit(page, "health", "document.querySelector('.card .line-0')?.getAttribute('d')?.includes('L')")
+    chance = random.Random(2)
+    for _ in range(30):
+        for _ in range(chance.randint(1, 60)):
+            server.request("PATCH", "/stock/docs/ink", json={"left": chance.randint(0, 20)})
+    page.run("document.querySelector('main').scrollIntoView()")
+    save(page, "health")
+
+
 def main() -> None:
     size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
     with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +125,10 @@ def main() -> None:
                 documents(page)
                 live(page, server)
                 tokens(page)
+                click(page, "Sign out")
+                sign_in(page, admin_key(server))
+                inspector(page, server)
+                health(page, server)
         finally:
             server.stop()
 

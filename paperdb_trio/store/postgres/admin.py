@@ -14,12 +14,12 @@ from typing import TypeVar
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.postgres import records
-from paperdb_trio.store.postgres.prepare import prepare, unavailable
+from paperdb_trio.store.postgres.prepare import check_wakes, prepare, unavailable
 from paperdb_trio.store.postgres.records import Asked
 from paperdb_trio.store.postgres.transaction import Transaction
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 
-__all__ = ("apply", "has_valid_key", "is_empty", "prepare", "read", "records")
+__all__ = ("apply", "check_wakes", "has_valid_key", "is_empty", "prepare", "read", "records")
 
 Result = TypeVar("Result")
 
@@ -53,7 +53,10 @@ def apply(url: str, operation: Operation[Result], show: Callable[[], None] | Non
 def read(url: str, asked: Asked[Result]) -> Result:
     """What one of `records` finds."""
     with closing(prepare(url)) as session:
-        return asked.made(session.query(asked.sql, *asked.parameters))
+        try:
+            return asked.made(session.query(asked.sql, *asked.parameters))
+        except (ServerError, ConnectionLost) as error:
+            raise unavailable("PostgreSQL refused this", error) from None
 
 
 def has_valid_key(url: str, hash: bytes | None = None) -> bool:

@@ -9,16 +9,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import trio
-from psycopg import pq
 from psycopg.pq import abc
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.measures import Histogram
-from paperdb_trio.store.postgres.session import connect
+from paperdb_trio.store.postgres.connecting import SETTINGS, cancel, connect
 from paperdb_trio.store.postgres.wire import ConnectionLost, Parameter, Row, ServerError, Statement, Wire
 from paperdb_trio.store.refusals import storage_away, storage_failed
 
@@ -36,7 +35,13 @@ class Connection:
 
     @classmethod
     async def open(cls, url: str) -> Connection:
-        return cls(await trio.to_thread.run_sync(connect, url))
+        connection = cls(await trio.to_thread.run_sync(connect, url))
+        try:
+            await connection.queries(SETTINGS)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     @property
     def backend(self) -> int:
@@ -47,7 +52,7 @@ class Connection:
         return self._wire.in_transaction
 
     def close(self) -> None:
-        if not self.busy or self._connection.status == pq.ConnStatus.OK:
+        with suppress(ConnectionLost):
             trio.lowlevel.notify_closing(self._wire.socket)
         self._wire.close()
 
@@ -99,8 +104,7 @@ class Connection:
 
     async def stop(self) -> None:
         """Have PostgreSQL stop what it does, and wait until it has."""
-        cancel = self._connection.get_cancel()
-        await trio.to_thread.run_sync(cancel.cancel)
+        await trio.to_thread.run_sync(cancel, self._connection)
         await self.results()
 
 

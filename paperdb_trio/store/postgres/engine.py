@@ -60,7 +60,7 @@ class PostgresStore:
         self.fault: Callable[[], Fault | None] = self.writer.fault
         self.get, self.find, self.count = self._reader.get, self._reader.find, self._reader.count
         self.collections, self.schema = self._reader.collections, self._reader.schema
-        self.history = self._reader.history
+        self.history, self.slow_queries = self._reader.history, self._reader.slow_queries
         self.directory = self._watching.directory
         self.page = self._log.page
 

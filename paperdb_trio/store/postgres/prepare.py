@@ -7,6 +7,7 @@ all that can be looked at is right.
 from __future__ import annotations
 
 import logging
+import os
 from typing import Final
 
 from paperdb_trio.errors import StartupError
@@ -18,6 +19,9 @@ log = logging.getLogger("paperdb.store")
 
 OLDEST: Final = 15
 EXIT_UNAVAILABLE: Final = 69
+WAKE_SECONDS: Final = 5.0
+_OF_ANOTHER_SESSION: Final = ("26000", "42P05")
+"""A prepared statement is missing, or there already."""
 
 _SETTINGS: Final = (
     "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
@@ -30,12 +34,14 @@ def connected(url: str) -> Session:
     """Raises `StartupError`."""
     try:
         return Session(url)
-    except ConnectionLost as error:
+    except (ServerError, ConnectionLost) as error:
         raise unavailable("Cannot connect to PostgreSQL", error) from None
 
 
 def unavailable(what: str, error: Exception) -> StartupError:
     """With PostgreSQL's message, in one line."""
+    if isinstance(error, ServerError) and error.state in _OF_ANOTHER_SESSION:
+        return _pooler()
     return StartupError(f"{what}: {' '.join(str(error).split())}", EXIT_UNAVAILABLE)
 
 
@@ -79,6 +85,30 @@ def _check(session: Session, *, durable: bool) -> None:
         raise StartupError(
             "PostgreSQL's setting 'synchronous_commit' is off: acknowledged writes could be lost. Expected on"
         )
+
+
+def check_wakes(url: str) -> None:
+    """Raises a `StartupError` if a NOTIFY does not reach a LISTEN, as behind a pooler in transaction mode."""
+    listening, other = connected(url), connected(url)
+    try:
+        channel = f"paperdb_{os.urandom(8).hex()}"
+        listening.query(f"LISTEN {channel}")
+        other.query(f"NOTIFY {channel}")
+        if not listening.notification(WAKE_SECONDS):
+            raise _pooler()
+    except (ServerError, ConnectionLost) as error:
+        raise unavailable("PostgreSQL refused to listen", error) from None
+    finally:
+        listening.close()
+        other.close()
+
+
+def _pooler() -> StartupError:
+    return StartupError(
+        "This URL does not keep a session: is it that of a pooler in transaction mode? Expected PostgreSQL "
+        "itself, or a pooler in session mode",
+        EXIT_UNAVAILABLE,
+    )
 
 
 def version(session: Session) -> int | None:

@@ -12,9 +12,9 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 import msgspec
 
 from paperdb_trio.model import timestamp
-from paperdb_trio.store.indexes import Index, stored_indexes
 from paperdb_trio.store.postgres.wire import Parameter, Row
-from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo, made
+from paperdb_trio.store.registry import index_infos
 from paperdb_trio.store.rowkeys import SEQ_BITS
 
 T = TypeVar("T")
@@ -105,24 +105,7 @@ def _indexes(rows: list[Row]) -> list[IndexInfo] | None:
     id, text, documents, last, building = rows[0]
     pairs = [item.split(":") for item in building.decode().strip("{}").split(",") if item]
     built = {int(index_id): int(rowkey) for index_id, rowkey in pairs}
-    own = () if text is None else stored_indexes(text.decode()).all
-    return [_index(id, index, documents, last, built.get(index.id)) for index in own]
-
-
-def _index(collection_id: int, index: Index, documents: int, last: int | None, at: int | None) -> IndexInfo:
-    built = documents
-    if not index.built:
-        low = collection_id << SEQ_BITS
-        built = 0 if last is None or at is None else documents * (at - low) // max(last - low, 1)
-    return IndexInfo(
-        id=index.id,
-        fields=list(index.fields),
-        unique=index.unique,
-        automatic=index.made,
-        state="broken" if index.broken else "ready" if index.built else "building",
-        built=built,
-        documents=documents,
-    )
+    return index_infos(id, None if text is None else text.decode(), documents, built, last)
 
 
 def _time(ms: int | None) -> str | None:
@@ -130,5 +113,4 @@ def _time(ms: int | None) -> str | None:
 
 
 def _made(type: Any, row: Any) -> Any:
-    values = [value.decode() if isinstance(value, bytes) else value for value in row]
-    return type(**dict(zip(type.__struct_fields__, values, strict=True)))
+    return made(type, [value.decode() if isinstance(value, bytes) else value for value in row])

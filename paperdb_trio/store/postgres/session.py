@@ -7,49 +7,15 @@ trip. After an error the session is in a failed transaction until `rollback`.
 from __future__ import annotations
 
 import select
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
-from psycopg import pq
-from psycopg.pq import abc
-
-from paperdb_trio.store.postgres import find as finding
+from paperdb_trio.store.postgres.connecting import SETTINGS, connect
 from paperdb_trio.store.postgres.wire import ConnectionLost, Parameter, Row, ServerError, Statement, Wire
 
-OPTIONS: Final = (
-    "connect_timeout=3&client_encoding=utf8&fallback_application_name=paperdb&target_session_attrs=read-write"
-    "&keepalives_idle=10&keepalives_interval=5&keepalives_count=3&tcp_user_timeout=20000"
-)
-"""A server that is gone without a word is noticed after 20 s."""
 INTERRUPT_SECONDS: Final = 0.1
-
-_SETTINGS: Final = {
-    **finding.SESSION,
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "max_parallel_workers_per_gather": "0",
-    "client_min_messages": "warning",
-    "search_path": "paperdb",
-}
-"""Each statement has one good plan, whatever was measured of its tables: rows by key, one after the other. With
-statistics of an empty table, PostgreSQL would choose scans and hashes: 5,400 documents/s instead of 30,000."""
-
-
-def connect(url: str) -> abc.PGconn:
-    """Blocks. Raises `ConnectionLost`."""
-    connection = pq.PGconn.connect(f"{url}{'&' if '?' in url else '?'}{OPTIONS}".encode())
-    if connection.status != pq.ConnStatus.OK:
-        message = connection.get_error_message()
-        connection.finish()
-        raise ConnectionLost(message)
-    settings = "; ".join([f"SET {name}={value}" for name, value in _SETTINGS.items()])
-    result = connection.exec_(settings.encode())
-    if result.status != pq.ExecStatus.COMMAND_OK:
-        message = result.get_error_message()
-        connection.finish()
-        raise ConnectionLost(message)
-    return connection
 
 
 class Session:
@@ -63,6 +29,11 @@ class Session:
         self._poll = select.poll()
         self._added: list[Statement] = []
         self._sent = 0  # groups of statements whose rows have not been received
+        try:
+            self.run(SETTINGS)
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def backend(self) -> int:
@@ -113,6 +84,13 @@ class Session:
             wire.read()
         if wire.unsent:
             wire.flush()
+
+    def notification(self, seconds: float) -> bool:
+        """Whether one comes in that time."""
+        deadline = time.monotonic() + seconds
+        while not (found := self._wire.notifications()) and time.monotonic() < deadline:
+            self._wait()
+        return bool(found)
 
     def rollback(self) -> None:
         """End the transaction, if there is one. Raises `ConnectionLost`."""

@@ -150,7 +150,10 @@ class Wire:
 
     @property
     def socket(self) -> int:
-        return self._connection.socket
+        try:
+            return self._connection.socket
+        except psycopg.Error as error:
+            raise ConnectionLost(str(error)) from None
 
     @property
     def in_transaction(self) -> bool:

@@ -40,6 +40,7 @@ class SqliteReads:
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
         slow = SlowQueries(settings.slow_query_ms)
+        self.slow_queries = slow.latest
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._reader, self._watcher = (
             Reader(

@@ -6,7 +6,7 @@ Law: it runs only on the writer's thread, between BEGIN IMMEDIATE and COMMIT.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Final
 
 from paperdb_trio.store import keys, transaction
@@ -60,17 +60,8 @@ class Transaction(Registry, transaction.Transaction):
                 (delta, self._newest[collection_id], collection_id),
             )
 
-    @contextmanager
-    def _rows_savepoint(self) -> Iterator[None]:
-        self.connection.execute("SAVEPOINT operation")
-        try:
-            yield
-        except BaseException:
-            if self.connection.in_transaction:  # SQLite ends it itself if the disk is full
-                self.connection.execute("ROLLBACK TO operation")
-                self.connection.execute("RELEASE operation")
-            raise
-        self.connection.execute("RELEASE operation")
+    def _rows_savepoint(self) -> AbstractContextManager[None]:
+        return _savepoint(self.connection)
 
     # --- documents -------------------------------------------------------------------------------
 
@@ -352,3 +343,16 @@ def bounds(connection: sqlite.Connection) -> dict[int, tuple[int, int]]:
     """`(head, trimmed)` of every database."""
     rows = connection.execute("SELECT id, head, trimmed FROM databases")
     return {id: (head, trimmed) for id, head, trimmed in rows}
+
+
+@contextmanager
+def _savepoint(connection: sqlite.Connection) -> Iterator[None]:
+    connection.execute("SAVEPOINT operation")
+    try:
+        yield
+    except BaseException:
+        if connection.in_transaction:  # SQLite ends it itself if the disk is full
+            connection.execute("ROLLBACK TO operation")
+            connection.execute("RELEASE operation")
+        raise
+    connection.execute("RELEASE operation")

@@ -7,17 +7,17 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { table } from "./table.js";
-import { actions, button, complain, confirm, confirmByName, copy, dialog, field, number, say, select, tabs, time } from "./ui.js";
+import { actions, button, complain, confirm, confirmByName, copy, dialog, field, moment, number, say, select, tabs, time } from "./ui.js";
 
 const PLANS = [["team", "team"], ["pro", "pro"], ["free", "free: no realtime"]];
 const DAY_MS = 86_400_000;
 const EXPIRIES = [["", "never"], ["1", "in a day"], ["30", "in 30 days"], ["365", "in a year"]];
 
 const part = (name) => encodeURIComponent(name);
-const when = (text, none = "never") => (text === null || text === undefined ? none : time(text));
+const when = (text, none = "never") => (text === null || text === undefined ? none : moment(text));
 const expiry = (days) => (days === "" ? null : new Date(Date.now() + Number(days) * DAY_MS).toISOString());
 
-export function access({ session }) {
+export function access({ session, address }) {
   const isAdmin = session.kind === "admin";
   const panel = h("div", { class: "stack" });
   const loading = (load) => {
@@ -36,7 +36,8 @@ export function access({ session }) {
     element: h("section", { class: "stack", "aria-label": "Access" },
       h("h1", {}, "Access"),
       !isAdmin && h("p", { class: "hint" }, "A secret key sees its own database. To change anything, sign in with an admin key: paperdb keys create --admin."),
-      tabs(views, panel), panel),
+      tabs(views, panel), panel,
+      h("p", { class: "hint" }, "Sessions: the ", h("a", { href: address("inspector") }, "inspector"), " shows who is connected now, with which token, and can end it.")),
     close: () => {},
   };
 }
@@ -80,7 +81,7 @@ async function databases(session, isAdmin, again) {
   return [
     isAdmin && h("div", {}, button([icon("plus"), "New database"], create)),
     table("Databases", ["Name", "Plan", "Collections", "Documents", "Last seq", "Connections", "Created", ...(isAdmin ? [null] : [])], found.map((one) => [
-      h("strong", {}, one.name), one.plan, number(one.collections), number(one.documents), number(one.seq), number(one.connections ?? 0), time(one.createdAt),
+      h("strong", {}, one.name), one.plan, number(one.collections), number(one.documents), number(one.seq), number(one.connections ?? 0), moment(one.createdAt),
       ...(isAdmin ? [[button("Change", () => change(one)), " ", button("Delete", () => remove(one))]] : []),
     ])),
   ];
@@ -114,7 +115,7 @@ async function keys(session, isAdmin, again) {
   };
   const change = async (one) => {
     const label = h("input", { maxlength: "128", value: one.label, autofocus: true });
-    const ends = select([["keep", `as it is: ${when(one.expiresAt)}`], ...EXPIRIES], "keep");
+    const ends = select([["keep", `as it is: ${one.expiresAt ? time(one.expiresAt) : "never"}`], ...EXPIRIES], "keep");
     const done = await ask(`Change the key ${one.id}`, [field("Label", label), field("Expires", ends)], "Save", () =>
       session.send("PATCH", `/admin.v1/keys/${part(one.id)}`, { label: label.value, ...(ends.value !== "keep" && { expiresAt: expiry(ends.value) }) }));
     if (done) await again(say("Saved."));
@@ -131,7 +132,7 @@ async function keys(session, isAdmin, again) {
     isAdmin && h("div", {}, button([icon("plus"), "New key"], create)),
     table("Keys", ["Id", "Kind", "Database", "Label", "State", "Created", "Last used", "Expires", ...(isAdmin ? [null] : [])], found.map((one) => [
       [h("span", { class: "mono" }, one.id), isOwn(one) && h("span", { class: "hint" }, " (you)")],
-      one.kind, one.database ?? "", one.label, stateOf(one), time(one.createdAt), when(one.lastUsedAt), when(one.expiresAt),
+      one.kind, one.database ?? "", one.label, stateOf(one), moment(one.createdAt), when(one.lastUsedAt), when(one.expiresAt),
       ...(isAdmin ? [one.revokedAt ? "" : doing(one)] : []),
     ])),
   ];
@@ -156,7 +157,7 @@ async function secrets(session, again) {
   return [
     h("p", { class: "hint" }, "A secret signs tokens. After a leak, rotate it, and revoke the subjects concerned."),
     h("div", {}, button("Rotate", rotate)),
-    table("Signing secrets", ["Id", "Created", "Retired"], found.map((one) => [h("span", { class: "mono" }, one.id), time(one.createdAt), when(one.retiredAt, "signs new tokens")])),
+    table("Signing secrets", ["Id", "Created", "Retired"], found.map((one) => [h("span", { class: "mono" }, one.id), moment(one.createdAt), when(one.retiredAt, "signs new tokens")])),
   ];
 }
 
@@ -168,7 +169,7 @@ async function audit(session) {
     const page = await session.get("/admin.v1/audit", { limit: 100, after });
     entries.push(...page.entries);
     show(list, table("Record of who did what, newest first", ["When", "Who", "Did", "Database", "What", "Details"], entries.map((one) => [
-      time(one.at), one.by, h("span", { class: "mono" }, one.action), one.database ?? "", one.target ?? "",
+      moment(one.at), one.by, h("span", { class: "mono" }, one.action), one.database ?? "", one.target ?? "",
       Object.keys(one.details ?? {}).length ? h("code", {}, JSON.stringify(one.details)) : "",
     ]), "Nothing has been done yet."));
     show(more, page.next !== undefined && button("Older", () => load(page.next)));

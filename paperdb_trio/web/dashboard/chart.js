@@ -8,8 +8,11 @@ import { h, set, svg } from "./dom.js";
 
 const [WIDTH, HEIGHT] = [300, 72];
 
-/** `show(samples, words)`: arrays of numbers, oldest first; null is a gap. `words` are read instead of the picture. */
-export function chart(length) {
+/** So many samples fill the width at first; then it holds all that there are. */
+const LEAST = 30;
+
+/** `show(series, words, scale)`: arrays of numbers, oldest first; null is a gap. `words` are read instead of the picture. */
+export function chart() {
   const lines = [];
   const top = h("span", { class: "top-value" });
   const picture = svg("svg", { class: "chart", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
@@ -31,6 +34,7 @@ export function chart(length) {
     top.textContent = scale(most);
     set(picture, "aria-label", words);
     for (const [at, samples] of series.entries()) {
+      const length = Math.max(LEAST, samples.length);
       const points = samples.map((value, index) => {
         const x = WIDTH * ((index + length - samples.length) / (length - 1));
         return value === null ? null : [x.toFixed(1), (HEIGHT - 2 - ((HEIGHT - 6) * value) / full).toFixed(1)];

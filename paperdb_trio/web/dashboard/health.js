@@ -1,15 +1,15 @@
 /**
  * The part "Health": how the server is, while one watches, and what to do where it is not well.
  *
- * Law: the server counts (`/metrics`, `/admin.v1/health`); here counts become rates. The last minutes are in this tab only.
+ * Law: the server counts (`/admin.v1/health`); here counts become rates. The last minutes are in this tab only.
  */
 
 import { chart } from "./chart.js";
 import { h, put, show } from "./dom.js";
-import { Metrics, rate } from "./prometheus.js";
+import { Measures, rate } from "./measures.js";
 import { SIGNS, state } from "./signs.js";
-import { every, table } from "./table.js";
-import { button, number, say, sentence, time } from "./ui.js";
+import { every, showAgain, table } from "./table.js";
+import { button, moment, number, say, sentence } from "./ui.js";
 
 const LOOK_MS = 2000;
 /** Looks that are kept: five minutes. */
@@ -20,77 +20,65 @@ const BUSIEST = 10;
 const WORDS = { good: "well", warn: "look at it", bad: "act", none: "" };
 
 export function health({ session, address }) {
-  const looks = []; // {at, metrics}, oldest first
+  const looks = []; // {at, measures}, oldest first
   const history = SIGNS.map(() => []);
   const cards = SIGNS.map((sign) => card(sign, address));
   const notice = h("div", { role: "status" });
   const facts = h("p", { class: "hint" });
   const slow = h("div", { class: "stack" });
   const busy = h("div", { class: "stack" });
-  const charts = h("div", { class: "cards" }, cards.map(({ element }) => element));
-  let known = ""; // of slow queries: a table that is the same keeps its focus
 
   async function look() {
-    const [about, metrics] = await Promise.all([session.get("/admin.v1/health"), read()]);
-    show(notice, trouble(about));
-    tell(about);
+    const about = await session.get("/admin.v1/health");
+    const now = new Measures(about.measures);
+    show(notice, trouble(now));
+    tell(about, now);
     showSlow(about.slowQueries);
-    charts.hidden = metrics === null;
-    if (metrics === null) return;
-    looks.push({ at: performance.now(), metrics });
+    looks.push({ at: performance.now(), measures: now });
     if (looks.length > KEPT) looks.shift();
     const before = looks.length > 1 ? looks.at(-1 - Math.min(WINDOW, looks.length - 1)) : null;
-    const seconds = before && (looks.at(-1).at - before.at) / 1000;
-    const seen = { now: metrics, before: before?.metrics, seconds };
+    const seen = { now, before: before?.measures, seconds: before && (looks.at(-1).at - before.at) / 1000 };
     for (const [at, sign] of SIGNS.entries()) {
-      history[at].push(sign.of(seen));
+      const name = sign.names.find((one) => now.has(one));
+      cards[at].element.hidden = name === undefined;
+      if (name === undefined) continue;
+      history[at].push(sign.of(name, seen));
       if (history[at].length > KEPT) history[at].shift();
       cards[at].show(history[at]);
     }
     showBusy(seen);
   }
 
-  /** The server's counts; null if it keeps them behind a key of their own. */
-  async function read() {
-    try {
-      return new Metrics((await session.call("GET", "/metrics")).text);
-    } catch (error) {
-      if (error.status === 401) return null;
-      throw error;
-    }
+  function trouble(now) {
+    if (now.value("paperdb_storage_full") > 0) return h("p", { class: "note bad" }, "The disk is full: writes are refused until there is room. Deletes are done.");
+    const fault = now.all("paperdb_storage_fault").find(({ value }) => value > 0)?.labels.reason;
+    return fault && h("p", { class: "note bad" }, `The database file is ${fault}: see the server's log, and restart it once the file is as it should be.`);
   }
 
-  function trouble({ storage }) {
-    if (storage?.full) return h("p", { class: "note bad" }, "The disk is full: writes are refused until there is room. Deletes are done.");
-    if (storage?.fault) return h("p", { class: "note bad" }, `The database file is ${storage.fault}: see the server's log, and restart it once the file is back.`);
-    return null;
-  }
-
-  function tell({ version, uptime, processes, connections }) {
-    const hours = uptime / 3600;
-    const since = hours < 1 ? `${Math.round(uptime / 60)} minutes` : hours < 48 ? `${Math.round(hours)} hours` : `${Math.round(hours / 24)} days`;
-    const words = [version && `PaperDB ${version}`, uptime !== undefined && `up for ${since}`, processes > 1 && `${number(processes)} processes`,
-      `${number(connections.open)} connections`, connections.catchingUp > 0 && `${number(connections.catchingUp)} catching up`];
+  function tell({ at, version, processes, audience }, now) {
+    const started = now.value("process_start_time_seconds");
+    const built = now.value("paperdb_index_builds_total");
+    const open = Object.entries(audience.byTransport).map(([name, count]) => `${number(count)} by ${name}`);
+    const words = [`PaperDB ${version}`, started && `up for ${span(Date.parse(at) / 1000 - started)}`, processes.length > 1 && `${number(processes.length)} processes`,
+      `${number(audience.live + audience.catchingUp)} listening${open.length ? ` (${open.join(", ")})` : ""}`,
+      audience.catchingUp > 0 && `${number(audience.catchingUp)} of them catching up`, built > 0 && `${number(built)} indexes built`];
     facts.textContent = words.filter(Boolean).join(" · ");
   }
 
   function showSlow(queries) {
-    const text = JSON.stringify(queries);
-    if (text === known) return;
-    known = text;
-    show(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Looked at", null], queries.map((one) => [
-      time(one.at), `${one.database} / ${one.collection}`, `${(one.seconds * 1000).toFixed(0)} ms`, h("code", {}, JSON.stringify(one.filter ?? {})), one.sort ?? "",
-      one.plan ? `${number(one.plan.looksAt)} of ${number(one.plan.documents)}` : "",
-      one.suggestion ? button(`Make the index ${one.suggestion.join(", ")}`, () => makeIndex(session, one)) : "",
-    ]), "There were none."));
+    showAgain(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Found by", "Documents", null], queries.map((one) => [
+      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort ?? "",
+      one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(one.documents),
+      one.suggestion ? button(`Make the index ${one.suggestion}`, () => makeIndex(session, one)) : "",
+    ]), "There were none (--slow-query-ms)."));
   }
 
   function showBusy({ now, before, seconds }) {
     const name = "paperdb_collection_changes_total";
-    if (!now.has(name) || !before) return show(busy);
+    if (!before) return undefined;
     const rows = now.all(name).map(({ labels }) => ({ labels, now: rate(name, now, before, seconds, labels), total: now.value(name, labels) }));
     rows.sort((one, other) => other.now - one.now || other.total - one.total);
-    return show(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start"],
+    return showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start"],
       rows.slice(0, BUSIEST).map(({ labels, now: current, total }) => [
         h("span", {}, `${labels.database} / ${labels.collection || "others"}`), (current ?? 0).toFixed(1), number(total),
       ]), "Nothing has changed since the start."));
@@ -100,19 +88,26 @@ export function health({ session, address }) {
   return {
     element: h("section", { class: "stack", "aria-label": "Health" },
       put(h("div", { class: "head" }), h("h1", {}, "Health"), facts),
-      notice, charts, busy, h("h2", {}, "Slow queries"), slow),
+      notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), busy, h("h2", {}, "Slow queries"), slow),
     close: end,
   };
 }
 
+/** Seconds, for a person. */
+function span(seconds) {
+  const hours = seconds / 3600;
+  if (hours < 1) return `${Math.round(seconds / 60)} minutes`;
+  return hours < 48 ? `${Math.round(hours)} hours` : `${Math.round(hours / 24)} days`;
+}
+
 async function makeIndex(session, { database, collection, suggestion }) {
   const [where, name] = [database, collection].map(encodeURIComponent);
-  await session.send("POST", `/admin.v1/databases/${where}/collections/${name}/indexes`, { fields: suggestion });
+  await session.send("POST", `/admin.v1/databases/${where}/collections/${name}/indexes`, { fields: suggestion.split(",") });
   say("The index is being built; it is used once it is whole.");
 }
 
 function card(sign, address) {
-  const plot = chart(KEPT);
+  const plot = chart();
   const value = h("strong", { class: "value" });
   const badge = h("span", { class: "badge", hidden: true });
   const link = sign.link && [" ", h("a", { href: address(sign.link) }, "Look there.")];

@@ -7,8 +7,8 @@
 
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
-import { every, table } from "./table.js";
-import { actions, button, bytes, complain, confirm, dialog, field, newId, number, say, select, sentence, time } from "./ui.js";
+import { every, showAgain, table } from "./table.js";
+import { actions, button, bytes, complain, confirm, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
 
 const LOOK_MS = 2000;
 const PAGE = 100;
@@ -37,7 +37,7 @@ export function inspector({ session, query }) {
     show(notice);
     const { connections, total, next } = found;
     counted.textContent = looked ? `${number(connections.length)} of ${number(total)} connections` : `${number(total)} connections`;
-    keepFocus(() => show(body, rows(connections), pager(next)));
+    showAgain(body, rows(connections), pager(next));
   }
 
   /** Of all connections those that somebody looks for, the furthest behind first. */
@@ -56,8 +56,8 @@ export function inspector({ session, query }) {
       follows(one),
       one.lagChanges ? `${number(one.lagChanges)} changes` : "0",
       bytes(one.unsentBytes),
-      time(one.since),
-      button("Look", () => connectionDialog({ session, connection: one, keys, onEnd: again }), { id: `look-${one.id}` }),
+      moment(one.since),
+      button("Look", () => connectionDialog({ session, connection: one, keys, onEnd: again })),
     ]), looked ? "No connection has this text." : "Nobody is connected.");
   }
 
@@ -102,13 +102,6 @@ export function inspector({ session, query }) {
       notice, body),
     close: () => end(),
   };
-}
-
-/** A table that is made anew keeps the focus on the same button. */
-function keepFocus(run) {
-  const { id } = document.activeElement;
-  run();
-  if (id && document.activeElement.id !== id) document.getElementById(id)?.focus({ preventScroll: true });
 }
 
 function who({ subject, key, database }, keys) {

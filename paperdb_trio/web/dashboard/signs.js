@@ -1,42 +1,48 @@
 /**
  * The signs of health: where each comes from, when it is bad, and what to do then.
  *
- * Law: a table. `of({now, before, seconds})` gives an array of numbers, one for each line; null for one that is not known.
- * `warn` and `bad` are bounds for the last of them; `below`: it is bad beneath them.
+ * Law: a table. `names` are measures, of which the first that the server shows is taken: those of the whole server for an admin
+ * key, those of its database for a secret key. `of(name, {now, before, seconds})` gives a number for each line, null for one that
+ * is not known. `warn` and `bad` are bounds for the last of them; `below`: it is bad beneath them.
  */
 
-import { rate } from "./prometheus.js";
+import { rate } from "./measures.js";
 import { bytes, number } from "./ui.js";
 
 const perSecond = (value) => (value < 10 ? value.toLocaleString("en", { maximumFractionDigits: 1 }) : number(Math.round(value)));
 const milliseconds = (value) => `${(value * 1000).toLocaleString("en", { maximumFractionDigits: value < 0.01 ? 2 : 0 })} ms`;
 const percent = (value) => `${Math.round(100 * value)} %`;
-const counter = (name) => ({ now, before, seconds }) => [rate(name, now, before, seconds)];
-const gauge = (name, labels) => ({ now }) => [now.value(name, labels)];
-const quantiles = (name) => ({ now, before }) => [before && now.quantile(name, 0.5, before), before && now.quantile(name, 0.99, before)];
+const counter = (name, { now, before, seconds }) => [rate(name, now, before, seconds)];
+const gauge = (labels) => (name, { now }) => [now.value(name, labels)];
+const most = (name, { now }) => [Math.max(...now.all(name).map(({ value }) => value))];
+const quantiles = (name, { now, before }) => [0.5, 0.99].map((part) => (before ? now.quantile(name, part, before) : null));
 
 export const SIGNS = [
   {
     name: "Writes per second",
-    of: counter("paperdb_operations_total"),
+    names: ["paperdb_operations_total", "paperdb_database_log_head"],
+    of: counter,
     unit: perSecond,
     what: "Inserts, updates and deletes that clients asked for.",
   },
   {
     name: "Events per second",
-    of: counter("paperdb_deliveries_total"),
+    names: ["paperdb_deliveries_total", "paperdb_database_deliveries_total"],
+    of: counter,
     unit: perSecond,
     what: "Deliveries to subscribers that have everything.",
   },
   {
     name: "Requests per second",
-    of: counter("paperdb_http_requests_total"),
+    names: ["paperdb_http_requests_total", "paperdb_database_requests_total"],
+    of: counter,
     unit: perSecond,
     what: "Over all routes.",
   },
   {
-    name: "Commit time, p50 and p99",
-    of: quantiles("paperdb_commit_duration_seconds"),
+    name: "Commit, p50 / p99",
+    names: ["paperdb_commit_duration_seconds"],
+    of: quantiles,
     unit: milliseconds,
     warn: 0.1,
     bad: 0.5,
@@ -44,23 +50,26 @@ export const SIGNS = [
     todo: "The disk is slow. See what else writes to it, or move the data directory to a faster one. --durability process does not wait for it, and may lose the last seconds in a power cut.",
   },
   {
-    name: "Event loop delay, p50 and p99",
-    of: quantiles("paperdb_event_loop_delay_seconds"),
+    name: "Loop delay, p50 / p99",
+    names: ["paperdb_event_loop_delay_seconds"],
+    of: quantiles,
     unit: milliseconds,
     warn: 0.05,
     bad: 0.25,
-    what: "How late a task wakes up. Every request and event waits that long.",
+    what: "How late a task of the event loop wakes up. Every request and event waits that long.",
     todo: "The process has more to do than one core can. Look at the requests and at the slow queries; give keys a rate (--requests-per-second), or the server more processes.",
   },
   {
     name: "Live connections",
-    of: gauge("paperdb_live_connections"),
+    names: ["paperdb_subscribers", "paperdb_database_subscribers"],
+    of: gauge({}),
     unit: number,
     what: "WebSockets and event streams.",
   },
   {
     name: "Furthest behind",
-    of: gauge("paperdb_subscriber_lag_changes"),
+    names: ["paperdb_subscriber_lag_changes", "paperdb_database_subscriber_lag_changes"],
+    of: most,
     unit: number,
     warn: 1_000,
     bad: 100_000,
@@ -70,7 +79,8 @@ export const SIGNS = [
   },
   {
     name: "Residual queries",
-    of: gauge("paperdb_residual_queries"),
+    names: ["paperdb_residual_queries"],
+    of: gauge({}),
     unit: number,
     warn: 100,
     bad: 1_000,
@@ -79,7 +89,8 @@ export const SIGNS = [
   },
   {
     name: "Write-ahead log",
-    of: gauge("paperdb_storage_bytes", { part: "wal" }),
+    names: ["paperdb_storage_bytes"],
+    of: gauge({ part: "wal" }),
     unit: bytes,
     warn: 256 * 2 ** 20,
     bad: 2 ** 30,
@@ -88,7 +99,8 @@ export const SIGNS = [
   },
   {
     name: "Free on the disk",
-    of: gauge("paperdb_storage_bytes", { part: "free" }),
+    names: ["paperdb_storage_bytes"],
+    of: gauge({ part: "free" }),
     unit: bytes,
     warn: 2 ** 30,
     bad: 128 * 2 ** 20,
@@ -98,13 +110,15 @@ export const SIGNS = [
   },
   {
     name: "Database file",
-    of: gauge("paperdb_storage_bytes", { part: "file" }),
+    names: ["paperdb_storage_bytes"],
+    of: gauge({ part: "file" }),
     unit: bytes,
     what: "Documents, indexes and the change log.",
   },
   {
     name: "Gets from memory",
-    of: ({ now, before, seconds }) => {
+    names: ["paperdb_cache_hits_total"],
+    of: (_, { now, before, seconds }) => {
       const [hits, misses] = ["hits", "misses"].map((name) => rate(`paperdb_cache_${name}_total`, now, before, seconds));
       return [hits + misses > 0 ? hits / (hits + misses) : null];
     },

@@ -214,6 +214,9 @@ export function time(text) {
   return `${day} ${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
 
+/** The same as an element that does not break. */
+export const moment = (text) => h("time", { datetime: text }, time(text));
+
 export function download(name, parts, type) {
   const address = URL.createObjectURL(new Blob(parts, { type }));
   h("a", { href: address, download: name }).click();

@@ -1,0 +1,163 @@
+"""`paperdb serve --store` refuses what it could not serve well, in one line that says what was expected."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paperdb_trio.store import postgres
+from paperdb_trio.store.postgres import prepare as preparing
+from paperdb_trio.store.postgres.schema import MIGRATIONS
+from tests.auth.commands import Done, fails_here, run_here
+from tests.conftest import need, wait_until
+from tests.postgres import Postgres, postgres_server
+
+
+def serve(url: str, *options: str) -> Done:
+    return run_here("serve", "--store", url, "--port", "0", *options)
+
+
+@pytest.fixture(scope="module")
+def durable() -> Iterator[Postgres]:
+    with postgres_server(fsync="on", listen_addresses="127.0.0.1", port="15437") as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("mysql://host/name", ("postgresql://user:password@host/name",)),
+        ("postgresql://127.0.0.1:1/x", ("Cannot connect to PostgreSQL", "Connection refused")),
+        ("postgresql://no-such-host.invalid/x", ("Cannot connect to PostgreSQL",)),
+        ("postgresql://127.0.0.1/x?no_such_option=1", ("Cannot connect to PostgreSQL", "no_such_option")),
+    ],
+)
+def test_a_wrong_url(url: str, words: tuple[str, ...]) -> None:
+    done = serve(url)
+    fails_here(done, 2 if url.startswith("mysql") else 69, *words)
+
+
+def test_a_wrong_database_user_or_password(durable: Postgres) -> None:
+    url = durable.url("no_such_database")
+    fails_here(serve(url), 69, 'database "no_such_database" does not exist')
+    with durable.connect() as connection:
+        connection.execute("CREATE ROLE someone LOGIN PASSWORD 'right'")
+    rules = durable.data / "pg_hba.conf"
+    before = rules.read_text()
+    rules.write_text("host all someone 127.0.0.1/32 scram-sha-256\n" + before)
+    try:
+        with durable.connect() as connection:
+            connection.execute("SELECT pg_reload_conf()")
+        wait_until(
+            lambda: "password" in serve(f"postgresql://someone:wrong@127.0.0.1:{durable.port}/postgres").stderr
+        )
+        wrong = serve(f"postgresql://someone:wrong@127.0.0.1:{durable.port}/postgres")
+        fails_here(wrong, 69, "password authentication failed")
+        assert "wrong" not in wrong.stderr
+        right = serve(f"postgresql://someone:right@127.0.0.1:{durable.port}/postgres")
+        fails_here(right, 69, "PostgreSQL refused to prepare the tables", "permission denied")
+    finally:
+        rules.write_text(before)
+
+
+def test_another_encoding(durable: Postgres) -> None:
+    with durable.connect() as connection:
+        connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    fails_here(serve(durable.url("latin")), 1, "LATIN1", "expected UTF8")
+
+
+@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
+def test_settings_that_lose_writes(durable: Postgres, setting: str) -> None:
+    with durable.connect() as connection:
+        connection.execute(f"ALTER SYSTEM SET {setting}=off")
+        connection.execute("SELECT pg_reload_conf()")
+    try:
+        url = durable.url(durable.new())
+        if setting == "fsync":  # the command line's setting is stronger
+            with postgres_server() as other:
+                fails_here(serve(other.url()), 1, "'fsync' is off", "--durability process")
+        else:
+            wait_until(lambda: "is off" in serve(url).stderr)
+            fails_here(serve(url), 1, f"'{setting}' is off")
+    finally:
+        with durable.connect() as connection:
+            connection.execute(f"ALTER SYSTEM RESET {setting}")
+            connection.execute("SELECT pg_reload_conf()")
+
+
+def test_a_server_that_is_too_old(durable: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparing, "OLDEST", 99)
+    fails_here(serve(durable.url()), 1, "is too old: expected 99 or newer")
+
+
+def test_tables_of_a_newer_version(durable: Postgres) -> None:
+    name = durable.new()
+    preparing.prepare(durable.url(name), create=True).close()
+    with durable.connect(name) as connection:
+        connection.execute("UPDATE paperdb.meta SET value=value+1 WHERE name='version'")
+    fails_here(
+        serve(durable.url(name)), 1, f"version {len(MIGRATIONS) + 1}, of a newer PaperDB; this one knows"
+    )
+
+
+def test_commands_before_the_first_start(durable: Postgres) -> None:
+    done = run_here("keys", "list", "--store", durable.url(durable.new()))
+    fails_here(done, 1, "There is no PaperDB in this PostgreSQL database")
+
+
+def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(postgres, "admin")
+    monkeypatch.setitem(sys.modules, "paperdb_trio.store.postgres.admin", None)
+    fails_here(serve("postgresql://127.0.0.1/x"), 2, "pip install 'paperdb-trio[postgres]'")
+
+
+def test_workers_are_for_a_directory() -> None:
+    fails_here(serve("postgresql://127.0.0.1/x", "--workers", "2"), 2, "start a server for each core")
+
+
+@pytest.fixture
+def pooler_home() -> Iterator[Path]:
+    """A directory that every user may use: the pooler does not run as root."""
+    with tempfile.TemporaryDirectory(prefix="pooler-", dir="/tmp") as home:
+        Path(home).chmod(0o777)
+        yield Path(home)
+
+
+@pytest.mark.parametrize("mode", ["transaction", "session"])
+def test_a_pooler(durable: Postgres, pooler_home: Path, mode: str) -> None:
+    """Only one that gives each client a session lets a NOTIFY through."""
+    name = durable.new()
+    (pooler_home / "users").write_text('"postgres" ""\n')
+    settings = pooler_home / "settings"
+    settings.write_text(
+        f"""[databases]
+* = host={durable.home} port={durable.port}
+[pgbouncer]
+listen_addr =
+unix_socket_dir = {pooler_home}
+listen_port = 6432
+auth_type = trust
+auth_file = {pooler_home / "users"}
+pool_mode = {mode}
+user = nobody
+"""
+    )
+    with subprocess.Popen([need("pgbouncer"), settings], stderr=subprocess.DEVNULL) as pooler:
+        try:
+            wait_until((pooler_home / ".s.PGSQL.6432").exists)
+            url = f"postgresql://postgres@/{name}?host={pooler_home}&port=6432"
+            if mode == "transaction":
+                done = serve(url)
+                assert done.exit_code in (1, 69), done
+                assert done.stderr.startswith("paperdb: ")
+                assert "a pooler in transaction mode" in done.stderr, done.stderr
+            else:
+                preparing.prepare(url, create=True).close()
+                preparing.check_wakes(url)
+        finally:
+            pooler.terminate()

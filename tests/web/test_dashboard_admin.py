@@ -1,0 +1,178 @@
+"""The dashboard's parts for operators, in Chromium: inspector, health, access."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from tests.conftest import Server, StartServer, receive
+from tests.web.cdp import Browser, Page, chromium
+from tests.web.dashboard import (
+    DIALOG,
+    LIVE,
+    ROWS,
+    admin_key,
+    barriers,
+    click,
+    fill,
+    fits_a_phone,
+    sign_in,
+    visit,
+)
+
+EVIL = "<img src=x onerror=bad()>"
+TABLE = (
+    "[...document.querySelectorAll('.list tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with chromium(tmp_path_factory.mktemp("chromium"), "--window-size=1200,900") as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def admin(server: Server) -> str:
+    """An admin key."""
+    return admin_key(server, "boss")
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server, admin: str) -> Iterator[Page]:
+    """The dashboard, with an admin key."""
+    with browser.page(server.url, "window.bad = () => console.error('it ran')") as page:
+        page.listen()
+        sign_in(page, admin)
+        yield page
+        assert page.complaints == []
+
+
+def within(text: str) -> str:
+    """The row of a table with this text."""
+    rows = "[...document.querySelectorAll('.list tbody tr')]"
+    return f"{rows}.find((tr) => tr.innerText.includes({json.dumps(text)}))"
+
+
+def test_databases_and_keys_come_and_go(browser: Browser, page: Page, server: Server, collection: str) -> None:
+    visit(page, "access", f"{within('default')} !== undefined")
+    click(page, "New database")
+    fill(page, "Name", collection, DIALOG)
+    fill(page, "Plan", "free", DIALOG)
+    click(page, "Create", DIALOG)
+    page.wait(f"{within(collection)}.innerText.includes('free')")
+    click(page, "Change", within(collection))
+    fill(page, "Name", f"{collection}-2", DIALOG)
+    fill(page, "Plan", "team", DIALOG)
+    assert barriers(page) == []
+    click(page, "Save", DIALOG)
+    page.wait(f"{within(collection + '-2')}.innerText.includes('team')")
+
+    click(page, "Keys")
+    click(page, "New key")
+    fill(page, "Database", f"{collection}-2", DIALOG)
+    fill(page, "Label", EVIL, DIALOG)
+    fill(page, "Expires", "30", DIALOG)
+    click(page, "Create", DIALOG)
+    page.wait(f"{DIALOG}.innerText.includes('only time')")
+    key = page.run(f"{DIALOG}.querySelector('input').value")
+    assert key.startswith("pdb_sk_")
+    click(page, "Close", DIALOG)
+    page.wait(f"{within(EVIL)} !== undefined")
+    assert key not in page.run("document.documentElement.outerHTML")
+    server.insert("things", {"_id": "one"}, key=key)
+    assert barriers(page) == []
+    assert fits_a_phone(page)
+    click(page, "Revoke", within(EVIL))
+    click(page, "Revoke it", DIALOG)
+    page.wait(f"{within(EVIL)}.innerText.includes('revoked')")
+    assert server.request("GET", "/collections", key=key).status_code == 401
+
+    click(page, "Signing secrets")
+    click(page, "Rotate")
+    click(page, "Rotate", DIALOG)
+    page.wait(f"{TABLE}.length >= 2")
+    click(page, "Databases")
+    click(page, "Delete", within(f"{collection}-2"))
+    fill(page, "Type", f"{collection}-2", DIALOG)
+    click(page, "Delete it", DIALOG)
+    page.wait(f"{within('default')} && {within(collection)} === undefined")
+    click(page, "Record")
+    page.wait(f"{TABLE}[0].includes('(boss)') && {TABLE}.some((row) => row.includes({json.dumps(EVIL)}))")
+    assert barriers(page) == []
+
+
+def test_an_admin_sees_the_documents_of_a_database_that_is_chosen(
+    page: Page, server: Server, collection: str
+) -> None:
+    server.insert(collection, {"_id": "one", "n": 1})
+    assert "Documents" not in page.run("document.querySelector('nav').innerText")
+    fill(page, "Database", "default")
+    page.wait("location.hash === '#/documents'")
+    visit(page, f"documents/{collection}", f"{LIVE} && {ROWS}.length === 1")
+    click(page, "one")
+    fill(page, "Document as JSON", '{"n": 2}', DIALOG)
+    click(page, "Save", DIALOG)
+    page.wait(f"{ROWS}[0].startsWith('one 2')")
+    visit(page, f"live?collection={collection}&since=0", "document.querySelectorAll('.event').length === 2")
+
+
+def test_who_is_connected_and_why_somebody_did_not_get_a_change(
+    page: Page, server: Server, collection: str
+) -> None:
+    rule = {collection: {"filter": {"room": "r1"}}}
+    body = {"collections": rule, "subject": EVIL}
+    token = server.request("POST", "/realtime/token", json=body).json()["token"]
+    with connect(f"{server.ws_url}/?since=now&token={token}", proxy=None) as ws:
+        assert receive(ws)["type"] == "ready"
+        server.insert(collection, {"_id": "seen", "room": "r1"})
+        assert receive(ws)["data"]["_id"] == "seen"
+        server.insert(collection, {"_id": "other", "room": "r2"})
+        visit(page, "inspector", f"{within(EVIL)} !== undefined")
+        assert barriers(page) == []
+        assert fits_a_phone(page)
+        fill(page, "Find", collection)
+        page.wait(f"{TABLE}.length === 1")
+        click(page, "Look", within(EVIL))
+        page.wait(f'{DIALOG}.innerText.includes(\'"room":"r1"\')')
+        for id, outcome in (("seen", "sent"), ("other", "rule")):
+            fill(page, "Collection", collection, DIALOG)
+            fill(page, "Document", id, DIALOG)
+            click(page, "Why?", DIALOG)
+            page.wait(f"{DIALOG}.querySelector('fieldset .badge')?.innerText === {json.dumps(outcome)}")
+        assert barriers(page) == []
+        assert fits_a_phone(page)
+        click(page, f"Revoke all of {EVIL}", DIALOG)
+        click(page, "Yes, end it", DIALOG)
+        with pytest.raises(ConnectionClosed) as closed:
+            receive(ws)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 4403
+    page.wait(f"{within(EVIL)} === undefined")
+
+
+def test_health_moves_and_says_what_is_slow(
+    browser: Browser, start_server: StartServer, collection: str
+) -> None:
+    server = start_server("--slow-query-ms", "1")
+    for _ in range(3):
+        server.request("POST", f"/{collection}/bulk", json=[{"n": n, "name": EVIL} for n in range(1000)])
+    server.request("GET", f"/{collection}/docs", params={"filter": json.dumps({EVIL: 1}), "sort": "n"})
+    for key in (admin_key(server), server.key):
+        with browser.page(server.url, "window.bad = () => console.error('it ran')") as page:
+            page.listen()
+            sign_in(page, key)
+            visit(page, "health", "document.querySelector('.card .line-0')?.getAttribute('d')?.includes('L')")
+            writes = "document.querySelector('[aria-label=\"Writes per second\"] .value').innerText"
+            server.insert(collection, {"n": 1})
+            page.wait(f"Number({writes}) > 0")
+            page.wait("document.querySelectorAll('.list').length === 2")
+            assert page.run("document.querySelector('.list').innerText").count(collection) == 1
+            assert f"default / {collection}" in page.run("document.querySelectorAll('.list')[1].innerText")
+            assert barriers(page) == []
+            assert fits_a_phone(page)
+            assert page.complaints == []
