@@ -40,7 +40,7 @@ def ruled(server: Server, collections: Any, **more: Any) -> str:
 
 def told(response: httpx.Response) -> tuple[Any, ...]:
     """Everything that a response tells, but for the time and what the request itself said."""
-    headers = {name: value for name, value in response.headers.items() if name not in ("date", "connection")}
+    headers = {name: value for name, value in response.headers.items() if name not in ("date", "connection", "x-request-id")}
     return response.status_code, headers, response.content
 
 
