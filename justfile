@@ -55,6 +55,19 @@ bench-peers *options: _venv
 crash *options: _venv
     {{python}} -m tests.stress.crash {{options}}
 
+# A cluster on this machine: PostgreSQL, Patroni, etcd, HAProxy and two PaperDB nodes (examples/cluster/README.md).
+cluster *options: _venv _patroni
+    {{python}} examples/cluster/cluster.py {{options}}
+
+# Long proof: kills, stops and cuts off the machines of such a cluster at random; `just crash-cluster --kills 20`.
+crash-cluster *options: _venv _patroni
+    {{python}} -m tests.stress.cluster {{options}}
+
+# Debian's Python: PostgreSQL's user must be able to run it.
+_patroni:
+    @test -x .venv-patroni/bin/patroni || /usr/bin/python3 -m venv .venv-patroni
+    @.venv-patroni/bin/pip install -q -r examples/cluster/requirements.txt
+
 # Long proof: thousands of subscribers resume while writes pour in.
 storm *options: _venv
     {{python}} -m tests.stress.storm {{options}}
@@ -115,10 +128,10 @@ test-compiled *options: _venv
     {{python}} binary/compiled.py checkout build/compiled
     cd build/compiled && PYTHONPATH=$PWD {{justfile_directory()}}/{{python}} -m pytest -n auto {{options}}
 
-# One executable for Linux, dist/paperdb, that needs no Python.
-binary: _venv
+# One executable for Linux, dist/paperdb, that needs no Python; `just binary --compiled` has compiled modules.
+binary *options: _venv
     @{{python}} -m pip install -q -e '.[binary]'
-    {{python}} binary/build.py
+    {{python}} binary/build.py {{options}}
 
 # The executable's size, start and memory.
 measure: binary

@@ -2,7 +2,7 @@
 
 PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
 behind `launcher.c`, which unpacks it on the first start and becomes it. docs/performance.md, "The executable",
-says why not PyInstaller's own onefile mode. The modules of `compiled.py` are in it as machine code.
+says why not PyInstaller's own onefile mode. With `--compiled`, the modules of `compiled.py` are machine code.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import zlib
 from pathlib import Path
 
 import PyInstaller.__main__
-from compiled import MODULES, compiled
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "binary"
@@ -40,18 +40,15 @@ NOT_NEEDED = (
 )
 
 
-def package() -> Path:
-    """A folder with the package, its modules compiled."""
+def package() -> tuple[Path, set[str]]:
+    """A folder with the package, its modules compiled; and what these import, which PyInstaller cannot see."""
+    from compiled import MODULES, compiled
+
     folder = WORK / "package"
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(ROOT / "paperdb_trio", folder / "paperdb_trio", ignore=ignored)
     shutil.copytree(compiled(), folder, dirs_exist_ok=True)
-    return folder
-
-
-def imports() -> set[str]:
-    """What the compiled modules import: PyInstaller sees no import in an extension module."""
     found = {"paperdb_trio__mypyc"}
     for module in MODULES:
         for node in ast.walk(ast.parse((ROOT / "paperdb_trio" / f"{module}.py").read_text("utf-8"))):
@@ -59,17 +56,17 @@ def imports() -> set[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(str(node.module))
-    return found
+    return folder, found
 
 
-def freeze() -> Path:
+def freeze(*, machine_code: bool) -> Path:
     """The folder with the program `paperdb` and `_internal/`."""
-    folder = package()
+    folder, hidden = package() if machine_code else (ROOT, set())
     options = ["--onedir", "--strip", "--noconfirm", "--log-level=ERROR", "--name=paperdb"]
     options += [f"--paths={folder}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
     options += [f"--add-data={ROOT / 'paperdb_trio/client/*.py'}:paperdb_trio/client"]  # served as a wheel
     options += [f"--distpath={WORK}", f"--workpath={WORK / 'work'}", f"--specpath={WORK}"]
-    options += [f"--hidden-import={name}" for name in sorted(imports())]
+    options += [f"--hidden-import={name}" for name in sorted(hidden)]
     options += [f"--exclude-module={name}" for name in NOT_NEEDED]
     PyInstaller.__main__.run([*options, str(folder / "paperdb_trio" / "__main__.py")])
     return WORK / "paperdb"
@@ -86,8 +83,8 @@ def pack(folder: Path) -> bytes:
     return bytes(packed)
 
 
-def build(target: Path) -> None:
-    folder = freeze()
+def build(target: Path, *, machine_code: bool) -> None:
+    folder = freeze(machine_code=machine_code)
     launcher = WORK / "launcher"
     source = Path(__file__).with_name("launcher.c")
     subprocess.run(
@@ -108,4 +105,4 @@ def build(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    build(ROOT / "dist" / "paperdb")
+    build(ROOT / "dist" / "paperdb", machine_code="--compiled" in sys.argv)

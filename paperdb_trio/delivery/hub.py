@@ -402,7 +402,7 @@ class Hub:
                         texts[encoding, change.seq] = encoding.event(change)
                 events = [(change.seq, texts[encoding, change.seq]) for change in own]
                 sizes: dict[int, int] = {}
-                for query in wanted & seen.keys():
+                for query in wanted.intersection(seen):  # `& seen.keys()` is no frozenset
                     assert isinstance(query, Query)
                     for change, one in seen[query]:
                         size = sizes.get(change.seq, 0)

@@ -32,6 +32,8 @@ SUMMED: Final = frozenset(
     }
 )
 """Gauges of which each process has its own share. Of the others, such as a lag, the highest counts."""
+PUBLISHED: Final = frozenset({"paperdb_changes_total", "paperdb_collection_changes_total"})
+"""Counters of what every worker publishes: the highest counts."""
 
 
 async def report(services: Services, database_id: int | None) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def _measures(found: Iterable[Family]) -> list[responses.Measure]:
     values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = {}
     for name, type, _, samples in found:
         types[name] = type
-        adds = type != "gauge" or name in SUMMED
+        adds = name in SUMMED if type == "gauge" else name not in PUBLISHED
         for labels, value, suffix in samples:
             rest = tuple((key, of) for key, of in labels.items() if key not in ("route", "method"))
             key = (name, suffix, rest)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -292,6 +293,8 @@ def test_health_shows_the_server_to_an_admin_and_a_database_to_its_key(start_ser
         assert measure(whole, "paperdb_operations_total") == measure(whole, "paperdb_commit_operations", "_sum")
         assert measure(whole, "paperdb_commit_duration_seconds", "_bucket", le="+Inf") >= 1
         assert measure(whole, "paperdb_http_requests_total", status="200") >= 3
+        assert measure(whole, "paperdb_collection_changes_total", database=own.name, collection="c") == 1000
+        assert not any(of["name"].startswith("paperdb_database_") for of in whole["measures"])
         assert whole["audience"]["byDatabase"] == {own.name: 1}
         slow = whole["slowQueries"][0]
         assert (slow["database"], slow["collection"], slow["sort"]) == (own.name, "c", "n")
@@ -303,3 +306,26 @@ def test_health_shows_the_server_to_an_admin_and_a_database_to_its_key(start_ser
             assert own.name not in text
             assert '"value": 1000' not in text
         assert "secret 9" not in json.dumps(whole)
+
+
+def test_a_change_counts_once_although_each_worker_publishes_it(start_server: StartServer) -> None:
+    server = start_server("--workers", "2")
+    key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
+    for n in range(5):
+        server.insert("c", {"n": n})
+
+    def published() -> list[str]:
+        text = server.request("GET", "/metrics").text
+        return re.findall(r'^paperdb_changes_total\{worker="worker-\d"\} (\S+)$', text, re.MULTILINE)
+
+    health: dict[str, Any] = {}
+
+    def is_known() -> bool:
+        health.update(server.request("GET", "/admin.v1/health", key=key).json())
+        return "measures" in health
+
+    wait_until(lambda: published() == ["5.0", "5.0"])
+    wait_until(is_known)
+    assert measure(health, "paperdb_changes_total") == 5
+    assert measure(health, "paperdb_collection_changes_total", collection="c") == 5
+    assert measure(health, "paperdb_operations_total") == 5
