@@ -137,6 +137,16 @@ class Settings:
     retention_age: float = _setting(7 * 86_400.0, "Seconds for which the log keeps a change.", 0.0)
     retention_count: int = _setting(1_000_000, "Changes that the log of each database keeps.", 0)
 
+    webhook_timeout: float = _setting(
+        10.0, "Seconds within which a webhook's receiver must respond with 2xx.", 0.1
+    )
+    webhook_dead_after: float = _setting(
+        3 * 86_400.0, "Seconds of nothing but failures after which a webhook gives up.", 0.0
+    )
+    webhook_addresses: str = _setting(
+        "any", "Where webhooks may post to: any address; public, only those of the public Internet."
+    )
+
     http: str = _setting("raw", "Server for HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower).")
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
@@ -203,6 +213,7 @@ _WORDS: Final = {
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": ("text", "json"),
     "access_log": ("off", "sampled", "on"),
+    "webhook_addresses": ("any", "public"),
 }
 """The settings that are one of a few words."""
 
