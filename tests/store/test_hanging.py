@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,9 +20,9 @@ from paperdb_trio.store.postgres import connecting, watcher, writer
 from paperdb_trio.store.postgres.schema import LOCK
 from paperdb_trio.store.postgres.session import Session
 from tests.conftest import Server, wait_until
-from tests.postgres import Postgres
+from tests.postgres import Postgres, postgres_server
 from tests.store.test_nodes import Cutter, node, patch, put, until
-from tests.store.tools import DATABASE
+from tests.store.tools import DATABASE, new_database
 
 
 @pytest.fixture
@@ -91,6 +92,33 @@ async def test_reads_after_a_restart_use_no_connection_of_before(postgres: Postg
         await until(lambda: store._watcher.keeps)
         for _ in range(20):
             assert await store.get(DATABASE, "c", "a")
+
+
+async def test_what_no_standby_has_is_not_told() -> None:
+    with postgres_server() as server:
+        database = server.new()
+        url = server.url(database)
+        new_database(url)
+        async with node(url) as (store, _):
+            await store.submit(put("a", n=0))
+        with server.connect(database) as connection, trio.fail_after(20):
+
+            def wait_for_standbys(names: str) -> None:
+                connection.execute(f"ALTER SYSTEM SET synchronous_standby_names='{names}'")
+                connection.execute("SELECT pg_reload_conf()")
+
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event='SyncRep'"
+            wait_for_standbys("nobody")
+            heard: list[int] = []
+            publisher: Any = SimpleNamespace(heard=lambda _, head: heard.append(head))
+            watching = watcher.Watcher(url, publisher, *[lambda *_: None] * 3)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(watching.run)
+                await until(lambda: heard or connection.execute(waiting).fetchone() == (1,))
+                assert not heard
+                wait_for_standbys("")
+                await until(lambda: heard == [1])
+                nursery.cancel_scope.cancel()
 
 
 def test_nodes_that_start_at_the_same_time_share_one_first_start(postgres: Postgres, tmp_path: Path) -> None:
