@@ -20,6 +20,10 @@ test *options: _venv
 test-workers *options: _venv
     PAPERDB_WORKERS=2 {{python}} -m pytest -n auto tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
 
+# The suites of what a client can see, against servers that store in Debian's PostgreSQL.
+test-postgres *options: _venv
+    {{python}} -m pytest -n auto --store postgres tests/rest tests/realtime tests/client {{options}}
+
 # How much of `paperdb_trio` the tests run, in their own process and in the servers' that they start.
 coverage *options: _venv
     @{{python}} -m pip install -q -e '.[coverage]'
@@ -50,6 +54,19 @@ bench-peers *options: _venv
 # Long proof: SIGKILL at 200 random moments.
 crash *options: _venv
     {{python}} -m tests.stress.crash {{options}}
+
+# A cluster on this machine: PostgreSQL, Patroni, etcd, HAProxy and two PaperDB nodes (examples/cluster/README.md).
+cluster *options: _venv _patroni
+    {{python}} examples/cluster/cluster.py {{options}}
+
+# Long proof: kills, stops and cuts off the machines of such a cluster at random; `just crash-cluster --kills 20`.
+crash-cluster *options: _venv _patroni
+    {{python}} -m tests.stress.cluster {{options}}
+
+# Debian's Python: PostgreSQL's user must be able to run it.
+_patroni:
+    @test -x .venv-patroni/bin/patroni || /usr/bin/python3 -m venv .venv-patroni
+    @.venv-patroni/bin/pip install -q -r examples/cluster/requirements.txt
 
 # Long proof: thousands of subscribers resume while writes pour in.
 storm *options: _venv

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,10 +75,11 @@ def _serve_node(said: Effective) -> None:
     settings, url = said.settings, said.settings.store
     # For large snapshots, and for a self-signed certificate.
     Path(settings.data).mkdir(mode=0o700, parents=True, exist_ok=True)
-    postgres.prepare(url, create=True, durable=settings.durability == "disk").close()
-    postgres.check_wakes(url)
     place = _Place(partial(postgres.apply, url), partial(postgres.has_valid_key, url))
-    first_key = _set_up(place) if postgres.is_empty(url) else None
+    with closing(postgres.prepare(url, create=True, durable=settings.durability == "disk")) as session:
+        postgres.await_turn(session)
+        first_key = _set_up(place) if postgres.is_empty(url) else None
+    postgres.check_wakes(url)
     _run(partial(trio.run, serve_node, settings, partial(_announce, said, place, first_key)))
 
 

@@ -63,6 +63,8 @@ async def readyz(services: Services, request: Request) -> Response:
         raise storage_gone()
     if fault == "read-only":
         raise ApiError(503, "NOT_READY", "The database file cannot be written to: it is read-only")
+    if fault == "away":
+        raise ApiError(503, "NOT_READY", "PostgreSQL cannot be reached")
     return json_response(200, Health("ready", "full" if services.store.full else UNSET))
 
 

@@ -41,7 +41,7 @@ def storage_gone() -> ApiError:
 def storage_away() -> ApiError:
     return ApiError(
         503,
-        "STORAGE_AWAY",
+        "STORAGE_ERROR",
         "PostgreSQL cannot be reached: nothing was written. Try again later.",
         headers={"Retry-After": "1"},
     )
@@ -49,10 +49,10 @@ def storage_away() -> ApiError:
 
 def storage_unknown() -> ApiError:
     return ApiError(
-        503,
-        "STORAGE_UNKNOWN",
-        "The connection to PostgreSQL was lost during the commit, and the server is shutting down: whether "
-        "this was written is unknown.",
+        500,
+        "INTERNAL",
+        "The server stops, and the connection to PostgreSQL was lost during the commit: whether this was "
+        "written is unknown",
     )
 
 

@@ -175,7 +175,7 @@ class Cutter:
     """Listens on `port`, and connects each client to PostgreSQL's socket.
 
     `lose_request`: cut the connection when these bytes are to go to PostgreSQL; `lose_response`: when the
-    transaction in which they went there is committed.
+    transaction in which they went there is committed. `hang_after`: say nothing any more once they are there.
     """
 
     def __init__(self, postgres: Postgres) -> None:
@@ -184,7 +184,10 @@ class Cutter:
         self.port = self._listener.getsockname()[1]
         self.lose_request = b""
         self.lose_response = b""
+        self.hang_after = b""
         self.cuts = 0
+        self._connections = self._hanging = 0
+        self._let_go = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, postgres_url: str) -> str:
@@ -192,6 +195,11 @@ class Cutter:
 
     def close(self) -> None:
         self._listener.close()
+        self._let_go.set()
+
+    def hang(self) -> None:
+        """Pass nothing on any more for those that are connected now."""
+        self._hanging = self._connections
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -206,12 +214,16 @@ class Cutter:
                 threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        self._connections = number = self._connections + 1
         with client, server, suppress(OSError):
             last = False
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     data = source.recv(65536)
                     if not data:
+                        return
+                    if number <= self._hanging:
+                        self._let_go.wait()
                         return
                     if source is client and self.lose_response and self.lose_response in data:
                         last = True
@@ -224,6 +236,9 @@ class Cutter:
                         self.cuts += 1
                         return
                     (server if source is client else client).sendall(data)
+                    if source is client and self.hang_after and self.hang_after in data:
+                        self._let_go.wait()
+                        return
 
 
 @pytest.fixture
@@ -265,13 +280,13 @@ async def test_while_postgresql_is_away_all_is_refused_and_then_goes_on() -> Non
         async with node(url) as (store, changes), node(url) as (_, by_other):
             await store.submit(put("a", n=0))
             server.stop()
-            assert await refused(store, put("b")) in ("STORAGE_ERROR", "STORAGE_AWAY")
+            assert await refused(store, put("b")) == "STORAGE_ERROR"
             assert store.fault() == "away"
-            assert await refused(store, put("b")) == "STORAGE_AWAY"
+            assert await refused(store, put("b")) == "STORAGE_ERROR"
             for read in (store.get(DATABASE, "c", "a"), store.count(DATABASE, "c", None)):
                 with pytest.raises(ApiError) as refusal:
                     await read
-                assert (refusal.value.status, refusal.value.code) == (503, "STORAGE_AWAY")
+                assert (refusal.value.status, refusal.value.code) == (503, "STORAGE_ERROR")
             server.start()
             with trio.fail_after(20):
                 while True:

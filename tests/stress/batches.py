@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.conftest import NO_TLS, Server
-from tests.stress.harness import OFFLINE, PROMISE
+from tests.stress.harness import OFFLINE, PROMISE, is_unknown
 
 REFUSED = 0.1
 """The share of batches whose last condition does not hold: they must leave nothing."""
@@ -62,7 +62,9 @@ class BatchWriter:
             except OFFLINE:
                 self.repeated += 1
             else:
-                if response.status_code != 503:  # draining, or not yet: nothing was written
+                if is_unknown(response):
+                    self.repeated += 1
+                elif response.status_code != 503:  # draining, or not yet: nothing was written
                     self.replayed += "idempotent-replayed" in response.headers
                     return response
             await asyncio.sleep(0.02)

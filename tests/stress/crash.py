@@ -33,6 +33,7 @@ from tests.stress.harness import (
     PROMISE,
     Follower,
     head_of,
+    is_unknown,
     new_server,
     report,
     until,
@@ -82,18 +83,22 @@ class Writer:
         ) as client:
             while not stop.is_set():
                 method, path, body, effects = self.plan()
+                response: httpx.Response | None
                 try:
                     response = await client.request(method, path, json=body)
                 except httpx.ConnectError:  # never sent
                     await asyncio.sleep(0.02)
                     continue
                 except OFFLINE:
+                    response = None
+                if response is None or is_unknown(response):
                     self.unknown += 1
                     for id, value in effects.items():
                         self.unsure[id] = {self.sure.pop(id, None), value}
                     await asyncio.sleep(0.02)
                     continue
                 if response.status_code == 503:  # draining, or not yet: nothing was written
+                    await asyncio.sleep(0.02)
                     continue
                 if response.status_code not in (200, 201):
                     raise PROMISE(f"{method} {path}: {response.status_code} {response.text}")

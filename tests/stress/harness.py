@@ -40,6 +40,15 @@ def report(program: Coroutine[Any, Any, dict[str, Any]], seed: int) -> int:
     return 1 if broken else 0
 
 
+def is_unknown(response: httpx.Response) -> bool:
+    """Whether it leaves open if something was written, as a proxy's own errors and `STORAGE_UNKNOWN` do."""
+    if response.status_code not in (502, 503, 504):
+        return False
+    if not response.headers.get("content-type", "").startswith("application/json"):
+        return True
+    return bool(response.json()["code"] == "STORAGE_UNKNOWN")
+
+
 def new_server(*options: str) -> Server:
     return Server(Path(tempfile.mkdtemp(prefix="paperdb-stress-")) / "data", options, forked=False)
 

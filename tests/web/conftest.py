@@ -1,4 +1,4 @@
-"""Fixtures of the tests of the JavaScript SDK: the package as a user has it, and clients in Node."""
+"""Fixtures of the tests of the JavaScript SDK, such as the package as a user has it, and of the dashboard."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import Server
+from tests.web.cdp import Browser, Page, chromium
+from tests.web.dashboard import sign_in
 from tests.web.tools import Client, Proxy, new_package
 
 MakeClient = Callable[..., Client]
@@ -47,3 +49,20 @@ def proxy(server: Server) -> Iterator[Proxy]:
     """A proxy in front of the shared server."""
     with Proxy(server.port) as proxy:
         yield proxy
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, for the tests of the dashboard."""
+    with chromium(tmp_path_factory.mktemp("chromium"), "--window-size=1200,900") as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser: Browser, server: Server) -> Iterator[Page]:
+    """The dashboard, with a secret key. `bad()` is what no text may run."""
+    with browser.page(server.url, "window.bad = () => console.error('it ran')") as page:
+        page.listen()
+        sign_in(page, server.key)
+        yield page
+        assert page.complaints == []

@@ -10,7 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, receive
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.cdp import Browser, Page
 from tests.web.dashboard import (
     DIALOG,
     LIVE,
@@ -28,12 +28,6 @@ EVIL = "<img src=x onerror=bad()>"
 TABLE = (
     "[...document.querySelectorAll('.list tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"
 )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium"), "--window-size=1200,900") as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,21 @@ from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.postgres import records
 from paperdb_trio.store.postgres.prepare import check_wakes, prepare, unavailable
 from paperdb_trio.store.postgres.records import Asked
+from paperdb_trio.store.postgres.schema import START_LOCK
+from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.transaction import Transaction
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 
-__all__ = ("apply", "check_wakes", "has_valid_key", "is_empty", "prepare", "read", "records")
+__all__ = (
+    "apply",
+    "await_turn",
+    "check_wakes",
+    "has_valid_key",
+    "is_empty",
+    "prepare",
+    "read",
+    "records",
+)
 
 Result = TypeVar("Result")
 
@@ -70,6 +81,11 @@ def has_valid_key(url: str, hash: bytes | None = None) -> bool:
             bool,
         ),
     )
+
+
+def await_turn(session: Session) -> None:
+    """Return when no other node is at its first start; no other begins before this session is closed."""
+    session.query("SELECT pg_advisory_lock($1::bigint)", START_LOCK)
 
 
 def is_empty(url: str) -> bool:

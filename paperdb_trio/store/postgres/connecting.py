@@ -42,17 +42,20 @@ documents/s instead of 30,000."""
 
 
 def connect(url: str) -> abc.PGconn:
-    """Raises `ConnectionLost`."""
-    try:
-        connection = pq.PGconn.connect_start(_resolved(f"{url}{'&' if '?' in url else '?'}{OPTIONS}"))
-    except (psycopg.Error, OSError) as error:
-        raise ConnectionLost(str(error)) from None
-    message = _wait(connection)
-    if connection.status != pq.ConnStatus.OK:
-        message = message or connection.get_error_message()
+    """To the first of its hosts that can be written to. Raises `ConnectionLost`."""
+    errors: list[str] = []
+    for host in _hosts(f"{url}{'&' if '?' in url else '?'}{OPTIONS}"):
+        try:
+            connection = pq.PGconn.connect_start(_resolved(host))
+        except (psycopg.Error, OSError) as error:
+            errors.append(str(error))
+            continue
+        message = _wait(connection)
+        if connection.status == pq.ConnStatus.OK:
+            return connection
+        errors.append((message or connection.get_error_message()).strip())
         connection.finish()
-        raise ConnectionLost(message)
-    return connection
+    raise ConnectionLost("\n".join(errors))
 
 
 def cancel(connection: abc.PGconn) -> None:
@@ -86,19 +89,35 @@ def _wait(connection: Any) -> str:
     return ""
 
 
-def _resolved(url: str) -> bytes:
-    """The connection's parameters, with the addresses of its hosts."""
-    found = {option.keyword.decode(): option.val for option in pq.Conninfo.parse(url.encode()) if option.val}
-    hosts = found.get("host", b"").decode().split(",")
-    if "hostaddr" not in found and any(host and not host.startswith(("/", "@")) for host in hosts):
-        addresses = ["" if host.startswith(("/", "@")) else _address(host) for host in hosts]
-        found["hostaddr"] = ",".join(addresses).encode()
-    return b" ".join([b"%b='%b'" % (name.encode(), _quoted(value)) for name, value in found.items()])
+def _hosts(url: str) -> list[dict[str, str]]:
+    """The connection's parameters for each of its hosts: libpq would wait for a host that says nothing, and try
+    no other."""
+    try:
+        options = pq.Conninfo.parse(url.encode())
+    except psycopg.Error as error:
+        raise ConnectionLost(str(error)) from None
+    found = {option.keyword.decode(): option.val.decode() for option in options if option.val}
+    lists: dict[str, list[str]] = {
+        name: found.pop(name).split(",") for name in ("host", "hostaddr", "port") if name in found
+    }
+    count = max(len(lists.get(name, "")) for name in ("host", "hostaddr"))
+    hosts = []
+    for number in range(max(count, 1)):
+        own = {name: values[min(number, len(values) - 1)] for name, values in lists.items()}
+        hosts.append({**found, **own})
+    return hosts
+
+
+def _resolved(parameters: dict[str, str]) -> bytes:
+    host = parameters.get("host", "")
+    if "hostaddr" not in parameters and host and not host.startswith(("/", "@")):
+        parameters = {**parameters, "hostaddr": _address(host)}
+    return " ".join(f"{name}='{_quoted(value)}'" for name, value in parameters.items()).encode()
 
 
 def _address(host: str) -> str:
-    return str(socket.getaddrinfo(host or "localhost", None, type=socket.SOCK_STREAM)[0][4][0])
+    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
-def _quoted(value: bytes) -> bytes:
-    return value.replace(b"\\", b"\\\\").replace(b"'", b"\\'")
+def _quoted(value: str) -> str:
+    return value.replace("\\", "\\\\").replace("'", "\\'")

@@ -158,7 +158,7 @@ class Pool:
 
     @asynccontextmanager
     async def lease(self, kind: str, timeout: float | None = None) -> AsyncIterator[Connection]:
-        """For a read of a kind. Raises a 503 `QUERY_TIMEOUT`, `STORAGE_AWAY` or `STORAGE_ERROR`."""
+        """For a read of a kind. Raises a 503 `QUERY_TIMEOUT` or `STORAGE_ERROR`."""
         seconds = self._timeout if timeout is None else timeout
         began = time.perf_counter()
         try:

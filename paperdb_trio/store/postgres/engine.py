@@ -53,7 +53,8 @@ class PostgresStore:
         self._watching = Reader(self._own, self._log, settings, self._advisor)
         self._publisher = Publisher(on_commit, ChangeLog(self._own, 30.0).changes)
         self.writer = Writer(url, self._publisher.committed)
-        self._watcher = Watcher(url, self._publisher, on_trimmed, self._begin_keeping)
+        # The idle connections are lost with the watcher's: it notices first.
+        self._watcher = Watcher(url, self._publisher, on_trimmed, self._begin_keeping, self.close)
         self._keeper = Keeper(self.writer, settings, on_trimmed, leads=lambda: self._watcher.keeps)
         self.closed = self.writer.closed
         self.submit = self.writer.submit

@@ -113,7 +113,8 @@ def _pooler() -> StartupError:
 
 def version(session: Session) -> int | None:
     """Of the tables; None if there are none."""
-    if session.query("SELECT to_regclass('paperdb.meta') IS NULL") == [(True,)]:
+    # Not to_regclass: it remembers that there were none, also while another node makes them.
+    if not session.query("SELECT FROM pg_tables WHERE schemaname='paperdb' AND tablename='meta'"):
         return None
     ((found,),) = session.query("SELECT value FROM paperdb.meta WHERE name='version'")
     return int(found)

@@ -12,6 +12,8 @@ LOCK: Final = 0x7061706572646201
 """The advisory lock of upgrades: "paperdb", and a number."""
 KEEPER_LOCK: Final = LOCK + 1
 """The advisory lock of the node that does the background work."""
+START_LOCK: Final = LOCK + 2
+"""The advisory lock of a node that may be the first to start."""
 
 M001: Final = (
     "CREATE TABLE meta (name text PRIMARY KEY, value bigint NOT NULL)",

@@ -6,6 +6,7 @@ trip. After an error the session is in a failed transaction until `rollback`.
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from collections.abc import Callable, Sequence
@@ -21,9 +22,13 @@ INTERRUPT_SECONDS: Final = 0.1
 class Session:
     """Raises `ServerError` for a statement that was refused, and `ConnectionLost`."""
 
-    def __init__(self, url: str, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """While `interrupted()` is true, waiting ends with `ConnectionLost`."""
+    def __init__(
+        self, url: str, interrupted: Callable[[], bool] = lambda: False, patience: float = math.inf
+    ) -> None:
+        """Waiting ends with `ConnectionLost` while `interrupted()` is true, and after `patience` seconds: the
+        kernel of a server that hangs keeps the connection alive."""
         self._interrupted = interrupted
+        self._patience = patience
         self._connection = connect(url)
         self._wire = Wire(self._connection)
         self._poll = select.poll()
@@ -69,16 +74,19 @@ class Session:
         """The rows of the oldest statements that were sent."""
         wire = self._wire
         self._sent -= 1
+        end = time.monotonic() + self._patience
         while (results := wire.step()) is None:
-            self._wait()
+            self._wait(end)
         return results
 
-    def _wait(self) -> None:
+    def _wait(self, end: float) -> None:
         wire = self._wire
         self._poll.register(wire.socket, select.POLLIN | (select.POLLOUT if wire.unsent else 0))
         ready = self._poll.poll(INTERRUPT_SECONDS * 1000)
         if not ready and self._interrupted():
             raise ConnectionLost("interrupted")
+        if not ready and time.monotonic() > end:
+            raise ConnectionLost(f"no response for {self._patience:g} s")
         events = ready[0][1] if ready else 0
         if events & ~select.POLLOUT:
             wire.read()
@@ -89,7 +97,7 @@ class Session:
         """Whether one comes in that time."""
         deadline = time.monotonic() + seconds
         while not (found := self._wire.notifications()) and time.monotonic() < deadline:
-            self._wait()
+            self._wait(deadline)
         return bool(found)
 
     def rollback(self) -> None:

@@ -24,10 +24,13 @@ log = logging.getLogger("paperdb.store")
 LOOK_SECONDS: Final = 0.15
 """Between two looks at the heads."""
 RETRY_SECONDS: Final = 0.5
+PATIENCE_SECONDS: Final = 5
+"""For one look. The kernel of a server that hangs keeps the connection alive."""
 
 
 class Watcher:
-    """`keeps`: whether this node does the background work. `on_keeps` is called when it becomes that node."""
+    """`keeps`: whether this node does the background work. `on_keeps` is called when it becomes that node,
+    `on_lost` when the connection is lost."""
 
     def __init__(
         self,
@@ -35,11 +38,13 @@ class Watcher:
         publisher: Publisher,
         on_trimmed: Callable[[int, int], None],
         on_keeps: Callable[[], None],
+        on_lost: Callable[[], None],
     ) -> None:
         self._url = url
         self._publisher = publisher
         self._on_trimmed = on_trimmed
         self._on_keeps = on_keeps
+        self._on_lost = on_lost
         self._sparing_log = SparingLog(log)
         self._trimmed: dict[int, int] = {}
         self.keeps = False
@@ -53,7 +58,8 @@ class Watcher:
                 try:
                     await connection.query(f"LISTEN {CHANNEL}")
                     while True:
-                        await self._look(connection)
+                        with trio.fail_after(PATIENCE_SECONDS):
+                            await self._look(connection)
                         if not started:
                             started = True
                             task_status.started()
@@ -64,9 +70,11 @@ class Watcher:
                                     self._publisher.heard(int(database_id), int(head))
                 finally:
                     connection.close()
-            except (ConnectionLost, ServerError) as error:
+            except (ConnectionLost, ServerError, trio.TooSlowError) as error:
                 self.keeps = False
-                self._sparing_log.error("no connection to PostgreSQL: %s", str(error).strip())
+                self._on_lost()
+                what = str(error).strip() or f"no response for {PATIENCE_SECONDS} s"
+                self._sparing_log.error("no connection to PostgreSQL: %s", what)
                 await trio.sleep(RETRY_SECONDS)
 
     async def _look(self, connection: Connection) -> None:

@@ -50,6 +50,10 @@ ENOUGH_SECONDS: Final = 0.05
 """As for SQLite: waiting time and memory depend on the largest operation, not on 256 of them."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between two attempts to connect; the last one for all further ones."""
+PATIENCE_SECONDS: Final = 15
+"""For a response of PostgreSQL. If that was too little, nothing is lost: the outcome is looked up."""
+HELD_MILLISECONDS: Final = 5000
+"""For how long a node that hangs may hold the lock of a database."""
 GUESS_AGAIN_SECONDS: Final = 0.25
 """After a guess at the head that failed, because another node writes to the same database."""
 
@@ -255,9 +259,13 @@ class Writer:
         """Raises `ConnectionLost` or `ServerError`."""
         self._next_try = time.monotonic() + RETRY_SECONDS[min(self._tries, len(RETRY_SECONDS) - 1)]
         self._tries += 1
-        session = Session(self._url, lambda: self._stopped)
+        session = Session(self._url, lambda: self._stopped, PATIENCE_SECONDS)
         try:
             id = os.urandom(16)
+            # A node that hangs or is cut off within a transaction holds up the others: they wait for its locks.
+            session.add(f"SET idle_in_transaction_session_timeout={HELD_MILLISECONDS}")
+            # A timeout would end the wait for a standby, and PostgreSQL would call the commit a success.
+            session.add("SET statement_timeout=0")
             session.add("DELETE FROM writers WHERE at<now()-interval '30 days'")
             session.add("INSERT INTO writers (id, batch) VALUES ($1,0)", id)
             sent = time.monotonic()

@@ -14,7 +14,7 @@ import { schemaDialog } from "./schema.js";
 import { exportDialog, importDialog } from "./transfer.js";
 import { pathOf } from "./session.js";
 import { actions, button, complain, confirm, dialog, field, number, say, sentence } from "./ui.js";
-import { every } from "./table.js";
+import { every, showAgain } from "./table.js";
 import { watch } from "./watch.js";
 
 const PAGE = 100;
@@ -25,6 +25,7 @@ const newest = ({ kind }) => (kind === "token" ? "-" : "-createdAt");
 const REFRESH_MS = 15_000;
 /** Changes that come faster are shown together. */
 const SHOW_MS = 100;
+const SLOW_COUNT_MS = 200;
 /** A first page that takes longer says how it was found. */
 const SLOW_MS = 700;
 const NAME = /^[A-Za-z0-9_-]{1,64}$/;
@@ -61,15 +62,19 @@ function collectionList({ session, address, go }, current) {
   let isOver = false;
 
   async function refresh() {
-    all = (await session.collections()).filter(({ name }) => NAME.test(name));
-    if (isOver) return;
+    try {
+      all = (await session.collections()).filter(({ name }) => NAME.test(name));
+    } catch (error) {
+      return void show(items, h("li", { class: "refused" }, sentence(error)));
+    }
+    if (isOver) return undefined;
     const names = new Set(all.map(({ name }) => name));
     const rows = current && !names.has(current) ? [{ name: current, count: null }, ...all] : all;
-    show(items, rows.map(({ name, count }) =>
+    showAgain(items, rows.length === 0 && h("li", { class: "hint" }, "There are none yet."), rows.map(({ name, count }) =>
       h("li", {}, h("a", { href: address("documents", [name]), "aria-current": name === current && "page" },
         h("span", {}, name), h("span", {}, count === null ? "" : number(count))))));
-    if (rows.length === 0) show(items, h("li", { class: "hint" }, "There are none yet."));
     for (const listener of listeners) listener(all);
+    return undefined;
   }
 
   /** Of a token for every collection, nobody knows the names. */
@@ -89,7 +94,7 @@ function collectionList({ session, address, go }, current) {
     if (mayOpen || (await openEditor({ session, name })) !== undefined) go("documents", [name]);
   }
 
-  const end = every(REFRESH_MS, refresh, (error) => show(items, h("li", { class: "refused" }, sentence(error))));
+  const end = every(REFRESH_MS, refresh, complain);
   const label = mayOpen ? "Open a collection" : "New collection";
   const head = h("div", { class: "row" }, h("h2", { class: "grow" }, "Collections"),
     (session.isFull || mayOpen) && button([icon("plus"), h("span", { class: "unseen" }, label)], create, { class: "quiet", title: label }));
@@ -217,6 +222,7 @@ function collectionView(context, name, list) {
 
   let counting = 0;
   let countTimer = null;
+  let countMs = 0; // what the last one took
 
   async function recount() {
     const mine = (counting += 1);
@@ -224,16 +230,21 @@ function collectionView(context, name, list) {
     if (isAll()) return void (count.textContent = known ? `${number(known.count ?? 0)} documents` : "");
     count.textContent = "counting…";
     let words;
+    const from = performance.now();
     try {
       const found = await session.get(`/${name}/count`, { filter: JSON.stringify(filter) });
       words = `${number(found.count)} match${known?.count ? ` of ${number(known.count)}` : ""}`;
     } catch (error) {
       words = error.code === "QUERY_TIMEOUT" ? "too many to count in time" : "";
     }
-    if (mine === counting) count.textContent = words;
+    if (mine !== counting) return;
+    countMs = performance.now() - from;
+    count.textContent = words;
   }
 
+  /** After a change. A count that is work for the server is not made again and again. */
   function recountSoon() {
+    if (!isAll() && countMs > SLOW_COUNT_MS) return;
     countTimer ??= setTimeout(() => {
       countTimer = null;
       if (isAll()) void list.refresh();
@@ -263,19 +274,23 @@ function collectionView(context, name, list) {
     start();
   }
 
+  let drawn = ""; // buttons stay the same while nothing of this changes: somebody may be about to press one
+
   function render() {
-    const number_ = cursors.length;
+    const page = cursors.length;
     const rows = view?.documents.length ?? 0;
-    const from = (number_ - 1) * size;
-    const words = rows ? `${number(from + 1)} to ${number(from + rows)}` : "";
+    const isEmpty = view !== null && rows === 0 && view.status !== "loading" && !view.error;
+    const now = [page, rows, view?.hasMore, isEmpty, isAll()].join();
+    if (now === drawn) return;
+    drawn = now;
+    const from = (page - 1) * size;
     show(
       pager,
-      number_ > 1 && h("button", { type: "button", onclick: () => back([undefined]) }, icon("first"), "First"),
-      number_ > 1 && h("button", { type: "button", onclick: () => back(cursors.slice(0, -1)) }, icon("left"), "Previous"),
-      h("span", { class: "hint" }, words),
+      page > 1 && h("button", { type: "button", onclick: () => back([undefined]) }, icon("first"), "First"),
+      page > 1 && h("button", { type: "button", onclick: () => back(cursors.slice(0, -1)) }, icon("left"), "Previous"),
+      h("span", { class: "hint" }, rows ? `${number(from + 1)} to ${number(from + rows)}` : ""),
       view?.hasMore && button(["Next", icon("right")], older),
     );
-    const isEmpty = view !== null && rows === 0 && view.status !== "loading" && !view.error;
     empty.hidden = !isEmpty;
     grid.element.hidden = rows === 0;
     show(empty, h("p", {}, isAll() ? "There are no documents here." : "No document matches."),
@@ -307,7 +322,11 @@ function collectionView(context, name, list) {
     }
   }
 
+  let selected = "";
+
   function select(ids) {
+    if (ids.join("\n") === selected) return;
+    selected = ids.join("\n");
     chosen.hidden = ids.length === 0;
     show(chosen, h("span", {}, `${number(ids.length)} selected`),
       button(`Delete ${number(ids.length)}…`, () => eraseThese({ session, name, ids }), { class: "danger" }));
