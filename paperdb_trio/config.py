@@ -150,7 +150,7 @@ class Settings:
     backup_every: float = _setting(0.0, "Seconds between two backups that the server makes; 0: none.", 0)
     backup_to: str = _setting("", "Where it keeps them: a directory, or s3://bucket/prefix.")
     backup_keep: int = _setting(7, "How many of these it keeps; older ones are removed.", 1)
-    backup_s3_endpoint: str = _setting(
+    backup_endpoint: str = _setting(
         "https://s3.amazonaws.com",
         "Server of an s3:// address; credentials come from AWS_ACCESS_KEY_ID and so on.",
     )
@@ -198,8 +198,8 @@ class Settings:
         if self.backup_every and (self.store or not self.backup_to):
             expected = "is for a data directory" if self.store else "needs 'backup_to'"
             raise StartupError(f"Setting 'backup_every' {expected}", 2)
-        if not self.backup_s3_endpoint.startswith(("http://", "https://")):
-            raise StartupError("Setting 'backup_s3_endpoint' must be like https://s3.example.com", 2)
+        if not self.backup_endpoint.startswith(("http://", "https://")):
+            raise StartupError("Setting 'backup_endpoint' must be like https://s3.example.com", 2)
         if self.store and self.worker_count > 1:
             raise StartupError(
                 "Setting 'workers' is for a data directory: with 'store', start a server for each core", 2

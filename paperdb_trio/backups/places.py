@@ -125,7 +125,7 @@ def place_of(settings: Settings, staging: Path) -> Place:
     for variable in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if not os.environ.get(variable):
             raise StartupError(f"Backups to s3:// need the environment variable {variable}", 2)
-    where, endpoint = urlsplit(settings.backup_to), urlsplit(settings.backup_s3_endpoint)
+    where, endpoint = urlsplit(settings.backup_to), urlsplit(settings.backup_endpoint)
     try:
         client = Minio(
             endpoint.netloc,
@@ -134,7 +134,7 @@ def place_of(settings: Settings, staging: Path) -> Place:
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
         )
     except ValueError as error:
-        raise StartupError(f"Setting 'backup_s3_endpoint' is no endpoint of S3: {error}", 2) from None
+        raise StartupError(f"Setting 'backup_endpoint' is no endpoint of S3: {error}", 2) from None
     prefix = where.path.strip("/")
     return Bucket(client, where.netloc, f"{prefix}/" if prefix else "", staging)
 

@@ -93,7 +93,7 @@ def test_a_backup_that_fails_harms_nothing_and_is_tried_again(
         {"backup_every": 1.0},
         {"backup_every": 1.0, "backup_to": "x", "store": "postgresql://x/y"},
         {"backup_keep": 0},
-        {"backup_s3_endpoint": "s3.example.com"},
+        {"backup_endpoint": "s3.example.com"},
     ],
     ids=str,
 )
@@ -134,7 +134,7 @@ def s3(tmp_path: Path) -> Iterator[tuple[str, Path]]:
 
 def test_backups_to_s3(start_server: StartServer, s3: tuple[str, Path], tmp_path: Path) -> None:
     url, bucket = s3
-    options = (*EVERY, "--backup-to", "s3://bucket/a/b", "--backup-s3-endpoint", url, "--backup-keep", "2")
+    options = (*EVERY, "--backup-to", "s3://bucket/a/b", "--backup-endpoint", url, "--backup-keep", "2")
     refused = start_server(*options, env={**KEYS, "AWS_SECRET_ACCESS_KEY": "wrong"})
     wait_until(lambda: metric(refused, "paperdb_backup_failures_total") >= 1)
     refused.kill()
