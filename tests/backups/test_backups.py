@@ -11,12 +11,16 @@ from typing import Any
 
 import pytest
 
-from paperdb_trio.backups.places import Directory, name_at, time_of
+from paperdb_trio.backups.places import BackupError, Directory, name_at, time_of
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
+from paperdb_trio.store.sqlite import backup
+from paperdb_trio.store.sqlite.backup import snapshot
+from paperdb_trio.store.sqlite.file import prepare
 from tests.auth.commands import fails, run, run_here
 from tests.backups.programs import program
 from tests.conftest import Server, StartServer, wait_until
+from tests.store.tools import apply_all, inserting
 
 pytestmark = pytest.mark.sqlite
 
@@ -85,6 +89,34 @@ def test_a_backup_that_fails_harms_nothing_and_is_tried_again(
     wait_until(lambda: metric(server, "paperdb_backups_total") >= 1)
     assert server.stop() == 0
     assert "Traceback" not in server.stderr
+
+
+def test_a_copy_that_is_damaged_never_has_a_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(source: Path, target: Path, *_: Any, **more: Any) -> None:
+        whole = source.read_bytes()
+        target.write_bytes(whole[:-4096] + bytes(4096))
+
+    file = prepare(data, create=False)
+    monkeypatch.setattr(backup, "_copy", damaged)
+    to = tmp_path / "backups"
+    to.mkdir()
+    with pytest.raises(BackupError, match="damaged"):
+        Directory(to).add(name_at(0), lambda target: snapshot(file, target, stopped=lambda: False))
+    assert not list(to.iterdir())
+
+
+def test_a_copy_is_given_up_when_the_server_stops(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backup, "SIGNAL_STEPS", 100)
+    file = prepare(data, create=False)
+    apply_all(file, *[inserting({"n": n}) for n in range(300)])
+    target = tmp_path / "target"
+    target.touch()
+    with pytest.raises(StartupError, match="interrupted"):
+        snapshot(file, target, stopped=lambda: True)
 
 
 @pytest.mark.parametrize(
