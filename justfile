@@ -18,7 +18,7 @@ test *options: _venv
 
 # The suites of what a client can see, against servers with two workers.
 test-workers *options: _venv
-    PAPERDB_WORKERS=2 {{python}} -m pytest -n auto tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
+    {{python}} -m pytest -n auto --workers 2 tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
 
 # The suites of what a client can see, against servers that store in Debian's PostgreSQL.
 test-postgres *options: _venv

@@ -147,6 +147,14 @@ class Settings:
         "any", "Where webhooks may post to: any address; public, only those of the public Internet."
     )
 
+    backup_every: float = _setting(0.0, "Seconds between two backups that the server makes; 0: none.", 0)
+    backup_to: str = _setting("", "Where it keeps them: a directory, or s3://bucket/prefix.")
+    backup_keep: int = _setting(7, "How many of these it keeps; older ones are removed.", 1)
+    backup_endpoint: str = _setting(
+        "https://s3.amazonaws.com",
+        "Server of an s3:// address; credentials come from AWS_ACCESS_KEY_ID and so on.",
+    )
+
     http: str = _setting("raw", "Server for HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower).")
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
@@ -187,6 +195,11 @@ class Settings:
         parse_origins(self.allowed_origins)
         if self.store and not self.store.startswith(("postgresql://", "postgres://")):
             raise StartupError("Setting 'store' must be like postgresql://user:password@host/name", 2)
+        if self.backup_every and (self.store or not self.backup_to):
+            expected = "is for a data directory" if self.store else "needs 'backup_to'"
+            raise StartupError(f"Setting 'backup_every' {expected}", 2)
+        if not self.backup_endpoint.startswith(("http://", "https://")):
+            raise StartupError("Setting 'backup_endpoint' must be like https://s3.example.com", 2)
         if self.store and self.worker_count > 1:
             raise StartupError(
                 "Setting 'workers' is for a data directory: with 'store', start a server for each core", 2

@@ -19,7 +19,7 @@ FLOORS = (
     ("server",),
     ("doors", "import_socket"),  # listeners
     ("rest", "realtime", "demo"),  # handlers; live connections; a client inside the server
-    ("services", "hooks"),  # `hooks` speaks HTTP to others
+    ("services", "hooks", "backups"),  # the last two speak HTTP to others
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
     ("exchanges",),  # the end of each request

@@ -49,7 +49,9 @@ async def revive_webhook(call: AdminCall) -> Response:
 async def test_webhook(call: AdminCall) -> Response:
     """Send an event of the type `test` to a webhook now."""
     id = call.parameters["webhook"]
-    found = [of for _, of in await call.services.gather("webhook_test", id) if of is not None]
+    known = any(webhook.id == id for webhook in await call.services.store.webhook_infos())
+    asked = await call.services.gather("webhook_test", id) if known else []
+    found = [of for _, of in asked if of is not None]
     if not found:
         raise ApiError(404, "NOT_FOUND", f"There is no webhook '{id[:80]}'")
     return json_response(200, msgspec.convert(found[0], responses.WebhookTested))

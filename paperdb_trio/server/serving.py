@@ -89,7 +89,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
                 chores.committed(changes)
 
             store = SqliteStore(file, settings, committed, on_trimmed)
-            chores = Chores(settings, store)
+            chores = Chores(settings, file, store)
             made.append(chores)
             return store
 

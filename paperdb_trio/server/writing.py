@@ -130,7 +130,7 @@ class Writing:
         gate = WriterGate(board)
         self.board = board
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
-        self.chores = Chores(settings, self.store)
+        self.chores = Chores(settings, file, self.store)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
         self.reports: Reports = {"metrics": self._measures, **self.chores.reports}
         self._started = time.time()

@@ -10,6 +10,7 @@ import secrets
 import time
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import encode, timestamp
@@ -48,7 +49,9 @@ class AddWebhook:
         now = timestamp(time.time())
         progress = Progress(cursor=database.seq)
         tx.add_webhook(Webhook(self.id, id, self.url, self.collection, filter, self.secret, now, 0, progress))
-        note(tx, self.by, "webhook.add", self.database, self.id, url=self.url, collection=self.collection)
+        note(
+            tx, self.by, "webhook.add", self.database, self.id, host=_host(self.url), collection=self.collection
+        )
         tx.tell_servers()
         return _webhook(tx, self.id)
 
@@ -63,7 +66,7 @@ class RemoveWebhook:
     def apply(self, tx: Transaction) -> None:
         was = _webhook(tx, self.id)
         tx.remove_webhook(self.id)
-        note(tx, self.by, "webhook.remove", was.database, self.id, url=was.url)
+        note(tx, self.by, "webhook.remove", was.database, self.id, host=_host(was.url))
         tx.tell_servers()
 
 
@@ -92,6 +95,11 @@ class KeepProgress:
 
     def apply(self, tx: Transaction) -> None:
         tx.keep_progress(self.id, self.generation, self.progress)
+
+
+def _host(url: str) -> str:
+    """For the record: the rest of a URL may be a secret."""
+    return urlsplit(url).netloc
 
 
 def _webhook(tx: Transaction, id: str) -> WebhookInfo:

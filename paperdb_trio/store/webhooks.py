@@ -82,4 +82,4 @@ def check_url(url: str) -> None:
 
 def no_webhooks() -> ApiError:
     """Of a store that keeps none."""
-    return bad_request("Webhooks need a data directory: a store in PostgreSQL has none yet")
+    return ApiError(409, "CONFLICT", "Webhooks need a data directory: a store in PostgreSQL has none yet")

@@ -18,6 +18,7 @@ from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, wait_until
 from tests.docs import text
 from tests.hooks.receiver import Receiver, receiving
+from tests.postgres import Postgres
 from tests.rest.tools import refusal
 
 pytestmark = pytest.mark.sqlite
@@ -252,8 +253,9 @@ def test_administrators_do_it_by_command_too(admin: Admin, receiver: Receiver, c
         assert run_here("webhooks", "revive", made["id"], *place).exit_code == 0
         assert run_here("webhooks", "remove", made["id"], *place).exit_code == 0
         fails_here(run_here("webhooks", "test", made["id"], *place), 1, "There is no webhook")
-    actions = [entry["action"] for entry in admin.ask("GET", "audit", params={"limit": "6"}).json()["entries"]]
-    assert actions == ["webhook.remove", "webhook.revive", "webhook.add"] * 2
+    entries = admin.ask("GET", "audit", params={"limit": "6"}).json()["entries"]
+    assert entries[2]["details"] == {"host": receiver.url.removeprefix("http://"), "collection": collection}
+    assert [entry["action"] for entry in entries] == ["webhook.remove", "webhook.revive", "webhook.add"] * 2
     data = ("--data", server.data)
     fails_here(run_here("webhooks", "add", "ftp://x", *data), 2, "Use http:// or https://")
     bad = run_here(
@@ -299,6 +301,16 @@ def test_private_addresses_can_be_refused(start_server: StartServer, receiver: R
         assert not tested["arrived"]
         assert "not public (--webhook-addresses)" in tested["error"]
     assert not receiver.received
+
+
+def test_a_store_in_postgresql_has_none(start_server: StartServer, postgres: Postgres) -> None:
+    store = postgres.url(postgres.new())
+    admin = Admin(start_server("--durability", "process", env={"PAPERDB_STORE": store}))
+    added = admin.ask("POST", "webhooks", json={"database": "default", "url": "http://x"})
+    assert refusal(added) == (409, "CONFLICT")
+    assert admin.ask("GET", "webhooks").json() == {"webhooks": []}
+    for method, path in (("DELETE", ""), ("POST", "/test"), ("POST", "/revive")):
+        assert refusal(admin.ask(method, f"webhooks/x{path}")) == (404, "NOT_FOUND")
 
 
 def test_pauses_grow_up_to_a_limit_and_differ() -> None:

@@ -9,6 +9,7 @@ import json
 import select
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -18,7 +19,7 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
-from paperdb_trio.model import Change
+from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import Trim, until_indexed
 from paperdb_trio.store.operations import Batch, Draft, InsertBulk, Patch, Replace, SetSchema
@@ -166,6 +167,14 @@ async def test_a_cancelled_read_is_stopped_in_postgresql(postgres: Postgres, pos
                 nursery.cancel_scope.cancel()
             await until(lambda: asleep() == 0)
             assert await store.count(DATABASE, "c", None) == 0
+
+
+async def test_the_clock_of_a_node_harms_nothing(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 30 * 86_400)
+    async with node(postgres_url) as (store, _):
+        written = await store.submit(put("a"))
+        assert json.loads(written.data)["createdAt"] >= timestamp(now - 60)
 
 
 # --- broken connections --------------------------------------------------------------------------
