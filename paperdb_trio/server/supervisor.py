@@ -2,7 +2,7 @@
 
 Law: no event loop and no thread, so that it can fork at any time; it opens no database. A child ends when its
 parent does, however that happens, so that nothing is ever left running. When the process that writes dies, all
-start anew.
+start anew; only a start that fails of itself, rather than by a signal, ends the server.
 """
 
 from __future__ import annotations
@@ -136,11 +136,17 @@ class _Supervisor:
         announced = False
         try:
             while True:
-                self._start_all()
-                if not announced:
-                    announced = True
-                    announce()
-                self._watch()
+                try:
+                    self._start_all()
+                    if not announced:
+                        announced = True
+                        announce()
+                    self._watch()
+                except SystemExit as error:
+                    if not announced or not isinstance(error.code, int) or error.code >= 0:
+                        raise
+                    log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
+                    self._kill_all()
                 time.sleep(self._pause("writer"))
         except _Stopped:
             self._drain()

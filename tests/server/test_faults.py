@@ -79,6 +79,22 @@ def test_writer_that_dies_while_workers_start_ends_the_server() -> None:
             starting.supervisor._until_ready()
 
 
+def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        starts = iter([None, SystemExit(-signal.SIGKILL), SystemExit(6)])
+
+        def start() -> None:
+            if (failure := next(starts)) is not None:
+                raise failure
+
+        monkeypatch.setattr(one, "_start_all", start)
+        monkeypatch.setattr(one, "_watch", lambda: None)
+        monkeypatch.setattr(one, "_pause", lambda _: 0.0)
+        with pytest.raises(SystemExit, match="6"):
+            one.run(lambda: None)
+
+
 @asynccontextmanager
 async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
     """Both in this process."""
