@@ -18,7 +18,7 @@ test *options: _venv
 
 # The suites of what a client can see, against servers with two workers.
 test-workers *options: _venv
-    PAPERDB_WORKERS=2 {{python}} -m pytest -n auto tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
+    {{python}} -m pytest -n auto --workers 2 tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
 
 # The suites of what a client can see, against servers that store in Debian's PostgreSQL.
 test-postgres *options: _venv
@@ -65,8 +65,8 @@ crash-cluster *options: _venv _patroni
 
 # Debian's Python: PostgreSQL's user must be able to run it.
 _patroni:
-    @test -x examples/cluster/.venv-patroni/bin/patroni || /usr/bin/python3 -m venv examples/cluster/.venv-patroni
-    @examples/cluster/.venv-patroni/bin/pip install -q -r examples/cluster/requirements.txt
+    @test -x .venv-patroni/bin/patroni || /usr/bin/python3 -m venv .venv-patroni
+    @.venv-patroni/bin/pip install -q -r examples/cluster/requirements.txt
 
 # Long proof: thousands of subscribers resume while writes pour in.
 storm *options: _venv

@@ -66,6 +66,7 @@ def freeze(*, machine_code: bool) -> Path:
     options += [f"--paths={folder}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
     options += [f"--add-data={ROOT / 'paperdb_trio/client/*.py'}:paperdb_trio/client"]  # served as a wheel
     options += [f"--distpath={WORK}", f"--workpath={WORK / 'work'}", f"--specpath={WORK}"]
+    options += ["--collect-all=psycopg_binary"]  # psycopg finds it by its name
     options += [f"--hidden-import={name}" for name in sorted(hidden)]
     options += [f"--exclude-module={name}" for name in NOT_NEEDED]
     PyInstaller.__main__.run([*options, str(folder / "paperdb_trio" / "__main__.py")])

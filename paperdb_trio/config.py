@@ -137,6 +137,24 @@ class Settings:
     retention_age: float = _setting(7 * 86_400.0, "Seconds for which the log keeps a change.", 0.0)
     retention_count: int = _setting(1_000_000, "Changes that the log of each database keeps.", 0)
 
+    webhook_timeout: float = _setting(
+        10.0, "Seconds within which a webhook's receiver must respond with 2xx.", 0.1
+    )
+    webhook_dead_after: float = _setting(
+        3 * 86_400.0, "Seconds of nothing but failures after which a webhook gives up.", 0.0
+    )
+    webhook_addresses: str = _setting(
+        "any", "Where webhooks may post to: any address; public, only those of the public Internet."
+    )
+
+    backup_every: float = _setting(0.0, "Seconds between two backups that the server makes; 0: none.", 0)
+    backup_to: str = _setting("", "Where it keeps them: a directory, or s3://bucket/prefix.")
+    backup_keep: int = _setting(7, "How many of these it keeps; older ones are removed.", 1)
+    backup_endpoint: str = _setting(
+        "https://s3.amazonaws.com",
+        "Server of an s3:// address; credentials come from AWS_ACCESS_KEY_ID and so on.",
+    )
+
     http: str = _setting("raw", "Server for HTTP/1.1: raw, our own loop; quart, Quart on Hypercorn (slower).")
     allowed_origins: str = _setting(
         "*", "Allowed web origins, separated by commas, such as https://*.example.com; *: any."
@@ -177,6 +195,11 @@ class Settings:
         parse_origins(self.allowed_origins)
         if self.store and not self.store.startswith(("postgresql://", "postgres://")):
             raise StartupError("Setting 'store' must be like postgresql://user:password@host/name", 2)
+        if self.backup_every and (self.store or not self.backup_to):
+            expected = "is for a data directory" if self.store else "needs 'backup_to'"
+            raise StartupError(f"Setting 'backup_every' {expected}", 2)
+        if not self.backup_endpoint.startswith(("http://", "https://")):
+            raise StartupError("Setting 'backup_endpoint' must be like https://s3.example.com", 2)
         if self.store and self.worker_count > 1:
             raise StartupError(
                 "Setting 'workers' is for a data directory: with 'store', start a server for each core", 2
@@ -203,6 +226,7 @@ _WORDS: Final = {
     "log_level": ("debug", "info", "warning", "error"),
     "log_format": ("text", "json"),
     "access_log": ("off", "sampled", "on"),
+    "webhook_addresses": ("any", "public"),
 }
 """The settings that are one of a few words."""
 

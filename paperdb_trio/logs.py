@@ -24,7 +24,7 @@ import msgspec
 
 BETWEEN_LINES: Final = 60.0
 """Seconds between two bursts of lines of one kind."""
-LIBRARIES: Final = ("trio-websocket", "hypercorn", "quart", "httpx", "hpack", "h2")
+LIBRARIES: Final = ("trio-websocket", "hypercorn", "quart", "httpx", "httpcore", "urllib3", "hpack", "h2")
 """They log warnings only: hpack would log every header, keys and tokens among them."""
 
 _UNSAFE: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

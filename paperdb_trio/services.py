@@ -15,6 +15,7 @@ from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.loop.turn import OnePerTurn
+from paperdb_trio.measures import Family
 from paperdb_trio.store.cache import DocumentCache
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.web.assets import Asset
@@ -24,7 +25,7 @@ from paperdb_trio.web.assets import Asset
 class Services:
     """`draining`: SIGTERM was received; nothing new starts. `reports`: what this process says of itself when it
     is asked, as plain data. `gather(name, argument)`: the reports of all processes of the server, each with the
-    name of its process."""
+    name of its process. `more_measures`: figures of what runs beside."""
 
     settings: Settings
     limits: Limits
@@ -43,6 +44,7 @@ class Services:
     live_connections: Callable[[], int] = lambda: 0
     subscribers: Callable[[], Sequence[Subscriber]] = lambda: ()
     loop_delay: LoopDelay = field(default_factory=LoopDelay)
+    more_measures: Callable[[], list[Family]] = list
 
     def __post_init__(self) -> None:
         self.gather = self._only_own

@@ -66,9 +66,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--store", choices=("sqlite", "postgres"), default="sqlite", help="Where the servers of tests store."
     )
+    parser.addoption("--workers", default="1", help="How many processes of a test's server serve.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    Server.workers = config.getoption("--workers")
     if config.getoption("--store") == "postgres":
         from tests.postgres import Stores
 
@@ -132,6 +134,7 @@ class Server:
     """
 
     stores: ClassVar[Stores | None] = None
+    workers: ClassVar[str] = "1"
 
     def __init__(
         self,
@@ -145,6 +148,7 @@ class Server:
         self.popen = Popen if forked else subprocess.Popen
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
+        self.env.setdefault("PAPERDB_WORKERS", self.workers)
         if self.stores is not None:
             self.env.setdefault("PAPERDB_STORE", self.stores.url(data))
             self.env.setdefault("PAPERDB_DURABILITY", "process")  # its commits are not fsynced

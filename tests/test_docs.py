@@ -37,7 +37,16 @@ from tests.web.tools import current_node, new_package
 
 PACKAGE = ROOT / "paperdb_trio"
 HOST = "127.0.0.1:8000"
-RUN_AS_A_WHOLE = ("rest", "realtime", "tokens", "python-sdk", "javascript-sdk", "operations", "admin")
+RUN_AS_A_WHOLE = (
+    "rest",
+    "realtime",
+    "tokens",
+    "python-sdk",
+    "javascript-sdk",
+    "operations",
+    "admin",
+    "webhooks",
+)
 RUN_ELSEWHERE = {
     "README.md": "below, tests/web/test_page.py, .ci/newcomer",
     "docs/tutorial.md": "tests/web/test_tutorial.py",

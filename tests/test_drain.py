@@ -237,6 +237,7 @@ async def test_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: 
     wait_until(is_closed)
 
 
+@pytest.mark.sqlite
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     start_server: StartServer, collection: str, how: signal.Signals
@@ -290,6 +291,7 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     assert server.request("GET", "/collections").json()["collections"][0]["count"] == 1
 
 
+@pytest.mark.sqlite
 def test_sigterm_stops_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "0.5")
     for _ in range(100):
@@ -323,6 +325,7 @@ def _left(server: Server) -> int:
         return int(file.execute("SELECT count(*) FROM documents").fetchone()[0])
 
 
+@pytest.mark.sqlite
 def test_index_that_is_being_built_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
     """A schema that waits for it is not in force afterwards; the next start builds on."""
     server = start_server("--drain-timeout", "0.8")

@@ -134,6 +134,11 @@ FIRES: dict[str, dict[str, str]] = {
         "paperdb_subscriber_lag_changes": "9000x120",
         "paperdb_log_changes": "10000x120",
     },
+    "PaperDBNoBackup": {
+        "paperdb_backup_last_success_timestamp_seconds": "0x120",
+        "paperdb_backup_every_seconds": "60x120",
+    },
+    "PaperDBWebhookDead": {'paperdb_webhooks{state="dead"}': "1x120"},
     "PaperDBDeliveryLate": {"paperdb_unpublished_changes": "20000x120"},
     "PaperDBResidualQueries": {"paperdb_residual_queries": "90x120"},
     "PaperDBTokensRefused": {'paperdb_tokens_refused_total{reason="INVALID_TOKEN"}': "0+90x120"},
@@ -142,6 +147,8 @@ QUIET = {
     **slow("paperdb_http_request_duration_seconds", ',route="/:collection/changes"'),  # long polls
     "paperdb_subscriber_lag_changes": "9x120",  # of ten changes in all
     "paperdb_log_changes": "10x120",
+    "paperdb_backup_last_success_timestamp_seconds": "0x120",
+    "paperdb_backup_every_seconds": "0x120",
     'paperdb_tokens_refused_total{reason="TOKEN_EXPIRED"}': "0+900x120",
     'paperdb_storage_bytes{part="free"}': "9e11-5e7x120",
     'paperdb_http_requests_total{status="404"}': "0+900x120",

@@ -19,7 +19,7 @@ FLOORS = (
     ("server",),
     ("doors", "import_socket"),  # listeners
     ("rest", "realtime", "demo"),  # handlers; live connections; a client inside the server
-    ("services",),
+    ("services", "hooks", "backups"),  # the last two speak HTTP to others
     ("delivery",),  # from a commit to bytes: knows neither sockets nor Services
     ("match",),  # which queries a change concerns: no I/O
     ("exchanges",),  # the end of each request
@@ -95,7 +95,7 @@ SEAM = {
     f"store.{name}"
     for name in (
         *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
-        *("administration", "records"),  # those of administrators
+        *("administration", "records", "webhooks", "webhook_changes"),  # those of administrators
         *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
         *("predicate", "cache"),
     )
@@ -116,6 +116,7 @@ def test_handlers_and_delivery_know_only_the_seam_of_the_store() -> None:
             "demo",
             "services",
             "doors",
+            "hooks",
         ):
             known = {other for other in imports(module) if room(other) == "store"}
             assert known <= SEAM, f"{module} imports {sorted(known - SEAM)}"

@@ -49,7 +49,7 @@ def declared(*extras: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("folder", "extras"),
     [
-        ("paperdb_trio", ("postgres",)),
+        ("paperdb_trio", ("postgres", "s3")),
         ("tests", ("test",)),
         ("bench", ("postgres", "test")),
         ("binary", ("binary",)),

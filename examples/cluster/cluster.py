@@ -103,9 +103,6 @@ class Cluster:
                 "ETCD_INITIAL_ADVERTISE_PEER_URLS": f"http://{address}:2380",
                 "ETCD_LISTEN_CLIENT_URLS": f"http://{address}:2379",
                 "ETCD_ADVERTISE_CLIENT_URLS": f"http://{address}:2379",
-                # As if they were in different buildings. The defaults, 100 and 1000, are for one rack.
-                "ETCD_HEARTBEAT_INTERVAL": "200",
-                "ETCD_ELECTION_TIMEOUT": "2000",
                 "PATRONI_NAME": name,
                 "PATRONI_RESTAPI_LISTEN": f"{address}:8008",
                 "PATRONI_RESTAPI_CONNECT_ADDRESS": f"{address}:8008",
@@ -187,20 +184,16 @@ class Cluster:
     def responds(self, machine: str) -> bool:
         return get(f"{self.url(machine)}/readyz") is not None
 
-    def members(self) -> dict[str, dict[str, Any]]:
-        """What the first Patroni that responds knows of each machine."""
-        for name in DATABASES:
-            if found := get(f"http://{self.network.addresses[name]}:8008/cluster"):
-                return {member["name"]: member for member in found["members"]}
-        return {}
-
     def healthy(self) -> str | None:
-        """The primary, if both standbys follow it, and a commit waits for one of them."""
-        members = self.members()
-        states = sorted((member["role"], member["state"]) for member in members.values())
-        if states != [("leader", "running"), *[("quorum_standby", "streaming")] * 2]:
-            return None
-        return next(name for name, member in members.items() if member["role"] == "leader")
+        """The primary, if all three know it, both standbys follow it, and a commit waits for one of them."""
+        primaries = set()
+        for name in DATABASES:
+            found = get(f"http://{self.network.addresses[name]}:8008/cluster") or {"members": []}
+            states = {member["name"]: (member["role"], member["state"]) for member in found["members"]}
+            if sorted(states.values()) != [("leader", "running"), *[("quorum_standby", "streaming")] * 2]:
+                return None
+            primaries |= {member for member, (role, _) in states.items() if role == "leader"}
+        return primaries.pop() if len(primaries) == 1 else None
 
     def close(self, keep: bool = False) -> None:
         """`keep`: leave its directory."""
@@ -243,7 +236,7 @@ def need(program: str, package: str = "") -> str:
 
 
 def patroni(as_user: list[str]) -> str:
-    found = HERE / ".venv-patroni" / "bin" / "patroni"
+    found = ROOT / ".venv-patroni" / "bin" / "patroni"
     if not found.exists():
         raise SystemExit(f"needs Patroni in {found.parents[1]}: `just cluster` installs it")
     if subprocess.run([*as_user, "sh", "-c", '"$0" --version', found], capture_output=True).returncode:

@@ -4,7 +4,7 @@ Law: a command reads options, calls one function, prints its result; a slow impo
 that needs it.
 """
 
-from paperdb_trio.cli import access, data, listen, serve, settings, types
+from paperdb_trio.cli import access, data, listen, serve, settings, types, webhooks
 from paperdb_trio.cli.base import main
 
-__all__ = ["access", "data", "listen", "main", "serve", "settings", "types"]
+__all__ = ["access", "data", "listen", "main", "serve", "settings", "types", "webhooks"]

@@ -18,6 +18,7 @@ import msgspec
 
 from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.cli.base import data_option, import_postgres, store_option, url_option
+from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.model import milliseconds, new_id
 from paperdb_trio.store.administration import (
@@ -33,6 +34,8 @@ from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin, records
 from paperdb_trio.store.sqlite.file import prepare
+from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, ReviveWebhook, new_secret
+from paperdb_trio.store.webhooks import no_webhooks
 
 Row = dict[str, Any]
 Show = Callable[[Row], None]
@@ -54,6 +57,13 @@ class Place(Protocol):
     def revoke_key(self, id: str) -> None: ...
     def rotate_signing(self) -> str: ...
     def audit(self, limit: int) -> list[Row]: ...
+    def webhooks(self) -> list[Row]: ...
+    def add_webhook(
+        self, database: str, url: str, collection: str | None, filter: Row | None, show: Show
+    ) -> None: ...
+    def remove_webhook(self, id: str) -> None: ...
+    def revive_webhook(self, id: str) -> None: ...
+    def test_webhook(self, id: str) -> Row: ...
 
 
 class _Stored:
@@ -92,6 +102,20 @@ class _Stored:
 
         return str(self._apply(RotateSigning(self._by, *new_signing_secret())).id)
 
+    def add_webhook(
+        self, database: str, url: str, collection: str | None, filter: Row | None, show: Show
+    ) -> None:
+        id, secret = new_id(), new_secret()
+        row = {"id": id, "secret": secret, "url": url}
+        operation = AddWebhook(self._by, database, id, url, collection, filter, secret)
+        self._apply(operation, lambda: show(row))
+
+    def remove_webhook(self, id: str) -> None:
+        self._apply(RemoveWebhook(self._by, id))
+
+    def revive_webhook(self, id: str) -> None:
+        self._apply(ReviveWebhook(self._by, id))
+
 
 class Directory(_Stored):
     """The file of a data directory."""
@@ -118,6 +142,22 @@ class Directory(_Stored):
     def audit(self, limit: int) -> list[Row]:
         return self._read(lambda connection: records.audit(connection, limit=limit))
 
+    def webhooks(self) -> list[Row]:
+        return self._read(records.webhook_infos)
+
+    def test_webhook(self, id: str) -> Row:
+        # Imports that other commands do without.
+        import trio
+
+        from paperdb_trio.hooks.webhooks import test
+
+        file = prepare(self._data, create=False, write=False)
+        found = [webhook for webhook in admin.read(file, records.webhook_rows) if webhook.id == id]
+        if not found:
+            raise StartupError(f"There is no webhook '{id[:80]}'", 1)
+        row: Row = trio.run(test, Settings(), found[0])
+        return row
+
 
 class InPostgres(_Stored):
     """A PostgreSQL database."""
@@ -138,6 +178,12 @@ class InPostgres(_Stored):
 
     def audit(self, limit: int) -> list[Row]:
         return _builtins(self._admin.read(self._url, self._admin.records.audit(limit=limit)))
+
+    def webhooks(self) -> list[Row]:
+        return []
+
+    def test_webhook(self, id: str) -> Row:
+        raise StartupError(no_webhooks().message)
 
 
 def _builtins(rows: list[Any]) -> list[Row]:
@@ -218,6 +264,26 @@ class Server:
     def audit(self, limit: int) -> list[Row]:
         entries: list[Row] = self.ask("GET", "/audit", query={"limit": str(limit)})["entries"]
         return entries
+
+    def webhooks(self) -> list[Row]:
+        rows: list[Row] = self.ask("GET", "/webhooks")["webhooks"]
+        return rows
+
+    def add_webhook(
+        self, database: str, url: str, collection: str | None, filter: Row | None, show: Show
+    ) -> None:
+        body = {"database": database, "url": url, "collection": collection, "filter": filter}
+        made = self.ask("POST", "/webhooks", body)
+        show({name: made[name] for name in ("id", "secret", "url")})
+
+    def remove_webhook(self, id: str) -> None:
+        self.ask("DELETE", f"/webhooks/{_quoted(id)}")
+
+    def revive_webhook(self, id: str) -> None:
+        self.ask("POST", f"/webhooks/{_quoted(id)}/revive")
+
+    def test_webhook(self, id: str) -> Row:
+        return self.ask("POST", f"/webhooks/{_quoted(id)}/test")
 
 
 def place_options(command: Callable[..., None]) -> Callable[..., None]:

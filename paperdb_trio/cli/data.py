@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
-from paperdb_trio.cli.base import data_option, main
+from paperdb_trio.cli.base import data_option, import_postgres, main
 from paperdb_trio.cli.streams import when_paused
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import replacing
 from paperdb_trio.store.sqlite import backup as copies
-from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, prepare
+from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, prepare, serving_lock
 from paperdb_trio.store.sqlite.file import compact as compact_file
 
 EXIT_INCOMPLETE: Final = 10
@@ -156,3 +156,41 @@ def import_(
         raise StartupError(f"The import stopped: {result.error}", EXIT_INCOMPLETE)
     if tally.refused:
         raise StartupError(f"{tally.refused:,} lines were refused, the first listed above", EXIT_INCOMPLETE)
+
+
+@main.command("copy")
+@click.option("--from", "source", required=True, metavar="STORE", help="A data directory, or postgresql://…")
+@click.option("--to", "target", required=True, metavar="STORE", help="A new directory or PostgreSQL database.")
+def copy(source: str, target: str) -> None:
+    """Copy a whole store: between data directories and PostgreSQL databases, both ways.
+
+    Documents, change logs, keys, secrets and all that a server keeps, with their ids and seqs: cursors and
+    tokens stay good. What is written to the source meanwhile is not in the copy: stop its servers first.
+    """
+    from paperdb_trio.store.copying import copy as copy_store
+
+    with ExitStack() as stack:
+        if not _is_url(target):
+            stack.enter_context(serving_lock(target))
+        one = stack.enter_context(closing(_copyable(source, read_only=True)))
+        other = stack.enter_context(closing(_copyable(target, read_only=False)))
+        counts = copy_store(one, other)
+    click.echo(
+        f"Copied {counts['databases']:,} databases with {counts['documents']:,} documents and "
+        f"{counts['changes']:,} changes."
+    )
+
+
+def _is_url(place: str) -> bool:
+    return place.startswith(("postgresql://", "postgres://"))
+
+
+def _copyable(place: str, *, read_only: bool) -> Any:
+    if _is_url(place):
+        session = import_postgres().prepare(place, create=not read_only)
+        from paperdb_trio.store.postgres.copying import Database
+
+        return Database(session, read_only=read_only)
+    from paperdb_trio.store.sqlite.copying import Directory
+
+    return Directory(prepare(place, create=not read_only, write=not read_only), read_only=read_only)

@@ -12,6 +12,7 @@ from paperdb_trio.model import DATABASE_NAME
 from paperdb_trio.rest.bodies import Body, JsonSchema
 from paperdb_trio.store.indexes import MAX_FIELDS
 from paperdb_trio.store.records import KINDS, MAX_LABEL_LENGTH, PLANS
+from paperdb_trio.store.webhooks import MAX_URL_LENGTH
 
 Name = Annotated[str, Meta(pattern=f"^{DATABASE_NAME.pattern.removesuffix(chr(92) + 'Z')}$")]
 Label = Annotated[str, Meta(max_length=MAX_LABEL_LENGTH, extra_json_schema={"format": "printable"})]
@@ -55,6 +56,15 @@ class NewIndex(Struct, forbid_unknown_fields=True):
     ]
 
 
+class NewWebhook(Struct, forbid_unknown_fields=True):
+    """`collection`: without it, all changes of the database. `filter`: needs a `collection`."""
+
+    database: str
+    url: Annotated[str, Meta(max_length=MAX_URL_LENGTH, extra_json_schema={"format": "webhookUrl"})]
+    collection: Name | None = None
+    filter: Annotated[dict[str, Any], Meta(extra_json_schema={"format": "filterObject"})] | None = None
+
+
 def _body(type: Any, example: Any, *refuses: str, **more: Any) -> Body:
     """`more`: what the type cannot say, for the JSON Schema."""
 
@@ -86,4 +96,14 @@ NEW_INDEX: Final = _body(
     "INVALID_SCHEMA",
     "CONFLICT",
     "TOO_MANY_INDEXES",
+)
+NEW_WEBHOOK: Final = _body(
+    NewWebhook,
+    {"database": "shop", "url": "https://example.com/hook", "collection": "orders", "filter": {"paid": True}},
+    "NOT_FOUND",
+    "CONFLICT",
+    "INVALID_COLLECTION",
+    "INVALID_FILTER",
+    "UNKNOWN_OPERATOR",
+    "INVALID_FIELD",
 )

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from paperdb_trio.delivery.explaining import OUTCOMES
 from paperdb_trio.rest.parameters import REVOKE
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, Number, SecretInfo, Time
+from paperdb_trio.store.webhooks import WebhookInfo
 
 
 class Me(Struct):
@@ -70,6 +71,30 @@ class Indexes(Struct):
 
 class IndexDropped(Struct):
     deleted: bool = True
+
+
+class Webhooks(Struct):
+    """The oldest first."""
+
+    webhooks: list[WebhookInfo]
+
+
+class CreatedWebhook(WebhookInfo, rename="camel", kw_only=True):
+    """`secret`: shown only here."""
+
+    secret: str
+
+
+class WebhookRemoved(Struct):
+    deleted: bool = True
+
+
+class WebhookTested(Struct):
+    """`arrived`: whether the response was a 2xx. `error`: why not."""
+
+    arrived: bool
+    error: str | None
+    seconds: Annotated[float, Meta(ge=0)]
 
 
 class Followed(Struct):

@@ -10,11 +10,13 @@ from paperdb_trio.rest import admin_access as access
 from paperdb_trio.rest import admin_bodies as bodies
 from paperdb_trio.rest import admin_live as live
 from paperdb_trio.rest import admin_responses as responses
+from paperdb_trio.rest import admin_webhooks as webhooks
 from paperdb_trio.rest.admin_call import PREFIX, AdminCall
 from paperdb_trio.rest.admin_health import health
 from paperdb_trio.rest.bodies import Body
 from paperdb_trio.rest.table import Access, Route
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.webhooks import WebhookInfo
 
 _DATABASE: Final = "databases/:database"
 _INDEXES: Final = "databases/:database/collections/:collection/indexes"
@@ -126,5 +128,21 @@ ADMIN_ROUTES: Final = (
         {200: responses.Audit},
         ("limit", "after"),
         refuses=("INVALID_CURSOR",),
+    ),
+    _route(Access.ADMIN, "GET", "webhooks", webhooks.list_webhooks, {200: responses.Webhooks}),
+    _route(
+        Access.ADMIN,
+        "POST",
+        "webhooks",
+        webhooks.add_webhook,
+        {201: responses.CreatedWebhook},
+        body=bodies.NEW_WEBHOOK,
+    ),
+    _route(
+        Access.ADMIN, "DELETE", "webhooks/:webhook", webhooks.remove_webhook, {200: responses.WebhookRemoved}
+    ),
+    _route(Access.ADMIN, "POST", "webhooks/:webhook/revive", webhooks.revive_webhook, {200: WebhookInfo}),
+    _route(
+        Access.ADMIN, "POST", "webhooks/:webhook/test", webhooks.test_webhook, {200: responses.WebhookTested}
     ),
 )

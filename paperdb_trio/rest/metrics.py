@@ -36,6 +36,7 @@ async def families(services: Services, of_each: bool) -> list[Family]:
         *services.store.measures(),
         *_delivery(services, hub.values()),
         *_cache(services),
+        *services.more_measures(),
     ]
     if of_each:
         found += [*_databases(services, hub, audience), await _collections(services, hub)]

@@ -41,6 +41,7 @@ from paperdb_trio.realtime.inspector import Inspector
 from paperdb_trio.rest.admin_health import report as health_report
 from paperdb_trio.rest.metrics import families
 from paperdb_trio.server.board import Board, WorkerCounts
+from paperdb_trio.server.chores import Chores
 from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.starting import started
 from paperdb_trio.services import Services
@@ -82,15 +83,23 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         recover(file)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
-        async def beside(services: Services) -> None:
-            async with trio.open_nursery() as nursery:
-                if imports is not None:
-                    nursery.start_soon(import_socket.run, services.store, settings, imports)
-                if settings.demo:
-                    nursery.start_soon(demo.run, services.store, settings)
-
         def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> SqliteStore:
-            return SqliteStore(file, settings, on_commit, on_trimmed)
+            def committed(changes: list[Change]) -> None:
+                on_commit(changes)
+                chores.committed(changes)
+
+            store = SqliteStore(file, settings, committed, on_trimmed)
+            chores = Chores(settings, file, store)
+            made.append(chores)
+            return store
+
+        made: list[Chores] = []
+
+        async def beside(services: Services) -> None:
+            (chores,) = made
+            services.reports |= chores.reports
+            services.more_measures = chores.measures
+            await chores.run(imports)
 
         await _serve(settings, listener, limits, make_store, announce, ends, beside)
 

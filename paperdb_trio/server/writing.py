@@ -1,4 +1,4 @@
-"""The process that writes for all workers: the writer, the background work, imports and the demo.
+"""The process that writes for all workers: the writer, the background work, and its chores.
 
 Law: it serves no client. It tells every worker of a commit before any of them can acknowledge it.
 """
@@ -19,13 +19,14 @@ from typing import Any, Final
 import outcome
 import trio
 
-from paperdb_trio import demo, import_socket
+from paperdb_trio import import_socket
 from paperdb_trio.config import Settings
 from paperdb_trio.loop.delay import LoopDelay
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
+from paperdb_trio.server.chores import Chores
 from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
@@ -128,8 +129,9 @@ class Writing:
         gate = WriterGate(board)
         self.board = board
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
+        self.chores = Chores(settings, file, self.store)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
-        self.reports: Reports = {"metrics": self._measures}
+        self.reports: Reports = {"metrics": self._measures, **self.chores.reports}
         self._started = time.time()
         self._delay = LoopDelay()
         self._workers: set[_Worker] = set()
@@ -167,6 +169,7 @@ class Writing:
     def _on_commit(self, changes: list[Change]) -> None:
         heads = {change.database_id: change.seq for change in changes}
         self.heads.update(heads)
+        self.chores.committed(changes)
         self.board.tell_counts(self.store.commits, self.store.operations)
         marks = self.board.commit(heads)
         if self._workers:
@@ -191,7 +194,7 @@ class Writing:
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, _: Any) -> list[Family]:
-        return [*of_process(self._started, self._delay), *self.store.measures()]
+        return [*of_process(self._started, self._delay), *self.store.measures(), *self.chores.measures()]
 
     async def gather(self, name: str, argument: Any) -> list[tuple[str, Any]]:
         """The reports of all processes that respond in time."""
@@ -224,10 +227,7 @@ async def write(
         async with trio.open_nursery() as core:
             core.start_soon(writing.run, control)
             await core.start(store.run)
-            if imports is not None:
-                core.start_soon(import_socket.run, store, settings, imports)
-            if settings.demo:
-                core.start_soon(demo.run, store, settings)
+            core.start_soon(writing.chores.run, imports)
             ready()
             await store.closed.wait()
             core.cancel_scope.cancel()

@@ -22,6 +22,7 @@ from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.query import Question
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.view import View
+from paperdb_trio.store.webhooks import Webhook, WebhookInfo
 
 Result = TypeVar("Result")
 
@@ -194,6 +195,15 @@ class Records(Protocol):
 
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         """None if there is no such collection."""
+        ...
+
+    async def webhook_infos(self) -> list[WebhookInfo]:
+        """The oldest first."""
+        ...
+
+    async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
+        """What the sender of webhooks needs of them, and its version; None if nothing has changed since version
+        `known`. Progress is no such change."""
         ...
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
 from paperdb_trio.store.rowkeys import span
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 
 class Registry(ABC):
@@ -83,6 +84,24 @@ class Registry(ABC):
     @abstractmethod
     def rotate_secret(self, kid: str, secret: bytes, at: float) -> None:
         """Retire the current secret, and add this one. `at`: seconds since the epoch."""
+
+    # --- webhooks --------------------------------------------------------------------------------
+
+    @abstractmethod
+    def webhook_infos(self) -> list[WebhookInfo]: ...
+
+    @abstractmethod
+    def add_webhook(self, webhook: Webhook) -> None: ...
+
+    @abstractmethod
+    def remove_webhook(self, id: str) -> None: ...
+
+    @abstractmethod
+    def revive_webhook(self, id: str) -> None:
+        """Forget its failures, in another generation."""
+
+    @abstractmethod
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> None: ...
 
     # --- indexes ---------------------------------------------------------------------------------
 

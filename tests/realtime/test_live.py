@@ -488,7 +488,9 @@ def test_malformed_subscription_is_refused_and_harms_nothing(
 
 
 def test_queries_are_bounded(start_server: StartServer) -> None:
-    server = start_server("--max-subscriptions", "5", "--max-residual-queries", "2")
+    server = start_server(
+        "--max-subscriptions", "5", "--max-residual-queries", "2", "--workers", "1"
+    )  # the bound is that of one core
     with listening(server, "c") as ws, listening(server, "c") as other:
         for n in range(2):
             assert ask(ws, collection="c", filter={"n": {"ne": n}})["type"] == "subscribed"

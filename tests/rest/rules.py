@@ -40,7 +40,8 @@ def ruled(server: Server, collections: Any, **more: Any) -> str:
 
 def told(response: httpx.Response) -> tuple[Any, ...]:
     """Everything that a response tells, but for the time and what the request itself said."""
-    headers = {name: value for name, value in response.headers.items() if name not in ("date", "connection")}
+    of_the_request = ("date", "connection", "x-request-id")
+    headers = {name: value for name, value in response.headers.items() if name not in of_the_request}
     return response.status_code, headers, response.content
 
 

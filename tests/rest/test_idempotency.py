@@ -110,6 +110,7 @@ def test_key_holds_over_kill_9(start_server: StartServer) -> None:
     assert server.request("GET", "/c/count").json() == {"count": 1}
 
 
+@pytest.mark.sqlite
 def test_response_is_in_the_log_and_goes_with_it(start_server: StartServer) -> None:
     server = start_server("--retention-count", "2")
     body = {"text": "x" * 10_000}

@@ -9,6 +9,7 @@ import json
 import select
 import socket
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -18,7 +19,7 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
-from paperdb_trio.model import Change
+from paperdb_trio.model import Change, timestamp
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import Trim, until_indexed
 from paperdb_trio.store.operations import Batch, Draft, InsertBulk, Patch, Replace, SetSchema
@@ -168,6 +169,14 @@ async def test_a_cancelled_read_is_stopped_in_postgresql(postgres: Postgres, pos
             assert await store.count(DATABASE, "c", None) == 0
 
 
+async def test_the_clock_of_a_node_harms_nothing(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 30 * 86_400)
+    async with node(postgres_url) as (store, _):
+        written = await store.submit(put("a"))
+        assert json.loads(written.data)["createdAt"] >= timestamp(now - 60)
+
+
 # --- broken connections --------------------------------------------------------------------------
 
 
@@ -175,7 +184,7 @@ class Cutter:
     """Listens on `port`, and connects each client to PostgreSQL's socket.
 
     `lose_request`: cut the connection when these bytes are to go to PostgreSQL; `lose_response`: when the
-    transaction in which they went there is committed.
+    transaction in which they went there is committed. `hang_after`: say nothing any more once they are there.
     """
 
     def __init__(self, postgres: Postgres) -> None:
@@ -184,7 +193,10 @@ class Cutter:
         self.port = self._listener.getsockname()[1]
         self.lose_request = b""
         self.lose_response = b""
+        self.hang_after = b""
         self.cuts = 0
+        self._connections = self._hanging = 0
+        self._let_go = threading.Event()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, postgres_url: str) -> str:
@@ -192,6 +204,11 @@ class Cutter:
 
     def close(self) -> None:
         self._listener.close()
+        self._let_go.set()
+
+    def hang(self) -> None:
+        """Pass nothing on any more for those that are connected now."""
+        self._hanging = self._connections
 
     def _accept(self) -> None:
         with suppress(OSError):
@@ -206,12 +223,16 @@ class Cutter:
                 threading.Thread(target=self._pass_on, args=(client, server), daemon=True).start()
 
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        self._connections = number = self._connections + 1
         with client, server, suppress(OSError):
             last = False
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     data = source.recv(65536)
                     if not data:
+                        return
+                    if number <= self._hanging:
+                        self._let_go.wait()
                         return
                     if source is client and self.lose_response and self.lose_response in data:
                         last = True
@@ -224,6 +245,9 @@ class Cutter:
                         self.cuts += 1
                         return
                     (server if source is client else client).sendall(data)
+                    if source is client and self.hang_after and self.hang_after in data:
+                        self._let_go.wait()
+                        return
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 import tempfile
@@ -24,10 +25,13 @@ def serve(url: str, *options: str) -> Done:
 
 @pytest.fixture(scope="module")
 def durable() -> Iterator[Postgres]:
-    with postgres_server(fsync="on", listen_addresses="127.0.0.1", port="15437") as server:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with postgres_server(fsync="on", listen_addresses="127.0.0.1", port=str(port)) as server:
         yield server
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize(
     ("url", "words"),
     [

@@ -27,6 +27,7 @@ from paperdb_trio.store.postgres.watcher import Watcher
 from paperdb_trio.store.postgres.writer import Writer
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
+from paperdb_trio.store.webhooks import Webhook, WebhookInfo
 
 CONNECTIONS: Final = 8
 """For reads. A node has two more: the writer's, and one that listens."""
@@ -140,6 +141,12 @@ class PostgresStore:
 
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         return await self._reader.ask(records.indexes(database_id, collection))
+
+    async def webhook_infos(self) -> list[WebhookInfo]:
+        return []
+
+    async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
+        return None
 
     @property
     def drops_left(self) -> bool:

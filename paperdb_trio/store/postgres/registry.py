@@ -13,6 +13,7 @@ from paperdb_trio.store import registry
 from paperdb_trio.store.postgres import records
 from paperdb_trio.store.postgres.wire import Ints, Parameter, Row, Texts
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo, no_webhooks
 
 T = TypeVar("T")
 
@@ -145,6 +146,23 @@ class Registry(registry.Registry):
     def rotate_secret(self, kid: str, secret: bytes, at: float) -> None:
         self._add("UPDATE signing_secrets SET retired_at=$1 WHERE retired_at IS NULL", at)
         self._add("INSERT INTO signing_secrets (kid, secret, created_at) VALUES ($1,$2,$3)", kid, secret, at)
+
+    # --- webhooks --------------------------------------------------------------------------------
+
+    def webhook_infos(self) -> list[WebhookInfo]:
+        return []
+
+    def add_webhook(self, webhook: Webhook) -> None:
+        raise no_webhooks()
+
+    def remove_webhook(self, id: str) -> None:
+        raise no_webhooks()
+
+    def revive_webhook(self, id: str) -> None:
+        raise no_webhooks()
+
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> None:
+        raise no_webhooks()
 
     # --- indexes ---------------------------------------------------------------------------------
 

@@ -27,6 +27,10 @@ RETRY_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 5
 """For one look. The kernel of a server that hangs keeps the connection alive."""
 
+BARRIER: Final = "SELECT pg_logical_emit_message(true, 'paperdb', '') IS NULL"
+"""A commit that waits for the standby. A server that has just recovered, or taken over, shows commits that no
+standby has yet: they may still be lost, and must not be told before. An old primary never gets so far."""
+
 
 class Watcher:
     """`keeps`: whether this node does the background work. `on_keeps` is called when it becomes that node,
@@ -56,7 +60,9 @@ class Watcher:
             try:
                 connection = await Connection.open(self._url)
                 try:
-                    await connection.query(f"LISTEN {CHANNEL}")
+                    with trio.fail_after(PATIENCE_SECONDS):
+                        await connection.query(f"LISTEN {CHANNEL}")
+                        await connection.query(BARRIER)
                     while True:
                         with trio.fail_after(PATIENCE_SECONDS):
                             await self._look(connection)

@@ -52,6 +52,10 @@ RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between two attempts to connect; the last one for all further ones."""
 PATIENCE_SECONDS: Final = 15
 """For a response of PostgreSQL. If that was too little, nothing is lost: the outcome is looked up."""
+HELD_MILLISECONDS: Final = 5000
+"""For how long a node that hangs may hold the lock of a database."""
+CLOCK_SECONDS: Final = 60.0
+"""Between two looks at PostgreSQL's clock."""
 GUESS_AGAIN_SECONDS: Final = 0.25
 """After a guess at the head that failed, because another node writes to the same database."""
 
@@ -107,6 +111,7 @@ class Writer:
         self._id = b""
         self._batch = 0
         self._wall = 0.0  # what PostgreSQL's clock is ahead of `time.monotonic`
+        self._next_clock = 0.0
         self._known: dict[int, Known] = {}
         self._guess_from: dict[int, float] = {}
         self._tries = 0
@@ -261,18 +266,25 @@ class Writer:
         try:
             id = os.urandom(16)
             # A node that hangs or is cut off within a transaction holds up the others: they wait for its locks.
-            session.add("SET idle_in_transaction_session_timeout='5s'")
+            session.add(f"SET idle_in_transaction_session_timeout={HELD_MILLISECONDS}")
+            # A timeout would end the wait for a standby, and PostgreSQL would call the commit a success.
+            session.add("SET statement_timeout=0")
             session.add("DELETE FROM writers WHERE at<now()-interval '30 days'")
             session.add("INSERT INTO writers (id, batch) VALUES ($1,0)", id)
-            sent = time.monotonic()
-            ((wall,),) = session.query("SELECT extract(epoch FROM clock_timestamp())::float8")
+            self._set_clock(session)
         except BaseException:
             session.close()
             raise
-        self._wall = wall - (sent + time.monotonic()) / 2
         self._session, self._id, self._batch = session, id, 0
         self._known.clear()
         self._tries = 0
+
+    def _set_clock(self, session: Session) -> None:
+        sent = time.monotonic()
+        ((wall,),) = session.query("SELECT extract(epoch FROM clock_timestamp())::float8")
+        received = time.monotonic()
+        self._wall = wall - (sent + received) / 2
+        self._next_clock = received + CLOCK_SECONDS
 
     def _is_connected(self) -> bool:
         if self._session is None and time.monotonic() >= self._next_try and not self._stopped:
@@ -345,6 +357,8 @@ class Writer:
         return internal()
 
     def _commit(self, session: Session, database_id: int | None, tickets: list[_Ticket]) -> int:
+        if time.monotonic() >= self._next_clock:
+            self._set_clock(session)
         if database_id is not None:
             known = self._known.get(database_id)
             if (

@@ -7,6 +7,7 @@ seq that a client can have seen: a cursor from the lost history must get a gap, 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
@@ -49,6 +50,15 @@ def backup(data: str, target: Path, *, force: bool) -> int:
     return target.stat().st_size
 
 
+def snapshot(file: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
+    """The same into an empty file, from the database file, and verified. For threads: `stopped` ends it early.
+
+    Raises `StartupError`.
+    """
+    _copy(file, target, "Cannot copy the database", compact=True, stopped=stopped)
+    _verify(target, "quick_check", stopped)
+
+
 def restore(source: Path, data: str, *, force: bool) -> None:
     """Replace the database in `data` with the backup `source`. No server may be running on `data`."""
     _verify(source)
@@ -67,12 +77,14 @@ def restore(source: Path, data: str, *, force: bool) -> None:
                 Path(f"{file}{suffix}").unlink(missing_ok=True)
 
 
-def _copy(source: Path, target: Path, what: str, *, compact: bool = False) -> None:
+def _copy(
+    source: Path, target: Path, what: str, *, compact: bool = False, stopped: Callable[[], bool] = lambda: False
+) -> None:
     """`compact`: leave out unused space."""
     try:
         with closing(connect(source, read_only=True)) as given:
             if compact:
-                given.set_progress_handler(lambda: False, SIGNAL_STEPS)
+                given.set_progress_handler(stopped, SIGNAL_STEPS)
                 given.execute("VACUUM INTO ?", (str(target),))
                 return
             with closing(connect(target)) as copy:
@@ -85,7 +97,7 @@ def _copy(source: Path, target: Path, what: str, *, compact: bool = False) -> No
         raise StartupError(f"{what}: {error}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE) from None
 
 
-def _verify(source: Path) -> None:
+def _verify(source: Path, pragma: str = "integrity_check", stopped: Callable[[], bool] = lambda: False) -> None:
     """Raises `StartupError`: missing, unreadable, damaged, not PaperDB's, or made by a newer version."""
     try:
         if not source.is_file():
@@ -97,7 +109,8 @@ def _verify(source: Path) -> None:
         ) from None
     try:
         with closing(connect(source, read_only=True)) as connection:
-            verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            connection.set_progress_handler(stopped, SIGNAL_STEPS)
+            verdict = connection.execute(f"PRAGMA {pragma}(1)").fetchone()[0]
             if verdict != "ok":
                 raise _damaged(source, verdict)
             if not connection.execute("SELECT 1 FROM sqlite_master WHERE name='changes'").fetchone():

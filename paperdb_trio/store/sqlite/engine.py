@@ -27,6 +27,7 @@ from paperdb_trio.store.sqlite.gate import ReadGate
 from paperdb_trio.store.sqlite.reader import Reader
 from paperdb_trio.store.sqlite.space import SPARE_PAGES, FreePages
 from paperdb_trio.store.sqlite.writer import Writer
+from paperdb_trio.store.webhooks import Webhook, WebhookInfo
 
 READER_THREADS: Final = 4
 
@@ -102,6 +103,12 @@ class SqliteReads:
 
     async def indexes(self, database_id: int, collection: str) -> list[IndexInfo] | None:
         return await self._reader.run(partial(records.indexes, database_id=database_id, collection=collection))
+
+    async def webhook_infos(self) -> list[WebhookInfo]:
+        return await self._reader.run(records.webhook_infos)
+
+    async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
+        return await self._watcher.run(partial(records.webhooks, known=known))
 
 
 class SqliteStore(SqliteReads):

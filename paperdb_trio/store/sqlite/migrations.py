@@ -178,6 +178,20 @@ def m006_admin(db: Any) -> None:
         db.execute(statement)
 
 
+def m007_webhooks(db: Any) -> None:
+    """Changes are posted to URLs."""
+    for statement in (
+        # filter: JSON; cursor, until: seqs; see `webhooks`. Times are milliseconds since the epoch.
+        """CREATE TABLE webhooks (
+            id TEXT PRIMARY KEY, database_id INTEGER NOT NULL REFERENCES databases(id), url TEXT NOT NULL,
+            collection TEXT, filter TEXT, secret TEXT NOT NULL, created_at TEXT NOT NULL,
+            generation INTEGER NOT NULL DEFAULT 0, cursor INTEGER NOT NULL, until INTEGER,
+            failures INTEGER NOT NULL DEFAULT 0, error TEXT, failing_since INTEGER, delivered_at INTEGER,
+            dead_at INTEGER)""",
+    ):
+        db.execute(statement)
+
+
 MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (
     m001_initial,
     m002_jsonb,
@@ -185,6 +199,7 @@ MIGRATIONS: Final[tuple[Callable[[Any], None], ...]] = (
     m004_before,
     m005_revocations,
     m006_admin,
+    m007_webhooks,
 )
 
 

@@ -14,6 +14,7 @@ from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyI
 from paperdb_trio.store.registry import index_infos
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 EVERYTHING = 2**62
 """A limit that is none."""
@@ -117,6 +118,46 @@ def indexes(connection: sqlite.Connection, database_id: int, collection: str) ->
         connection.execute("SELECT id, rowkey FROM index_builds WHERE collection_id=?", (id,)).fetchall()
     )
     return index_infos(id, text, documents, builds, last)
+
+
+def webhook_infos(connection: sqlite.Connection) -> list[WebhookInfo]:
+    """The oldest first."""
+    found = connection.execute(
+        "SELECT w.id, d.name, url, collection, filter, "
+        "iif(dead_at IS NOT NULL,'dead',iif(failures>0,'retrying','live')), cursor, max(d.head-cursor,0), "
+        "failures, error, failing_since, delivered_at, w.created_at "
+        "FROM webhooks w JOIN databases d ON d.id=w.database_id ORDER BY w.rowid"
+    )
+    return [
+        made(
+            WebhookInfo,
+            (
+                *row[:4],
+                None if row[4] is None else msgspec.json.decode(row[4]),
+                *row[5:10],
+                _time(row[10]),
+                _time(row[11]),
+                row[12],
+            ),
+        )
+        for row in found
+    ]
+
+
+def webhooks(connection: sqlite.Connection, known: int) -> tuple[int, list[Webhook]] | None:
+    """See `Store.webhooks`."""
+    (version,) = connection.execute("SELECT value FROM meta WHERE name='admin_version'").fetchone()
+    if version == known:
+        return None
+    return version, webhook_rows(connection)
+
+
+def webhook_rows(connection: sqlite.Connection) -> list[Webhook]:
+    found = connection.execute(
+        "SELECT id, database_id, url, collection, filter, secret, created_at, generation, cursor, until, "
+        "failures, error, failing_since, delivered_at, dead_at FROM webhooks ORDER BY rowid"
+    )
+    return [made(Webhook, (*row[:8], Progress(*row[8:]))) for row in found]
 
 
 def _time(ms: int | None) -> str | None:

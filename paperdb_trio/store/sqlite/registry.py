@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from msgspec.structs import astuple
+
 from paperdb_trio.store import registry
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite import records
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 
 class Registry(registry.Registry):
@@ -50,6 +53,7 @@ class Registry(registry.Registry):
             "INSERT INTO database_drops VALUES (?)",
             f"DELETE FROM drops WHERE collection_id IN ({collections})",
             "DELETE FROM keys WHERE database_id=?",
+            "DELETE FROM webhooks WHERE database_id=?",
             "DELETE FROM databases WHERE id=?",
         ):
             self.connection.execute(statement, (id,))
@@ -99,6 +103,44 @@ class Registry(registry.Registry):
         execute = self.connection.execute
         execute("UPDATE signing_secrets SET retired_at=? WHERE retired_at IS NULL", (at,))
         execute("INSERT INTO signing_secrets (kid, secret, created_at) VALUES (?,?,?)", (kid, secret, at))
+
+    # --- webhooks --------------------------------------------------------------------------------
+
+    def webhook_infos(self) -> list[WebhookInfo]:
+        return records.webhook_infos(self.connection)
+
+    def add_webhook(self, webhook: Webhook) -> None:
+        self.connection.execute(
+            "INSERT INTO webhooks (id, database_id, url, collection, filter, secret, created_at, cursor) "
+            "VALUES (?,?,?,?,?,?,?,?)",
+            (
+                webhook.id,
+                webhook.database_id,
+                webhook.url,
+                webhook.collection,
+                webhook.filter,
+                webhook.secret,
+                webhook.created_at,
+                webhook.progress.cursor,
+            ),
+        )
+
+    def remove_webhook(self, id: str) -> None:
+        self.connection.execute("DELETE FROM webhooks WHERE id=?", (id,))
+
+    def revive_webhook(self, id: str) -> None:
+        self.connection.execute(
+            "UPDATE webhooks SET generation=generation+1, failures=0, error=NULL, failing_since=NULL, "
+            "dead_at=NULL WHERE id=?",
+            (id,),
+        )
+
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> None:
+        self.connection.execute(
+            "UPDATE webhooks SET cursor=?, until=?, failures=?, error=?, failing_since=?, delivered_at=?, "
+            "dead_at=? WHERE id=? AND generation=?",
+            (*astuple(progress), id, generation),
+        )
 
     # --- indexes ---------------------------------------------------------------------------------
 

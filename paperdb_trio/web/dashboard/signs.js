@@ -126,6 +126,29 @@ export const SIGNS = [
     what: "Documents that were in the cache.",
     todo: "Raise --cache-bytes, if gets are slow.",
   },
+  {
+    name: "Last backup",
+    names: ["paperdb_backup_last_success_timestamp_seconds"],
+    of: (name, { now }) => {
+      const every = now.value("paperdb_backup_every_seconds");
+      return [every > 0 ? Math.max(Date.now() / 1000 - now.value(name), 0) / every : null];
+    },
+    unit: (value) => (value < 1000 ? `${value.toFixed(1)} intervals ago` : "never"),
+    warn: 2,
+    bad: 3,
+    what: "Since the server last made a backup by itself, in intervals of --backup-every.",
+    todo: "The log says why it failed. The server tries again each minute.",
+  },
+  {
+    name: "Webhooks that fail",
+    names: ["paperdb_webhooks"],
+    of: (name, { now }) => [now.value(name, { state: "retrying" }) + now.value(name, { state: "dead" })],
+    unit: number,
+    warn: 0,
+    bad: 9,
+    what: "They try again, or gave up.",
+    todo: "See paperdb webhooks list. A dead one goes on with paperdb webhooks revive.",
+  },
 ];
 
 /** good, warn, bad, or none if there is no bound. */

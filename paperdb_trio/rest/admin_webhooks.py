@@ -1,0 +1,57 @@
+"""Administration of webhooks.
+
+Law: no framework, no socket, no SQL; every fault in a request is an `ApiError`. A secret is shown only once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.match.query import query
+from paperdb_trio.model import check_collection, new_id
+from paperdb_trio.net.messages import Response, json_response
+from paperdb_trio.rest import admin_bodies as bodies
+from paperdb_trio.rest import admin_responses as responses
+from paperdb_trio.rest.admin_call import AdminCall
+from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, ReviveWebhook, new_secret
+
+
+async def list_webhooks(call: AdminCall) -> Response:
+    """List the webhooks: where each posts to, how far it is, and why not further."""
+    return json_response(200, responses.Webhooks(await call.services.store.webhook_infos()))
+
+
+async def add_webhook(call: AdminCall) -> Response:
+    """Post the changes from now on to a URL, and show the secret that signs them once."""
+    body = await call.body(bodies.NewWebhook)
+    if body.collection is not None:
+        query(check_collection(body.collection), body.filter)
+    elif body.filter is not None:
+        raise bad_request("A 'filter' needs a 'collection'")
+    secret = new_secret()
+    operation = AddWebhook(call.by, body.database, new_id(), body.url, body.collection, body.filter, secret)
+    made = await call.write(operation)
+    return json_response(201, responses.CreatedWebhook(**msgspec.structs.asdict(made), secret=secret))
+
+
+async def remove_webhook(call: AdminCall) -> Response:
+    """Remove a webhook. What was not delivered yet never will be."""
+    await call.write(RemoveWebhook(call.by, call.parameters["webhook"]))
+    return json_response(200, responses.WebhookRemoved())
+
+
+async def revive_webhook(call: AdminCall) -> Response:
+    """Let a dead webhook go on where it was, or a failing one try again now."""
+    return json_response(200, await call.write(ReviveWebhook(call.by, call.parameters["webhook"])))
+
+
+async def test_webhook(call: AdminCall) -> Response:
+    """Send an event of the type `test` to a webhook now."""
+    id = call.parameters["webhook"]
+    known = any(webhook.id == id for webhook in await call.services.store.webhook_infos())
+    asked = await call.services.gather("webhook_test", id) if known else []
+    found = [of for _, of in asked if of is not None]
+    if not found:
+        raise ApiError(404, "NOT_FOUND", f"There is no webhook '{id[:80]}'")
+    return json_response(200, msgspec.convert(found[0], responses.WebhookTested))

@@ -1,0 +1,1 @@
+"""Tests of the backups that a server makes by itself."""

@@ -1,0 +1,1 @@
+"""Tests of webhooks: real servers, real receivers."""
