@@ -7,6 +7,7 @@ worker that was told only of heads reads the changes from the log.
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import socket
 from collections.abc import Callable
@@ -228,7 +229,8 @@ class WorkerStore(SqliteReads):
         """The reports of all processes, each with its name. Those that do not respond in time are left out: all
         but this one, if the process that writes hangs. Raises the `ApiError` of one that could not report."""
         found: list[tuple[str, Any]] = []
-        with trio.move_on_after(2 * REPORT_SECONDS) as scope:
+        seconds = 2 * REPORT_SECONDS if name in self.reports else math.inf  # else only the writer can report
+        with trio.move_on_after(seconds) as scope:
             found = await self._questions.ask(name, argument)
         if scope.cancelled_caught:
             found = [(self._name, await self.reports[name](argument))]
