@@ -20,6 +20,8 @@ _HEAD: Final = struct.Struct("=IB")
 READ_BYTES: Final = 256 * 1024
 BUFFER_BYTES: Final = 1024 * 1024
 """What the kernel keeps in each direction."""
+REPORT_SECONDS: Final = 2.0
+"""Seconds within which a process must report."""
 
 
 class Kind(IntEnum):

@@ -7,6 +7,7 @@ worker that was told only of heads reads the changes from the log.
 from __future__ import annotations
 
 import logging
+import math
 import pickle
 import socket
 from collections.abc import Callable
@@ -21,10 +22,10 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import MARKS, Board, WorkerGate
-from paperdb_trio.server.link import Kind, Link, Questions, Reports, receive_first
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, receive_first
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Fault
-from paperdb_trio.store.refusals import shutting_down, storage_failed
+from paperdb_trio.store.refusals import database_gone, shutting_down, storage_failed
 from paperdb_trio.store.sqlite.engine import SqliteReads
 from paperdb_trio.store.sqlite.place import Place
 
@@ -64,6 +65,7 @@ class WorkerStore(SqliteReads):
         self._marks: dict[int, int] = pickle.loads(payload)
         self._heads = {database_id: head for database_id, (head, _) in self.bounds().items()}
         self._board = board
+        self._name = f"worker-{worker + 1}"
         self._place = Place(file)
         self._on_commit = on_commit
         self._on_trimmed = on_trimmed
@@ -194,7 +196,12 @@ class WorkerStore(SqliteReads):
                 found.append(change)
                 return [change.data]
 
-            page = await self.page(database_id, position, {None: 0}, keep, ROWS)
+            try:
+                page = await self.page(database_id, position, {None: 0}, keep, ROWS)
+            except ApiError as error:
+                if error.code != database_gone().code:
+                    raise
+                return  # deleted since: its subscribers end when this process looks at the accounts
             if page.expired:
                 raise FellBehindError
             found = [change for change in found if change.seq <= page.position]
@@ -219,12 +226,24 @@ class WorkerStore(SqliteReads):
     # --- the rest --------------------------------------------------------------------------------
 
     async def gather(self, name: str, argument: Any = None) -> list[tuple[str, Any]]:
-        """The reports of all processes, each with its name. Those that do not respond in time are left out."""
-        found: list[tuple[str, Any]] = await self._questions.ask(name, argument)
+        """The reports of all processes, each with its name. Those that do not respond in time are left out: all
+        but this one, if the process that writes hangs. Raises the `ApiError` of one that could not report."""
+        found: list[tuple[str, Any]] = []
+        seconds = 2 * REPORT_SECONDS if name in self.reports else math.inf  # else only the writer can report
+        with trio.move_on_after(seconds) as scope:
+            found = await self._questions.ask(name, argument)
+        if scope.cancelled_caught:
+            found = [(self._name, await self.reports[name](argument))]
+        for _, report in found:
+            if isinstance(report, ApiError):
+                raise report
         return found
 
     async def _report(self, number: int, name: str, argument: Any) -> None:
-        response = await self.reports[name](argument) if name in self.reports else None
+        try:
+            response = await self.reports[name](argument) if name in self.reports else None
+        except ApiError as error:  # for who asked
+            response = error
         self._link.send_object(Kind.REPLY, (number, response))
 
     @property

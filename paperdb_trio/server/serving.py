@@ -172,11 +172,11 @@ async def _serve(
     beside: Callable[[Services], Awaitable[None]],
 ) -> None:
     """`beside` runs beside the server, until it is cancelled."""
-    tls = tls_context(settings)
     with (
         ExitStack() as stack,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
     ):
+        tls = tls_context(settings)
         hub = Hub(MatcherLimits(settings.max_residual_queries, settings.max_query_values))
         cache = DocumentCache(settings.cache_bytes)
 
@@ -301,8 +301,11 @@ async def _until_empty(door: Door) -> None:
 
 
 async def _look_at_accounts(accounts: Accounts, gateway: Gateway, store: Store, _: Any = None) -> bool:
-    if await accounts.refresh(store):
-        gateway.enforce()
+    try:
+        if await accounts.refresh(store):
+            gateway.enforce()
+    except ApiError as error:  # it took too long: the next look is soon
+        sparing_log.warning("could not check for changes of keys and plans: %s", error)
     return True
 
 
@@ -310,10 +313,7 @@ async def _watch_accounts(look: Callable[[], Awaitable[bool]]) -> None:
     """Watch for changes of databases, keys and plans by the command line, and of tokens by other processes."""
     while True:
         await trio.sleep(ACCOUNTS_SECONDS)
-        try:
-            await look()
-        except ApiError as error:  # it took too long: try again soon
-            sparing_log.warning("could not check for changes of keys and plans: %s", error)
+        await look()
 
 
 async def _keep_used_keys(services: Services) -> None:

@@ -2,7 +2,7 @@
 
 Law: no event loop and no thread, so that it can fork at any time; it opens no database. A child ends when its
 parent does, however that happens, so that nothing is ever left running. When the process that writes dies, all
-start anew.
+start anew; only a start that fails of itself, rather than by a signal, ends the server.
 """
 
 from __future__ import annotations
@@ -136,11 +136,17 @@ class _Supervisor:
         announced = False
         try:
             while True:
-                self._start_all()
-                if not announced:
-                    announced = True
-                    announce()
-                self._watch()
+                try:
+                    self._start_all()
+                    if not announced:
+                        announced = True
+                        announce()
+                    self._watch()
+                except SystemExit as error:
+                    if not announced or not isinstance(error.code, int) or error.code >= 0:
+                        raise
+                    log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
+                    self._kill_all()
                 time.sleep(self._pause("writer"))
         except _Stopped:
             self._drain()
@@ -201,7 +207,8 @@ class _Supervisor:
     def _become_child(self, name: str, parent: int, pipe: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
-            ignored = name == "writer" or number == signal.SIGINT
+            # SIGHUP until the worker handles it: then it has yet to read its certificate.
+            ignored = name == "writer" or number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -225,21 +232,27 @@ class _Supervisor:
         """Raises `SystemExit` with a child's status if it ends before."""
         while not all(child.ready for child in self._children.values()):
             for child, status in self._wait(None):
-                if not child.ready:
+                if not child.ready or child.name == "writer":
                     raise SystemExit(status or EXIT_FAILED)
+                self._start_again(child, status)
 
     def _watch(self) -> None:
         """Start workers that die again. Returns, with all children dead, when the process that writes dies."""
         while True:
             due = min(self._due.values(), default=None)
             for child, status in self._wait(None if due is None else max(due - time.monotonic(), 0.0)):
-                log.error("%s died (%s)", child.name, _cause(status))
                 if child.name == "writer":
+                    log.error("writer died (%s)", _cause(status))
                     self._kill_all()
                     return
-                self._due[int(child.name.partition("-")[2]) - 1] = time.monotonic() + self._pause(child.name)
+                self._start_again(child, status)
             for worker in [worker for worker, at in self._due.items() if at <= time.monotonic()]:
                 self._start_worker(worker)
+
+    def _start_again(self, child: _Child, status: int) -> None:
+        """Start a worker that died again, after a pause."""
+        log.error("%s died (%s)", child.name, _cause(status))
+        self._due[int(child.name.partition("-")[2]) - 1] = time.monotonic() + self._pause(child.name)
 
     def _pause(self, name: str) -> float:
         """Seconds until the next start of a child that died: longer each time, unless it had lived for long."""

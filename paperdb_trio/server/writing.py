@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.chores import Chores
-from paperdb_trio.server.link import Kind, Link, Questions, Reports
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
@@ -35,8 +36,6 @@ log = logging.getLogger("paperdb.writer")
 
 MAX_UNSENT: Final = 8 * 1024 * 1024
 """Bytes that wait for one worker. Beyond this, it is told heads, and reads the changes from the log."""
-REPORT_SECONDS: Final = 2.0
-"""Seconds within which a process must report."""
 STATE_SECONDS: Final = 0.25
 
 NAME: Final = "writer"
@@ -210,7 +209,7 @@ class Writing:
                 found.append((NAME, await self.reports[name](argument)))
             for worker in tuple(self._workers):
                 nursery.start_soon(of, worker)
-        return sorted((name, report) for name, report in found if report is not None)
+        return sorted(((name, report) for name, report in found if report is not None), key=itemgetter(0))
 
 
 async def write(

@@ -1,0 +1,163 @@
+"""What goes wrong between the processes of a server, each at the very moment when it does harm."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+import trio.testing
+
+from paperdb_trio.config import Settings
+from paperdb_trio.doors.listener import listen
+from paperdb_trio.errors import ApiError
+from paperdb_trio.server import supervisor
+from paperdb_trio.server.board import Board
+from paperdb_trio.server.link import Kind
+from paperdb_trio.server.remote import WorkerStore
+from paperdb_trio.server.writing import Writing
+from tests.conftest import NO_TLS, Server, StartServer, wait_until
+from tests.server.test_workers import processes
+from tests.store.tools import new_file
+
+
+class Starting:
+    """A supervisor whose children are about to be ready."""
+
+    def __init__(self, stack: ExitStack, *names: str) -> None:
+        listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(2)]
+        self.supervisor = supervisor._Supervisor(Settings(workers="2"), Path(), listeners)
+        for end in (self.supervisor._wakened, self.supervisor.signals):
+            stack.enter_context(end)
+        self.pipes: dict[str, int] = {}
+        for name in names:
+            process = stack.enter_context(subprocess.Popen(["true"]))
+            ours, self.pipes[name] = os.pipe()
+            self.supervisor._children[ours] = supervisor._Child(name, process.pid, ours)
+
+    def ready_but_dead(self, name: str) -> None:
+        os.write(self.pipes[name], b"r")
+        os.close(self.pipes.pop(name))
+
+    def ready_after_that(self, name: str) -> None:
+        """As soon as the supervisor has noticed a death."""
+        wait = self.supervisor._wait
+
+        def wait_and_tell(seconds: float | None) -> list[Any]:
+            ended = wait(seconds)
+            if ended:
+                os.write(self.pipes[name], b"r")
+            return ended
+
+        self.supervisor._wait = wait_and_tell  # type: ignore[method-assign]
+
+
+def test_worker_that_dies_while_another_one_starts_is_started_again() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1", "worker-2")
+        starting.ready_but_dead("worker-1")
+        starting.ready_after_that("worker-2")
+        starting.supervisor._until_ready()
+        assert starting.supervisor._due.keys() == {0}
+
+
+def test_writer_that_dies_while_workers_start_ends_the_server() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "writer", "worker-1")
+        starting.ready_but_dead("writer")
+        starting.ready_after_that("worker-1")
+        with pytest.raises(SystemExit):
+            starting.supervisor._until_ready()
+
+
+def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        starts = iter([None, SystemExit(-signal.SIGKILL), SystemExit(6)])
+
+        def start() -> None:
+            if (failure := next(starts)) is not None:
+                raise failure
+
+        monkeypatch.setattr(one, "_start_all", start)
+        monkeypatch.setattr(one, "_watch", lambda: None)
+        monkeypatch.setattr(one, "_pause", lambda _: 0.0)
+        with pytest.raises(SystemExit, match="6"):
+            one.run(lambda: None)
+
+
+@asynccontextmanager
+async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
+    """Both in this process."""
+    file, settings, board = new_file(directory), Settings(), Board(1, 100)
+    writers_end, workers_end = socket.socketpair()
+    with trio.fail_after(20), workers_end:
+        async with trio.open_nursery() as nursery:
+            writing = Writing(settings, file, board)
+            await nursery.start(writing.store.run)
+            nursery.start_soon(writing._serve, "worker-1", writers_end)
+            await trio.testing.wait_all_tasks_blocked()  # the greeting is on its way
+            worker = WorkerStore(file, settings, board, 0, workers_end, lambda _: None, lambda *_: None)
+            await nursery.start(worker.run)
+            yield worker
+            worker.stop()
+            writing.store.stop()
+            await writing.store.closed.wait()
+            nursery.cancel_scope.cancel()
+        worker.close()
+        writing.store.close()
+
+
+async def test_report_that_fails_is_refused_and_the_worker_lives(tmp_path: Path) -> None:
+    async def why(_: Any) -> None:
+        raise ApiError(503, "QUERY_TIMEOUT", "It took too long")
+
+    async with worker_and_writer(tmp_path) as worker:
+        worker.reports["why"] = why
+        for _ in range(2):
+            with pytest.raises(ApiError, match="It took too long"):
+                await worker.gather("why")
+
+
+async def test_worker_told_of_a_database_that_is_gone_lives(tmp_path: Path) -> None:
+    async with worker_and_writer(tmp_path) as worker:
+        await worker._handle(Kind.HEADS, pickle.dumps(({}, {77: 5})))
+        assert worker.bounds().keys() == {1}
+
+
+def test_metrics_of_a_worker_whose_writer_hangs(start_server: StartServer) -> None:
+    server = start_server("--workers", "2")
+    writer = processes(server)["writer"]
+    os.kill(writer, signal.SIGSTOP)
+    try:
+        response = httpx.get(f"{server.url}/metrics", timeout=20, verify=NO_TLS)
+    finally:
+        os.kill(writer, signal.SIGCONT)
+    assert "paperdb_connections" in response.text
+
+
+def test_reload_while_a_worker_starts_does_not_kill_it(start_server: StartServer) -> None:
+    server = start_server("--workers", "2")
+    before = processes(server)["worker-1"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: processes(server).get("worker-1", before) != before)
+    started = processes(server)["worker-1"]
+    os.kill(server.pid, signal.SIGHUP)
+    wait_until(lambda: "reloaded the certificate" in server.stderr)  # by the other one
+    wait_until(lambda: is_ready(server))
+    assert processes(server)["worker-1"] == started
+
+
+def is_ready(server: Server) -> bool:
+    """Whether all workers report."""
+    response = server.request("GET", "/metrics")
+    return all(f'worker="worker-{number}"' in response.text for number in (1, 2))
