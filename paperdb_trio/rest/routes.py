@@ -355,7 +355,7 @@ async def _respond(services: Services, request: Request) -> Response:
     if method == "GET" and (package := ANY_PACKAGE.fullmatch(request.path)):
         raise pages.another_package(services, package[1])
     segments = request.segments()
-    if segments[0] == PREFIX:
+    if segments[:1] == (PREFIX,):
         admitted = request.identity = admit(services, request)
         route, parameters = match(method, segments)
         request.route = route.pattern

@@ -12,9 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
-
-import trio
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
@@ -23,6 +21,9 @@ from paperdb_trio.store.query import Question
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo
 from paperdb_trio.store.view import View
 from paperdb_trio.store.webhooks import Webhook, WebhookInfo
+
+if TYPE_CHECKING:  # commands need no event loop
+    import trio
 
 Result = TypeVar("Result")
 
@@ -226,7 +227,7 @@ class Store(Log, Submits, Directories, Records, Protocol):
     @property
     def closed(self) -> trio.Event: ...
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, task_status: trio.TaskStatus[None] = ...) -> None:
         """The writer and the background work. It has started when removals that were interrupted are finished.
 
         Raises fatal errors: a file that cannot be opened, a damaged file, or a bug in publishing.

@@ -63,7 +63,7 @@ def test_slow_find_and_count_are_logged_with_shape_and_plan(start_server: StartS
 
 
 def test_find_that_is_stopped_is_logged_too(start_server: StartServer) -> None:
-    server = start_server("--log-format", "json", "--slow-query-ms", "5", "--query-timeout", "0.2")
+    server = start_server("--log-format", "json", "--slow-query-ms", "5", "--query-timeout", "0.02")
     texts = ["x" * 100_000] * 10
     for _ in range(40):
         server.insert("big", {"texts": texts})
