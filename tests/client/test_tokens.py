@@ -305,11 +305,15 @@ async def test_a_renewal_refused_only_for_its_time_is_tried_again_in_place(
     ):
         assert numbers(await take(events, 3)) == [0, 1, 2]
         assert len(fake.peers) == 1
-        await eventually(lambda: events.status().current.reason == "")
-        reasons = [
-            status.reason for status in events.status()._board.kept if status.state is ConnectionState.LIVE
-        ]
-        assert any("the token has expired" in reason for reason in reasons)
+        kept = events.status()._board.kept
+
+        def is_over() -> bool:
+            """It was shown, and then that it is over. On a busy machine the next renewal has begun since."""
+            reasons = [status.reason for status in kept if status.state is ConnectionState.LIVE]
+            shown = [at for at, reason in enumerate(reasons) if "the token has expired" in reason]
+            return bool(shown) and "" in reasons[shown[-1] :]
+
+        await eventually(is_over)
 
 
 async def continuing_at_10(peer: Peer) -> None:
