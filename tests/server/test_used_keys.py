@@ -26,11 +26,11 @@ async def test_used_keys_are_noted_once_a_minute_and_not_if_there_are_none(autoj
     services = cast(Services, SimpleNamespace(accounts=accounts, store=SimpleNamespace(submit=submit)))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_keep_used_keys, services)
+        await trio.sleep(1)  # keys are used between two notes
         for used in (["a"], ["a"], [], ["a", "b"]):
             for id in [*used, *used]:
                 accounts.used.add(id)
             await trio.sleep(USED_SECONDS)
-        await trio.sleep(1)
         nursery.cancel_scope.cancel()
     noted: list[Any] = [set(operation.used) for operation in submitted]
     assert noted == [{"a"}, {"a"}, {"a", "b"}]

@@ -99,7 +99,7 @@ def test_each_operator_agrees_with_the_predicate(
     assert ids == [n for n, document in enumerate(documents) if holds(at(document, ("a",)))]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(documents=st.lists(DOCUMENTS, min_size=1, max_size=8), filter=FILTERS, indexes=INDEXES)
 @example(documents=[{"a": 2**63}, {"a": 2**63 - 1}], filter={"a": {"gt": 2**63 - 1}}, indexes=[["a"]])
 @example(documents=[{"a": 2**64}, {"a": 2.0**64}], filter={"a": {"in": [2**64 + 1]}}, indexes=[["a"]])
@@ -117,7 +117,7 @@ def test_sql_agrees_with_the_predicate(
     assert ids == [n for n, document in enumerate(documents) if matches(document, filter)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(documents=st.lists(DOCUMENTS, min_size=1, max_size=4), filter=FILTERS)
 def test_not_is_the_exact_complement(
     engine: Engine, documents: list[dict[str, Any]], filter: dict[str, Any]
@@ -262,7 +262,7 @@ def compare(one: object, two: object) -> int:
     return (left > right) - (left < right)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     documents=st.lists(DOCUMENTS, min_size=2, max_size=8),
     order=st.lists(st.tuples(st.sampled_from(["", "-", "+"]), PATHS), max_size=3),
@@ -281,7 +281,7 @@ def test_sort_order_matches_the_model(
         assert found(of, {}, sort) == expected
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     documents=st.lists(DOCUMENTS, min_size=2, max_size=8),
     filter=FILTERS | st.just({}),
