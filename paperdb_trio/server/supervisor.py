@@ -123,7 +123,7 @@ class _Supervisor:
         self._file = file
         self._listeners = listeners
         self._children: dict[int, _Child] = {}  # by pipe
-        self._board = Board(len(listeners), 4 * settings.max_connections + KEYS)
+        self._board: Board  # anew at each start of all
         self._control: socket.socket | None = None
         self._wakened, self.signals = socket.socketpair()
         self._wakened.setblocking(False)
