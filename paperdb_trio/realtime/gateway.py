@@ -34,6 +34,7 @@ from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refus
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
 from paperdb_trio.store.protocol import Topic
+from paperdb_trio.store.slow import REQUEST
 
 PATHS: Final = ("/", "/realtime")
 PARAMETERS: Final = ("token", "since", "collections", "filter", "errors")
@@ -100,7 +101,7 @@ class Gateway:
         """End the request that becomes a WebSocket; returns its id."""
         request, exchanges = _request(stream, head), self._services.exchanges
         exchanges.begin(request)
-        exchanges.name(request)
+        REQUEST.set(request.id)  # finds of snapshots are for it
         request.identity, request.token = self._services.accounts.still(grant.key_id, grant.database.id), grant
         exchanges.end(request, 101, 0)
         return request.id

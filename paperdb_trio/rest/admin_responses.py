@@ -210,8 +210,8 @@ class Audience(Struct, rename="camel"):
 
 
 class SlowQuery(Struct, rename="camel"):
-    """`filter`: its shape, without the values. `suggestion`: the fields of an index that would help, separated
-    by commas; null if none would."""
+    """`request`: the `X-Request-Id` of its response. `filter`: its shape, without the values. `suggestion`: the
+    fields of an index that would help, separated by commas; null if none would."""
 
     at: Time
     kind: Literal["find", "count"]
@@ -219,6 +219,7 @@ class SlowQuery(Struct, rename="camel"):
     collection: str
     ms: Number
     filter: str
+    request: str | None = None
     sort: str | None = None
     index: str | None = None
     order: str | None = None

@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections import deque
+from contextvars import ContextVar
 from typing import Any, Final
 
 from paperdb_trio.logs import SparingLog
@@ -16,6 +17,8 @@ from paperdb_trio.model import timestamp
 from paperdb_trio.store.plan import Plan, Shelf, described
 from paperdb_trio.store.query import Question, shape
 
+REQUEST: Final = ContextVar("request", default="")
+"""The id of the request that a find or a count is for, on whichever thread it runs; for its line."""
 LINES_A_MINUTE: Final = 60
 """For finds, and for counts. Later ones are counted."""
 
@@ -43,7 +46,8 @@ class SlowQueries:
         plan: dict[str, Any],
     ) -> None:
         """`kind`: find or count. `plan`: members for the line, as the engine has them."""
-        fields = {"ms": round(seconds * 1000), "database": database_id, "collection": collection}
+        fields: dict[str, Any] = {"request": request} if (request := REQUEST.get()) else {}
+        fields |= {"ms": round(seconds * 1000), "database": database_id, "collection": collection}
         fields |= {"filter": shape(filter)}
         if sort:
             fields["sort"] = sort
