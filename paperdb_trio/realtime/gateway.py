@@ -5,7 +5,6 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP res
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Final
@@ -47,7 +46,6 @@ class Gateway:
         self._services = services
         self._wheel = wheel
         self.connections: set[Live] = set()
-        self._numbers = itertools.count(1)
 
     async def serve(self, stream: ByteStream, head: Head) -> None:
         """Serve one connection until it ends; its head has been read. Raises an `ApiError` to refuse it, unless
@@ -107,7 +105,7 @@ class Gateway:
         return request.id
 
     def _enter(self, connection: Live) -> None:
-        connection.number = next(self._numbers)
+        connection.number = next(self._services.readers.numbers)
         self.connections.add(connection)
 
     @contextmanager

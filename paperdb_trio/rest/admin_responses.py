@@ -115,11 +115,11 @@ class Connection(Struct, rename="camel"):
     """`mode`: whether events have a seq. `collections`: those of the token, null is all. `rules`: those of the
     token that hide something. `seq`: up to here, everything was handed to its socket; `lagChanges` is how far
     that is behind the `head`. `unsentBytes`: its machine has not acknowledged them yet. `sentBytes`: it has;
-    null if the kernel does not tell."""
+    null if that is not known. `jti`: empty if it has no token, but a key. `expiresAt`: null for never."""
 
     id: str
     database: str
-    transport: Literal["websocket", "sse"]
+    transport: Literal["websocket", "sse", "poll"]
     mode: Literal["plain", "cursor"]
     address: str
     key: str
@@ -128,7 +128,7 @@ class Connection(Struct, rename="camel"):
     permissions: list[str]
     collections: list[str] | None
     rules: dict[str, TokenRule]
-    expires_at: Time
+    expires_at: Time | None
     follows: list[Followed]
     state: Literal["new", "live", "catching up", "closed"]
     since: Time
@@ -200,7 +200,7 @@ class Measure(Struct):
 
 
 class Audience(Struct, rename="camel"):
-    """WebSockets and event streams. `maxLagChanges`: how far the last one is behind."""
+    """WebSockets, event streams and long polls that wait. `maxLagChanges`: how far the last one is behind."""
 
     live: Number = 0
     catching_up: Number = 0

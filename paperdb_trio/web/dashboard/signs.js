@@ -64,7 +64,7 @@ export const SIGNS = [
     names: ["paperdb_subscribers", "paperdb_database_subscribers"],
     of: gauge({}),
     unit: number,
-    what: "WebSockets and event streams.",
+    what: "WebSockets, event streams, and long polls that wait.",
   },
   {
     name: "Furthest behind",
