@@ -1,5 +1,5 @@
 /**
- * The part "Access": databases, keys, signing secrets, and the record of who did what.
+ * The part "Access": databases, keys, signing secrets, webhooks, and the record of who did what.
  *
  * Law: a key is shown once, when it is made. What cannot be undone asks for a name.
  */
@@ -7,7 +7,8 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { table } from "./table.js";
-import { actions, button, complain, confirm, confirmByName, copy, dialog, field, moment, number, say, select, tabs, time } from "./ui.js";
+import { ask, button, complain, confirm, confirmByName, field, moment, number, say, select, showOnce, tabs, time } from "./ui.js";
+import { webhooks } from "./webhooks.js";
 
 const PLANS = [["team", "team"], ["pro", "pro"], ["free", "free: no realtime"]];
 const DAY_MS = 86_400_000;
@@ -17,8 +18,9 @@ const part = (name) => encodeURIComponent(name);
 const when = (text, none = "never") => (text === null || text === undefined ? none : moment(text));
 const expiry = (days) => (days === "" ? null : new Date(Date.now() + Number(days) * DAY_MS).toISOString());
 
-export function access({ session, address }) {
+export function access({ session, address, path, rename }) {
   const isAdmin = session.kind === "admin";
+  let close = () => {};
   const panel = h("div", { class: "stack" });
   const loading = (load) => {
     const element = h("div", { class: "stack" }, h("p", { class: "hint" }, "Loading…"));
@@ -30,28 +32,26 @@ export function access({ session, address }) {
     ["databases", "Databases", () => loading((again) => databases(session, isAdmin, again))],
     ["keys", "Keys", () => loading((again) => keys(session, isAdmin, again))],
     isAdmin && ["secrets", "Signing secrets", () => loading((again) => secrets(session, again))],
+    isAdmin && ["webhooks", "Webhooks", () => {
+      const view = webhooks({ session });
+      ({ close } = view);
+      return view.element;
+    }],
     isAdmin && ["audit", "Record", () => loading(() => audit(session))],
-  ].filter(Boolean);
+  ].filter(Boolean).map(([id, label, make]) => [id, label, () => {
+    close();
+    close = () => {};
+    rename([id]);
+    return make();
+  }]);
   return {
     element: h("section", { class: "stack", "aria-label": "Access" },
       h("h1", {}, "Access"),
       !isAdmin && h("p", { class: "hint" }, "A secret key sees its own database. To change anything, sign in with an admin key: paperdb keys create --admin."),
-      tabs(views, panel), panel,
+      tabs(views, panel, path[0]), panel,
       h("p", { class: "hint" }, "Sessions: the ", h("a", { href: address("inspector") }, "inspector"), " shows who is connected now, with which token, and can end it.")),
-    close: () => {},
+    close: () => close(),
   };
-}
-
-/** A dialog with fields that sends them; resolves to the response, or undefined. */
-function ask(title, fields, yes, send) {
-  return dialog(title, (close) => h("form", { onsubmit: async (event) => {
-    event.preventDefault();
-    try {
-      close(await send());
-    } catch (error) {
-      complain(error);
-    }
-  } }, fields, actions(h("button", { class: "primary" }, yes), h("button", { type: "button", onclick: () => close() }, "Cancel"))));
 }
 
 const nameInput = (value = "") => h("input", { required: true, value, autocomplete: "off", spellcheck: "false", autofocus: true, maxlength: "64" });
@@ -110,7 +110,7 @@ async function keys(session, isAdmin, again) {
         kind: kind.value, label: label.value, expiresAt: expiry(ends.value), ...(kind.value !== "admin" && { database: database.value }),
       }));
     if (made === undefined) return;
-    await showKey(made);
+    await showOnce(`The new ${made.kind} key`, "Key", made.key, "This is the only time that it is shown. The server keeps a hash of it.");
     await again();
   };
   const change = async (one) => {
@@ -137,13 +137,6 @@ async function keys(session, isAdmin, again) {
     ])),
   ];
 }
-
-const showKey = ({ key, kind }) =>
-  dialog(`The new ${kind} key`, (close) => [
-    h("p", { class: "note" }, "This is the only time that it is shown. The server keeps a hash of it."),
-    field("Key", h("input", { class: "mono", readonly: true, value: key })),
-    actions(button("Copy", () => copy(key), { class: "primary", autofocus: true }), h("button", { type: "button", onclick: () => close() }, "Close")),
-  ]);
 
 // --- secrets and the record ----------------------------------------------------------------------
 

@@ -110,7 +110,7 @@ function card(sign, address) {
   const plot = chart();
   const value = h("strong", { class: "value" });
   const badge = h("span", { class: "badge", hidden: true });
-  const link = sign.link && [" ", h("a", { href: address(sign.link) }, "Look there.")];
+  const link = sign.link && [" ", h("a", { href: address(...sign.link) }, "Look there.")];
   const todo = h("p", { class: "note", hidden: true }, sign.todo, link);
   const help = h("details", {}, h("summary", {}, "What it is"), h("p", { class: "hint" }, sign.what), sign.todo && h("p", { class: "hint" }, `If it is red: ${sign.todo}`));
   return {

@@ -75,7 +75,7 @@ export const SIGNS = [
     bad: 100_000,
     what: "Changes that the slowest subscriber has not got yet.",
     todo: "A client reads slowly, or was away for long. The inspector shows it. It costs others nothing; beyond the change log it gets a gap.",
-    link: "inspector",
+    link: ["inspector"],
   },
   {
     name: "Residual queries",
@@ -147,7 +147,8 @@ export const SIGNS = [
     warn: 0,
     bad: 9,
     what: "They try again, or gave up.",
-    todo: "See paperdb webhooks list. A dead one goes on with paperdb webhooks revive.",
+    todo: "Access shows the last failure of each. A dead one goes on once somebody lets it try again.",
+    link: ["access", ["webhooks"]],
   },
 ];
 
