@@ -8,7 +8,7 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { every, showAgain, table } from "./table.js";
-import { actions, button, bytes, complain, confirm, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
+import { actions, button, bytes, complain, confirm, count, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
 
 const LOOK_MS = 2000;
 const PAGE = 100;
@@ -36,7 +36,7 @@ export function inspector({ session, query }) {
     if (mine !== `${cursors.length} ${database} ${looked}`) return;
     show(notice);
     const { connections, total, next } = found;
-    counted.textContent = looked ? `${number(connections.length)} of ${number(total)} connections` : `${number(total)} connections`;
+    counted.textContent = looked ? `${number(connections.length)} of ${count(total, "connection")}` : count(total, "connection");
     showAgain(body, rows(connections), pager(next));
   }
 
@@ -54,7 +54,7 @@ export function inspector({ session, query }) {
       who(one, keys),
       h("span", { class: "mono" }, `${one.address} · ${one.transport}`),
       follows(one),
-      one.lagChanges ? `${number(one.lagChanges)} changes` : "0",
+      one.lagChanges ? count(one.lagChanges, "change") : "0",
       bytes(one.unsentBytes),
       moment(one.since),
       button("Look", () => connectionDialog({ session, connection: one, keys, onEnd: again })),
@@ -135,7 +135,7 @@ function connectionDialog({ session, connection, keys, onEnd }) {
   return dialog(`Connection ${id}`, (close) => h("div", { class: "stack" },
     h("dl", { class: "facts" },
       fact("State", `${connection.state}, at seq ${number(connection.seq)} of ${number(connection.head)}`),
-      fact("Behind", `${number(connection.lagChanges)} changes`),
+      fact("Behind", count(connection.lagChanges, "change")),
       fact("Not yet sent", bytes(connection.unsentBytes)),
       fact("Sent", connection.sentBytes === null ? null : bytes(connection.sentBytes)),
       fact("Address", `${connection.address}, ${connection.transport}, ${connection.mode} mode`),

@@ -218,6 +218,9 @@ export function diffView(lines, label) {
 
 export const number = (value) => Number(value).toLocaleString("en");
 
+/** "1 change", "2 changes". */
+export const count = (value, thing) => `${number(value)} ${thing}${value === 1 ? "" : "s"}`;
+
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
 export function bytes(value) {

@@ -7,7 +7,7 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { every, showAgain, table } from "./table.js";
-import { ask, button, confirm, field, moment, number, say, select, sentence, showOnce, time } from "./ui.js";
+import { ask, button, confirm, count, field, moment, number, say, select, sentence, showOnce, time } from "./ui.js";
 
 const LOOK_MS = 2000;
 const PATH = "/admin.v1/webhooks";
@@ -25,7 +25,7 @@ export function webhooks({ session }) {
       h("span", { class: `badge ${STATES[one.state]}` }, one.state),
       h("span", { class: "mono" }, one.url),
       about(one),
-      one.lagChanges ? `${number(one.lagChanges)} changes` : "0",
+      one.lagChanges ? count(one.lagChanges, "change") : "0",
       one.deliveredAt ? moment(one.deliveredAt) : "none yet",
       failure(one),
       [button("Test", () => test(one)), " ", one.state !== "live" && [button("Try again", () => revive(one)), " "], button("Remove", () => remove(one))],
