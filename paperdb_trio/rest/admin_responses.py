@@ -73,10 +73,16 @@ class IndexDropped(Struct):
     deleted: bool = True
 
 
+class ListedWebhook(WebhookInfo, rename="camel", kw_only=True):
+    """`nextTryAt`: null unless it waits for its next try."""
+
+    next_try_at: Time | None
+
+
 class Webhooks(Struct):
     """The oldest first."""
 
-    webhooks: list[WebhookInfo]
+    webhooks: list[ListedWebhook]
 
 
 class CreatedWebhook(WebhookInfo, rename="camel", kw_only=True):
@@ -95,6 +101,10 @@ class WebhookTested(Struct):
     arrived: bool
     error: str | None
     seconds: Annotated[float, Meta(ge=0)]
+
+
+class Recorded(Struct):
+    recorded: bool = True
 
 
 class Followed(Struct):

@@ -20,12 +20,11 @@ from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, Revive
 async def list_webhooks(call: AdminCall) -> Response:
     """List the webhooks: where each posts to, how far it is, and why not further."""
     found = await call.services.store.webhook_infos()
-    if found:
-        ((_, tries),) = await call.services.gather("webhook_tries")
-        for webhook in found:
-            at = tries.get(webhook.id)
-            webhook.next_try_at = None if at is None else timestamp(at)
-    return json_response(200, responses.Webhooks(found))
+    tries: dict[str, str] = {}
+    for _, of in await call.services.gather("webhook_tries") if found else []:
+        tries |= {id: timestamp(at) for id, at in of.items()}
+    rows = [responses.ListedWebhook(**msgspec.structs.asdict(of), next_try_at=tries.get(of.id)) for of in found]
+    return json_response(200, responses.Webhooks(rows))
 
 
 async def add_webhook(call: AdminCall) -> Response:

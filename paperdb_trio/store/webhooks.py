@@ -22,8 +22,7 @@ _URL: Final = re.compile(r"https?://[!-~]+\Z")
 class WebhookInfo(Struct, rename="camel", kw_only=True):
     """A webhook, without its secret. `collection`: null is every one. `seq`: the changes up to it were
     delivered, or are none of its own; `lagChanges` is how many came after it. `state`: `retrying` since
-    `failingSince`; `dead`: it gave up. `failures`: in a row. `nextTryAt`: null unless it waits for that in a
-    running server."""
+    `failingSince`; `dead`: it gave up. `failures`: in a row."""
 
     id: str
     database: str
@@ -38,7 +37,6 @@ class WebhookInfo(Struct, rename="camel", kw_only=True):
     failing_since: Time | None
     delivered_at: Time | None
     created_at: Time
-    next_try_at: Time | None
 
 
 class Progress(Struct, frozen=True):

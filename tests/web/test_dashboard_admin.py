@@ -29,6 +29,7 @@ EVIL = "<img src=x onerror=bad()>"
 TABLE = (
     "[...document.querySelectorAll('.list tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"
 )
+CHOSEN_TAB = "document.querySelector('[aria-selected=true]')?.innerText"
 TOASTS = "document.getElementById('toasts').innerText"
 
 
@@ -156,7 +157,7 @@ def test_a_webhook_that_fails_is_seen_and_goes_on(page: Page, server: Server, co
     with receiving() as receiver:
         receiver.responds = 500
         url = f"{receiver.url}/{collection}?{EVIL.replace(' ', '+')}"
-        visit(page, "access/webhooks", "document.querySelector('[aria-selected=true]')?.innerText === 'Webhooks'")
+        visit(page, "access/webhooks", f"{CHOSEN_TAB} === 'Webhooks'")
         click(page, "New webhook")
         fill(page, "URL", url, DIALOG)
         fill(page, "Collection", collection, DIALOG)

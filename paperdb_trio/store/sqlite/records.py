@@ -138,7 +138,6 @@ def webhook_infos(connection: sqlite.Connection) -> list[WebhookInfo]:
                 _time(row[10]),
                 _time(row[11]),
                 row[12],
-                None,  # the server that runs knows
             ),
         )
         for row in found

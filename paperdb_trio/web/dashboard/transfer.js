@@ -133,6 +133,7 @@ export function importDialog({ session, name, onDone }) {
     const tally = { inserted: 0, failed: 0, complaints: [] };
     const size = choice.file.size;
     const tell = (read) => bar.to(read, size, `${number(tally.inserted)} inserted, ${number(tally.failed)} refused; ${bytes(read)} of ${bytes(size)}`);
+    await session.record("documents.import", name, `${choice.file.name}, ${bytes(size)}`);
     try {
       for await (const { lines, read } of bulksOf(documentsIn(choice, tally))) {
         signal.throwIfAborted();
