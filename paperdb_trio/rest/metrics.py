@@ -40,6 +40,7 @@ async def families(services: Services, of_each: bool) -> list[Family]:
     ]
     if of_each:
         found += [*_databases(services, hub, audience), await _collections(services, hub)]
+        found += await services.store.sizes()
     return found
 
 

@@ -10,7 +10,7 @@ import pytest
 from paperdb_trio.store.query import shape
 from tests.conftest import StartServer, wait_until
 from tests.logs import line_of, lines
-from tests.rest.tools import refusal
+from tests.rest.tools import figure, refusal
 
 
 @pytest.mark.parametrize(
@@ -61,6 +61,7 @@ def test_slow_find_and_count_are_logged_with_shape_and_plan(start_server: StartS
     counted = line_of(server, "paperdb.slow", message="slow count")
     assert {**plan, "suggestion": "state,n", "order": "insertion order"}.items() <= counted.items()
     assert counted["request"] == other.headers["x-request-id"]
+    assert figure(server, "paperdb_slow_queries_total") == 2
     assert json.loads(found["filter"]) == json.loads(counted["filter"]) == {"state": "?", "n": {"gte": "?"}}
     assert "hush" not in server.stderr
 

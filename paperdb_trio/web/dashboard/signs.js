@@ -116,6 +116,20 @@ export const SIGNS = [
     what: "Documents, indexes and the change log.",
   },
   {
+    name: "Unused in the file",
+    names: ["paperdb_storage_unused_bytes"],
+    of: gauge({}),
+    unit: bytes,
+    what: "Free pages, which new documents use first. The server gives them back in small steps; paperdb compact does so at once.",
+  },
+  {
+    name: "Slow queries per second",
+    names: ["paperdb_slow_queries_total"],
+    of: counter,
+    unit: perSecond,
+    what: "Finds and counts that took --slow-query-ms or longer. The newest are listed below.",
+  },
+  {
     name: "Gets from memory",
     names: ["paperdb_cache_hits_total"],
     of: (_, { now, before, seconds }) => {
