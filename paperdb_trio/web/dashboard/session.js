@@ -81,7 +81,9 @@ export class Session {
    * `ifNoneMatch` are as the headers have them.
    */
   async call(method, path, { query = {}, body, headers = {}, signal } = {}) {
-    const address = new URL(path.replace(/^\//, ""), server);
+    const address = new URL(`.${path}`, server);
+    // Part of a path may come from a link or a token: none may take the key elsewhere.
+    if (!address.href.startsWith(server.href)) throw new Refusal(0, "NETWORK", `There is no address ${path}`);
     for (const [name, value] of Object.entries(query)) {
       if (value !== undefined && value !== "") address.searchParams.set(name, value);
     }
