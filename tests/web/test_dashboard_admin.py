@@ -141,6 +141,10 @@ def test_who_is_connected_and_why_somebody_did_not_get_a_change(
             fill(page, "Document", id, DIALOG)
             click(page, "Why?", DIALOG)
             page.wait(f"{DIALOG}.querySelector('fieldset .badge')?.innerText === {json.dumps(outcome)}")
+            said = page.run(f"{DIALOG}.innerText")
+            assert f"insert of {collection} / {id}" in said
+            assert ("it is an event there (insert)" if id == "seen" else "it is no event there") in said
+            assert not {"NaN", "undefined"} & {*said.replace(":", " ").split()}
         assert barriers(page) == []
         assert fits_a_phone(page)
         click(page, f"Revoke all of {EVIL}", DIALOG)

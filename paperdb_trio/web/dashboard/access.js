@@ -59,7 +59,7 @@ const nameInput = (value = "") => h("input", { required: true, value, autocomple
 // --- databases -----------------------------------------------------------------------------------
 
 async function databases(session, isAdmin, again) {
-  const found = await all(session, "/admin.v1/databases", "databases");
+  const [found, { audience }] = await Promise.all([all(session, "/admin.v1/databases", "databases"), session.get("/admin.v1/health")]);
   const create = async () => {
     const [name, plan] = [nameInput(), select(PLANS, "team")];
     const made = await ask("New database", [field("Name", name), field("Plan", plan)], "Create",
@@ -81,7 +81,7 @@ async function databases(session, isAdmin, again) {
   return [
     isAdmin && h("div", {}, button([icon("plus"), "New database"], create)),
     table("Databases", ["Name", "Plan", "Collections", "Documents", "Last seq", "Connections", "Created", ...(isAdmin ? [null] : [])], found.map((one) => [
-      h("strong", {}, one.name), one.plan, number(one.collections), number(one.documents), number(one.seq), number(one.connections ?? 0), moment(one.createdAt),
+      h("strong", {}, one.name), one.plan, number(one.collections), number(one.documents), number(one.seq), number(audience.byDatabase[one.name] ?? 0), moment(one.createdAt),
       ...(isAdmin ? [[button("Change", () => change(one)), " ", button("Delete", () => remove(one))]] : []),
     ])),
   ];
@@ -162,7 +162,7 @@ async function audit(session) {
     const page = await session.get("/admin.v1/audit", { limit: 100, after });
     entries.push(...page.entries);
     show(list, table("Record of who did what, newest first", ["When", "Who", "Did", "Database", "What", "Details"], entries.map((one) => [
-      moment(one.at), one.by, h("span", { class: "mono" }, one.action), one.database ?? "", one.target ?? "",
+      moment(one.at), one.by, h("span", { class: "badge mono" }, one.action), one.database ?? "", one.target ?? "",
       Object.keys(one.details ?? {}).length ? h("code", {}, JSON.stringify(one.details)) : "",
     ]), "Nothing has been done yet."));
     show(more, page.next !== undefined && button("Older", () => load(page.next)));

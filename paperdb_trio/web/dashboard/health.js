@@ -67,7 +67,7 @@ export function health({ session, address }) {
 
   function showSlow(queries) {
     showAgain(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Found by", "Documents", null], queries.map((one) => [
-      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort ?? "",
+      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort && h("code", {}, one.sort),
       one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(one.documents),
       one.suggestion ? button(`Make the index ${one.suggestion}`, () => makeIndex(session, one)) : "",
     ]), "There were none (--slow-query-ms)."));
@@ -90,15 +90,18 @@ export function health({ session, address }) {
   const end = every(LOOK_MS, look, (error) => show(notice, h("p", { class: "note bad" }, sentence(error))));
   return {
     element: h("section", { class: "stack", "aria-label": "Health" },
-      put(h("div", { class: "head" }), h("h1", {}, "Health"), facts),
+      put(h("div", { class: "head" }), h("h1", {}, "Health"), facts, jump("Busiest collections", busy), jump("Slow queries", slow)),
       notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), busy, h("h2", {}, "Slow queries"), slow),
     close: end,
   };
 }
 
+const jump = (label, element) => button(`${label} ↓`, () => element.scrollIntoView({ block: "center" }), { class: "quiet" });
+
 /** Seconds, for a person. */
 function span(seconds) {
   const hours = seconds / 3600;
+  if (seconds < 120) return `${Math.round(seconds)} seconds`;
   if (hours < 1) return `${Math.round(seconds / 60)} minutes`;
   return hours < 48 ? `${Math.round(hours)} hours` : `${Math.round(hours / 24)} days`;
 }

@@ -111,10 +111,13 @@ function who({ subject, key, database }, keys) {
 
 function follows({ follows: all_ }) {
   const names = [...new Set(all_.map(({ collection }) => collection ?? "every collection"))];
-  const queries = all_.filter(({ query }) => query !== undefined).length;
+  const queries = all_.filter(({ query }) => query !== null).length;
   const shown = names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${number(names.length - 3)} more` : "");
   return `${shown || "nothing"}${queries ? ` · ${number(queries)} ${queries === 1 ? "query" : "queries"}` : ""}`;
 }
+
+const followed = (collection, filter, fields) =>
+  [collection ?? "every collection", filter && [" ", h("code", {}, JSON.stringify(filter))], fields && ` (${fields.join(", ")})`];
 
 // --- one connection ------------------------------------------------------------------------------
 
@@ -123,8 +126,7 @@ function connectionDialog({ session, connection, keys, onEnd }) {
   const fact = (term, value) => value !== null && value !== undefined && value !== "" && [h("dt", {}, term), h("dd", {}, value)];
   const json = (value) => h("code", {}, JSON.stringify(value));
   const rules = Object.entries(connection.rules ?? {}).map(([name, rule]) => h("div", {}, `${name}: `, json(rule)));
-  const queries = connection.follows.map(({ collection, filter, select: fields }) =>
-    h("li", {}, collection ?? "every collection", filter && [" ", json(filter)], fields && [" only ", fields.join(", ")]));
+  const queries = connection.follows.map(({ collection, filter, select: fields }) => h("li", {}, followed(collection, filter, fields)));
   const finish = async (close, revoke, words) => {
     if (!(await confirm(words, `${connection.address}, connected since ${time(connection.since)}`, "Yes, end it", { danger: true }))) return;
     await session.send("DELETE", `/admin.v1/connections/${encodeURIComponent(id)}`, undefined, { query: { revoke } });
@@ -168,7 +170,7 @@ function whyForm(session, { id, collections, head }) {
     event.preventDefault();
     const about = document_.value ? { collection: collection.value, id: document_.value } : { seq: seq.value || head };
     try {
-      show(result, answer(await session.get(`/admin.v1/connections/${encodeURIComponent(id)}/why`, about)));
+      show(result, explained(await session.get(`/admin.v1/connections/${encodeURIComponent(id)}/why`, about)));
     } catch (error) {
       show(result, h("p", { class: "refused" }, sentence(error)));
     }
@@ -179,10 +181,11 @@ function whyForm(session, { id, collections, head }) {
       result));
 }
 
-function answer({ outcome, text, change, topics = [] }) {
+function explained({ seq, outcome, text, change, topics }) {
   return [
     h("p", {}, h("span", { class: `badge ${OUTCOMES[outcome] ?? "bad"}` }, outcome), " ", text),
-    change && h("p", { class: "hint" }, `seq ${number(change.seq)}: ${change.type} of ${change.collection} / ${change.id}`),
-    h("ul", {}, topics.map((topic) => h("li", {}, `${topic.collection ?? "every collection"}${topic.filter ? ` ${JSON.stringify(topic.filter)}` : ""}: ${topic.text}`))),
+    change && h("p", { class: "hint" }, `Seq ${number(seq)}: ${change.type} of ${change.collection} / ${change.id}`),
+    h("ul", {}, topics.map(({ collection, filter, select: fields, event, since }) => h("li", {},
+      followed(collection, filter, fields), `: ${event ? `it is an event there (${event})` : "it is no event there"}`, since > 0 && `, followed since seq ${number(since)}`))),
   ];
 }

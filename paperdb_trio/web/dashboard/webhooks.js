@@ -7,7 +7,7 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { every, showAgain, table } from "./table.js";
-import { ask, button, confirm, count, field, moment, number, say, select, sentence, showOnce, time } from "./ui.js";
+import { ask, button, confirm, count, field, moment, number, say, select, sentence, showOnce } from "./ui.js";
 
 const LOOK_MS = 2000;
 const PATH = "/admin.v1/webhooks";
@@ -84,9 +84,8 @@ function about({ database, collection, filter }) {
 
 function failure({ error, failures, failingSince, nextTryAt, state }) {
   if (!failures) return "";
-  const words = [`${number(failures)} in a row`, failingSince && `since ${time(failingSince)}`,
-    state === "dead" ? "it gave up" : nextTryAt ? `next try at ${time(nextTryAt)}` : "it is being tried now"];
-  return [h("div", {}, error), h("div", { class: "hint" }, words.filter(Boolean).join(" · "))];
+  const now = state === "dead" ? "it gave up" : nextTryAt ? ["next try at ", moment(nextTryAt)] : "it is being tried now";
+  return [h("div", {}, error), h("div", { class: "hint" }, `${number(failures)} in a row since `, moment(failingSince), "; ", now)];
 }
 
 function parsed(text) {
