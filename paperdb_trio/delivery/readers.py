@@ -22,7 +22,8 @@ from paperdb_trio.store.protocol import Interest, Topic
 
 @dataclass(eq=False, slots=True)
 class Reader:
-    """`position`: the seq up to which it was given everything; `unsent` bytes of that were not taken yet."""
+    """`position`: the seq up to which it was given everything; `unsent` bytes of that were not taken yet.
+    `behind`: the log had more."""
 
     transport: str
     address: str
@@ -30,6 +31,7 @@ class Reader:
     hub: Hub
     topic: Topic
     position: int
+    behind: bool = True
     unsent: int = 0
     closed: bool = False
     number: int = 0
@@ -77,11 +79,12 @@ class Reader:
     def state(self) -> SubscriberState:
         if self.closed:
             return SubscriberState.CLOSED
-        return SubscriberState.CATCHING_UP if self._waiting is None else SubscriberState.LIVE
+        is_behind = self.behind or (self.unsent and self._waiting is None)
+        return SubscriberState.CATCHING_UP if is_behind else SubscriberState.LIVE
 
     @property
     def reached(self) -> int:
-        """As of a subscriber: nothing of what was published while it waits concerns it."""
+        """As of a subscriber: while it is live, nothing that was published beyond its position concerns it."""
         published = self.hub.published(self.database_id) if self.state is SubscriberState.LIVE else 0
         return max(self.position, published)
 

@@ -54,7 +54,7 @@ async def event_pages(services: Services, response: EventStream, address: str) -
                 raise StreamCut from error
             if page.expired:
                 raise StreamCut
-            reader.position = page.position
+            reader.position, reader.behind = page.position, not page.reached_end
             if page.events:
                 yield given(SSE.join(page.events))
             elif page.reached_end:

@@ -68,7 +68,8 @@ async def changes(call: Call) -> Response:
     if wait and not page.events and not page.expired:
         request = call.request
         address = services.limits.client_address(request.peer, request.headers.get("x-forwarded-for"))
-        reader = Reader("poll", address, grant, services.hub, topic, page.position)
+        behind = not page.reached_end
+        reader = Reader("poll", address, grant, services.hub, topic, page.position, behind)
         with (
             services.limits.listener(database.id),
             services.readers.reading(reader),
@@ -80,7 +81,7 @@ async def changes(call: Call) -> Response:
                 if not found:
                     continue
                 page = await services.store.page(database.id, reader.position, interest, text, limit)
-                reader.position = page.position
+                reader.position, reader.behind = page.position, not page.reached_end
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     return json_response(200, Changes(list(map(Raw, page.events)), page.position, not page.reached_end))

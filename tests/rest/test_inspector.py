@@ -157,6 +157,7 @@ def test_a_long_poll_is_listed_while_it_waits(own: Own) -> None:
         row = waiting()
         assert (row["transport"], row["subject"], row["seq"], row["lagChanges"]) == ("poll", "ada", 1, 0)
         own.put("other", room="r2")
+        assert [(of["state"], of["lagChanges"]) for of in own.connections()] == [("live", 0)]
         assert own.why(row, seq=2)["outcome"] == "rule"
         assert own.client.get("/admin.v1/health").json()["audience"]["byTransport"] == {"poll": 1}
         own.client.delete(f"/admin.v1/connections/{row['id']}")

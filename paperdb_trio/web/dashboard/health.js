@@ -90,7 +90,7 @@ export function health({ session, address }) {
   const end = every(LOOK_MS, look, (error) => show(notice, h("p", { class: "note bad" }, sentence(error))));
   return {
     element: h("section", { class: "stack", "aria-label": "Health" },
-      put(h("div", { class: "head" }), h("h1", {}, "Health"), facts, jump("Busiest collections", busy), jump("Slow queries", slow)),
+      put(h("div", { class: "head" }), h("h1", {}, "Health"), facts, h("div", { class: "row" }, jump("Busiest collections", busy), jump("Slow queries", slow))),
       notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), busy, h("h2", {}, "Slow queries"), slow),
     close: end,
   };
