@@ -11,6 +11,8 @@ import { every, showAgain, table } from "./table.js";
 import { actions, button, bytes, complain, confirm, count, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
 
 const LOOK_MS = 2000;
+/** To look for a text means to ask for all connections: not for each key. */
+const TYPING_MS = 200;
 const PAGE = 100;
 const STATES = { live: "good", "catching up": "warn", closed: "bad" };
 
@@ -25,6 +27,7 @@ export function inspector({ session, query }) {
   let cursors = [undefined];
   let database = query.get("database") ?? "";
   let looked = ""; // for what somebody looks
+  let typing = null;
   let end = () => {};
 
   const path = "/admin.v1/connections";
@@ -79,8 +82,11 @@ export function inspector({ session, query }) {
   }
 
   const find = h("input", { type: "search", placeholder: "an address, a subject, a collection, a state", oninput: () => {
-    looked = find.value.trim().toLowerCase();
-    again();
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      looked = find.value.trim().toLowerCase();
+      again();
+    }, TYPING_MS);
   } });
   const chosen = select([["", "All databases"]], "", { onchange: () => {
     database = chosen.value;
@@ -100,7 +106,10 @@ export function inspector({ session, query }) {
       h("div", { class: "head" }, h("h1", {}, "Inspector"), counted),
       h("div", { class: "row end" }, h("div", { class: "grow" }, field("Find", find)), isAdmin && field("Database", chosen)),
       notice, body),
-    close: () => end(),
+    close: () => {
+      clearTimeout(typing);
+      end();
+    },
   };
 }
 
