@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -58,11 +59,12 @@ _Main = Callable[[Callable[[], object]], None]
 
 @dataclass(eq=False)
 class _Child:
-    """`pipe`: says that it is ready, and ends when it does."""
+    """`pipe`: says that it is ready, and ends when it does. `tls`: what it began with."""
 
     name: str
     pid: int
     pipe: int
+    tls: ssl.SSLContext | None
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
 
@@ -86,7 +88,7 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
     """
     raise_file_limit(settings)
     Limits(settings)
-    with_tls = tls_context(settings) is not None
+    tls = tls_context(settings)
     with ExitStack() as stack:
         listen(settings.host, settings.port).close()  # a shared one would not notice another server
         listeners: list[socket.socket] = []
@@ -94,10 +96,10 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
             port = listeners[0].getsockname()[1] if listeners else settings.port
             listeners.append(listen(settings.host, port, shared=True))
             stack.callback(listeners[-1].close)
-        supervisor = _Supervisor(settings, file, listeners)
+        supervisor = _Supervisor(settings, file, listeners, tls)
         stack.callback(lambda: finish(file, supervisor.ends_at - time.monotonic()))
         stack.enter_context(_waking(supervisor.signals))
-        supervisor.run(lambda: announce(url_of(listeners[0], with_tls=with_tls)))
+        supervisor.run(lambda: announce(url_of(listeners[0], with_tls=tls is not None)))
     log.info("stopped")
 
 
@@ -118,10 +120,15 @@ class _waking:
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, file: Path, listeners: list[socket.socket]) -> None:
+    """`tls`: for the workers. A certificate that cannot be used when they start again is of no consequence."""
+
+    def __init__(
+        self, settings: Settings, file: Path, listeners: list[socket.socket], tls: ssl.SSLContext | None
+    ) -> None:
         self._settings = replace(settings, cache_bytes=settings.cache_bytes // len(listeners))
         self._file = file
         self._listeners = listeners
+        self._tls = tls
         self._children: dict[int, _Child] = {}  # by pipe
         self._board: Board  # anew at each start of all
         self._control: socket.socket | None = None
@@ -177,8 +184,8 @@ class _Supervisor:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             name = f"worker-{worker + 1}"
-            listener, board = self._listeners[worker], self._board
-            serve = partial(serve_as_worker, self._settings, self._file, board, worker, listener, theirs)
+            given = self._file, self._board, worker, self._listeners[worker], theirs
+            serve = partial(serve_as_worker, self._settings, self._tls, *given)
             self._fork(name, lambda ready: trio.run(serve, lambda _: ready()))
             with suppress(OSError):  # it has died: so this worker will
                 socket.send_fds(self._control, [name.encode()], [ours.fileno()])
@@ -192,7 +199,7 @@ class _Supervisor:
         pid = os.fork()
         if pid:
             os.close(theirs)
-            self._children[ours] = _Child(name, pid, ours)
+            self._children[ours] = _Child(name, pid, ours, self._tls)
             return
         status = EXIT_FAILED
         try:
@@ -207,7 +214,6 @@ class _Supervisor:
     def _become_child(self, name: str, parent: int, pipe: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
-            # SIGHUP until the worker handles it: then it has yet to read its certificate.
             ignored = name == "writer" or number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
         prctl = ctypes.CDLL(None).prctl
@@ -272,6 +278,8 @@ class _Supervisor:
             child = self._children[pipe]
             if os.read(pipe, 1):
                 child.ready = True
+                if child.tls is not self._tls:
+                    os.kill(child.pid, signal.SIGHUP)
                 continue
             del self._children[pipe]
             os.close(pipe)
@@ -284,8 +292,13 @@ class _Supervisor:
         numbers = self._wakened.recv(1024)
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             raise _Stopped
+        try:
+            self._tls = tls_context(self._settings)
+        except StartupError as error:
+            log.error("SIGHUP: kept the old certificate: %s", error)  # noqa: TRY400 - no traceback
+            return
         for child in self._children.values():
-            if child.name != "writer":
+            if child.ready and child.name != "writer":
                 os.kill(child.pid, signal.SIGHUP)
 
     # --- stop ------------------------------------------------------------------------------------

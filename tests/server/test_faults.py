@@ -35,14 +35,14 @@ class Starting:
 
     def __init__(self, stack: ExitStack, *names: str) -> None:
         listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(2)]
-        self.supervisor = supervisor._Supervisor(Settings(workers="2"), Path(), listeners)
+        self.supervisor = supervisor._Supervisor(Settings(workers="2"), Path(), listeners, None)
         for end in (self.supervisor._wakened, self.supervisor.signals):
             stack.enter_context(end)
         self.pipes: dict[str, int] = {}
         for name in names:
             process = stack.enter_context(subprocess.Popen(["true"]))
             ours, self.pipes[name] = os.pipe()
-            self.supervisor._children[ours] = supervisor._Child(name, process.pid, ours)
+            self.supervisor._children[ours] = supervisor._Child(name, process.pid, ours, None)
 
     def ready_but_dead(self, name: str) -> None:
         os.write(self.pipes[name], b"r")
