@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import socket
+import ssl
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -26,8 +27,10 @@ from paperdb_trio.server.link import Kind
 from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.writing import Writing
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
+from tests.net.test_tls import make_certificate
 from tests.server.test_workers import processes
 from tests.store.tools import new_file
+from tests.tls import trusting
 
 
 class Starting:
@@ -155,6 +158,37 @@ def test_reload_while_a_worker_starts_does_not_kill_it(start_server: StartServer
     wait_until(lambda: "reloaded the certificate" in server.stderr)  # by the other one
     wait_until(lambda: is_ready(server))
     assert processes(server)["worker-1"] == started
+
+
+def test_certificate_that_became_useless_keeps_no_worker_from_starting_again(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    certificate, key = make_certificate(tmp_path, "paperdb")
+    context = trusting(certificate)
+    server = start_server("--workers", "2", "--tls-cert", str(certificate), "--tls-key", str(key))
+    key.write_text("nonsense")
+    os.kill(server.pid, signal.SIGHUP)
+    wait_until(lambda: "kept the old certificate" in server.stderr)
+    before = processes(server)["worker-1"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: processes(server).get("worker-1", before) != before)
+    for _ in range(12):  # half of them wait for the new worker
+        assert server.request("GET", "/healthz", verify=context).status_code == 200
+    assert server.stderr.count("died") == 1
+
+
+def test_tls_session_is_resumed_at_any_worker(start_server: StartServer) -> None:
+    server = start_server("--workers", "2", "--tls-self-signed")
+    context = trusting(server.certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # so that the session is known after the handshake
+    session = None
+    for number in range(13):
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as encrypted,
+        ):
+            session = encrypted.session
+            assert encrypted.session_reused is (number > 0)
 
 
 def is_ready(server: Server) -> bool:
