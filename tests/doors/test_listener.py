@@ -301,6 +301,19 @@ def test_100_continue_is_sent_once_the_body_is_needed(door: Server, collection: 
         assert raw.drain() == b""
 
 
+@pytest.mark.parametrize("end", ["reset", "drain"])
+def test_connection_that_ends_within_a_body_is_no_failure(start_server: StartServer, end: str) -> None:
+    server = start_server("--drain-timeout", "0.5")
+    with Raw(server) as raw:
+        raw.send(request(server, "POST", "/c/docs", b"", "Expect: 100-Continue", "Content-Length: 8"))
+        assert raw.head()[0] == 100
+        raw.send(b'{"n"')
+        if end == "reset":
+            raw.drop()
+        assert server.stop() == 0
+    assert "failed" not in server.stderr
+
+
 def test_unusual_headers_make_an_ordinary_request(door: Server, collection: str) -> None:
     """The server upgrades to no other protocol, above all not to HTTP/2 in clear text, which would open a
     tunnel through a proxy. Trailers are skipped."""
