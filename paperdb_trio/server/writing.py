@@ -146,7 +146,6 @@ class Writing:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_gate)
             nursery.start_soon(self._delay.run)
-            nursery.start_soon(self._tell_state)
             while True:
                 await trio.lowlevel.wait_readable(control)
                 name, files, _, _ = socket.recv_fds(control, 64, 1)
@@ -188,7 +187,8 @@ class Writing:
             while self._gate.look():
                 await trio.sleep(HOLD_STEP)
 
-    async def _tell_state(self) -> None:
+    async def tell_state(self) -> None:
+        """Tell workers how the store is. Not before it runs: it would be said to be gone."""
         while True:
             self.board.tell_state(full=self.store.full, gone=self.store.fault() == "gone")
             await trio.sleep(STATE_SECONDS)
@@ -227,6 +227,7 @@ async def write(
         async with trio.open_nursery() as core:
             core.start_soon(writing.run, control)
             await core.start(store.run)
+            core.start_soon(writing.tell_state)
             core.start_soon(writing.chores.run, imports)
             ready()
             await store.closed.wait()

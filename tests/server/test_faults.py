@@ -25,7 +25,7 @@ from paperdb_trio.server import supervisor
 from paperdb_trio.server.board import Board
 from paperdb_trio.server.link import Kind
 from paperdb_trio.server.remote import WorkerStore
-from paperdb_trio.server.writing import Writing
+from paperdb_trio.server.writing import Writing, write
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
 from tests.net.test_tls import make_certificate
 from tests.server.test_workers import processes
@@ -135,6 +135,19 @@ async def test_worker_told_of_a_database_that_is_gone_lives(tmp_path: Path) -> N
     async with worker_and_writer(tmp_path) as worker:
         await worker._handle(Kind.HEADS, pickle.dumps(({}, {77: 5})))
         assert worker.bounds().keys() == {1}
+
+
+async def test_file_is_not_said_to_be_gone_before_it_is_open(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    board, told = Board(1, 100), list[bool]()
+
+    def ready() -> None:
+        told.append(board.gone)
+        ours.close()  # so that it ends
+
+    with theirs, trio.fail_after(20):
+        await write(Settings(), new_file(tmp_path), board, theirs, ready)
+    assert told == [False]
 
 
 def test_metrics_of_a_worker_whose_writer_hangs(start_server: StartServer) -> None:
