@@ -15,6 +15,7 @@ from websockets.sync.client import ClientConnection
 
 from tests.conftest import Server, StartServer, need, receive, wait_until
 from tests.realtime.raw import Raw, handshake, open_raw, request, running, say
+from tests.server.test_workers import processes
 
 GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -273,9 +274,11 @@ def test_server_survives_running_out_of_file_descriptors(start_server: StartServ
     """While none is left, connections wait; once some are free again, they are served."""
     server = start_server()
     prlimit = need("prlimit")
-    in_use = len(os.listdir(f"/proc/{server.pid}/fd"))
-    subprocess.run([prlimit, "--pid", str(server.pid), f"--nofile={in_use + 20}:"], check=True, timeout=10)
-    silent = [Raw(server) for _ in range(40)]
+    serving = [pid for name, pid in processes(server).items() if name != "writer"] or [server.pid]
+    for pid in serving:
+        in_use = len(os.listdir(f"/proc/{pid}/fd"))
+        subprocess.run([prlimit, "--pid", str(pid), f"--nofile={in_use + 20}:"], check=True, timeout=10)
+    silent = [Raw(server) for _ in range(len(serving) * 20 + 1)]
     wait_until(lambda: "cannot accept connections" in server.stderr)
     for each in silent:
         each.drop()
