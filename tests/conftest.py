@@ -148,7 +148,8 @@ class Server:
         self.popen = Popen if forked else subprocess.Popen
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
-        self.env.setdefault("PAPERDB_WORKERS", self.workers)
+        if "PAPERDB_STORE" not in self.env:  # there, a server for each core
+            self.env.setdefault("PAPERDB_WORKERS", self.workers)
         if self.stores is not None:
             self.env.setdefault("PAPERDB_STORE", self.stores.url(data))
             self.env.setdefault("PAPERDB_DURABILITY", "process")  # its commits are not fsynced
@@ -258,7 +259,7 @@ class Server:
     def let_all_look(self) -> None:
         """Let all workers take note of changed, revoked and expired keys. Each does within 0.25 s by itself, so
         that a response of one says nothing about the others."""
-        several = self.env["PAPERDB_WORKERS"] != "1" or "--workers" in self.options
+        several = self.env.get("PAPERDB_WORKERS", "1") != "1" or "--workers" in self.options
         if several and self.key and self.process.poll() is None:
             self.request("POST", "/realtime/revoke", json={"jti": "of no token"})
 
