@@ -148,7 +148,7 @@ class Server:
         self.popen = Popen if forked else subprocess.Popen
         self.options = options
         self.env = {**ENVIRONMENT, **(env or {})}
-        if "PAPERDB_STORE" not in self.env:  # there, a server for each core
+        if "PAPERDB_STORE" not in self.env and "--store" not in options:  # there, a server for each core
             self.env.setdefault("PAPERDB_WORKERS", self.workers)
         if self.stores is not None:
             self.env.setdefault("PAPERDB_STORE", self.stores.url(data))
