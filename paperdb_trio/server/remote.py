@@ -22,7 +22,7 @@ from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import MARKS, Board, WorkerGate
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, receive_first
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, receive_first, report
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import database_gone, shutting_down, storage_failed
@@ -234,17 +234,13 @@ class WorkerStore(SqliteReads):
             found = await self._questions.ask(name, argument)
         if scope.cancelled_caught:
             found = [(self._name, await self.reports[name](argument))]
-        for _, report in found:
-            if isinstance(report, ApiError):
-                raise report
+        for _, said in found:
+            if isinstance(said, ApiError):
+                raise said
         return found
 
     async def _report(self, number: int, name: str, argument: Any) -> None:
-        try:
-            response = await self.reports[name](argument) if name in self.reports else None
-        except ApiError as error:  # for who asked
-            response = error
-        self._link.send_object(Kind.REPLY, (number, response))
+        self._link.send_object(Kind.REPLY, (number, await report(self.reports, name, argument)))
 
     @property
     def commits(self) -> int:

@@ -27,7 +27,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.chores import Chores
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, report
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
@@ -205,11 +205,10 @@ class Writing:
                 found.append((worker.name, await worker.questions.ask(name, argument)))
 
         async with trio.open_nursery() as nursery:
-            if name in self.reports:
-                found.append((NAME, await self.reports[name](argument)))
+            found.append((NAME, await report(self.reports, name, argument)))
             for worker in tuple(self._workers):
                 nursery.start_soon(of, worker)
-        return sorted(((name, report) for name, report in found if report is not None), key=itemgetter(0))
+        return sorted(((name, said) for name, said in found if said is not None), key=itemgetter(0))
 
 
 async def write(

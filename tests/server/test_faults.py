@@ -99,7 +99,7 @@ def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch
 
 
 @asynccontextmanager
-async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
+async def worker_and_writer(directory: Path) -> AsyncIterator[tuple[WorkerStore, Writing]]:
     """Both in this process."""
     file, settings, board = new_file(directory), Settings(), Board(1, 100)
     writers_end, workers_end = socket.socketpair()
@@ -111,7 +111,7 @@ async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
             await trio.testing.wait_all_tasks_blocked()  # the greeting is on its way
             worker = WorkerStore(file, settings, board, 0, workers_end, lambda _: None, lambda *_: None)
             await nursery.start(worker.run)
-            yield worker
+            yield worker, writing
             worker.stop()
             writing.store.stop()
             await writing.store.closed.wait()
@@ -120,19 +120,26 @@ async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
         writing.store.close()
 
 
-async def test_report_that_fails_is_refused_and_the_worker_lives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", ["worker", "writer"])
+@pytest.mark.parametrize(
+    "failure", [ApiError(503, "QUERY_TIMEOUT", "Too long"), ValueError("a mistake")], ids=str
+)
+async def test_report_that_fails_is_refused_and_ends_no_process(
+    tmp_path: Path, process: str, failure: Exception
+) -> None:
     async def why(_: Any) -> None:
-        raise ApiError(503, "QUERY_TIMEOUT", "It took too long")
+        raise failure
 
-    async with worker_and_writer(tmp_path) as worker:
-        worker.reports["why"] = why
+    async with worker_and_writer(tmp_path) as (worker, writing):
+        (worker if process == "worker" else writing).reports["why"] = why
         for _ in range(2):
-            with pytest.raises(ApiError, match="It took too long"):
+            with pytest.raises(ApiError) as raised:
                 await worker.gather("why")
+            assert raised.value.code == getattr(failure, "code", "INTERNAL")
 
 
 async def test_worker_told_of_a_database_that_is_gone_lives(tmp_path: Path) -> None:
-    async with worker_and_writer(tmp_path) as worker:
+    async with worker_and_writer(tmp_path) as (worker, _):
         await worker._handle(Kind.HEADS, pickle.dumps(({}, {77: 5})))
         assert worker.bounds().keys() == {1}
 
