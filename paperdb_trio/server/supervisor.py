@@ -154,7 +154,7 @@ class _Supervisor:
                         raise
                     log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
                     self._kill_all()
-                time.sleep(self._pause("writer"))
+                select.select([self._wakened], [], [], self._pause("writer"))  # a signal ends it
         except _Stopped:
             self._drain()
         finally:

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -96,6 +97,23 @@ def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch
         monkeypatch.setattr(one, "_pause", lambda _: 0.0)
         with pytest.raises(SystemExit, match="6"):
             one.run(lambda: None)
+
+
+def test_signal_ends_the_pause_before_all_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        signals = iter([bytes([signal.SIGTERM]), b""])
+
+        def start() -> None:
+            one.signals.send(next(signals))
+
+        monkeypatch.setattr(one, "_start_all", start)
+        watches = iter([lambda _: [], one._wait])
+        monkeypatch.setattr(one, "_watch", lambda: next(watches)(0))
+        monkeypatch.setattr(one, "_pause", lambda _: 20.0)
+        began = time.monotonic()
+        one.run(lambda: None)
+        assert time.monotonic() - began < 10
 
 
 @asynccontextmanager
