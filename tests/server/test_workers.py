@@ -1,6 +1,6 @@
 """Several processes: what a user can see is what one process shows, and each of them may be killed.
 
-The whole REST and realtime suites run with workers, too: `just test-workers`.
+The whole suite runs with workers, too: `just test-workers`.
 """
 
 from __future__ import annotations
