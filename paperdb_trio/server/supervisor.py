@@ -33,6 +33,7 @@ from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.limits import Limits
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.server.board import Board
+from paperdb_trio.server.remote import FellBehindError
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
 from paperdb_trio.server.writing import write
 from paperdb_trio.store.sqlite.durability import recover
@@ -345,6 +346,9 @@ def _status(main: _Main, ready: Callable[[], object]) -> int:
         status = error.exit_code
     except* KeyboardInterrupt:
         pass
+    except* FellBehindError:
+        log.error("this worker was too slow for the change log: its clients resume, or get a gap")  # noqa: TRY400
+        status = EXIT_FAILED
     except* Exception as group:
         log.critical("the process failed", exc_info=group)
         status = EXIT_FAILED
