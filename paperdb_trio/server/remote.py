@@ -41,8 +41,8 @@ decode_operations = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 encode_message = msgspec.msgpack.Encoder().encode
 
 
-class FellBehindError(Exception):
-    """The log no longer holds what this worker has not told its subscribers: only a new start helps."""
+class StartAgainError(Exception):
+    """Only a new start of this worker helps."""
 
 
 class WorkerStore(SqliteReads):
@@ -58,7 +58,10 @@ class WorkerStore(SqliteReads):
         on_commit: Callable[[list[Change]], None],
         on_trimmed: Callable[[int, int], None],
     ) -> None:
-        kind, payload = receive_first(sock, HELLO_SECONDS)
+        try:
+            kind, payload = receive_first(sock, HELLO_SECONDS)
+        except OSError:
+            raise StartAgainError("the process that writes did not respond") from None
         assert kind is Kind.HELLO
         super().__init__(file, settings, WorkerGate(board, worker))
         # Read after the greeting, so that each commit is in the file by now, or will be told.
@@ -94,9 +97,8 @@ class WorkerStore(SqliteReads):
     async def _ended_by_writer(self, nursery: trio.Nursery) -> None:
         await self._link.run()
         if not self._stopped:
-            log.error("the process that writes has ended")
             self._end(storage_failed())
-            raise ConnectionResetError("the process that writes has ended")
+            raise StartAgainError("the process that writes has ended")
 
     def stop(self) -> None:
         self._end(shutting_down())
@@ -203,7 +205,7 @@ class WorkerStore(SqliteReads):
                     raise
                 return  # deleted since: its subscribers end when this process looks at the accounts
             if page.expired:
-                raise FellBehindError
+                raise StartAgainError("too slow for the change log: clients resume, or get a gap")
             found = [change for change in found if change.seq <= page.position]
             self._heads[database_id] = page.position
             self._on_commit(found)

@@ -33,7 +33,7 @@ from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.limits import Limits
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.server.board import Board
-from paperdb_trio.server.remote import FellBehindError
+from paperdb_trio.server.remote import StartAgainError
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
 from paperdb_trio.server.writing import write
 from paperdb_trio.store.sqlite.durability import recover
@@ -187,7 +187,12 @@ class _Supervisor:
             name = f"worker-{worker + 1}"
             given = self._file, self._board, worker, self._listeners[worker], theirs
             serve = partial(serve_as_worker, self._settings, self._tls, *given)
-            self._fork(name, lambda ready: trio.run(serve, lambda _: ready()))
+
+            def main(ready: Callable[[], object]) -> None:
+                ours.close()  # so that the link ends when the writer does
+                trio.run(serve, lambda _: ready())
+
+            self._fork(name, main)
             with suppress(OSError):  # it has died: so this worker will
                 socket.send_fds(self._control, [name.encode()], [ours.fileno()])
 
@@ -197,8 +202,10 @@ class _Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until a child has handlers of its own
         pid = os.fork()
         if pid:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
             os.close(theirs)
             self._children[ours] = _Child(name, pid, ours, self._tls)
             return
@@ -217,6 +224,7 @@ class _Supervisor:
         for number in _SIGNALS:
             ignored = name == "writer" or number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         prctl(_PR_SET_NAME, f"paperdb-{name.removeprefix('worker-')}".encode())
@@ -267,9 +275,9 @@ class _Supervisor:
         self._pauses[name] = min(2 * pause, LAST_PAUSE)
         return pause
 
-    def _wait(self, seconds: float | None) -> list[tuple[_Child, int]]:
-        """The children that ended, with their status, after some time. Raises `_Stopped`."""
-        watched: list[Any] = [self._wakened, *self._children]
+    def _wait(self, seconds: float | None, *, signals: bool = True) -> list[tuple[_Child, int]]:
+        """The children that ended, with their status, after some time. With `signals`, raises `_Stopped`."""
+        watched: list[Any] = [*([self._wakened] if signals else []), *self._children]
         readable, _, _ = select.select(watched, [], [], seconds)
         ended = []
         for pipe in readable:
@@ -322,15 +330,13 @@ class _Supervisor:
             left = self.ends_at + GRACE - time.monotonic()
             if left <= 0:
                 break
-            with suppress(_Stopped):  # a second signal
-                self._wait(left)
+            self._wait(left, signals=False)
 
     def _kill_all(self) -> None:
         for child in self._children.values():
             os.kill(child.pid, signal.SIGKILL)
         while self._children:
-            with suppress(_Stopped):
-                self._wait(None)
+            self._wait(None, signals=False)  # a stop is for what comes next
         self._due.clear()
 
 
@@ -346,8 +352,8 @@ def _status(main: _Main, ready: Callable[[], object]) -> int:
         status = error.exit_code
     except* KeyboardInterrupt:
         pass
-    except* FellBehindError:
-        log.error("this worker was too slow for the change log: its clients resume, or get a gap")  # noqa: TRY400
+    except* StartAgainError as group:
+        log.error("%s", next(leaves(group)))  # noqa: TRY400 - no traceback
         status = EXIT_FAILED
     except* Exception as group:
         log.critical("the process failed", exc_info=group)

@@ -29,7 +29,7 @@ from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.writing import Writing, write
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
 from tests.net.test_tls import make_certificate
-from tests.server.test_workers import processes
+from tests.server.test_workers import is_alive, is_up, processes
 from tests.store.tools import new_file
 from tests.tls import trusting
 
@@ -56,8 +56,8 @@ class Starting:
         """As soon as the supervisor has noticed a death."""
         wait = self.supervisor._wait
 
-        def wait_and_tell(seconds: float | None) -> list[Any]:
-            ended = wait(seconds)
+        def wait_and_tell(seconds: float | None, *, signals: bool = True) -> list[Any]:
+            ended = wait(seconds, signals=signals)
             if ended:
                 os.write(self.pipes[name], b"r")
             return ended
@@ -99,6 +99,35 @@ def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch
             one.run(lambda: None)
 
 
+def test_signal_that_arrives_before_a_child_runs_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+
+    def fork_and_kill() -> int:
+        if pid := fork():
+            os.kill(pid, signal.SIGTERM)
+        else:
+            time.sleep(0.2)
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_kill)
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        stack.enter_context(supervisor._waking(one.signals))
+        one._fork("worker-1", lambda _: time.sleep(2))
+        ((child, status),) = one._wait(20)
+    assert (child.name, status) == ("worker-1", -signal.SIGTERM)
+
+
+def test_stop_while_all_are_killed_is_not_lost() -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        one._fork("writer", lambda _: time.sleep(20))
+        one.signals.send(bytes([signal.SIGTERM]))
+        one._kill_all()
+        with pytest.raises(supervisor._Stopped):
+            one._wait(0)
+
+
 def test_signal_ends_the_pause_before_all_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
         one = Starting(stack).supervisor
@@ -108,8 +137,8 @@ def test_signal_ends_the_pause_before_all_start_anew(monkeypatch: pytest.MonkeyP
             one.signals.send(next(signals))
 
         monkeypatch.setattr(one, "_start_all", start)
-        watches = iter([lambda _: [], one._wait])
-        monkeypatch.setattr(one, "_watch", lambda: next(watches)(0))
+        watches = iter([False, True])
+        monkeypatch.setattr(one, "_watch", lambda: next(watches) and one._wait(0))
         monkeypatch.setattr(one, "_pause", lambda _: 20.0)
         began = time.monotonic()
         one.run(lambda: None)
@@ -184,6 +213,20 @@ def test_metrics_of_a_worker_whose_writer_hangs(start_server: StartServer) -> No
     finally:
         os.kill(writer, signal.SIGCONT)
     assert "paperdb_connections" in response.text
+
+
+def test_worker_ends_with_the_writer_by_itself(start_server: StartServer) -> None:
+    server = start_server("--workers", "2")
+    before = processes(server)
+    os.kill(server.pid, signal.SIGSTOP)  # else it would kill the workers
+    try:
+        os.kill(before["writer"], signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, before.values())))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    wait_until(lambda: len(processes(server)) == 3 and is_up(server), 20)
+    assert server.stderr.count("the process that writes has ended") == 2
+    assert "Traceback" not in server.stderr
 
 
 def test_reload_while_a_worker_starts_does_not_kill_it(start_server: StartServer) -> None:
