@@ -6,7 +6,6 @@ worker that was told only of heads reads the changes from the log.
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import socket
@@ -28,8 +27,6 @@ from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import database_gone, shutting_down, storage_failed
 from paperdb_trio.store.sqlite.engine import SqliteReads
 from paperdb_trio.store.sqlite.place import Place
-
-log = logging.getLogger("paperdb.worker")
 
 Result = TypeVar("Result")
 
