@@ -197,16 +197,22 @@ class _Supervisor:
                 socket.send_fds(self._control, [name.encode()], [ours.fileno()])
 
     def _fork(self, name: str, main: _Main) -> None:
-        """Start a child that runs `main(ready)`."""
+        """Start a child that runs `main(ready)`. Raises OSError."""
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until a child has handlers of its own
-        pid = os.fork()
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+                os.close(theirs)
+            if pid < 0:
+                os.close(ours)
         if pid:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-            os.close(theirs)
             self._children[ours] = _Child(name, pid, ours, self._tls)
             return
         status = EXIT_FAILED
@@ -262,7 +268,11 @@ class _Supervisor:
                     return
                 self._start_again(child, status)
             for worker in [worker for worker, at in self._due.items() if at <= time.monotonic()]:
-                self._start_worker(worker)
+                try:
+                    self._start_worker(worker)
+                except OSError as error:  # there is no memory, say: the others serve on
+                    log.error("cannot start worker-%d: %s", worker + 1, error.strerror)  # noqa: TRY400
+                    self._due[worker] = time.monotonic() + self._pause(f"worker-{worker + 1}")
 
     def _start_again(self, child: _Child, status: int) -> None:
         """Start a worker that died again, after a pause."""

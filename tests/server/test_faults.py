@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
@@ -116,6 +117,26 @@ def test_signal_that_arrives_before_a_child_runs_is_not_lost(monkeypatch: pytest
         one._fork("worker-1", lambda _: time.sleep(2))
         ((child, status),) = one._wait(20)
     assert (child.name, status) == ("worker-1", -signal.SIGTERM)
+
+
+def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([OSError(errno.ENOMEM, "Cannot allocate memory"), supervisor._Stopped()])
+
+    def fork() -> int:
+        raise next(failures)
+
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        one._board = Board(2, 10)
+        one._control, _ = map(stack.enter_context, socket.socketpair())
+        one._due[0] = 0.0
+        monkeypatch.setattr(os, "fork", fork)
+        monkeypatch.setattr(one, "_pause", lambda _: 0.0)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(supervisor._Stopped):
+            one._watch()
+        assert os.listdir("/proc/self/fd") == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
 def test_stop_while_all_are_killed_is_not_lost() -> None:
