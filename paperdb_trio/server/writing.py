@@ -114,6 +114,7 @@ class _Worker:
         while True:
             if self._results:
                 results, self._results = self._results, []
+                self._writing.tell_full()
                 self.link.send_object(Kind.RESULTS, results)
             self._parked = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(unpark)
@@ -137,6 +138,7 @@ class Writing:
         self._workers: set[_Worker] = set()
         self._gate = gate
         self._closed = trio.Event()
+        self._gone = False
 
     async def run(self, control: socket.socket) -> None:
         """Serve the workers whose sockets arrive at `control`, until its other end closes."""
@@ -187,10 +189,15 @@ class Writing:
             while self._gate.look():
                 await trio.sleep(HOLD_STEP)
 
+    def tell_full(self) -> None:
+        """Tell workers whether the disk is full, before a write that found out is answered."""
+        self.board.tell_state(full=self.store.full, gone=self._gone)
+
     async def tell_state(self) -> None:
         """Tell workers how the store is. Not before it runs: it would be said to be gone."""
         while True:
-            self.board.tell_state(full=self.store.full, gone=self.store.fault() == "gone")
+            self._gone = self.store.fault() == "gone"
+            self.tell_full()
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, _: Any) -> list[Family]:
