@@ -16,9 +16,9 @@ serve *options: _venv
 test *options: _venv
     {{python}} -m pytest -n auto {{options}}
 
-# The suites of what a client can see, against servers with two workers.
+# The whole test suite, against servers with two workers; but for what measures a single process.
 test-workers *options: _venv
-    {{python}} -m pytest -n auto --workers 2 tests/rest tests/realtime tests/client tests/test_drain.py {{options}}
+    {{python}} -m pytest -n auto --workers 2 --ignore tests/stress/test_short.py {{options}}
 
 # The suites of what a client can see, against servers that store in Debian's PostgreSQL.
 test-postgres *options: _venv

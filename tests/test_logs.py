@@ -214,7 +214,8 @@ def test_of_several_processes_one_tells_of_a_change(start_server: StartServer) -
     assert server.request("POST", "/realtime/revoke", json={"jti": "a" * 21}).status_code == 200
     line_of(server, "paperdb.accounts", jti="a" * 21)
     assert server.stop() == 0
-    assert len(lines(server, "paperdb.accounts")) == 2
+    told = [tuple(line[name] for name in line if name != "time") for line in lines(server, "paperdb.accounts")]
+    assert len(told) == len(set(told))
 
 
 def test_start_says_which_settings_are_not_the_defaults_and_no_secret(

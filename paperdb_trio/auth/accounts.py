@@ -229,6 +229,10 @@ class Accounts:
         used, self.used = self.used, set()
         return dict.fromkeys(used, int(now * 1000))
 
+    async def used_lately(self, _: Any = None) -> set[str]:
+        """The keys that were used since the last `used_at`, as a report of this process."""
+        return self.used
+
     def database(self, id: int) -> Database | None:
         return self._now.databases.get(id)
 

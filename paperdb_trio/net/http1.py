@@ -207,14 +207,17 @@ class HttpConnection:
         if not head.chunked and len(self._buffer) >= length:
             body, self._buffer = self._buffer[:length], self._buffer[length:]
         else:
-            with self._limits.arriving() as arrived, trio.move_on_after(settings.body_timeout) as scope:
-                if head.expects_continue and not self._buffer:
-                    await self.stream.send_all(_CONTINUE)
-                body = await (
-                    self._receive_chunked(max_bytes, arrived)
-                    if head.chunked
-                    else self._receive_exactly(length, arrived)
-                )
+            try:
+                with self._limits.arriving() as arrived, trio.move_on_after(settings.body_timeout) as scope:
+                    if head.expects_continue and not self._buffer:
+                        await self.stream.send_all(_CONTINUE)
+                    body = await (
+                        self._receive_chunked(max_bytes, arrived)
+                        if head.chunked
+                        else self._receive_exactly(length, arrived)
+                    )
+            except (trio.BrokenResourceError, trio.ClosedResourceError):  # no one is left to be told
+                raise bad_request("The connection ended before the body") from None
             if scope.cancelled_caught:
                 raise body_too_late(settings.body_timeout)
         head.keep_alive = head_keep_alive

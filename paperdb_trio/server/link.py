@@ -6,6 +6,7 @@ message that was sent arrives whole and in order, or the link ends.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import socket
 import struct
@@ -15,6 +16,11 @@ from enum import IntEnum
 from typing import Any, Final
 
 import trio
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.refusals import internal
+
+log = logging.getLogger("paperdb.link")
 
 _HEAD: Final = struct.Struct("=IB")
 READ_BYTES: Final = 256 * 1024
@@ -192,3 +198,15 @@ class Questions:
 Report = Callable[[Any], Awaitable[Any]]
 """What a process says of itself: plain data that other processes understand."""
 Reports = dict[str, Report]
+
+
+async def report(reports: Reports, name: str, argument: Any) -> Any:
+    """What this process says; None if it says nothing of that. A failure ends no process: the response is the
+    `ApiError` for who asked."""
+    try:
+        return await reports[name](argument) if name in reports else None
+    except ApiError as error:
+        return error
+    except Exception:
+        log.exception("the report %s failed", name)
+        return internal()

@@ -6,7 +6,6 @@ worker that was told only of heads reads the changes from the log.
 
 from __future__ import annotations
 
-import logging
 import math
 import pickle
 import socket
@@ -23,14 +22,12 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import MARKS, Board, WorkerGate
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, receive_first
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, receive_first, report
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import database_gone, shutting_down, storage_failed
 from paperdb_trio.store.sqlite.engine import SqliteReads
 from paperdb_trio.store.sqlite.place import Place
-
-log = logging.getLogger("paperdb.worker")
 
 Result = TypeVar("Result")
 
@@ -42,8 +39,8 @@ decode_operations = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
 encode_message = msgspec.msgpack.Encoder().encode
 
 
-class FellBehindError(Exception):
-    """The log no longer holds what this worker has not told its subscribers: only a new start helps."""
+class StartAgainError(Exception):
+    """Only a new start of this worker helps."""
 
 
 class WorkerStore(SqliteReads):
@@ -59,7 +56,10 @@ class WorkerStore(SqliteReads):
         on_commit: Callable[[list[Change]], None],
         on_trimmed: Callable[[int, int], None],
     ) -> None:
-        kind, payload = receive_first(sock, HELLO_SECONDS)
+        try:
+            kind, payload = receive_first(sock, HELLO_SECONDS)
+        except OSError:
+            raise StartAgainError("the process that writes did not respond") from None
         assert kind is Kind.HELLO
         super().__init__(file, settings, WorkerGate(board, worker))
         # Read after the greeting, so that each commit is in the file by now, or will be told.
@@ -99,9 +99,8 @@ class WorkerStore(SqliteReads):
     async def _ended_by_writer(self, nursery: trio.Nursery) -> None:
         await self._link.run()
         if not self._stopped:
-            log.error("the process that writes has ended")
             self._end(storage_failed())
-            raise ConnectionResetError("the process that writes has ended")
+            raise StartAgainError("the process that writes has ended")
 
     def stop(self) -> None:
         self._end(shutting_down())
@@ -208,7 +207,7 @@ class WorkerStore(SqliteReads):
                     raise
                 return  # deleted since: its subscribers end when this process looks at the accounts
             if page.expired:
-                raise FellBehindError
+                raise StartAgainError("too slow for the change log: clients resume, or get a gap")
             found = [change for change in found if change.seq <= page.position]
             self._heads[database_id] = page.position
             self._on_commit(found)
@@ -239,17 +238,13 @@ class WorkerStore(SqliteReads):
             found = await self._questions.ask(name, argument)
         if scope.cancelled_caught:
             found = [(self._name, await self.reports[name](argument))]
-        for _, report in found:
-            if isinstance(report, ApiError):
-                raise report
+        for _, said in found:
+            if isinstance(said, ApiError):
+                raise said
         return found
 
     async def _report(self, number: int, name: str, argument: Any) -> None:
-        try:
-            response = await self.reports[name](argument) if name in self.reports else None
-        except ApiError as error:  # for who asked
-            response = error
-        self._link.send_object(Kind.REPLY, (number, response))
+        self._link.send_object(Kind.REPLY, (number, await report(self.reports, name, argument)))
 
     @property
     def commits(self) -> int:

@@ -12,6 +12,7 @@ import math
 import resource
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
@@ -101,7 +102,7 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             services.more_measures = chores.measures
             await chores.run(imports)
 
-        await _serve(settings, listener, limits, make_store, announce, ends, beside)
+        await _serve(settings, tls_context(settings), listener, limits, make_store, announce, ends, beside)
 
 
 async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -122,11 +123,12 @@ async def serve_node(settings: Settings, announce: Callable[[str], None]) -> Non
             await demo.run(services.store, settings)
 
     with listener:
-        await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+        await _serve(settings, tls_context(settings), listener, limits, make_store, announce, Ends(), beside)
 
 
 async def serve_as_worker(
     settings: Settings,
+    tls: ssl.SSLContext | None,
     file: Path,
     board: Board,
     worker: int,
@@ -134,7 +136,10 @@ async def serve_as_worker(
     link: socket.socket,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`."""
+    """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`.
+
+    `tls`: that of all of them, so that a client resumes its TLS session at any.
+    """
     limits = Limits(settings, WorkerCounts(board, worker))
     if worker:  # the first one tells of changed databases, keys and plans
         logging.getLogger("paperdb.accounts").setLevel(logging.WARNING)
@@ -148,7 +153,7 @@ async def serve_as_worker(
         store.reports = services.reports
         services.gather = store.gather
 
-    await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+    await _serve(settings, tls, listener, limits, make_store, announce, Ends(), beside)
 
 
 OnCommit = Callable[[list[Change]], None]
@@ -164,6 +169,7 @@ class Ends:
 
 async def _serve(
     settings: Settings,
+    tls: ssl.SSLContext | None,
     listener: socket.socket,
     limits: Limits,
     make_store: Callable[[OnCommit, OnTrimmed], Store],
@@ -176,7 +182,6 @@ async def _serve(
         ExitStack() as stack,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
     ):
-        tls = tls_context(settings)
         hub = Hub(MatcherLimits(settings.max_residual_queries, settings.max_query_values))
         cache = DocumentCache(settings.cache_bytes)
 
@@ -202,6 +207,7 @@ async def _serve(
         services.live_connections = lambda: len(gateway.connections) + len(services.readers.open)
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
+        services.reports["used_keys"] = accounts.used_lately
         services.reports |= Inspector(services, gateway).reports
         services.reports["health"] = partial(health_report, services)
         services.reports["metrics"] = partial(families, services)

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from paperdb_trio.files import EXIT_FAILED
 from paperdb_trio.limits import Limits
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.server.board import Board
+from paperdb_trio.server.remote import StartAgainError
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
 from paperdb_trio.server.writing import write
 from paperdb_trio.store.sqlite.durability import recover
@@ -58,11 +60,12 @@ _Main = Callable[[Callable[[], object]], None]
 
 @dataclass(eq=False)
 class _Child:
-    """`pipe`: says that it is ready, and ends when it does."""
+    """`pipe`: says that it is ready, and ends when it does. `tls`: what it began with."""
 
     name: str
     pid: int
     pipe: int
+    tls: ssl.SSLContext | None
     started: float = field(default_factory=time.monotonic)
     ready: bool = False
 
@@ -86,7 +89,7 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
     """
     raise_file_limit(settings)
     Limits(settings)
-    with_tls = tls_context(settings) is not None
+    tls = tls_context(settings)
     with ExitStack() as stack:
         listen(settings.host, settings.port).close()  # a shared one would not notice another server
         listeners: list[socket.socket] = []
@@ -94,10 +97,10 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
             port = listeners[0].getsockname()[1] if listeners else settings.port
             listeners.append(listen(settings.host, port, shared=True))
             stack.callback(listeners[-1].close)
-        supervisor = _Supervisor(settings, file, listeners)
+        supervisor = _Supervisor(settings, file, listeners, tls)
         stack.callback(lambda: finish(file, supervisor.ends_at - time.monotonic()))
         stack.enter_context(_waking(supervisor.signals))
-        supervisor.run(lambda: announce(url_of(listeners[0], with_tls=with_tls)))
+        supervisor.run(lambda: announce(url_of(listeners[0], with_tls=tls is not None)))
     log.info("stopped")
 
 
@@ -118,10 +121,15 @@ class _waking:
 
 
 class _Supervisor:
-    def __init__(self, settings: Settings, file: Path, listeners: list[socket.socket]) -> None:
+    """`tls`: for the workers. A certificate that cannot be used when they start again is of no consequence."""
+
+    def __init__(
+        self, settings: Settings, file: Path, listeners: list[socket.socket], tls: ssl.SSLContext | None
+    ) -> None:
         self._settings = replace(settings, cache_bytes=settings.cache_bytes // len(listeners))
         self._file = file
         self._listeners = listeners
+        self._tls = tls
         self._children: dict[int, _Child] = {}  # by pipe
         self._board: Board  # anew at each start of all
         self._control: socket.socket | None = None
@@ -147,7 +155,7 @@ class _Supervisor:
                         raise
                     log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
                     self._kill_all()
-                time.sleep(self._pause("writer"))
+                select.select([self._wakened], [], [], self._pause("writer"))  # a signal ends it
         except _Stopped:
             self._drain()
         finally:
@@ -177,22 +185,35 @@ class _Supervisor:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             name = f"worker-{worker + 1}"
-            listener, board = self._listeners[worker], self._board
-            serve = partial(serve_as_worker, self._settings, self._file, board, worker, listener, theirs)
-            self._fork(name, lambda ready: trio.run(serve, lambda _: ready()))
+            given = self._file, self._board, worker, self._listeners[worker], theirs
+            serve = partial(serve_as_worker, self._settings, self._tls, *given)
+
+            def main(ready: Callable[[], object]) -> None:
+                ours.close()  # so that the link ends when the writer does
+                trio.run(serve, lambda _: ready())
+
+            self._fork(name, main)
             with suppress(OSError):  # it has died: so this worker will
                 socket.send_fds(self._control, [name.encode()], [ours.fileno()])
 
     def _fork(self, name: str, main: _Main) -> None:
-        """Start a child that runs `main(ready)`."""
+        """Start a child that runs `main(ready)`. Raises OSError."""
         ours, theirs = os.pipe2(os.O_CLOEXEC)
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        pid = os.fork()
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until a child has handlers of its own
+        pid = -1
+        try:
+            pid = os.fork()
+        finally:
+            if pid:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+                os.close(theirs)
+            if pid < 0:
+                os.close(ours)
         if pid:
-            os.close(theirs)
-            self._children[ours] = _Child(name, pid, ours)
+            self._children[ours] = _Child(name, pid, ours, self._tls)
             return
         status = EXIT_FAILED
         try:
@@ -207,9 +228,9 @@ class _Supervisor:
     def _become_child(self, name: str, parent: int, pipe: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
-            # SIGHUP until the worker handles it: then it has yet to read its certificate.
             ignored = name == "writer" or number != signal.SIGTERM
             signal.signal(number, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         prctl = ctypes.CDLL(None).prctl
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         prctl(_PR_SET_NAME, f"paperdb-{name.removeprefix('worker-')}".encode())
@@ -247,7 +268,11 @@ class _Supervisor:
                     return
                 self._start_again(child, status)
             for worker in [worker for worker, at in self._due.items() if at <= time.monotonic()]:
-                self._start_worker(worker)
+                try:
+                    self._start_worker(worker)
+                except OSError as error:  # there is no memory, say: the others serve on
+                    log.error("cannot start worker-%d: %s", worker + 1, error.strerror)  # noqa: TRY400
+                    self._due[worker] = time.monotonic() + self._pause(f"worker-{worker + 1}")
 
     def _start_again(self, child: _Child, status: int) -> None:
         """Start a worker that died again, after a pause."""
@@ -260,9 +285,9 @@ class _Supervisor:
         self._pauses[name] = min(2 * pause, LAST_PAUSE)
         return pause
 
-    def _wait(self, seconds: float | None) -> list[tuple[_Child, int]]:
-        """The children that ended, with their status, after some time. Raises `_Stopped`."""
-        watched: list[Any] = [self._wakened, *self._children]
+    def _wait(self, seconds: float | None, *, signals: bool = True) -> list[tuple[_Child, int]]:
+        """The children that ended, with their status, after some time. With `signals`, raises `_Stopped`."""
+        watched: list[Any] = [*([self._wakened] if signals else []), *self._children]
         readable, _, _ = select.select(watched, [], [], seconds)
         ended = []
         for pipe in readable:
@@ -272,6 +297,8 @@ class _Supervisor:
             child = self._children[pipe]
             if os.read(pipe, 1):
                 child.ready = True
+                if child.tls is not self._tls:
+                    os.kill(child.pid, signal.SIGHUP)
                 continue
             del self._children[pipe]
             os.close(pipe)
@@ -284,8 +311,13 @@ class _Supervisor:
         numbers = self._wakened.recv(1024)
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             raise _Stopped
+        try:
+            self._tls = tls_context(self._settings)
+        except StartupError as error:
+            log.error("SIGHUP: kept the old certificate: %s", error)  # noqa: TRY400 - no traceback
+            return
         for child in self._children.values():
-            if child.name != "writer":
+            if child.ready and child.name != "writer":
                 os.kill(child.pid, signal.SIGHUP)
 
     # --- stop ------------------------------------------------------------------------------------
@@ -308,15 +340,13 @@ class _Supervisor:
             left = self.ends_at + GRACE - time.monotonic()
             if left <= 0:
                 break
-            with suppress(_Stopped):  # a second signal
-                self._wait(left)
+            self._wait(left, signals=False)
 
     def _kill_all(self) -> None:
         for child in self._children.values():
             os.kill(child.pid, signal.SIGKILL)
         while self._children:
-            with suppress(_Stopped):
-                self._wait(None)
+            self._wait(None, signals=False)  # a stop is for what comes next
         self._due.clear()
 
 
@@ -332,6 +362,9 @@ def _status(main: _Main, ready: Callable[[], object]) -> int:
         status = error.exit_code
     except* KeyboardInterrupt:
         pass
+    except* StartAgainError as group:
+        log.error("%s", next(leaves(group)))  # noqa: TRY400 - no traceback
+        status = EXIT_FAILED
     except* Exception as group:
         log.critical("the process failed", exc_info=group)
         status = EXIT_FAILED

@@ -27,7 +27,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.chores import Chores
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, report
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
@@ -114,6 +114,7 @@ class _Worker:
         while True:
             if self._results:
                 results, self._results = self._results, []
+                self._writing.tell_full()
                 self.link.send_object(Kind.RESULTS, results)
             self._parked = trio.lowlevel.current_task()
             await trio.lowlevel.wait_task_rescheduled(unpark)
@@ -137,6 +138,7 @@ class Writing:
         self._workers: set[_Worker] = set()
         self._gate = gate
         self._closed = trio.Event()
+        self._gone = False
 
     async def run(self, control: socket.socket) -> None:
         """Serve the workers whose sockets arrive at `control`, until its other end closes."""
@@ -146,7 +148,6 @@ class Writing:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._watch_gate)
             nursery.start_soon(self._delay.run)
-            nursery.start_soon(self._tell_state)
             while True:
                 await trio.lowlevel.wait_readable(control)
                 name, files, _, _ = socket.recv_fds(control, 64, 1)
@@ -188,9 +189,15 @@ class Writing:
             while self._gate.look():
                 await trio.sleep(HOLD_STEP)
 
-    async def _tell_state(self) -> None:
+    def tell_full(self) -> None:
+        """Tell workers whether the disk is full, before a write that found out is answered."""
+        self.board.tell_state(full=self.store.full, gone=self._gone)
+
+    async def tell_state(self) -> None:
+        """Tell workers how the store is. Not before it runs: it would be said to be gone."""
         while True:
-            self.board.tell_state(full=self.store.full, gone=self.store.fault() == "gone")
+            self._gone = self.store.fault() == "gone"
+            self.tell_full()
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, of_each: bool) -> list[Family]:
@@ -206,11 +213,10 @@ class Writing:
                 found.append((worker.name, await worker.questions.ask(name, argument)))
 
         async with trio.open_nursery() as nursery:
-            if name in self.reports:
-                found.append((NAME, await self.reports[name](argument)))
+            found.append((NAME, await report(self.reports, name, argument)))
             for worker in tuple(self._workers):
                 nursery.start_soon(of, worker)
-        return sorted(((name, report) for name, report in found if report is not None), key=itemgetter(0))
+        return sorted(((name, said) for name, said in found if said is not None), key=itemgetter(0))
 
 
 async def write(
@@ -228,6 +234,7 @@ async def write(
         async with trio.open_nursery() as core:
             core.start_soon(writing.run, control)
             await core.start(store.run)
+            core.start_soon(writing.tell_state)
             core.start_soon(writing.chores.run, imports)
             ready()
             await store.closed.wait()

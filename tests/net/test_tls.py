@@ -198,7 +198,8 @@ def test_sighup_reloads_the_certificate_and_drops_no_connection(
         for source, target in zip(make_certificate(tmp_path, "second"), (certificate, key), strict=True):
             source.replace(target)
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: common_name(server.port) == "second")
+        wait_until(lambda: server.stderr.count("reloaded the certificate") == int(server.workers))
+        assert common_name(server.port) == "second"
         key.write_text("nonsense")
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: "kept the old certificate" in server.stderr)

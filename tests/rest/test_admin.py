@@ -253,6 +253,7 @@ def test_a_key_expires_with_its_tokens_and_sockets(server: Server, admin: httpx.
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4403
     assert time.time() * 1000 >= milliseconds(soon)
+    server.let_all_look()
     assert refusal(server.request("GET", "/c/docs", key=key)) == (401, "UNAUTHORIZED")
     assert refusal(server.request("GET", "/c/docs", key=token)) == (401, "KEY_REVOKED")
     assert admin.patch(path, json={"expiresAt": None}).json()["expiresAt"] is None

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import signal
 import socket
+import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -24,10 +27,12 @@ from paperdb_trio.server import supervisor
 from paperdb_trio.server.board import Board
 from paperdb_trio.server.link import Kind
 from paperdb_trio.server.remote import WorkerStore
-from paperdb_trio.server.writing import Writing
+from paperdb_trio.server.writing import Writing, write
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
-from tests.server.test_workers import processes
+from tests.net.test_tls import make_certificate
+from tests.server.test_workers import is_alive, is_up, processes
 from tests.store.tools import new_file
+from tests.tls import trusting
 
 
 class Starting:
@@ -35,14 +40,14 @@ class Starting:
 
     def __init__(self, stack: ExitStack, *names: str) -> None:
         listeners = [stack.enter_context(listen("127.0.0.1", 0)) for _ in range(2)]
-        self.supervisor = supervisor._Supervisor(Settings(workers="2"), Path(), listeners)
+        self.supervisor = supervisor._Supervisor(Settings(workers="2"), Path(), listeners, None)
         for end in (self.supervisor._wakened, self.supervisor.signals):
             stack.enter_context(end)
         self.pipes: dict[str, int] = {}
         for name in names:
             process = stack.enter_context(subprocess.Popen(["true"]))
             ours, self.pipes[name] = os.pipe()
-            self.supervisor._children[ours] = supervisor._Child(name, process.pid, ours)
+            self.supervisor._children[ours] = supervisor._Child(name, process.pid, ours, None)
 
     def ready_but_dead(self, name: str) -> None:
         os.write(self.pipes[name], b"r")
@@ -52,8 +57,8 @@ class Starting:
         """As soon as the supervisor has noticed a death."""
         wait = self.supervisor._wait
 
-        def wait_and_tell(seconds: float | None) -> list[Any]:
-            ended = wait(seconds)
+        def wait_and_tell(seconds: float | None, *, signals: bool = True) -> list[Any]:
+            ended = wait(seconds, signals=signals)
             if ended:
                 os.write(self.pipes[name], b"r")
             return ended
@@ -95,8 +100,74 @@ def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch
             one.run(lambda: None)
 
 
+def test_signal_that_arrives_before_a_child_runs_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = os.fork
+
+    def fork_and_kill() -> int:
+        if pid := fork():
+            os.kill(pid, signal.SIGTERM)
+        else:
+            time.sleep(0.2)
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork_and_kill)
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        stack.enter_context(supervisor._waking(one.signals))
+        one._fork("worker-1", lambda _: time.sleep(2))
+        ((child, status),) = one._wait(20)
+    assert (child.name, status) == ("worker-1", -signal.SIGTERM)
+
+
+def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    failures = iter([OSError(errno.ENOMEM, "Cannot allocate memory"), supervisor._Stopped()])
+
+    def fork() -> int:
+        raise next(failures)
+
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        one._board = Board(2, 10)
+        one._control, _ = map(stack.enter_context, socket.socketpair())
+        one._due[0] = 0.0
+        monkeypatch.setattr(os, "fork", fork)
+        monkeypatch.setattr(one, "_pause", lambda _: 0.0)
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(supervisor._Stopped):
+            one._watch()
+        assert os.listdir("/proc/self/fd") == before
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_stop_while_all_are_killed_is_not_lost() -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        one._fork("writer", lambda _: time.sleep(20))
+        one.signals.send(bytes([signal.SIGTERM]))
+        one._kill_all()
+        with pytest.raises(supervisor._Stopped):
+            one._wait(0)
+
+
+def test_signal_ends_the_pause_before_all_start_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        signals = iter([bytes([signal.SIGTERM]), b""])
+
+        def start() -> None:
+            one.signals.send(next(signals))
+
+        monkeypatch.setattr(one, "_start_all", start)
+        watches = iter([False, True])
+        monkeypatch.setattr(one, "_watch", lambda: next(watches) and one._wait(0))
+        monkeypatch.setattr(one, "_pause", lambda _: 20.0)
+        began = time.monotonic()
+        one.run(lambda: None)
+        assert time.monotonic() - began < 10
+
+
 @asynccontextmanager
-async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
+async def worker_and_writer(directory: Path) -> AsyncIterator[tuple[WorkerStore, Writing]]:
     """Both in this process."""
     file, settings, board = new_file(directory), Settings(), Board(1, 100)
     writers_end, workers_end = socket.socketpair()
@@ -108,7 +179,7 @@ async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
             await trio.testing.wait_all_tasks_blocked()  # the greeting is on its way
             worker = WorkerStore(file, settings, board, 0, workers_end, lambda _: None, lambda *_: None)
             await nursery.start(worker.run)
-            yield worker
+            yield worker, writing
             worker.stop()
             writing.store.stop()
             await writing.store.closed.wait()
@@ -117,21 +188,41 @@ async def worker_and_writer(directory: Path) -> AsyncIterator[WorkerStore]:
         writing.store.close()
 
 
-async def test_report_that_fails_is_refused_and_the_worker_lives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("process", ["worker", "writer"])
+@pytest.mark.parametrize(
+    "failure", [ApiError(503, "QUERY_TIMEOUT", "Too long"), ValueError("a mistake")], ids=str
+)
+async def test_report_that_fails_is_refused_and_ends_no_process(
+    tmp_path: Path, process: str, failure: Exception
+) -> None:
     async def why(_: Any) -> None:
-        raise ApiError(503, "QUERY_TIMEOUT", "It took too long")
+        raise failure
 
-    async with worker_and_writer(tmp_path) as worker:
-        worker.reports["why"] = why
+    async with worker_and_writer(tmp_path) as (worker, writing):
+        (worker if process == "worker" else writing).reports["why"] = why
         for _ in range(2):
-            with pytest.raises(ApiError, match="It took too long"):
+            with pytest.raises(ApiError) as raised:
                 await worker.gather("why")
+            assert raised.value.code == getattr(failure, "code", "INTERNAL")
 
 
 async def test_worker_told_of_a_database_that_is_gone_lives(tmp_path: Path) -> None:
-    async with worker_and_writer(tmp_path) as worker:
+    async with worker_and_writer(tmp_path) as (worker, _):
         await worker._handle(Kind.HEADS, pickle.dumps(({}, {77: 5})))
         assert worker.bounds().keys() == {1}
+
+
+async def test_file_is_not_said_to_be_gone_before_it_is_open(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    board, told = Board(1, 100), list[bool]()
+
+    def ready() -> None:
+        told.append(board.gone)
+        ours.close()  # so that it ends
+
+    with theirs, trio.fail_after(20):
+        await write(Settings(), new_file(tmp_path), board, theirs, ready)
+    assert told == [False]
 
 
 def test_metrics_of_a_worker_whose_writer_hangs(start_server: StartServer) -> None:
@@ -145,6 +236,20 @@ def test_metrics_of_a_worker_whose_writer_hangs(start_server: StartServer) -> No
     assert "paperdb_connections" in response.text
 
 
+def test_worker_ends_with_the_writer_by_itself(start_server: StartServer) -> None:
+    server = start_server("--workers", "2")
+    before = processes(server)
+    os.kill(server.pid, signal.SIGSTOP)  # else it would kill the workers
+    try:
+        os.kill(before["writer"], signal.SIGKILL)
+        wait_until(lambda: not any(map(is_alive, before.values())))
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
+    wait_until(lambda: len(processes(server)) == 3 and is_up(server), 20)
+    assert server.stderr.count("the process that writes has ended") == 2
+    assert "Traceback" not in server.stderr
+
+
 def test_reload_while_a_worker_starts_does_not_kill_it(start_server: StartServer) -> None:
     server = start_server("--workers", "2")
     before = processes(server)["worker-1"]
@@ -155,6 +260,37 @@ def test_reload_while_a_worker_starts_does_not_kill_it(start_server: StartServer
     wait_until(lambda: "reloaded the certificate" in server.stderr)  # by the other one
     wait_until(lambda: is_ready(server))
     assert processes(server)["worker-1"] == started
+
+
+def test_certificate_that_became_useless_keeps_no_worker_from_starting_again(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    certificate, key = make_certificate(tmp_path, "paperdb")
+    context = trusting(certificate)
+    server = start_server("--workers", "2", "--tls-cert", str(certificate), "--tls-key", str(key))
+    key.write_text("nonsense")
+    os.kill(server.pid, signal.SIGHUP)
+    wait_until(lambda: "kept the old certificate" in server.stderr)
+    before = processes(server)["worker-1"]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: processes(server).get("worker-1", before) != before)
+    for _ in range(12):  # half of them wait for the new worker
+        assert server.request("GET", "/healthz", verify=context).status_code == 200
+    assert server.stderr.count("died") == 1
+
+
+def test_tls_session_is_resumed_at_any_worker(start_server: StartServer) -> None:
+    server = start_server("--workers", "2", "--tls-self-signed")
+    context = trusting(server.certificate)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2  # so that the session is known after the handshake
+    session = None
+    for number in range(13):
+        with (
+            socket.create_connection(("127.0.0.1", server.port), timeout=20) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1", session=session) as encrypted,
+        ):
+            session = encrypted.session
+            assert encrypted.session_reused is (number > 0)
 
 
 def is_ready(server: Server) -> bool:

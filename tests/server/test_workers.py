@@ -1,6 +1,6 @@
 """Several processes: what a user can see is what one process shows, and each of them may be killed.
 
-The whole REST and realtime suites run with workers, too: `just test-workers`.
+The whole suite runs with workers, too: `just test-workers`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.auth.commands import run_here
@@ -200,6 +201,45 @@ def test_stopped_worker_delays_no_one_and_then_reads_the_log(
             insert(client, collection, n=n, text="")
         for ws in sockets:
             assert [receive(ws)["data"]["n"] for _ in range(45)] == list(range(45))
+
+
+def test_worker_that_stood_still_until_the_log_was_trimmed_starts_again(
+    start_server: StartServer, collection: str
+) -> None:
+    server = start_server(*WORKERS, "--retention-count", "3")
+    stopped = processes(server)["worker-2"]
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(server.connect(collection, query="since=now", max_queue=None))
+            for _ in range(12)
+        ]
+        assert [receive(ws)["seq"] for ws in sockets] == [0] * 12
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            client = next(client for client in clients(server, stack) if responds(client))
+            for n in range(30):  # 15 MB: more than waits for one worker
+                insert(client, collection, n=n, text="x" * 500_000)
+            wait_until(lambda: server.rows("SELECT trimmed FROM databases WHERE id=1") == [(27,)])
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        wait_until(lambda: processes(server).get("worker-2", stopped) != stopped)
+        for ws in sockets:
+            told = numbers(ws)
+            assert told == list(range(len(told)))
+            if len(told) < 27:
+                with server.connect(collection, query=f"since={len(told)}") as again:
+                    assert [receive(again)["type"] for _ in range(2)] == ["ready", "gap"]
+    assert "too slow for the change log" in server.stderr
+    assert "Traceback" not in server.stderr
+
+
+def numbers(ws: ClientConnection) -> list[int]:
+    """The `n` of the next 30 inserts, or of fewer if the connection ends, or there is a gap."""
+    told: list[int] = []
+    with suppress(ConnectionClosed):
+        while len(told) < 30 and (event := receive(ws))["type"] == "insert":
+            told.append(event["data"]["n"])
+    return told
 
 
 def responds(client: httpx.Client) -> bool:

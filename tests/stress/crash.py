@@ -7,7 +7,8 @@ changes.
 
     python -m tests.stress.crash --kills 200 --seed 7
 
-With `--workers 2`, a kill hits the supervisor, the process that writes, or a worker.
+With `--workers 2`, a kill hits the supervisor, the process that writes, or a worker. Half of the kills of the
+latter two only stop them for a while (SIGSTOP).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import os
 import random
 import signal
 import sys
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -243,15 +245,19 @@ async def crash(
 
 
 def kill_some(server: Server, dice: random.Random) -> None:
-    """Kill the server, or one of its processes, which its supervisor starts again."""
+    """Kill the server, or kill or stop one of its processes. Its supervisor starts again what was killed."""
     children = processes(server)
     name = dice.choice(["supervisor", *children])
     if name == "supervisor":
         server.kill()
         server.start()
-    else:
-        with suppress(ProcessLookupError):
-            os.kill(children[name], signal.SIGKILL)
+        return
+    stops = dice.random() < 0.5
+    with suppress(ProcessLookupError):
+        os.kill(children[name], signal.SIGSTOP if stops else signal.SIGKILL)
+        if stops:
+            time.sleep(dice.uniform(0.1, 1))
+            os.kill(children[name], signal.SIGCONT)
 
 
 def check(

@@ -20,6 +20,7 @@ import httpx
 import pytest
 
 from tests.conftest import Server, StartServer, fill, need, receive, wait_until
+from tests.server.test_workers import processes
 
 
 def documents(server: Server, collection: str) -> int:
@@ -65,14 +66,15 @@ def test_io_error_in_a_commit_is_a_503_and_the_next_write_works(start_server: St
     server = start_server()
     server.insert("c", {"n": 0})
     wal = next(server.data.glob("*-wal")).stat().st_size
-    unlimited = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (wal + 6000, unlimited[1]))
+    writer = processes(server).get("writer", server.pid)
+    unlimited = resource.prlimit(writer, resource.RLIMIT_FSIZE)
+    resource.prlimit(writer, resource.RLIMIT_FSIZE, (wal + 6000, unlimited[1]))
     with server.connect("c", query="since=now") as ws:
         assert receive(ws)["seq"] == 1
         response = server.request("POST", "/c/docs", json={"text": "x" * 200_000})
         assert (response.status_code, response.json()["code"]) == (503, "STORAGE_ERROR")
         assert documents(server, "c") == 1
-        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+        resource.prlimit(writer, resource.RLIMIT_FSIZE, unlimited)
         second = server.insert("c", {"n": 1})
         assert receive(ws) == {"seq": 2, "type": "insert", "collection": "c", "data": second}
     server.kill()

@@ -54,8 +54,9 @@ def test_refusals_are_errors_with_status_code_and_message(client: MakeClient, co
     assert missing == expected
     assert node.run(f'return db.{collection}.get("x").catch((e) => e instanceof state.PaperDBError)')
     stale = node.error(f"""
-        await db.{collection}.insert({{_id: "a"}});
-        await db.{collection}.update("a", {{n: 1}}, {{ifMatch: 1}});""")
+        const first = await db.{collection}.insert({{_id: "a"}});
+        await db.{collection}.update("a", {{n: 1}});
+        await db.{collection}.update("a", {{n: 2}}, {{ifMatch: state.seqOf(first)}});""")
     assert (stale["status"], stale["code"]) == (412, "PRECONDITION_FAILED")
     assert "wher" in node.error(f"await db.{collection}.find({{wher: {{}}}})")["message"]
     assert node.error(f"await db.{collection}.insert([])")["code"] == "INVALID_DOCUMENT"
