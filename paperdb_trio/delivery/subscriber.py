@@ -321,6 +321,11 @@ class Subscriber:
             self._wake()
         return left >= 0
 
+    def flush(self) -> None:
+        """Let the sink write what it has kept, if it has."""
+        if self._sink.needs_flush:
+            self._wake()
+
     def _enqueue(self, data: bytes) -> None:
         self._queue.append(data)
         self._queued_bytes += len(data)

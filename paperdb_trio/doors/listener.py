@@ -10,7 +10,7 @@ import errno
 import logging
 import socket
 import ssl
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -33,6 +33,9 @@ from paperdb_trio.services import Services
 
 log = logging.getLogger("paperdb.door")
 
+ALONE: Final = 0.0002
+"""Seconds. A connection for which the door waited longer than this probably comes alone. Then the door waits
+again: an accept that finds nothing, and the loop iteration before it, take 6 µs."""
 SLOW_TURN: Final = 0.01
 """Seconds. After a longer loop iteration, the door accepts for a whole `TimeSlice`, not just one connection."""
 
@@ -87,6 +90,7 @@ class Door:
     ) -> None:
         self.tls = tls
         self._handshakes = trio.Lock()
+        self._records = ssl.MemoryBIO()  # of TLS
         self._listener = listener
         self._services = services
         self._settings = services.settings
@@ -104,13 +108,17 @@ class Door:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
-        turn, slow = TimeSlice(), False
+        turn, slow, alone = TimeSlice(), False, True
         while True:
+            if alone:
+                begun = trio.current_time()
+                await trio.lowlevel.wait_readable(self._listener)
+                turn.begin()
+                alone = trio.current_time() - begun > ALONE
             try:
                 raw, address = self._listener.accept()
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._listener)
-                turn.begin()
+                alone = True
                 continue
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
@@ -121,7 +129,7 @@ class Door:
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
             # One per loop iteration; more when other work makes the iterations long.
-            if not slow or turn.is_over():
+            if not alone and (not slow or turn.is_over()):
                 begun = trio.current_time()
                 await turn.pass_on()
                 slow = trio.current_time() - begun > SLOW_TURN
@@ -141,15 +149,10 @@ class Door:
     async def _guarded(self, raw: socket.socket, peer: str) -> None:
         """Serve one connection; log any failure, and free the socket."""
         raw.setblocking(False)
-        try:
-            sock = trio.socket.from_stdlib_socket(raw)
-            if self.tls is None:
-                stream = ByteStream(sock, raw, peer)
-            else:
-                stream = TlsStream(sock, raw, peer, self.tls, self._services.turns)
-        except OSError:  # the peer reset it before we served it
-            raw.close()
-            return
+        if self.tls is None:
+            stream = ByteStream(raw, peer)
+        else:
+            stream = TlsStream(raw, peer, self.tls, self._records, self._services.turns)
         self._streams.add(stream)
         self._services.limits.open(self.open)
         log.debug("connection from %s", peer)
@@ -186,17 +189,19 @@ class Door:
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
         connection = HttpConnection(stream, self._settings, self._services.limits, self._services.turns)
-        with ExitStack() as place:
-            try:
-                self._check_room()
-                place.enter_context(self._services.limits.connection(stream.peer))
-            except ApiError as error:
-                await self._turn_away(connection, error)
-                return
-            try:
-                await self._serve_requests(stream, connection)
-            except ApiError as error:
-                await self._refuse(connection, error)
+        place = self._services.limits.connection(stream.peer)
+        try:
+            self._check_room()
+            place.__enter__()
+        except ApiError as error:
+            await self._turn_away(connection, error)
+            return
+        try:
+            await self._serve_requests(stream, connection)
+        except ApiError as error:
+            await self._refuse(connection, error)
+        finally:
+            place.__exit__(None, None, None)
 
     async def _refuse(
         self, connection: HttpConnection, error: ApiError, request: Request | None = None
@@ -233,7 +238,7 @@ class Door:
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)
-            while head is not None and not head.is_websocket and self._settings.http == "raw":
+            while head is not None and not (upgrades := head.is_websocket) and self._settings.http == "raw":
                 if not await self._respond(connection, head):
                     return
                 if connection.due is None:
@@ -242,7 +247,7 @@ class Door:
         finally:
             self._wheel.remove(connection)
             self._connections.discard(connection)
-        if head is not None and head.is_websocket:
+        if head is not None and upgrades:
             connection.give_back(after_head=True)
             await self._gateway.serve(stream, head)
         else:

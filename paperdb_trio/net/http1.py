@@ -102,11 +102,13 @@ class HttpConnection:
         """
         settings = self._settings
         self._waiting = True
-        if not first:
-            if self._buffer:  # pipelined: let other tasks run between two requests
-                await trio.lowlevel.checkpoint()
-            else:
-                await self._receive()
+        if first:
+            # Without a checkpoint: its task has just begun.
+            self._buffer = self.stream.take_now(RECEIVE_BYTES)
+        elif self._buffer:  # pipelined: let other tasks run between two requests
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._receive()
         end = self._buffer.find(b"\r\n\r\n") + 4
         if end == 3:
             with trio.move_on_after(settings.head_timeout) as scope:
@@ -145,8 +147,9 @@ class HttpConnection:
     def request(self) -> Request:
         """The request of the last head. Its body is read when the handler asks for it."""
         head = self._head
-        path, _, query_string = head.target.partition("?")
-        return Request(head.method, path, query_string, head.headers, self._read_body, self.stream.peer)
+        return Request(
+            head.method, head.path, head.query_string, head.headers, self._read_body, self.stream.peer
+        )
 
     def refused_request(self) -> Request:
         """The current request, which no route sees. If its head is incomplete or malformed, only an Origin is

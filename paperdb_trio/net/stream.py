@@ -59,12 +59,10 @@ class ByteStream(trio.abc.HalfCloseableStream):
         "_unread",
         "last_received",
         "peer",
-        "socket",
         "write_timeout",
     )
 
-    def __init__(self, sock: trio.socket.SocketType, raw: socket.socket, peer: str) -> None:
-        self.socket = sock
+    def __init__(self, raw: socket.socket, peer: str) -> None:
         self.peer = peer
         self.last_received = trio.current_time()
         self.write_timeout = math.inf
@@ -81,11 +79,28 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self._blocked = False  # any of the four, so that `push` checks only one flag
         self._largest_window = 0
 
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """Made anew each time: only Hypercorn asks for it."""
+        return trio.socket.from_stdlib_socket(self._raw)
+
     # --- reading ---------------------------------------------------------------------------------
 
     def unread(self, data: bytes) -> None:
         """Put bytes back; the next `receive_some` returns them first."""
         self._unread = data + self._unread
+
+    def take_now(self, max_bytes: int) -> bytes:
+        """What has arrived already: the first bytes of a connection mostly come with it. Empty if that is
+        nothing, or the end. Raises BrokenResourceError."""
+        try:
+            data = self._raw.recv(max_bytes)
+        except BlockingIOError:
+            data = b""
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from None
+        self._more = len(data) == max_bytes
+        return data
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._closed:
@@ -284,12 +299,20 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self.end()
         if not self._broken:
             with trio.move_on_after(LINGER_SECONDS):
-                try:
-                    while await self.socket.recv(65_536):
-                        pass
-                except (OSError, trio.ClosedResourceError):
-                    pass
-        self.socket.close()
+                await self._discard()
+        self._raw.close()
+
+    async def _discard(self) -> None:
+        """Read until the peer closes."""
+        while True:
+            try:
+                if not self._raw.recv(65_536):
+                    return
+                await trio.lowlevel.checkpoint()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._raw)
+            except OSError:
+                return
 
     def _shutdown(self) -> None:
         try:

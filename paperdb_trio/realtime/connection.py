@@ -30,8 +30,12 @@ CLOSE_SECONDS = 1.0
 
 
 class Live(ABC):
-    """A connection whose task reads from the peer, inside `_scope`. A second task, in its nursery, exists only
-    while the subscriber has events that the stream does not accept immediately."""
+    """A connection whose task reads from the peer, inside `_scope`.
+
+    A second task, the sender, exists only while the subscriber has events that the stream does not accept
+    immediately. It runs beside the first one, in the same nursery, and ends before it: a nursery for each
+    connection took 10 µs and 1.5 KB of it.
+    """
 
     __slots__ = (
         "_accounts",
@@ -43,7 +47,7 @@ class Live(ABC):
         "_nursery",
         "_pinged",
         "_scope",
-        "_sender_done",
+        "_sender",
         "_settings",
         "_stream",
         "_subscriber",
@@ -72,7 +76,8 @@ class Live(ABC):
         self._pinged = -math.inf
         self._scope = trio.CancelScope()
         self._nursery: trio.Nursery | None = None
-        self._sender_done: trio.Event | None = None
+        self._sender: tuple[trio.CancelScope, trio.Event] | None = None
+        """While there is one: what cancels it, and what is set when it has ended."""
         self._closing: tuple[int, str] | None = None
         self._close_by = math.inf
         self._take_grant(grant)
@@ -95,11 +100,23 @@ class Live(ABC):
     def subscriber(self) -> Subscriber:
         return self._subscriber
 
-    def _begin_events(self, first_look: float | None = None) -> None:
+    def _begin_events(self) -> None:
         """Call it before the first event, after the response to the handshake, which must be read in time."""
+        self._nursery = trio.lowlevel.current_task().parent_nursery
         self._stream.write_timeout = math.inf  # slow is not gone
         log.debug("live connection of %s: key %s", self._stream.peer, self._grant.key_id)
-        self._wheel.add(self, first_look)
+        self._wheel.add(self, min(self._expires, trio.current_time() + self._settings.ping_interval))
+
+    async def _end_events(self) -> None:
+        """Call it at the end, whatever happened."""
+        self._wheel.remove(self)
+        self._subscriber.close()
+        if self._sender is not None:
+            scope, done = self._sender
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await done.wait()
+        self._stream.end()
 
     def _take_grant(self, grant: Grant) -> None:
         self._grant = grant
@@ -116,12 +133,13 @@ class Live(ABC):
 
     def _start_sender(self) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._send)
+        scope, done = self._sender = trio.CancelScope(), trio.Event()
+        self._nursery.start_soon(self._send, scope, done)
 
-    async def _send(self) -> None:
-        self._sender_done = trio.Event()
+    async def _send(self, scope: trio.CancelScope, done: trio.Event) -> None:
         try:
-            await self._subscriber.run()
+            with scope:
+                await self._subscriber.run()
         except BehindTheLog:
             self.close(CloseCode.BEHIND_THE_LOG, "behind the log's oldest change")
         except ApiError as error:  # the log could not be read in time
@@ -129,16 +147,19 @@ class Live(ABC):
             self.close(CloseCode.RESTARTING, "busy")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._scope.cancel()
+        except Exception:  # it ends only its own connection
+            log.exception("events to %s failed", self._stream.peer)
+            self._scope.cancel()
         finally:
-            self._sender_done.set()
-            self._sender_done = None
+            self._sender = None
+            done.set()
 
     async def _sent(self) -> bool:
         """Wait for the end of the current write, or of its time; returns whether it is complete."""
         with trio.move_on_at(self._close_by):
-            if self._sender_done is not None:
-                await self._sender_done.wait()
-        return self._sender_done is None
+            if self._sender is not None:
+                await self._sender[1].wait()
+        return self._sender is None
 
     @property
     def grant(self) -> Grant:

@@ -44,23 +44,19 @@ class EventConnection(Live):
 
     async def run(self, position: int) -> None:
         """Send events after `position` until the peer leaves, or the connection is closed."""
-        self._begin_events(min(self._expires, trio.current_time() + self._settings.ping_interval))
+        self._begin_events()
         try:
-            async with trio.open_nursery() as self._nursery:
-                self._subscriber.start(position)
-                with self._scope:
-                    while await self._stream.receive_some(4096):
-                        pass  # the peer should send nothing
-                self._subscriber.close()
-                # A client behind the log reconnects with its last id, and then gets a 410.
-                if await self._sent() and self._chunked and self._is_final():
-                    with trio.move_on_after(CLOSE_SECONDS):
-                        await self._stream.send_all(LAST_CHUNK)
-                self._nursery.cancel_scope.cancel()
-        finally:
-            self._wheel.remove(self)
+            self._subscriber.start(position)
+            with self._scope:
+                while await self._stream.receive_some(4096):
+                    pass  # the peer should send nothing
             self._subscriber.close()
-            self._stream.end()
+            # A client behind the log reconnects with its last id, and then gets a 410.
+            if await self._sent() and self._chunked and self._is_final():
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await self._stream.send_all(LAST_CHUNK)
+        finally:
+            await self._end_events()
 
     def _is_final(self) -> bool:
         return self._closing is not None and self._closing[0] in (

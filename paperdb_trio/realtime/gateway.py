@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import Final
 
 import trio
@@ -109,20 +109,18 @@ class Gateway:
         connection.number = next(self._numbers)
         self.connections.add(connection)
 
-    @contextmanager
-    def admission(self, stream: ByteStream, head: Head, grant: Grant) -> Iterator[None]:
+    def admission(self, stream: ByteStream, head: Head, grant: Grant) -> AbstractContextManager[None]:
         """Count a listener while it lasts: for its database, and behind a proxy for its client address.
 
-        Raises a 503.
+        Entering raises a 503.
         """
         limits = self._services.limits
         client = limits.client_address(stream.peer, head.headers.get("x-forwarded-for"))
-        with ExitStack() as stack:
-            if client != stream.peer:
-                stream.peer = client
-                stack.enter_context(limits.connection(client))
-            stack.enter_context(limits.listener(grant.database.id))
-            yield
+        listener = limits.listener(grant.database.id)
+        if client == stream.peer:
+            return listener
+        stream.peer = client
+        return _both(limits.connection(client), listener)
 
     async def serve_events(
         self, stream: ByteStream, grant: Grant, topic: Topic, position: int, *, chunked: bool
@@ -174,6 +172,12 @@ class Gateway:
         """Close connections whose key or plan is no longer valid, after a change of the accounts."""
         for connection in tuple(self.connections):
             connection.enforce()
+
+
+@contextmanager
+def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
+    with one, other:
+        yield
 
 
 def _request(stream: ByteStream, head: Head) -> Request:

@@ -105,21 +105,17 @@ class WebSocket(Live):
         """Read actions and send events until the connection ends or is closed; then close it cleanly."""
         self._begin_events()
         try:
-            async with trio.open_nursery() as self._nursery:
-                if self._closing is None:
-                    self._begin(since)
-                self._stream.note_window()
-                with self._scope:
-                    await self._read()
-                self._subscriber.close()
-                if self._closing is not None and await self._sent():
-                    with trio.move_on_after(CLOSE_SECONDS):
-                        await self._say_goodbye(*self._closing)
-                self._nursery.cancel_scope.cancel()
-        finally:
-            self._wheel.remove(self)
+            if self._closing is None:
+                self._begin(since)
+            self._stream.note_window()
+            with self._scope:
+                await self._read()
             self._subscriber.close()
-            self._stream.end()
+            if self._closing is not None and await self._sent():
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await self._say_goodbye(*self._closing)
+        finally:
+            await self._end_events()
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         """Send a close frame. Unless the peer sent one first, wait for the peer's."""
@@ -150,8 +146,7 @@ class WebSocket(Live):
             if self._stream.push(frames) < 0:  # not even the response to the handshake has been read
                 self._stream.keep(frames)
         self._subscriber.start(position)
-        if self._stream.needs_flush and self._nursery is not None:
-            self._nursery.start_soon(self._stream.send_all, b"")
+        self._subscriber.flush()
 
     # --- the client's messages -------------------------------------------------------------------
 

@@ -37,7 +37,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture
 async def stream(pair: tuple[socket.socket, socket.socket]) -> ByteStream:
-    return ByteStream(trio.socket.from_stdlib_socket(pair[0]), pair[0], "peer")
+    return ByteStream(pair[0], "peer")
 
 
 async def read(peer: socket.socket, size: int) -> bytes:

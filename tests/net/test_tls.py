@@ -273,7 +273,7 @@ async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) ->
     client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    stream = TlsStream(trio.socket.from_stdlib_socket(ours), ours, "peer", server_context, OnePerTurn())
+    stream = TlsStream(ours, "peer", server_context, ssl.MemoryBIO(), OnePerTurn())
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stream.handshake, trio.Lock())
@@ -282,10 +282,10 @@ async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) ->
             while stream.push(b"x" * 10_000) >= 0:
                 pass
             client.send(b"hello")
-            stream._outgoing.write(b"x" * 20_000)
+            stream._pending += b"x" * 20_000
             assert await stream.receive_some() == b"hello"
             client.send(b"hello")
-            stream._outgoing.write(b"x" * 60_000)
+            stream._pending += b"x" * 60_000
             with pytest.raises(trio.BrokenResourceError, match="does not read"):
                 await stream.receive_some()
 
