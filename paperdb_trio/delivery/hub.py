@@ -19,6 +19,7 @@ import trio
 from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import WAKE, Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, FeedKey, LaneMember, Member, Write
+from paperdb_trio.delivery.pages import KeptPages
 from paperdb_trio.delivery.views import ENOUGH_BYTES, RESET, Seen, see, view_text
 from paperdb_trio.errors import ApiError
 from paperdb_trio.loop.turn import TimeSlice
@@ -114,6 +115,7 @@ class Hub:
     def __init__(self, limits: MatcherLimits = MatcherLimits()) -> None:  # noqa: B008 - it is immutable
         self._limits = limits
         self._databases: dict[int, _Database] = {}
+        self.pages = KeptPages()
         self._inbox: deque[list[Change]] = deque()
         self._parked: trio.lowlevel.Task | None = None
         self._waiters: set[_Waiter] = set()

@@ -19,6 +19,7 @@ import trio
 from paperdb_trio.delivery.encodings import Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, Write
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.pages import KeptPage, PageKey
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.views import page_text
 from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Topic
@@ -169,16 +170,30 @@ class Subscriber:
             self._position = self._feed.leave_lane(self._slot)
             self._slot = None
 
-    def start(self, position: int) -> None:
-        """Begin after seq `position`: live if that is the head. Raises a 400, having done nothing, for too many
-        queries that no index finds."""
+    def start(self, position: int, first: bytes = b"") -> None:
+        """Begin after seq `position`: live if that is the head, or if others have just read what is missing.
+        The sink gets the bytes `first`, then events.
+
+        Raises a 400, having done nothing, for too many queries that no index finds, and the sink's Broken- and
+        ClosedResourceError.
+        """
         self._hub.follow(self._database_id, self._interest)
         self._follows = True
         self._position = self.origin = position
+        if not self._at_head():
+            page = self._hub.pages.get(self._page_key())
+            if page is not None and page.reached_end:
+                self._position = page.position
+                self._hub.count_from_log(self._database_id, len(page.data))
+                first += page.data
+        if first and self._sink.push(first) < 0:
+            self._sink.keep(memoryview(first))
         if self._at_head():
             self._move(SubscriberState.LIVE)
         else:
-            self._fall_behind(position)
+            self._fall_behind(self._position)
+        if self._sink.needs_flush:
+            self._wake()
 
     def _at_head(self) -> bool:
         """Whether it can be live. The hub knows no `since`, so that all must be behind it."""
@@ -321,11 +336,6 @@ class Subscriber:
             self._wake()
         return left >= 0
 
-    def flush(self) -> None:
-        """Let the sink write what it has kept, if it has."""
-        if self._sink.needs_flush:
-            self._wake()
-
     def _enqueue(self, data: bytes) -> None:
         self._queue.append(data)
         self._queued_bytes += len(data)
@@ -398,21 +408,42 @@ class Subscriber:
 
     async def _send_page(self) -> None:
         version = self._interest_version
-        text = page_text(self._encoding, self._interest)
-        page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+        page = await self._read_page()
         while self._queue:  # replies posted meanwhile: the position that they tell is from before the page
             await self._send_queued()
         if self.state is not SubscriberState.CATCHING_UP or version != self._interest_version:
             return
-        if page.expired:
-            raise BehindTheLog(f"position {self._position}, oldest kept change {page.trimmed + 1}")
+        if page is None:
+            raise BehindTheLog(
+                f"position {self._position}, log from {self._hub.trimmed(self._database_id) + 1}"
+            )
         self._position = page.position
         if page.events:
-            data = self._encoding.join(page.events)
-            self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * len(page.events) // len(data)))
+            self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * page.events // len(page.data)))
             # No one else writes events while it catches up. A reply may go in between.
-            await self._sink.send_all(data)
-            self._hub.count_from_log(self._database_id, len(data))
+            await self._sink.send_all(page.data)
+            self._hub.count_from_log(self._database_id, len(page.data))
         # It has caught up with what the event loop knows: it is live from here, in this very step.
         if page.reached_end and self.state is SubscriberState.CATCHING_UP and self._at_head():
             self._move(SubscriberState.LIVE)
+
+    def _page_key(self) -> PageKey:
+        head = self._hub.committed(self._database_id)
+        interest = frozenset(self._interest.items())
+        return self._database_id, head, self._position, self._encoding, interest, self._rows
+
+    async def _read_page(self) -> KeptPage | None:
+        """The page after its position, which another may have read. None: the position is not in the log."""
+        key = self._page_key()
+        kept = self._hub.pages.get(key)
+        if kept is not None:
+            await trio.lowlevel.checkpoint()
+            return kept
+        text = page_text(self._encoding, self._interest)
+        page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+        if page.expired:
+            return None
+        data = self._encoding.join(page.events)
+        kept = KeptPage(page.position, page.reached_end, len(page.events), data)
+        self._hub.pages.keep(key, kept)
+        return kept

@@ -188,7 +188,9 @@ class Door:
 
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
-        connection = HttpConnection(stream, self._settings, self._services.limits, self._services.turns)
+        connection = HttpConnection(
+            stream, self._settings, self._services.limits, self._services.turns, self._wheel
+        )
         place = self._services.limits.connection(stream.peer)
         try:
             self._check_room()
@@ -225,6 +227,7 @@ class Door:
                     head = await connection.read_head(first=True)
             finally:
                 self._turning_away -= 1
+                self._wheel.remove(connection)
         try:
             if head is not None and head.is_websocket:
                 await self._gateway.refuse(connection.stream, head, error)

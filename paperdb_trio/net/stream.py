@@ -281,6 +281,10 @@ class ByteStream(trio.abc.HalfCloseableStream):
             self._shutdown()
             trio.lowlevel.notify_closing(self._raw)
 
+    def interrupt(self) -> None:
+        """Let a task that waits to read or to write fail with ClosedResourceError; the stream stays open."""
+        trio.lowlevel.notify_closing(self._raw)
+
     def abort(self) -> None:
         """Drop the connection at once: unsent bytes are lost, and the peer gets a reset."""
         self.end()

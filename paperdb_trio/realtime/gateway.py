@@ -91,8 +91,8 @@ class Gateway:
             self._enter(connection)
             try:
                 await self._services.store.current(grant.database.id)
-                await stream.send_all(handshake_response(head, protocol, self._upgraded(stream, head, grant)))
-                await connection.run(since)
+                response = handshake_response(head, protocol, self._upgraded(stream, head, grant))
+                await connection.run(response, since)
             finally:
                 self.connections.discard(connection)
 

@@ -101,12 +101,16 @@ class WebSocket(Live):
     def mode(self) -> str:
         return "cursor" if self._cursor_mode else "plain"
 
-    async def run(self, since: str | None) -> None:
-        """Read actions and send events until the connection ends or is closed; then close it cleanly."""
+    async def run(self, response: bytes, since: str | None) -> None:
+        """Send the response to the handshake; read actions and send events until the connection ends or is
+        closed; then close it cleanly."""
+        if not self._cursor_mode or self._closing is not None:
+            await self._stream.send_all(response)
+            response = b""
         self._begin_events()
         try:
             if self._closing is None:
-                self._begin(since)
+                self._begin(response, since)
             self._stream.note_window()
             with self._scope:
                 await self._read()
@@ -129,8 +133,8 @@ class WebSocket(Live):
             except ProtocolError:
                 return
 
-    def _begin(self, since: str | None) -> None:
-        """Choose the position; nothing may yield from here to `start`."""
+    def _begin(self, response: bytes, since: str | None) -> None:
+        """Choose the position; nothing may yield from here to `start`. What is sent first goes in one write."""
         database_id = self._grant.database.id
         head = self._hub.committed(database_id)
         position = head
@@ -142,11 +146,8 @@ class WebSocket(Live):
                     position = wanted
                 else:
                     first.append(reply("gap", since=wanted, oldest=trimmed + 1))
-            frames = b"".join(map(text_frame, first))
-            if self._stream.push(frames) < 0:  # not even the response to the handshake has been read
-                self._stream.keep(frames)
-        self._subscriber.start(position)
-        self._subscriber.flush()
+            response += b"".join(map(text_frame, first))
+        self._subscriber.start(position, response)
 
     # --- the client's messages -------------------------------------------------------------------
 
