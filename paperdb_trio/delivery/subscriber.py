@@ -22,7 +22,7 @@ from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.pages import KeptPage, PageKey
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.views import page_text
-from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Topic
+from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Page, Topic
 
 
 class Sink(Protocol):
@@ -413,10 +413,8 @@ class Subscriber:
             await self._send_queued()
         if self.state is not SubscriberState.CATCHING_UP or version != self._interest_version:
             return
-        if page is None:
-            raise BehindTheLog(
-                f"position {self._position}, log from {self._hub.trimmed(self._database_id) + 1}"
-            )
+        if isinstance(page, Page):
+            raise BehindTheLog(f"position {self._position}, oldest kept change {page.trimmed + 1}")
         self._position = page.position
         if page.events:
             self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * page.events // len(page.data)))
@@ -432,8 +430,8 @@ class Subscriber:
         interest = frozenset(self._interest.items())
         return self._database_id, head, self._position, self._encoding, interest, self._rows
 
-    async def _read_page(self) -> KeptPage | None:
-        """The page after its position, which another may have read. None: the position is not in the log."""
+    async def _read_page(self) -> KeptPage | Page:
+        """The page after its position, which another may have read. A `Page` if it is expired."""
         key = self._page_key()
         kept = self._hub.pages.get(key)
         if kept is not None:
@@ -442,7 +440,7 @@ class Subscriber:
         text = page_text(self._encoding, self._interest)
         page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
         if page.expired:
-            return None
+            return page
         data = self._encoding.join(page.events)
         kept = KeptPage(page.position, page.reached_end, len(page.events), data)
         self._hub.pages.keep(key, kept)

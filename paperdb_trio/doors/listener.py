@@ -10,8 +10,9 @@ import errno
 import logging
 import socket
 import ssl
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -199,7 +200,9 @@ class Door:
             await self._turn_away(connection, error)
             return
         try:
-            await self._serve_requests(stream, connection)
+            rest = await self._serve_requests(stream, connection)
+            if rest is not None:
+                await rest
         except ApiError as error:
             await self._refuse(connection, error)
         finally:
@@ -236,14 +239,20 @@ class Door:
         except ApiError:
             await self._refuse(connection, error)
 
-    async def _serve_requests(self, stream: ByteStream, connection: HttpConnection) -> None:
-        """Respond to one request after another; raises the refusal of the last one."""
+    async def _serve_requests(
+        self, stream: ByteStream, connection: HttpConnection
+    ) -> Coroutine[Any, Any, None] | None:
+        """Respond to one request after another; raises the refusal of the last one.
+
+        Returns what serves the rest of the connection, if that is not HTTP/1.1. It does not run in here:
+        each frame that lives as long as a WebSocket takes half a KB.
+        """
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)
             while head is not None and not (upgrades := head.is_websocket) and self._settings.http == "raw":
                 if not await self._respond(connection, head):
-                    return
+                    return None
                 if connection.due is None:
                     self._wheel.add(connection, trio.current_time())
                 head = await connection.read_head(first=False)
@@ -252,10 +261,9 @@ class Door:
             self._connections.discard(connection)
         if head is not None and upgrades:
             connection.give_back(after_head=True)
-            await self._gateway.serve(stream, head)
-        else:
-            connection.give_back()
-            await self._hypercorn.serve(stream)
+            return self._gateway.serve(stream, head)
+        connection.give_back()
+        return self._hypercorn.serve(stream)
 
     async def _respond(self, connection: HttpConnection, head: Head) -> bool:
         """Respond to the current request; returns whether another may follow."""

@@ -34,15 +34,21 @@ class Head:
 
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of a header."""
-        return [item.strip() for item in self.headers.get(name, "").split(",") if item.strip()]
+        if name not in self.headers:
+            return []
+        return [item.strip() for item in self.headers[name].split(",") if item.strip()]
+
+    def forget(self) -> None:
+        """Let go of what is large: a connection may outlive its last head by days."""
+        self.target = self.query_string = ""
+        self.headers = {}
 
     @property
     def is_websocket(self) -> bool:
-        return (
-            self.method == "GET"
-            and "websocket" in self.headers.get("upgrade", "").lower()
-            and "upgrade" in (item.lower() for item in self.tokens("connection"))
-        )
+        if self.method != "GET" or "websocket" not in self.headers.get("upgrade", "").lower():
+            return False
+        connection = self.headers.get("connection", "").lower()
+        return connection == "upgrade" or "upgrade" in (item.strip() for item in connection.split(","))
 
     @property
     def expects_continue(self) -> bool:
@@ -155,6 +161,5 @@ def _check_coding(head: Head) -> None:
 def _keeps(head: Head) -> bool:
     # llhttp's own flag does not help: it is false until the body has arrived and true afterwards, whatever the
     # Connection header says.
-    if "connection" not in head.headers:
-        return True
-    return "close" not in (item.lower() for item in head.tokens("connection"))
+    connection = head.headers.get("connection", "").lower()
+    return "close" not in connection or "close" not in (item.strip() for item in connection.split(","))

@@ -86,12 +86,13 @@ class Gateway:
         following = hub.following(grant.database.id, first) if has_queries(first) else nullcontext()
         with following, self.admission(stream, head, grant):
             connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
-            del first  # this frame lives as long as the connection
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self._enter(connection)
             try:
                 await self._services.store.current(grant.database.id)
                 response = handshake_response(head, protocol, self._upgraded(stream, head, grant))
+                del first, query, grant  # this frame lives as long as the connection
+                head.forget()
                 await connection.run(response, since)
             finally:
                 self.connections.discard(connection)
