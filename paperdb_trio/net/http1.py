@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final
@@ -25,7 +26,7 @@ from paperdb_trio.net.chunked import ChunkedDecoder, chunk
 from paperdb_trio.net.cors import refusal
 from paperdb_trio.net.head import Head, parse_head
 from paperdb_trio.net.messages import Request, Response, body_too_large, body_too_late
-from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream
+from paperdb_trio.net.stream import AT_ONCE_BYTES, ByteStream, Interrupted
 
 HTTP2_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 RECEIVE_BYTES: Final = 65_536
@@ -150,13 +151,11 @@ class HttpConnection:
                     break
                 if not _may_be_http(self._buffer):
                     raise bad_request("Not an HTTP/1.1 request")
-                try:
+                with suppress(Interrupted):
                     await self._receive()
-                except trio.ClosedResourceError:
-                    if trio.current_time() < self._head_by:  # closed, not interrupted
-                        raise
             self._head_by = math.inf
             self._wheel.remove(self)
+            self.stream.resume()
         buffer = self._buffer
         if first and buffer.startswith(HTTP2_PREFACE[:18]):
             return None

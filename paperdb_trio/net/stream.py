@@ -38,6 +38,10 @@ def prepare_listener(listener: socket.socket) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
 
 
+class Interrupted(trio.ClosedResourceError):
+    """`interrupt` has ended a wait for bytes. The stream is still open."""
+
+
 class ByteStream(trio.abc.HalfCloseableStream):
     """A TCP connection that the door accepted; the door frees it with `finish()`.
 
@@ -51,6 +55,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         "_busy",
         "_closed",
         "_fd",
+        "_interrupted",
         "_largest_window",
         "_lot",
         "_more",
@@ -76,6 +81,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self._lot: trio.lowlevel.ParkingLot | None = None  # tasks that wait for their turn, in order
         self._broken = False
         self._closed = False
+        self._interrupted = False
         self._blocked = False  # any of the four, so that `push` checks only one flag
         self._largest_window = 0
 
@@ -118,13 +124,19 @@ class ByteStream(trio.abc.HalfCloseableStream):
         It waits before it reads, unless the last read was full: mostly nothing has arrived yet, and an empty
         read is a wasted system call (8 of the 76 µs of a get).
         """
-        while True:
+        while not self._interrupted:
             if self._more:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(self._raw)
+                try:
+                    await trio.lowlevel.wait_readable(self._raw)
+                except trio.ClosedResourceError:
+                    if not self._interrupted:
+                        raise
             if self._closed:  # meanwhile; a new wait would never end
                 raise trio.ClosedResourceError
+            if self._interrupted:
+                break
             try:
                 data = self._raw.recv(max_bytes)
             except BlockingIOError:
@@ -135,6 +147,18 @@ class ByteStream(trio.abc.HalfCloseableStream):
             self._more = len(data) == max_bytes
             self.last_received = trio.current_time()
             return data
+        self._interrupted = False
+        raise Interrupted
+
+    def interrupt(self) -> None:
+        """Let the task that waits for bytes, or the next one that would, fail with `Interrupted`. A task that
+        waits to write fails with ClosedResourceError."""
+        self._interrupted = True
+        trio.lowlevel.notify_closing(self._raw)
+
+    def resume(self) -> None:
+        """Forget an `interrupt` that came when nothing was waiting."""
+        self._interrupted = False
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -280,10 +304,6 @@ class ByteStream(trio.abc.HalfCloseableStream):
             self._closed = self._blocked = True
             self._shutdown()
             trio.lowlevel.notify_closing(self._raw)
-
-    def interrupt(self) -> None:
-        """Let a task that waits to read or to write fail with ClosedResourceError; the stream stays open."""
-        trio.lowlevel.notify_closing(self._raw)
 
     def abort(self) -> None:
         """Drop the connection at once: unsent bytes are lost, and the peer gets a reset."""

@@ -9,6 +9,8 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import trio
@@ -30,7 +32,7 @@ CLOSE_SECONDS = 1.0
 
 
 class Live(ABC):
-    """A connection whose task reads from the peer, inside `_scope`.
+    """A connection whose task reads from the peer until `_interrupt`.
 
     A second task, the sender, exists only while the subscriber has events that the stream does not accept
     immediately. It runs beside the first one, in the same nursery, and ends before it: a nursery for each
@@ -46,6 +48,7 @@ class Live(ABC):
         "_hub",
         "_nursery",
         "_pinged",
+        "_reading",
         "_scope",
         "_sender",
         "_settings",
@@ -74,7 +77,8 @@ class Live(ABC):
         self._wheel = wheel
         self._stream = stream
         self._pinged = -math.inf
-        self._scope = trio.CancelScope()
+        self._reading = False
+        self._scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
         self._sender: tuple[trio.CancelScope, trio.Event] | None = None
         """While there is one: what cancels it, and what is set when it has ended."""
@@ -129,7 +133,34 @@ class Live(ABC):
             self._closing = (code, reason)
             self._close_by = trio.current_time() + grace
             self._subscriber.close()
-            self._scope.cancel()
+            if self._sender is None:
+                self._interrupt()
+            else:  # when it has ended, at the latest at `_close_by`
+                self._wheel.add(self, self._close_by)
+
+    def _interrupt(self) -> None:
+        """Let the connection's task do nothing more for its peer.
+
+        Waits of any length must be `_interruptible`. A scope around all that the task does took 7 µs of a
+        connect, and 1 KB of each idle connection.
+        """
+        if self._reading:
+            self._stream.interrupt()
+            if self._scope is not None:
+                self._scope.cancel()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[trio.CancelScope]:
+        """The body is cancelled by `_interrupt`."""
+        with trio.CancelScope() as self._scope:
+            try:
+                yield self._scope
+            finally:
+                self._scope = None
+
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self._stream.resume()
 
     def _start_sender(self) -> None:
         assert self._nursery is not None
@@ -146,13 +177,15 @@ class Live(ABC):
             log.warning("closing a subscriber: %s", error.message)
             self.close(CloseCode.RESTARTING, "busy")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._scope.cancel()
+            self._interrupt()
         except Exception:  # it ends only its own connection
             log.exception("events to %s failed", self._stream.peer)
-            self._scope.cancel()
+            self._interrupt()
         finally:
             self._sender = None
             done.set()
+            if self._closing is not None:
+                self._interrupt()
 
     async def _sent(self) -> bool:
         """Wait for the end of the current write, or of its time; returns whether it is complete."""
@@ -189,6 +222,9 @@ class Live(ABC):
     def check(self, now: float) -> float | None:
         """Called by the wheel when due. Returns when to check again; None: never."""
         if self._closing is not None:
+            if now < self._close_by:
+                return self._close_by
+            self._interrupt()
             return None
         if now >= self._expires:
             self.close(CloseCode.TOKEN_EXPIRED, "token expired")
@@ -196,7 +232,7 @@ class Live(ABC):
         try:
             again = self._check_peer(now)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._scope.cancel()
+            self._interrupt()
             return None
         return None if self._closing is not None else min(self._expires, again)
 

@@ -11,7 +11,7 @@ from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.delivery.encodings import SSE, SSE_CHUNKED, sse_progress
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.chunked import LAST_CHUNK, chunk
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, Interrupted
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
@@ -47,9 +47,13 @@ class EventConnection(Live):
         self._begin_events()
         try:
             self._subscriber.start(position)
-            with self._scope:
-                while await self._stream.receive_some(4096):
+            self._reading = True
+            try:
+                while self._closing is None and await self._stream.receive_some(4096):
                     pass  # the peer should send nothing
+            except Interrupted:
+                pass
+            self._stop_reading()
             self._subscriber.close()
             # A client behind the log reconnects with its last id, and then gets a 410.
             if await self._sent() and self._chunked and self._is_final():
@@ -66,7 +70,7 @@ class EventConnection(Live):
 
     def _check_peer(self, now: float) -> float:
         if self._stream.peer_is_gone():
-            self._scope.cancel()
+            self._interrupt()
         progress = sse_progress(self._subscriber.reached)
         self._subscriber.interject(chunk(progress) if self._chunked else progress)
         return now + self._settings.ping_interval

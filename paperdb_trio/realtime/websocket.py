@@ -34,7 +34,7 @@ from paperdb_trio.net.frames import (
     pong_frame,
     text_frame,
 )
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, Interrupted
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import (
     MAX_BAD_MESSAGES,
@@ -112,8 +112,12 @@ class WebSocket(Live):
             if self._closing is None:
                 self._begin(response, since)
             self._stream.note_window()
-            with self._scope:
+            self._reading = self._closing is None
+            try:
                 await self._read()
+            except Interrupted:
+                pass
+            self._stop_reading()
             self._subscriber.close()
             if self._closing is not None and await self._sent():
                 with trio.move_on_after(CLOSE_SECONDS):
@@ -154,7 +158,9 @@ class WebSocket(Live):
     async def _read(self) -> None:
         """Read frames until the peer closes, or `close` cancels it."""
         turn = TimeSlice()
-        while data := await self._stream.receive_some(RECEIVE_BYTES):
+        while self._closing is None and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+            if self._closing is not None:
+                return
             if len(data) == RECEIVE_BYTES:  # probably more follows: one such connection per loop iteration
                 await self._turns.next()
             turn.begin()
@@ -279,7 +285,11 @@ class WebSocket(Live):
 
     async def _follow(self, action: Action, name: str, topic: Topic) -> None:
         """Follow a topic from now on, or from where the client was."""
-        await self._store.current(self._database_id)
+        if not self._store.is_current(self._database_id):
+            with self._interruptible() as scope:
+                await self._store.current(self._database_id)
+            if scope.cancelled_caught:
+                return
         head = self._hub.committed(self._database_id)
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
@@ -304,14 +314,15 @@ class WebSocket(Live):
         """Send what `first` makes of the seq, and the documents at this seq; then follow. Raises what
         `take_snapshot` and `make_way` do, having sent nothing."""
         directory = Path(self._settings.data)
-        taken = await take_snapshot(self._store, self._database_id, topic, directory)
-        with taken as snapshot, self._limits.pending(snapshot.size):
-            make_way()
-            await self._post(first(snapshot.seq))
-            for frame in snapshot:
-                await self._subscriber.post(frame)
-        self._subscriber.want(topic, snapshot.seq)
-        log.debug("subscription of %s to %s, with a snapshot", self._stream.peer, topic.collection)
+        with self._interruptible():
+            taken = await take_snapshot(self._store, self._database_id, topic, directory)
+            with taken as snapshot, self._limits.pending(snapshot.size):
+                make_way()
+                await self._post(first(snapshot.seq))
+                for frame in snapshot:
+                    await self._subscriber.post(frame)
+            self._subscriber.want(topic, snapshot.seq)
+            log.debug("subscription of %s to %s, with a snapshot", self._stream.peer, topic.collection)
 
     async def _unsubscribe(self, action: Action) -> None:
         given = action.members
