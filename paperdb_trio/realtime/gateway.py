@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import lru_cache
 from typing import Final
 
 import trio
@@ -182,11 +183,12 @@ def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]
 
 
 def _request(stream: ByteStream, head: Head) -> Request:
-    async def no_body(max_bytes: int) -> bytes:
-        return b""
-
     route = head.path if head.path in PATHS else ""
-    return Request(head.method, head.path, head.query_string, head.headers, no_body, stream.peer, route=route)
+    return Request(head.method, head.path, head.query_string, head.headers, _no_body, stream.peer, route=route)
+
+
+async def _no_body(max_bytes: int) -> bytes:
+    return b""
 
 
 def _offered(head: Head) -> list[str]:
@@ -213,6 +215,11 @@ def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
+def _whole(collection: str) -> Asked:
+    return Asked(collection)
+
+
 def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: int) -> dict[Topic, Asked]:
     """What a connection follows from the start. Raises a 400 or 403."""
     chosen = {} if filters is None else parse_json(filters.encode("utf-8", "surrogatepass"))
@@ -231,5 +238,5 @@ def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: 
             raise bad_request(f"'filter' names '{name[:80]}', which is not followed", "INVALID_FILTER")
     if len(names) > most:
         raise too_many_subscriptions(most)
-    asked = [Asked(name, chosen.get(name)) for name in names]
+    asked = [Asked(name, chosen[name]) if name in chosen else _whole(name) for name in names]
     return {one.within(grant): one for one in asked}
