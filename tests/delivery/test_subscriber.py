@@ -7,9 +7,12 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from paperdb_trio.delivery.encodings import CURSOR
+from paperdb_trio.delivery.pages import KEPT_BYTES, KEPT_PAGES, KeptPage, KeptPages, PageKey
 from paperdb_trio.delivery.states import SITUATIONS, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.net.frames import text_frame
+from paperdb_trio.store.protocol import PAGE_BYTES
 from tests.delivery.fakes import FakeSink, World, payloads
 
 
@@ -254,6 +257,68 @@ async def test_it_catches_up_from_any_position_in_pages_of_any_size(
     world.commit("a")
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events(after=start)
+
+
+async def test_subscribers_at_the_same_place_share_a_page(world: World, nursery: trio.Nursery) -> None:
+    """The first one reads it. The others are live at once, and none misses or repeats what comes then."""
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "a", "b")
+    sinks = [FakeSink() for _ in range(4)]
+    world.subscriber(sinks[0]).start(1)
+    await wait_all_tasks_blocked()
+    reads = world.log.reads
+    second = world.subscriber(sinks[1])
+    second.start(1, text_frame(b"first"))
+    assert second.state is SubscriberState.LIVE
+    world.subscriber(sinks[2]).start(1)
+    assert world.log.reads == reads
+    world.subscriber(sinks[3], "a").start(1)  # it wants something else
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    assert world.log.reads == reads + 1
+    late = FakeSink()
+    world.subscriber(late).start(1)  # the page that is kept is older than the head
+    await wait_all_tasks_blocked()
+    assert world.log.reads == reads + 2
+    everything = world.events(after=1)
+    assert payloads(sinks[1].data) == [b"first", *everything]
+    assert payloads(sinks[0].data) == payloads(sinks[2].data) == payloads(late.data) == everything
+    assert payloads(sinks[3].data) == world.events("a", after=1)
+
+
+async def test_a_shared_page_is_flushed_to_a_sink_that_takes_a_part(
+    world: World, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "a")
+    world.subscriber(FakeSink()).start(0)
+    await wait_all_tasks_blocked()
+    sink = FakeSink()
+    sink.take_part = True
+    world.subscriber(sink).start(0)
+    blocked = FakeSink()
+    blocked.block()
+    world.subscriber(blocked).start(0)
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    blocked.unblock()
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == payloads(blocked.data) == world.events()
+
+
+def test_kept_pages_are_bounded() -> None:
+    pages = KeptPages()
+    keys: list[PageKey] = [(1, n, 0, CURSOR, frozenset(), 250) for n in range(2 * KEPT_PAGES)]
+    for key in keys:
+        pages.keep(key, KeptPage(1, True, 1, b"x"))
+    assert [key for key in keys if pages.get(key)] == keys[KEPT_PAGES:]
+    large = KeptPage(1, True, 1, b"x" * PAGE_BYTES)
+    for key in keys[:KEPT_PAGES]:
+        pages.keep(key, large)
+    kept = [page for key in keys if (page := pages.get(key))]
+    assert 0 < sum(len(page.data) for page in kept) <= KEPT_BYTES
+    pages.keep(keys[-1], KeptPage(1, True, 1, b"x" * (PAGE_BYTES + 1)))
+    assert pages.get(keys[-1]) is None
 
 
 async def test_commits_while_it_reads_its_last_page_come_once(world: World, nursery: trio.Nursery) -> None:
