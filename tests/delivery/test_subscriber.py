@@ -279,7 +279,7 @@ async def test_subscribers_at_the_same_place_share_a_page(world: World, nursery:
     late = FakeSink()
     world.subscriber(late).start(1)  # the page that is kept is older than the head
     await wait_all_tasks_blocked()
-    assert world.log.reads == reads + 2
+    assert (world.log.reads, late.pushed) == (reads + 2, 0)
     everything = world.events(after=1)
     assert payloads(sinks[1].data) == [b"first", *everything]
     assert payloads(sinks[0].data) == payloads(sinks[2].data) == payloads(late.data) == everything
@@ -299,6 +299,8 @@ async def test_a_shared_page_is_flushed_to_a_sink_that_takes_a_part(
     blocked = FakeSink()
     blocked.block()
     world.subscriber(blocked).start(0)
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == world.events()
     world.commit("a")
     await wait_all_tasks_blocked()
     blocked.unblock()
