@@ -96,16 +96,19 @@ def test_many_stuck_readers_cost_bounded_memory(own: Server, collection: str) ->
             raw.drop()
 
 
-def test_revoked_key_closes_a_stuck_reader_that_says_nothing(own: Server, collection: str) -> None:
-    """It is freed although it never reads the close frame, and sends nothing that would wake its task."""
-    key = own.new_key()
-    with Raw(own, receive_buffer=SMALL) as stuck:
-        stuck.send(handshake(own, f"/?token={own.token(collection, key=key['key'])}"))
+def test_revoked_key_closes_a_stuck_reader_that_says_nothing(
+    start_server: StartServer, collection: str
+) -> None:
+    """It is freed although it never reads the close frame, and nothing wakes its task, not even a ping."""
+    server = start_server("--ping-interval", "3600")
+    key = server.new_key()
+    with Raw(server, receive_buffer=SMALL) as stuck:
+        stuck.send(handshake(server, f"/?token={server.token(collection, key=key['key'])}"))
         assert stuck.head()[0] == 101
-        wait_until(lambda: figure(own, "paperdb_live_connections") == 1)
-        pour(own, collection, 6)
-        own.cli("keys", "revoke", key["id"])
-        wait_until(lambda: figure(own, "paperdb_live_connections") == 0)
+        assert figure(server, "paperdb_live_connections") == 1
+        pour(server, collection, 6)
+        server.cli("keys", "revoke", key["id"])
+        wait_until(lambda: figure(server, "paperdb_live_connections") == 0)
 
 
 def test_drain_waits_for_a_slow_reader_only_until_it_has_read(
