@@ -21,7 +21,7 @@ from paperdb_trio.delivery.encodings import sse_progress
 from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import SMALL_RESPONSE, too_many_connections
-from paperdb_trio.loop.turn import TimeSlice
+from paperdb_trio.loop.turn import OnePerTurn, TimeSlice
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection
@@ -92,7 +92,7 @@ class Door:
         tls: ssl.SSLContext | None,
     ) -> None:
         self.tls = tls
-        self._handshakes = trio.Lock()
+        self._handshakes = OnePerTurn()
         self._records = ssl.MemoryBIO()  # of TLS
         self._listener = listener
         self._services = services

@@ -167,30 +167,29 @@ class TlsStream(ByteStream):
         self._pending = b""  # TLS's own records, such as the response to a key update
         self._tls = context.wrap_bio(self._incoming, records, server_side=True)
 
-    async def handshake(self, turns: trio.Lock) -> None:
+    async def handshake(self, turns: OnePerTurn) -> None:
         """Shake hands. `turns` allows one step (up to a millisecond of arithmetic) of one connection per loop
         iteration, so that a storm of handshakes holds up no other client.
 
         Raises `TlsError`, BrokenResourceError and ClosedResourceError.
         """
-        data = await self._receive(RECORDS_BYTES)
+        data = super().take_now(RECORDS_BYTES) or await self._receive(RECORDS_BYTES)
         if data and data[0] != _HANDSHAKE_RECORD:
             if data[:1].isalpha():
                 await self._write_raw(PLAIN_RESPONSE)
             raise TlsError("the first bytes are not TLS")
         while data:
             self._incoming.write(data)
-            async with turns:
-                try:
-                    self._tls.do_handshake()
-                    done, failure = True, None
-                except ssl.SSLWantReadError:
-                    done, failure = False, None
-                except ssl.SSLError as error:
-                    done, failure = False, error
-                finally:
-                    records = self._records.read()
-                await trio.lowlevel.checkpoint()
+            await turns.next()
+            try:
+                self._tls.do_handshake()
+                done, failure = True, None
+            except ssl.SSLWantReadError:
+                done, failure = False, None
+            except ssl.SSLError as error:
+                done, failure = False, error
+            finally:
+                records = self._records.read()
             if records:
                 await self._write_raw(records)
             if failure is not None:

@@ -276,7 +276,7 @@ async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) ->
     stream = TlsStream(ours, "peer", server_context, ssl.MemoryBIO(), OnePerTurn())
     with ours, theirs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.handshake, trio.Lock())
+            nursery.start_soon(stream.handshake, OnePerTurn())
             client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
         with client:
             while stream.push(b"x" * 10_000) >= 0:
@@ -304,7 +304,7 @@ async def test_what_tls_tells_one_peer_never_reaches_another(tmp_path: Path) -> 
         stack.enter_context(ours)
         stream = TlsStream(ours, "peer", server_context, records, OnePerTurn())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.handshake, trio.Lock())
+            nursery.start_soon(stream.handshake, OnePerTurn())
             client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
         return stream, stack.enter_context(client)
 
