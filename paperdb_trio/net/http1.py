@@ -59,6 +59,7 @@ def _response_head(response: Response, length: int | None, keep_alive: bool) -> 
     return "".join(lines).encode("latin-1")
 
 
+_NO_HEAD: Final = Head()
 IDLE_LOOK_SECONDS: Final = 1.0
 LONG_HEAD_BYTES: Final = 2048
 """Heads above this size take up to 3 ms to parse: one per loop iteration."""
@@ -100,7 +101,7 @@ class HttpConnection:
         self._limits = limits
         self._turns = turns
         self._buffer = b""
-        self._head = Head()
+        self._head = _NO_HEAD
         self._body_at = 0
         self._body_read = True
 

@@ -87,7 +87,7 @@ class WebSocket(Live):
         self._store = services.store
         self._limits = services.limits
         self._asked: Mapping[Topic, Asked] = _NO_QUERIES
-        if any(asked.is_query for asked in first.values()):
+        if has_queries(first):
             self._asked = {topic: asked for topic, asked in first.items() if asked.is_query}
         self._told = 0
         self._turns = services.turns
