@@ -14,7 +14,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -81,7 +81,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(certificate, key, no_password)
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
+        reason = _reason(error).lower().replace("_", " ")
         raise StartupError(
             f"Cannot use the TLS certificate {certificate} with the key {key}: {reason}", EXIT_CERTIFICATE
         ) from None
@@ -89,6 +89,11 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
         unreadable = next((path for path in (certificate, key) if not os.access(path, os.R_OK)), certificate)
         raise StartupError(f"Cannot read {unreadable}: {error.strerror}", EXIT_CERTIFICATE) from None
     return context
+
+
+def _reason(error: Any) -> str:
+    """Of an `SSLError`. It may be None, which typeshed does not know, and compiled code believes typeshed."""
+    return error.reason or str(error)
 
 
 def self_signed(data: Path, host: str) -> tuple[Path, Path]:
@@ -193,7 +198,7 @@ class TlsStream(ByteStream):
             if records:
                 await self._write_raw(records)
             if failure is not None:
-                raise TlsError(failure.reason or str(failure)) from None
+                raise TlsError(_reason(failure)) from None
             if done:
                 return
             data = await self._receive(RECORDS_BYTES)
@@ -249,7 +254,7 @@ class TlsStream(ByteStream):
             pass
         except ssl.SSLError as error:
             if not parts:
-                raise trio.BrokenResourceError(error.reason or str(error)) from None
+                raise trio.BrokenResourceError(_reason(error)) from None
         finally:
             self._pending += self._records.read()
         return b"".join(parts)
@@ -291,7 +296,7 @@ class TlsStream(ByteStream):
             self._tls.write(data)
         except ssl.SSLError as error:  # the peer has broken the protocol
             self._break()
-            raise trio.BrokenResourceError(error.reason or str(error)) from None
+            raise trio.BrokenResourceError(_reason(error)) from None
         finally:
             records = self._records.read()
         if self._pending:
