@@ -42,11 +42,12 @@ CHUNK_BYTES: Final = 64 * 1024
 @dataclass(slots=True)
 class _Database:
     """`committed`: the seq up to which changes are on disk. `published`: the seq up to which they are handed
-    out, at most `committed`. `publishing`: some are being handed out now.
+    out, at most `committed`. `began`: both at the start. `publishing`: some are being handed out now.
     """
 
     committed: int = 0
     published: int = 0
+    began: int = 0
     publishing: bool = False
     trimmed: int = 0
     feeds: dict[FeedKey, Feed] = field(default_factory=dict)
@@ -56,6 +57,8 @@ class _Database:
     matcher: Matcher = field(kw_only=True)
     changes: dict[str, int] = field(default_factory=dict)
     """How many of each collection were published since the start."""
+    latest: dict[str, int] = field(default_factory=dict)
+    """The seq of the last one of each, with the same names."""
     deliveries: int = 0
     live_bytes: int = 0
     log_bytes: int = 0
@@ -131,7 +134,7 @@ class Hub:
         self._databases[database_id] = self._database(head, trimmed)
 
     def _database(self, head: int = 0, trimmed: int = 0) -> _Database:
-        return _Database(head, head, trimmed=trimmed, matcher=Matcher(self._limits))
+        return _Database(head, head, head, trimmed=trimmed, matcher=Matcher(self._limits))
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
         database = self._of(database_id)
@@ -144,6 +147,18 @@ class Hub:
     def published(self, database_id: int) -> int:
         """The seq up to which every change has been handed to every live subscriber that wants it."""
         return self._of(database_id).published
+
+    def last_published(self, database_id: int, topics: Iterable[Topic]) -> int:
+        """The seq of the last published change that may concern one of the topics; at least that of the head
+        when the hub began, because it does not know earlier ones."""
+        database = self._of(database_id)
+        last = database.began
+        for topic in topics:
+            if topic is None:
+                return database.published
+            name = topic if isinstance(topic, str) else topic.collection
+            last = max(last, database.latest.get(name) or database.latest.get("", 0))
+        return last
 
     def trimmed(self, database_id: int) -> int:
         """The seq of the newest change that is gone from the log. The oldest kept change is the next."""
@@ -351,7 +366,7 @@ class Hub:
             database.deliveries += offered
             database.live_bytes += size
             self.deliveries += offered
-            _count(database.changes, own)
+            _count(database, own)
         self.published_changes += len(changes)
         if self._turn.is_over():
             await self._turn.pass_on()
@@ -424,12 +439,14 @@ class Hub:
 _seq = itemgetter(0)
 
 
-def _count(counts: dict[str, int], changes: list[Change]) -> None:
+def _count(database: _Database, changes: list[Change]) -> None:
+    counts, latest = database.changes, database.latest
     for change in changes:
         name = change.collection
         if name not in counts and len(counts) >= COUNTED:
             name = ""
         counts[name] = counts.get(name, 0) + 1
+        latest[name] = change.seq
 
 
 def _chunks(encoding: Encoding, events: list[tuple[int, bytes]], after: int, last: int) -> list[Chunk]:

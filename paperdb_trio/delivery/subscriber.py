@@ -19,7 +19,7 @@ import trio
 from paperdb_trio.delivery.encodings import Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, Write
 from paperdb_trio.delivery.hub import Hub
-from paperdb_trio.delivery.pages import KeptPage, PageKey
+from paperdb_trio.delivery.pages import KeptPage, PageKey, Reading
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.views import page_text
 from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Page, Topic
@@ -180,10 +180,12 @@ class Subscriber:
         self._hub.follow(self._database_id, self._interest)
         self._follows = True
         self._position = self.origin = position
+        self._skip()
         if not self._at_head():
-            page = self._hub.pages.get(self._page_key())
+            page = self._kept_page(self._page_key())
             if page is not None and page.reached_end:
                 self._position = page.position
+                self._skip()
                 self._hub.count_from_log(self._database_id, len(page.data))
                 first += page.data
         if first and self._sink.push(first) < 0:
@@ -407,6 +409,10 @@ class Subscriber:
             self._make_room()
 
     async def _send_page(self) -> None:
+        self._skip()
+        if self._at_head():
+            self._move(SubscriberState.LIVE)
+            return
         version = self._interest_version
         page = await self._read_page()
         while self._queue:  # replies posted meanwhile: the position that they tell is from before the page
@@ -422,26 +428,55 @@ class Subscriber:
             await self._sink.send_all(page.data)
             self._hub.count_from_log(self._database_id, len(page.data))
         # It has caught up with what the event loop knows: it is live from here, in this very step.
-        if page.reached_end and self.state is SubscriberState.CATCHING_UP and self._at_head():
-            self._move(SubscriberState.LIVE)
+        if self.state is SubscriberState.CATCHING_UP:
+            self._skip()
+            if self._at_head():
+                self._move(SubscriberState.LIVE)
+
+    # --- pages that others have read -------------------------------------------------------------
 
     def _page_key(self) -> PageKey:
-        head = self._hub.committed(self._database_id)
         interest = frozenset(self._interest.items())
-        return self._database_id, head, self._position, self._encoding, interest, self._rows
+        return self._database_id, self._position, self._encoding, interest, self._rows
+
+    def _kept_page(self, key: PageKey) -> KeptPage | None:
+        """The page after its position, if others have read it, and it would be the same now."""
+        page = self._hub.pages.get(key)
+        if page is not None and page.reached_end:  # else it was full
+            newest = self._hub.last_published(self._database_id, self._interest)
+            return page if page.position >= newest else None
+        return page
+
+    def _skip(self) -> None:
+        """Move over published changes that do not concern it."""
+        if self._position >= self._hub.last_published(self._database_id, self._interest):
+            self._position = max(self._position, self._hub.published(self._database_id))
 
     async def _read_page(self) -> KeptPage | Page:
-        """The page after its position, which another may have read. A `Page` if it is expired."""
-        key = self._page_key()
-        kept = self._hub.pages.get(key)
-        if kept is not None:
-            await trio.lowlevel.checkpoint()
-            return kept
-        text = page_text(self._encoding, self._interest)
-        page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
-        if page.expired:
-            return page
-        data = self._encoding.join(page.events)
-        kept = KeptPage(page.position, page.reached_end, len(page.events), data)
-        self._hub.pages.keep(key, kept)
+        """The page after its position, which others may read or have read. A `Page` if it is expired."""
+        key, pages = self._page_key(), self._hub.pages
+        while (kept := self._kept_page(key)) is None:
+            others = pages.reading.get(key)
+            if others is None:
+                return await self._read_for_all(key)
+            await others.done.wait()
+            if others.page is not None:
+                return others.page
+        await trio.lowlevel.checkpoint()
         return kept
+
+    async def _read_for_all(self, key: PageKey) -> KeptPage | Page:
+        reading = self._hub.pages.reading[key] = Reading()
+        try:
+            text = page_text(self._encoding, self._interest)
+            page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+            if page.expired:
+                reading.page = page
+                return page
+            data = self._encoding.join(page.events)
+            kept = reading.page = KeptPage(page.position, page.reached_end, len(page.events), data)
+            self._hub.pages.keep(key, kept)
+            return kept
+        finally:
+            del self._hub.pages.reading[key]
+            reading.done.set()

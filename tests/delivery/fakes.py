@@ -168,7 +168,7 @@ class World:
         self.hub = Hub()
         self.log = FakeLog()
         self.errors: list[Exception] = []
-        self._nursery = nursery
+        self.nursery = nursery
 
     def write(self, *collections: str, size: int = 10) -> list[Change]:
         """One commit of one change in each of these collections. The hub is not told."""
@@ -191,8 +191,8 @@ class World:
         queue_bytes: int = 1_000_000,
     ) -> Subscriber:
         def need_task() -> None:
-            if self._nursery is not None:
-                self._nursery.start_soon(self._run, subscriber)
+            if self.nursery is not None:
+                self.nursery.start_soon(self._run, subscriber)
 
         subscriber = Subscriber(
             self.hub,

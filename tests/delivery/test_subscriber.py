@@ -8,12 +8,13 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.delivery.encodings import CURSOR
+from paperdb_trio.delivery.hub import COUNTED
 from paperdb_trio.delivery.pages import KEPT_BYTES, KEPT_PAGES, KeptPage, KeptPages, PageKey
 from paperdb_trio.delivery.states import SITUATIONS, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.net.frames import text_frame
-from paperdb_trio.store.protocol import PAGE_BYTES
-from tests.delivery.fakes import FakeSink, World, payloads
+from paperdb_trio.store.protocol import PAGE_BYTES, Topic
+from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
 
 
 @pytest.fixture
@@ -277,13 +278,93 @@ async def test_subscribers_at_the_same_place_share_a_page(world: World, nursery:
     await wait_all_tasks_blocked()
     assert world.log.reads == reads + 1
     late = FakeSink()
-    world.subscriber(late).start(1)  # the page that is kept is older than the head
+    world.subscriber(late).start(1)  # the page that is kept is not the newest one any more
     await wait_all_tasks_blocked()
     assert (world.log.reads, late.pushed) == (reads + 2, 0)
     everything = world.events(after=1)
     assert payloads(sinks[1].data) == [b"first", *everything]
     assert payloads(sinks[0].data) == payloads(sinks[2].data) == payloads(late.data) == everything
     assert payloads(sinks[3].data) == world.events("a", after=1)
+
+
+@pytest.mark.parametrize("names", [("a",), ("a", "b"), (None,), tuple(map(str, range(COUNTED + 5)))])
+async def test_a_page_is_shared_until_there_is_a_change_that_it_lacks(
+    world: World, nursery: trio.Nursery, names: tuple[Topic, ...]
+) -> None:
+    """`names`: what is followed; more collections than the hub tells apart, too."""
+    nursery.start_soon(world.hub.run)
+    world.commit("a", "b", "c", *map(str, range(COUNTED + 5)))
+    await wait_all_tasks_blocked()
+    collections = [str(name) for name in names if name is not None]
+    world.subscriber(FakeSink(), *names).start(0)
+    await wait_all_tasks_blocked()
+    for other in ("c", "unknown", collections[-1] if collections else "c"):
+        world.commit(other)
+        await wait_all_tasks_blocked()
+        sink = FakeSink()
+        subscriber = world.subscriber(sink, *names)
+        subscriber.start(0)
+        await wait_all_tasks_blocked()
+        assert subscriber.state is SubscriberState.LIVE
+        assert payloads(sink.data) == world.events(*collections)
+        reads = world.log.reads
+        world.commit("other")
+        await wait_all_tasks_blocked()
+        world.subscriber(FakeSink(), *names).start(0)
+        await wait_all_tasks_blocked()
+        if names == ("a",):
+            assert world.log.reads == reads
+
+
+async def test_changes_that_do_not_concern_it_are_skipped_unread(world: World, nursery: trio.Nursery) -> None:
+    nursery.start_soon(world.hub.run)
+    world.write("a", "b")
+    world.hub.set_bounds(DATABASE, 2, 0)  # as at the start: the hub knows nothing of these
+    world.commit("b", "b")
+    await wait_all_tasks_blocked()
+    sink = FakeSink()
+    subscriber = world.subscriber(sink, "a")
+    subscriber.start(2)
+    assert (subscriber.state, subscriber.reached, world.log.reads) == (SubscriberState.LIVE, 4, 0)
+    early = FakeSink()
+    world.subscriber(early, "a").start(0)
+    world.subscriber(FakeSink()).start(2)
+    await wait_all_tasks_blocked()
+    assert world.log.reads == 2
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    assert payloads(early.data) == world.events("a")
+    assert payloads(sink.data) == world.events("a", after=2)
+
+
+async def test_a_page_that_is_being_read_is_waited_for(world: World, nursery: trio.Nursery) -> None:
+    """If reading it fails for the first one, the next one reads it."""
+    world.commit("a", "a")
+    world.log.gate = trio.Event()
+    first = world.subscriber(FakeSink())
+    sinks = [FakeSink(), FakeSink()]
+    scope = trio.CancelScope()
+
+    async def read() -> None:
+        with scope:
+            await first.run()
+
+    world.nursery = None  # its task is ours
+    first.start(0)
+    nursery.start_soon(read)
+    await wait_all_tasks_blocked()
+    world.nursery = nursery
+    for sink in sinks:
+        world.subscriber(sink).start(0)
+    await wait_all_tasks_blocked()
+    assert world.log.reads == 1
+    scope.cancel()
+    await wait_all_tasks_blocked()
+    assert world.log.reads == 2
+    world.log.gate.set()
+    await wait_all_tasks_blocked()
+    assert world.log.reads == 2
+    assert [payloads(sink.data) for sink in sinks] == [world.events()] * 2
 
 
 async def test_a_shared_page_is_flushed_to_a_sink_that_takes_a_part(
@@ -310,7 +391,7 @@ async def test_a_shared_page_is_flushed_to_a_sink_that_takes_a_part(
 
 def test_kept_pages_are_bounded() -> None:
     pages = KeptPages()
-    keys: list[PageKey] = [(1, n, 0, CURSOR, frozenset(), 250) for n in range(2 * KEPT_PAGES)]
+    keys: list[PageKey] = [(1, n, CURSOR, frozenset(), 250) for n in range(2 * KEPT_PAGES)]
     for key in keys:
         pages.keep(key, KeptPage(1, True, 1, b"x"))
     assert [key for key in keys if pages.get(key)] == keys[KEPT_PAGES:]
