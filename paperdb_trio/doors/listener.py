@@ -37,10 +37,8 @@ log = logging.getLogger("paperdb.door")
 ALONE: Final = 0.0002
 """Seconds. A connection for which the door waited longer than this probably comes alone. Then the door waits
 again: an accept that finds nothing, and the loop iteration before it, take 6 µs."""
-AT_ONCE: Final = 4
-"""Connections per loop iteration. To open them takes less than a millisecond, which others wait for."""
 SLOW_TURN: Final = 0.01
-"""Seconds. After a longer loop iteration, the door accepts for a whole `TimeSlice`, not just a few."""
+"""Seconds. After a longer loop iteration, the door accepts for a whole `TimeSlice`, not just one connection."""
 
 MOST_TURNED_AWAY: Final = 256
 """Connections beyond the limit whose heads are still read; beyond this, they are refused unread."""
@@ -111,7 +109,7 @@ class Door:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
-        turn, slow, alone, accepted = TimeSlice(), False, True, 0
+        turn, slow, alone = TimeSlice(), False, True
         while True:
             if alone:
                 begun = trio.current_time()
@@ -131,10 +129,9 @@ class Door:
                     await trio.lowlevel.checkpoint()
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
-            accepted += 1
-            # A few per loop iteration; more when other work makes the iterations long.
-            if not alone and (turn.is_over() if slow else accepted >= AT_ONCE):
-                accepted = 0
+            # One per loop iteration, so that who comes first is served first: Trio runs the tasks of an iteration
+            # in any order. More when other work makes the iterations long.
+            if not alone and (not slow or turn.is_over()):
                 begun = trio.current_time()
                 await turn.pass_on()
                 slow = trio.current_time() - begun > SLOW_TURN
