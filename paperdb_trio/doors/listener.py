@@ -129,8 +129,8 @@ class Door:
                     await trio.lowlevel.checkpoint()
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
-            # One per loop iteration, so that the first is served first: Trio runs the tasks of an iteration in any
-            # order. More when other work makes the iterations long.
+            # One per loop iteration, so that the first is served first: Trio runs the tasks of an iteration in
+            # any order. More when other work makes the iterations long.
             if not alone and (not slow or turn.is_over()):
                 begun = trio.current_time()
                 await turn.pass_on()

@@ -28,8 +28,8 @@ def ask(server: Server, *lines: str, origin: str = ORIGIN) -> tuple[int, dict[st
 
 @contextmanager
 def full(server: Server, most: int) -> Iterator[None]:
-    """As many idle connections as the limit allows. Each has had a response: on a busy machine, a later connection
-    may be counted first."""
+    """As many idle connections as the limit allows. Each has had a response: on a busy machine, a later one may
+    be counted first."""
     with ExitStack() as stack:
         for _ in range(most):
             raw = stack.enter_context(Raw(server))
