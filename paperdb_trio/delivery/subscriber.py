@@ -54,6 +54,10 @@ class Sink(Protocol):
         ...
 
 
+def _no_task() -> None:
+    pass
+
+
 class BehindTheLog(Exception):
     """The subscriber's position is older than the oldest kept change."""
 
@@ -236,6 +240,9 @@ class Subscriber:
         """Take no more. `run` returns once the write that is under way is done."""
         if self.state is not SubscriberState.CLOSED:
             self._move(SubscriberState.CLOSED)
+            # No cycle with its maker: a dead connection, with what OpenSSL holds for it, need not wait for the
+            # garbage collector.
+            self._need_task = _no_task
             if self._follows:
                 self._hub.unfollow(self._database_id, self._interest)
             self._make_room()

@@ -3,6 +3,8 @@ its queue fills and the hub is in the middle of a publish."""
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -110,6 +112,32 @@ async def test_closing_takes_it_off_the_hub_ends_its_task_and_may_be_repeated(
     world.commit("a")
     await wait_all_tasks_blocked()
     assert sink.data == b""
+
+
+async def test_a_closed_subscriber_does_not_keep_its_maker(world: World) -> None:
+    """Else the garbage collector would have to find dead connections, each with some 10 KB of OpenSSL's."""
+
+    class Maker:
+        def need_task(self) -> None:
+            pass
+
+    maker = Maker()
+    subscriber = Subscriber(
+        world.hub,
+        world.log,  # type: ignore[arg-type]
+        DATABASE,
+        CURSOR,
+        FakeSink(),
+        {None: 0},
+        maker.need_task,
+        queue_events=1,
+        queue_bytes=1,
+    )
+    subscriber.start(0)
+    subscriber.close()
+    alive = weakref.ref(maker)
+    del maker
+    assert alive() is None
 
 
 async def test_a_subscriber_that_never_started_can_be_closed(world: World) -> None:
