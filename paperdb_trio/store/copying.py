@@ -26,6 +26,8 @@ TABLES: Final = {
     "drops": "collection_id:i until:i",
     "database_drops": "id:i",
     "requests": "id:i at:i scope:t key:t digest:b response:t body:b change:i",
+    "webhooks": "id:t database_id:i url:t collection:t filter:t secret:t created_at:t generation:i cursor:i "
+    "until:i failures:i error:t failing_since:i delivered_at:i dead_at:i",
     "revocations": "id:i database_id:i kind:t name:t at:i until:i",
     "audit": "id:i at:i by:t action:t database:t target:t details:t",
     "documents": "rowkey:i collection_id:i id:t seq:i data:t",

@@ -207,6 +207,12 @@ class Records(Protocol):
         `known`. Progress is no such change."""
         ...
 
+    @property
+    def term(self) -> int | None:
+        """Whether this process does what one is enough for: a number that is another one each time it begins;
+        None while another process does."""
+        ...
+
 
 # --- the store -----------------------------------------------------------------------------------
 

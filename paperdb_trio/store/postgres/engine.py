@@ -55,7 +55,7 @@ class PostgresStore:
         self.writer = Writer(url, self._publisher.committed)
         # The idle connections are lost with the watcher's: it notices first.
         self._watcher = Watcher(url, self._publisher, on_trimmed, self._begin_keeping, self.close)
-        self._keeper = Keeper(self.writer, settings, on_trimmed, leads=lambda: self._watcher.keeps)
+        self._keeper = Keeper(self.writer, settings, on_trimmed, leads=lambda: self.term is not None)
         self.closed = self.writer.closed
         self.submit = self.writer.submit
         self.fault: Callable[[], Fault | None] = self.writer.fault
@@ -143,10 +143,15 @@ class PostgresStore:
         return await self._reader.ask(records.indexes(database_id, collection))
 
     async def webhook_infos(self) -> list[WebhookInfo]:
-        return []
+        return await self._reader.ask(records.webhook_infos())
 
     async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
-        return None
+        found = await self._watching.ask(records.webhooks())
+        return None if found[0] == known else found
+
+    @property
+    def term(self) -> int | None:
+        return self._watcher.term
 
     @property
     def drops_left(self) -> bool:

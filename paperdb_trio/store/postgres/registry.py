@@ -9,11 +9,13 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TypeVar
 
+from msgspec.structs import astuple
+
 from paperdb_trio.store import registry
 from paperdb_trio.store.postgres import records
 from paperdb_trio.store.postgres.wire import Ints, Parameter, Row, Texts
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
-from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo, no_webhooks
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 T = TypeVar("T")
 
@@ -81,6 +83,7 @@ class Registry(registry.Registry):
             "INSERT INTO database_drops VALUES ($1)",
             "DELETE FROM drops WHERE collection_id IN (SELECT id FROM collections WHERE database_id=$1)",
             "DELETE FROM keys WHERE database_id=$1",
+            "DELETE FROM webhooks WHERE database_id=$1",
             "DELETE FROM databases WHERE id=$1",
         ):
             self._add(statement, id)
@@ -150,19 +153,46 @@ class Registry(registry.Registry):
     # --- webhooks --------------------------------------------------------------------------------
 
     def webhook_infos(self) -> list[WebhookInfo]:
-        return []
+        return self._ask(records.webhook_infos())
 
     def add_webhook(self, webhook: Webhook) -> None:
-        raise no_webhooks()
+        self._add(
+            "INSERT INTO webhooks (id, database_id, url, collection, filter, secret, created_at, cursor) "
+            "VALUES ($1,$2,$3,$4,$5,$6,$7,$8)",
+            webhook.id,
+            webhook.database_id,
+            webhook.url,
+            webhook.collection,
+            webhook.filter,
+            webhook.secret,
+            webhook.created_at,
+            webhook.progress.cursor,
+        )
 
     def remove_webhook(self, id: str) -> None:
-        raise no_webhooks()
+        self._add("DELETE FROM webhooks WHERE id=$1", id)
 
     def revive_webhook(self, id: str) -> None:
-        raise no_webhooks()
+        self._add(
+            "UPDATE webhooks SET generation=generation+1, failures=0, error=NULL, failing_since=NULL, "
+            "dead_at=NULL WHERE id=$1",
+            id,
+        )
 
-    def keep_progress(self, id: str, generation: int, progress: Progress) -> None:
-        raise no_webhooks()
+    def begin_webhooks(self) -> None:
+        self._add("UPDATE webhooks SET generation=generation+1")
+
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> bool:
+        # It waits for another node's `begin_webhooks`, and then finds another generation.
+        return bool(
+            self._change(
+                "UPDATE webhooks SET cursor=$3, until=$4, failures=$5, error=$6, failing_since=$7, "
+                "delivered_at=$8, dead_at=$9 WHERE id=$1 AND generation=$2 RETURNING 1",
+                id,
+                generation,
+                *astuple(progress),
+            )
+        )
 
     # --- indexes ---------------------------------------------------------------------------------
 

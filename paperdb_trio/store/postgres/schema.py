@@ -64,5 +64,13 @@ M001: Final = (
     "WITH (fillfactor=10, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)",
 )
 
-MIGRATIONS: Final = (M001,)
+M002: Final = (
+    # As in SQLite. Times are milliseconds since the epoch.
+    'CREATE TABLE webhooks (id text COLLATE "C" PRIMARY KEY, database_id bigint NOT NULL, url text NOT NULL, '
+    'collection text, filter text, secret text NOT NULL, created_at text COLLATE "C" NOT NULL, '
+    "generation bigint NOT NULL DEFAULT 0, cursor bigint NOT NULL, until bigint, failures bigint NOT NULL "
+    "DEFAULT 0, error text, failing_since bigint, delivered_at bigint, dead_at bigint)",
+)
+
+MIGRATIONS: Final = (M001, M002)
 """The version of a schema is their number."""

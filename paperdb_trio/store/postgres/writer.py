@@ -39,6 +39,7 @@ from paperdb_trio.store.refusals import (
     storage_full,
     storage_unknown,
 )
+from paperdb_trio.store.webhook_changes import KeepProgress
 
 log = logging.getLogger("paperdb.writer")
 
@@ -476,12 +477,13 @@ class Writer:
 
 
 def _by_database(batch: list[_Ticket]) -> list[tuple[int | None, list[_Ticket]]]:
-    """Those of one database together, in their order. Without a database, each alone."""
+    """Those of one database together, in their order. Without a database, each alone, but for the progress of
+    webhooks."""
     groups: list[tuple[int | None, list[_Ticket]]] = []
-    own: dict[int, list[_Ticket]] = {}
+    own: dict[int | None, list[_Ticket]] = {}
     for ticket in batch:
         database_id = database_of(ticket.operation)
-        if database_id is None:
+        if database_id is None and not isinstance(ticket.operation, KeepProgress):
             groups.append((None, [ticket]))
         elif database_id in own:
             own[database_id].append(ticket)
