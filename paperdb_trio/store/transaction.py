@@ -89,6 +89,9 @@ class Transaction(Catalog, Registry):
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
         """`(rowkey, seq, data)` of a document as this transaction sees it."""
 
+    def expect(self, collection_id: int, ids: list[str]) -> None:
+        """These documents are going to be asked for: an engine may read them together."""
+
     def change_data(self, rowkey: int) -> bytes | None:
         """The document of a change in the log, also of one that this transaction has yet to write there."""
         for change in reversed(self.changes):

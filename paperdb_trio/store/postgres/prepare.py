@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from paperdb_trio.errors import StartupError
@@ -43,6 +45,15 @@ def unavailable(what: str, error: Exception) -> StartupError:
     if isinstance(error, ServerError) and error.state in _OF_ANOTHER_SESSION:
         return _pooler()
     return StartupError(f"{what}: {' '.join(str(error).split())}", EXIT_UNAVAILABLE)
+
+
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Raises a `StartupError` for what PostgreSQL refuses in the block."""
+    try:
+        yield
+    except (ServerError, ConnectionLost) as error:
+        raise unavailable(what, error) from None
 
 
 def prepare(url: str, *, create: bool = False, durable: bool = False) -> Session:

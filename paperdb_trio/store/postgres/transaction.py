@@ -70,6 +70,17 @@ _REQUESTS: Final = (
 )
 
 
+def documents_sql(order: str) -> str:
+    """`(rowkey, id, data)` of the first documents from row key $1 to $2: at most $3, and no more when they have
+    $4 bytes together."""
+    return (
+        "SELECT rowkey, id, data FROM (SELECT rowkey, id, data, sum(octet_length(data)) OVER w - "
+        "octet_length(data) AS before FROM (SELECT rowkey, id, data FROM documents WHERE rowkey BETWEEN $1 "
+        f"AND $2 ORDER BY rowkey {order} LIMIT $3) d WINDOW w AS (ORDER BY rowkey {order} ROWS UNBOUNDED "
+        f"PRECEDING)) d WHERE before<$4 ORDER BY rowkey {order}"
+    )
+
+
 BOUNDS: Final = "SELECT h.database_id, h.head, h.trimmed FROM heads h JOIN databases d ON d.id=h.database_id"
 
 
@@ -352,17 +363,7 @@ class Transaction(Registry, transaction.Transaction):
     def documents(
         self, low: int, high: int, limit: int, max_bytes: int = AT_ONCE_BYTES, *, newest_first: bool = False
     ) -> list[tuple[int, str, bytes]]:
-        order = "DESC" if newest_first else "ASC"
-        rows = self._read(
-            "SELECT rowkey, id, data FROM (SELECT rowkey, id, data, sum(octet_length(data)) OVER w - "
-            "octet_length(data) AS before FROM (SELECT rowkey, id, data FROM documents WHERE rowkey BETWEEN $1 "
-            f"AND $2 ORDER BY rowkey {order} LIMIT $3) d WINDOW w AS (ORDER BY rowkey {order} ROWS UNBOUNDED "
-            f"PRECEDING)) d WHERE before<$4 ORDER BY rowkey {order}",
-            low,
-            high,
-            limit,
-            max_bytes,
-        )
+        rows = self._read(documents_sql("DESC" if newest_first else "ASC"), low, high, limit, max_bytes)
         return [(rowkey, id.decode(), data) for rowkey, id, data in rows]
 
     def _put(self, row: tuple[int, int, str, int, str]) -> None:
@@ -372,14 +373,14 @@ class Transaction(Registry, transaction.Transaction):
         self._set(rowkey, collection_id, Document(id, seq, text.encode()))
 
     def _put_many(self, rows: list[tuple[int, int, str, int, str]]) -> None:
-        self._read_documents(rows[0][1], [row[2] for row in rows])
+        self.expect(rows[0][1], [row[2] for row in rows])
         ids = {row[2] for row in rows}
         if len(ids) < len(rows) or any(self.document(rows[0][1], id) is not None for id in ids):
             raise Taken
         for rowkey, collection_id, id, seq, text in rows:
             self._set(rowkey, collection_id, Document(id, seq, text.encode()))
 
-    def _read_documents(self, collection_id: int, ids: list[str]) -> None:
+    def expect(self, collection_id: int, ids: list[str]) -> None:
         unread = [id for id in ids if (collection_id, id) not in self._documents]
         if not unread or self._guess is not None:
             return
