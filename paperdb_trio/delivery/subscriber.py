@@ -208,7 +208,7 @@ class Subscriber:
         """Committed changes beyond what it has reached; 0 while it is live."""
         if self.state is not SubscriberState.CATCHING_UP:
             return 0
-        return max(0, self._hub.committed(self._database_id) - self._position)
+        return self._hub.changes_after(self._database_id, self._position)
 
     def _fall_behind(self, position: int) -> None:
         self._move(SubscriberState.CATCHING_UP)
@@ -292,6 +292,11 @@ class Subscriber:
             return
         self._enqueue(data)
         self._position = chunk.last
+
+    def look(self) -> None:
+        """The hub's: the log has lost changes. If they were given to the sink, its page says so."""
+        if self.state is SubscriberState.LIVE:
+            self._fall_behind(self.reached)
 
     def put_out(self, chunk: Chunk, position: int, sent: int) -> None:
         """The feed's: it is outside the lane now, as its writer took only `sent` bytes of the chunk."""

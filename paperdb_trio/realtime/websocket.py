@@ -141,11 +141,12 @@ class WebSocket(Live):
         if self._cursor_mode:
             first = [reply("ready", seq=head)]
             if since is not None and since != "now":
-                wanted, trimmed = int(since), self._hub.trimmed(database_id)
-                if trimmed <= wanted <= head:
+                wanted = int(since)
+                missing = self._hub.missing(database_id, wanted)
+                if missing is None:
                     position = wanted
                 else:
-                    first.append(reply("gap", since=wanted, oldest=trimmed + 1))
+                    first.append(reply("gap", since=wanted, oldest=missing + 1))
             frames = b"".join(map(text_frame, first))
             if self._stream.push(frames) < 0:  # not even the response to the handshake has been read
                 self._stream.keep(frames)
@@ -288,7 +289,7 @@ class WebSocket(Live):
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
         seq = max(self._subscriber.reached, head) if since is None else since
-        gap = since is not None and not self._hub.trimmed(self._database_id) <= since <= head
+        gap = since is not None and self._hub.missing(self._database_id, since) is not None
         if gap:
             seq = head
         self._subscriber.want(topic, seq)

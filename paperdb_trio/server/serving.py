@@ -83,7 +83,12 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         recover(file)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
-        make_store, beside = _with_chores(settings, file, partial(SqliteStore, file, settings), imports)
+        make_store, beside = _with_chores(
+            settings,
+            file,
+            lambda committed, hub: SqliteStore(file, settings, committed, hub.set_trimmed),
+            imports,
+        )
         await _serve(settings, listener, limits, make_store, announce, ends, beside)
 
 
@@ -96,12 +101,12 @@ def _with_chores(
     """How to make the store, and what to run beside the server, of a process that does all."""
     made: list[Chores] = []
 
-    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> Store:
+    def make_store(on_commit: OnCommit, hub: Hub) -> Store:
         def committed(changes: list[Change]) -> None:
             on_commit(changes)
             chores.committed(changes)
 
-        store = make(committed, on_trimmed)
+        store = make(committed, hub)
         chores = Chores(settings, file, store)
         made.append(chores)
         return store
@@ -125,7 +130,13 @@ async def serve_node(settings: Settings, announce: Callable[[str], None]) -> Non
     limits = Limits(settings)
     listener = listen(settings.host, settings.port)
 
-    make_store, beside = _with_chores(settings, None, partial(PostgresStore, settings.store, settings))
+    make_store, beside = _with_chores(
+        settings,
+        None,
+        lambda committed, hub: PostgresStore(
+            settings.store, settings, committed, hub.set_trimmed, hub.on_break
+        ),
+    )
     with listener:
         await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
 
@@ -144,8 +155,8 @@ async def serve_as_worker(
     if worker:  # the first one tells of changed databases, keys and plans
         logging.getLogger("paperdb.accounts").setLevel(logging.WARNING)
 
-    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> WorkerStore:
-        return WorkerStore(file, settings, board, worker, link, on_commit, on_trimmed)
+    def make_store(on_commit: OnCommit, hub: Hub) -> WorkerStore:
+        return WorkerStore(file, settings, board, worker, link, on_commit, hub.set_trimmed)
 
     async def beside(services: Services) -> None:
         store = services.store
@@ -157,8 +168,7 @@ async def serve_as_worker(
 
 
 OnCommit = Callable[[list[Change]], None]
-OnTrimmed = Callable[[int, int], None]
-MakeStore = Callable[[OnCommit, OnTrimmed], Store]
+MakeStore = Callable[[OnCommit, Hub], Store]
 
 
 @dataclass
@@ -190,7 +200,7 @@ async def _serve(
             cache.apply(changes)
             hub.on_commit(changes)
 
-        store = make_store(on_commit, hub.set_trimmed)
+        store = make_store(on_commit, hub)
         stack.callback(store.close)
         for database_id, (head, trimmed) in store.bounds().items():
             hub.set_bounds(database_id, head, trimmed)

@@ -296,6 +296,10 @@ class Transaction(Catalog, Registry):
     def bounds_of(self, database_id: int) -> tuple[int, int]:
         """The committed `(head, trimmed)` of a database. Raises `database_gone`."""
 
+    def before_newest(self, database_id: int, count: int) -> int:
+        """The seq up to which all changes come before the newest `count`."""
+        return self.bounds_of(database_id)[0] - count
+
     @abstractmethod
     def bounds(self) -> dict[int, tuple[int, int]]:
         """Those of every database."""

@@ -31,10 +31,14 @@ Node = tuple[PostgresStore, list[Change]]
 
 
 @asynccontextmanager
-async def node(url: str, on_trimmed: Callable[[int, int], None] = lambda *_: None) -> AsyncIterator[Node]:
+async def node(
+    url: str,
+    on_trimmed: Callable[[int, int], None] = lambda *_: None,
+    on_break: Callable[[int, int, int], None] = lambda *_: None,
+) -> AsyncIterator[Node]:
     """A store, and the changes that it was told of."""
     changes: list[Change] = []
-    store = PostgresStore(url, Settings(), changes.extend, on_trimmed)
+    store = PostgresStore(url, Settings(), changes.extend, on_trimmed, on_break)
     try:
         store.bounds()
         async with trio.open_nursery() as nursery:

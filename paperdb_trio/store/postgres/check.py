@@ -154,8 +154,18 @@ def _log(session: Session, database_id: int, database: str, head: int, trimmed: 
     log = f"{database}: the log of {trimmed + 1:,} to {head:,}"
     if inside != count:
         faults.append(f"{log} has {count - inside:,} changes outside this range")
-    if inside != head - trimmed:
-        faults.append(f"{log} lacks {head - trimmed - inside:,} changes")
+    ((left_out, amiss),) = session.query(
+        "SELECT coalesce(sum(until-since),0)::bigint, coalesce(sum((SELECT count(*) FROM changes c "
+        "WHERE c.database_id=$1 AND c.seq>b.since AND c.seq<=b.until)),0)::bigint "
+        "FROM breaks b WHERE b.database_id=$1 AND b.until>$2",
+        database_id,
+        trimmed,
+    )
+    expected = head - trimmed - left_out
+    if amiss:
+        faults.append(f"{log} has {amiss:,} changes where its history broke")
+    if inside != expected:
+        faults.append(f"{log} lacks {expected - inside:,} changes")
     for (seq,) in session.query(
         "SELECT seq FROM changes WHERE database_id=$1 AND (type NOT IN ('insert','update','delete') "
         "OR size<>octet_length(data)+coalesce(octet_length(before),0)) "

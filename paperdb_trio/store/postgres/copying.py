@@ -13,13 +13,21 @@ from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.wire import Blobs, ConnectionLost, Ints, Parameter, ServerError, Texts
 from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK
 
+_BROKEN: Final = "(SELECT database_id, max(until) AS until FROM breaks GROUP BY database_id)"
+"""Where the history of a log broke last: the copy begins there, as a file's log has no breaks."""
 _FROM: Final = {
     "meta": META,
-    "databases": "(SELECT d.*, h.head, h.trimmed FROM databases d JOIN heads h ON h.database_id=d.id) t",
+    "databases": (
+        "(SELECT d.*, h.head, greatest(h.trimmed, b.until) AS trimmed FROM databases d JOIN heads h "
+        f"ON h.database_id=d.id LEFT JOIN {_BROKEN} b ON b.database_id=d.id) t"
+    ),
     "collections": (
         "(SELECT c.*, n.documents, n.newest FROM collections c JOIN counts n ON n.collection_id=c.id) t"
     ),
-    "changes": f"(SELECT *, database_id<<{SEQ_BITS}|seq AS rowkey FROM changes) t",
+    "changes": (
+        f"(SELECT c.*, c.database_id<<{SEQ_BITS}|seq AS rowkey FROM changes c LEFT JOIN {_BROKEN} b "
+        "ON b.database_id=c.database_id WHERE c.seq>coalesce(b.until,0)) t"
+    ),
 }
 _PAGED: Final = {
     "documents": "rowkey>$1",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Final
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.store.postgres.history import keep_history
 from paperdb_trio.store.postgres.schema import LOCK, MIGRATIONS
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
@@ -65,6 +66,7 @@ def prepare(url: str, *, create: bool = False, durable: bool = False) -> Session
     try:
         _check(session, durable=durable)
         _migrate(session, create=create)
+        keep_history(session)
     except (ServerError, ConnectionLost) as error:
         session.close()
         raise unavailable("PostgreSQL refused to prepare the tables", error) from None

@@ -104,7 +104,9 @@ def webhook_infos() -> Asked[list[WebhookInfo]]:
     """The oldest first."""
     return Asked(
         "SELECT w.id, d.name, w.url, w.collection, w.filter, CASE WHEN w.dead_at IS NOT NULL THEN 'dead' "
-        "WHEN w.failures>0 THEN 'retrying' ELSE 'live' END, w.cursor, greatest(h.head-w.cursor,0), w.failures, "
+        "WHEN w.failures>0 THEN 'retrying' ELSE 'live' END, w.cursor, greatest(h.head-w.cursor-"
+        "(SELECT coalesce(sum(until-since),0) FROM breaks b WHERE b.database_id=d.id AND b.since>=w.cursor)"
+        "::bigint,0), w.failures, "
         "w.error, w.failing_since, w.delivered_at, w.created_at FROM webhooks w "
         "JOIN databases d ON d.id=w.database_id JOIN heads h ON h.database_id=d.id ORDER BY w.created_at, w.id",
         (),

@@ -98,6 +98,7 @@ class Registry(registry.Registry):
     def end_removal(self, id: int) -> None:
         for statement in (
             "DELETE FROM revocations WHERE database_id=$1",
+            "DELETE FROM breaks WHERE database_id=$1",
             "DELETE FROM heads WHERE database_id=$1",
             "DELETE FROM database_drops WHERE id=$1",
         ):

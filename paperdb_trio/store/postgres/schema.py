@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from paperdb_trio.store.postgres.history import HISTORY
+
 LOCK: Final = 0x7061706572646201
 """The advisory lock of upgrades: "paperdb", and a number."""
 KEEPER_LOCK: Final = LOCK + 1
@@ -72,5 +74,12 @@ M002: Final = (
     "DEFAULT 0, error text, failing_since bigint, delivered_at bigint, dead_at bigint)",
 )
 
-MIGRATIONS: Final = (M001, M002)
+M003: Final = (
+    # The log has no changes after seq `since` up to `until`: see `history`. at: milliseconds since the epoch.
+    "CREATE TABLE breaks (database_id bigint NOT NULL, since bigint NOT NULL, until bigint NOT NULL, "
+    "at bigint NOT NULL, PRIMARY KEY (database_id, until))",
+    f"INSERT INTO meta VALUES ('history', {HISTORY})",
+)
+
+MIGRATIONS: Final = (M001, M002, M003)
 """The version of a schema is their number."""

@@ -621,6 +621,17 @@ class Transaction(Registry, transaction.Transaction):
         head, trimmed, _ = self._lock(database_id)
         return head, trimmed
 
+    def before_newest(self, database_id: int, count: int) -> int:
+        head, trimmed, _ = self._lock(database_id)
+        last = head - count
+        if last > trimmed:  # else all of them are
+            for since, until in self._query(
+                "SELECT since, until FROM breaks WHERE database_id=$1 ORDER BY until DESC", database_id
+            ):
+                if last < until:
+                    last -= until - since
+        return last
+
     def bounds(self) -> dict[int, tuple[int, int]]:
         rows = self._query(BOUNDS)
         return {id: (head, trimmed) for id, head, trimmed in rows}
@@ -638,6 +649,7 @@ class Transaction(Registry, transaction.Transaction):
         self._add(
             "DELETE FROM changes WHERE database_id=$1 AND seq>$2 AND seq<=$3", database_id, trimmed, until
         )
+        self._add("DELETE FROM breaks WHERE database_id=$1 AND until<=$2", database_id, until)
         self._add("UPDATE heads SET trimmed=$2 WHERE database_id=$1", database_id, until)
         head, _, catalog = self._locked[database_id]
         self._locked[database_id] = (head, until, catalog)

@@ -13,6 +13,7 @@ import trio
 
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.postgres.connection import Connection
+from paperdb_trio.store.postgres.history import BREAK, SAME
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.schema import KEEPER_LOCK
 from paperdb_trio.store.postgres.transaction import BOUNDS
@@ -67,6 +68,8 @@ class Watcher:
                         await connection.query(f"SET idle_session_timeout={HELD_MILLISECONDS}")
                         await connection.query(f"LISTEN {CHANNEL}")
                         await connection.query(BARRIER)
+                        if await connection.query(SAME) != [(True,)]:
+                            await connection.queries(BREAK)
                     while True:
                         with trio.fail_after(PATIENCE_SECONDS):
                             await self._look(connection)

@@ -27,6 +27,7 @@ from paperdb_trio.store.clock import LogClock, continued
 from paperdb_trio.store.housekeeping import HOUSEKEEPING
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.postgres.ahead import database_of, is_blind, needs
+from paperdb_trio.store.postgres.history import keep_history
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.transaction import Known, Transaction, Unread
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
@@ -270,6 +271,7 @@ class Writer:
             session.add(f"SET idle_in_transaction_session_timeout={HELD_MILLISECONDS}")
             # A timeout would end the wait for a standby, and PostgreSQL would call the commit a success.
             session.add("SET statement_timeout=0")
+            keep_history(session)
             session.add("DELETE FROM writers WHERE at<now()-interval '30 days'")
             session.add("INSERT INTO writers (id, batch) VALUES ($1,0)", id)
             self._set_clock(session)
