@@ -137,12 +137,12 @@ class ImportLines:
                     return None
                 tx.expect(
                     collection_id,
-                    [
-                        line.content.id
+                    (
+                        (line.content.id, encode(line.content.fields))
                         for line in self.lines
                         if isinstance(line.content, Imported)
                         and (line.database, line.collection) == (database, collection)
-                    ],
+                    ),
                 )
         for line in self.lines:
             try:

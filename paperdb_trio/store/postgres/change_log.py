@@ -103,18 +103,22 @@ class ChangeLog:
             return Following(changes, None)
 
     async def history(
-        self, connection: Connection, database_id: int, collection: str, id: str, limit: int
-    ) -> list[bytes]:
-        """See `Store.history`. The log has no index for this: it is read from its end."""
+        self, connection: Connection, database_id: int, collection: str, id: str, limit: int, max_bytes: int
+    ) -> list[bytes] | None:
+        """See `Store.history`. The log has no index for this: it is read from its end. None if they are larger
+        than `max_bytes` together; a single one may be."""
         rows = await connection.query(
-            f"SELECT {_VERSION} FROM changes WHERE database_id=$1 AND collection=$2 AND id=$3 "
-            "ORDER BY seq DESC LIMIT $4",
+            f"SELECT CASE WHEN total<=$5 OR n=1 THEN {_VERSION} END FROM (SELECT *, count(*) OVER () AS n, "
+            "sum(octet_length(data)) OVER () AS total FROM (SELECT seq, type, data FROM changes "
+            "WHERE database_id=$1 AND collection=$2 AND id=$3 ORDER BY seq DESC LIMIT $4) c) c "
+            "ORDER BY seq DESC",
             database_id,
             collection,
             id,
             limit,
+            max_bytes,
         )
-        return [version for (version,) in rows]
+        return None if rows and rows[0][0] is None else [version for (version,) in rows]
 
 
 def _change(row: Row) -> Change:

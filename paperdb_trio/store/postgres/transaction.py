@@ -373,16 +373,25 @@ class Transaction(Registry, transaction.Transaction):
         self._set(rowkey, collection_id, Document(id, seq, text.encode()))
 
     def _put_many(self, rows: list[tuple[int, int, str, int, str]]) -> None:
-        self.expect(rows[0][1], [row[2] for row in rows])
         ids = {row[2] for row in rows}
         if len(ids) < len(rows) or any(self.document(rows[0][1], id) is not None for id in ids):
             raise Taken
         for rowkey, collection_id, id, seq, text in rows:
             self._set(rowkey, collection_id, Document(id, seq, text.encode()))
 
-    def expect(self, collection_id: int, ids: list[str]) -> None:
+    def expect(self, collection_id: int, documents: Iterable[tuple[str, bytes]]) -> None:
+        if self._guess is not None:
+            return
+        expected = list(documents)
+        self._read_documents(collection_id, [id for id, _ in expected])
+        indexes = self._indexes.get(collection_id)
+        if indexes is not None:
+            own = [(at, index.id) for at, index in enumerate(indexes.all) if index.unique]
+            self._expect_holders([(id, indexes.key(at, data)) for at, id in own for _, data in expected])
+
+    def _read_documents(self, collection_id: int, ids: list[str]) -> None:
         unread = [id for id in ids if (collection_id, id) not in self._documents]
-        if not unread or self._guess is not None:
+        if not unread:
             return
         for id in unread:
             self._documents[collection_id, id] = None
@@ -560,6 +569,20 @@ class Transaction(Registry, transaction.Transaction):
     def _holders(self, index: Index, key: bytes, rowkey: int) -> Iterable[str]:
         others = self._holding(index, key) - {rowkey}
         return [kind(_at(self._data(other), index.path)) for other in others]
+
+    def _expect_holders(self, keys: list[tuple[int, bytes]]) -> None:
+        wanted = {(id, stored(key)) for id, key in keys} - self._held.keys()
+        if not wanted:
+            return
+        found: dict[tuple[int, bytes], set[int]] = {held: set() for held in wanted}
+        for id, key, rowkey in self._read(
+            "SELECT u.id, u.key, e.rowkey FROM unnest($1::bigint[],$2::bytea[]) u(id, key) CROSS JOIN LATERAL "
+            "(SELECT rowkey FROM entries WHERE index_id=u.id AND key=u.key OFFSET 0) e",
+            Ints([id for id, _ in wanted]),
+            Blobs([key for _, key in wanted]),
+        ):
+            found[id, key].add(rowkey)
+        self._held |= {held: frozenset(rowkeys) for held, rowkeys in found.items()}
 
     def _holding(self, index: Index, key: bytes) -> frozenset[int]:
         """The row keys of the documents that have a key in an index."""
