@@ -76,6 +76,24 @@ async def write(store: PostgresStore, id: str) -> int:
             await trio.sleep(0.02)
 
 
+async def test_a_restored_dump_goes_on_beyond_what_was_lost(postgres: Postgres, postgres_url: str) -> None:
+    async with node(postgres_url) as (store, _):
+        for n in range(3):
+            await store.submit(put(f"d{n}"))
+        dump = [str(postgres.programs / "pg_dump"), "--clean", f"--dbname={postgres_url}"]
+        text = (await trio.run_process(dump, capture_stdout=True)).stdout
+        await write(store, "lost")
+    await trio.run_process([str(postgres.programs / "psql"), "--quiet", postgres_url], stdin=text)
+    async with node(postgres_url) as (store, changes):
+        ((head, trimmed),) = store.bounds().values()
+        assert head > JUMP
+        assert trimmed == 0
+        assert (await store.page(DATABASE, 4, {None: 0}, EventText.CURSOR)).expired
+        assert await write(store, "new") == changes[0].seq == head + 1
+        page = await store.page(DATABASE, 3, {None: 0}, EventText.CURSOR)
+        assert seqs(page) == [head + 1]
+
+
 def seqs(page: Any) -> list[int]:
     return [json.loads(event)["seq"] for event in page.events]
 
