@@ -12,10 +12,10 @@ from typing import Final
 from paperdb_trio.store.catalog import AT_ONCE_BYTES
 from paperdb_trio.store.checking import MAX_FAULTS, Report
 from paperdb_trio.store.indexes import stored_indexes
+from paperdb_trio.store.postgres.documents import documents_sql
 from paperdb_trio.store.postgres.keys import stored
 from paperdb_trio.store.postgres.prepare import prepare, telling
 from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.transaction import documents_sql
 from paperdb_trio.store.postgres.wire import Blobs, Ints, ServerError
 from paperdb_trio.store.rowkeys import SEQ_BITS, span
 

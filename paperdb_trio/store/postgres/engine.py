@@ -20,10 +20,10 @@ from paperdb_trio.store.postgres.change_log import BEGIN, END, ChangeLog
 from paperdb_trio.store.postgres.connection import Pool
 from paperdb_trio.store.postgres.figures import figures
 from paperdb_trio.store.postgres.history import BREAKS
+from paperdb_trio.store.postgres.log_rows import BOUNDS
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.reader import Reader
 from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.watcher import Watcher
 from paperdb_trio.store.postgres.writer import Writer
 from paperdb_trio.store.protocol import Fault

@@ -1,39 +1,25 @@
 """The rows of `store.registry` in PostgreSQL.
 
-Law: that of `transaction`, of which it is a part.
+Law: that of `rows`.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TypeVar
 
 from msgspec.structs import astuple
 
-from paperdb_trio.store import registry
 from paperdb_trio.store.postgres import records
-from paperdb_trio.store.postgres.wire import Ints, Parameter, Row, Texts
+from paperdb_trio.store.postgres.rows import Rows
+from paperdb_trio.store.postgres.wire import Ints, Texts
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
 from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 T = TypeVar("T")
 
 
-class Registry(registry.Registry):
-    @abstractmethod
-    def _read(self, sql: str, *parameters: Parameter) -> list[Row]: ...
-
-    @abstractmethod
-    def _add(self, sql: str, *parameters: Parameter) -> None: ...
-
-    @abstractmethod
-    def _change(self, sql: str, *parameters: Parameter) -> list[Row]: ...
-
-    @abstractmethod
-    def _lock_removed(self, database_id: int) -> None:
-        """The head of a database that is being removed."""
-
+class Registry(Rows):
     def _ask(self, asked: records.Asked[T]) -> T:
         return asked.made(self._read(asked.sql, *asked.parameters))
 
@@ -56,6 +42,10 @@ class Registry(registry.Registry):
         self._add("DELETE FROM audit WHERE id<=$1", id - keep)
 
     # --- databases -------------------------------------------------------------------------------
+
+    def _lock_removed(self, database_id: int) -> None:
+        self._query("SELECT 1 FROM heads WHERE database_id=$1 FOR UPDATE", database_id)
+        self._locked[database_id] = (0, 0, 0)
 
     def databases(self) -> dict[str, int]:
         return {name.decode(): id for name, id in self._read("SELECT name, id FROM databases")}

@@ -7,8 +7,8 @@ from contextlib import closing
 
 from paperdb_trio.store import transfer
 from paperdb_trio.store.catalog import AT_ONCE_BYTES
+from paperdb_trio.store.postgres.documents import documents_sql
 from paperdb_trio.store.postgres.prepare import prepare, telling
-from paperdb_trio.store.postgres.transaction import documents_sql
 from paperdb_trio.store.rowkeys import span
 
 ROWS = 1000

@@ -14,9 +14,9 @@ import trio
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.postgres.connection import Connection
 from paperdb_trio.store.postgres.history import BREAK, SAME
+from paperdb_trio.store.postgres.log_rows import BOUNDS
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.schema import KEEPER_LOCK
-from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 from paperdb_trio.store.postgres.writer import CHANNEL
 

@@ -28,8 +28,9 @@ from paperdb_trio.store.housekeeping import HOUSEKEEPING
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.postgres.ahead import database_of, is_blind, needs
 from paperdb_trio.store.postgres.history import keep_history
+from paperdb_trio.store.postgres.rows import Known, Unread
 from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.transaction import Known, Transaction, Unread
+from paperdb_trio.store.postgres.transaction import Transaction
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import (
