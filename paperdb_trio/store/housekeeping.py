@@ -22,6 +22,7 @@ from paperdb_trio.store.requests import ForgetRequests, Once
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.webhook_changes import BeginWebhooks, KeepProgress
 
 Result = TypeVar("Result")
 
@@ -278,6 +279,8 @@ HOUSEKEEPING: Final = (
     MakeIndex,
     KeepUsedIndexes,
     ForgetRequests,
+    BeginWebhooks,
+    KeepProgress,
 )
 """Operations of the server itself. They do not count as users' activity."""
 
