@@ -298,6 +298,7 @@ class Hub:
         Call it in commit order, like `on_commit`."""
         database = self._of(database_id)
         database.breaks.append((since, until))
+        database.trimmed = min(database.trimmed, since)  # what was trimmed may have been lost, too
         if until > database.committed:
             database.committed = until
             self._put(_Break(database_id, since, until))

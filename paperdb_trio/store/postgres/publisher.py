@@ -123,6 +123,8 @@ class Publisher:
                 continue
             if broken is not None:
                 self._pass(database_id, *broken)
+            elif not changes:  # read from a primary that has been replaced
+                await trio.sleep(RETRY_SECONDS)
             changes = [change for change in changes if change.seq > self._told.get(database_id, 0)]
             if changes:
                 if changes[0].seq != self._told.get(database_id, 0) + 1:
