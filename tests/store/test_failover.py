@@ -15,6 +15,7 @@ import trio
 from websockets.exceptions import ConnectionClosed
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.hooks.reading import read
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.store.housekeeping import Trim
 from paperdb_trio.store.operations import Written
@@ -135,6 +136,13 @@ async def test_what_a_failover_lost_is_a_gap_and_the_rest_goes_on(pair: Pair, tm
                     if page.reached_end:
                         break
                 assert (got, position) == ([*missed, end + 1], end + 1)
+        for bound in (None, end + 1):  # a webhook, also one that repeats a delivery
+            events, position = [], 8
+            while position < end + 1:
+                batch = await read(store, DATABASE, "c", position, bound)
+                events += batch.events
+                position = batch.until
+            assert [json.loads(event)["seq"] for event in events] == [9, 10, end + 1]
         # What was counted up in the lost part is not used again for something else.
         await store.submit(Revocation(DATABASE, "jti", "new", 1, 2**50))
         news = await store.directory(before.version, before.revocations[-1].id)
