@@ -63,6 +63,10 @@ class KeptPages:
         while self._bytes > KEPT_BYTES or len(self._pages) > KEPT_PAGES:
             self._forget(next(iter(self._pages)))
 
+    def clear(self) -> None:
+        """Forget all, also what is being read, because the log is another one."""
+        self.reading, self._pages, self._bytes = {}, {}, 0
+
     def _forget(self, key: PageKey) -> None:
         page = self._pages.pop(key, None)
         if page is not None:

@@ -229,7 +229,7 @@ class Subscriber:
         """Committed changes beyond what it has reached; 0 while it is live."""
         if self.state is not SubscriberState.CATCHING_UP:
             return 0
-        return max(0, self._hub.committed(self._database_id) - self._position)
+        return self._hub.changes_after(self._database_id, self._position)
 
     def _fall_behind(self, position: int) -> None:
         self._move(SubscriberState.CATCHING_UP)
@@ -316,6 +316,11 @@ class Subscriber:
             return
         self._enqueue(data)
         self._position = chunk.last
+
+    def look(self) -> None:
+        """The hub's: the log has lost changes. If they were given to the sink, its page says so."""
+        if self.state is SubscriberState.LIVE:
+            self._fall_behind(self.reached)
 
     def put_out(self, chunk: Chunk, position: int, sent: int) -> None:
         """The feed's: it is outside the lane now, as its writer took only `sent` bytes of the chunk."""
@@ -473,7 +478,8 @@ class Subscriber:
         return kept
 
     async def _read_for_all(self, key: PageKey) -> KeptPage | Page:
-        reading = self._hub.pages.reading[key] = Reading()
+        pages, reading = self._hub.pages, Reading()
+        pages.reading[key] = reading
         try:
             text = page_text(self._encoding, self._interest)
             page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
@@ -482,8 +488,10 @@ class Subscriber:
                 return page
             data = self._encoding.join(page.events)
             kept = reading.page = KeptPage(page.position, page.reached_end, len(page.events), data)
-            self._hub.pages.keep(key, kept)
+            if pages.reading.get(key) is reading:
+                pages.keep(key, kept)
             return kept
         finally:
-            del self._hub.pages.reading[key]
+            if pages.reading.get(key) is reading:
+                del pages.reading[key]
             reading.done.set()

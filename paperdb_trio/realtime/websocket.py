@@ -145,11 +145,12 @@ class WebSocket(Live):
         if self._cursor_mode:
             first = [reply("ready", seq=head)]
             if since is not None and since != "now":
-                wanted, trimmed = int(since), self._hub.trimmed(database_id)
-                if trimmed <= wanted <= head:
+                wanted = int(since)
+                missing = self._hub.missing(database_id, wanted)
+                if missing is None:
                     position = wanted
                 else:
-                    first.append(reply("gap", since=wanted, oldest=trimmed + 1))
+                    first.append(reply("gap", since=wanted, oldest=missing + 1))
             response += b"".join(map(text_frame, first))
         self._subscriber.start(position, response)
 
@@ -294,7 +295,7 @@ class WebSocket(Live):
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
         seq = max(self._subscriber.reached, head) if since is None else since
-        gap = since is not None and not self._hub.trimmed(self._database_id) <= since <= head
+        gap = since is not None and self._hub.missing(self._database_id, since) is not None
         if gap:
             seq = head
         self._subscriber.want(topic, seq)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,6 @@ from trio_websocket import ConnectionClosed, WebSocketConnection, WebSocketReque
 from paperdb_trio import Event
 from paperdb_trio.client.realtime import Subscription
 from paperdb_trio.client.token import Token
-from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import Server
 
 SECONDS = 10
@@ -72,11 +71,8 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS) ->
 
 def short_token(server: Server, *collections: str, seconds: float, issued: float = -30) -> str:
     """A token that ends sooner than any that the server would mint. Both times are in seconds from now."""
-    with closing(connect(server.data / "paperdb.sqlite")) as connection:
-        kid, secret = connection.execute(
-            "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
-        ).fetchone()
-        (key,) = connection.execute("SELECT id FROM keys WHERE revoked_at IS NULL").fetchone()
+    ((kid, secret),) = server.rows("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL")
+    (key,) = server.rows("SELECT id FROM keys WHERE revoked_at IS NULL ORDER BY created_at")[0]
     now = time.time()
     claims = {
         "iss": "paperdb",
@@ -95,8 +91,7 @@ def short_token(server: Server, *collections: str, seconds: float, issued: float
 def shortened(server: Server, token: str, seconds: int) -> str:
     """A token that the server issued, made to end sooner than any that it would mint."""
     kid = jwt.get_unverified_header(token)["kid"]
-    with closing(connect(server.data / "paperdb.sqlite")) as connection:
-        (secret,) = connection.execute("SELECT secret FROM signing_secrets WHERE kid=?", (kid,)).fetchone()
+    ((secret,),) = server.rows(f"SELECT secret FROM signing_secrets WHERE kid='{kid}'")
     claims = jwt.decode(token, options={"verify_signature": False})
     claims["exp"] = claims["iat"] + seconds
     return jwt.encode(claims, secret, "HS256", headers={"kid": kid})

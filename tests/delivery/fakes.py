@@ -126,6 +126,7 @@ class FakeLog:
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.trimmed = 0
+        self.breaks: list[tuple[int, int]] = []
         self.reads = 0
         self.rows: int | None = None
         self.gate = trio.Event()
@@ -142,7 +143,8 @@ class FakeLog:
         self.reads += 1
         rows = self.rows or rows
         head = self.head
-        if not self.trimmed <= after <= head:
+        in_break = any(since < after < until for since, until in self.breaks)
+        if in_break or not self.trimmed <= after <= head:
             page = Page([], after, True, head, self.trimmed, expired=True)
         else:
             wanted = [

@@ -16,7 +16,7 @@ from paperdb_trio.delivery.states import SITUATIONS, IllegalMove, Situation, Sub
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
 from paperdb_trio.net.frames import text_frame
 from paperdb_trio.store.protocol import PAGE_BYTES, Topic
-from tests.delivery.fakes import DATABASE, FakeSink, World, payloads
+from tests.delivery.fakes import DATABASE, FakeSink, World, change, payloads
 
 
 @pytest.fixture
@@ -520,3 +520,60 @@ async def test_a_reply_given_while_a_page_is_read_comes_before_the_page(nursery:
     assert payloads(sink.data) == [b'{"reached":0}', b'{"reached":0}', *world.events()]
     assert subscriber.reached == 2
     assert subscriber.state is SubscriberState.LIVE
+
+
+@pytest.mark.parametrize("lost", [True, False])
+async def test_a_break_in_the_log_ends_only_who_was_given_what_is_lost(
+    world: World, nursery: trio.Nursery, lost: bool
+) -> None:
+    """Also in the lane, and while it waits to be written."""
+    nursery.start_soon(world.hub.run)
+    sinks = FakeSink(), FakeSink()
+    live, slow = (world.subscriber(sink) for sink in sinks)
+    for subscriber in (live, slow):
+        subscriber.start(0)
+    for _ in range(3):
+        world.commit("a")
+    await wait_all_tasks_blocked()
+    assert live.situation.in_lane
+    sinks[1].block()
+    world.commit("a")
+    await wait_all_tasks_blocked()
+    since, until = (2, 100) if lost else (4, 100)
+    del world.log.changes[since:]
+    world.log.changes.append(change(until + 1, "a"))
+    world.log.breaks = [(since, until)]
+    world.hub.on_break(DATABASE, since, until)
+    assert [world.hub.missing(DATABASE, seq) for seq in (since, since + 1, until)] == [None, until, None]
+    await wait_all_tasks_blocked()
+    assert world.hub.published(DATABASE) == until  # from where others become live
+    world.hub.on_commit(world.log.changes[-1:])
+    sinks[1].unblock()
+    await wait_all_tasks_blocked()
+    if lost:
+        assert [type(error) for error in world.errors] == [BehindTheLog] * 2
+    else:
+        assert [live.state, slow.state] == [SubscriberState.LIVE] * 2
+        for sink in sinks:
+            assert payloads(sink.data) == world.events()
+    assert world.hub.published(DATABASE) == until + 1
+    assert world.hub.figures()[DATABASE].logged == since + 1
+
+
+async def test_no_page_from_before_a_break_is_shared(world: World, nursery: trio.Nursery) -> None:
+    nursery.start_soon(world.hub.run)
+    for _ in range(3):
+        world.commit("a")
+    world.log.rows = 1  # full pages, which are shared whatever comes later
+    world.subscriber(FakeSink()).start(0)
+    await wait_all_tasks_blocked()
+    since, until = 0, 100
+    world.log.changes = [change(until + 1, "a")]
+    world.log.breaks = [(since, until)]
+    world.hub.on_break(DATABASE, since, until)
+    world.hub.on_commit(world.log.changes)
+    await wait_all_tasks_blocked()
+    sink = FakeSink()
+    world.subscriber(sink).start(0)
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == world.events()

@@ -308,6 +308,7 @@ def test_health_shows_the_server_to_an_admin_and_a_database_to_its_key(start_ser
         assert "secret 9" not in json.dumps(whole)
 
 
+@pytest.mark.sqlite
 def test_a_change_counts_once_although_each_worker_publishes_it(start_server: StartServer) -> None:
     server = start_server("--workers", "2")
     key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]

@@ -141,6 +141,7 @@ def test_only_a_secret_key_of_the_database_revokes(server: Server, collection: s
     assert reads(server, token, collection) == (200, "")
 
 
+@pytest.mark.sqlite
 def test_a_process_that_did_not_revoke_sees_it_within_a_second(start_server: StartServer) -> None:
     """The command line, or a second worker, writes the same rows."""
     from paperdb_trio.store.revocations import Revocation

@@ -110,6 +110,10 @@ class SqliteReads:
     async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
         return await self._watcher.run(partial(records.webhooks, known=known))
 
+    @property
+    def term(self) -> int | None:
+        return None  # the process that writes does
+
 
 class SqliteStore(SqliteReads):
     """A `Store`: the one of the process that writes."""
@@ -169,6 +173,10 @@ class SqliteStore(SqliteReads):
 
     def measures(self) -> list[Family]:
         return [*super().measures(), *of_writes(self._file, self.writer)]
+
+    @property
+    def term(self) -> int | None:
+        return 1  # the directory's lock sees to that
 
     async def current(self, database_id: int) -> None:
         """Nothing to wait for: commits are told here before they are acknowledged."""
