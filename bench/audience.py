@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.baseline import bare_loop
 from bench.clients import Http, receive, request_bytes
-from bench.readers import Readers, token, websocket
+from bench.readers import Readers, client_tls, token, websocket
 from bench.server import Process, paperdb
 
 FRAME_HEADER_BYTES = 4
@@ -133,15 +133,6 @@ class TlsHttp(Http):
     def __init__(self, port: int, key: str, tls: ssl.SSLContext) -> None:
         super().__init__(port, key)
         self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
-
-
-def client_tls() -> ssl.SSLContext:
-    """TLS 1.3. The certificate is not checked: checking costs the client, not the server."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context
 
 
 @dataclass

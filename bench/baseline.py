@@ -1,6 +1,6 @@
 """The baselines: bare loops of system calls, and bare SQLite. Run as a program, it is one of the loops.
 
-python -m bench.baseline fanout CONNECTIONS   only writes: one os.write per socket
+python -m bench.baseline fanout CONNECTIONS [CERTIFICATE KEY]   only writes: one os.write per socket
 python -m bench.baseline accept CONNECTIONS   only accepts, reads a head, sends a 101
 """
 
@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import select
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from bench.clients import receive
 from bench.machine import CLIENT_CORE, pin, raise_file_limit
-from bench.readers import Readers
+from bench.readers import Readers, client_tls
 from bench.server import Process, started
 from paperdb_trio.store.sqlite import library as sqlite
 
@@ -27,8 +30,9 @@ NOT_SENT_BYTES = 128 * 1024
 """As in paperdb_trio/net/stream.py, so that the sockets are of the same kind."""
 
 
-def write_loop(connections: int) -> None:
-    """Serve `BareLoop`: a line `data HEX` sets what is written; `write BATCHES` writes it to each socket.
+def write_loop(connections: int, tls: ssl.SSLContext | None) -> None:
+    """Serve `BareLoop`: a line `data HEX` sets what is written; `write BATCHES` writes it to each socket, with
+    `tls` encrypted for each.
 
     The readers are in a child process on the clients' core, so that the bench's limit of open files suffices
     for 10,000 more. Only the loop of writes is timed, by this process's CPU clock: no server could do less.
@@ -39,7 +43,7 @@ def write_loop(connections: int) -> None:
     done_out, done_in = os.pipe()
     if os.fork() == 0:
         os.close(orders_in)
-        _read_for(orders_out, done_in, int(listener.getsockname()[1]), connections)
+        _read_for(orders_out, done_in, int(listener.getsockname()[1]), connections, tls is not None)
         os._exit(0)
     os.close(orders_out)
     socks = [listener.accept()[0] for _ in range(connections)]
@@ -47,8 +51,11 @@ def write_loop(connections: int) -> None:
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
-    fds = [sock.fileno() for sock in socks]
-    write, clock = os.write, time.process_time
+    records = ssl.MemoryBIO()  # shared, as in paperdb_trio/net/tls.py
+    writes: list[Callable[[bytes], int]] = [
+        partial(os.write, sock.fileno()) if tls is None else _encrypting(sock, tls, records) for sock in socks
+    ]
+    clock = time.process_time
     data, total = b"", 0
     print("ready", flush=True)
     for line in sys.stdin:
@@ -56,27 +63,70 @@ def write_loop(connections: int) -> None:
         if order == "data":
             data = bytes.fromhex(argument)
             continue
-        took, step = 0.0, len(fds) // int(argument)
-        for start in range(0, len(fds), step):
-            batch = fds[start : start + step]
-            total += len(data) * len(batch)
+        took, step = 0.0, len(writes) // int(argument)
+        size = len(data) if tls is None else len(data) + TLS_RECORD_MORE * -(-len(data) // TLS_RECORD_BYTES)
+        for start in range(0, len(writes), step):
+            batch = writes[start : start + step]
+            total += size * len(batch)
             os.write(orders_in, struct.pack("q", total))
             begun = clock()
-            for fd in batch:
-                write(fd, data)
+            for write in batch:
+                write(data)
             took += clock() - begun
             if not os.read(done_out, 1):
                 raise RuntimeError("the readers are gone")
         print(took, flush=True)
 
 
-def _read_for(orders: int, done: int, port: int, connections: int) -> None:
-    """The child: for each order, read until that many bytes have come and report it, until the parent ends."""
+TLS_RECORD_BYTES: Final = 16_384
+TLS_RECORD_MORE: Final = 22
+"""Bytes of a record of TLS 1.3 beside its data: header, type and tag."""
+
+
+def _encrypting(sock: socket.socket, context: ssl.SSLContext, records: ssl.MemoryBIO) -> Callable[[bytes], int]:
+    """Shake hands. Returns what encrypts and writes."""
+    incoming = ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, records, server_side=True)
+    done = False
+    while not done:
+        try:
+            tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            pass
+        sock.setblocking(True)
+        sock.sendall(records.read())
+        if not done:
+            incoming.write(receive(sock))
+        sock.setblocking(False)
+    fd, write, encrypt, encrypted = sock.fileno(), os.write, tls.write, records.read
+
+    def write_encrypted(data: bytes) -> int:
+        encrypt(data)
+        return write(fd, encrypted())
+
+    return write_encrypted
+
+
+def _read_for(orders: int, done: int, port: int, connections: int, with_tls: bool) -> None:
+    """The child: for each order, read until that many bytes have come and report it, until the parent ends. It
+    decrypts nothing."""
     pin(CLIENT_CORE)
-    readers = Readers([socket.create_connection(("127.0.0.1", port)) for _ in range(connections)])
+    socks = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
+    if with_tls:
+        context = client_tls()
+        socks = [socket.socket(fileno=context.wrap_socket(sock).detach()) for sock in socks]
+    readers = Readers(socks)
     while order := os.read(orders, 8):
         readers.until(struct.unpack("q", order)[0])
         os.write(done, b".")
+
+
+def server_tls(certificate: str, key: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.num_tickets = 0  # the readers count nothing but data
+    context.load_cert_chain(certificate, key)
+    return context
 
 
 class BareLoop:
@@ -107,8 +157,9 @@ class BareLoop:
 
 
 @contextmanager
-def bare_loop(connections: int) -> Iterator[BareLoop]:
-    command = [sys.executable, "-m", "bench.baseline", "fanout", str(connections)]
+def bare_loop(connections: int, tls: tuple[Path, Path] | None = None) -> Iterator[BareLoop]:
+    """`tls`: a certificate and its key."""
+    command = [sys.executable, "-m", "bench.baseline", "fanout", str(connections), *map(str, tls or ())]
     with started(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         yield BareLoop(process, connections)
 
@@ -184,6 +235,6 @@ class BareSqlite:
 if __name__ == "__main__":
     raise_file_limit()
     if sys.argv[1] == "fanout":
-        write_loop(int(sys.argv[2]))
+        write_loop(int(sys.argv[2]), server_tls(*sys.argv[3:]) if sys.argv[3:] else None)
     else:
         accept_loop(int(sys.argv[2]))

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
@@ -27,8 +27,8 @@ from paperdb_trio.store.administration import Noted
 from paperdb_trio.store.housekeeping import finish_drops, until_indexed
 from paperdb_trio.store.protocol import Store, Submits
 from paperdb_trio.store.sqlite.file import EXIT_LOCKED, prepare, serving_lock
-from paperdb_trio.store.sqlite.transfer import ImportAnswer, Importer, ImportRequest, Tally
 from paperdb_trio.store.sqlite.writer import Writer
+from paperdb_trio.store.transfer import ImportAnswer, Importer, ImportRequest, Tally
 
 log = logging.getLogger("paperdb.import_socket")
 
@@ -145,7 +145,7 @@ def import_into(data: str, request: ImportRequest, source: BufferedReader, max_b
             return _send(connection, request, source)
         try:
             with serving_lock(data):
-                return trio.run(_import_alone, file, request, source, max_bytes)
+                return import_through(Writer(file, lambda changes: None), request, source, max_bytes)
         except StartupError as error:
             if error.exit_code != EXIT_LOCKED or not wait:
                 raise
@@ -153,13 +153,24 @@ def import_into(data: str, request: ImportRequest, source: BufferedReader, max_b
     raise AssertionError("the last try raises")
 
 
-async def _import_alone(
-    file: Path, request: ImportRequest, source: BufferedReader, max_bytes: int
+class OwnWriter(Submits, Protocol):
+    async def run(self, task_status: trio.TaskStatus[None] = ...) -> None: ...
+    def close(self) -> None: ...
+
+
+def import_through(
+    writer: OwnWriter, request: ImportRequest, source: BufferedReader, max_bytes: int
+) -> ImportAnswer:
+    """Import all of `source` through a writer of this process's own."""
+    return trio.run(_import_through, writer, request, source, max_bytes)
+
+
+async def _import_through(
+    writer: OwnWriter, request: ImportRequest, source: BufferedReader, max_bytes: int
 ) -> ImportAnswer:
     async def receive() -> bytes:
         return await trio.to_thread.run_sync(_read, source, abandon_on_cancel=True)
 
-    writer = Writer(file, lambda changes: None)
     async with trio.open_nursery() as nursery:
         await nursery.start(writer.run)
         try:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import ipaddress
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import trio
 
@@ -56,7 +56,7 @@ class Limits:
         self._per_database = settings.max_connections_per_database
         self._most = settings.max_connections
         self._most_pending = settings.max_pending_bytes
-        self._counts: dict[str, Counter[Any]] = defaultdict(Counter)
+        self._counts: defaultdict[str, dict[Hashable, int]] = defaultdict(dict)
         self._open = 0
         self._open_streams = 0
         self._pending = 0
@@ -76,7 +76,9 @@ class Limits:
         """The client behind a connection from `peer`: the last address in `X-Forwarded-For` that is not a
         trusted proxy, if a trusted proxy wrote it. The client may have forged everything before it."""
         client = peer
-        for item in reversed((forwarded_for or "").split(",")):
+        if forwarded_for is None:
+            return client
+        for item in reversed(forwarded_for.split(",")):
             if not self.is_proxy(client):
                 break
             try:
@@ -96,22 +98,19 @@ class Limits:
         """Whether there are more connections than allowed."""
         return self._open + self._elsewhere.others("open", None) > self._most
 
-    @contextmanager
-    def connection(self, address: str) -> Iterator[None]:
+    def connection(self, address: str) -> AbstractContextManager[None]:
         """Count a connection of a client address while it lasts (an IPv6 /64 is one client).
 
-        Raises a 503. A trusted proxy's own connections are not counted, because they carry many clients.
+        Entering raises a 503. A trusted proxy's own connections are not counted, because they carry many
+        clients.
         """
-        with self._of_address("connections", address):
-            yield
+        return self._of_address("connections", address)
 
-    @contextmanager
-    def handshake(self, address: str) -> Iterator[None]:
+    def handshake(self, address: str) -> AbstractContextManager[None]:
         """Count a TLS handshake of a client address while it lasts, separately from connections, so that one
-        connection too many still gets a response after it. Raises a 503.
+        connection too many still gets a response after it. Entering raises a 503.
         """
-        with self._of_address("handshakes", address):
-            yield
+        return self._of_address("handshakes", address)
 
     @contextmanager
     def stream(self, address: str) -> Iterator[None]:
@@ -129,28 +128,13 @@ class Limits:
         self._open_streams += more
         self._elsewhere.tell("all streams", None, self._open_streams)
 
-    @contextmanager
-    def _of_address(self, kind: str, address: str) -> Iterator[None]:
+    def _of_address(self, kind: str, address: str) -> AbstractContextManager[None]:
         if not self._per_address or self.is_proxy(address):
-            yield
-            return
-        with self._counted(kind, _client_of(address), self._per_address, "from this address"):
-            yield
+            return _NOT_COUNTED
+        return self._counted(kind, _client_of(address), self._per_address, "from this address")
 
-    @contextmanager
-    def _counted(self, kind: str, key: object, most: int, what: str) -> Iterator[None]:
-        counter, elsewhere = self._counts[kind], self._elsewhere
-        if counter[key] + elsewhere.others(kind, key) >= most:
-            raise too_many_connections(what)
-        counter[key] += 1
-        elsewhere.tell(kind, key, counter[key])
-        try:
-            yield
-        finally:
-            counter[key] -= 1
-            elsewhere.tell(kind, key, counter[key])
-            if not counter[key]:
-                del counter[key]
+    def _counted(self, kind: str, key: Hashable, most: int, what: str) -> AbstractContextManager[None]:
+        return _Counted(self._counts[kind], self._elsewhere, kind, key, most, what)
 
     @contextmanager
     def pending(self, size: int) -> Iterator[None]:
@@ -193,14 +177,11 @@ class Limits:
         self._pending += size
         self._elsewhere.tell("pending", None, self._pending)
 
-    @contextmanager
-    def listener(self, database_id: int) -> Iterator[None]:
-        """Count a listener of a database while it lasts. Raises a 503."""
+    def listener(self, database_id: int) -> AbstractContextManager[None]:
+        """Count a listener of a database while it lasts. Entering raises a 503."""
         if not self._per_database:
-            yield
-            return
-        with self._counted("listeners", database_id, self._per_database, "to this database"):
-            yield
+            return _NOT_COUNTED
+        return self._counted("listeners", database_id, self._per_database, "to this database")
 
     def request(self, key_id: str) -> None:
         """Count a request made with a key. Raises a 429."""
@@ -209,6 +190,41 @@ class Limits:
     def token(self, key_id: str) -> None:
         """Count a token minted with a key. Raises a 429."""
         self._tokens.take(key_id)
+
+
+_NOT_COUNTED: Final = nullcontext()
+
+
+class _Counted:
+    """One of what a limit counts. Every connection has two while it lasts: as generators they took 1.2 KB and
+    6 µs of it."""
+
+    __slots__ = ("_counter", "_elsewhere", "_key", "_kind", "_most", "_what")
+
+    def __init__(
+        self, counter: dict[Hashable, int], elsewhere: Elsewhere, kind: str, key: Hashable, most: int, what: str
+    ) -> None:
+        self._counter = counter
+        self._elsewhere = elsewhere
+        self._kind = kind
+        self._key = key
+        self._most = most
+        self._what = what
+
+    def __enter__(self) -> None:
+        count = self._counter.get(self._key, 0)
+        if count + self._elsewhere.others(self._kind, self._key) >= self._most:
+            raise too_many_connections(self._what)
+        self._counter[self._key] = count + 1
+        self._elsewhere.tell(self._kind, self._key, count + 1)
+
+    def __exit__(self, *_: object) -> None:
+        count = self._counter[self._key] - 1
+        if count:
+            self._counter[self._key] = count
+        else:
+            del self._counter[self._key]
+        self._elsewhere.tell(self._kind, self._key, count)
 
 
 class Rate:

@@ -48,10 +48,10 @@ class Postgres:
     """A server with its data in a new directory. `close` it: nothing is left then.
 
     `settings` are those of `postgresql.conf`; with `listen_addresses`, name a `port`. The superuser is
-    `postgres`, without a password.
+    `postgres`, without a password. With `primary`, it is a standby of that one, which does not wait for it.
     """
 
-    def __init__(self, **settings: str) -> None:
+    def __init__(self, primary: Postgres | None = None, **settings: str) -> None:
         self.settings = {**SETTINGS, **settings}
         self.port = int(self.settings.get("port", "5432"))
         self.home = Path(
@@ -66,9 +66,11 @@ class Postgres:
             self._as_user += [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         self.process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count()
-        options = ["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
+        make = ["initdb", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C.UTF-8"]
+        if primary is not None:
+            make = ["pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", f"--dbname={primary.url()}"]
         subprocess.run(
-            [*self._as_user, self.programs / "initdb", *options, self.data],
+            [*self._as_user, self.programs / make[0], *make[1:], "--no-sync", "--pgdata", self.data],
             check=True,
             stdout=subprocess.DEVNULL,
             cwd=self.home,
@@ -97,6 +99,11 @@ class Postgres:
                 cwd=self.home,
             )
         wait_until(self._accepts, START_SECONDS)
+
+    def promote(self) -> None:
+        """Make a standby the primary."""
+        with self.connect() as connection:
+            connection.execute("SELECT pg_promote()")
 
     def _accepts(self) -> bool:
         assert self.process is not None
@@ -138,9 +145,9 @@ class Postgres:
 
 
 @contextmanager
-def postgres_server(**settings: str) -> Iterator[Postgres]:
+def postgres_server(primary: Postgres | None = None, **settings: str) -> Iterator[Postgres]:
     """A server of a test's own, for what harms others: `fsync="on"`, kills, other settings."""
-    server = Postgres(**settings)
+    server = Postgres(primary, **settings)
     try:
         yield server
     finally:

@@ -312,10 +312,13 @@ def _rules(claims: _Claims) -> Mapping[str, Rule]:
 
 
 @lru_cache(maxsize=4)
-def _headers(keyring: Keyring) -> dict[str, tuple[bytes, float]]:
-    """Each secret and the time of its retirement, by the first part of the tokens that it signs."""
+def _headers(keyring: Keyring) -> dict[str, tuple[hmac.HMAC, float]]:
+    """What signs with each secret, and the time of its retirement, by the first part of its tokens."""
     return {
-        jwt.encode({}, secret, ALGORITHM, headers={"kid": kid}).partition(".")[0]: (secret, retired_at)
+        jwt.encode({}, secret, ALGORITHM, headers={"kid": kid}).partition(".")[0]: (
+            hmac.new(secret, digestmod="sha256"),
+            retired_at,
+        )
         for kid, secret, retired_at in keyring
     }
 
@@ -331,10 +334,12 @@ def _minted_claims(token: str, keyring: Keyring) -> _Claims | None:
     it, as much as the rest of a connect. PyJWT still says why a token is invalid."""
     signed, _, signature = token.rpartition(".")
     header, _, payload = signed.partition(".")
-    secret, retired_at = _headers(keyring).get(header, (None, 0.0))
-    if secret is None:
+    signer, retired_at = _headers(keyring).get(header, (None, 0.0))
+    if signer is None:
         return None
-    expected = urlsafe_b64encode(hmac.digest(secret, signed.encode(), "sha256")).rstrip(b"=")
+    mac = signer.copy()  # half of what a new one takes
+    mac.update(signed.encode())
+    expected = urlsafe_b64encode(mac.digest()).rstrip(b"=")
     if not hmac.compare_digest(expected, signature.encode()):
         return None
     try:

@@ -34,7 +34,7 @@ from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin, records
 from paperdb_trio.store.sqlite.file import prepare
 from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, ReviveWebhook, new_secret
-from paperdb_trio.store.webhooks import no_webhooks
+from paperdb_trio.store.webhooks import Webhook
 
 Row = dict[str, Any]
 Show = Callable[[Row], None]
@@ -115,6 +115,21 @@ class _Stored:
     def revive_webhook(self, id: str) -> None:
         self._apply(ReviveWebhook(self._by, id))
 
+    def _webhooks(self) -> list[Webhook]:
+        raise NotImplementedError
+
+    def test_webhook(self, id: str) -> Row:
+        # Imports that other commands do without.
+        import trio
+
+        from paperdb_trio.hooks.webhooks import test
+
+        found = [webhook for webhook in self._webhooks() if webhook.id == id]
+        if not found:
+            raise StartupError(f"There is no webhook '{id[:80]}'", 1)
+        row: Row = trio.run(test, Settings(), found[0])
+        return row
+
 
 class Directory(_Stored):
     """The file of a data directory."""
@@ -144,18 +159,9 @@ class Directory(_Stored):
     def webhooks(self) -> list[Row]:
         return self._read(records.webhook_infos)
 
-    def test_webhook(self, id: str) -> Row:
-        # Imports that other commands do without.
-        import trio
-
-        from paperdb_trio.hooks.webhooks import test
-
+    def _webhooks(self) -> list[Webhook]:
         file = prepare(self._data, create=False, write=False)
-        found = [webhook for webhook in admin.read(file, records.webhook_rows) if webhook.id == id]
-        if not found:
-            raise StartupError(f"There is no webhook '{id[:80]}'", 1)
-        row: Row = trio.run(test, Settings(), found[0])
-        return row
+        return admin.read(file, records.webhook_rows)
 
 
 class InPostgres(_Stored):
@@ -179,10 +185,11 @@ class InPostgres(_Stored):
         return _builtins(self._admin.read(self._url, self._admin.records.audit(limit=limit)))
 
     def webhooks(self) -> list[Row]:
-        return []
+        return _builtins(self._admin.read(self._url, self._admin.records.webhook_infos()))
 
-    def test_webhook(self, id: str) -> Row:
-        raise StartupError(no_webhooks().message)
+    def _webhooks(self) -> list[Webhook]:
+        found: list[Webhook] = self._admin.read(self._url, self._admin.records.webhooks())[1]
+        return found
 
 
 def _builtins(rows: list[Any]) -> list[Row]:

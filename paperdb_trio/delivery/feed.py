@@ -53,6 +53,10 @@ class Member(Protocol):
         """Enter the feed's lane if nothing is in the way."""
         ...
 
+    def look(self) -> None:
+        """Look into the log, which has lost changes."""
+        ...
+
 
 class LaneMember(Member, Protocol):
     """What can be in a lane."""
@@ -101,6 +105,10 @@ class Feed:
     def outside(self) -> tuple[Member, ...]:
         """The members that are outside the lane now."""
         return tuple(self._outside)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return (*self._outside, *(member for member in self._in_lane if member is not None))
 
     def add(self, member: Member) -> None:
         self._outside.add(member)

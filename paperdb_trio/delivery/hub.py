@@ -19,6 +19,7 @@ import trio
 from paperdb_trio.delivery import feed as feed_module
 from paperdb_trio.delivery.encodings import WAKE, Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, FeedKey, LaneMember, Member, Write
+from paperdb_trio.delivery.pages import KeptPages
 from paperdb_trio.delivery.views import ENOUGH_BYTES, RESET, Seen, see, view_text
 from paperdb_trio.errors import ApiError
 from paperdb_trio.loop.turn import TimeSlice
@@ -41,13 +42,17 @@ CHUNK_BYTES: Final = 64 * 1024
 @dataclass(slots=True)
 class _Database:
     """`committed`: the seq up to which changes are on disk. `published`: the seq up to which they are handed
-    out, at most `committed`. `publishing`: some are being handed out now.
+    out, at most `committed`. `began`: both at the start, or the end of the last break. `publishing`: some are
+    being handed out now.
     """
 
     committed: int = 0
     published: int = 0
+    began: int = 0
     publishing: bool = False
     trimmed: int = 0
+    breaks: list[tuple[int, int]] = field(default_factory=list)
+    """Where the log has no changes: after the first seq, up to the second one."""
     feeds: dict[FeedKey, Feed] = field(default_factory=dict)
     by_topic: dict[Topic, set[Feed]] = field(default_factory=dict)
     followers: dict[Query, int] = field(default_factory=dict)
@@ -55,19 +60,22 @@ class _Database:
     matcher: Matcher = field(kw_only=True)
     changes: dict[str, int] = field(default_factory=dict)
     """How many of each collection were published since the start."""
+    latest: dict[str, int] = field(default_factory=dict)
+    """The seq of the last one of each, with the same names."""
     deliveries: int = 0
     live_bytes: int = 0
     log_bytes: int = 0
 
 
 class Figures(NamedTuple):
-    """What was counted for a database since the start, and what there is. `unpublished`: changes that are
-    committed, not yet handed out. `deliveries`, `live_bytes`: what live subscribers were offered; `log_bytes`:
-    what others were sent from the log. `changes`: published ones by collection; those of the collections beyond
-    `COUNTED` have an empty name."""
+    """What was counted for a database since the start, and what there is. `logged`: changes in the log.
+    `unpublished`: changes that are committed, not yet handed out. `deliveries`, `live_bytes`: what live
+    subscribers were offered; `log_bytes`: what others were sent from the log. `changes`: published ones by
+    collection; those of the collections beyond `COUNTED` have an empty name."""
 
     head: int
     trimmed: int
+    logged: int
     unpublished: int
     queries: int
     residual: int
@@ -75,6 +83,13 @@ class Figures(NamedTuple):
     live_bytes: int
     log_bytes: int
     changes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Break:
+    database_id: int
+    since: int
+    until: int
 
 
 class _Waiter:
@@ -107,6 +122,9 @@ class _Waiter:
     def settle(self) -> None:
         pass  # it writes nothing
 
+    def look(self) -> None:
+        self.wake()
+
 
 class Hub:
     """Run `run()` in a nursery. It ends when cancelled. `limits`: those of the `Matcher` of each database."""
@@ -114,7 +132,8 @@ class Hub:
     def __init__(self, limits: MatcherLimits = MatcherLimits()) -> None:  # noqa: B008 - it is immutable
         self._limits = limits
         self._databases: dict[int, _Database] = {}
-        self._inbox: deque[list[Change]] = deque()
+        self.pages = KeptPages()
+        self._inbox: deque[list[Change] | _Break] = deque()
         self._parked: trio.lowlevel.Task | None = None
         self._waiters: set[_Waiter] = set()
         self._no_waiting = False
@@ -129,11 +148,13 @@ class Hub:
         self._databases[database_id] = self._database(head, trimmed)
 
     def _database(self, head: int = 0, trimmed: int = 0) -> _Database:
-        return _Database(head, head, trimmed=trimmed, matcher=Matcher(self._limits))
+        return _Database(head, head, head, trimmed=trimmed, matcher=Matcher(self._limits))
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
         database = self._of(database_id)
         database.trimmed = max(database.trimmed, trimmed)
+        if database.breaks:
+            database.breaks = [broken for broken in database.breaks if broken[1] > database.trimmed]
 
     def committed(self, database_id: int) -> int:
         """The head: the seq of the last change that is on disk and known to the event loop."""
@@ -143,9 +164,35 @@ class Hub:
         """The seq up to which every change has been handed to every live subscriber that wants it."""
         return self._of(database_id).published
 
+    def last_published(self, database_id: int, topics: Iterable[Topic]) -> int:
+        """The seq of the last published change that may concern one of the topics. At least that of the head
+        when the hub began, because it does not know earlier ones, and that behind the last break."""
+        database = self._of(database_id)
+        last = database.began
+        for topic in topics:
+            if topic is None:
+                return max(last, database.published)
+            name = topic if isinstance(topic, str) else topic.collection
+            last = max(last, database.latest.get(name) or database.latest.get("", 0))
+        return last
+
     def trimmed(self, database_id: int) -> int:
         """The seq of the newest change that is gone from the log. The oldest kept change is the next."""
         return self._of(database_id).trimmed
+
+    def missing(self, database_id: int, position: int) -> int | None:
+        """None if the log has every change after seq `position`; else the seq up to which it lacks some."""
+        database = self._of(database_id)
+        for since, until in database.breaks:
+            if since < position < until:
+                return until
+        return None if database.trimmed <= position <= database.committed else database.trimmed
+
+    def changes_after(self, database_id: int, position: int) -> int:
+        """How many the log has after seq `position`."""
+        database = self._of(database_id)
+        left_out = sum(until - since for since, until in database.breaks if since >= position)
+        return max(0, database.committed - position - left_out)
 
     def _of(self, database_id: int) -> _Database:
         found = self._databases.get(database_id)
@@ -244,6 +291,7 @@ class Hub:
             id: Figures(
                 of.committed,
                 of.trimmed,
+                self.changes_after(id, of.trimmed),
                 of.committed - of.published,
                 len(of.followers),
                 of.matcher.residual,
@@ -261,7 +309,22 @@ class Hub:
         """Take over what was committed. Call it in commit order. Never blocks."""
         for database_id, seq in {change.database_id: change.seq for change in changes}.items():
             self._of(database_id).committed = seq
-        self._inbox.append(changes)
+        self._put(changes)
+
+    def on_break(self, database_id: int, since: int, until: int) -> None:
+        """The log has no changes after seq `since` up to `until`: some were lost, and may have been published.
+        Call it in commit order, like `on_commit`."""
+        database = self._of(database_id)
+        database.breaks.append((since, until))
+        database.began = max(database.began, until)
+        self.pages.clear()
+        database.trimmed = min(database.trimmed, since)  # what was trimmed may have been lost, too
+        if until > database.committed:
+            database.committed = until
+            self._put(_Break(database_id, since, until))
+
+    def _put(self, item: list[Change] | _Break) -> None:
+        self._inbox.append(item)
         if self._parked is not None:
             task, self._parked = self._parked, None
             trio.lowlevel.reschedule(task)
@@ -270,7 +333,11 @@ class Hub:
         task_status.started()
         while True:
             while self._inbox:
-                await self._publish(self._next_portion())
+                if isinstance(first := self._inbox[0], _Break):
+                    self._inbox.popleft()
+                    self._pass(first)
+                else:
+                    await self._publish(self._next_portion())
             self._parked = trio.lowlevel.current_task()
 
             def unpark(_: object) -> trio.lowlevel.Abort:
@@ -285,7 +352,10 @@ class Hub:
         portion: list[Change] = []
         size = 0
         while self._inbox and len(portion) < MAX_JOINED and size < PORTION_BYTES:
-            changes = self._inbox.popleft()
+            changes = self._inbox[0]
+            if isinstance(changes, _Break):
+                break
+            self._inbox.popleft()
             for index, change in enumerate(changes, 1):
                 size += len(change.data)
                 if size >= PORTION_BYTES and index < len(changes):
@@ -294,6 +364,15 @@ class Hub:
                     break
             portion = portion + changes if portion else changes
         return portion
+
+    def _pass(self, broken: _Break) -> None:
+        """Go on behind a break. Live subscribers that were given what is lost find out from the log."""
+        database = self._of(broken.database_id)
+        if database.published > broken.since:
+            for feed in tuple(database.feeds.values()):
+                for member in feed.members:
+                    member.look()
+        database.published = broken.until
 
     async def wait(self, database_id: int, topic: Topic, after: int) -> None:
         """Return when there may be a change of the topic after seq `after`, or after `stop_waiting`. Raises
@@ -349,7 +428,7 @@ class Hub:
             database.deliveries += offered
             database.live_bytes += size
             self.deliveries += offered
-            _count(database.changes, own)
+            _count(database, own)
         self.published_changes += len(changes)
         if self._turn.is_over():
             await self._turn.pass_on()
@@ -422,12 +501,14 @@ class Hub:
 _seq = itemgetter(0)
 
 
-def _count(counts: dict[str, int], changes: list[Change]) -> None:
+def _count(database: _Database, changes: list[Change]) -> None:
+    counts, latest = database.changes, database.latest
     for change in changes:
         name = change.collection
         if name not in counts and len(counts) >= COUNTED:
             name = ""
         counts[name] = counts.get(name, 0) + 1
+        latest[name] = change.seq
 
 
 def _chunks(encoding: Encoding, events: list[tuple[int, bytes]], after: int, last: int) -> list[Chunk]:

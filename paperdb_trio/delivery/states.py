@@ -5,11 +5,11 @@ Law: tables only. `subscriber` moves by them; the tests hold it to them.
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import Final, NamedTuple
 
 
-class SubscriberState(Enum):
+class SubscriberState(StrEnum):
     NEW = "new"
     LIVE = "live"
     CATCHING_UP = "catching up"

@@ -19,9 +19,10 @@ import trio
 from paperdb_trio.delivery.encodings import Encoding
 from paperdb_trio.delivery.feed import Chunk, Feed, Write
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.pages import KeptPage, PageKey, Reading
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.views import page_text
-from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Topic
+from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Page, Topic
 
 
 class Sink(Protocol):
@@ -51,6 +52,10 @@ class Sink(Protocol):
         """The shortest way to write whole messages, as long as everything goes through it. None while something
         is in the way."""
         ...
+
+
+def _no_task() -> None:
+    pass
 
 
 class BehindTheLog(Exception):
@@ -169,16 +174,32 @@ class Subscriber:
             self._position = self._feed.leave_lane(self._slot)
             self._slot = None
 
-    def start(self, position: int) -> None:
-        """Begin after seq `position`: live if that is the head. Raises a 400, having done nothing, for too many
-        queries that no index finds."""
+    def start(self, position: int, first: bytes = b"") -> None:
+        """Begin after seq `position`: live if that is the head, or if others have just read what is missing.
+        The sink gets the bytes `first`, then events.
+
+        Raises a 400, having done nothing, for too many queries that no index finds, and the sink's Broken- and
+        ClosedResourceError.
+        """
         self._hub.follow(self._database_id, self._interest)
         self._follows = True
         self._position = self.origin = position
+        self._skip()
+        if not self._at_head():
+            page = self._kept_page(self._page_key())
+            if page is not None and page.reached_end:
+                self._position = page.position
+                self._skip()
+                self._hub.count_from_log(self._database_id, len(page.data))
+                first += page.data
+        if first and self._sink.push(first) < 0:
+            self._sink.keep(memoryview(first))
         if self._at_head():
             self._move(SubscriberState.LIVE)
         else:
-            self._fall_behind(position)
+            self._fall_behind(self._position)
+        if self._sink.needs_flush:
+            self._wake()
 
     def _at_head(self) -> bool:
         """Whether it can be live. The hub knows no `since`, so that all must be behind it."""
@@ -208,7 +229,7 @@ class Subscriber:
         """Committed changes beyond what it has reached; 0 while it is live."""
         if self.state is not SubscriberState.CATCHING_UP:
             return 0
-        return max(0, self._hub.committed(self._database_id) - self._position)
+        return self._hub.changes_after(self._database_id, self._position)
 
     def _fall_behind(self, position: int) -> None:
         self._move(SubscriberState.CATCHING_UP)
@@ -219,6 +240,9 @@ class Subscriber:
         """Take no more. `run` returns once the write that is under way is done."""
         if self.state is not SubscriberState.CLOSED:
             self._move(SubscriberState.CLOSED)
+            # No cycle with its maker: a dead connection, with what OpenSSL holds for it, need not wait for the
+            # garbage collector.
+            self._need_task = _no_task
             if self._follows:
                 self._hub.unfollow(self._database_id, self._interest)
             self._make_room()
@@ -292,6 +316,11 @@ class Subscriber:
             return
         self._enqueue(data)
         self._position = chunk.last
+
+    def look(self) -> None:
+        """The hub's: the log has lost changes. If they were given to the sink, its page says so."""
+        if self.state is SubscriberState.LIVE:
+            self._fall_behind(self.reached)
 
     def put_out(self, chunk: Chunk, position: int, sent: int) -> None:
         """The feed's: it is outside the lane now, as its writer took only `sent` bytes of the chunk."""
@@ -392,22 +421,77 @@ class Subscriber:
             self._make_room()
 
     async def _send_page(self) -> None:
+        self._skip()
+        if self._at_head():
+            self._move(SubscriberState.LIVE)
+            return
         version = self._interest_version
-        text = page_text(self._encoding, self._interest)
-        page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+        page = await self._read_page()
         while self._queue:  # replies posted meanwhile: the position that they tell is from before the page
             await self._send_queued()
         if self.state is not SubscriberState.CATCHING_UP or version != self._interest_version:
             return
-        if page.expired:
+        if isinstance(page, Page):
             raise BehindTheLog(f"position {self._position}, oldest kept change {page.trimmed + 1}")
         self._position = page.position
         if page.events:
-            data = self._encoding.join(page.events)
-            self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * len(page.events) // len(data)))
+            self._rows = max(1, min(MAX_ROWS, PAGE_BYTES * page.events // len(page.data)))
             # No one else writes events while it catches up. A reply may go in between.
-            await self._sink.send_all(data)
-            self._hub.count_from_log(self._database_id, len(data))
+            await self._sink.send_all(page.data)
+            self._hub.count_from_log(self._database_id, len(page.data))
         # It has caught up with what the event loop knows: it is live from here, in this very step.
-        if page.reached_end and self.state is SubscriberState.CATCHING_UP and self._at_head():
-            self._move(SubscriberState.LIVE)
+        if self.state is SubscriberState.CATCHING_UP:
+            self._skip()
+            if self._at_head():
+                self._move(SubscriberState.LIVE)
+
+    # --- pages that others have read -------------------------------------------------------------
+
+    def _page_key(self) -> PageKey:
+        interest = frozenset(self._interest.items())
+        return self._database_id, self._position, self._encoding, interest, self._rows
+
+    def _kept_page(self, key: PageKey) -> KeptPage | None:
+        """The page after its position, if others have read it, and it would be the same now."""
+        page = self._hub.pages.get(key)
+        if page is not None and page.reached_end:  # else it was full
+            newest = self._hub.last_published(self._database_id, self._interest)
+            return page if page.position >= newest else None
+        return page
+
+    def _skip(self) -> None:
+        """Move over published changes that do not concern it."""
+        if self._position >= self._hub.last_published(self._database_id, self._interest):
+            self._position = max(self._position, self._hub.published(self._database_id))
+
+    async def _read_page(self) -> KeptPage | Page:
+        """The page after its position, which others may read or have read. A `Page` if it is expired."""
+        key, pages = self._page_key(), self._hub.pages
+        while (kept := self._kept_page(key)) is None:
+            others = pages.reading.get(key)
+            if others is None:
+                return await self._read_for_all(key)
+            await others.done.wait()
+            if others.page is not None:
+                return others.page
+        await trio.lowlevel.checkpoint()
+        return kept
+
+    async def _read_for_all(self, key: PageKey) -> KeptPage | Page:
+        pages, reading = self._hub.pages, Reading()
+        pages.reading[key] = reading
+        try:
+            text = page_text(self._encoding, self._interest)
+            page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+            if page.expired:
+                reading.page = page
+                return page
+            data = self._encoding.join(page.events)
+            kept = reading.page = KeptPage(page.position, page.reached_end, len(page.events), data)
+            if pages.reading.get(key) is reading:
+                pages.keep(key, kept)
+            return kept
+        finally:
+            if pages.reading.get(key) is reading:
+                del pages.reading[key]
+            reading.done.set()

@@ -82,4 +82,7 @@ def _renderer(encoding: Encoding, interest: Interest) -> Render:
 
 
 def has_queries(topics: Iterable[Topic]) -> bool:
-    return any(isinstance(topic, Query) for topic in topics)
+    for topic in topics:  # noqa: SIM110 - for one topic, `any` takes three times as long
+        if isinstance(topic, Query):
+            return True
+    return False

@@ -10,8 +10,9 @@ import errno
 import logging
 import socket
 import ssl
-from contextlib import ExitStack, suppress
-from typing import Final
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Final
 
 import trio
 
@@ -20,7 +21,7 @@ from paperdb_trio.delivery.encodings import sse_progress
 from paperdb_trio.doors.hypercorn import HypercornConnections
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.limits import SMALL_RESPONSE, too_many_connections
-from paperdb_trio.loop.turn import TimeSlice
+from paperdb_trio.loop.turn import OnePerTurn, TimeSlice
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.http1 import HttpConnection
@@ -33,6 +34,9 @@ from paperdb_trio.services import Services
 
 log = logging.getLogger("paperdb.door")
 
+ALONE: Final = 0.0002
+"""Seconds. A connection for which the door waited longer than this probably comes alone. Then the door waits
+again: an accept that finds nothing, and the loop iteration before it, take 6 µs."""
 SLOW_TURN: Final = 0.01
 """Seconds. After a longer loop iteration, the door accepts for a whole `TimeSlice`, not just one connection."""
 
@@ -86,7 +90,8 @@ class Door:
         tls: ssl.SSLContext | None,
     ) -> None:
         self.tls = tls
-        self._handshakes = trio.Lock()
+        self._handshakes = OnePerTurn()
+        self._records = ssl.MemoryBIO()  # of TLS
         self._listener = listener
         self._services = services
         self._settings = services.settings
@@ -104,13 +109,17 @@ class Door:
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
-        turn, slow = TimeSlice(), False
+        turn, slow, alone = TimeSlice(), False, True
         while True:
+            if alone:
+                begun = trio.current_time()
+                await trio.lowlevel.wait_readable(self._listener)
+                turn.begin()
+                alone = trio.current_time() - begun > ALONE
             try:
                 raw, address = self._listener.accept()
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._listener)
-                turn.begin()
+                alone = True
                 continue
             except OSError as error:
                 if error.errno in _OUT_OF_RESOURCES:
@@ -120,8 +129,9 @@ class Door:
                     await trio.lowlevel.checkpoint()
                 continue
             nursery.start_soon(self._guarded, raw, address[0].removeprefix("::ffff:"))
-            # One per loop iteration; more when other work makes the iterations long.
-            if not slow or turn.is_over():
+            # One per loop iteration, so that the first is served first: Trio runs the tasks of an iteration in
+            # any order. More when other work makes the iterations long.
+            if not alone and (not slow or turn.is_over()):
                 begun = trio.current_time()
                 await turn.pass_on()
                 slow = trio.current_time() - begun > SLOW_TURN
@@ -141,15 +151,10 @@ class Door:
     async def _guarded(self, raw: socket.socket, peer: str) -> None:
         """Serve one connection; log any failure, and free the socket."""
         raw.setblocking(False)
-        try:
-            sock = trio.socket.from_stdlib_socket(raw)
-            if self.tls is None:
-                stream = ByteStream(sock, raw, peer)
-            else:
-                stream = TlsStream(sock, raw, peer, self.tls, self._services.turns)
-        except OSError:  # the peer reset it before we served it
-            raw.close()
-            return
+        if self.tls is None:
+            stream = ByteStream(raw, peer)
+        else:
+            stream = TlsStream(raw, peer, self.tls, self._records, self._services.turns)
         self._streams.add(stream)
         self._services.limits.open(self.open)
         log.debug("connection from %s", peer)
@@ -185,18 +190,24 @@ class Door:
 
     async def _serve(self, stream: ByteStream) -> None:
         stream.write_timeout = self._settings.write_timeout
-        connection = HttpConnection(stream, self._settings, self._services.limits, self._services.turns)
-        with ExitStack() as place:
-            try:
-                self._check_room()
-                place.enter_context(self._services.limits.connection(stream.peer))
-            except ApiError as error:
-                await self._turn_away(connection, error)
-                return
-            try:
-                await self._serve_requests(stream, connection)
-            except ApiError as error:
-                await self._refuse(connection, error)
+        connection = HttpConnection(
+            stream, self._settings, self._services.limits, self._services.turns, self._wheel
+        )
+        place = self._services.limits.connection(stream.peer)
+        try:
+            self._check_room()
+            place.__enter__()
+        except ApiError as error:
+            await self._turn_away(connection, error)
+            return
+        try:
+            rest = await self._serve_requests(stream, connection)
+            if rest is not None:
+                await rest
+        except ApiError as error:
+            await self._refuse(connection, error)
+        finally:
+            place.__exit__(None, None, None)
 
     async def _refuse(
         self, connection: HttpConnection, error: ApiError, request: Request | None = None
@@ -220,6 +231,7 @@ class Door:
                     head = await connection.read_head(first=True)
             finally:
                 self._turning_away -= 1
+                self._wheel.remove(connection)
         try:
             if head is not None and head.is_websocket:
                 await self._gateway.refuse(connection.stream, head, error)
@@ -228,26 +240,31 @@ class Door:
         except ApiError:
             await self._refuse(connection, error)
 
-    async def _serve_requests(self, stream: ByteStream, connection: HttpConnection) -> None:
-        """Respond to one request after another; raises the refusal of the last one."""
+    async def _serve_requests(
+        self, stream: ByteStream, connection: HttpConnection
+    ) -> Coroutine[Any, Any, None] | None:
+        """Respond to one request after another; raises the refusal of the last one.
+
+        Returns what serves the rest of the connection, if that is not HTTP/1.1. It does not run in here:
+        each frame that lives as long as a WebSocket takes half a KB.
+        """
         self._connections.add(connection)
         try:
             head = await connection.read_head(first=True)
-            while head is not None and not head.is_websocket and self._settings.http == "raw":
+            while head is not None and not (upgrades := head.is_websocket) and self._settings.http == "raw":
                 if not await self._respond(connection, head):
-                    return
+                    return None
                 if connection.due is None:
                     self._wheel.add(connection, trio.current_time())
                 head = await connection.read_head(first=False)
         finally:
             self._wheel.remove(connection)
             self._connections.discard(connection)
-        if head is not None and head.is_websocket:
+        if head is not None and upgrades:
             connection.give_back(after_head=True)
-            await self._gateway.serve(stream, head)
-        else:
-            connection.give_back()
-            await self._hypercorn.serve(stream)
+            return self._gateway.serve(stream, head)
+        connection.give_back()
+        return self._hypercorn.serve(stream)
 
     async def _respond(self, connection: HttpConnection, head: Head) -> bool:
         """Respond to the current request; returns whether another may follow."""

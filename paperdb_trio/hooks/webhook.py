@@ -1,7 +1,8 @@
 """One webhook: its deliveries, one at a time, in the order of the changes.
 
-Law: before a delivery is sent, its bounds are in the file. So a server that is killed sends it again as it was,
-with the same id; and nothing that follows is sent before it arrived.
+Law: before a delivery is sent, its bounds are in the store. So a server that is killed sends it again as it
+was, with the same id; and nothing that follows is sent before it arrived. A server that another one has taken
+for dead cannot store further bounds.
 """
 
 from __future__ import annotations
@@ -98,13 +99,14 @@ class Running:
         self._woken.set()
 
     async def run(self) -> None:
-        """Returns when the webhook is dead. Raises a 400 for a stored filter that is not valid any more."""
+        """Returns when the webhook is dead, or began anew elsewhere. Raises a 400 for a stored filter that is
+        not valid any more."""
         self._topic = topic_of(self._webhook)
         while self.state != "dead":
             try:
                 await self._step()
             except ApiError as error:
-                if error.code == "SHUTTING_DOWN":
+                if error.code in ("SHUTTING_DOWN", "CONFLICT"):
                     return
                 sparing_log.warning("webhook %s: %s", self.id, error)
                 await trio.sleep(AGAIN_SECONDS)

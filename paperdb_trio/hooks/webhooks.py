@@ -1,6 +1,6 @@
-"""All webhooks of a server: a task each, in the one process that writes.
+"""All webhooks of a server: a task each, in the one process of all that serve a store.
 
-Law: what administrators change is in the file, and read from there. A webhook's failure is its own.
+Law: what administrators change is in the store, and read from there. A webhook's failure is its own.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from paperdb_trio.logs import SparingLog
 from paperdb_trio.measures import Family, Sample, counter, gauge
 from paperdb_trio.model import Change, new_id
 from paperdb_trio.store.protocol import Store
+from paperdb_trio.store.webhook_changes import BeginWebhooks
 from paperdb_trio.store.webhooks import Webhook
 
 log = logging.getLogger("paperdb.webhooks")
@@ -34,6 +35,7 @@ class Webhooks:
         self._store = store
         self._totals = Totals()
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._term: int | None = None
         self._version = -1
         self._running: dict[str, Running] = {}
 
@@ -62,8 +64,15 @@ class Webhooks:
                 found = await self._look()
 
     async def _look(self) -> list[Webhook] | None:
-        """All webhooks, if anything has changed."""
+        """The webhooks to send, if anything has changed."""
+        term = self._store.term
         try:
+            if term is None:
+                was, self._term = self._term, None
+                return None if was is None else []
+            if term != self._term:
+                await self._store.submit(BeginWebhooks())
+                self._term, self._version = term, -1
             found = await self._store.webhooks(self._version)
         except ApiError as error:
             sparing_log.warning("could not check for changes of webhooks: %s", error)

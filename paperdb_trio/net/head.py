@@ -24,31 +24,31 @@ class Head:
 
     method: str = ""
     target: str = ""
+    path: str = ""
+    query_string: str = ""
     version: str = "1.1"
     keep_alive: bool = True
     headers: dict[str, str] = field(default_factory=dict)
     content_length: int | None = None
     chunked: bool = False
 
-    @property
-    def path(self) -> str:
-        return self.target.partition("?")[0]
-
-    @property
-    def query_string(self) -> str:
-        return self.target.partition("?")[2]
-
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of a header."""
-        return [item.strip() for item in self.headers.get(name, "").split(",") if item.strip()]
+        if name not in self.headers:
+            return []
+        return [item.strip() for item in self.headers[name].split(",") if item.strip()]
+
+    def forget(self) -> None:
+        """Let go of what is large: a connection may outlive its last head by days."""
+        self.target = self.query_string = ""
+        self.headers = {}
 
     @property
     def is_websocket(self) -> bool:
-        return (
-            self.method == "GET"
-            and "websocket" in self.headers.get("upgrade", "").lower()
-            and "upgrade" in (item.lower() for item in self.tokens("connection"))
-        )
+        if self.method != "GET" or "websocket" not in self.headers.get("upgrade", "").lower():
+            return False
+        connection = self.headers.get("connection", "").lower()
+        return connection == "upgrade" or "upgrade" in (item.strip() for item in connection.split(","))
 
     @property
     def expects_continue(self) -> bool:
@@ -58,7 +58,9 @@ class Head:
 
 # llhttp also accepts RTSP and ICE, HTTP/0.9 and 2.0, and any CRs and LFs before the method, not just one blank
 # line (RFC 9112, section 2.2).
-_REQUEST_LINE: Final = re.compile(rb"(?:\r\n)?[A-Z][A-Z-]* [^\x00-\x20\x7f]+ HTTP/1\.[01]\r\n")
+_METHOD: Final = re.compile(rb"(?:\r\n)?[A-Z][A-Z-]* ")
+_IN_TARGET: Final = bytes(byte for byte in range(256) if byte > 0x20 and byte != 0x7F)
+_BEHIND_TARGET: Final = frozenset((b" HTTP/1.0\r\n", b" HTTP/1.1\r\n"))
 _SMALL_METHOD: Final = re.compile(rb"(?:\r\n)?((?=[A-Z]*[a-z])[A-Za-z]{3,7}) [^\x00-\x20\x7f]+ HTTP/1\.")
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
@@ -81,7 +83,7 @@ class _Parser:
 
 def parse_head(data: bytes) -> Head:
     """Parse a head, from one blank line or the request line to an empty line. Raises a 400."""
-    if not _REQUEST_LINE.match(data):
+    if not _is_request_line(data):
         small = _SMALL_METHOD.match(data)
         if small is not None:  # a proxy may read `head` differently than we do, so we refuse it
             method = small[1].decode()
@@ -102,6 +104,7 @@ def parse_head(data: bytes) -> Head:
         raise bad_request("The request target must be percent-encoded ASCII") from None
     if not head.target.startswith("/"):
         head.target = _origin_form(head.target)
+    head.path, _, head.query_string = head.target.partition("?")
     head.method = parser.get_method().decode("ascii")
     head.version = parser.get_http_version()
     head.keep_alive = head.version == "1.1" and _keeps(head)
@@ -116,6 +119,20 @@ def parse_head(data: bytes) -> Head:
     if head.expects_continue and headers["expect"].lower() != "100-continue":
         raise ApiError(417, "EXPECTATION_FAILED", "The only supported expectation is 100-continue")
     return head
+
+
+def _is_request_line(data: bytes) -> bool:
+    """Whether it begins with one. A regular expression took 7 µs for a target with a token."""
+    method = _METHOD.match(data)
+    if method is None:
+        return False
+    begin = method.end()
+    end = data.find(b" ", begin)
+    return (
+        end > begin
+        and data[end : end + 11] in _BEHIND_TARGET
+        and not data[begin:end].translate(None, _IN_TARGET)
+    )
 
 
 def _origin_form(target: str) -> str:
@@ -144,6 +161,5 @@ def _check_coding(head: Head) -> None:
 def _keeps(head: Head) -> bool:
     # llhttp's own flag does not help: it is false until the body has arrived and true afterwards, whatever the
     # Connection header says.
-    if "connection" not in head.headers:
-        return True
-    return "close" not in (item.lower() for item in head.tokens("connection"))
+    connection = head.headers.get("connection", "").lower()
+    return "close" not in connection or "close" not in (item.strip() for item in connection.split(","))

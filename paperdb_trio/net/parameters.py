@@ -19,7 +19,7 @@ def parse_parameters(query_string: str, known: Collection[str], *, errors: str =
     if not query_string:
         return {}
     try:
-        pairs = parse_qsl(query_string, keep_blank_values=True, errors=errors, max_num_fields=100)
+        pairs = _pairs(query_string, errors)
     except ValueError:
         raise bad_request("The query is not percent-encoded UTF-8, or has over 100 parameters") from None
     parameters: dict[str, str] = {}
@@ -31,3 +31,11 @@ def parse_parameters(query_string: str, known: Collection[str], *, errors: str =
             raise bad_request(f"The query parameter '{name}' is given twice; expected once")
         parameters[name] = value
     return parameters
+
+
+def _pairs(query_string: str, errors: str) -> list[tuple[str, str]]:
+    """What `parse_qsl` returns. It takes 6 µs for a token alone."""
+    if "%" in query_string or "+" in query_string or "&" in query_string:
+        return parse_qsl(query_string, keep_blank_values=True, errors=errors, max_num_fields=100)
+    name, _, value = query_string.partition("=")
+    return [(name, value)]

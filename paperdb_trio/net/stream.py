@@ -38,6 +38,10 @@ def prepare_listener(listener: socket.socket) -> None:
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_BYTES)
 
 
+class Interrupted(trio.ClosedResourceError):
+    """`interrupt` has ended a wait for bytes. The stream is still open."""
+
+
 class ByteStream(trio.abc.HalfCloseableStream):
     """A TCP connection that the door accepted; the door frees it with `finish()`.
 
@@ -51,6 +55,7 @@ class ByteStream(trio.abc.HalfCloseableStream):
         "_busy",
         "_closed",
         "_fd",
+        "_interrupted",
         "_largest_window",
         "_lot",
         "_more",
@@ -59,12 +64,10 @@ class ByteStream(trio.abc.HalfCloseableStream):
         "_unread",
         "last_received",
         "peer",
-        "socket",
         "write_timeout",
     )
 
-    def __init__(self, sock: trio.socket.SocketType, raw: socket.socket, peer: str) -> None:
-        self.socket = sock
+    def __init__(self, raw: socket.socket, peer: str) -> None:
         self.peer = peer
         self.last_received = trio.current_time()
         self.write_timeout = math.inf
@@ -78,14 +81,32 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self._lot: trio.lowlevel.ParkingLot | None = None  # tasks that wait for their turn, in order
         self._broken = False
         self._closed = False
+        self._interrupted = False
         self._blocked = False  # any of the four, so that `push` checks only one flag
         self._largest_window = 0
+
+    @property
+    def socket(self) -> trio.socket.SocketType:
+        """Made anew each time: only Hypercorn asks for it."""
+        return trio.socket.from_stdlib_socket(self._raw)
 
     # --- reading ---------------------------------------------------------------------------------
 
     def unread(self, data: bytes) -> None:
         """Put bytes back; the next `receive_some` returns them first."""
         self._unread = data + self._unread
+
+    def take_now(self, max_bytes: int) -> bytes:
+        """What has arrived already: the first bytes of a connection mostly come with it. Empty if that is
+        nothing, or the end. Raises BrokenResourceError."""
+        try:
+            data = self._raw.recv(max_bytes)
+        except BlockingIOError:
+            data = b""
+        except OSError as error:
+            raise trio.BrokenResourceError(str(error)) from None
+        self._more = len(data) == max_bytes
+        return data
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._closed:
@@ -103,13 +124,19 @@ class ByteStream(trio.abc.HalfCloseableStream):
         It waits before it reads, unless the last read was full: mostly nothing has arrived yet, and an empty
         read is a wasted system call (8 of the 76 µs of a get).
         """
-        while True:
+        while not self._interrupted:
             if self._more:
                 await trio.lowlevel.checkpoint()
             else:
-                await trio.lowlevel.wait_readable(self._raw)
+                try:
+                    await trio.lowlevel.wait_readable(self._raw)
+                except trio.ClosedResourceError:
+                    if not self._interrupted:
+                        raise
             if self._closed:  # meanwhile; a new wait would never end
                 raise trio.ClosedResourceError
+            if self._interrupted:
+                break
             try:
                 data = self._raw.recv(max_bytes)
             except BlockingIOError:
@@ -120,6 +147,18 @@ class ByteStream(trio.abc.HalfCloseableStream):
             self._more = len(data) == max_bytes
             self.last_received = trio.current_time()
             return data
+        self._interrupted = False
+        raise Interrupted
+
+    def interrupt(self) -> None:
+        """Let the task that waits for bytes, or the next one that would, fail with `Interrupted`. A task that
+        waits to write fails with ClosedResourceError."""
+        self._interrupted = True
+        trio.lowlevel.notify_closing(self._raw)
+
+    def resume(self) -> None:
+        """Forget an `interrupt` that came when nothing was waiting."""
+        self._interrupted = False
 
     # --- writing ---------------------------------------------------------------------------------
 
@@ -284,12 +323,20 @@ class ByteStream(trio.abc.HalfCloseableStream):
         self.end()
         if not self._broken:
             with trio.move_on_after(LINGER_SECONDS):
-                try:
-                    while await self.socket.recv(65_536):
-                        pass
-                except (OSError, trio.ClosedResourceError):
-                    pass
-        self.socket.close()
+                await self._discard()
+        self._raw.close()
+
+    async def _discard(self) -> None:
+        """Read until the peer closes."""
+        while True:
+            try:
+                if not self._raw.recv(65_536):
+                    return
+                await trio.lowlevel.checkpoint()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._raw)
+            except OSError:
+                return
 
     def _shutdown(self) -> None:
         try:

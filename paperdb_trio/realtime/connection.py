@@ -9,6 +9,8 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 import trio
@@ -30,8 +32,12 @@ CLOSE_SECONDS = 1.0
 
 
 class Live(ABC):
-    """A connection whose task reads from the peer, inside `_scope`. A second task, in its nursery, exists only
-    while the subscriber has events that the stream does not accept immediately."""
+    """A connection whose task reads from the peer until `_interrupt`.
+
+    A second task, the sender, exists only while the subscriber has events that the stream does not accept
+    immediately. It runs beside the first one, in the same nursery, and ends before it: a nursery for each
+    connection took 10 µs and 1.5 KB of it.
+    """
 
     __slots__ = (
         "_accounts",
@@ -42,8 +48,9 @@ class Live(ABC):
         "_hub",
         "_nursery",
         "_pinged",
+        "_reading",
         "_scope",
-        "_sender_done",
+        "_sender",
         "_settings",
         "_stream",
         "_subscriber",
@@ -70,9 +77,11 @@ class Live(ABC):
         self._wheel = wheel
         self._stream = stream
         self._pinged = -math.inf
-        self._scope = trio.CancelScope()
+        self._reading = False
+        self._scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
-        self._sender_done: trio.Event | None = None
+        self._sender: tuple[trio.CancelScope, trio.Event] | None = None
+        """While there is one: what cancels it, and what is set when it has ended."""
         self._closing: tuple[int, str] | None = None
         self._close_by = math.inf
         self._take_grant(grant)
@@ -95,11 +104,23 @@ class Live(ABC):
     def subscriber(self) -> Subscriber:
         return self._subscriber
 
-    def _begin_events(self, first_look: float | None = None) -> None:
+    def _begin_events(self) -> None:
         """Call it before the first event, after the response to the handshake, which must be read in time."""
+        self._nursery = trio.lowlevel.current_task().parent_nursery
         self._stream.write_timeout = math.inf  # slow is not gone
         log.debug("live connection of %s: key %s", self._stream.peer, self._grant.key_id)
-        self._wheel.add(self, first_look)
+        self._wheel.add(self, min(self._expires, trio.current_time() + self._settings.ping_interval))
+
+    async def _end_events(self) -> None:
+        """Call it at the end, whatever happened."""
+        self._wheel.remove(self)
+        self._subscriber.close()
+        if self._sender is not None:
+            scope, done = self._sender
+            scope.cancel()
+            with trio.CancelScope(shield=True):
+                await done.wait()
+        self._stream.end()
 
     def _take_grant(self, grant: Grant) -> None:
         self._grant = grant
@@ -112,33 +133,66 @@ class Live(ABC):
             self._closing = (code, reason)
             self._close_by = trio.current_time() + grace
             self._subscriber.close()
-            self._scope.cancel()
+            if self._sender is None:
+                self._interrupt()
+            else:  # when it has ended, at the latest at `_close_by`
+                self._wheel.add(self, self._close_by)
+
+    def _interrupt(self) -> None:
+        """Let the connection's task do nothing more for its peer.
+
+        Waits of any length must be `_interruptible`. A scope around all that the task does took 7 µs of a
+        connect, and 1 KB of each idle connection.
+        """
+        if self._reading:
+            self._stream.interrupt()
+            if self._scope is not None:
+                self._scope.cancel()
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[trio.CancelScope]:
+        """The body is cancelled by `_interrupt`."""
+        with trio.CancelScope() as self._scope:
+            try:
+                yield self._scope
+            finally:
+                self._scope = None
+
+    def _stop_reading(self) -> None:
+        self._reading = False
+        self._stream.resume()
 
     def _start_sender(self) -> None:
         assert self._nursery is not None
-        self._nursery.start_soon(self._send)
+        scope, done = self._sender = trio.CancelScope(), trio.Event()
+        self._nursery.start_soon(self._send, scope, done)
 
-    async def _send(self) -> None:
-        self._sender_done = trio.Event()
+    async def _send(self, scope: trio.CancelScope, done: trio.Event) -> None:
         try:
-            await self._subscriber.run()
+            with scope:
+                await self._subscriber.run()
         except BehindTheLog:
             self.close(CloseCode.BEHIND_THE_LOG, "behind the log's oldest change")
         except ApiError as error:  # the log could not be read in time
             log.warning("closing a subscriber: %s", error.message)
             self.close(CloseCode.RESTARTING, "busy")
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._scope.cancel()
+            self._interrupt()
+        except Exception:  # it ends only its own connection
+            log.exception("events to %s failed", self._stream.peer)
+            self._interrupt()
         finally:
-            self._sender_done.set()
-            self._sender_done = None
+            self._sender = None
+            done.set()
+            if self._closing is not None:
+                self._interrupt()
 
     async def _sent(self) -> bool:
         """Wait for the end of the current write, or of its time; returns whether it is complete."""
         with trio.move_on_at(self._close_by):
-            if self._sender_done is not None:
-                await self._sender_done.wait()
-        return self._sender_done is None
+            if self._sender is not None:
+                await self._sender[1].wait()
+        return self._sender is None
 
     @property
     def grant(self) -> Grant:
@@ -173,6 +227,9 @@ class Live(ABC):
     def check(self, now: float) -> float | None:
         """Called by the wheel when due. Returns when to check again; None: never."""
         if self._closing is not None:
+            if now < self._close_by:
+                return self._close_by
+            self._interrupt()
             return None
         if now >= self._expires:
             self.close(CloseCode.TOKEN_EXPIRED, "token expired")
@@ -180,7 +237,7 @@ class Live(ABC):
         try:
             again = self._check_peer(now)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            self._scope.cancel()
+            self._interrupt()
             return None
         return None if self._closing is not None else min(self._expires, again)
 

@@ -11,7 +11,7 @@ from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.delivery.encodings import SSE, SSE_CHUNKED, sse_progress
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.net.chunked import LAST_CHUNK, chunk
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, Interrupted
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
@@ -44,23 +44,23 @@ class EventConnection(Live):
 
     async def run(self, position: int) -> None:
         """Send events after `position` until the peer leaves, or the connection is closed."""
-        self._begin_events(min(self._expires, trio.current_time() + self._settings.ping_interval))
+        self._begin_events()
         try:
-            async with trio.open_nursery() as self._nursery:
-                self._subscriber.start(position)
-                with self._scope:
-                    while await self._stream.receive_some(4096):
-                        pass  # the peer should send nothing
-                self._subscriber.close()
-                # A client behind the log reconnects with its last id, and then gets a 410.
-                if await self._sent() and self._chunked and self._is_final():
-                    with trio.move_on_after(CLOSE_SECONDS):
-                        await self._stream.send_all(LAST_CHUNK)
-                self._nursery.cancel_scope.cancel()
-        finally:
-            self._wheel.remove(self)
+            self._subscriber.start(position)
+            self._reading = True
+            try:
+                while self._closing is None and await self._stream.receive_some(4096):
+                    pass  # the peer should send nothing
+            except Interrupted:
+                pass
+            self._stop_reading()
             self._subscriber.close()
-            self._stream.end()
+            # A client behind the log reconnects with its last id, and then gets a 410.
+            if await self._sent() and self._chunked and self._is_final():
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await self._stream.send_all(LAST_CHUNK)
+        finally:
+            await self._end_events()
 
     def _is_final(self) -> bool:
         return self._closing is not None and self._closing[0] in (
@@ -70,7 +70,7 @@ class EventConnection(Live):
 
     def _check_peer(self, now: float) -> float:
         if self._stream.peer_is_gone():
-            self._scope.cancel()
+            self._interrupt()
         progress = sse_progress(self._subscriber.reached)
         self._subscriber.interject(chunk(progress) if self._chunked else progress)
         return now + self._settings.ping_interval

@@ -6,7 +6,8 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP res
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import lru_cache
 from typing import Final
 
 import trio
@@ -85,13 +86,14 @@ class Gateway:
         following = hub.following(grant.database.id, first) if has_queries(first) else nullcontext()
         with following, self.admission(stream, head, grant):
             connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
-            del first  # this frame lives as long as the connection
             # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
             self._enter(connection)
             try:
                 await self._services.store.current(grant.database.id)
-                await stream.send_all(handshake_response(head, protocol, self._upgraded(stream, head, grant)))
-                await connection.run(since)
+                response = handshake_response(head, protocol, self._upgraded(stream, head, grant))
+                del first, query, grant  # this frame lives as long as the connection
+                head.forget()
+                await connection.run(response, since)
             finally:
                 self.connections.discard(connection)
 
@@ -108,20 +110,18 @@ class Gateway:
         connection.number = next(self._services.readers.numbers)
         self.connections.add(connection)
 
-    @contextmanager
-    def admission(self, stream: ByteStream, head: Head, grant: Grant) -> Iterator[None]:
+    def admission(self, stream: ByteStream, head: Head, grant: Grant) -> AbstractContextManager[None]:
         """Count a listener while it lasts: for its database, and behind a proxy for its client address.
 
-        Raises a 503.
+        Entering raises a 503.
         """
         limits = self._services.limits
         client = limits.client_address(stream.peer, head.headers.get("x-forwarded-for"))
-        with ExitStack() as stack:
-            if client != stream.peer:
-                stream.peer = client
-                stack.enter_context(limits.connection(client))
-            stack.enter_context(limits.listener(grant.database.id))
-            yield
+        listener = limits.listener(grant.database.id)
+        if client == stream.peer:
+            return listener
+        stream.peer = client
+        return _both(limits.connection(client), listener)
 
     async def serve_events(
         self, stream: ByteStream, grant: Grant, topic: Topic, position: int, *, chunked: bool
@@ -175,12 +175,19 @@ class Gateway:
             connection.enforce()
 
 
-def _request(stream: ByteStream, head: Head) -> Request:
-    async def no_body(max_bytes: int) -> bytes:
-        return b""
+@contextmanager
+def _both(one: AbstractContextManager[None], other: AbstractContextManager[None]) -> Iterator[None]:
+    with one, other:
+        yield
 
+
+def _request(stream: ByteStream, head: Head) -> Request:
     route = head.path if head.path in PATHS else ""
-    return Request(head.method, head.path, head.query_string, head.headers, no_body, stream.peer, route=route)
+    return Request(head.method, head.path, head.query_string, head.headers, _no_body, stream.peer, route=route)
+
+
+async def _no_body(max_bytes: int) -> bytes:
+    return b""
 
 
 def _offered(head: Head) -> list[str]:
@@ -207,6 +214,11 @@ def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:
     )
 
 
+@lru_cache(maxsize=1024)
+def _whole(collection: str) -> Asked:
+    return Asked(collection)
+
+
 def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: int) -> dict[Topic, Asked]:
     """What a connection follows from the start. Raises a 400 or 403."""
     chosen = {} if filters is None else parse_json(filters.encode("utf-8", "surrogatepass"))
@@ -225,5 +237,5 @@ def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: 
             raise bad_request(f"'filter' names '{name[:80]}', which is not followed", "INVALID_FILTER")
     if len(names) > most:
         raise too_many_subscriptions(most)
-    asked = [Asked(name, chosen.get(name)) for name in names]
+    asked = [Asked(name, chosen[name]) if name in chosen else _whole(name) for name in names]
     return {one.within(grant): one for one in asked}

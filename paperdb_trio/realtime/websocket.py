@@ -34,7 +34,7 @@ from paperdb_trio.net.frames import (
     pong_frame,
     text_frame,
 )
-from paperdb_trio.net.stream import ByteStream
+from paperdb_trio.net.stream import ByteStream, Interrupted
 from paperdb_trio.realtime.connection import CLOSE_SECONDS, Live
 from paperdb_trio.realtime.protocol import (
     MAX_BAD_MESSAGES,
@@ -87,7 +87,7 @@ class WebSocket(Live):
         self._store = services.store
         self._limits = services.limits
         self._asked: Mapping[Topic, Asked] = _NO_QUERIES
-        if any(asked.is_query for asked in first.values()):
+        if has_queries(first):
             self._asked = {topic: asked for topic, asked in first.items() if asked.is_query}
         self._told = 0
         self._turns = services.turns
@@ -101,25 +101,29 @@ class WebSocket(Live):
     def mode(self) -> str:
         return "cursor" if self._cursor_mode else "plain"
 
-    async def run(self, since: str | None) -> None:
-        """Read actions and send events until the connection ends or is closed; then close it cleanly."""
+    async def run(self, response: bytes, since: str | None) -> None:
+        """Send the response to the handshake; read actions and send events until the connection ends or is
+        closed; then close it cleanly."""
+        if not self._cursor_mode or self._closing is not None:
+            await self._stream.send_all(response)
+            response = b""
         self._begin_events()
         try:
-            async with trio.open_nursery() as self._nursery:
-                if self._closing is None:
-                    self._begin(since)
-                self._stream.note_window()
-                with self._scope:
-                    await self._read()
-                self._subscriber.close()
-                if self._closing is not None and await self._sent():
-                    with trio.move_on_after(CLOSE_SECONDS):
-                        await self._say_goodbye(*self._closing)
-                self._nursery.cancel_scope.cancel()
-        finally:
-            self._wheel.remove(self)
+            if self._closing is None:
+                self._begin(response, since)
+            self._stream.note_window()
+            self._reading = self._closing is None
+            try:
+                await self._read()
+            except Interrupted:
+                pass
+            self._stop_reading()
             self._subscriber.close()
-            self._stream.end()
+            if self._closing is not None and await self._sent():
+                with trio.move_on_after(CLOSE_SECONDS):
+                    await self._say_goodbye(*self._closing)
+        finally:
+            await self._end_events()
 
     async def _say_goodbye(self, code: int, reason: str) -> None:
         """Send a close frame. Unless the peer sent one first, wait for the peer's."""
@@ -133,32 +137,31 @@ class WebSocket(Live):
             except ProtocolError:
                 return
 
-    def _begin(self, since: str | None) -> None:
-        """Choose the position; nothing may yield from here to `start`."""
+    def _begin(self, response: bytes, since: str | None) -> None:
+        """Choose the position; nothing may yield from here to `start`. What is sent first goes in one write."""
         database_id = self._grant.database.id
         head = self._hub.committed(database_id)
         position = head
         if self._cursor_mode:
             first = [reply("ready", seq=head)]
             if since is not None and since != "now":
-                wanted, trimmed = int(since), self._hub.trimmed(database_id)
-                if trimmed <= wanted <= head:
+                wanted = int(since)
+                missing = self._hub.missing(database_id, wanted)
+                if missing is None:
                     position = wanted
                 else:
-                    first.append(reply("gap", since=wanted, oldest=trimmed + 1))
-            frames = b"".join(map(text_frame, first))
-            if self._stream.push(frames) < 0:  # not even the response to the handshake has been read
-                self._stream.keep(frames)
-        self._subscriber.start(position)
-        if self._stream.needs_flush and self._nursery is not None:
-            self._nursery.start_soon(self._stream.send_all, b"")
+                    first.append(reply("gap", since=wanted, oldest=missing + 1))
+            response += b"".join(map(text_frame, first))
+        self._subscriber.start(position, response)
 
     # --- the client's messages -------------------------------------------------------------------
 
     async def _read(self) -> None:
         """Read frames until the peer closes, or `close` cancels it."""
         turn = TimeSlice()
-        while data := await self._stream.receive_some(RECEIVE_BYTES):
+        while self._closing is None and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+            if self._closing is not None:
+                return
             if len(data) == RECEIVE_BYTES:  # probably more follows: one such connection per loop iteration
                 await self._turns.next()
             turn.begin()
@@ -283,12 +286,16 @@ class WebSocket(Live):
 
     async def _follow(self, action: Action, name: str, topic: Topic) -> None:
         """Follow a topic from now on, or from where the client was."""
-        await self._store.current(self._database_id)
+        if not self._store.is_current(self._database_id):
+            with self._interruptible() as scope:
+                await self._store.current(self._database_id)
+            if scope.cancelled_caught:
+                return
         head = self._hub.committed(self._database_id)
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
         seq = max(self._subscriber.reached, head) if since is None else since
-        gap = since is not None and not self._hub.trimmed(self._database_id) <= since <= head
+        gap = since is not None and self._hub.missing(self._database_id, since) is not None
         if gap:
             seq = head
         self._subscriber.want(topic, seq)
@@ -308,14 +315,15 @@ class WebSocket(Live):
         """Send what `first` makes of the seq, and the documents at this seq; then follow. Raises what
         `take_snapshot` and `make_way` do, having sent nothing."""
         directory = Path(self._settings.data)
-        taken = await take_snapshot(self._store, self._database_id, topic, directory)
-        with taken as snapshot, self._limits.pending(snapshot.size):
-            make_way()
-            await self._post(first(snapshot.seq))
-            for frame in snapshot:
-                await self._subscriber.post(frame)
-        self._subscriber.want(topic, snapshot.seq)
-        log.debug("subscription of %s to %s, with a snapshot", self._stream.peer, topic.collection)
+        with self._interruptible():
+            taken = await take_snapshot(self._store, self._database_id, topic, directory)
+            with taken as snapshot, self._limits.pending(snapshot.size):
+                make_way()
+                await self._post(first(snapshot.seq))
+                for frame in snapshot:
+                    await self._subscriber.post(frame)
+            self._subscriber.want(topic, snapshot.seq)
+            log.debug("subscription of %s to %s, with a snapshot", self._stream.peer, topic.collection)
 
     async def _unsubscribe(self, action: Action) -> None:
         given = action.members

@@ -50,8 +50,8 @@ async def changes(call: Call) -> Response:
         position = head
     else:
         position = SINCE.of(query, settings, trimmed)
-    if not trimmed <= position <= head:
-        raise _cursor_expired(position, trimmed)
+    if (missing := services.hub.missing(database.id, position)) is not None:
+        raise _cursor_expired(position, missing)
     services.hub.check(database.id, topic)
     if as_stream:
         headers = {

@@ -157,7 +157,7 @@ def _delivery(services: Services, hub: Collection[Figures]) -> Iterator[Family]:
         "Changes that are committed and not yet handed out",
         sum(of.unpublished for of in hub),
     )
-    yield gauge("paperdb_log_changes", "Changes in the change logs", sum(of.head - of.trimmed for of in hub))
+    yield gauge("paperdb_log_changes", "Changes in the change logs", sum(of.logged for of in hub))
 
 
 def _cache(services: Services) -> Iterator[Family]:

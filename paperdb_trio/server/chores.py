@@ -1,4 +1,4 @@
-"""What the process that writes does beside writing: webhooks, backups, imports, the demo.
+"""What the process that writes, or a node, does beside: webhooks, backups, imports, the demo.
 
 Law: nothing here may hold up the writer, or end the process.
 """
@@ -16,29 +16,31 @@ from paperdb_trio.config import Settings
 from paperdb_trio.hooks.webhooks import Webhooks
 from paperdb_trio.measures import Family
 from paperdb_trio.server.link import Reports
-from paperdb_trio.store.sqlite.engine import SqliteStore
+from paperdb_trio.store.protocol import Store
 
 
 class Chores:
-    """`reports`: what other processes may ask. Call `committed` for each commit."""
+    """`reports`: what other processes may ask. Call `committed` for each commit. `file`: None for a store that
+    is not a file, which the server does not back up."""
 
-    def __init__(self, settings: Settings, file: Path, store: SqliteStore) -> None:
+    def __init__(self, settings: Settings, file: Path | None, store: Store) -> None:
         self._settings = settings
         self._store = store
         self._webhooks = Webhooks(settings, store)
-        self._backups = Backups(settings, file)
+        self._backups = None if file is None else Backups(settings, file)
         self.committed = self._webhooks.committed
         self.reports: Reports = {"webhook_test": self._webhooks.test, "webhook_tries": self._webhooks.tries}
 
-    async def run(self, imports: socket.socket | None) -> None:
+    async def run(self, imports: socket.socket | None = None) -> None:
         """Until it is cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._webhooks.run)
-            nursery.start_soon(self._backups.run)
+            if self._backups is not None:
+                nursery.start_soon(self._backups.run)
             if imports is not None:
                 nursery.start_soon(import_socket.run, self._store, self._settings, imports)
             if self._settings.demo:
                 nursery.start_soon(demo.run, self._store, self._settings)
 
     def measures(self) -> list[Family]:
-        return [*self._webhooks.measures(), *self._backups.measures()]
+        return [*self._webhooks.measures(), *(self._backups.measures() if self._backups is not None else ())]

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import trio
 
-from paperdb_trio import demo, import_socket
+from paperdb_trio import import_socket
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
@@ -84,25 +84,41 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
         recover(file)
         imports = stack.enter_context(import_socket.listening(file.parent))
 
-        def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> SqliteStore:
-            def committed(changes: list[Change]) -> None:
-                on_commit(changes)
-                chores.committed(changes)
-
-            store = SqliteStore(file, settings, committed, on_trimmed)
-            chores = Chores(settings, file, store)
-            made.append(chores)
-            return store
-
-        made: list[Chores] = []
-
-        async def beside(services: Services) -> None:
-            (chores,) = made
-            services.reports |= chores.reports
-            services.more_measures = chores.measures
-            await chores.run(imports)
-
+        make_store, beside = _with_chores(
+            settings,
+            file,
+            lambda committed, hub: SqliteStore(file, settings, committed, hub.set_trimmed),
+            imports,
+        )
         await _serve(settings, tls_context(settings), listener, limits, make_store, announce, ends, beside)
+
+
+def _with_chores(
+    settings: Settings,
+    file: Path | None,
+    make: MakeStore,
+    imports: socket.socket | None = None,
+) -> tuple[MakeStore, Callable[[Services], Awaitable[None]]]:
+    """How to make the store, and what to run beside the server, of a process that does all."""
+    made: list[Chores] = []
+
+    def make_store(on_commit: OnCommit, hub: Hub) -> Store:
+        def committed(changes: list[Change]) -> None:
+            on_commit(changes)
+            chores.committed(changes)
+
+        store = make(committed, hub)
+        chores = Chores(settings, file, store)
+        made.append(chores)
+        return store
+
+    async def beside(services: Services) -> None:
+        (chores,) = made
+        services.reports |= chores.reports
+        services.more_measures = chores.measures
+        await chores.run(imports)
+
+    return make_store, beside
 
 
 async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -115,13 +131,13 @@ async def serve_node(settings: Settings, announce: Callable[[str], None]) -> Non
     limits = Limits(settings)
     listener = listen(settings.host, settings.port)
 
-    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> PostgresStore:
-        return PostgresStore(settings.store, settings, on_commit, on_trimmed)
-
-    async def beside(services: Services) -> None:
-        if settings.demo:
-            await demo.run(services.store, settings)
-
+    make_store, beside = _with_chores(
+        settings,
+        None,
+        lambda committed, hub: PostgresStore(
+            settings.store, settings, committed, hub.set_trimmed, hub.on_break
+        ),
+    )
     with listener:
         await _serve(settings, tls_context(settings), listener, limits, make_store, announce, Ends(), beside)
 
@@ -144,8 +160,8 @@ async def serve_as_worker(
     if worker:  # the first one tells of changed databases, keys and plans
         logging.getLogger("paperdb.accounts").setLevel(logging.WARNING)
 
-    def make_store(on_commit: OnCommit, on_trimmed: OnTrimmed) -> WorkerStore:
-        return WorkerStore(file, settings, board, worker, link, on_commit, on_trimmed)
+    def make_store(on_commit: OnCommit, hub: Hub) -> WorkerStore:
+        return WorkerStore(file, settings, board, worker, link, on_commit, hub.set_trimmed)
 
     async def beside(services: Services) -> None:
         store = services.store
@@ -157,7 +173,7 @@ async def serve_as_worker(
 
 
 OnCommit = Callable[[list[Change]], None]
-OnTrimmed = Callable[[int, int], None]
+MakeStore = Callable[[OnCommit, Hub], Store]
 
 
 @dataclass
@@ -172,7 +188,7 @@ async def _serve(
     tls: ssl.SSLContext | None,
     listener: socket.socket,
     limits: Limits,
-    make_store: Callable[[OnCommit, OnTrimmed], Store],
+    make_store: MakeStore,
     announce: Callable[[str], None],
     ends: Ends,
     beside: Callable[[Services], Awaitable[None]],
@@ -189,7 +205,7 @@ async def _serve(
             cache.apply(changes)
             hub.on_commit(changes)
 
-        store = make_store(on_commit, hub.set_trimmed)
+        store = make_store(on_commit, hub)
         stack.callback(store.close)
         for database_id, (head, trimmed) in store.bounds().items():
             hub.set_bounds(database_id, head, trimmed)

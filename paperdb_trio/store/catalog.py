@@ -184,9 +184,12 @@ class Catalog(ABC):
         at, index = next((at, index) for at, index in enumerate(indexes.all) if index.id == id)
         enforced = not index.unique or self._enforces(collection_id, index)
         found = self.documents(rowkey + 1, span(collection_id)[1], rows, max_bytes)
+        keys = [indexes.key(at, data) for _, _, data in found]
+        if not enforced:
+            self._expect_holders([(id, key) for key in keys])
         entries: list[tuple[int, bytes, int]] = []
-        for rowkey, _, data in found:
-            entry = (id, indexes.key(at, data), rowkey)
+        for key, (rowkey, _, data) in zip(keys, found, strict=True):
+            entry = (id, key, rowkey)
             if not enforced:
                 if self._is_taken(collection_id, index, entry, data):
                     self._break(collection_id, index)
@@ -365,6 +368,9 @@ class Catalog(ABC):
     @abstractmethod
     def _holders(self, index: Index, key: bytes, rowkey: int) -> Iterable[str]:
         """The kinds (`indexes.kind`) of the values of other documents with this key in a unique index."""
+
+    def _expect_holders(self, keys: list[tuple[int, bytes]]) -> None:  # noqa: B027 - it may do nothing
+        """`_holders` is going to be asked for keys `(index, key)`: an engine may read them together."""
 
     @abstractmethod
     def _holders_unindexed(self, collection_id: int, index: Index, value: Any, rowkey: int) -> Iterable[str]:

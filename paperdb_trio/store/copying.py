@@ -7,12 +7,14 @@ each engine stores keys in its own way.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.store.indexes import IndexSet, stored_indexes
+from paperdb_trio.store.rowkeys import JUMP, jump_base
 
 BATCH_ROWS: Final = 1000
 
@@ -26,6 +28,8 @@ TABLES: Final = {
     "drops": "collection_id:i until:i",
     "database_drops": "id:i",
     "requests": "id:i at:i scope:t key:t digest:b response:t body:b change:i",
+    "webhooks": "id:t database_id:i url:t collection:t filter:t secret:t created_at:t generation:i cursor:i "
+    "until:i failures:i error:t failing_since:i delivered_at:i dead_at:i",
     "revocations": "id:i database_id:i kind:t name:t at:i until:i",
     "audit": "id:i at:i by:t action:t database:t target:t details:t",
     "documents": "rowkey:i collection_id:i id:t seq:i data:t",
@@ -66,9 +70,25 @@ class Copyable(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
+    @abstractmethod
+    def told(self, error: Exception) -> StartupError | None:
+        """An error of its engine, for the operator."""
 
-def copy(source: Copyable, target: Copyable) -> dict[str, int]:
-    """Returns the number of rows of each table. Raises a `StartupError` for a target that is not empty."""
+
+def copy(source: Copyable, target: Copyable, *, anew: bool = False) -> dict[str, int]:
+    """Returns the number of rows of each table. `anew`: without the change logs, which begin anew beyond every
+    seq that a client can have seen, as a backup is restored. Raises a `StartupError` for a target that is not
+    empty, and for what an engine refuses."""
+    try:
+        return _copy(source, target, anew)
+    except Exception as error:
+        told = source.told(error) or target.told(error)
+        if told is None:
+            raise
+        raise told from None
+
+
+def _copy(source: Copyable, target: Copyable, anew: bool) -> dict[str, int]:
     if not target.is_empty():
         raise StartupError("The target is not empty: expected a new directory or PostgreSQL database")
     if source.is_empty():
@@ -77,7 +97,9 @@ def copy(source: Copyable, target: Copyable) -> dict[str, int]:
     building: dict[int, int] = {}  # how far, by row keys
     counts = dict.fromkeys(TABLES, 0)
     for table in TABLES:
-        for rows in source.rows(table):
+        for rows in source.rows(table) if not (anew and table == "changes") else ():
+            if anew and table == "databases":
+                rows = [(*row[:4], head, head) for row in rows for head in (_beyond(row[4]),)]
             target.write(table, rows)
             counts[table] += len(rows)
             if table == "collections":
@@ -96,3 +118,7 @@ def copy(source: Copyable, target: Copyable) -> dict[str, int]:
                 )
     target.commit()
     return counts
+
+
+def _beyond(head: int) -> int:
+    return max(head, jump_base(time.time())) + JUMP

@@ -23,6 +23,7 @@ from paperdb_trio.store.requests import ForgetRequests, Once
 from paperdb_trio.store.revocations import ForgetRevocations
 from paperdb_trio.store.rowkeys import span
 from paperdb_trio.store.transaction import Transaction
+from paperdb_trio.store.webhook_changes import BeginWebhooks, KeepProgress
 
 Result = TypeVar("Result")
 
@@ -236,15 +237,16 @@ class Trim:
 
     def apply(self, tx: Transaction) -> tuple[int, int]:
         try:
-            head, trimmed = tx.bounds_of(self.database_id)
+            _, trimmed = tx.bounds_of(self.database_id)
         except ApiError:  # it has been deleted
             return 0, 0
+        surplus = max(tx.before_newest(self.database_id, self.keep), self.until)
         cutoff = self.cutoff * 1000
         last, removable, removed = trimmed, 0, 0
         for seq, at, size in tx.logged(self.database_id, trimmed, self.limit):
             # In files from before `LogClock`, the time may go back between two changes. The log is trimmed in
             # order of seq all the same.
-            if at >= cutoff and seq > max(head - self.keep, self.until):
+            if at >= cutoff and seq > surplus:
                 break
             last = seq
             removable += 1
@@ -278,6 +280,8 @@ HOUSEKEEPING: Final = (
     MakeIndex,
     KeepUsedIndexes,
     ForgetRequests,
+    BeginWebhooks,
+    KeepProgress,
 )
 """Operations of the server itself. They do not count as users' activity."""
 

@@ -91,9 +91,9 @@ class Page:
     """Events after a position, in seq order.
 
     `position`: the seq up to which this page covers the log. `reached_end`: there was no later change when the
-    page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is no
-    longer in this log (older than the kept changes, or beyond the head, as after restoring a backup); then
-    there are no events.
+    page was read. `head`, `trimmed`: the log's bounds at that time. `expired`: the requested position is not in
+    this log (older than the kept changes, beyond the head, as after restoring a backup, or in what a failover
+    lost); then there are no events, and the log goes on after `trimmed`.
     """
 
     events: list[bytes]
@@ -205,6 +205,12 @@ class Records(Protocol):
     async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
         """What the sender of webhooks needs of them, and its version; None if nothing has changed since version
         `known`. Progress is no such change."""
+        ...
+
+    @property
+    def term(self) -> int | None:
+        """Whether this process does what one is enough for: a number that is another one each time it begins;
+        None while another process does."""
         ...
 
 

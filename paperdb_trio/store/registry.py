@@ -101,7 +101,12 @@ class Registry(ABC):
         """Forget its failures, in another generation."""
 
     @abstractmethod
-    def keep_progress(self, id: str, generation: int, progress: Progress) -> None: ...
+    def begin_webhooks(self) -> None:
+        """Put all of them into another generation."""
+
+    @abstractmethod
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> bool:
+        """Returns False, having done nothing, for another generation."""
 
     # --- indexes ---------------------------------------------------------------------------------
 

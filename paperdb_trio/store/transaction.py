@@ -8,7 +8,7 @@ rollback or another process's commit can never make it wrong.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import NamedTuple
 
@@ -89,6 +89,10 @@ class Transaction(Catalog, Registry):
     def document(self, collection_id: int, id: str) -> tuple[int, int, bytes] | None:
         """`(rowkey, seq, data)` of a document as this transaction sees it."""
 
+    def expect(self, collection_id: int, documents: Iterable[tuple[str, bytes]]) -> None:
+        """Documents `(id, data)` are going to be written: an engine may read together what that needs. It may
+        do nothing."""
+
     def change_data(self, rowkey: int) -> bytes | None:
         """The document of a change in the log, also of one that this transaction has yet to write there."""
         for change in reversed(self.changes):
@@ -166,6 +170,7 @@ class Transaction(Catalog, Registry):
         """Insert the rows of new documents, and their entries in indexes."""
         indexes = self._indexes.get(collection_id)
         unique = indexes is not None and self._has_unique(collection_id)
+        self.expect(collection_id, documents)
         # A savepoint copies each page before its first change, a tenth of the cost of a bulk. Without unique
         # fields only an id can be taken, and then nothing has been written.
         with suppress(Taken, ApiError), self.savepoint() if unique else nullcontext():
@@ -292,6 +297,10 @@ class Transaction(Catalog, Registry):
     @abstractmethod
     def bounds_of(self, database_id: int) -> tuple[int, int]:
         """The committed `(head, trimmed)` of a database. Raises `database_gone`."""
+
+    def before_newest(self, database_id: int, count: int) -> int:
+        """The seq up to which all changes come before the newest `count`."""
+        return self.bounds_of(database_id)[0] - count
 
     @abstractmethod
     def bounds(self) -> dict[int, tuple[int, int]]:

@@ -86,15 +86,27 @@ class ReviveWebhook:
 
 
 @dataclass(frozen=True, slots=True)
+class BeginWebhooks:
+    """Send all webhooks from now on. Another process that still does can keep no progress any more, and so send
+    nothing new: what it sends now is repeated here."""
+
+    frees: ClassVar = True
+
+    def apply(self, tx: Transaction) -> None:
+        tx.begin_webhooks()
+
+
+@dataclass(frozen=True, slots=True)
 class KeepProgress:
-    """Of a webhook in the same `generation`: a later one began anew."""
+    """Of a webhook in the same `generation`. Raises a 409 if a later one began anew."""
 
     id: str
     generation: int
     progress: Progress
 
     def apply(self, tx: Transaction) -> None:
-        tx.keep_progress(self.id, self.generation, self.progress)
+        if not tx.keep_progress(self.id, self.generation, self.progress):
+            raise ApiError(409, "CONFLICT", "The webhook was removed, or began anew")
 
 
 def _host(url: str) -> str:

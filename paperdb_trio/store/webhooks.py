@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.errors import bad_request
 from paperdb_trio.store.records import Number, Time
 
 MAX_URL_LENGTH: Final = 2048
@@ -78,8 +78,3 @@ def check_url(url: str) -> None:
         raise bad_request(
             f"Invalid URL: '{url[:80]}'. Use http:// or https:// with a host, without a password or a fragment."
         )
-
-
-def no_webhooks() -> ApiError:
-    """Of a store that keeps none."""
-    return ApiError(409, "CONFLICT", "Webhooks need a data directory: a store in PostgreSQL has none yet")

@@ -72,7 +72,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = SECONDS) ->
 def short_token(server: Server, *collections: str, seconds: float, issued: float = -30) -> str:
     """A token that ends sooner than any that the server would mint. Both times are in seconds from now."""
     ((kid, secret),) = server.rows("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL")
-    (key,) = server.rows("SELECT id FROM keys WHERE revoked_at IS NULL")[0]
+    (key,) = server.rows("SELECT id FROM keys WHERE revoked_at IS NULL ORDER BY created_at")[0]
     now = time.time()
     claims = {
         "iss": "paperdb",

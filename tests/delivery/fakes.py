@@ -126,6 +126,7 @@ class FakeLog:
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.trimmed = 0
+        self.breaks: list[tuple[int, int]] = []
         self.reads = 0
         self.rows: int | None = None
         self.gate = trio.Event()
@@ -142,7 +143,8 @@ class FakeLog:
         self.reads += 1
         rows = self.rows or rows
         head = self.head
-        if not self.trimmed <= after <= head:
+        in_break = any(since < after < until for since, until in self.breaks)
+        if in_break or not self.trimmed <= after <= head:
             page = Page([], after, True, head, self.trimmed, expired=True)
         else:
             wanted = [
@@ -168,7 +170,7 @@ class World:
         self.hub = Hub()
         self.log = FakeLog()
         self.errors: list[Exception] = []
-        self._nursery = nursery
+        self.nursery = nursery
 
     def write(self, *collections: str, size: int = 10) -> list[Change]:
         """One commit of one change in each of these collections. The hub is not told."""
@@ -191,8 +193,8 @@ class World:
         queue_bytes: int = 1_000_000,
     ) -> Subscriber:
         def need_task() -> None:
-            if self._nursery is not None:
-                self._nursery.start_soon(self._run, subscriber)
+            if self.nursery is not None:
+                self.nursery.start_soon(self._run, subscriber)
 
         subscriber = Subscriber(
             self.hub,

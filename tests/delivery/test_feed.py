@@ -38,6 +38,9 @@ class Member:
     def offer(self, chunk: Chunk, feed: Feed) -> None:
         raise AssertionError("the feed offers nothing itself")
 
+    def look(self) -> None:
+        raise AssertionError("the log has lost nothing")
+
     def settle(self) -> None:
         raise AssertionError("the hub settles")
 

@@ -1,13 +1,11 @@
-"""Webhooks, over real servers and a real receiver."""
+"""Webhooks, over real servers and a real receiver, with both engines."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
 
 from paperdb_trio.errors import ApiError
@@ -18,52 +16,31 @@ from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, wait_until
 from tests.docs import text
 from tests.hooks.receiver import Receiver, receiving
+from tests.hooks.tools import Admin, deliveries
 from tests.postgres import Postgres
 from tests.rest.tools import refusal
 
-pytestmark = pytest.mark.sqlite
+Engine = Callable[[], dict[str, str]]
+"""Environment variables for a server with a store of its own."""
+
+
+@pytest.fixture(scope="module", params=[pytest.param("sqlite", marks=pytest.mark.sqlite), "postgres"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    if request.param == "sqlite":
+        return dict
+    postgres: Postgres = request.getfixturevalue("postgres")
+    return lambda: {"PAPERDB_STORE": postgres.url(postgres.new()), "PAPERDB_DURABILITY": "process"}
 
 
 @pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
-
-
-class Admin:
-    """The admin API of a server."""
-
-    def __init__(self, server: Server) -> None:
-        self.server = server
-        self.key = json.loads(server.cli("keys", "create", "--admin", "--json"))["key"]
-        # Each request may reach another worker.
-        wait_until(lambda: all(self.ask("GET", "me").status_code == 200 for _ in range(8)))
-
-    def ask(self, method: str, path: str, **more: Any) -> httpx.Response:
-        return self.server.request(method, f"/admin.v1/{path}", key=self.key, **more)
-
-    def add(self, url: str, **more: Any) -> dict[str, Any]:
-        made = self.ask("POST", "webhooks", json={"database": "default", "url": url, **more})
-        assert made.status_code == 201, made.text
-        found: dict[str, Any] = made.json()
-        return found
-
-    def state(self, id: str) -> dict[str, Any]:
-        (row,) = (row for row in self.ask("GET", "webhooks").json()["webhooks"] if row["id"] == id)
-        assert isinstance(row, dict)
-        return row
-
-    def metrics(self, name: str) -> dict[str, float]:
-        """The samples of a family, by their labels."""
-        text = self.server.request("GET", "/metrics", key=self.key).text
-        text = re.sub(',?worker="writer"', "", text).replace("{} ", " ")
-        return {of[0]: float(of[1]) for of in re.findall(rf"^{name}(?:{{(.*)}})? (\S+)$", text, re.MULTILINE)}
+def start_server(start_server: StartServer, engine: Engine) -> StartServer:
+    return lambda *options, env=None, **more: start_server(*options, env=env or engine(), **more)
 
 
 @pytest.fixture(scope="module")
-def admin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Admin]:
+def admin(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Admin]:
     """Of a server that the tests of this module share."""
-    server = Server(tmp_path_factory.mktemp("hooks") / "data", ("--webhook-timeout", "1"))
+    server = Server(tmp_path_factory.mktemp("hooks") / "data", ("--webhook-timeout", "1"), engine())
     yield Admin(server)
     assert server.stop() == 0
     assert "Traceback" not in server.stderr, server.stderr
@@ -193,9 +170,10 @@ def test_what_the_log_no_longer_holds_is_a_gap(
 
 
 def test_kills_lose_nothing_and_repeat_deliveries_as_they_were(
-    start_server: StartServer, receiver: Receiver, collection: str
+    start_server: StartServer, engine: Engine, receiver: Receiver, collection: str
 ) -> None:
-    admin = Admin(start_server("--workers", "2"))
+    env = engine()
+    admin = Admin(start_server(*([] if env else ["--workers", "2"]), env=env))
     server = admin.server
     webhook = admin.add(receiver.url, collection=collection)
     made = 0
@@ -211,11 +189,7 @@ def test_kills_lose_nothing_and_repeat_deliveries_as_they_were(
         server.start()
         receiver.await_events(made)
     assert [event["data"]["n"] for event in receiver.arrived] == list(range(made))
-    bodies: dict[str, bytes] = {}
-    for received in receiver.received:
-        received.check(webhook["secret"])
-        assert bodies.setdefault(received.delivery, received.body) == received.body
-    assert len(bodies) < len(receiver.received)
+    assert deliveries(receiver, webhook["secret"]) < len(receiver.received)
 
 
 def test_webhooks_end_with_their_database(admin: Admin, receiver: Receiver) -> None:
@@ -229,7 +203,9 @@ def test_webhooks_end_with_their_database(admin: Admin, receiver: Receiver) -> N
 def test_administrators_do_it_by_command_too(admin: Admin, receiver: Receiver, collection: str) -> None:
     server = admin.server
     where = ("--url", server.url, "--key", admin.key)
-    for place in (where, ("--data", server.data)):
+    store = server.env.get("PAPERDB_STORE")
+    data = ("--store", store) if store else ("--data", server.data)
+    for place in (where, data):
         added = run_here(
             *("webhooks", "add", receiver.url, "--collection", collection, "--filter", '{"n": 1}', "--json"),
             *place,
@@ -258,7 +234,6 @@ def test_administrators_do_it_by_command_too(admin: Admin, receiver: Receiver, c
     entries = admin.ask("GET", "audit", params={"limit": "6"}).json()["entries"]
     assert entries[2]["details"] == {"host": receiver.url.removeprefix("http://"), "collection": collection}
     assert [entry["action"] for entry in entries] == ["webhook.remove", "webhook.revive", "webhook.add"] * 2
-    data = ("--data", server.data)
     fails_here(run_here("webhooks", "add", "ftp://x", *data), 2, "Use http:// or https://")
     bad = run_here(
         "webhooks", "add", "http://x", "--collection", "c", "--filter", '{"a":{"b":{"$c":1}}}', *data
@@ -303,16 +278,6 @@ def test_private_addresses_can_be_refused(start_server: StartServer, receiver: R
         assert not tested["arrived"]
         assert "not public (--webhook-addresses)" in tested["error"]
     assert not receiver.received
-
-
-def test_a_store_in_postgresql_has_none(start_server: StartServer, postgres: Postgres) -> None:
-    store = postgres.url(postgres.new())
-    admin = Admin(start_server("--durability", "process", env={"PAPERDB_STORE": store}))
-    added = admin.ask("POST", "webhooks", json={"database": "default", "url": "http://x"})
-    assert refusal(added) == (409, "CONFLICT")
-    assert admin.ask("GET", "webhooks").json() == {"webhooks": []}
-    for method, path in (("DELETE", ""), ("POST", "/test"), ("POST", "/revive")):
-        assert refusal(admin.ask(method, f"webhooks/x{path}")) == (404, "NOT_FOUND")
 
 
 def test_pauses_grow_up_to_a_limit_and_differ() -> None:

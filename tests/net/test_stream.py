@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from paperdb_trio.net.stream import ByteStream, prepare_listener
+from paperdb_trio.net.stream import ByteStream, Interrupted, prepare_listener
 
 CHUNK = 1 << 20
 
@@ -37,7 +37,7 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 @pytest.fixture
 async def stream(pair: tuple[socket.socket, socket.socket]) -> ByteStream:
-    return ByteStream(trio.socket.from_stdlib_socket(pair[0]), pair[0], "peer")
+    return ByteStream(pair[0], "peer")
 
 
 async def read(peer: socket.socket, size: int) -> bytes:
@@ -160,6 +160,43 @@ async def test_end_fails_waiting_readers_and_writers(
     assert sorted(failures) == ["receive_some", "send_all"]
     with pytest.raises((trio.ClosedResourceError, trio.BrokenResourceError)):
         stream.push(b"b")
+
+
+@pytest.mark.parametrize("when", ["before it waits", "while it waits"])
+async def test_an_interrupted_reader_can_read_on(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket], when: str
+) -> None:
+    assert stream.take_now(100) == b""  # so that the next one waits
+
+    async def interrupted() -> None:
+        with pytest.raises(Interrupted):
+            await stream.receive_some()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            if when == "before it waits":
+                stream.interrupt()
+            nursery.start_soon(interrupted)
+            if when == "while it waits":
+                await wait_all_tasks_blocked()
+                stream.interrupt()
+        pair[1].send(b"later")
+        assert await stream.receive_some() == b"later"
+        stream.interrupt()
+        stream.resume()
+        pair[1].send(b"again")
+        assert await stream.receive_some() == b"again"
+
+
+async def test_take_now_takes_what_is_there_and_leaves_the_end(
+    stream: ByteStream, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    pair[1].send(b"head")
+    pair[1].shutdown(socket.SHUT_WR)
+    assert stream.take_now(2) == b"he"
+    assert stream.take_now(100) == b"ad"
+    assert stream.take_now(100) == b""
+    assert await stream.receive_some() == b""
 
 
 async def test_unread_bytes_are_received_again(

@@ -274,21 +274,49 @@ async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) ->
     client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
-    stream = TlsStream(trio.socket.from_stdlib_socket(ours), ours, "peer", server_context, OnePerTurn())
+    stream = TlsStream(ours, "peer", server_context, ssl.MemoryBIO(), OnePerTurn())
     with ours, theirs:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.handshake, trio.Lock())
+            nursery.start_soon(stream.handshake, OnePerTurn())
             client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
         with client:
             while stream.push(b"x" * 10_000) >= 0:
                 pass
             client.send(b"hello")
-            stream._outgoing.write(b"x" * 20_000)
+            stream._pending += b"x" * 20_000
             assert await stream.receive_some() == b"hello"
             client.send(b"hello")
-            stream._outgoing.write(b"x" * 60_000)
+            stream._pending += b"x" * 60_000
             with pytest.raises(trio.BrokenResourceError, match="does not read"):
                 await stream.receive_some()
+
+
+async def test_what_tls_tells_one_peer_never_reaches_another(tmp_path: Path) -> None:
+    """All connections share the buffer into which OpenSSL writes: here, an alert for a malformed record."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
+    client_context = ssl.create_default_context()
+    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+    records = ssl.MemoryBIO()
+
+    async def connection(stack: ExitStack) -> tuple[TlsStream, ssl.SSLSocket]:
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        stack.enter_context(ours)
+        stream = TlsStream(ours, "peer", server_context, records, OnePerTurn())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.handshake, OnePerTurn())
+            client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
+        return stream, stack.enter_context(client)
+
+    with ExitStack() as stack, trio.fail_after(10):
+        bad, bad_client = await connection(stack)
+        good, good_client = await connection(stack)
+        os.write(bad_client.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
+        with pytest.raises(trio.BrokenResourceError):
+            await bad.receive_some()
+        await good.send_all(b"hello")
+        assert await trio.to_thread.run_sync(good_client.recv, 5) == b"hello"
 
 
 def test_handshakes_from_one_address_leave_room_for_others(start_server: StartServer) -> None:

@@ -65,7 +65,7 @@ async def served(world: World, act: Callable[[Gateway], Any]) -> bytes:
     client = socket.create_connection(listener.getsockname())
     raw, _ = listener.accept()
     raw.setblocking(False)
-    stream = Hesitant(trio.socket.from_stdlib_socket(raw), raw, "test")
+    stream = Hesitant(raw, "test")
 
     async def meanwhile() -> None:
         await act(gateway)

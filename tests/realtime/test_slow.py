@@ -10,7 +10,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import Server, StartServer, receive, wait_until
-from tests.realtime.raw import TEXT, open_raw, pour, running, say, until
+from tests.realtime.raw import TEXT, Raw, forge, handshake, open_raw, pour, running, say, until
+from tests.rest.tools import figure
 from tests.stress.harness import memory
 
 SMALL = 4096
@@ -93,6 +94,31 @@ def test_many_stuck_readers_cost_bounded_memory(own: Server, collection: str) ->
     finally:
         for raw in sockets:
             raw.drop()
+
+
+def test_expired_token_closes_a_stuck_reader_that_says_nothing(
+    start_server: StartServer, collection: str
+) -> None:
+    """It is freed although it never reads the close frame, and nothing wakes its task, not even a ping."""
+    server = start_server("--ping-interval", "3600")
+    with Raw(server, receive_buffer=SMALL) as stuck:
+        stuck.send(handshake(server, f"/?token={forge(server, collection, lifetime=4)}"))
+        assert stuck.head()[0] == 101
+        pour(server, collection, 6)
+        wait_until(lambda: figure(server, "paperdb_live_connections") == 0)
+
+
+def test_drain_waits_for_a_slow_reader_only_until_it_has_read(
+    start_server: StartServer, collection: str
+) -> None:
+    server = start_server("--drain-timeout", "60")
+    with open_raw(server, collection, query="since=now", receive_buffer=SMALL) as slow:
+        assert slow.message()["type"] == "ready"
+        pour(server, collection, 6)
+        server.process.terminate()
+        wait_until(lambda: "draining" in server.stderr)
+        assert slow.close_code() == 1012
+    assert server.process.wait(20) == 0
 
 
 def test_reader_behind_the_trimmed_log_is_closed_with_4410(start_server: StartServer, collection: str) -> None:

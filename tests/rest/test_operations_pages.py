@@ -109,7 +109,7 @@ def test_requests_count_by_route_and_status_refusals_by_code(start_server: Start
     assert value(metrics, 'paperdb_tokens_refused_total{reason="INVALID_TOKEN"}') == 2
 
 
-@pytest.mark.sqlite
+@pytest.mark.sqlite  # it counts what the cache of documents saves
 def test_writes_and_reads_are_timed(start_server: StartServer) -> None:
     server = start_server()
     document = server.insert("c", {"n": 1})

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from paperdb_trio.store.rowkeys import JUMP
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite.backup import JUMP
 from paperdb_trio.store.sqlite.file import connect
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server, StartServer, fill, receive, wait_until

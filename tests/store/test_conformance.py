@@ -57,6 +57,14 @@ from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.requests import Kept, Once, RequestKey
 from paperdb_trio.store.sqlite.engine import SqliteStore
 from paperdb_trio.store.view import View
+from paperdb_trio.store.webhook_changes import (
+    AddWebhook,
+    BeginWebhooks,
+    KeepProgress,
+    RemoveWebhook,
+    ReviveWebhook,
+)
+from paperdb_trio.store.webhooks import Progress, Webhook
 from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_file
 
 Opened = tuple[Store, list[Change]]
@@ -469,3 +477,41 @@ async def test_an_index_is_made_listed_and_dropped(opened: Reopen) -> None:
         assert await refused(store, DropIndex("me", DATABASE, "default", "c", 99)) == (404, "NOT_FOUND")
         await store.submit(DropIndex("me", DATABASE, "default", "c", info.id))
         assert await store.indexes(DATABASE, "c") == []
+
+
+async def test_a_webhook_that_began_anew_keeps_no_progress_of_before(opened: Reopen) -> None:
+    async with opened() as (store, _):
+        await store.submit(put("a"))
+        for id in ("b", "a"):
+            await store.submit(AddWebhook("me", "default", id, "http://x", "c", {"n": 1}, "whsec_x"))
+        found = await store.webhooks(-1)
+        assert found is not None
+        version, (webhook, _) = found
+        assert webhook.id == "b" or webhook.created_at == found[1][1].created_at  # the oldest first
+        assert (webhook.collection, webhook.filter, webhook.secret) == ("c", '{"n":1}', "whsec_x")
+        assert (webhook.generation, webhook.progress) == (0, Progress(cursor=1))
+        progress = Progress(1, 7, 2, "é", 3, 4, 5)
+        await store.submit(KeepProgress(webhook.id, 0, progress))
+        assert await store.webhooks(version) is None
+        for begin in (ReviveWebhook("me", webhook.id), BeginWebhooks()):
+            before = await kept(store, webhook.id)
+            await store.submit(begin)
+            keep = KeepProgress(webhook.id, before.generation, Progress(cursor=9))
+            assert (await refused(store, keep))[1] == "CONFLICT"
+            now = await kept(store, webhook.id)
+            assert now.generation == before.generation + 1
+            assert now.progress.until == 7
+        assert now.progress == Progress(1, 7, delivered_at=4)
+        infos = await store.webhook_infos()
+        assert [(info.state, info.lag_changes) for info in infos] == [("live", 0)] * 2
+        assert {"a", "b"} == {info.id for info in infos}
+        await store.submit(RemoveWebhook("me", webhook.id))
+        assert (await refused(store, KeepProgress(webhook.id, 2, progress)))[1] == "CONFLICT"
+        assert (await refused(store, RemoveWebhook("me", webhook.id)))[1] == "NOT_FOUND"
+        assert len(await store.webhook_infos()) == 1
+
+
+async def kept(store: Store, id: str) -> Webhook:
+    found = await store.webhooks(-1)
+    assert found is not None
+    return next(webhook for webhook in found[1] if webhook.id == id)

@@ -18,6 +18,8 @@ from paperdb_trio.store.protocol import EventText
 from paperdb_trio.store.requests import Kept, Once, RequestKey
 from paperdb_trio.store.revocations import Revocation
 from paperdb_trio.store.sqlite.clock import continued
+from paperdb_trio.store.webhook_changes import AddWebhook, KeepProgress
+from paperdb_trio.store.webhooks import Progress
 from tests.auth.commands import fails_here, run_here
 from tests.postgres import Postgres
 from tests.store.test_nodes import node
@@ -62,6 +64,8 @@ def source(tmp_path: Path) -> Path:
         SetSchema(DATABASE, "half", parse_schema({"properties": {"n": {"index": True}}})),
         once(),
         Revocation(DATABASE, "jti", "j", 5, 6),
+        AddWebhook("me", "default", "w1", "http://x", "c", {"n": 1}, "whsec_x"),
+        KeepProgress("w1", 0, Progress(3, 4, 5, "é", 6, 7, 8)),
         Trim(DATABASE, 0, 1000),
     )
     return directory

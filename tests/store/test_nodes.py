@@ -24,6 +24,8 @@ from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import Trim, until_indexed
 from paperdb_trio.store.operations import Batch, Draft, InsertBulk, Patch, Replace, SetSchema
 from paperdb_trio.store.postgres.engine import PostgresStore
+from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store.transfer import Imported, ImportLines, Line
 from tests.postgres import Postgres, postgres_server
 from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_database
 
@@ -31,10 +33,14 @@ Node = tuple[PostgresStore, list[Change]]
 
 
 @asynccontextmanager
-async def node(url: str, on_trimmed: Callable[[int, int], None] = lambda *_: None) -> AsyncIterator[Node]:
+async def node(
+    url: str,
+    on_trimmed: Callable[[int, int], None] = lambda *_: None,
+    on_break: Callable[[int, int, int], None] = lambda *_: None,
+) -> AsyncIterator[Node]:
     """A store, and the changes that it was told of."""
     changes: list[Change] = []
-    store = PostgresStore(url, Settings(), changes.extend, on_trimmed)
+    store = PostgresStore(url, Settings(), changes.extend, on_trimmed, on_break)
     try:
         store.bounds()
         async with trio.open_nursery() as nursery:
@@ -318,3 +324,53 @@ async def test_stopping_while_postgresql_is_away_does_not_wait_for_it() -> None:
                 await store.submit(put("a"))
                 server.stop()
                 await refused(store, put("b"))
+
+
+# --- trips ---------------------------------------------------------------------------------------
+
+
+async def test_unique_values_are_looked_up_together(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trips = 0
+    receive = Session.receive
+
+    def counted(session: Session) -> Any:
+        nonlocal trips
+        trips += 1
+        return receive(session)
+
+    schema = parse_schema({"properties": {"e": {"unique": True}}})
+
+    async def bulk(store: PostgresStore, numbers: range) -> Any:
+        drafts = [Draft.parse({"_id": f"d{n}", "e": n}) for n in numbers]
+        return await store.submit(InsertBulk(DATABASE, "c", [*drafts], MAX_BYTES, 10 * MAX_BYTES, atomic=False))
+
+    async with node(postgres_url) as (store, _):
+        await bulk(store, range(1000))
+        monkeypatch.setattr(Session, "receive", counted)
+        assert await until_indexed(store, SetSchema(DATABASE, "c", schema))
+        assert trips < 250
+        trips = 0
+        await bulk(store, range(1000, 2000))
+        assert trips < 100
+        assert await store.count(DATABASE, "c", None) == 2000
+        lines = [Line(n, "default", "c", Imported(f"d{n}", {"e": n}, None, None)) for n in range(1900, 2150)]
+        trips = 0
+        tally = await store.submit(ImportLines(lines, replace=False, max_bytes=MAX_BYTES))
+        assert tally is not None
+        assert (tally.unchanged, tally.inserted, tally.refused) == (100, 150, 0)
+        assert trips < 100
+        assert await refused(store, inserting({"e": 2149})) == "CONFLICT"
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("rounds", [1, 40])
+async def test_an_index_that_cannot_be_unique_says_so(postgres_url: str, rounds: int) -> None:
+    """However far apart the two documents are."""
+    schema = parse_schema({"properties": {"e": {"unique": True}}})
+    async with node(postgres_url) as (store, _):
+        for round in range(rounds):
+            drafts = [Draft.parse({"e": n}) for n in range(round * 20, round * 20 + 20)]
+            await store.submit(InsertBulk(DATABASE, "c", [*drafts], MAX_BYTES, MAX_BYTES, atomic=False))
+        await store.submit(inserting({"e": 3}))
+        with pytest.raises(ApiError, match="e"):
+            await until_indexed(store, SetSchema(DATABASE, "c", schema))

@@ -17,6 +17,7 @@ from paperdb_trio.store.postgres.schema import MIGRATIONS
 from tests.auth.commands import Done, fails_here, run_here
 from tests.conftest import need, wait_until
 from tests.postgres import Postgres, postgres_server
+from tests.store.tools import new_database
 
 
 def serve(url: str, *options: str) -> Done:
@@ -165,3 +166,36 @@ user = nobody
                 preparing.check_wakes(url)
         finally:
             pooler.terminate()
+
+
+def test_an_owner_that_is_no_superuser_can_do_all(postgres: Postgres, tmp_path: Path) -> None:
+    name = postgres.new()
+    with postgres.connect() as connection:
+        connection.execute("CREATE ROLE owner LOGIN")
+        connection.execute(f'ALTER DATABASE "{name}" OWNER TO owner')
+    url = postgres.url(name).replace("postgres@", "owner@")
+    new_database(url)
+    preparing.prepare(url).query("UPDATE meta SET value=0 WHERE name='history'")
+    session = preparing.prepare(url)  # records a break
+    assert session.query("SELECT database_id, since, until>0 FROM breaks") == [(1, 0, True)]
+    assert session.query("SELECT until FROM breaks") == session.query("SELECT head FROM heads")
+    session.close()
+    assert run_here("backup", tmp_path / "file", "--store", url).exit_code == 0
+    assert run_here("check", "--store", url).stdout.endswith("All is well.\n")
+
+
+def test_tables_of_older_versions_are_upgraded(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = postgres.url(postgres.new())
+    with monkeypatch.context() as older:
+        older.setattr(preparing, "MIGRATIONS", MIGRATIONS[:1])
+        older.setattr(preparing, "keep_history", lambda _: None)
+        session = preparing.prepare(url, create=True)
+        session.query("INSERT INTO databases (name, plan, created_at) VALUES ('a','team','2026')")
+        session.query("INSERT INTO heads VALUES (1, 41)")
+        session.close()
+    for _ in range(2):
+        session = preparing.prepare(url)
+        assert preparing.version(session) == len(MIGRATIONS)
+        assert session.query("SELECT head FROM heads") == [(41,)]  # cursors stay good
+        assert session.query("SELECT count(*) FROM breaks") == [(0,)]
+        session.close()

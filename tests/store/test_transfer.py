@@ -19,7 +19,7 @@ from paperdb_trio.store.operations import Replace, SetSchema
 from paperdb_trio.store.query import ask
 from paperdb_trio.store.sqlite.file import connect
 from paperdb_trio.store.sqlite.find import find, shelf
-from paperdb_trio.store.sqlite.transfer import Importer, ImportLines, Tally, parse_line
+from paperdb_trio.store.transfer import Importer, ImportLines, Tally, parse_line
 from tests.auth.commands import fails_here, run_here
 from tests.conftest import Server
 from tests.store.tools import (

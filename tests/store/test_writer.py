@@ -23,10 +23,11 @@ import trio.testing
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
+from paperdb_trio.store.group_commit import ENOUGH_BYTES, ENOUGH_SECONDS, MAX_BATCH
 from paperdb_trio.store.operations import Draft, Insert, InsertBulk
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.transaction import Transaction
-from paperdb_trio.store.sqlite.writer import ENOUGH_BYTES, ENOUGH_SECONDS, MAX_BATCH, Writer
+from paperdb_trio.store.sqlite.writer import Writer
 from tests.conftest import Server
 from tests.store.tools import DATABASE, MAX_BYTES, insert, inserting, rows
 

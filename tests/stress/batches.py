@@ -108,7 +108,9 @@ class BatchWriter:
         )
         if booked != Counter(name for name, done in self.booked.items() if done):
             raise PROMISE(f"batches of {self.number}: done are {booked}, acknowledged {self.booked}")
+        places = {change["seq"]: place for place, change in enumerate(log)}
         for txn, size in self.sizes.items():
-            whole = [change.get("txn") for change in log[txn - 1 : txn + size]]  # and the next change
+            place = places[txn]
+            whole = [change.get("txn") for change in log[place : place + size + 1]]  # and the next change
             if whole[:size] != [txn] * size or whole[size:] == [txn]:
                 raise PROMISE(f"batch {txn} of {size} changes has {whole}")

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import os
 import random
+import re
 import sys
 import time
 from collections import defaultdict
@@ -74,6 +75,8 @@ async def cluster_under_fire(
             LiveFollower(second, token, "app2, live", QUERIES, snapshots=False),
             LiveFollower(lb, token, "balanced, live", QUERIES, snapshots=True, seed=seed),
         ]
+        for follower in followers:
+            follower.breaks = True
         stop = asyncio.Event()
         clock = Acknowledged(crew)
         async with asyncio.TaskGroup() as group:
@@ -99,13 +102,14 @@ async def cluster_under_fire(
             await asyncio.gather(*(follower.reach(head, 60) for follower in live))
             for task in listening:
                 task.cancel()
+        changes = logged(lb)
         documents = {name: all_documents(lb, name) for name in (COLLECTION, LEDGER)}
         check(documents, crew, batches, recorder.log)
         for follower in followers:
             if follower.documents != documents[COLLECTION] | documents[LEDGER]:
                 raise PROMISE(f"{follower.name}: its events do not add up to the documents")
-            if follower.seen != head:
-                raise PROMISE(f"{follower.name}: saw {follower.seen} of {head} changes")
+            if follower.seen != changes:
+                raise PROMISE(f"{follower.name}: saw {follower.seen} of {changes} changes")
         for view in (view for follower in live for view in follower.views):
             view.check(recorder.log)
         broken = False
@@ -122,11 +126,17 @@ async def cluster_under_fire(
         "batches repeated with their key": sum(writer.repeated for writer in batches),
         "of these, done before": sum(writer.replayed for writer in batches),
         "documents": sum(map(len, documents.values())),
-        "changes": head,
+        "changes": changes,
         "resumes": sum(f.resumes for f in followers) + sum(f.resumes for f in live),
         "lost": 0,
         "repeated": 0,
     }
+
+
+def logged(server: Server) -> int:
+    """How many changes the log holds."""
+    (text,) = re.findall(r"^paperdb_log_changes (\S+)$", server.request("GET", "/metrics").text, re.MULTILINE)
+    return int(float(text))
 
 
 async def look_after(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ events.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
@@ -16,6 +16,7 @@ from paperdb_trio.store.postgres.question import Columns, Sql, condition
 from paperdb_trio.store.postgres.wire import Row, Statement
 from paperdb_trio.store.protocol import FIRST_ROWS, PAGE_BYTES, EventText, Interest, Page, Render, Topic
 from paperdb_trio.store.query import ask
+from paperdb_trio.store.refusals import database_gone
 
 SCANNED: Final = 20_000
 """Changes that one read scans for those of a few collections. Then other readers get a turn."""
@@ -34,6 +35,16 @@ _TEXTS: Final = {
 }
 _VERSION: Final = "'{\"seq\":'||seq||',\"type\":\"'||type||'\",\"data\":'||data||'}'"
 _CHANGE: Final = "database_id, seq, type, collection, id, data, before, txn"
+
+
+_BREAKS: Final = "SELECT since, until FROM breaks WHERE database_id=$1 AND until>$2 ORDER BY until LIMIT 2"
+
+
+class Following(NamedTuple):
+    """`broken`: there is a break, from one seq to another, and no change before it."""
+
+    changes: list[Change]
+    broken: tuple[int, int] | None
 
 
 class ChangeLog:
@@ -61,16 +72,24 @@ class ChangeLog:
                 return page
             after = page.position
 
-    async def changes(self, database_id: int, after: int, rows: int = 1000) -> list[Change]:
-        """Changes after a seq, in order: `rows` of them, and the rest of their last transaction."""
+    async def changes(self, database_id: int, after: int, rows: int = 1000) -> Following:
+        """What follows a seq: changes, `rows` of them and the rest of their last transaction, or a break."""
         async with self._pool.lease("changes", self._timeout) as connection:
-            found = await connection.query(
-                f"SELECT {_CHANGE} FROM changes WHERE database_id=$1 AND seq>$2 ORDER BY seq LIMIT $3",
-                database_id,
-                after,
-                rows,
+            # In this order: a break is there before the changes behind it.
+            found, breaks = await connection.queries(
+                [
+                    (
+                        f"SELECT {_CHANGE} FROM changes WHERE database_id=$1 AND seq>$2 ORDER BY seq LIMIT $3",
+                        (database_id, after, rows),
+                    ),
+                    (_BREAKS, (database_id, after)),
+                ]
             )
             changes = [_change(row) for row in found]
+            if breaks:
+                since, until = breaks[0]
+                changes = [change for change in changes if change.seq <= since]
+                return Following(changes, None if changes else (since, until))
             if len(changes) == rows and (txn := changes[-1].txn) is not None:
                 found = await connection.query(
                     f"SELECT {_CHANGE} FROM changes WHERE database_id=$1 AND seq>$2 AND seq<coalesce((SELECT "
@@ -81,21 +100,25 @@ class ChangeLog:
                     txn,
                 )
                 changes += [_change(row) for row in found]
-            return changes
+            return Following(changes, None)
 
     async def history(
-        self, connection: Connection, database_id: int, collection: str, id: str, limit: int
-    ) -> list[bytes]:
-        """See `Store.history`. The log has no index for this: it is read from its end."""
+        self, connection: Connection, database_id: int, collection: str, id: str, limit: int, max_bytes: int
+    ) -> list[bytes] | None:
+        """See `Store.history`. The log has no index for this: it is read from its end. None if they are larger
+        than `max_bytes` together; a single one may be."""
         rows = await connection.query(
-            f"SELECT {_VERSION} FROM changes WHERE database_id=$1 AND collection=$2 AND id=$3 "
-            "ORDER BY seq DESC LIMIT $4",
+            f"SELECT CASE WHEN total<=$5 OR n=1 THEN {_VERSION} END FROM (SELECT *, count(*) OVER () AS n, "
+            "sum(octet_length(data)) OVER () AS total FROM (SELECT seq, type, data FROM changes "
+            "WHERE database_id=$1 AND collection=$2 AND id=$3 ORDER BY seq DESC LIMIT $4) c) c "
+            "ORDER BY seq DESC",
             database_id,
             collection,
             id,
             limit,
+            max_bytes,
         )
-        return [version for (version,) in rows]
+        return None if rows and rows[0][0] is None else [version for (version,) in rows]
 
 
 def _change(row: Row) -> Change:
@@ -113,13 +136,28 @@ async def _read_page(
     text: EventText | Render,
     rows: int,
 ) -> Page:
-    _, ((head, trimmed),) = await connection.queries(
-        [BEGIN, ("SELECT head, trimmed FROM heads WHERE database_id=$1", (database_id,))]
+    _, heads, breaks = await connection.queries(
+        [
+            BEGIN,
+            ("SELECT head, trimmed FROM heads WHERE database_id=$1", (database_id,)),
+            (_BREAKS, (database_id, after)),
+        ]
     )
     try:
+        if not heads:
+            raise database_gone()
+        ((head, trimmed),) = heads
         if not trimmed <= after <= head:
             return Page([], after, True, head, trimmed, expired=True)
-        end = head if None in interest else min(head, after + SCANNED)
+        last_end = head
+        for since, until in breaks:
+            if since < after:
+                return Page([], after, True, head, until, expired=True)
+            if since > after:
+                last_end = since
+                break
+            after = until
+        end = last_end if None in interest else min(last_end, after + SCANNED)
         wanted = _interest(interest, after)
         # The sizes decide first how many fit a page; then only those are read.
         last, found, events = await _events(connection, database_id, after, end, wanted, text, rows)

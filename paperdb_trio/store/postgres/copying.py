@@ -5,19 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from paperdb_trio.errors import StartupError
 from paperdb_trio.store.copying import BATCH_ROWS, META, Copyable, Entry, columns
 from paperdb_trio.store.postgres.keys import stored
+from paperdb_trio.store.postgres.prepare import unavailable
 from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.wire import Blobs, Ints, Parameter, Texts
+from paperdb_trio.store.postgres.wire import Blobs, ConnectionLost, Ints, Parameter, ServerError, Texts
 from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK
 
+_BROKEN: Final = "(SELECT database_id, max(until) AS until FROM breaks GROUP BY database_id)"
+"""Where the history of a log broke last: the copy begins there, as a file's log has no breaks."""
 _FROM: Final = {
     "meta": META,
-    "databases": "(SELECT d.*, h.head, h.trimmed FROM databases d JOIN heads h ON h.database_id=d.id) t",
+    "databases": (
+        "(SELECT d.*, h.head, greatest(h.trimmed, b.until) AS trimmed FROM databases d JOIN heads h "
+        f"ON h.database_id=d.id LEFT JOIN {_BROKEN} b ON b.database_id=d.id) t"
+    ),
     "collections": (
         "(SELECT c.*, n.documents, n.newest FROM collections c JOIN counts n ON n.collection_id=c.id) t"
     ),
-    "changes": f"(SELECT *, database_id<<{SEQ_BITS}|seq AS rowkey FROM changes) t",
+    "changes": (
+        f"(SELECT c.*, c.database_id<<{SEQ_BITS}|seq AS rowkey FROM changes c LEFT JOIN {_BROKEN} b "
+        "ON b.database_id=c.database_id WHERE c.seq>coalesce(b.until,0)) t"
+    ),
 }
 _PAGED: Final = {
     "documents": "rowkey>$1",
@@ -25,6 +35,7 @@ _PAGED: Final = {
 }
 """The large tables are read page by page, in the order of this condition."""
 _ORDER: Final = {"documents": "rowkey", "changes": "database_id, seq"}
+BATCH_BYTES: Final = 16 * 1024 * 1024
 _INTO: Final = {
     "databases": (
         "WITH d AS (INSERT INTO databases (id, name, plan, created_at) "
@@ -63,8 +74,12 @@ class Database(Copyable):
                 yield [_decoded(row, texts) for row in found]
             return
         after = 0
-        page = f"{select} WHERE {_PAGED[table]} ORDER BY {_ORDER[table]} LIMIT $2"
-        while found := self._session.query(page, after, BATCH_ROWS):
+        page = (
+            f"SELECT {','.join(names)} FROM (SELECT *, sum(octet_length(data)) OVER (ORDER BY {names[0]} "
+            f"ROWS UNBOUNDED PRECEDING)-octet_length(data) AS before_it FROM ({select} WHERE {_PAGED[table]} "
+            f"ORDER BY {_ORDER[table]} LIMIT $2) t) t WHERE before_it<$3 ORDER BY {names[0]}"
+        )
+        while found := self._session.query(page, after, BATCH_ROWS, BATCH_BYTES):
             yield [_decoded(row, texts) for row in found]
             after = found[-1][0]
 
@@ -98,6 +113,9 @@ class Database(Copyable):
 
     def close(self) -> None:
         self._session.close()
+
+    def told(self, error: Exception) -> StartupError | None:
+        return unavailable("Cannot copy", error) if isinstance(error, ServerError | ConnectionLost) else None
 
 
 def _decoded(row: tuple[Any, ...], texts: list[int]) -> tuple[Any, ...]:

@@ -18,13 +18,14 @@ from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
 from paperdb_trio.store.keeper import Keeper
 from paperdb_trio.store.postgres import records
-from paperdb_trio.store.postgres.change_log import ChangeLog
+from paperdb_trio.store.postgres.change_log import BEGIN, END, ChangeLog
 from paperdb_trio.store.postgres.connection import Pool
 from paperdb_trio.store.postgres.figures import figures
+from paperdb_trio.store.postgres.history import BREAKS
+from paperdb_trio.store.postgres.log_rows import BOUNDS
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.reader import Reader
 from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.watcher import Watcher
 from paperdb_trio.store.postgres.writer import Writer
 from paperdb_trio.store.protocol import Fault
@@ -44,8 +45,12 @@ class PostgresStore:
         settings: Settings,
         on_commit: Callable[[list[Change]], None],
         on_trimmed: Callable[[int, int], None],
+        on_break: Callable[[int, int, int], None] = lambda *_: None,
     ) -> None:
+        """`on_break(database_id, since, until)`: the log has no changes there, because a failover lost some."""
         self._url = url
+        self._on_break = on_break
+        self._breaks: list[tuple[int, int, int]] = []
         self._pool = Pool(url, CONNECTIONS, settings.query_timeout)
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._own = Pool(url, 2, settings.query_timeout)
@@ -53,11 +58,11 @@ class PostgresStore:
         self._advisor = IndexAdvisor(settings.index_after)
         self._reader = Reader(self._pool, self._log, settings, self._advisor)
         self._watching = Reader(self._own, self._log, settings, self._advisor)
-        self._publisher = Publisher(on_commit, ChangeLog(self._own, 30.0).changes)
+        self._publisher = Publisher(on_commit, on_break, ChangeLog(self._own, 30.0).changes)
         self.writer = Writer(url, self._publisher.committed)
         # The idle connections are lost with the watcher's: it notices first.
         self._watcher = Watcher(url, self._publisher, on_trimmed, self._begin_keeping, self.close)
-        self._keeper = Keeper(self.writer, settings, on_trimmed, leads=lambda: self._watcher.keeps)
+        self._keeper = Keeper(self.writer, settings, on_trimmed, leads=lambda: self.term is not None)
         self.closed = self.writer.closed
         self.submit = self.writer.submit
         self.fault: Callable[[], Fault | None] = self.writer.fault
@@ -68,6 +73,8 @@ class PostgresStore:
         self.page = self._log.page
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        for broken in self._breaks:
+            self._on_break(*broken)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._pool.run)
             nursery.start_soon(self._own.run)
@@ -97,7 +104,7 @@ class PostgresStore:
     def bounds(self) -> dict[int, tuple[int, int]]:
         session = Session(self._url)
         try:
-            rows = session.query(BOUNDS)
+            _, rows, self._breaks, _ = session.run([BEGIN, (BOUNDS, ()), (BREAKS, ()), END])
         finally:
             session.close()
         for database_id, head, _ in rows:
@@ -151,10 +158,15 @@ class PostgresStore:
         return await self._reader.ask(records.indexes(database_id, collection))
 
     async def webhook_infos(self) -> list[WebhookInfo]:
-        return []
+        return await self._reader.ask(records.webhook_infos())
 
     async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
-        return None
+        found = await self._watching.ask(records.webhooks())
+        return None if found[0] == known else found
+
+    @property
+    def term(self) -> int | None:
+        return self._watcher.term
 
     @property
     def drops_left(self) -> bool:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 from paperdb_trio.errors import StartupError
+from paperdb_trio.store.postgres.history import keep_history
 from paperdb_trio.store.postgres.schema import LOCK, MIGRATIONS
 from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
@@ -45,6 +48,15 @@ def unavailable(what: str, error: Exception) -> StartupError:
     return StartupError(f"{what}: {' '.join(str(error).split())}", EXIT_UNAVAILABLE)
 
 
+@contextmanager
+def telling(what: str) -> Iterator[None]:
+    """Raises a `StartupError` for what PostgreSQL refuses in the block."""
+    try:
+        yield
+    except (ServerError, ConnectionLost) as error:
+        raise unavailable(what, error) from None
+
+
 def prepare(url: str, *, create: bool = False, durable: bool = False) -> Session:
     """Check the server and the database, and create or upgrade the tables. Returns a session.
 
@@ -54,6 +66,7 @@ def prepare(url: str, *, create: bool = False, durable: bool = False) -> Session
     try:
         _check(session, durable=durable)
         _migrate(session, create=create)
+        keep_history(session)
     except (ServerError, ConnectionLost) as error:
         session.close()
         raise unavailable("PostgreSQL refused to prepare the tables", error) from None

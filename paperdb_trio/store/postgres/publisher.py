@@ -1,7 +1,7 @@
 """Tells of commits in the order of the log: this node's from memory, those of other nodes from the log.
 
 Law: event loop only. Each change is told once, in order of seq, and before any writer of this node that wrote
-it or a later one. A wake-up only says where the head is.
+it or a later one. A wake-up only says where the head is. A break in the log (`history`) is told in its place.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import trio
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.model import Change
+from paperdb_trio.store.postgres.change_log import Following
 
 log = logging.getLogger("paperdb.store")
 
 RETRY_SECONDS = 0.2
 
-Read = Callable[[int, int], Awaitable[list[Change]]]
-"""Some changes of a database after a seq, in order; a transaction is never cut in two."""
+Read = Callable[[int, int], Awaitable[Following]]
+"""What follows a seq in the log of a database; a transaction is never cut in two."""
 
 
 class _Parked(NamedTuple):
@@ -35,8 +36,14 @@ class _Parked(NamedTuple):
 class Publisher:
     """Run `run()` in a nursery."""
 
-    def __init__(self, on_commit: Callable[[list[Change]], None], read: Read) -> None:
+    def __init__(
+        self,
+        on_commit: Callable[[list[Change]], None],
+        on_break: Callable[[int, int, int], None],
+        read: Read,
+    ) -> None:
         self._on_commit = on_commit
+        self._on_break = on_break
         self._read = read
         self._sparing_log = SparingLog(log)
         self._told: dict[int, int] = {}
@@ -109,11 +116,15 @@ class Publisher:
             if told >= self._heads[database_id]:
                 break
             try:
-                changes = await self._read(database_id, told)
+                changes, broken = await self._read(database_id, told)
             except ApiError as error:
                 self._sparing_log.warning("could not read the change log: %s", error)
                 await trio.sleep(RETRY_SECONDS)
                 continue
+            if broken is not None:
+                self._pass(database_id, *broken)
+            elif not changes:  # read from a primary that has been replaced
+                await trio.sleep(RETRY_SECONDS)
             changes = [change for change in changes if change.seq > self._told.get(database_id, 0)]
             if changes:
                 if changes[0].seq != self._told.get(database_id, 0) + 1:
@@ -121,6 +132,20 @@ class Publisher:
                 self._tell(database_id, changes)
         self._release(database_id)
         self._catching_up.discard(database_id)
+
+    def _pass(self, database_id: int, since: int, until: int) -> None:
+        """Go on behind a break. What this node has committed in it is lost: it was acknowledged, and so its
+        writers are told."""
+        if self._told.get(database_id, 0) >= until:
+            return
+        self._told[database_id] = until
+        self._heads[database_id] = max(self._heads.get(database_id, 0), until)
+        self._on_break(database_id, since, until)
+        parked = self._parked.get(database_id)
+        while parked and parked[0].changes[-1].seq <= until:
+            parked.popleft().resume()
+        self._moved.set()
+        self._moved = trio.Event()
 
     def _release(self, database_id: int) -> None:
         """Tell what was parked, as far as it is next; some of it was read from the log."""

@@ -15,12 +15,12 @@ false.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from paperdb_trio.model import SYSTEM_FIELDS, encode
 from paperdb_trio.store import keys
+from paperdb_trio.store.conditions import Conditions
 from paperdb_trio.store.query import Question
 
 PLACE: Final = "\0"
@@ -119,7 +119,9 @@ def _is_large(value: object) -> bool:
 # --- conditions ----------------------------------------------------------------------------------
 
 
-class _Compiler:
+class _Compiler(Conditions[Field]):
+    ALL, NONE = "TRUE", "FALSE"
+
     def __init__(self, columns: Columns) -> None:
         self.columns = columns
         self.parameters: list[Parameter] = []
@@ -131,22 +133,13 @@ class _Compiler:
     def json(self, value: Any) -> str:
         return self.bind(encode(value).decode(), "jsonb")
 
-    def filter(self, filter: dict[str, Any]) -> str:
-        parts = []
-        for name, condition in filter.items():
-            if isinstance(condition, list):  # of `and`, `or`: a condition on a field is never a list
-                inner = [self.filter(item) for item in condition]
-                joiner, empty = (" OR ", "FALSE") if name == "or" else (" AND ", "TRUE")
-                parts.append("(" + joiner.join(inner) + ")" if inner else empty)
-            elif name == "not":
-                parts.append(f"NOT {self.filter(condition)}")
-            else:
-                at = field(name, self.columns)
-                operators = condition if isinstance(condition, dict) else {"eq": condition}
-                parts += [_OPERATORS[name](self, at, value, name) for name, value in operators.items()]
-        return "(" + " AND ".join(parts) + ")" if parts else "TRUE"
+    def field(self, name: str) -> Field:
+        return field(name, self.columns)
 
-    def eq(self, at: Field, operand: Any, operator: str) -> str:
+    def negated(self, sql: str) -> str:
+        return f"NOT ({sql})"
+
+    def eq(self, at: Field, operand: Any) -> str:
         if operand is None:
             return f"({at.value} IS NULL OR {at.value}='null'::jsonb)"
         if _is_large(operand):
@@ -157,11 +150,7 @@ class _Compiler:
         number = f"({_number(at)}){sign}{self.bind(numeric(operand), 'numeric')}"
         return f"(CASE {at.type} WHEN 'number' THEN {number} END) IS TRUE"
 
-    def ne(self, at: Field, operand: Any, operator: str) -> str:
-        return f"NOT ({self.eq(at, operand, operator)})"
-
-    def compare(self, at: Field, operand: Any, operator: str) -> str:
-        sign = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}[operator]
+    def compare(self, at: Field, sign: str, operand: Any) -> str:
         if isinstance(operand, str):
             text = f'{at.text} COLLATE "C"{sign}{self.bind(operand, "text")}'
             return f"({text} AND {at.type}='string') IS TRUE"
@@ -169,7 +158,7 @@ class _Compiler:
             return self._large(at, sign, operand)
         return f"({at.value}{sign}{self.json(operand)} AND {at.type}='number') IS TRUE"
 
-    def within(self, at: Field, operand: Any, operator: str) -> str:
+    def within(self, at: Field, operand: list[Any]) -> str:
         large = [item for item in operand if _is_large(item)]
         plain = [item for item in operand if not _is_large(item)]
         parts = []
@@ -183,41 +172,23 @@ class _Compiler:
             parts.append(f"{at.value} IS NULL")
         return "(" + " OR ".join(parts) + ")" if parts else "FALSE"
 
-    def not_within(self, at: Field, operand: Any, operator: str) -> str:
-        return f"NOT {self.within(at, operand, operator)}"
-
-    def contains(self, at: Field, operand: Any, operator: str) -> str:
+    def contains(self, at: Field, operand: Any) -> str:
         if _is_large(operand):
             items = f"json_array_elements(CASE {at.type} WHEN 'array' THEN {at.json} ELSE '[]'::json END)"
             value = "(item.value::jsonb)"
             item = Field(value, f"jsonb_typeof({value})", "item.value", f"({value}#>>'{{}}')")
-            return f"EXISTS(SELECT 1 FROM {items} AS item WHERE {self.eq(item, operand, operator)})"
+            return f"EXISTS(SELECT 1 FROM {items} AS item WHERE {self.eq(item, operand)})"
         member = f"({at.value}@>{self.json([operand])} AND {at.type}='array') IS TRUE"
         if not isinstance(operand, str):
             return member
         part = f'strpos({at.text} COLLATE "C",{self.bind(operand, "text")})>0'
         return f"({member} OR ({part} AND {at.type}='string') IS TRUE)"
 
-    def starts_with(self, at: Field, operand: Any, operator: str) -> str:
+    def starts_with(self, at: Field, operand: str) -> str:
         return f"(starts_with({at.text},{self.bind(operand, 'text')}) AND {at.type}='string') IS TRUE"
 
-    def exists(self, at: Field, operand: Any, operator: str) -> str:
-        return f"{at.value} IS {'NOT ' if operand else ''}NULL"
-
-
-_OPERATORS: Final[dict[str, Callable[[_Compiler, Field, Any, str], str]]] = {
-    "eq": _Compiler.eq,
-    "ne": _Compiler.ne,
-    "gt": _Compiler.compare,
-    "gte": _Compiler.compare,
-    "lt": _Compiler.compare,
-    "lte": _Compiler.compare,
-    "in": _Compiler.within,
-    "nin": _Compiler.not_within,
-    "contains": _Compiler.contains,
-    "startsWith": _Compiler.starts_with,
-    "exists": _Compiler.exists,
-}
+    def exists(self, at: Field, wanted: bool) -> str:
+        return f"{at.value} IS {'NOT ' if wanted else ''}NULL"
 
 
 def condition(question: Question, columns: Columns = DOCUMENTS) -> Sql:

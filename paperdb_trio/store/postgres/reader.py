@@ -255,8 +255,10 @@ class Reader:
 
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
         async with self._pool.lease("history") as connection:
-            versions = await self._log.history(connection, database_id, collection, id, limit)
-        if sum(map(len, versions)) > self._max_result_bytes and len(versions) > 1:
+            versions = await self._log.history(
+                connection, database_id, collection, id, limit, self._max_result_bytes
+            )
+        if versions is None or (sum(map(len, versions)) > self._max_result_bytes and len(versions) > 1):
             raise bad_request(
                 f"The result is larger than {self._max_result_bytes:,} bytes; use a smaller 'limit'",
                 "RESULT_TOO_LARGE",

@@ -18,6 +18,7 @@ from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyI
 from paperdb_trio.store.registry import index_infos
 from paperdb_trio.store.rowkeys import SEQ_BITS
 from paperdb_trio.store.sizes import MOST_COLLECTIONS, documents
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 T = TypeVar("T")
 
@@ -109,6 +110,51 @@ def indexes(database_id: int, collection: str) -> Asked[list[IndexInfo] | None]:
         (database_id, collection),
         _indexes,
     )
+
+
+def webhook_infos() -> Asked[list[WebhookInfo]]:
+    """The oldest first."""
+    return Asked(
+        "SELECT w.id, d.name, w.url, w.collection, w.filter, CASE WHEN w.dead_at IS NOT NULL THEN 'dead' "
+        "WHEN w.failures>0 THEN 'retrying' ELSE 'live' END, w.cursor, greatest(h.head-w.cursor-"
+        "(SELECT coalesce(sum(until-since),0) FROM breaks b WHERE b.database_id=d.id AND b.since>=w.cursor)"
+        "::bigint,0), w.failures, "
+        "w.error, w.failing_since, w.delivered_at, w.created_at FROM webhooks w "
+        "JOIN databases d ON d.id=w.database_id JOIN heads h ON h.database_id=d.id ORDER BY w.created_at, w.id",
+        (),
+        lambda rows: [
+            _made(
+                WebhookInfo,
+                (
+                    *row[:4],
+                    None if row[4] is None else msgspec.json.decode(row[4]),
+                    *row[5:10],
+                    _time(row[10]),
+                    _time(row[11]),
+                    row[12],
+                ),
+            )
+            for row in rows
+        ],
+    )
+
+
+def webhooks() -> Asked[tuple[int, list[Webhook]]]:
+    """With the version of what administrators changed."""
+    return Asked(
+        "SELECT m.value, w.id, database_id, url, collection, filter, secret, created_at, generation, cursor, "
+        "until, failures, error, failing_since, delivered_at, dead_at FROM meta m LEFT JOIN webhooks w ON TRUE "
+        "WHERE m.name='admin_version' ORDER BY created_at, id",
+        (),
+        lambda rows: (rows[0][0], [_webhook(row[1:]) for row in rows if row[1] is not None]),
+    )
+
+
+def _webhook(row: Row) -> Webhook:
+    cursor, until, failures, error, *times = row[8:]
+    progress = Progress(cursor, until, failures, None if error is None else error.decode(), *times)
+    found: Webhook = _made(Webhook, (*row[:8], progress))
+    return found
 
 
 def _indexes(rows: list[Row]) -> list[IndexInfo] | None:

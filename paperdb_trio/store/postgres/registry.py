@@ -1,37 +1,25 @@
 """The rows of `store.registry` in PostgreSQL.
 
-Law: that of `transaction`, of which it is a part.
+Law: that of `rows`.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from typing import TypeVar
 
-from paperdb_trio.store import registry
+from msgspec.structs import astuple
+
 from paperdb_trio.store.postgres import records
-from paperdb_trio.store.postgres.wire import Ints, Parameter, Row, Texts
+from paperdb_trio.store.postgres.rows import Rows
+from paperdb_trio.store.postgres.wire import Ints, Texts
 from paperdb_trio.store.records import DatabaseInfo, IndexInfo, KeyInfo, NewKey
-from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo, no_webhooks
+from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
 T = TypeVar("T")
 
 
-class Registry(registry.Registry):
-    @abstractmethod
-    def _read(self, sql: str, *parameters: Parameter) -> list[Row]: ...
-
-    @abstractmethod
-    def _add(self, sql: str, *parameters: Parameter) -> None: ...
-
-    @abstractmethod
-    def _change(self, sql: str, *parameters: Parameter) -> list[Row]: ...
-
-    @abstractmethod
-    def _lock_removed(self, database_id: int) -> None:
-        """The head of a database that is being removed."""
-
+class Registry(Rows):
     def _ask(self, asked: records.Asked[T]) -> T:
         return asked.made(self._read(asked.sql, *asked.parameters))
 
@@ -54,6 +42,10 @@ class Registry(registry.Registry):
         self._add("DELETE FROM audit WHERE id<=$1", id - keep)
 
     # --- databases -------------------------------------------------------------------------------
+
+    def _lock_removed(self, database_id: int) -> None:
+        self._query("SELECT 1 FROM heads WHERE database_id=$1 FOR UPDATE", database_id)
+        self._locked[database_id] = (0, 0, 0)
 
     def databases(self) -> dict[str, int]:
         return {name.decode(): id for name, id in self._read("SELECT name, id FROM databases")}
@@ -81,6 +73,7 @@ class Registry(registry.Registry):
             "INSERT INTO database_drops VALUES ($1)",
             "DELETE FROM drops WHERE collection_id IN (SELECT id FROM collections WHERE database_id=$1)",
             "DELETE FROM keys WHERE database_id=$1",
+            "DELETE FROM webhooks WHERE database_id=$1",
             "DELETE FROM databases WHERE id=$1",
         ):
             self._add(statement, id)
@@ -95,6 +88,7 @@ class Registry(registry.Registry):
     def end_removal(self, id: int) -> None:
         for statement in (
             "DELETE FROM revocations WHERE database_id=$1",
+            "DELETE FROM breaks WHERE database_id=$1",
             "DELETE FROM heads WHERE database_id=$1",
             "DELETE FROM database_drops WHERE id=$1",
         ):
@@ -150,19 +144,46 @@ class Registry(registry.Registry):
     # --- webhooks --------------------------------------------------------------------------------
 
     def webhook_infos(self) -> list[WebhookInfo]:
-        return []
+        return self._ask(records.webhook_infos())
 
     def add_webhook(self, webhook: Webhook) -> None:
-        raise no_webhooks()
+        self._add(
+            "INSERT INTO webhooks (id, database_id, url, collection, filter, secret, created_at, cursor) "
+            "VALUES ($1,$2,$3,$4,$5,$6,$7,$8)",
+            webhook.id,
+            webhook.database_id,
+            webhook.url,
+            webhook.collection,
+            webhook.filter,
+            webhook.secret,
+            webhook.created_at,
+            webhook.progress.cursor,
+        )
 
     def remove_webhook(self, id: str) -> None:
-        raise no_webhooks()
+        self._add("DELETE FROM webhooks WHERE id=$1", id)
 
     def revive_webhook(self, id: str) -> None:
-        raise no_webhooks()
+        self._add(
+            "UPDATE webhooks SET generation=generation+1, failures=0, error=NULL, failing_since=NULL, "
+            "dead_at=NULL WHERE id=$1",
+            id,
+        )
 
-    def keep_progress(self, id: str, generation: int, progress: Progress) -> None:
-        raise no_webhooks()
+    def begin_webhooks(self) -> None:
+        self._add("UPDATE webhooks SET generation=generation+1")
+
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> bool:
+        # It waits for another node's `begin_webhooks`, and then finds another generation.
+        return bool(
+            self._change(
+                "UPDATE webhooks SET cursor=$3, until=$4, failures=$5, error=$6, failing_since=$7, "
+                "delivered_at=$8, dead_at=$9 WHERE id=$1 AND generation=$2 RETURNING 1",
+                id,
+                generation,
+                *astuple(progress),
+            )
+        )
 
     # --- indexes ---------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from paperdb_trio.store.postgres.history import HISTORY
+
 LOCK: Final = 0x7061706572646201
 """The advisory lock of upgrades: "paperdb", and a number."""
 KEEPER_LOCK: Final = LOCK + 1
@@ -64,5 +66,20 @@ M001: Final = (
     "WITH (fillfactor=10, autovacuum_vacuum_scale_factor=0, autovacuum_vacuum_threshold=500)",
 )
 
-MIGRATIONS: Final = (M001,)
+M002: Final = (
+    # As in SQLite. Times are milliseconds since the epoch.
+    'CREATE TABLE webhooks (id text COLLATE "C" PRIMARY KEY, database_id bigint NOT NULL, url text NOT NULL, '
+    'collection text, filter text, secret text NOT NULL, created_at text COLLATE "C" NOT NULL, '
+    "generation bigint NOT NULL DEFAULT 0, cursor bigint NOT NULL, until bigint, failures bigint NOT NULL "
+    "DEFAULT 0, error text, failing_since bigint, delivered_at bigint, dead_at bigint)",
+)
+
+M003: Final = (
+    # The log has no changes after seq `since` up to `until`: see `history`. at: milliseconds since the epoch.
+    "CREATE TABLE breaks (database_id bigint NOT NULL, since bigint NOT NULL, until bigint NOT NULL, "
+    "at bigint NOT NULL, PRIMARY KEY (database_id, until))",
+    f"INSERT INTO meta VALUES ('history', {HISTORY})",
+)
+
+MIGRATIONS: Final = (M001, M002, M003)
 """The version of a schema is their number."""

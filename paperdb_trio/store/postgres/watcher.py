@@ -13,9 +13,10 @@ import trio
 
 from paperdb_trio.logs import SparingLog
 from paperdb_trio.store.postgres.connection import Connection
+from paperdb_trio.store.postgres.history import BREAK, SAME
+from paperdb_trio.store.postgres.log_rows import BOUNDS
 from paperdb_trio.store.postgres.publisher import Publisher
 from paperdb_trio.store.postgres.schema import KEEPER_LOCK
-from paperdb_trio.store.postgres.transaction import BOUNDS
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 from paperdb_trio.store.postgres.writer import CHANNEL
 
@@ -26,6 +27,8 @@ LOOK_SECONDS: Final = 0.15
 RETRY_SECONDS: Final = 0.5
 PATIENCE_SECONDS: Final = 5
 """For one look. The kernel of a server that hangs keeps the connection alive."""
+HELD_MILLISECONDS: Final = 10_000
+"""For how long a node that hangs may hold the lock of the one that keeps the store."""
 
 BARRIER: Final = "SELECT pg_logical_emit_message(true, 'paperdb', '') IS NULL"
 """A commit that waits for the standby. A server that has just recovered, or taken over, shows commits that no
@@ -33,8 +36,8 @@ standby has yet: they may still be lost, and must not be told before. An old pri
 
 
 class Watcher:
-    """`keeps`: whether this node does the background work. `on_keeps` is called when it becomes that node,
-    `on_lost` when the connection is lost."""
+    """`term`: see `Store.term`. `on_keeps` is called when this becomes the node that keeps the store, `on_lost`
+    when the connection is lost."""
 
     def __init__(
         self,
@@ -51,7 +54,8 @@ class Watcher:
         self._on_lost = on_lost
         self._sparing_log = SparingLog(log)
         self._trimmed: dict[int, int] = {}
-        self.keeps = False
+        self._terms = 0
+        self.term: int | None = None
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """It has started when it has looked once."""
@@ -61,8 +65,11 @@ class Watcher:
                 connection = await Connection.open(self._url)
                 try:
                     with trio.fail_after(PATIENCE_SECONDS):
+                        await connection.query(f"SET idle_session_timeout={HELD_MILLISECONDS}")
                         await connection.query(f"LISTEN {CHANNEL}")
                         await connection.query(BARRIER)
+                        if await connection.query(SAME) != [(True,)]:
+                            await connection.queries(BREAK)
                     while True:
                         with trio.fail_after(PATIENCE_SECONDS):
                             await self._look(connection)
@@ -77,7 +84,7 @@ class Watcher:
                 finally:
                     connection.close()
             except (ConnectionLost, ServerError, trio.TooSlowError) as error:
-                self.keeps = False
+                self.term = None
                 self._on_lost()
                 what = str(error).strip() or f"no response for {PATIENCE_SECONDS} s"
                 self._sparing_log.error("no connection to PostgreSQL: %s", what)
@@ -90,7 +97,9 @@ class Watcher:
             if trimmed > self._trimmed.get(database_id, 0):
                 self._trimmed[database_id] = trimmed
                 self._on_trimmed(database_id, trimmed)
-        if not self.keeps:
-            ((self.keeps,),) = await connection.query("SELECT pg_try_advisory_lock($1::bigint)", KEEPER_LOCK)
-            if self.keeps:
+        if self.term is None:
+            ((keeps,),) = await connection.query("SELECT pg_try_advisory_lock($1::bigint)", KEEPER_LOCK)
+            if keeps:
+                self._terms += 1
+                self.term = self._terms
                 self._on_keeps()

@@ -10,25 +10,20 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import time
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
-
-import outcome
-import trio
+from typing import Final, TypeVar
 
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
-from paperdb_trio.measures import Histogram
 from paperdb_trio.model import Change
-from paperdb_trio.store.clock import LogClock, continued
-from paperdb_trio.store.housekeeping import HOUSEKEEPING
-from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.clock import continued
+from paperdb_trio.store.group_commit import GroupCommit, Results, Ticket, applied
 from paperdb_trio.store.postgres.ahead import database_of, is_blind, needs
+from paperdb_trio.store.postgres.history import keep_history
+from paperdb_trio.store.postgres.rows import Known, Unread
 from paperdb_trio.store.postgres.session import Session
-from paperdb_trio.store.postgres.transaction import Known, Transaction, Unread
+from paperdb_trio.store.postgres.transaction import Transaction
 from paperdb_trio.store.postgres.wire import ConnectionLost, ServerError
 from paperdb_trio.store.protocol import Fault
 from paperdb_trio.store.refusals import (
@@ -39,15 +34,12 @@ from paperdb_trio.store.refusals import (
     storage_full,
     storage_unknown,
 )
+from paperdb_trio.store.webhook_changes import KeepProgress
 
 log = logging.getLogger("paperdb.writer")
 
 Result = TypeVar("Result")
 
-MAX_BATCH: Final = 256
-ENOUGH_BYTES: Final = 4 * 1024 * 1024
-ENOUGH_SECONDS: Final = 0.05
-"""As for SQLite: waiting time and memory depend on the largest operation, not on 256 of them."""
 RETRY_SECONDS: Final = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Between two attempts to connect; the last one for all further ones."""
 PATIENCE_SECONDS: Final = 15
@@ -66,47 +58,22 @@ _WAKE: Final = (
 )
 """In a transaction of its own: a NOTIFY takes a lock of the whole cluster until its commit is on disk."""
 
-_CLOSE: Final = object()
 _NOT_HERE: Final = ("25006", "22012")
 """The server became a standby; or the writer's row is gone, or the guess was wrong: see
 `Transaction.finish`."""
 _AGAIN: Final = ("40001", "40P01")
 
 
-class _Ticket:
-    """A waiting operation. `task` is None if its waiter was cancelled: the write still happens."""
-
-    __slots__ = ("operation", "task")
-
-    def __init__(self, operation: Operation[Any], task: trio.lowlevel.Task) -> None:
-        self.operation = operation
-        self.task: trio.lowlevel.Task | None = task
-
-
-_Results = list[tuple[_Ticket, "outcome.Outcome[Any]"]]
-
-
-class _Done(NamedTuple):
-    results: _Results
-    changes: list[Change]
-    index_work: bool
-
-
-class Writer:
-    """Start `run()` in a nursery, with `nursery.start`: it has started once it is connected. It ends, together
-    with its thread, when cancelled or after `close()`, and first commits everything that was submitted.
-
-    `committed(changes, resume)` is called on the event loop for each transaction, in the order of the commits
-    of this node. It calls `resume()` when its writers may be told.
+class Writer(GroupCommit):
+    """It has started once it is connected. `committed(changes, resume)` is called on the event loop for each
+    transaction, in the order of the commits of this node. It calls `resume()` when its writers may be told.
     """
 
-    clock: LogClock
-
     def __init__(self, url: str, committed: Callable[[list[Change], Callable[[], None]], None]) -> None:
+        super().__init__()
         self._url = url
         self._committed = committed
         self._sparing_log = SparingLog(log)
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._session: Session | None = None  # the thread's
         self._id = b""
         self._batch = 0
@@ -116,95 +83,17 @@ class Writer:
         self._guess_from: dict[int, float] = {}
         self._tries = 0
         self._next_try = 0.0
-        self._stopped = False
-        self._closed = False
-        self._opened = trio.Event()
-        self._closing = trio.Event()
-        self.closed = trio.Event()
-        self.index_work = trio.Event()
-        self.owed: Counter[int] = Counter()
-        self._fatal: BaseException | None = None
         self.full = False
-        self.commits = 0
-        self.operations = 0
-        self.indexes_built = 0
-        self.batch_sizes = Histogram((1, 2, 4, 8, 16, 32, 64, 128, 256))
-        self.commit_seconds = Histogram()
-        self.fsync_seconds = Histogram()
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        token = trio.lowlevel.current_trio_token()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._thread, token)
-            try:
-                await self._opened.wait()
-                task_status.started()
-                await self._closing.wait()
-            finally:
-                self._closed = True
-                self._queue.put(_CLOSE)
-        with trio.CancelScope(shield=True):
-            done = trio.Event()
-            token.run_sync_soon(done.set)
-            await done.wait()
-        self.closed.set()
-        if self._fatal is not None:
-            raise self._fatal
-
-    def close(self) -> None:
-        """Commit the waiting operations, refuse new ones, and let `run` return."""
-        self._closed = True
-        self._closing.set()
-
-    def stop(self) -> None:
-        """Like `close`, but refuse the waiting operations, too."""
-        self._stopped = True
-        self.close()
 
     def fault(self) -> Fault | None:
         return "away" if self._session is None else None
 
-    async def submit(self, operation: Operation[Result]) -> Result:
-        """See `Store.submit`."""
-        if self._closed:
-            raise shutting_down()
-        ticket = _Ticket(operation, trio.lowlevel.current_task())
-        self._queue.put(ticket)
+    def _publish(self, changes: list[Change], resume: Callable[[], None]) -> None:
+        self._committed(changes, resume)
 
-        def abandon(_: Any) -> trio.lowlevel.Abort:
-            ticket.task = None
-            return trio.lowlevel.Abort.SUCCEEDED
+    # --- on the thread ---------------------------------------------------------------------------
 
-        result: Result = await trio.lowlevel.wait_task_rescheduled(abandon)
-        return result
-
-    # --- on the event loop -------------------------------------------------------------------------
-
-    def _deliver(self, done: _Done) -> None:
-        try:
-            if done.index_work:
-                self.index_work.set()
-            if done.changes:
-                self._committed(done.changes, lambda: self._resume(done.results))
-            else:
-                self._resume(done.results)
-        except BaseException as error:
-            self._fatal = self._fatal or error
-            self.close()
-
-    def _resume(self, results: _Results) -> None:
-        for ticket, result in results:
-            if ticket.task is not None:
-                task, ticket.task = ticket.task, None
-                trio.lowlevel.reschedule(task, result)
-
-    # --- on the writer's thread --------------------------------------------------------------------
-
-    async def _thread(self, token: trio.lowlevel.TrioToken) -> None:
-        await trio.to_thread.run_sync(self._loop, token, limiter=trio.CapacityLimiter(1))
-
-    def _loop(self, token: trio.lowlevel.TrioToken) -> None:
-        self._token = token
+    def _work(self) -> None:
         try:
             self._connect()
             assert self._session is not None
@@ -212,17 +101,13 @@ class Writer:
                 name.decode(): value / 1000
                 for name, value in self._session.query("SELECT name, value FROM meta")
             }
-            self.clock = continued(kept, None, self._now())
-            token.run_sync_soon(self._opened.set)
+            self._open(continued(kept, None, self._now()))
             closing = False
             while not closing:
                 batch, closing = self._next_batch()
                 for database_id, tickets in _by_database(batch):
                     self._write(database_id, tickets)
-            while not self._queue.empty():
-                ticket = self._queue.get()
-                if isinstance(ticket, _Ticket):
-                    self._refuse([ticket], shutting_down())
+            self._refuse_rest()
         finally:
             if self._session is not None:
                 self._leave(self._session)
@@ -235,22 +120,6 @@ class Writer:
             pass
         session.close()
         self._session = None
-
-    def _next_batch(self) -> tuple[list[_Ticket], bool]:
-        """Wait for operations. Returns those that wait together, and whether they are the last."""
-        batch: list[_Ticket] = []
-        while len(batch) < MAX_BATCH and not (batch and self._queue.empty()):
-            item = self._queue.get()
-            if item is _CLOSE:
-                return batch, True
-            batch.append(item)
-        return batch, False
-
-    def _tell(self, results: _Results, changes: list[Change], index_work: bool = False) -> None:
-        self._token.run_sync_soon(self._deliver, _Done(results, changes, index_work))
-
-    def _refuse(self, tickets: list[_Ticket], error: ApiError) -> None:
-        self._tell([(ticket, outcome.Error(error)) for ticket in tickets], [])
 
     def _now(self) -> float:
         """PostgreSQL's time: that of the nodes may differ."""
@@ -269,6 +138,7 @@ class Writer:
             session.add(f"SET idle_in_transaction_session_timeout={HELD_MILLISECONDS}")
             # A timeout would end the wait for a standby, and PostgreSQL would call the commit a success.
             session.add("SET statement_timeout=0")
+            keep_history(session)
             session.add("DELETE FROM writers WHERE at<now()-interval '30 days'")
             session.add("INSERT INTO writers (id, batch) VALUES ($1,0)", id)
             self._set_clock(session)
@@ -304,7 +174,7 @@ class Writer:
 
     # --- commits -----------------------------------------------------------------------------------
 
-    def _write(self, database_id: int | None, tickets: list[_Ticket]) -> None:
+    def _write(self, database_id: int | None, tickets: list[Ticket]) -> None:
         """Commit or refuse all of them."""
         while tickets:
             if self._stopped:
@@ -316,7 +186,7 @@ class Writer:
             done = self._commit_or_split(database_id, tickets)
             tickets = tickets[done:]
 
-    def _commit_or_split(self, database_id: int | None, tickets: list[_Ticket]) -> int:
+    def _commit_or_split(self, database_id: int | None, tickets: list[Ticket]) -> int:
         """Commit them in one transaction, or as many of the first as one takes. If that fails, each alone, so
         that a bad operation fails alone. Returns how many are done."""
         session = self._session
@@ -356,7 +226,7 @@ class Writer:
         log.error("write failed", exc_info=error)
         return internal()
 
-    def _commit(self, session: Session, database_id: int | None, tickets: list[_Ticket]) -> int:
+    def _commit(self, session: Session, database_id: int | None, tickets: list[Ticket]) -> int:
         if time.monotonic() >= self._next_clock:
             self._set_clock(session)
         if database_id is not None:
@@ -378,7 +248,7 @@ class Writer:
         return self._try(session, database_id, tickets, None)
 
     def _try(
-        self, session: Session, database_id: int | None, tickets: list[_Ticket], known: Known | None
+        self, session: Session, database_id: int | None, tickets: list[Ticket], known: Known | None
     ) -> int:
         tx = Transaction(session, self._now(), self.clock.now(), database_id=database_id, known=known)
         if database_id is None:
@@ -386,15 +256,7 @@ class Writer:
         elif known is None:
             tx.read_ahead(database_id, needs(ticket.operation for ticket in tickets))
         began = time.monotonic()
-        end = began + ENOUGH_SECONDS
-        results: _Results = []
-        for ticket in tickets:
-            try:
-                results.append((ticket, outcome.Value(ticket.operation.apply(tx))))
-            except ApiError as error:
-                results.append((ticket, outcome.Error(error)))
-            if tx.size >= ENOUGH_BYTES or time.monotonic() >= end:
-                break
+        results = applied(tx, tickets, began)
         writes, statements = tx.finish(self._id, self._batch + 1)
         statements = [*session.take(), *statements]
         if known is None:
@@ -428,17 +290,7 @@ class Writer:
             self._lose(error)
         return len(results)
 
-    def _count(self, results: _Results, began: float, sent: float) -> None:
-        asked = sum(not isinstance(ticket.operation, HOUSEKEEPING) for ticket, _ in results)
-        if asked:
-            self.commits += 1
-            self.operations += asked
-            done = time.monotonic()
-            self.batch_sizes.observe(asked)
-            self.commit_seconds.observe(done - began)
-            self.fsync_seconds.observe(done - sent)
-
-    def _settle(self, error: Exception, results: _Results, tx: Transaction, began: float, sent: float) -> None:
+    def _settle(self, error: Exception, results: Results, tx: Transaction, began: float, sent: float) -> None:
         """Find out whether a transaction was committed whose COMMIT was not answered. Meanwhile, refuse
         others."""
         id, batch = self._id, self._batch + 1
@@ -458,30 +310,18 @@ class Writer:
                 else:
                     self._refuse([ticket for ticket, _ in results], storage_failed())
                 return
-            self._refuse_waiting()
+            self._refuse_waiting(self._next_try - time.monotonic(), storage_away)
         self._refuse([ticket for ticket, _ in results], storage_unknown())
 
-    def _refuse_waiting(self) -> None:
-        """Until the next attempt to connect."""
-        while (seconds := self._next_try - time.monotonic()) > 0 and not self._stopped:
-            try:
-                item = self._queue.get(timeout=min(seconds, 0.1))
-            except queue.Empty:
-                continue
-            if item is _CLOSE:
-                self._stopped = True
-                self._queue.put(_CLOSE)
-            else:
-                self._refuse([item], storage_away())
 
-
-def _by_database(batch: list[_Ticket]) -> list[tuple[int | None, list[_Ticket]]]:
-    """Those of one database together, in their order. Without a database, each alone."""
-    groups: list[tuple[int | None, list[_Ticket]]] = []
-    own: dict[int, list[_Ticket]] = {}
+def _by_database(batch: list[Ticket]) -> list[tuple[int | None, list[Ticket]]]:
+    """Those of one database together, in their order. Without a database, each alone, but for the progress of
+    webhooks."""
+    groups: list[tuple[int | None, list[Ticket]]] = []
+    own: dict[int | None, list[Ticket]] = {}
     for ticket in batch:
         database_id = database_of(ticket.operation)
-        if database_id is None:
+        if database_id is None and not isinstance(ticket.operation, KeepProgress):
             groups.append((None, [ticket]))
         elif database_id in own:
             own[database_id].append(ticket)

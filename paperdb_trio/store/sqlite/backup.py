@@ -14,6 +14,7 @@ from typing import Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
+from paperdb_trio.store.rowkeys import JUMP, jump_base
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite import migrations
 from paperdb_trio.store.sqlite.file import (
@@ -26,14 +27,8 @@ from paperdb_trio.store.sqlite.file import (
     serving_lock,
 )
 
-EPOCH: Final = 1_735_689_600
-"""2025-01-01 in seconds. A restored log starts at the milliseconds since then. So restoring one backup twice
-gives two ranges of seqs, which overlap only if more than 1,000 changes a second were written in between. The
-number fits into the 40 bits of a seq until 2059."""
 SIGNAL_STEPS: Final = 100_000
 """Steps of SQLite's virtual machine between two checks for a signal: about 2 ms."""
-JUMP: Final = 1 << 24
-"""Allowance for changes that were lost with the replaced file."""
 
 
 def backup(data: str, target: Path, *, force: bool) -> int:
@@ -56,12 +51,19 @@ def snapshot(file: Path, target: Path, *, stopped: Callable[[], bool]) -> None:
     Raises `StartupError`.
     """
     _copy(file, target, "Cannot copy the database", compact=True, stopped=stopped)
-    _verify(target, "quick_check", stopped)
+    verify(target, "quick_check", stopped)
+
+
+def make_empty(target: Path) -> None:
+    """Make tables without rows in an empty file, for a backup of a store that is no file."""
+    with closing(sqlite.create(target)) as connection:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        migrations.migrate(connection, target, keep_copy=False)
 
 
 def restore(source: Path, data: str, *, force: bool) -> None:
     """Replace the database in `data` with the backup `source`. No server may be running on `data`."""
-    _verify(source)
+    verify(source)
     file = database_file(data)
     with serving_lock(data):
         if file.exists() and not force:
@@ -97,7 +99,7 @@ def _copy(
         raise StartupError(f"{what}: {error}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE) from None
 
 
-def _verify(source: Path, pragma: str = "integrity_check", stopped: Callable[[], bool] = lambda: False) -> None:
+def verify(source: Path, pragma: str = "integrity_check", stopped: Callable[[], bool] = lambda: False) -> None:
     """Raises `StartupError`: missing, unreadable, damaged, not PaperDB's, or made by a newer version."""
     try:
         if not source.is_file():
@@ -127,9 +129,8 @@ def _damaged(source: Path, verdict: str) -> StartupError:
 
 def begin_logs_anew(connection: sqlite.Connection, floor: int) -> None:
     """Empty the change logs. The next seqs are beyond `floor` and every seq that a client can have seen."""
-    now = int((time.time() - EPOCH) * 1000)
     connection.execute("BEGIN IMMEDIATE")
-    connection.execute("UPDATE databases SET head=max(head,?)+?", (max(floor, now), JUMP))
+    connection.execute("UPDATE databases SET head=max(head,?)+?", (max(floor, jump_base(time.time())), JUMP))
     connection.execute("UPDATE databases SET trimmed=head")
     connection.execute("DELETE FROM changes")
     connection.execute("COMMIT")

@@ -1,33 +1,22 @@
 """Checks a database file, beyond what SQLite itself can check.
 
 Law: reads only, in one read transaction, so that commits of a running server cannot make a sound file look
-damaged. Each fault is one line of text for people.
+damaged.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from paperdb_trio.store.checking import MAX_FAULTS, Report
 from paperdb_trio.store.indexes import stored_indexes
 from paperdb_trio.store.rowkeys import SEQ_BITS, SEQ_MASK, span
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
 
 _ENTRY: Final = "SELECT 1 FROM entries WHERE index_id=? AND key=? AND rowkey=?"
-
-MAX_FAULTS: Final = 20
-"""Faults of one kind that are listed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """`databases`: a line for each. `faults`: empty when all is well."""
-
-    databases: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
 
 
 def check(file: Path) -> Report:

@@ -6,12 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from paperdb_trio.errors import StartupError
+from paperdb_trio.files import EXIT_UNWRITABLE
 from paperdb_trio.store.copying import BATCH_ROWS, META, Copyable, Entry, columns
-from paperdb_trio.store.sqlite.file import connect
+from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, connect, told
 
 
 class Directory(Copyable):
     def __init__(self, file: Path, *, read_only: bool) -> None:
+        self._file = file
         self._connection = connect(file, read_only=read_only)
         self._connection.execute("BEGIN" if read_only else "BEGIN IMMEDIATE")
 
@@ -46,3 +50,11 @@ class Directory(Copyable):
 
     def close(self) -> None:
         self._connection.close()
+
+    def told(self, error: Exception) -> StartupError | None:
+        if not isinstance(error, sqlite.Error):
+            return None
+        damaged = isinstance(error, sqlite.DAMAGED)
+        return StartupError(
+            f"Cannot copy: {told(self._file, error)}", EXIT_CORRUPT if damaged else EXIT_UNWRITABLE
+        )

@@ -112,6 +112,10 @@ class SqliteReads:
     async def webhooks(self, known: int) -> tuple[int, list[Webhook]] | None:
         return await self._watcher.run(partial(records.webhooks, known=known))
 
+    @property
+    def term(self) -> int | None:
+        return None  # the process that writes does
+
 
 class SqliteStore(SqliteReads):
     """A `Store`: the one of the process that writes."""
@@ -177,6 +181,10 @@ class SqliteStore(SqliteReads):
             # Not on the threads of finds: when these are busy, somebody wants to know why.
             return await self._watcher.run(records.sizes)
         return []
+
+    @property
+    def term(self) -> int | None:
+        return 1  # the directory's lock sees to that
 
     async def current(self, database_id: int) -> None:
         """Nothing to wait for: commits are told here before they are acknowledged."""

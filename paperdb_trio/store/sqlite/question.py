@@ -6,11 +6,11 @@ and is quoted here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 from paperdb_trio.store import keys
+from paperdb_trio.store.conditions import Conditions
 from paperdb_trio.store.query import Question, Scalar, check_path
 
 _TEXT: Final = "='text'"
@@ -39,51 +39,35 @@ def json_path(name: str) -> str:
     return "$." + ".".join(f'"{segment}"' for segment in name.split("."))
 
 
-class _Compiler:
+class _Compiler(Conditions[Field]):
+    ALL, NONE = "1", "0"
+
     def __init__(self) -> None:
         self.parameters: list[Any] = []
+
+    def field(self, name: str) -> Field:
+        return field(name)
+
+    def negated(self, sql: str) -> str:
+        return f"NOT coalesce({sql},0)"
 
     def bind(self, value: Scalar) -> str:
         self.parameters.append(keys.sortable(value))
         return "?"
 
-    def filter(self, value: dict[str, Any]) -> str:
-        parts = []
-        for name, condition in value.items():
-            if isinstance(condition, list):  # of `and`, `or`: a condition on a field is never a list
-                inner = [self.filter(item) for item in condition]
-                joiner, empty = (" OR ", "0") if name == "or" else (" AND ", "1")
-                parts.append("(" + joiner.join(inner) + ")" if inner else empty)
-            elif name == "not":
-                parts.append(f"NOT coalesce({self.filter(condition)},0)")
-            else:
-                parts.append(self._conditions_on(name, condition))
-        return "(" + " AND ".join(parts) + ")" if parts else "1"
-
-    def _conditions_on(self, name: str, condition: Any) -> str:
-        at = field(name)
-        operators = condition if isinstance(condition, dict) else {"eq": condition}
-        return " AND ".join(
-            [_OPERATORS[operator](self, at, operand, operator) for operator, operand in operators.items()]
-        )
-
-    def eq(self, at: Field, value: Any, operator: str = "eq") -> str:
-        if value is None:
+    def eq(self, at: Field, operand: Any) -> str:
+        if operand is None:
             return f"({at.type} IS NULL OR {at.type}='null')"
-        if isinstance(value, bool):
-            return f"{at.type}='{'true' if value else 'false'}'"
-        kinds = _TEXT if isinstance(value, str) else _NUMBER
-        return f"({at.value}={self.bind(value)} AND {at.type}{kinds})"
+        if isinstance(operand, bool):
+            return f"{at.type}='{'true' if operand else 'false'}'"
+        kinds = _TEXT if isinstance(operand, str) else _NUMBER
+        return f"({at.value}={self.bind(operand)} AND {at.type}{kinds})"
 
-    def ne(self, at: Field, operand: Any, operator: str) -> str:
-        return f"NOT coalesce({self.eq(at, operand)},0)"
-
-    def compare(self, at: Field, operand: Any, operator: str) -> str:
-        sign = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}[operator]
+    def compare(self, at: Field, sign: str, operand: Any) -> str:
         kinds = _TEXT if isinstance(operand, str) else _NUMBER
         return f"({at.value}{sign}{self.bind(operand)} AND {at.type}{kinds})"
 
-    def within(self, at: Field, operand: Any, operator: str = "in") -> str:
+    def within(self, at: Field, operand: list[Any]) -> str:
         # One IN for all strings and one for all numbers: a long list is still only one level deep.
         texts = [item for item in operand if isinstance(item, str)]
         numbers = [item for item in operand if isinstance(item, int | float) and not isinstance(item, bool)]
@@ -96,10 +80,7 @@ class _Compiler:
         parts += dict.fromkeys(self.eq(at, item) for item in rest)
         return "(" + " OR ".join(parts) + ")" if parts else "0"
 
-    def not_within(self, at: Field, operand: Any, operator: str) -> str:
-        return f"NOT coalesce({self.within(at, operand)},0)"
-
-    def contains(self, at: Field, operand: Any, operator: str) -> str:
+    def contains(self, at: Field, operand: Any) -> str:
         element = Field("item.type", "item.value", "")
         member = (
             f"({at.type}='array' AND EXISTS(SELECT 1 FROM json_each(data,{at.path}) AS item "
@@ -109,27 +90,12 @@ class _Compiler:
             return member
         return f"({member} OR ({at.type}='text' AND instr({at.value},{self.bind(operand)})>0))"
 
-    def starts_with(self, at: Field, operand: Any, operator: str) -> str:
+    def starts_with(self, at: Field, operand: str) -> str:
         head = f"substr({at.value},1,{len(operand)})"
         return f"({at.type}='text' AND {head}={self.bind(operand)})"
 
-    def exists(self, at: Field, operand: Any, operator: str) -> str:
-        return f"{at.type} IS {'NOT ' if operand else ''}NULL"
-
-
-_OPERATORS: Final[dict[str, Callable[[_Compiler, Field, Any, str], str]]] = {
-    "eq": _Compiler.eq,
-    "ne": _Compiler.ne,
-    "gt": _Compiler.compare,
-    "gte": _Compiler.compare,
-    "lt": _Compiler.compare,
-    "lte": _Compiler.compare,
-    "in": _Compiler.within,
-    "nin": _Compiler.not_within,
-    "contains": _Compiler.contains,
-    "startsWith": _Compiler.starts_with,
-    "exists": _Compiler.exists,
-}
+    def exists(self, at: Field, wanted: bool) -> str:
+        return f"{at.type} IS {'NOT ' if wanted else ''}NULL"
 
 
 def condition(question: Question) -> Condition:

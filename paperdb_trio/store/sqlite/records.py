@@ -140,7 +140,7 @@ def webhook_infos(connection: sqlite.Connection) -> list[WebhookInfo]:
         "SELECT w.id, d.name, url, collection, filter, "
         "iif(dead_at IS NOT NULL,'dead',iif(failures>0,'retrying','live')), cursor, max(d.head-cursor,0), "
         "failures, error, failing_since, delivered_at, w.created_at "
-        "FROM webhooks w JOIN databases d ON d.id=w.database_id ORDER BY w.rowid"
+        "FROM webhooks w JOIN databases d ON d.id=w.database_id ORDER BY w.created_at, w.id"
     )
     return [
         made(
@@ -169,7 +169,7 @@ def webhooks(connection: sqlite.Connection, known: int) -> tuple[int, list[Webho
 def webhook_rows(connection: sqlite.Connection) -> list[Webhook]:
     found = connection.execute(
         "SELECT id, database_id, url, collection, filter, secret, created_at, generation, cursor, until, "
-        "failures, error, failing_since, delivered_at, dead_at FROM webhooks ORDER BY rowid"
+        "failures, error, failing_since, delivered_at, dead_at FROM webhooks ORDER BY created_at, id"
     )
     return [made(Webhook, (*row[:8], Progress(*row[8:]))) for row in found]
 

@@ -135,12 +135,16 @@ class Registry(registry.Registry):
             (id,),
         )
 
-    def keep_progress(self, id: str, generation: int, progress: Progress) -> None:
+    def begin_webhooks(self) -> None:
+        self.connection.execute("UPDATE webhooks SET generation=generation+1")
+
+    def keep_progress(self, id: str, generation: int, progress: Progress) -> bool:
         self.connection.execute(
             "UPDATE webhooks SET cursor=?, until=?, failures=?, error=?, failing_since=?, delivered_at=?, "
             "dead_at=? WHERE id=? AND generation=?",
             (*astuple(progress), id, generation),
         )
+        return self.connection.changes() > 0
 
     # --- indexes ---------------------------------------------------------------------------------
 
