@@ -11,7 +11,7 @@ import logging
 import socket
 import ssl
 from contextlib import ExitStack, suppress
-from typing import Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -70,6 +70,13 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
+class Listener(Protocol):
+    """A listening socket, or what does as one."""
+
+    def accept(self) -> tuple[socket.socket, tuple[Any, ...]]: ...
+    def fileno(self) -> int: ...
+
+
 class Door:
     """`run()` accepts until cancelled. The door tracks every open connection, and closes them on request.
 
@@ -78,7 +85,6 @@ class Door:
 
     def __init__(
         self,
-        listener: socket.socket,
         services: Services,
         gateway: Gateway,
         hypercorn: HypercornConnections,
@@ -87,7 +93,6 @@ class Door:
     ) -> None:
         self.tls = tls
         self._handshakes = trio.Lock()
-        self._listener = listener
         self._services = services
         self._settings = services.settings
         self._gateway = gateway
@@ -102,14 +107,14 @@ class Door:
         """Connections that are not finished."""
         return len(self._streams)
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(self, listener: Listener, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
         turn, slow = TimeSlice(), False
         while True:
             try:
-                raw, address = self._listener.accept()
+                raw, address = listener.accept()
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._listener)
+                await trio.lowlevel.wait_readable(listener)
                 turn.begin()
                 continue
             except OSError as error:

@@ -6,6 +6,7 @@ message that was sent arrives whole and in order, or the link ends.
 
 from __future__ import annotations
 
+import logging
 import pickle
 import socket
 import struct
@@ -15,6 +16,11 @@ from enum import IntEnum
 from typing import Any, Final
 
 import trio
+
+from paperdb_trio.errors import ApiError
+from paperdb_trio.store.refusals import internal
+
+log = logging.getLogger("paperdb.link")
 
 _HEAD: Final = struct.Struct("=IB")
 READ_BYTES: Final = 256 * 1024
@@ -192,3 +198,14 @@ class Questions:
 Report = Callable[[Any], Awaitable[Any]]
 """What a process says of itself: plain data that other processes understand."""
 Reports = dict[str, Report]
+
+
+async def report_of(reports: Reports, name: str, argument: Any) -> Any:
+    """The report of that name; None if there is none. A failure is an `ApiError`, for who asked."""
+    try:
+        return await reports[name](argument) if name in reports else None
+    except ApiError as error:
+        return error
+    except Exception:
+        log.exception("the report '%s' failed", name)
+        return internal()

@@ -13,7 +13,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.doors.hypercorn import HypercornConnections
-from paperdb_trio.doors.listener import Door, listen
+from paperdb_trio.doors.listener import Door, Listener, listen
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
@@ -101,7 +101,8 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             services.more_measures = chores.measures
             await chores.run(imports)
 
-        await _serve(settings, listener, limits, make_store, announce, ends, beside)
+        ready = partial(announce, url_of(listener, settings))
+        await _serve(settings, [listener], limits, make_store, ready, ends, beside)
 
 
 async def serve_node(settings: Settings, announce: Callable[[str], None]) -> None:
@@ -122,7 +123,8 @@ async def serve_node(settings: Settings, announce: Callable[[str], None]) -> Non
             await demo.run(services.store, settings)
 
     with listener:
-        await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+        ready = partial(announce, url_of(listener, settings))
+        await _serve(settings, [listener], limits, make_store, ready, Ends(), beside)
 
 
 async def serve_as_worker(
@@ -130,9 +132,9 @@ async def serve_as_worker(
     file: Path,
     board: Board,
     worker: int,
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     link: socket.socket,
-    announce: Callable[[str], None],
+    ready: Callable[[], object],
 ) -> None:
     """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`."""
     limits = Limits(settings, WorkerCounts(board, worker))
@@ -148,7 +150,7 @@ async def serve_as_worker(
         store.reports = services.reports
         services.gather = store.gather
 
-    await _serve(settings, listener, limits, make_store, announce, Ends(), beside)
+    await _serve(settings, listeners, limits, make_store, ready, Ends(), beside)
 
 
 OnCommit = Callable[[list[Change]], None]
@@ -164,14 +166,15 @@ class Ends:
 
 async def _serve(
     settings: Settings,
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     limits: Limits,
     make_store: Callable[[OnCommit, OnTrimmed], Store],
-    announce: Callable[[str], None],
+    ready: Callable[[], object],
     ends: Ends,
     beside: Callable[[Services], Awaitable[None]],
 ) -> None:
-    """`beside` runs beside the server, until it is cancelled."""
+    """`ready()` is called once connections are accepted. `beside` runs beside the server, until it is
+    cancelled."""
     with (
         ExitStack() as stack,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
@@ -197,7 +200,7 @@ async def _serve(
         hypercorn = HypercornConnections(services, wheel)
         if settings.http == "quart" and (failure := await hypercorn.load()):
             raise StartupError(failure)
-        door = Door(listener, services, gateway, hypercorn, wheel, tls)
+        door = Door(services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections)
         look = partial(_look_at_accounts, accounts, gateway, store)
@@ -225,8 +228,8 @@ async def _serve(
             core.start_soon(beside, services)
             async with trio.open_nursery() as connections:
                 accepting = trio.CancelScope()
-                connections.start_soon(_accept, accepting, door, connections)
-                announce(url_of(listener, with_tls=tls is not None))
+                connections.start_soon(_accept, accepting, door, listeners, connections)
+                ready()
                 try:
                     name = await _end_signal(signals, settings, door)
                     log.info("%s: draining for at most %g s", name, settings.drain_timeout)
@@ -241,8 +244,9 @@ async def _serve(
     log.info("stopped")
 
 
-def url_of(listener: socket.socket, *, with_tls: bool) -> str:
+def url_of(listener: socket.socket, settings: Settings) -> str:
     host, port = listener.getsockname()[:2]
+    with_tls = settings.tls_cert or settings.tls_self_signed
     return f"{'https' if with_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -255,9 +259,13 @@ def finish(file: Path, seconds: float) -> None:
         log.warning("could not clear the write-ahead log: %s", error)
 
 
-async def _accept(scope: trio.CancelScope, door: Door, connections: trio.Nursery) -> None:
+async def _accept(
+    scope: trio.CancelScope, door: Door, listeners: Sequence[Listener], connections: trio.Nursery
+) -> None:
     with scope:
-        await door.run(connections)
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(door.run, listener, connections)
 
 
 async def _end_signal(signals: AsyncIterator[int], settings: Settings, door: Door) -> str:

@@ -33,6 +33,7 @@ from paperdb_trio.limits import Limits
 from paperdb_trio.net.tls import tls_context
 from paperdb_trio.server.board import Board
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
+from paperdb_trio.server.share import Passage, share
 from paperdb_trio.server.writing import write
 from paperdb_trio.store.sqlite.durability import recover
 
@@ -86,7 +87,7 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
     """
     raise_file_limit(settings)
     Limits(settings)
-    with_tls = tls_context(settings) is not None
+    tls_context(settings)
     with ExitStack() as stack:
         listen(settings.host, settings.port).close()  # a shared one would not notice another server
         listeners: list[socket.socket] = []
@@ -97,7 +98,7 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
         supervisor = _Supervisor(settings, file, listeners)
         stack.callback(lambda: finish(file, supervisor.ends_at - time.monotonic()))
         stack.enter_context(_waking(supervisor.signals))
-        supervisor.run(lambda: announce(url_of(listeners[0], with_tls=with_tls)))
+        supervisor.run(lambda: announce(url_of(listeners[0], settings)))
     log.info("stopped")
 
 
@@ -124,6 +125,7 @@ class _Supervisor:
         self._listeners = listeners
         self._children: dict[int, _Child] = {}  # by pipe
         self._board: Board  # anew at each start of all
+        self._passages: list[Passage] = []  # as well
         self._control: socket.socket | None = None
         self._wakened, self.signals = socket.socketpair()
         self._wakened.setblocking(False)
@@ -160,6 +162,9 @@ class _Supervisor:
         if self._control is not None:
             self._control.close()
         recover(self._file)
+        for passage in self._passages:
+            passage.close()
+        self._passages = [Passage() for _ in self._listeners]
         self._board = Board(len(self._listeners), 4 * self._settings.max_connections + KEYS)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -177,9 +182,9 @@ class _Supervisor:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             name = f"worker-{worker + 1}"
-            listener, board = self._listeners[worker], self._board
-            serve = partial(serve_as_worker, self._settings, self._file, board, worker, listener, theirs)
-            self._fork(name, lambda ready: trio.run(serve, lambda _: ready()))
+            listeners = share(self._listeners[worker], self._board, worker, self._passages)
+            serve = partial(serve_as_worker, self._settings, self._file, self._board, worker, listeners, theirs)
+            self._fork(name, lambda ready: trio.run(serve, ready))
             with suppress(OSError):  # it has died: so this worker will
                 socket.send_fds(self._control, [name.encode()], [ours.fileno()])
 

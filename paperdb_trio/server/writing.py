@@ -27,7 +27,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.chores import Chores
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, report_of
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
@@ -191,6 +191,7 @@ class Writing:
     async def _tell_state(self) -> None:
         while True:
             self.board.tell_state(full=self.store.full, gone=self.store.fault() == "gone")
+            self.board.beat()
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, _: Any) -> list[Family]:
@@ -205,8 +206,7 @@ class Writing:
                 found.append((worker.name, await worker.questions.ask(name, argument)))
 
         async with trio.open_nursery() as nursery:
-            if name in self.reports:
-                found.append((NAME, await self.reports[name](argument)))
+            found.append((NAME, await report_of(self.reports, name, argument)))
             for worker in tuple(self._workers):
                 nursery.start_soon(of, worker)
         return sorted(((name, report) for name, report in found if report is not None), key=itemgetter(0))
