@@ -52,13 +52,11 @@ class _Worker:
         self._writing = writing
         self._results: list[tuple[int, bool, Any]] = []
         self._behind: set[int] = set()
-        self._parked: trio.lowlevel.Task | None = None
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._send_results)
             await self.link.run()
             nursery.cancel_scope.cancel()
 
@@ -81,6 +79,7 @@ class _Worker:
         if kind is Kind.OPERATIONS:
             for number, text in decode_operations(payload):
                 self._post(number, text)
+            self.send_results()  # of those that were refused at once
         elif kind is Kind.DROPS_LEFT:
             self._writing.store.drops_left = True
         elif kind is Kind.ASK:
@@ -102,21 +101,11 @@ class _Worker:
         """The results of one commit go in one message, after its changes."""
         good = isinstance(result, outcome.Value)
         self._results.append((number, good, result.value if good else result.error))
-        if self._parked is not None:
-            task, self._parked = self._parked, None
-            trio.lowlevel.reschedule(task)
 
-    async def _send_results(self) -> None:
-        def unpark(_: Any) -> trio.lowlevel.Abort:
-            self._parked = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        while True:
-            if self._results:
-                results, self._results = self._results, []
-                self.link.send_object(Kind.RESULTS, results)
-            self._parked = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(unpark)
+    def send_results(self) -> None:
+        if self._results:
+            results, self._results = self._results, []
+            self.link.send_object(Kind.RESULTS, results)
 
     async def _gather(self, number: int, name: str, argument: Any) -> None:
         self.link.send_object(Kind.REPLY, (number, await self._writing.gather(name, argument)))
@@ -129,6 +118,7 @@ class Writing:
         gate = WriterGate(board)
         self.board = board
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
+        self.store.writer.on_delivered = self._send_results
         self.chores = Chores(settings, file, self.store)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
         self.reports: Reports = {"metrics": self._measures, **self.chores.reports}
@@ -176,6 +166,10 @@ class Writing:
             message = encode_message((marks, changes))
             for worker in self._workers:
                 worker.tell(heads, message)
+
+    def _send_results(self) -> None:
+        for worker in self._workers:
+            worker.send_results()
 
     def _on_trimmed(self, database_id: int, trimmed: int) -> None:
         for worker in self._workers:

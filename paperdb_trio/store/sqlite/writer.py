@@ -122,6 +122,8 @@ class Writer:
         self._reserve = Reserve(file, reserve_bytes)
         self._sparing_log = SparingLog(log)
         self._on_commit = on_commit
+        self.on_delivered: Callable[[], None] = lambda: None
+        """Called when the results of one commit have been given to those who wait."""
         self._gate = gate or ReadGate()
         self._gate.on_empty = lambda: self._queue.put(_UNREAD)
         self._max_wal_bytes = max_wal_bytes
@@ -237,6 +239,7 @@ class Writer:
                     if ticket.done is not None:
                         done, ticket.done = ticket.done, None
                         done(result)
+                self.on_delivered()
         except BaseException as error:
             self._fail(error)
 
