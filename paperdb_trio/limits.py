@@ -21,6 +21,9 @@ from paperdb_trio.errors import ApiError, StartupError, bad_request
 SMALL_RESPONSE: Final = 65_536
 """Bytes of a response or a body that is not counted: every connection may have one."""
 
+OPEN: Final = ("open", None)
+"""Kind and key of the count of open connections."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -91,12 +94,12 @@ class Limits:
     def open(self, count: int) -> None:
         """Note how many connections are open in this process."""
         self._open = count
-        self._elsewhere.tell("open", None, count)
+        self._elsewhere.tell(*OPEN, count)
 
     @property
     def is_full(self) -> bool:
         """Whether there are more connections than allowed."""
-        return self._open + self._elsewhere.others("open", None) > self._most
+        return self._open + self._elsewhere.others(*OPEN) > self._most
 
     def connection(self, address: str) -> AbstractContextManager[None]:
         """Count a connection of a client address while it lasts (an IPv6 /64 is one client).

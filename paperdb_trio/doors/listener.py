@@ -12,7 +12,7 @@ import socket
 import ssl
 from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import trio
 
@@ -74,6 +74,13 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     return listener
 
 
+class Listener(Protocol):
+    """A listening socket, or what does as one."""
+
+    def accept(self) -> tuple[socket.socket, tuple[Any, ...]]: ...
+    def fileno(self) -> int: ...
+
+
 class Door:
     """`run()` accepts until cancelled. The door tracks every open connection, and closes them on request.
 
@@ -82,7 +89,6 @@ class Door:
 
     def __init__(
         self,
-        listener: socket.socket,
         services: Services,
         gateway: Gateway,
         hypercorn: HypercornConnections,
@@ -92,7 +98,6 @@ class Door:
         self.tls = tls
         self._handshakes = OnePerTurn()
         self._records = ssl.MemoryBIO()  # of TLS
-        self._listener = listener
         self._services = services
         self._settings = services.settings
         self._gateway = gateway
@@ -107,17 +112,17 @@ class Door:
         """Connections that are not finished."""
         return len(self._streams)
 
-    async def run(self, nursery: trio.Nursery) -> None:
+    async def run(self, listener: Listener, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
         turn, slow, alone = TimeSlice(), False, True
         while True:
             if alone:
                 begun = trio.current_time()
-                await trio.lowlevel.wait_readable(self._listener)
+                await trio.lowlevel.wait_readable(listener)
                 turn.begin()
                 alone = trio.current_time() - begun > ALONE
             try:
-                raw, address = self._listener.accept()
+                raw, address = listener.accept()
             except BlockingIOError:
                 alone = True
                 continue

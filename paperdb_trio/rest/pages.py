@@ -65,6 +65,8 @@ async def readyz(services: Services, request: Request) -> Response:
         raise ApiError(503, "NOT_READY", "The database file cannot be written to: it is read-only")
     if fault == "away":
         raise ApiError(503, "NOT_READY", "PostgreSQL cannot be reached")
+    if fault == "hangs":
+        raise ApiError(503, "NOT_READY", "The process that writes does not respond")
     return json_response(200, Health("ready", "full" if services.store.full else UNSET))
 
 

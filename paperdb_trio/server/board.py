@@ -22,6 +22,7 @@ _HELD_UNTIL: Final = 0
 _COMMITS: Final = 1
 _OPERATIONS: Final = 2
 _STATE: Final = 3
+_BEATS: Final = 4
 _FIRST_MARK: Final = 8
 _READS: Final = 0
 _USED: Final = 1
@@ -42,7 +43,9 @@ class Board:
         self.workers = workers
         self._slots = 1 << (2 * counts - 1).bit_length()
         self._region = _TABLE + 2 * self._slots
-        self._first = _FIRST_MARK + MARKS
+        self._passed = _FIRST_MARK + MARKS  # by the worker that gets it, then by the one that passes it on
+        self._taken = self._passed + workers * workers
+        self._first = self._taken + workers
         self._cells = memoryview(mmap.mmap(-1, 8 * (self._first + workers * self._region))).cast("Q")
 
     def forget(self, worker: int) -> None:
@@ -64,7 +67,7 @@ class Board:
 
     def marks(self) -> dict[int, int]:
         """All marks that are not zero, by cell."""
-        found = self._cells[_FIRST_MARK : self._first].tolist()
+        found = self._cells[_FIRST_MARK : _FIRST_MARK + MARKS].tolist()
         return {cell: mark for cell, mark in enumerate(found) if mark}
 
     def mark(self, cell: int) -> int:
@@ -77,6 +80,14 @@ class Board:
 
     def tell_state(self, *, full: bool, gone: bool) -> None:
         self._cells[_STATE] = full * _FULL | gone * _GONE
+
+    def beat(self) -> None:
+        """The writer lives: call this now and then."""
+        self._cells[_BEATS] += 1
+
+    @property
+    def beats(self) -> int:
+        return self._cells[_BEATS]
 
     @property
     def commits(self) -> int:
@@ -112,6 +123,21 @@ class Board:
         """The reads of all workers that are under way."""
         return sum(self._cells[self._start(worker) + _READS] for worker in range(self.workers))
 
+    # --- connections that are passed on ----------------------------------------------------------
+
+    def passed(self, worker: int, to: int) -> None:
+        """Count a connection that a worker has passed on to another. A new start of either goes on counting."""
+        self._cells[self._passed + to * self.workers + worker] += 1
+
+    def taken(self, worker: int) -> None:
+        """Count one that arrived."""
+        self._cells[self._taken + worker] += 1
+
+    def passing(self, worker: int) -> int:
+        """How many are on their way to a worker."""
+        start = self._passed + worker * self.workers
+        return sum(self._cells[start : start + self.workers]) - self._cells[self._taken + worker]
+
     # --- counts ----------------------------------------------------------------------------------
 
     def set_count(self, worker: int, name: int, count: int) -> None:
@@ -129,14 +155,12 @@ class Board:
             cells[used] -= 1
 
     def count_elsewhere(self, worker: int, name: int) -> int:
-        total = 0
-        for other in range(self.workers):
-            if other != worker:
-                base = self._start(other) + _TABLE
-                at = self._find(base, name)
-                if self._cells[base + 2 * at] == name:
-                    total += self._cells[base + 2 * at + 1]
-        return total
+        return sum(self.count(other, name) for other in range(self.workers) if other != worker)
+
+    def count(self, worker: int, name: int) -> int:
+        base = self._start(worker) + _TABLE
+        at = self._find(base, name)
+        return self._cells[base + 2 * at + 1] if self._cells[base + 2 * at] == name else 0
 
     def _find(self, base: int, name: int) -> int:
         """The slot of a name, or the empty one where it may go: at least half of them are empty."""
@@ -170,13 +194,13 @@ class WorkerCounts:
         self._worker = worker
 
     def tell(self, kind: str, key: object, count: int) -> None:
-        self._board.set_count(self._worker, _name(kind, key), count)
+        self._board.set_count(self._worker, name_of(kind, key), count)
 
     def others(self, kind: str, key: object) -> int:
-        return self._board.count_elsewhere(self._worker, _name(kind, key))
+        return self._board.count_elsewhere(self._worker, name_of(kind, key))
 
 
-def _name(kind: str, key: object) -> int:
+def name_of(kind: str, key: object) -> int:
     """The same in all processes that were forked from one."""
     return hash((kind, key)) & _BITS or 1
 

@@ -200,13 +200,12 @@ Report = Callable[[Any], Awaitable[Any]]
 Reports = dict[str, Report]
 
 
-async def report(reports: Reports, name: str, argument: Any) -> Any:
-    """What this process says; None if it says nothing of that. A failure ends no process: the response is the
-    `ApiError` for who asked."""
+async def report_of(reports: Reports, name: str, argument: Any) -> Any:
+    """The report of that name; None if there is none. A failure is an `ApiError`, for who asked."""
     try:
         return await reports[name](argument) if name in reports else None
     except ApiError as error:
         return error
     except Exception:
-        log.exception("the report %s failed", name)
+        log.exception("the report '%s' failed", name)
         return internal()

@@ -6,6 +6,7 @@ worker that was told only of heads reads the changes from the log.
 
 from __future__ import annotations
 
+import logging
 import math
 import pickle
 import socket
@@ -19,20 +20,37 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
+from paperdb_trio.logs import SparingLog
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import MARKS, Board, WorkerGate
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, receive_first, report
+from paperdb_trio.server.link import (
+    REPORT_SECONDS,
+    Kind,
+    Link,
+    Questions,
+    Reports,
+    receive_first,
+    report_of,
+)
 from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.protocol import Fault
-from paperdb_trio.store.refusals import database_gone, shutting_down, storage_failed
+from paperdb_trio.store.refusals import database_gone, shutting_down, storage_hangs, storage_unknown
 from paperdb_trio.store.sqlite.engine import SqliteReads
 from paperdb_trio.store.sqlite.place import Place
+
+log = logging.getLogger("paperdb.worker")
+sparing_log = SparingLog(log)
 
 Result = TypeVar("Result")
 
 HELLO_SECONDS: Final = 30.0
 ROWS: Final = 2000
+"""Changes that are read from the log at once."""
+LOOK_SECONDS: Final = 0.5
+LOOKS: Final = 10
+"""After so many looks without a sign of life, the process that writes hangs. It shows one four times a second.
+Looks are counted, not seconds, because this process may have been stopped, too."""
 
 decode_changes = msgspec.msgpack.Decoder(tuple[dict[int, int], list[Change]]).decode
 decode_operations = msgspec.msgpack.Decoder(list[tuple[int, bytes]]).decode
@@ -78,6 +96,7 @@ class WorkerStore(SqliteReads):
         self._number = 0
         self._moved = trio.Event()
         self._stopped = False
+        self._hangs = False
         self._nursery: trio.Nursery | None = None
         self.reports: Reports = {}
         self.closed = trio.Event()
@@ -87,7 +106,8 @@ class WorkerStore(SqliteReads):
             self._nursery = nursery
             nursery.start_soon(self._send_operations)
             nursery.start_soon(self.advise, self)
-            nursery.start_soon(self._ended_by_writer, nursery)
+            nursery.start_soon(self._ended_by_writer)
+            nursery.start_soon(self._watch_writer)
             task_status.started()
             await self.closed.wait()
             nursery.cancel_scope.cancel()
@@ -96,28 +116,49 @@ class WorkerStore(SqliteReads):
         """The process that writes tells them."""
         return []
 
-    async def _ended_by_writer(self, nursery: trio.Nursery) -> None:
+    async def _ended_by_writer(self) -> None:
         await self._link.run()
         if not self._stopped:
-            self._end(storage_failed())
+            self.stop()
             raise StartAgainError("the process that writes has ended")
 
-    def stop(self) -> None:
-        self._end(shutting_down())
+    async def _watch_writer(self) -> None:
+        """Let no write wait for a process that hangs."""
+        seen, looks = self._board.beats, 0
+        while True:
+            await trio.sleep(LOOK_SECONDS)
+            beats = self._board.beats
+            looks = looks + 1 if beats == seen else 0
+            seen = beats
+            if self._hangs != (looks >= LOOKS):
+                self._hangs = looks >= LOOKS
+                if self._hangs:
+                    log.error("the process that writes has not responded for %g s", LOOKS * LOOK_SECONDS)
+                    self._refuse(storage_hangs())
+                else:
+                    log.info("the process that writes responds again")
 
-    def _end(self, error: ApiError) -> None:
+    def stop(self) -> None:
         self._stopped = True
+        self._refuse(shutting_down())
+        self.closed.set()
+
+    def _refuse(self, error: ApiError) -> None:
+        """Let no write wait any more. `error` is for those that have not been sent."""
+        unsent = {number for number, _ in self._sending}
         self._sending.clear()
         waiting, self._waiting = self._waiting, {}
-        for task in waiting.values():
-            trio.lowlevel.reschedule(task, outcome.Error(error))
-        self.closed.set()
+        for number, task in waiting.items():
+            refusal = error if number in unsent else storage_unknown()
+            trio.lowlevel.reschedule(task, outcome.Error(refusal))
 
     # --- writes ----------------------------------------------------------------------------------
 
     async def submit(self, operation: Operation[Result]) -> Result:
         if self._stopped:
             raise shutting_down()
+        if self._hangs:
+            raise storage_hangs()
         self._number += 1
         number = self._number
         self._sending.append((number, pickle.dumps(operation, pickle.HIGHEST_PROTOCOL)))
@@ -193,6 +234,7 @@ class WorkerStore(SqliteReads):
 
     async def _read_up_to(self, database_id: int, head: int) -> None:
         """Publish changes from the log, up to that seq."""
+        rows = ROWS
         while (position := self._heads.get(database_id, 0)) < head:
             found: list[Change] = []
 
@@ -201,11 +243,15 @@ class WorkerStore(SqliteReads):
                 return [change.data]
 
             try:
-                page = await self.page(database_id, position, {None: 0}, keep, ROWS)
+                page = await self.page(database_id, position, {None: 0}, keep, rows)
             except ApiError as error:
-                if error.code != database_gone().code:
+                if error.code == database_gone().code:
+                    return  # deleted since: its subscribers end when this process looks at the accounts
+                if error.code != "QUERY_TIMEOUT":
                     raise
-                return  # deleted since: its subscribers end when this process looks at the accounts
+                rows = max(1, rows // 2)
+                sparing_log.warning("reading the change log took too long; trying again with %d changes", rows)
+                continue
             if page.expired:
                 raise StartAgainError("too slow for the change log: clients resume, or get a gap")
             found = [change for change in found if change.seq <= page.position]
@@ -237,14 +283,14 @@ class WorkerStore(SqliteReads):
         with trio.move_on_after(seconds) as scope:
             found = await self._questions.ask(name, argument)
         if scope.cancelled_caught:
-            found = [(self._name, await self.reports[name](argument))]
-        for _, said in found:
-            if isinstance(said, ApiError):
-                raise said
+            found = [(self._name, await report_of(self.reports, name, argument))]
+        for _, report in found:
+            if isinstance(report, ApiError):
+                raise report
         return found
 
     async def _report(self, number: int, name: str, argument: Any) -> None:
-        self._link.send_object(Kind.REPLY, (number, await report(self.reports, name, argument)))
+        self._link.send_object(Kind.REPLY, (number, await report_of(self.reports, name, argument)))
 
     @property
     def commits(self) -> int:
@@ -259,6 +305,8 @@ class WorkerStore(SqliteReads):
         return self._board.full
 
     def fault(self) -> Fault | None:
+        if self._hangs:
+            return "hangs"
         return "gone" if self._board.gone else self._place.fault()
 
     @property

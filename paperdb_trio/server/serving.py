@@ -14,7 +14,7 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,7 +28,7 @@ from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.doors.hypercorn import HypercornConnections
-from paperdb_trio.doors.listener import Door, listen
+from paperdb_trio.doors.listener import Door, Listener, listen
 from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
@@ -90,7 +90,8 @@ async def serve(settings: Settings, file: Path, announce: Callable[[str], None])
             lambda committed, hub: SqliteStore(file, settings, committed, hub.set_trimmed),
             imports,
         )
-        await _serve(settings, tls_context(settings), listener, limits, make_store, announce, ends, beside)
+        tls, ready = tls_context(settings), partial(announce, url_of(listener, settings))
+        await _serve(settings, tls, [listener], limits, make_store, ready, ends, beside)
 
 
 def _with_chores(
@@ -139,7 +140,8 @@ async def serve_node(settings: Settings, announce: Callable[[str], None]) -> Non
         ),
     )
     with listener:
-        await _serve(settings, tls_context(settings), listener, limits, make_store, announce, Ends(), beside)
+        tls, ready = tls_context(settings), partial(announce, url_of(listener, settings))
+        await _serve(settings, tls, [listener], limits, make_store, ready, Ends(), beside)
 
 
 async def serve_as_worker(
@@ -148,9 +150,9 @@ async def serve_as_worker(
     file: Path,
     board: Board,
     worker: int,
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     link: socket.socket,
-    announce: Callable[[str], None],
+    ready: Callable[[], object],
 ) -> None:
     """Serve as one of several processes, over the `link` to the one that writes. Otherwise as `serve`.
 
@@ -169,7 +171,7 @@ async def serve_as_worker(
         store.reports = services.reports
         services.gather = store.gather
 
-    await _serve(settings, tls, listener, limits, make_store, announce, Ends(), beside)
+    await _serve(settings, tls, listeners, limits, make_store, ready, Ends(), beside)
 
 
 OnCommit = Callable[[list[Change]], None]
@@ -186,14 +188,15 @@ class Ends:
 async def _serve(
     settings: Settings,
     tls: ssl.SSLContext | None,
-    listener: socket.socket,
+    listeners: Sequence[Listener],
     limits: Limits,
     make_store: MakeStore,
-    announce: Callable[[str], None],
+    ready: Callable[[], object],
     ends: Ends,
     beside: Callable[[Services], Awaitable[None]],
 ) -> None:
-    """`beside` runs beside the server, until it is cancelled."""
+    """`ready()` is called once connections are accepted. `beside` runs beside the server, until it is
+    cancelled."""
     with (
         ExitStack() as stack,
         trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals,
@@ -218,7 +221,7 @@ async def _serve(
         hypercorn = HypercornConnections(services, wheel)
         if settings.http == "quart" and (failure := await hypercorn.load()):
             raise StartupError(failure)
-        door = Door(listener, services, gateway, hypercorn, wheel, tls)
+        door = Door(services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
         services.live_connections = lambda: len(gateway.connections) + len(services.readers.open)
         look = partial(_look_at_accounts, accounts, gateway, store)
@@ -247,8 +250,8 @@ async def _serve(
             core.start_soon(beside, services)
             async with trio.open_nursery() as connections:
                 accepting = trio.CancelScope()
-                connections.start_soon(_accept, accepting, door, connections)
-                announce(url_of(listener, with_tls=tls is not None))
+                connections.start_soon(_accept, accepting, door, listeners, connections)
+                ready()
                 try:
                     name = await _end_signal(signals, settings, door)
                     log.info("%s: draining for at most %g s", name, settings.drain_timeout)
@@ -263,8 +266,9 @@ async def _serve(
     log.info("stopped")
 
 
-def url_of(listener: socket.socket, *, with_tls: bool) -> str:
+def url_of(listener: socket.socket, settings: Settings) -> str:
     host, port = listener.getsockname()[:2]
+    with_tls = settings.tls_cert or settings.tls_self_signed
     return f"{'https' if with_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
@@ -277,9 +281,13 @@ def finish(file: Path, seconds: float) -> None:
         log.warning("could not clear the write-ahead log: %s", error)
 
 
-async def _accept(scope: trio.CancelScope, door: Door, connections: trio.Nursery) -> None:
+async def _accept(
+    scope: trio.CancelScope, door: Door, listeners: Sequence[Listener], connections: trio.Nursery
+) -> None:
     with scope:
-        await door.run(connections)
+        async with trio.open_nursery() as nursery:
+            for listener in listeners:
+                nursery.start_soon(door.run, listener, connections)
 
 
 async def _end_signal(signals: AsyncIterator[int], settings: Settings, door: Door) -> str:

@@ -35,6 +35,7 @@ from paperdb_trio.net.tls import tls_context
 from paperdb_trio.server.board import Board
 from paperdb_trio.server.remote import StartAgainError
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
+from paperdb_trio.server.share import Passage, share
 from paperdb_trio.server.writing import write
 from paperdb_trio.store.sqlite.durability import recover
 
@@ -100,7 +101,7 @@ def supervise(settings: Settings, file: Path, announce: Callable[[str], None]) -
         supervisor = _Supervisor(settings, file, listeners, tls)
         stack.callback(lambda: finish(file, supervisor.ends_at - time.monotonic()))
         stack.enter_context(_waking(supervisor.signals))
-        supervisor.run(lambda: announce(url_of(listeners[0], with_tls=tls is not None)))
+        supervisor.run(lambda: announce(url_of(listeners[0], settings)))
     log.info("stopped")
 
 
@@ -132,6 +133,7 @@ class _Supervisor:
         self._tls = tls
         self._children: dict[int, _Child] = {}  # by pipe
         self._board: Board  # anew at each start of all
+        self._passages: list[Passage] = []  # as well
         self._control: socket.socket | None = None
         self._wakened, self.signals = socket.socketpair()
         self._wakened.setblocking(False)
@@ -168,6 +170,9 @@ class _Supervisor:
         if self._control is not None:
             self._control.close()
         recover(self._file)
+        for passage in self._passages:
+            passage.close()
+        self._passages = [Passage() for _ in self._listeners]
         self._board = Board(len(self._listeners), 4 * self._settings.max_connections + KEYS)
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -185,12 +190,13 @@ class _Supervisor:
         ours, theirs = socket.socketpair()
         with ours, theirs:
             name = f"worker-{worker + 1}"
-            given = self._file, self._board, worker, self._listeners[worker], theirs
+            listeners = share(self._listeners[worker], self._board, worker, self._passages)
+            given = self._file, self._board, worker, listeners, theirs
             serve = partial(serve_as_worker, self._settings, self._tls, *given)
 
             def main(ready: Callable[[], object]) -> None:
                 ours.close()  # so that the link ends when the writer does
-                trio.run(serve, lambda _: ready())
+                trio.run(serve, ready)
 
             self._fork(name, main)
             with suppress(OSError):  # it has died: so this worker will

@@ -27,7 +27,7 @@ from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
 from paperdb_trio.server.board import HOLD_STEP, Board, WriterGate
 from paperdb_trio.server.chores import Chores
-from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, report
+from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, report_of
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
 from paperdb_trio.store.sqlite.engine import SqliteStore
@@ -52,13 +52,11 @@ class _Worker:
         self._writing = writing
         self._results: list[tuple[int, bool, Any]] = []
         self._behind: set[int] = set()
-        self._parked: trio.lowlevel.Task | None = None
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            nursery.start_soon(self._send_results)
             await self.link.run()
             nursery.cancel_scope.cancel()
 
@@ -81,6 +79,7 @@ class _Worker:
         if kind is Kind.OPERATIONS:
             for number, text in decode_operations(payload):
                 self._post(number, text)
+            self.send_results()  # of those that were refused at once
         elif kind is Kind.DROPS_LEFT:
             self._writing.store.drops_left = True
         elif kind is Kind.ASK:
@@ -95,6 +94,7 @@ class _Worker:
         except Exception:
             log.exception("an operation cannot be read")
             self._done(number, outcome.Error(internal()))
+            self.send_results()
         else:
             self._writing.store.writer.post(operation, partial(self._done, number))
 
@@ -102,22 +102,12 @@ class _Worker:
         """The results of one commit go in one message, after its changes."""
         good = isinstance(result, outcome.Value)
         self._results.append((number, good, result.value if good else result.error))
-        if self._parked is not None:
-            task, self._parked = self._parked, None
-            trio.lowlevel.reschedule(task)
 
-    async def _send_results(self) -> None:
-        def unpark(_: Any) -> trio.lowlevel.Abort:
-            self._parked = None
-            return trio.lowlevel.Abort.SUCCEEDED
-
-        while True:
-            if self._results:
-                results, self._results = self._results, []
-                self._writing.tell_full()
-                self.link.send_object(Kind.RESULTS, results)
-            self._parked = trio.lowlevel.current_task()
-            await trio.lowlevel.wait_task_rescheduled(unpark)
+    def send_results(self) -> None:
+        if self._results:
+            results, self._results = self._results, []
+            self._writing.tell_full()
+            self.link.send_object(Kind.RESULTS, results)
 
     async def _gather(self, number: int, name: str, argument: Any) -> None:
         self.link.send_object(Kind.REPLY, (number, await self._writing.gather(name, argument)))
@@ -130,6 +120,7 @@ class Writing:
         gate = WriterGate(board)
         self.board = board
         self.store = SqliteStore(file, settings, self._on_commit, self._on_trimmed, gate)
+        self.store.writer.on_delivered = self._send_results
         self.chores = Chores(settings, file, self.store)
         self.heads = {database_id: head for database_id, (head, _) in self.store.bounds().items()}
         self.reports: Reports = {"metrics": self._measures, **self.chores.reports}
@@ -178,6 +169,10 @@ class Writing:
             for worker in self._workers:
                 worker.tell(heads, message)
 
+    def _send_results(self) -> None:
+        for worker in self._workers:
+            worker.send_results()
+
     def _on_trimmed(self, database_id: int, trimmed: int) -> None:
         for worker in self._workers:
             worker.link.send_object(Kind.TRIMMED, (database_id, trimmed))
@@ -198,6 +193,7 @@ class Writing:
         while True:
             self._gone = self.store.fault() == "gone"
             self.tell_full()
+            self.board.beat()
             await trio.sleep(STATE_SECONDS)
 
     async def _measures(self, of_each: bool) -> list[Family]:
@@ -213,7 +209,7 @@ class Writing:
                 found.append((worker.name, await worker.questions.ask(name, argument)))
 
         async with trio.open_nursery() as nursery:
-            found.append((NAME, await report(self.reports, name, argument)))
+            found.append((NAME, await report_of(self.reports, name, argument)))
             for worker in tuple(self._workers):
                 nursery.start_soon(of, worker)
         return sorted(((name, said) for name, said in found if said is not None), key=itemgetter(0))

@@ -73,6 +73,8 @@ class GroupCommit:
         self._stopped = False
         self._closed = False
         self._opened = trio.Event()
+        self.on_delivered: Callable[[], None] = lambda: None
+        """Called when the results of one commit have been given to those who wait."""
         self._closing = trio.Event()
         self.closed = trio.Event()
         self.index_work = trio.Event()
@@ -162,11 +164,18 @@ class GroupCommit:
             if index_work:
                 self.index_work.set()
             if changes:
-                self._publish(changes, partial(_resume, results))
+                self._publish(changes, partial(self._resume, results))
             else:
-                _resume(results)
+                self._resume(results)
         except BaseException as error:
             self._fail(error)
+
+    def _resume(self, results: Results) -> None:
+        for ticket, result in results:
+            if ticket.done is not None:
+                done, ticket.done = ticket.done, None
+                done(result)
+        self.on_delivered()
 
     def _fail(self, error: BaseException) -> None:
         self._fatal = self._fatal or error
@@ -247,10 +256,3 @@ def applied(tx: Transaction, tickets: list[Ticket], began: float) -> Results:
         if tx.size >= ENOUGH_BYTES or time.monotonic() >= end:
             break
     return results
-
-
-def _resume(results: Results) -> None:
-    for ticket, result in results:
-        if ticket.done is not None:
-            done, ticket.done = ticket.done, None
-            done(result)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # commands need no event loop
 
 Result = TypeVar("Result")
 
-Fault = Literal["gone", "read-only", "away"]
+Fault = Literal["gone", "read-only", "away", "hangs"]
 
 
 class Stored(NamedTuple):
@@ -292,7 +292,8 @@ class Store(Log, Submits, Directories, Records, Protocol):
         """Commit an operation, and return its result once it is on disk.
 
         Cancelling stops the waiting, not the write. Raises `ApiError`: the operation's own, 507
-        `STORAGE_FULL`, 503 `STORAGE_ERROR`, 503 `STORAGE_GONE`, or 503 `SHUTTING_DOWN`.
+        `STORAGE_FULL`, 503 `STORAGE_ERROR`, 503 `STORAGE_GONE`, or 503 `SHUTTING_DOWN`; 504 `STORAGE_UNKNOWN`,
+        if it may have been written.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""The errors of a write that cannot be stored. Nothing of such a write is in the file.
+"""The errors of a write that cannot be stored. Nothing of such a write is in the file, unless it says so.
 
 Law: each is a fault of the disk, of the process or of ours, or an administrator's doing; never the client's.
 """
@@ -47,12 +47,23 @@ def storage_away() -> ApiError:
     )
 
 
-def storage_unknown() -> ApiError:
+def storage_hangs() -> ApiError:
     return ApiError(
-        500,
-        "INTERNAL",
-        "The server stops, and the connection to PostgreSQL was lost during the commit: whether this was "
-        "written is unknown",
+        503,
+        "STORAGE_ERROR",
+        "The process that writes does not respond: nothing was written. Try again later.",
+        headers={"Retry-After": "1"},
+    )
+
+
+def storage_unknown() -> ApiError:
+    """A 504, because clients take it for no response, and know that such a write may have happened."""
+    return ApiError(
+        504,
+        "STORAGE_UNKNOWN",
+        "The storage was lost during the write: whether this was written is unknown. "
+        "Repeat it with the same Idempotency-Key.",
+        headers={"Retry-After": "1"},
     )
 
 

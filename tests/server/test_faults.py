@@ -27,6 +27,7 @@ from paperdb_trio.server import supervisor
 from paperdb_trio.server.board import Board
 from paperdb_trio.server.link import Kind
 from paperdb_trio.server.remote import WorkerStore
+from paperdb_trio.server.share import Passage
 from paperdb_trio.server.writing import Writing, write
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
 from tests.net.test_tls import make_certificate
@@ -128,6 +129,7 @@ def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyP
     with ExitStack() as stack:
         one = Starting(stack).supervisor
         one._board = Board(2, 10)
+        one._passages = [Passage() for _ in range(2)]
         one._control, _ = map(stack.enter_context, socket.socketpair())
         one._due[0] = 0.0
         monkeypatch.setattr(os, "fork", fork)

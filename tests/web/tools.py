@@ -51,7 +51,7 @@ def npm(folder: Path, *arguments: str, lock: bool = False) -> None:
     """Run npm quietly in `folder`, leaving no lock file unless it is asked for."""
     flags = ("--no-audit", "--no-fund", "--loglevel=error", *(() if lock else ("--no-package-lock",)))
     done = subprocess.run(
-        [need("npm"), *arguments, *flags], cwd=folder, capture_output=True, text=True, timeout=90, check=False
+        [need("npm"), *arguments, *flags], cwd=folder, capture_output=True, text=True, timeout=300, check=False
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
