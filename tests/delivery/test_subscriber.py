@@ -577,3 +577,21 @@ async def test_no_page_from_before_a_break_is_shared(world: World, nursery: trio
     world.subscriber(sink).start(0)
     await wait_all_tasks_blocked()
     assert payloads(sink.data) == world.events()
+
+
+async def test_a_break_is_not_skipped_by_who_follows_one_collection(
+    world: World, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(world.hub.run)
+    subscriber = world.subscriber(FakeSink(), "a")
+    subscriber.start(0)
+    for _ in range(4):
+        world.commit("a")
+    await wait_all_tasks_blocked()
+    since, until = 2, 100
+    world.log.changes[since:] = [change(until + 1, "b")]
+    world.log.breaks = [(since, until)]
+    world.hub.on_break(DATABASE, since, until)
+    world.hub.on_commit(world.log.changes[-1:])
+    await wait_all_tasks_blocked()
+    assert [type(error) for error in world.errors] == [BehindTheLog]
