@@ -34,7 +34,18 @@ def _route(
     refuses: tuple[str, ...] = (),
 ) -> Route:
     pattern = f"/{PREFIX}/{path}"
-    return Route(method, pattern, about, handler, who, query, body=body, returns=returns, refuses=refuses)
+    return Route(
+        "administration",
+        method,
+        pattern,
+        about,
+        handler,
+        who,
+        query,
+        body=body,
+        returns=returns,
+        refuses=refuses,
+    )
 
 
 ADMIN_ROUTES: Final = (

@@ -70,7 +70,7 @@ class _Document:
     def add(self, route: Route) -> None:
         operation = {
             **_named(route),
-            "tags": [route.handler.__module__.rpartition(".")[2]],
+            "tags": [route.tag],
             "parameters": [*map(_path_parameter, route.parameters()), *self._query(route), *_headers(route)],
             "responses": {
                 **{str(status): self._response(route, status, type) for status, type in route.returns.items()},

@@ -24,6 +24,7 @@ _FOUND: Final = (*_FILTERED, "INVALID_SORT", "INVALID_CURSOR", "RESULT_TOO_LARGE
 ROUTES: Final = (
     *ADMIN_ROUTES,
     Route(
+        "documents",
         "POST",
         "/:collection/docs",
         "Insert a document.",
@@ -34,6 +35,7 @@ ROUTES: Final = (
         returns={201: responses.SelectedDocument},
     ),
     Route(
+        "documents",
         "POST",
         "/:collection/bulk",
         "Insert many documents.",
@@ -45,6 +47,7 @@ ROUTES: Final = (
         returns={200: responses.Bulk},
     ),
     Route(
+        "documents",
         "GET",
         "/:collection/docs",
         "Find documents.",
@@ -56,6 +59,7 @@ ROUTES: Final = (
         refuses=_FOUND,
     ),
     Route(
+        "documents",
         "POST",
         "/:collection/query",
         "Find documents, with the parameters as a body.",
@@ -67,6 +71,7 @@ ROUTES: Final = (
         refuses=_FOUND,
     ),
     Route(
+        "documents",
         "GET",
         "/:collection/docs/:id",
         "Get one document.",
@@ -79,6 +84,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND", "INVALID_FIELD", "QUERY_TIMEOUT"),
     ),
     Route(
+        "documents",
         "PATCH",
         "/:collection/docs/:id",
         "Merge into a document.",
@@ -92,6 +98,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND", *_WHERE),
     ),
     Route(
+        "documents",
         "PUT",
         "/:collection/docs/:id",
         "Replace a document, or insert it at this id.",
@@ -105,6 +112,7 @@ ROUTES: Final = (
         refuses=_WHERE,
     ),
     Route(
+        "documents",
         "DELETE",
         "/:collection/docs/:id",
         "Delete a document.",
@@ -117,6 +125,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND", *_WHERE),
     ),
     Route(
+        "documents",
         "GET",
         "/:collection/docs/:id/history",
         "List the versions of a document that the change log holds, newest first.",
@@ -127,6 +136,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND", "QUERY_TIMEOUT", "RESULT_TOO_LARGE"),
     ),
     Route(
+        "batch",
         "POST",
         "/batch",
         "Write several documents, all or none.",
@@ -138,6 +148,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND", "PRECONDITION_FAILED", *_WHERE),
     ),
     Route(
+        "documents",
         "GET",
         "/:collection/count",
         "Count documents.",
@@ -149,6 +160,7 @@ ROUTES: Final = (
         refuses=_FILTERED,
     ),
     Route(
+        "changes",
         "GET",
         "/:collection/changes",
         "Read the change log: a page, or an event stream.",
@@ -167,6 +179,7 @@ ROUTES: Final = (
         ),
     ),
     Route(
+        "collections",
         "GET",
         "/:collection/schema",
         "Get the schema of a collection.",
@@ -176,6 +189,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND", "QUERY_TIMEOUT"),
     ),
     Route(
+        "collections",
         "PUT",
         "/:collection/schema",
         "Set the schema of a collection.",
@@ -185,6 +199,7 @@ ROUTES: Final = (
         returns=_SCHEMA,
     ),
     Route(
+        "collections",
         "DELETE",
         "/:collection/schema",
         "Remove the schema of a collection.",
@@ -194,6 +209,7 @@ ROUTES: Final = (
         refuses=("NOT_FOUND",),
     ),
     Route(
+        "collections",
         "GET",
         "/collections",
         "List the collections.",
@@ -203,6 +219,7 @@ ROUTES: Final = (
         refuses=("QUERY_TIMEOUT", "RESULT_TOO_LARGE"),
     ),
     Route(
+        "collections",
         "DELETE",
         "/:collection",
         "Remove a collection.",
@@ -213,6 +230,7 @@ ROUTES: Final = (
         refuses=("CONFIRMATION_NEEDED", "NOT_FOUND"),
     ),
     Route(
+        "tokens",
         "POST",
         "/realtime/token",
         "Mint a token.",
@@ -223,6 +241,7 @@ ROUTES: Final = (
         refuses=("READ_ONLY_KEY",),
     ),
     Route(
+        "tokens",
         "POST",
         "/realtime/revoke",
         "Revoke a token, or all tokens of a subject.",

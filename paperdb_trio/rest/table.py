@@ -31,6 +31,8 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    tag: str
+    """The group in which the OpenAPI document lists it."""
     method: str
     pattern: str
     about: str
