@@ -180,8 +180,10 @@ async def _read(call: Call, collection: str, id: str, within: Question | None = 
         mark = cache.begin_reading(key)
         try:
             found = await call.services.store.get(*key)
-        finally:
-            cache.end_reading(key, mark, found)
+        except BaseException:
+            cache.end_reading(key, mark, None)
+            raise
+        cache.end_reading(key, mark, found)
     return found
 
 
