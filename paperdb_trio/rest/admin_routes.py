@@ -156,8 +156,7 @@ ADMIN_ROUTES: Final = (
         Access.OWN,
         "GET",
         "connections",
-        "List WebSockets and event streams: who listens to what, and how far behind. "
-        "Not those over HTTP/2, and not long polls.",
+        "List WebSockets, event streams and long polls that wait: who listens to what, and how far behind.",
         live.list_connections,
         {200: responses.Connections},
         ("database", "limit", "after"),
@@ -221,6 +220,17 @@ ADMIN_ROUTES: Final = (
         {200: responses.Audit},
         ("limit", "after"),
         refuses=("INVALID_CURSOR",),
+    ),
+    _route(
+        Access.OWN,
+        "POST",
+        "audit",
+        "Record what is about to be done to many documents, or to the past of one. "
+        "What the server cannot tell from a client's ordinary writes. "
+        "The dashboard records so before it begins.",
+        access.record,
+        {201: responses.Recorded},
+        body=bodies.NEW_ENTRY,
     ),
     _route(
         Access.ADMIN,
