@@ -128,10 +128,10 @@ test-compiled *options: _venv
     {{python}} binary/compiled.py checkout build/compiled
     cd build/compiled && PYTHONPATH=$PWD {{justfile_directory()}}/{{python}} -m pytest -n auto {{options}}
 
-# One executable for Linux, dist/paperdb, that needs no Python; `just binary --compiled` has compiled modules.
-binary *options: _venv
+# One executable for Linux, dist/paperdb, that needs no Python.
+binary: _venv
     @{{python}} -m pip install -q -e '.[binary]'
-    {{python}} binary/build.py {{options}}
+    {{python}} binary/build.py
 
 # The executable's size, start and memory.
 measure: binary

@@ -2,7 +2,7 @@
 
 PyInstaller gathers Python, the modules and the libraries into a folder (its onedir mode); this packs the folder
 behind `launcher.c`, which unpacks it on the first start and becomes it. docs/performance.md, "The executable",
-says why not PyInstaller's own onefile mode. With `--compiled`, the modules of `compiled.py` are machine code.
+says why not PyInstaller's own onefile mode. The modules of `compiled.py` are machine code.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import PyInstaller.__main__
+from compiled import MODULES, compiled
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "build" / "binary"
@@ -42,8 +42,6 @@ NOT_NEEDED = (
 
 def package() -> tuple[Path, set[str]]:
     """A folder with the package, its modules compiled; and what these import, which PyInstaller cannot see."""
-    from compiled import MODULES, compiled
-
     folder = WORK / "package"
     shutil.rmtree(folder, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__", "*.so")
@@ -59,9 +57,9 @@ def package() -> tuple[Path, set[str]]:
     return folder, found
 
 
-def freeze(*, machine_code: bool) -> Path:
+def freeze() -> Path:
     """The folder with the program `paperdb` and `_internal/`."""
-    folder, hidden = package() if machine_code else (ROOT, set())
+    folder, hidden = package()
     options = ["--onedir", "--strip", "--noconfirm", "--log-level=ERROR", "--name=paperdb"]
     options += [f"--paths={folder}", "--collect-submodules=paperdb_trio", "--collect-data=paperdb_trio"]
     options += [f"--add-data={ROOT / 'paperdb_trio/client/*.py'}:paperdb_trio/client"]  # served as a wheel
@@ -84,8 +82,8 @@ def pack(folder: Path) -> bytes:
     return bytes(packed)
 
 
-def build(target: Path, *, machine_code: bool) -> None:
-    folder = freeze(machine_code=machine_code)
+def build(target: Path) -> None:
+    folder = freeze()
     launcher = WORK / "launcher"
     source = Path(__file__).with_name("launcher.c")
     subprocess.run(
@@ -106,4 +104,4 @@ def build(target: Path, *, machine_code: bool) -> None:
 
 
 if __name__ == "__main__":
-    build(ROOT / "dist" / "paperdb", machine_code="--compiled" in sys.argv)
+    build(ROOT / "dist" / "paperdb")

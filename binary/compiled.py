@@ -27,28 +27,23 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = "paperdb_trio"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paperdb" / "compiled"
 
-# What runs for each request, write and event. Not here:
-# - what runs once, or seldom: settings, commands, administration, migrations, and both SDKs;
-# - what is pickled for another process, or decoded by msgspec: operations, drafts, questions, changes, rules,
-#   tokens. mypyc's classes cannot be pickled, and have lost the annotations that msgspec needs;
+# What runs for each request. Not here:
+# - what would gain little, or nothing: where a write, an event or a connect passes, the time is SQLite's, the
+#   kernel's and Trio's (docs/decisions/0017-compiled.md has the figures);
+# - streams (net/stream, net/tls): 4 % of a get, and typeshed's types of ssl, which are not always true;
+# - what is pickled for another process, or decoded by msgspec: operations, drafts, changes, rules, tokens;
 # - what is given values that are not of the declared type, and says so: checks of filters, fields and messages
 #   (match, store/projection, realtime/protocol). Compiled, a call raises TypeError before the check;
-# - handlers (rest/documents, rest/routes): mypyc drops docstrings, which the OpenAPI document shows;
-# - what mypyc cannot compile: `except*` (doors/listener, doors/hypercorn), asynchronous generators
-#   (realtime/eventpages), and what it fails on (rest/batch, services, store/sqlite/find).
+# - what mypyc cannot compile: `except*` (doors/listener, doors/hypercorn), asynchronous generators.
 # An interpreted class cannot inherit from a compiled one: compile both, or neither (tests/test_compiled.py).
 MODULES = (
-    *("json_input", "limits", "doors/app", "auth/accounts", "rest/call"),
-    *("delivery/encodings", "delivery/feed", "delivery/hub", "delivery/states", "delivery/subscriber"),
-    *("delivery/topics", "delivery/views"),
-    *("loop/turn", "loop/wheel"),
-    *("net/frames", "net/head", "net/http1", "net/messages", "net/stream", "net/tls"),
-    *("realtime/connection", "realtime/eventstream", "realtime/websocket"),
-    *("store/cache", "store/rowkeys", "store/sqlite/writer"),
+    *("exchanges", "request_counts", "store/cache", "loop/turn", "loop/wheel"),
+    *("net/cors", "net/head", "net/http1", "net/messages", "net/parameters"),
+    *("rest/call", "rest/dispatch", "rest/documents"),
 )
 
-# -O2: -O3 takes longer and is not faster. A C file for each module, so that all cores compile.
-OPTIONS: dict[str, Any] = {"opt_level": "2", "debug_level": "0", "multi_file": True}
+# -O1: -O2 takes longer and is not faster. A C file for each module, so that all cores compile.
+OPTIONS: dict[str, Any] = {"opt_level": "1", "debug_level": "0", "multi_file": True}
 
 
 def digest() -> str:

@@ -25,7 +25,7 @@ def compiled(scale: Scale) -> Iterator[Row]:
         if EXECUTABLE.exists():
             commands[COMPILED_NAME] = [str(EXECUTABLE)]
         else:
-            yield Row(COMPILED_NAME, [], "", note="there is no dist/paperdb: run `just binary --compiled`")
+            yield Row(COMPILED_NAME, [], "", note="there is no dist/paperdb: run `just binary`")
         servers = {
             name: stack.enter_context(paperdb("--tokens-per-second", "0", command=command))
             for name, command in commands.items()

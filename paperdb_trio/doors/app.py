@@ -1,4 +1,4 @@
-"""The Quart app: a thin shell that hands every request to `routes.respond`.
+"""The Quart app: a thin shell that hands every request to `dispatch.respond`.
 
 Law: decides nothing. Errors that Quart or Hypercorn find themselves become the same JSON errors.
 """
@@ -25,7 +25,7 @@ from paperdb_trio.net.messages import (
     error_response,
 )
 from paperdb_trio.realtime.eventpages import event_pages
-from paperdb_trio.rest.routes import respond
+from paperdb_trio.rest.dispatch import respond
 from paperdb_trio.services import Services
 
 

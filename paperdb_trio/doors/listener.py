@@ -29,7 +29,7 @@ from paperdb_trio.net.messages import EventStream, Request
 from paperdb_trio.net.stream import ByteStream, prepare_listener
 from paperdb_trio.net.tls import TlsError, TlsStream
 from paperdb_trio.realtime.gateway import PATHS, Gateway
-from paperdb_trio.rest.routes import respond
+from paperdb_trio.rest.dispatch import respond
 from paperdb_trio.services import Services
 
 log = logging.getLogger("paperdb.door")

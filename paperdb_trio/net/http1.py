@@ -1,6 +1,6 @@
 """HTTP/1.1 without a framework: one request after another on one connection.
 
-Law: only frames requests and responses; `routes.respond`, the function that Quart calls too, gives them a
+Law: only frames requests and responses; `dispatch.respond`, the function that Quart calls too, gives them a
 meaning. After a request with doubtful framing the connection closes behind the response.
 """
 

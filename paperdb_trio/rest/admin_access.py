@@ -47,7 +47,6 @@ def page(rows: list[Row], limit: int, cursor: str) -> tuple[list[Row], str | Uns
 
 
 async def me(call: AdminCall) -> Response:
-    """Get the key of this request."""
     key = call.key
     own = None if call.own is None else call.own.name
     return json_response(200, responses.Me(key.id, key.kind, key.label, own, __version__))
@@ -57,23 +56,17 @@ async def me(call: AdminCall) -> Response:
 
 
 async def list_databases(call: AdminCall) -> Response:
-    """List the databases."""
     limit, own = call.limit, None if call.own is None else call.own.name
     found = await call.services.store.databases(own, call.query.get("after", ""), limit + 1)
     return json_response(200, responses.Databases(*page(found, limit, "name")))
 
 
 async def create_database(call: AdminCall) -> Response:
-    """Create a database."""
     body = await call.body(bodies.NewDatabase)
     return json_response(201, await call.write(CreateDatabase(call.by, body.name, body.plan)))
 
 
 async def change_database(call: AdminCall) -> Response:
-    """Rename a database, or put it on another plan.
-
-    Its keys, tokens and connections go on, unless the new plan has no realtime.
-    """
     body = await call.body(bodies.DatabaseChange)
     name, plan = (None if value is UNSET else value for value in (body.name, body.plan))
     operation = ChangeDatabase(call.by, call.database.name, name, plan)
@@ -81,10 +74,6 @@ async def change_database(call: AdminCall) -> Response:
 
 
 async def delete_database(call: AdminCall) -> Response:
-    """Delete a database, with its documents, change log and keys.
-
-    Its tokens and connections end at once. The space is freed in the background.
-    """
     name = call.database.name
     if call.query.get("confirm") != name:
         raise bad_request(
@@ -98,7 +87,6 @@ async def delete_database(call: AdminCall) -> Response:
 
 
 async def list_keys(call: AdminCall) -> Response:
-    """List the keys, without the keys themselves."""
     limit, database = call.limit, call.scope
     name = None if database is None else database.name
     found = await call.services.store.keys(name, call.query.get("after"), limit + 1)
@@ -111,7 +99,6 @@ async def list_keys(call: AdminCall) -> Response:
 
 
 async def create_key(call: AdminCall) -> Response:
-    """Create a key, and show it once."""
     body = await call.body(bodies.NewKeyRequest)
     if (body.database is None) is not (body.kind == "admin"):
         raise bad_request("A secret or public key needs a 'database', and an admin key has none")
@@ -122,7 +109,6 @@ async def create_key(call: AdminCall) -> Response:
 
 
 async def change_key(call: AdminCall) -> Response:
-    """Let a key expire, or label it."""
     body = await call.body(bodies.KeyChange)
     expire = body.expires_at is not UNSET
     expires = _time(body.expires_at) if isinstance(body.expires_at, str) else None
@@ -131,7 +117,6 @@ async def change_key(call: AdminCall) -> Response:
 
 
 async def revoke_key(call: AdminCall) -> Response:
-    """Revoke a key. Its tokens and their connections end within a second."""
     return json_response(200, await call.write(RevokeKey(call.by, _key(call))))
 
 
@@ -154,15 +139,10 @@ def _time(text: str | None) -> int | None:
 
 
 async def list_secrets(call: AdminCall) -> Response:
-    """List the secrets that sign tokens, without the secrets themselves."""
     return json_response(200, responses.Secrets(await call.services.store.secrets()))
 
 
 async def rotate_secret(call: AdminCall) -> Response:
-    """Sign new tokens with a new secret.
-
-    Tokens of the old one stay valid until they expire.
-    """
     return json_response(201, await call.write(RotateSigning(call.by, *new_signing_secret())))
 
 
@@ -170,7 +150,6 @@ async def rotate_secret(call: AdminCall) -> Response:
 
 
 async def list_indexes(call: AdminCall) -> Response:
-    """List the indexes of a collection, and how far they are built."""
     collection = call.collection
     found = await call.services.store.indexes(call.database.id, collection)
     if found is None:
@@ -179,16 +158,11 @@ async def list_indexes(call: AdminCall) -> Response:
 
 
 async def create_index(call: AdminCall) -> Response:
-    """Make an index for a collection.
-
-    The server builds it in the background. As one that it made itself, it goes when nothing uses it.
-    """
     fields = index_fields((await call.body(bodies.NewIndex)).fields)
     return json_response(201, await call.write(AddIndex(call.by, *_of(call), call.collection, fields)))
 
 
 async def drop_index(call: AdminCall) -> Response:
-    """Remove an index that no schema declares."""
     number = call.parameters["index"]
     if not re.fullmatch(r"[0-9]{1,15}", number):
         raise ApiError(404, "NOT_FOUND", f"The collection has no index '{number[:40]}'")
@@ -204,7 +178,6 @@ def _of(call: AdminCall) -> tuple[int, str]:
 
 
 async def list_audit(call: AdminCall) -> Response:
-    """List who did what: the newest first."""
     limit, after = call.limit, call.query.get("after")
     if after is not None and not re.fullmatch(r"[0-9]{1,15}", after):
         raise bad_request("Invalid after: expected the 'next' of a page", "INVALID_CURSOR")
@@ -213,10 +186,6 @@ async def list_audit(call: AdminCall) -> Response:
 
 
 async def record(call: AdminCall) -> Response:
-    """Record what is about to be done to many documents, or to the past of one.
-
-    What the server cannot tell from a client's ordinary writes. The dashboard records so before it begins.
-    """
     body = await call.body(bodies.NewEntry)
     if not body.note.isprintable():
         raise bad_request("Invalid note: use printable characters")

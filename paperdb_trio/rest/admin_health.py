@@ -49,10 +49,6 @@ async def report(services: Services, database_id: int | None) -> dict[str, Any]:
 
 
 async def health(call: AdminCall) -> Response:
-    """Get the figures of the server, its slow queries, and how many listen.
-
-    With a secret key: those of its database.
-    """
     own, gather = call.own, call.services.gather
     found = await gather("metrics", True)
     families = [Family(*family) for _, of in found for family in of]

@@ -24,7 +24,6 @@ from paperdb_trio.store.revocations import Revocation
 
 
 async def list_connections(call: AdminCall) -> Response:
-    """List WebSockets, event streams and long polls that wait: who listens to what, and how far behind."""
     limit, database, after = call.limit, call.scope, call.query.get("after")
     place = ("", 0) if after is None else _place(after)
     argument = (None if database is None else database.id, place, limit + 1)
@@ -48,10 +47,6 @@ def _place(id: str) -> tuple[str, int]:
 
 
 async def explain_connection(call: AdminCall) -> Response:
-    """Tell why a connection did or did not get a change.
-
-    The change is that with the `seq`, or the newest one of the document with `collection` and `id`.
-    """
     asked = call.query.keys() & {"seq", "collection", "id"}
     if asked not in ({"seq"}, {"collection", "id"}):
         raise bad_request("Give either 'seq', or 'collection' and 'id'")
@@ -71,10 +66,6 @@ async def _newest(call: AdminCall, database_id: int) -> int:
 
 
 async def end_connection(call: AdminCall) -> Response:
-    """Close a connection.
-
-    Its client is told to connect again (1012), unless its token is revoked: `revoke` (4403).
-    """
     revoke = REVOKE.of(call.query)
     own = await _ask(call, "end", revoke is None)
     operation = None

@@ -18,7 +18,6 @@ from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, Revive
 
 
 async def list_webhooks(call: AdminCall) -> Response:
-    """List the webhooks: where each posts to, how far it is, and why not further."""
     found = await call.services.store.webhook_infos()
     tries: dict[str, str] = {}
     for _, of in await call.services.gather("webhook_tries") if found else []:
@@ -28,7 +27,6 @@ async def list_webhooks(call: AdminCall) -> Response:
 
 
 async def add_webhook(call: AdminCall) -> Response:
-    """Post the changes from now on to a URL, and show the secret that signs them once."""
     body = await call.body(bodies.NewWebhook)
     if body.collection is not None:
         query(check_collection(body.collection), body.filter)
@@ -41,18 +39,15 @@ async def add_webhook(call: AdminCall) -> Response:
 
 
 async def remove_webhook(call: AdminCall) -> Response:
-    """Remove a webhook. What was not delivered yet never will be."""
     await call.write(RemoveWebhook(call.by, call.parameters["webhook"]))
     return json_response(200, responses.WebhookRemoved())
 
 
 async def revive_webhook(call: AdminCall) -> Response:
-    """Let a dead webhook go on where it was, or a failing one try again now."""
     return json_response(200, await call.write(ReviveWebhook(call.by, call.parameters["webhook"])))
 
 
 async def test_webhook(call: AdminCall) -> Response:
-    """Send an event of the type `test` to a webhook now."""
     id = call.parameters["webhook"]
     known = any(webhook.id == id for webhook in await call.services.store.webhook_infos())
     asked = await call.services.gather("webhook_test", id) if known else []

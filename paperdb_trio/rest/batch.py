@@ -57,7 +57,6 @@ MEMBERS: Final = {
 
 
 async def batch(call: Call) -> Response:
-    """Write several documents, all or none."""
     settings = call.services.settings
     operations: list[Write] = []
     turn = TimeSlice()

@@ -30,7 +30,6 @@ CHECK_SECONDS: Final = 1.0
 
 
 async def changes(call: Call) -> Response:
-    """Read the change log: a page, or an event stream."""
     collection, services, database = call.collection, call.services, call.identity.database
     database.require_realtime()
     grant = call.token or tokens.Grant(database, call.identity.key.id, frozenset({collection}), math.inf)

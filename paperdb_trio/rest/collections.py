@@ -32,13 +32,11 @@ def _noted(call: Call, action: str, operation: Operation[Result]) -> Operation[R
 
 
 async def collections(call: Call) -> Response:
-    """List the collections."""
     listed = await call.services.store.collections(call.database_id)
     return json_response(200, Collections(Raw(listed)))
 
 
 async def get_schema(call: Call) -> Response:
-    """Get the schema of a collection."""
     collection = call.collection
     schema = await call.services.store.schema(call.database_id, collection)
     if schema is None:
@@ -47,7 +45,6 @@ async def get_schema(call: Call) -> Response:
 
 
 async def put_schema(call: Call) -> Response:
-    """Set the schema of a collection."""
     collection = call.collection
     schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
     operation = SetSchema(call.database_id, collection, schema)
@@ -63,14 +60,12 @@ def _schema_deleted(_: bool) -> Response:
 
 
 async def delete_schema(call: Call) -> Response:
-    """Remove the schema of a collection."""
     collection = call.collection
     operation = SetSchema(call.database_id, collection, None)
     return await call.write(_noted(call, "schema.delete", operation), _schema_deleted)
 
 
 async def drop(call: Call) -> Response:
-    """Remove a collection."""
     collection = call.collection
     if call.query.get("confirm") != collection:
         raise bad_request(

@@ -45,7 +45,6 @@ MORE_BULK_BYTES: Final = 4 * 1024 * 1024
 
 
 async def insert(call: Call) -> Response:
-    """Insert a document."""
     collection = call.collection
     view = call.view_to_write(collection)
     draft = Draft.parse(await call.document())
@@ -54,7 +53,6 @@ async def insert(call: Call) -> Response:
 
 
 async def insert_bulk(call: Call) -> Response:
-    """Insert many documents."""
     collection = call.collection
     view = call.view_to_write(collection)
     settings = call.services.settings
@@ -97,12 +95,10 @@ def _bulk_response(result: tuple[list[bytes], list[BulkFailure]]) -> Response:
 
 
 async def find(call: Call) -> Response:
-    """Find documents."""
     return await _find(call, call.query)
 
 
 async def query(call: Call) -> Response:
-    """Find documents, with the parameters as a body."""
     try:
         members = parse_json(await call.body(call.services.settings.max_document_bytes))
         if isinstance(members, dict):  # 100.0 is an integer in JSON
@@ -156,7 +152,6 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
 
 
 async def get(call: Call) -> Response:
-    """Get one document."""
     collection, id, view = call.collection, call.id, call.view
     select = call.query.get("select")
     wanted = parse_select(select) if view is None else view.selection(select)
@@ -187,18 +182,18 @@ async def _read(call: Call, collection: str, id: str, within: Question | None = 
         mark = cache.begin_reading(key)
         try:
             found = await call.services.store.get(*key)
-        finally:
-            cache.end_reading(key, mark, found)
+        except BaseException:
+            cache.end_reading(key, mark, None)
+            raise
+        cache.end_reading(key, mark, found)
     return found
 
 
 async def patch(call: Call) -> Response:
-    """Merge into a document."""
     return await _change(call, Patch)
 
 
 async def replace(call: Call) -> Response:
-    """Replace a document, or insert it at this id."""
     return await _change(call, Replace)
 
 
@@ -217,7 +212,6 @@ def _written(view: View | None, written: Written) -> Response:
 
 
 async def delete(call: Call) -> Response:
-    """Delete a document."""
     collection, id = call.collection, call.id
     view = call.view_to_write(collection)
     operation = Delete(call.database_id, collection, id, _condition(call, view))
@@ -232,7 +226,6 @@ def _deleted(view: View | None, written: Written) -> Response:
 
 
 async def history(call: Call) -> Response:
-    """List the versions of a document that the change log holds, newest first."""
     collection, id = call.collection, call.id
     limit = LIMIT.of(call.query, call.services.settings)
     versions = await call.services.store.history(call.database_id, collection, id, limit)
@@ -242,7 +235,6 @@ async def history(call: Call) -> Response:
 
 
 async def count(call: Call) -> Response:
-    """Count documents."""
     filter = call.query.get("filter")
     REQUEST.set(call.request.id)
     n = await call.services.store.count(call.database_id, call.collection, filter, call.view)

@@ -69,8 +69,8 @@ class _Document:
 
     def add(self, route: Route) -> None:
         operation = {
-            **_named(route.handler),
-            "tags": [route.handler.__module__.rpartition(".")[2]],
+            **_named(route),
+            "tags": [route.tag],
             "parameters": [*map(_path_parameter, route.parameters()), *self._query(route), *_headers(route)],
             "responses": {
                 **{str(status): self._response(route, status, type) for status, type in route.returns.items()},
@@ -91,9 +91,7 @@ class _Document:
         returns = route.returns
         content = {returns: _TEXT} if isinstance(returns, str) else self._content(returns)
         refused = self._refusals(route.handler.__name__, by_status(route.refuses))
-        self._add_page(
-            path, _named(route.handler), {"200": {"description": "OK", "content": content}, **refused}
-        )
+        self._add_page(path, _named(route), {"200": {"description": "OK", "content": content}, **refused})
 
     def add_assets(self) -> None:
         """The dashboard and the files of the SDK, which a client may cache and revalidate by ETag."""
@@ -211,11 +209,11 @@ class _Document:
         }
 
 
-def _named(handler: Any) -> Json:
-    """The first paragraph of a handler's docstring is the summary, the rest the description."""
-    summary, _, more = (handler.__doc__ or "").strip().partition("\n")
-    named = {"operationId": handler.__name__, "summary": summary.rstrip(".")}
-    return {**named, "description": " ".join(more.split())} if more else named
+def _named(route: Route | OpenRoute) -> Json:
+    """The first sentence about a route is the summary, the rest the description."""
+    summary, _, more = route.about.partition(". ")
+    named = {"operationId": route.handler.__name__, "summary": summary.rstrip(".")}
+    return {**named, "description": more} if more else named
 
 
 def _ref(kind: str, name: str) -> Json:

@@ -45,15 +45,10 @@ STALE_SECONDS: Final = 5.0
 
 
 async def healthz(services: Services, request: Request) -> Response:
-    """Whether the process responds."""
     return json_response(200, Health("ok"))
 
 
 async def readyz(services: Services, request: Request) -> Response:
-    """Whether requests should be sent here.
-
-    Not while draining, and not while the file cannot be used.
-    """
     if services.draining:
         raise ApiError(503, "SHUTTING_DOWN", "The server is shutting down", headers={"Retry-After": "1"})
     if services.accounts.age() > STALE_SECONDS:
@@ -71,10 +66,6 @@ async def readyz(services: Services, request: Request) -> Response:
 
 
 async def metrics(services: Services, request: Request) -> Response:
-    """Counters, gauges and histograms in Prometheus's text format.
-
-    Without a key they reveal nothing about any one database.
-    """
     found = await services.gather("metrics", _sees_each(services, request))
     whole = found[0][1] if len(found) == 1 else joined(dict(found), "worker")
     return Response(200, await text(whole), {"Content-Type": CONTENT_TYPE})

@@ -31,8 +31,12 @@ class Access(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
+    tag: str
+    """The group in which the OpenAPI document lists it."""
     method: str
     pattern: str
+    about: str
+    """What it does: a sentence, and perhaps more."""
     handler: Callable[[Any], Awaitable[Response]]
     """It gets a `Call`, in the admin API an `AdminCall`."""
     access: Access
@@ -61,6 +65,7 @@ class Route:
 class OpenRoute:
     """A GET that needs no key."""
 
+    about: str
     handler: Callable[[Services, Request], Awaitable[Response]]
     returns: type | str
     """The type of its JSON, or the content type."""

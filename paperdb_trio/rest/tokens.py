@@ -22,7 +22,6 @@ MAX_TOKEN_REQUEST_BYTES: Final = 64 * 1024
 
 
 async def mint_token(call: Call) -> Response:
-    """Mint a token."""
     call.services.limits.token(call.identity.key.id)
     request = parse_json(await call.body(MAX_TOKEN_REQUEST_BYTES))
     if not isinstance(request, dict):
@@ -32,7 +31,6 @@ async def mint_token(call: Call) -> Response:
 
 
 async def revoke_token(call: Call) -> Response:
-    """Revoke a token, or all tokens of a subject."""
     request = parse_json(await call.body(MAX_TOKEN_REQUEST_BYTES))
     if not isinstance(request, dict) or len(request) != 1 or not {"jti", "subject"} >= request.keys():
         raise bad_request('The body must be {"jti": "…"} or {"subject": "…"}')

@@ -10,8 +10,9 @@ import jsonschema_rs
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
+from paperdb_trio.rest.dispatch import match
 from paperdb_trio.rest.openapi import openapi_document
-from paperdb_trio.rest.routes import OPEN_ROUTES, ROUTES, match
+from paperdb_trio.rest.routes import OPEN_ROUTES, ROUTES
 
 DOCUMENT = openapi_document(ROUTES, OPEN_ROUTES, Settings())
 
