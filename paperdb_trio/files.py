@@ -200,5 +200,10 @@ def not_ours(paths: Iterable[Path]) -> str:
 def _user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:
+    except KeyError:  # as in containers
         return f"user {uid}"
+
+
+def by_command(uid: int | None = None) -> str:
+    """Who does what a command does, for the record: its user, else that of this process."""
+    return f"command line ({_user(os.getuid() if uid is None else uid)})"

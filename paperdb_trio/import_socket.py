@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,8 @@ import trio
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError, StartupError
-from paperdb_trio.files import inherit
+from paperdb_trio.files import by_command, inherit
+from paperdb_trio.store.administration import Noted
 from paperdb_trio.store.housekeeping import finish_drops, until_indexed
 from paperdb_trio.store.protocol import Store, Submits
 from paperdb_trio.store.sqlite.file import EXIT_LOCKED, prepare, serving_lock
@@ -100,23 +102,35 @@ async def _import(store: Store, settings: Settings, stream: trio.SocketStream) -
             await finish_drops(store)
         except ApiError as error:
             return ImportAnswer(Tally(), error.message)
-    return await _write(request, receive, store, settings.max_document_bytes)
+    _, uid, _ = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    return await _write(request, receive, store, settings.max_document_bytes, uid)
 
 
 async def _write(
-    request: ImportRequest, receive: Callable[[], Awaitable[bytes]], store: Submits, max_bytes: int
+    request: ImportRequest,
+    receive: Callable[[], Awaitable[bytes]],
+    store: Submits,
+    max_bytes: int,
+    uid: int | None = None,
 ) -> ImportAnswer:
-    """Write everything that `receive` returns, until it returns nothing."""
+    """Write everything that `receive` returns, until it returns nothing, and record it. `uid`: whose import it
+    is, if not this process's."""
     importer = Importer(database=request.database, replace=request.replace, max_bytes=max_bytes)
+    error = None
     try:
         while data := await receive():
             for operation in importer.feed(data):
                 importer.tally.add(await until_indexed(store, operation))
         for operation in importer.end():
             importer.tally.add(await until_indexed(store, operation))
-    except ApiError as error:
-        return ImportAnswer(importer.tally, error.message)
-    return ImportAnswer(importer.tally, None)
+    except ApiError as failure:
+        error = failure.message
+    tally = importer.tally
+    done = {"inserted": tally.inserted, "replaced": tally.replaced, "schemas": tally.schemas}
+    if any(done.values()):
+        with suppress(ApiError):  # what is done is told, anyway
+            await store.submit(Noted(by_command(uid), "documents.import", request.database, None, done))
+    return ImportAnswer(tally, error)
 
 
 # --- the command's side --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 from paperdb_trio.auth.accounts import Accounts
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.delivery.readers import Reader, Readers
 from paperdb_trio.delivery.subscriber import Subscriber
 from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
@@ -38,11 +39,12 @@ class Services:
     turns: OnePerTurn = field(default_factory=OnePerTurn)
     draining: bool = False
     started: float = field(default_factory=time)
+    readers: Readers = field(default_factory=Readers)
     open_connections: Callable[[], int] = lambda: 0
     reports: dict[str, Callable[[Any], Awaitable[Any]]] = field(default_factory=dict)
     gather: Callable[..., Awaitable[list[tuple[str, Any]]]] = field(init=False)
     live_connections: Callable[[], int] = lambda: 0
-    subscribers: Callable[[], Sequence[Subscriber]] = lambda: ()
+    subscribers: Callable[[], Sequence[Subscriber | Reader]] = lambda: ()
     loop_delay: LoopDelay = field(default_factory=LoopDelay)
     more_measures: Callable[[], list[Family]] = list
 

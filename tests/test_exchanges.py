@@ -23,7 +23,36 @@ def test_request_id_of_the_client_comes_back(server: Server, http2: bool) -> Non
             )
             assert (response.status_code, response.headers["x-request-id"]) == (status, "a-Z_0.9")
             assert "X-Request-Id" in response.headers["access-control-expose-headers"]
-        assert "x-request-id" not in client.get(f"{server.url}/healthz").headers  # it would be in no line
+
+
+MADE = r"[0-9a-f]{8}-[0-9]+"
+
+
+@pytest.mark.parametrize("http2", [False, True])
+def test_each_response_has_an_id_of_its_own(server: Server, http2: bool) -> None:
+    id = server.insert("x", {"a": 1})["_id"]
+    server.http2 = http2
+    token = server.token("x")
+    paths = ["/healthz", "/metrics", "/", "/sdk/paperdb.js", "/openapi.json", "/x/docs", f"/x/docs/{id}"]
+    paths += [f"/x/docs/{id}", "/x/docs/none", "/x/changes", "/a/b/c/d", "/admin.v1/me", "/admin.v1/audit"]
+    made = [server.request("GET", path).headers["x-request-id"] for path in paths]
+    etag = server.request("GET", f"/x/docs/{id}").headers["etag"]
+    for method, path, headers in (
+        ("GET", f"/x/docs/{id}", {"If-None-Match": etag}),
+        ("HEAD", f"/x/docs/{id}", {}),
+        ("OPTIONS", "/x/docs", {}),
+        ("POST", "/x/docs", {"Idempotency-Key": "k"}),
+        ("POST", "/x/docs", {"Idempotency-Key": "k"}),  # the response is the remembered one, but not the id
+        ("DELETE", "/x", {}),
+    ):
+        response = server.request(method, path, headers=headers, json={} if method == "POST" else None)
+        made.append(response.headers["x-request-id"])
+    with httpx.Client(http1=not http2, http2=http2, verify=NO_TLS, timeout=20) as client:
+        headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+        with client.stream("GET", f"{server.url}/x/changes", headers=headers) as response:
+            made.append(response.headers["x-request-id"])
+    assert [id for id in made if not re.fullmatch(MADE, id)] == []
+    assert len(set(made)) == len(made)
 
 
 @pytest.mark.parametrize("given", [None, "", "a b", "ä", "a" * 129, "a;b", '"a"'])
@@ -35,13 +64,14 @@ def test_refusal_has_an_id_even_if_the_client_sent_none_or_an_unsound_one(
         httpx.get(f"{server.url}/x/docs", headers=headers, verify=NO_TLS).headers["x-request-id"] for _ in "12"
     }
     assert len(made) == 2
-    assert all(re.fullmatch(r"[0-9a-f]{8}-[0-9]+", id) for id in made)
+    assert all(re.fullmatch(MADE, id) for id in made)
 
 
 def test_every_door_names_the_request_that_it_refuses_or_upgrades(server: Server) -> None:
     for request, status, id in (
-        ("GET / HTTP/3.0\r\n\r\n", 400, r"[0-9a-f]{8}-\d+"),
-        (f"GET /{'a' * 20_000} HTTP/1.1\r\n\r\n", 431, r"[0-9a-f]{8}-\d+"),
+        ("GET / HTTP/3.0\r\n\r\n", 400, MADE),
+        (f"GET /{'a' * 20_000} HTTP/1.1\r\n\r\n", 431, MADE),
+        ("GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: x\r\n\r\n", 400, MADE),
         (HANDSHAKE.format(query="token=no"), 401, "mine"),
         (HANDSHAKE.format(query="token=no&errors=close"), 101, "mine"),
         (HANDSHAKE.format(query=f"token={server.token('x')}"), 101, "mine"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from paperdb_trio.files import by_command
 from paperdb_trio.store.housekeeping import DropSome
 from tests.auth.commands import fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, receive, wait_until
@@ -34,6 +36,20 @@ def test_running_server_writes_the_import_and_subscribers_see_it(server: Server,
     assert {event["type"] for event in events} == {"insert"}
     assert {event["data"]["createdAt"] for event in events} == {OLD}
     assert server.request("GET", f"/{collection}/count").json() == {"count": 600}
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_import_is_recorded_if_it_did_something(start_server: StartServer, served: bool) -> None:
+    server = start_server()
+    if not served:
+        assert server.stop() == 0
+    text = b"\n".join([line({"_id": "a"}), line({"_id": "b"}), b"no"])
+    for _ in range(2):  # the second one finds both unchanged
+        assert run_here("import", "--data", server.data, input=text).exit_code == 10
+    recorded = json.loads(server.cli("audit", "--limit", "10", "--json"))
+    (entry,) = (entry for entry in recorded if entry["action"] == "documents.import")
+    assert (entry["by"], entry["database"]) == (by_command(), None)
+    assert entry["details"] == {"inserted": 2, "replaced": 0, "schemas": 0}
 
 
 def test_import_and_other_writers_share_one_order(server: Server, collection: str) -> None:

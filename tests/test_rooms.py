@@ -97,7 +97,7 @@ SEAM = {
         *("protocol", "operations", "housekeeping", "requests", "revocations", "within"),  # reads and writes
         *("administration", "records", "webhooks", "webhook_changes"),  # those of administrators
         *("query", "view", "projection", "document_schema", "indexes", "keys", "refusals"),  # plain values
-        *("predicate", "cache"),
+        *("predicate", "cache", "slow"),
     )
 }
 """All of the store that the rooms above it know. An engine's modules are known to the command line, to imports

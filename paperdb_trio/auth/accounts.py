@@ -74,6 +74,11 @@ class ApiKey:
     def admin(self) -> bool:
         return self.database_id is None
 
+    @property
+    def by(self) -> str:
+        """Who does what is done with it, for the record."""
+        return f"key {self.id} ({self.label})" if self.label else f"key {self.id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -186,7 +186,7 @@ def connections() -> None:
 @json_option
 @server_options
 def connections_list(server: Server, database: str | None, as_json: bool) -> None:
-    """List WebSockets and event streams: who listens to what, and how far behind."""
+    """List WebSockets, event streams and long polls: who listens to what, and how far behind."""
     rows = server.all("connections", **({} if database is None else {"database": database}))
     if not as_json:
         names = (

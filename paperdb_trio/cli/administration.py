@@ -6,8 +6,6 @@ Law: both do the same operations and return the same rows, so that a command nee
 from __future__ import annotations
 
 import json
-import os
-import pwd
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Protocol
@@ -20,6 +18,7 @@ from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.cli.base import data_option, import_postgres, store_option, url_option
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
+from paperdb_trio.files import by_command
 from paperdb_trio.model import milliseconds, new_id
 from paperdb_trio.store.administration import (
     AddKey,
@@ -70,7 +69,7 @@ class _Stored:
     """A store itself. Servers may be running."""
 
     def __init__(self) -> None:
-        self._by = f"command line ({_user()})"
+        self._by = by_command()
 
     def _apply(self, operation: Operation[Any], show: Callable[[], None] | None = None) -> Any:
         raise NotImplementedError
@@ -337,13 +336,6 @@ def _needed(key: str | None) -> str:
 
 def _quoted(text: str) -> str:
     return quote(text, safe="")
-
-
-def _user() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # as in containers
-        return f"user {os.getuid()}"
 
 
 def print_rows(rows: list[Row], as_json: bool) -> None:

@@ -66,7 +66,8 @@ def create_app(services: Services) -> QuartTrio:
                 refused = error_response(error)
                 refused.headers["X-Request-Id"] = own.id
                 return _quart(refused)
-            events = event_pages(services, response.grant, response.topic, response.position)
+            address = services.limits.client_address(own.peer, own.headers.get("x-forwarded-for"))
+            events = event_pages(services, response, address)
             return QuartResponse(events, response.status, response.headers)
         return _quart(response)
 

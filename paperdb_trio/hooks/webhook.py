@@ -47,7 +47,8 @@ class Totals:
 
 
 class Running:
-    """The task of one webhook. `state` and `lag` are for figures."""
+    """The task of one webhook. `state` and `lag` are for figures. `next_try`: in seconds since the epoch, while
+    it waits for that after a failure."""
 
     def __init__(
         self, webhook: Webhook, store: Store, sender: Sender, totals: Totals, dead_after: float
@@ -62,6 +63,7 @@ class Running:
         self._saved = webhook.progress
         self._woken = trio.Event()
         self._own_head = webhook.progress.cursor
+        self.next_try: float | None = None
 
     @property
     def state(self) -> str:
@@ -157,7 +159,10 @@ class Running:
             log.error("webhook %s: dead after %d failures, the last: %s", self.id, failures, error)
             return
         sparing_log.warning("webhook %s: a delivery failed, and will be tried again: %s", self.id, error)
-        await trio.sleep(pause(failures))
+        seconds = pause(failures)
+        self.next_try = time.time() + seconds
+        await trio.sleep(seconds)
+        self.next_try = None
 
     async def _wait(self) -> None:
         """Until there are more changes. Meanwhile progress is saved, lest the log be trimmed beyond it."""

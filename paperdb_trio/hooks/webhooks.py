@@ -92,6 +92,10 @@ class Webhooks:
             except Exception:
                 log.exception("webhook %s failed: it goes on after the next start", running.id)
 
+    async def tries(self, _: None) -> dict[str, float]:
+        """When each webhook that waits after a failure tries again, in seconds since the epoch."""
+        return {id: own.next_try for id, own in self._running.items() if own.next_try is not None}
+
     async def test(self, id: str) -> dict[str, Any] | None:
         """Send an event of the type `test` now; None if there is no such webhook."""
         found = await self._store.webhooks(-1)

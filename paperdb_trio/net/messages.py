@@ -27,7 +27,7 @@ REQUEST: Final = "paperdb.request"
 class Request:
     """`path` is still percent-encoded, `headers` have lower-case names; `read_body(most)` raises ApiErrors.
 
-    What is noted while it is responded to: `id`, if it has one; `logged`: it gets an access line; `began`, by
+    What is noted while it is responded to: `id`; `logged`: it gets an access line; `began`, by
     `perf_counter`, if a route sees it; `route`, the pattern that matched, or the path of what needs no key;
     `identity` and `token`, once they are known to be valid; `code` and `reason`, the code and the sentence of a
     refusal.

@@ -53,7 +53,7 @@ class Live(ABC):
         "since",
     )
 
-    TRANSPORT: ClassVar[str]
+    transport: ClassVar[str]
 
     def __init__(
         self,
@@ -145,8 +145,13 @@ class Live(ABC):
         return self._grant
 
     @property
-    def stream(self) -> ByteStream:
-        return self._stream
+    def address(self) -> str:
+        return self._stream.peer
+
+    def progress(self) -> tuple[int | None, int]:
+        """Bytes that the peer's machine has acknowledged (None: unknown), and bytes that it has not yet."""
+        sent, unsent = self._stream.progress()
+        return sent, unsent + self._subscriber.queued_bytes
 
     @property
     def mode(self) -> str:

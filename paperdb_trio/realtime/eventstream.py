@@ -27,7 +27,7 @@ class EventConnection(Live):
 
     __slots__ = ("_chunked",)
 
-    TRANSPORT = "sse"
+    transport = "sse"
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ Law: checks everything before it upgrades, so that a refusal is a plain HTTP res
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from typing import Final
@@ -34,6 +33,7 @@ from paperdb_trio.realtime.protocol import BEARER, SUBPROTOCOL, CloseCode, refus
 from paperdb_trio.realtime.websocket import WebSocket
 from paperdb_trio.services import Services
 from paperdb_trio.store.protocol import Topic
+from paperdb_trio.store.slow import REQUEST
 
 PATHS: Final = ("/", "/realtime")
 PARAMETERS: Final = ("token", "since", "collections", "filter", "errors")
@@ -46,7 +46,6 @@ class Gateway:
         self._services = services
         self._wheel = wheel
         self.connections: set[Live] = set()
-        self._numbers = itertools.count(1)
 
     async def serve(self, stream: ByteStream, head: Head) -> None:
         """Serve one connection until it ends; its head has been read. Raises an `ApiError` to refuse it, unless
@@ -100,13 +99,13 @@ class Gateway:
         """End the request that becomes a WebSocket; returns its id."""
         request, exchanges = _request(stream, head), self._services.exchanges
         exchanges.begin(request)
-        exchanges.name(request)
+        REQUEST.set(request.id)  # finds of snapshots are for it
         request.identity, request.token = self._services.accounts.still(grant.key_id, grant.database.id), grant
         exchanges.end(request, 101, 0)
         return request.id
 
     def _enter(self, connection: Live) -> None:
-        connection.number = next(self._numbers)
+        connection.number = next(self._services.readers.numbers)
         self.connections.add(connection)
 
     @contextmanager

@@ -8,6 +8,7 @@ when somebody asks.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from paperdb_trio.auth.tokens import Grant
 from paperdb_trio.delivery.explaining import Place, explain, followed
+from paperdb_trio.delivery.readers import Reader
 from paperdb_trio.delivery.states import SubscriberState
 from paperdb_trio.loop.turn import TimeSlice
 from paperdb_trio.model import timestamp
@@ -24,6 +26,7 @@ from paperdb_trio.realtime.protocol import CloseCode
 from paperdb_trio.services import Services
 
 Report = dict[str, Any]
+Connection = Live | Reader
 
 ENDED: Final = "closed by an administrator"
 
@@ -42,12 +45,13 @@ class Inspector:
             "end": self.end,
         }
 
-    def _of(self, database_id: int | None) -> Iterator[Live]:
-        for connection in tuple(self._gateway.connections):
+    def _of(self, database_id: int | None) -> Iterator[Connection]:
+        everyone: list[Connection] = [*self._gateway.connections, *self._services.readers.open]
+        for connection in everyone:
             if database_id is None or connection.grant.database.id == database_id:
                 yield connection
 
-    def _find(self, id: str, database_id: int | None) -> Live | None:
+    def _find(self, id: str, database_id: int | None) -> Connection | None:
         prefix, _, number = id.rpartition("-")
         if prefix != self._prefix:
             return None
@@ -74,7 +78,7 @@ class Inspector:
         for connection in self._of(database_id):
             subscriber = connection.subscriber
             states[subscriber.state.value] += 1
-            transports[connection.TRANSPORT] += 1
+            transports[connection.transport] += 1
             databases[self._name(connection.grant)] += 1
             lag = max(lag, self._head(connection) - subscriber.reached)
             if turn.is_over():
@@ -101,7 +105,7 @@ class Inspector:
             subscriber.origin,
             subscriber.reached,
             subscriber.state.value,
-            connection.stream.progress()[1] + subscriber.queued_bytes,
+            connection.progress()[1],
         )
         return await explain(self._services.store, connection.grant, subscriber.interest, place, seq)
 
@@ -123,7 +127,7 @@ class Inspector:
 
     # --- plain data ------------------------------------------------------------------------------
 
-    def _head(self, connection: Live) -> int:
+    def _head(self, connection: Connection) -> int:
         return self._services.hub.committed(connection.grant.database.id)
 
     def _name(self, grant: Grant) -> str:
@@ -131,16 +135,16 @@ class Inspector:
         database = self._services.accounts.database(grant.database.id)
         return grant.database.name if database is None else database.name
 
-    def _described(self, connection: Live) -> Report:
+    def _described(self, connection: Connection) -> Report:
         grant, subscriber = connection.grant, connection.subscriber
         head, reached = self._head(connection), subscriber.reached
-        sent, unsent = connection.stream.progress()
+        sent, unsent = connection.progress()
         return {
             "id": f"{self._prefix}-{connection.number}",
             "database": self._name(grant),
-            "transport": connection.TRANSPORT,
+            "transport": connection.transport,
             "mode": connection.mode,
-            "address": connection.stream.peer,
+            "address": connection.address,
             "key": grant.key_id,
             "subject": grant.subject,
             "jti": grant.jti,
@@ -151,13 +155,13 @@ class Inspector:
                 for name, rule in grant.rules.items()
                 if rule.filter is not None or rule.select is not None
             },
-            "expiresAt": timestamp(grant.expires),
+            "expiresAt": None if grant.expires == math.inf else timestamp(grant.expires),
             "follows": [followed(topic) for topic in subscriber.interest],
             "state": subscriber.state.value,
             "since": timestamp(connection.since),
             "seq": reached,
             "head": head,
             "lagChanges": max(0, head - reached),
-            "unsentBytes": unsent + subscriber.queued_bytes,
+            "unsentBytes": unsent,
             "sentBytes": sent,
         }

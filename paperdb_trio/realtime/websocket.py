@@ -71,7 +71,7 @@ class WebSocket(Live):
         "_turns",
     )
 
-    TRANSPORT = "websocket"
+    transport = "websocket"
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from paperdb_trio import __version__
 from paperdb_trio.auth.keys import hash_key, new_key
 from paperdb_trio.auth.tokens import new_signing_secret
 from paperdb_trio.errors import ApiError, bad_request
-from paperdb_trio.model import milliseconds, new_id, timestamp
+from paperdb_trio.model import check_collection, milliseconds, new_id, timestamp
 from paperdb_trio.net.messages import Response, json_response
 from paperdb_trio.rest import admin_bodies as bodies
 from paperdb_trio.rest import admin_responses as responses
@@ -29,6 +29,7 @@ from paperdb_trio.store.administration import (
     CreateDatabase,
     DeleteDatabase,
     DropIndex,
+    Noted,
     RevokeKey,
     RotateSigning,
 )
@@ -208,3 +209,17 @@ async def list_audit(call: AdminCall) -> Response:
         raise bad_request("Invalid after: expected the 'next' of a page", "INVALID_CURSOR")
     found = await call.services.store.audit(None if after is None else int(after), limit + 1)
     return json_response(200, responses.Audit(*page(found, limit, "id")))
+
+
+async def record(call: AdminCall) -> Response:
+    """Record what is about to be done to many documents, or to the past of one.
+
+    What the server cannot tell from a client's ordinary writes. The dashboard records so before it begins.
+    """
+    body = await call.body(bodies.NewEntry)
+    if not body.note.isprintable():
+        raise bad_request("Invalid note: use printable characters")
+    database, collection = call.see(body.database), check_collection(body.collection)
+    details = {"note": body.note} if body.note else {}
+    await call.write(Noted(call.by, body.action, database.name, collection, details))
+    return json_response(201, responses.Recorded())

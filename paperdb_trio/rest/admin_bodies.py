@@ -65,6 +65,15 @@ class NewWebhook(Struct, forbid_unknown_fields=True):
     filter: Annotated[dict[str, Any], Meta(extra_json_schema={"format": "filterObject"})] | None = None
 
 
+class NewEntry(Struct, forbid_unknown_fields=True):
+    """`note`: in words, what was about to be done to the collection."""
+
+    action: Literal["documents.delete", "documents.import", "document.restore"]
+    database: str
+    collection: Name
+    note: Annotated[str, Meta(max_length=500, extra_json_schema={"format": "printable"})] = ""
+
+
 def _body(type: Any, example: Any, *refuses: str, **more: Any) -> Body:
     """`more`: what the type cannot say, for the JSON Schema."""
 
@@ -106,4 +115,10 @@ NEW_WEBHOOK: Final = _body(
     "INVALID_FILTER",
     "UNKNOWN_OPERATOR",
     "INVALID_FIELD",
+)
+NEW_ENTRY: Final = _body(
+    NewEntry,
+    {"action": "documents.import", "database": "shop", "collection": "orders", "note": "orders.csv"},
+    "NOT_FOUND",
+    "INVALID_COLLECTION",
 )

@@ -52,8 +52,7 @@ class AdminCall:
 
     @property
     def by(self) -> str:
-        """Who does it, for the audit log."""
-        return f"key {self.key.id} ({self.key.label})" if self.key.label else f"key {self.key.id}"
+        return self.key.by
 
     def see(self, name: str) -> Database:
         """Raises a 404 for a database that does not exist, or that the key may not see."""

@@ -72,7 +72,7 @@ async def health(call: AdminCall) -> Response:
 
 def _of_server(family: Family) -> Family:
     """Without the figures of each database, but for the busiest collections."""
-    if family.name == "paperdb_collection_changes_total":
+    if family.name.startswith("paperdb_collection_"):
         busiest = sorted(family.samples, key=lambda sample: Sample(*sample).value, reverse=True)
         return family._replace(samples=busiest[:MOST_COLLECTIONS])
     return family._replace(samples=[s for s in family.samples if "database" not in Sample(*s).labels])

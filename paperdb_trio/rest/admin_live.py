@@ -24,10 +24,7 @@ from paperdb_trio.store.revocations import Revocation
 
 
 async def list_connections(call: AdminCall) -> Response:
-    """List WebSockets and event streams: who listens to what, and how far behind.
-
-    Not those over HTTP/2, and not long polls.
-    """
+    """List WebSockets, event streams and long polls that wait: who listens to what, and how far behind."""
     limit, database, after = call.limit, call.scope, call.query.get("after")
     place = ("", 0) if after is None else _place(after)
     argument = (None if database is None else database.id, place, limit + 1)

@@ -73,10 +73,16 @@ class IndexDropped(Struct):
     deleted: bool = True
 
 
+class ListedWebhook(WebhookInfo, rename="camel", kw_only=True):
+    """`nextTryAt`: null unless it waits for its next try."""
+
+    next_try_at: Time | None
+
+
 class Webhooks(Struct):
     """The oldest first."""
 
-    webhooks: list[WebhookInfo]
+    webhooks: list[ListedWebhook]
 
 
 class CreatedWebhook(WebhookInfo, rename="camel", kw_only=True):
@@ -97,6 +103,10 @@ class WebhookTested(Struct):
     seconds: Annotated[float, Meta(ge=0)]
 
 
+class Recorded(Struct):
+    recorded: bool = True
+
+
 class Followed(Struct):
     """`collection`: null is every one. Only a live query has the other members: its id, filter and select."""
 
@@ -115,11 +125,11 @@ class Connection(Struct, rename="camel"):
     """`mode`: whether events have a seq. `collections`: those of the token, null is all. `rules`: those of the
     token that hide something. `seq`: up to here, everything was handed to its socket; `lagChanges` is how far
     that is behind the `head`. `unsentBytes`: its machine has not acknowledged them yet. `sentBytes`: it has;
-    null if the kernel does not tell."""
+    null if that is not known. `jti`: empty if it has no token, but a key. `expiresAt`: null for never."""
 
     id: str
     database: str
-    transport: Literal["websocket", "sse"]
+    transport: Literal["websocket", "sse", "poll"]
     mode: Literal["plain", "cursor"]
     address: str
     key: str
@@ -128,7 +138,7 @@ class Connection(Struct, rename="camel"):
     permissions: list[str]
     collections: list[str] | None
     rules: dict[str, TokenRule]
-    expires_at: Time
+    expires_at: Time | None
     follows: list[Followed]
     state: Literal["new", "live", "catching up", "closed"]
     since: Time
@@ -200,7 +210,7 @@ class Measure(Struct):
 
 
 class Audience(Struct, rename="camel"):
-    """WebSockets and event streams. `maxLagChanges`: how far the last one is behind."""
+    """WebSockets, event streams and long polls that wait. `maxLagChanges`: how far the last one is behind."""
 
     live: Number = 0
     catching_up: Number = 0
@@ -210,8 +220,8 @@ class Audience(Struct, rename="camel"):
 
 
 class SlowQuery(Struct, rename="camel"):
-    """`filter`: its shape, without the values. `suggestion`: the fields of an index that would help, separated
-    by commas; null if none would."""
+    """`request`: the `X-Request-Id` of its response. `filter`: its shape, without the values. `suggestion`: the
+    fields of an index that would help, separated by commas; null if none would."""
 
     at: Time
     kind: Literal["find", "count"]
@@ -219,6 +229,7 @@ class SlowQuery(Struct, rename="camel"):
     collection: str
     ms: Number
     filter: str
+    request: str | None = None
     sort: str | None = None
     index: str | None = None
     order: str | None = None

@@ -129,6 +129,7 @@ ADMIN_ROUTES: Final = (
         ("limit", "after"),
         refuses=("INVALID_CURSOR",),
     ),
+    _route(Access.OWN, "POST", "audit", access.record, {201: responses.Recorded}, body=bodies.NEW_ENTRY),
     _route(Access.ADMIN, "GET", "webhooks", webhooks.list_webhooks, {200: responses.Webhooks}),
     _route(
         Access.ADMIN,

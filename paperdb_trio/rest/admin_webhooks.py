@@ -9,7 +9,7 @@ import msgspec
 
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.match.query import query
-from paperdb_trio.model import check_collection, new_id
+from paperdb_trio.model import check_collection, new_id, timestamp
 from paperdb_trio.net.messages import Response, json_response
 from paperdb_trio.rest import admin_bodies as bodies
 from paperdb_trio.rest import admin_responses as responses
@@ -19,7 +19,12 @@ from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, Revive
 
 async def list_webhooks(call: AdminCall) -> Response:
     """List the webhooks: where each posts to, how far it is, and why not further."""
-    return json_response(200, responses.Webhooks(await call.services.store.webhook_infos()))
+    found = await call.services.store.webhook_infos()
+    tries: dict[str, str] = {}
+    for _, of in await call.services.gather("webhook_tries") if found else []:
+        tries |= {id: timestamp(at) for id, at in of.items()}
+    rows = [responses.ListedWebhook(**msgspec.structs.asdict(of), next_try_at=tries.get(of.id)) for of in found]
+    return json_response(200, responses.Webhooks(rows))
 
 
 async def add_webhook(call: AdminCall) -> Response:

@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from paperdb_trio.auth import tokens
 from paperdb_trio.delivery.encodings import CURSOR
+from paperdb_trio.delivery.readers import Reader
 from paperdb_trio.delivery.topics import Asked
 from paperdb_trio.delivery.views import page_text
 from paperdb_trio.errors import ApiError, bad_request
@@ -65,14 +66,22 @@ async def changes(call: Call) -> Response:
     while page.expired and "since" not in query:  # trimmed meanwhile; the client asked for the oldest
         page = await services.store.page(database.id, page.trimmed, interest, text, limit)
     if wait and not page.events and not page.expired:
-        with services.limits.listener(database.id), trio.move_on_after(wait):
-            while not page.events and not page.expired and not services.draining:
-                with trio.move_on_after(CHECK_SECONDS) as pause:
-                    await services.hub.wait(database.id, topic, page.position)
+        request = call.request
+        address = services.limits.client_address(request.peer, request.headers.get("x-forwarded-for"))
+        behind = not page.reached_end
+        reader = Reader("poll", address, grant, services.hub, topic, page.position, behind)
+        with (
+            services.limits.listener(database.id),
+            services.readers.reading(reader),
+            trio.move_on_after(wait),
+        ):
+            while not page.events and not page.expired and not services.draining and not reader.closed:
+                found = await reader.wait(CHECK_SECONDS)
                 _check_still_good(call)
-                if pause.cancelled_caught:
+                if not found:
                     continue
-                page = await services.store.page(database.id, page.position, interest, text, limit)
+                page = await services.store.page(database.id, reader.position, interest, text, limit)
+                reader.position, reader.behind = page.position, not page.reached_end
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     return json_response(200, Changes(list(map(Raw, page.events)), page.position, not page.reached_end))

@@ -6,6 +6,7 @@ Law: no framework, no socket, no SQL; every fault in a request is an `ApiError`.
 from __future__ import annotations
 
 from functools import partial
+from typing import TypeVar, cast
 
 import trio
 from msgspec import Raw
@@ -15,9 +16,19 @@ from paperdb_trio.json_input import parse_json
 from paperdb_trio.net.messages import Response, json_response, json_text_response
 from paperdb_trio.rest.call import Call
 from paperdb_trio.rest.responses import Collections, Dropped, SchemaDeleted
+from paperdb_trio.store.administration import Noted
 from paperdb_trio.store.document_schema import parse_schema
 from paperdb_trio.store.housekeeping import DropSome
-from paperdb_trio.store.operations import SetSchema
+from paperdb_trio.store.operations import Operation, SetSchema
+
+Result = TypeVar("Result")
+
+
+def _noted(call: Call, action: str, operation: Operation[Result]) -> Operation[Result]:
+    """The operation, with an entry in the record."""
+    identity = call.identity
+    noted = Noted(identity.key.by, action, identity.database.name, call.collection, {}, operation)
+    return cast("Operation[Result]", noted)  # whose result is None only without an operation
 
 
 async def collections(call: Call) -> Response:
@@ -40,7 +51,7 @@ async def put_schema(call: Call) -> Response:
     collection = call.collection
     schema = parse_schema(parse_json(await call.body(call.services.settings.max_document_bytes)))
     operation = SetSchema(call.database_id, collection, schema)
-    return await call.write(operation, partial(_schema_set, schema.text))
+    return await call.write(_noted(call, "schema.set", operation), partial(_schema_set, schema.text))
 
 
 def _schema_set(text: bytes, _: bool) -> Response:
@@ -55,7 +66,7 @@ async def delete_schema(call: Call) -> Response:
     """Remove the schema of a collection."""
     collection = call.collection
     operation = SetSchema(call.database_id, collection, None)
-    return await call.write(operation, _schema_deleted)
+    return await call.write(_noted(call, "schema.delete", operation), _schema_deleted)
 
 
 async def drop(call: Call) -> Response:
@@ -74,7 +85,8 @@ async def drop(call: Call) -> Response:
         with trio.CancelScope(shield=True):
             while not done:
                 drop = DropSome(call.database_id, collection, until)
-                step, until, done = await call.services.store.submit(drop)
+                noted = _noted(call, "collection.drop", drop) if until is None else drop
+                step, until, done = await call.services.store.submit(noted)
                 deleted += step
     except ApiError as error:
         if until is None:

@@ -36,6 +36,7 @@ from paperdb_trio.store.operations import (
 from paperdb_trio.store.projection import parse_select, project
 from paperdb_trio.store.protocol import Stored
 from paperdb_trio.store.query import Question, ask
+from paperdb_trio.store.slow import REQUEST
 from paperdb_trio.store.view import View
 from paperdb_trio.store.within import within
 
@@ -130,6 +131,7 @@ async def _find(call: Call, query: Mapping[str, str]) -> Response:
     after = query.get("after")
     if after is not None and seal is not None:
         after = seal.open(after)
+    REQUEST.set(call.request.id)
     found = await call.services.store.find(
         call.database_id,
         collection,
@@ -242,6 +244,7 @@ async def history(call: Call) -> Response:
 async def count(call: Call) -> Response:
     """Count documents."""
     filter = call.query.get("filter")
+    REQUEST.set(call.request.id)
     n = await call.services.store.count(call.database_id, call.collection, filter, call.view)
     return json_response(200, Count(n))
 

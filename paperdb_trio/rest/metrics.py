@@ -40,6 +40,7 @@ async def families(services: Services, of_each: bool) -> list[Family]:
     ]
     if of_each:
         found += [*_databases(services, hub, audience), await _collections(services, hub)]
+        found += await services.store.sizes()
     return found
 
 
@@ -117,11 +118,15 @@ def _connections(
     services: Services, hub: Collection[Figures], audience: Collection[_Audience]
 ) -> Iterator[Family]:
     yield gauge("paperdb_connections", "Open connections", services.open_connections())
-    yield gauge("paperdb_live_connections", "WebSockets and event streams", services.live_connections())
+    yield gauge(
+        "paperdb_live_connections",
+        "WebSockets, event streams, and long polls that wait",
+        services.live_connections(),
+    )
     yield Family(
         "paperdb_subscribers",
         "gauge",
-        "WebSockets and event streams that have everything, and that read what they missed from the log",
+        "Live connections that have everything, and that read what they missed from the log",
         [Sample({"state": state}, sum(of.states[state] for of in audience)) for state in _Audience().states],
     )
     yield gauge(

@@ -305,8 +305,7 @@ def _find(candidates: Iterable[_Pattern], segments: tuple[str, ...]) -> tuple[Ro
 async def respond(services: Services, request: Request) -> Response:
     """The response to any request. Raises nothing but cancellation."""
     request.began = perf_counter()
-    if services.exchanges.every or "x-request-id" in request.headers:
-        services.exchanges.begin(request)
+    services.exchanges.begin(request)
     try:
         response = await _respond(services, request)
     except ApiError as error:
@@ -317,8 +316,7 @@ async def respond(services: Services, request: Request) -> Response:
         fields = {"request": request.id}
         log.exception("%s %s failed", request.method, request.path[:200], extra={"fields": fields})
     allow_origin(services.settings, request.method, request.headers.get("origin"), response)
-    if request.id:
-        response.headers["X-Request-Id"] = request.id
+    response.headers["X-Request-Id"] = request.id
     return response
 
 

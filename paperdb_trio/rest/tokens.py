@@ -14,6 +14,7 @@ from paperdb_trio.model import timestamp
 from paperdb_trio.net.messages import Response, json_response
 from paperdb_trio.rest.call import Call
 from paperdb_trio.rest.responses import Revoked, Token
+from paperdb_trio.store.administration import Noted
 from paperdb_trio.store.revocations import Revocation
 
 MAX_TOKEN_REQUEST_BYTES: Final = 64 * 1024
@@ -41,7 +42,9 @@ async def revoke_token(call: Call) -> Response:
     until = now + tokens.MAX_SECONDS + tokens.SLACK_SECONDS
     services = call.services
     revocation = Revocation(call.database_id, kind, name, int(now * 1000), int(until * 1000))
-    response = await call.write(revocation, _revoked)
+    action = "token.revoke" if kind == "jti" else "subject.revoke"
+    noted = Noted(call.identity.key.by, action, call.identity.database.name, name, {}, revocation)
+    response = await call.write(noted, _revoked)
     await services.look_at_accounts()  # at once here; other processes look four times a second
     return response
 

@@ -28,7 +28,7 @@ class Chores:
         self._webhooks = Webhooks(settings, store)
         self._backups = Backups(settings, file)
         self.committed = self._webhooks.committed
-        self.reports: Reports = {"webhook_test": self._webhooks.test}
+        self.reports: Reports = {"webhook_test": self._webhooks.test, "webhook_tries": self._webhooks.tries}
 
     async def run(self, imports: socket.socket | None) -> None:
         """Until it is cancelled."""

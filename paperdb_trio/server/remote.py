@@ -21,6 +21,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import MARKS, Board, WorkerGate
 from paperdb_trio.server.link import (
@@ -107,6 +108,10 @@ class WorkerStore(SqliteReads):
             task_status.started()
             await self.closed.wait()
             nursery.cancel_scope.cancel()
+
+    async def sizes(self) -> list[Family]:
+        """The process that writes tells them."""
+        return []
 
     async def _ended_by_writer(self) -> None:
         await self._link.run()

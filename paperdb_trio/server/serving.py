@@ -202,13 +202,13 @@ async def _serve(
             raise StartupError(failure)
         door = Door(services, gateway, hypercorn, wheel, tls)
         services.open_connections = lambda: door.open
-        services.live_connections = lambda: len(gateway.connections)
+        services.live_connections = lambda: len(gateway.connections) + len(services.readers.open)
         look = partial(_look_at_accounts, accounts, gateway, store)
         services.reports["look"] = look
         services.reports |= Inspector(services, gateway).reports
         services.reports["health"] = partial(health_report, services)
         services.reports["metrics"] = partial(families, services)
-        services.subscribers = gateway.subscribers
+        services.subscribers = lambda: [*gateway.subscribers(), *services.readers.open]
 
         # Objects that are alive now stay alive, so the collector need not visit them again. With the usual
         # thresholds it takes a third of the time of accepting connections.

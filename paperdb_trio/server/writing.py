@@ -188,8 +188,9 @@ class Writing:
             self.board.beat()
             await trio.sleep(STATE_SECONDS)
 
-    async def _measures(self, _: Any) -> list[Family]:
-        return [*of_process(self._started, self._delay), *self.store.measures(), *self.chores.measures()]
+    async def _measures(self, of_each: bool) -> list[Family]:
+        found = [*of_process(self._started, self._delay), *self.store.measures(), *self.chores.measures()]
+        return [*found, *await self.store.sizes()] if of_each else found
 
     async def gather(self, name: str, argument: Any) -> list[tuple[str, Any]]:
         """The reports of all processes that respond in time."""

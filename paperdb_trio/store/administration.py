@@ -7,13 +7,13 @@ to the file. Every process reads what it must know within a second. Only the has
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from paperdb_trio.errors import ApiError, bad_request
 from paperdb_trio.model import DATABASE_NAME, encode, timestamp
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE
-from paperdb_trio.store.operations import Operation
+from paperdb_trio.store.operations import Operation, frees
 from paperdb_trio.store.records import (
     MAX_LABEL_LENGTH,
     PLANS,
@@ -314,18 +314,22 @@ def _collection(tx: Transaction, database_id: int, name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Noted(Generic[Result]):
-    """Another operation, or none, and who did what by it."""
-
-    frees: ClassVar = True
+    """Another operation, or none, and who did what by it. While the operation has a false result, it is not
+    done yet (see `until_indexed`)."""
 
     by: str
     action: str
     database: str | None
     target: str | None
-    details: dict[str, Any]
+    details: dict[str, Any] = field(default_factory=dict)
     operation: Operation[Result] | None = None
+
+    @property
+    def frees(self) -> bool:
+        return self.operation is None or frees(self.operation)
 
     def apply(self, tx: Transaction) -> Result | None:
         result = None if self.operation is None else self.operation.apply(tx)
-        note(tx, self.by, self.action, self.database, self.target, **self.details)
+        if self.operation is None or result:
+            note(tx, self.by, self.action, self.database, self.target, **self.details)
         return result

@@ -14,6 +14,7 @@ from typing import ClassVar, Final, TypeVar
 import trio
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.store.administration import Noted
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.indexes import MAX_INDEXES, MAX_MADE, MAX_MADE_KEY
 from paperdb_trio.store.operations import Operation, SetSchema
@@ -290,7 +291,7 @@ async def until_indexed(store: Submits, operation: Operation[Result | None]) -> 
 
 
 def _begun(operation: Operation[Result | None]) -> Operation[Result | None]:
-    if isinstance(operation, Once):
+    if isinstance(operation, Once | Noted) and operation.operation is not None:
         return replace(operation, operation=_begun(operation.operation))
     return replace(operation, begun=True) if isinstance(operation, SetSchema) else operation
 

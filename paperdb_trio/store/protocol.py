@@ -261,6 +261,11 @@ class Store(Log, Submits, Directories, Records, Protocol):
         """What `/metrics` shows of the store: totals, never of one database."""
         ...
 
+    async def sizes(self) -> list[Family]:
+        """How many documents each collection has, and what is unused in the file, for those who may see each
+        database. Of all processes that share a file, one tells. Empty if the store cannot be read now."""
+        ...
+
     def is_current(self, database_id: int) -> bool:
         """Whether this process has been told of every commit of a database that was acknowledged before."""
         ...

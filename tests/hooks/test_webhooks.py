@@ -118,6 +118,7 @@ def test_a_failed_delivery_is_repeated_as_it_was_before_anything_else(
     admin.server.insert(collection, {"n": 1})
     wait_until(lambda: admin.state(id)["state"] == "retrying")
     assert "500" in admin.state(id)["error"]
+    wait_until(lambda: admin.state(id)["nextTryAt"] is not None)
     assert admin.metrics("paperdb_webhooks")['state="retrying"'] == 1
     assert admin.metrics("paperdb_webhook_failures_total")[""] > 0
     receiver.responds = 302

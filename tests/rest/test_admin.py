@@ -436,6 +436,42 @@ def test_who_did_what_is_recorded(server: Server, admin: httpx.Client) -> None:
     assert refusal(admin.get("/admin.v1/audit?after=x")) == (400, "INVALID_CURSOR")
 
 
+def test_what_keys_do_is_recorded(server: Server, admin: httpx.Client) -> None:
+    """To tokens, schemas and collections; each once, however many steps it takes."""
+    name = "test_admin_acts"
+    made = database(admin, name)
+    with client_of(server) as client:
+        client.headers["Authorization"] = f"Bearer {made}"
+        client.event_hooks = {"response": [check_documented]}
+        for begin in (0, 600):
+            assert client.post("/c/bulk", json=[{"n": begin + n} for n in range(600)]).json()["inserted"] == 600
+        for body in ({"subject": "ada"}, {"jti": "j1"}):
+            for _ in range(2):  # a repeated request
+                done = client.post("/realtime/revoke", json=body, headers={"Idempotency-Key": "".join(body)})
+                assert done.status_code == 200
+        client.put("/c/schema", json={"properties": {"n": {"type": "number", "unique": True}}})
+        client.delete("/c/schema")
+        assert client.delete("/c/schema").status_code == 404
+        assert client.delete("/c?confirm=c").json() == {"deleted": 1200}
+        assert client.delete("/c?confirm=c").status_code == 404
+        entry = {"action": "documents.import", "database": name, "collection": "d"}
+        assert client.post("/admin.v1/audit", json={**entry, "note": "d.csv"}).json() == {"recorded": True}
+        for wrong in ({"note": "a\nb"}, {"note": "a" * 501}, {"action": "key.revoke"}, {"by": "somebody else"}):
+            assert client.post("/admin.v1/audit", json=entry | wrong).status_code == 400, wrong
+        other = client.post("/admin.v1/audit", json={**entry, "database": "default"})
+        assert refusal(other) == (404, "NOT_FOUND")
+        by = f"key {client.get('/admin.v1/me').json()['id']}"
+    found = [row for row in reversed(listed(admin, "audit")) if row["database"] == name and row["by"] == by]
+    assert [(row["action"], row["target"], row["details"]) for row in found] == [
+        ("subject.revoke", "ada", {}),
+        ("token.revoke", "j1", {}),
+        ("schema.set", "c", {}),
+        ("schema.delete", "c", {}),
+        ("collection.drop", "c", {}),
+        ("documents.import", "d", {"note": "d.csv"}),
+    ]
+
+
 # --- the command line, remotely ------------------------------------------------------------------
 
 

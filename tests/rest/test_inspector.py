@@ -10,6 +10,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.conftest import Server, StartServer, receive, wait_until
+from tests.conftest import NO_TLS, Server, StartServer, receive, wait_until
 from tests.rest.documented import check_documented
 from tests.rest.tools import client_of, refusal
 
@@ -107,17 +108,64 @@ def test_connections_say_who_they_are_and_how_far(own: Own) -> None:
     wait_until(lambda: [row["id"] for row in own.connections()] == [one["id"]])
 
 
-def test_an_event_stream_is_listed_too(own: Own) -> None:
-    headers = {"Authorization": f"Bearer {own.token(['c'])}", "Accept": "text/event-stream"}
-    with httpx.stream("GET", f"{own.server.url}/c/changes", headers=headers, timeout=10) as stream:
+@pytest.mark.parametrize("http2", [False, True])
+@pytest.mark.parametrize("with_key", [False, True])
+def test_an_event_stream_is_listed_too(own: Own, http2: bool, with_key: bool) -> None:
+    credential = own.key if with_key else own.token({"c": {"filter": {"room": "r1"}}}, subject="ada")
+    headers = {"Authorization": f"Bearer {credential}", "Accept": "text/event-stream"}
+    with (
+        httpx.Client(http1=not http2, http2=http2, verify=NO_TLS, timeout=10) as client,
+        client.stream("GET", f"{own.server.url}/c/changes", headers=headers) as stream,
+    ):
         lines = stream.iter_lines()
         next(lines)
+        wait_until(lambda: [row["state"] for row in own.connections()] == ["live"])
+        own.put("other", room="r2")
+        own.put("seen", room="r1")
+        wait_for(lines, "seen")
         (row,) = own.connections()
-        assert (row["transport"], row["mode"], row["state"]) == ("sse", "cursor", "live")
-        own.client.delete(f"/admin.v1/connections/{row['id']}")
+        assert (row["transport"], row["mode"], row["address"]) == ("sse", "cursor", "127.0.0.1")
+        assert (row["subject"], row["expiresAt"] is None) == ((None, True) if with_key else ("ada", False))
+        wait_until(lambda: own.connections()[0]["seq"] == 2)
+        outcomes = [own.why(row, collection="c", id=id)["outcome"] for id in ("other", "seen")]
+        assert outcomes == ["sent" if with_key else "rule", "sent"]
+        assert own.client.delete(f"/admin.v1/connections/{row['id']}").status_code == 200
         with pytest.raises(httpx.RemoteProtocolError):  # cut off, so that its client comes back
             for _ in lines:
                 pass
+    wait_until(lambda: own.connections() == [])
+
+
+def wait_for(lines: Iterator[str], text: str) -> None:
+    assert any(text in line for line in lines)
+
+
+def test_a_long_poll_is_listed_while_it_waits(own: Own) -> None:
+    own.put("a", room="r1")
+    token = own.token({"c": {"filter": {"room": "r1"}}}, subject="ada")
+    with ThreadPoolExecutor(1) as pool, client_of(own.server) as client:
+
+        def poll(**more: Any) -> Any:
+            headers = {"Authorization": f"Bearer {token}"}
+            return client.get("/c/changes", params={"wait": 20, **more}, headers=headers)
+
+        def waiting() -> dict[str, Any]:
+            wait_until(lambda: [row["state"] for row in own.connections()] == ["live"])
+            return own.connections()[0]
+
+        asked = pool.submit(poll, since=1)
+        row = waiting()
+        assert (row["transport"], row["subject"], row["seq"], row["lagChanges"]) == ("poll", "ada", 1, 0)
+        own.put("other", room="r2")
+        assert [(of["state"], of["lagChanges"]) for of in own.connections()] == [("live", 0)]
+        assert own.why(row, seq=2)["outcome"] == "rule"
+        assert own.client.get("/admin.v1/health").json()["audience"]["byTransport"] == {"poll": 1}
+        own.client.delete(f"/admin.v1/connections/{row['id']}")
+        assert asked.result(10).json()["changes"] == []
+        asked = pool.submit(poll, since=2)
+        own.client.delete(f"/admin.v1/connections/{waiting()['id']}?revoke=subject")
+        assert refusal(asked.result(10)) == (401, "TOKEN_REVOKED")
+    assert own.connections() == []
 
 
 def test_a_reader_that_does_not_read_is_seen_to_be_behind(own: Own) -> None:

@@ -149,6 +149,9 @@ def test_each_database_and_collection_is_shown_only_with_the_key(start_server: S
     changes = 'paperdb_collection_changes_total{database="%s",collection="%s"}'
     assert value(metrics(), changes % ("default", "messages")) == 2
     assert value(metrics(), changes % ("shop", "orders")) == 1
+    documents = 'paperdb_collection_documents{database="%s",collection="%s"}'
+    assert value(metrics(), documents % ("default", "messages")) == 2
+    assert value(metrics(), documents % ("shop", "orders")) == 1
     assert value(metrics(), 'paperdb_database_log_head{database="default"}') == 2
     assert value(metrics(), 'paperdb_database_deliveries_total{database="default"}') == 2
     assert value(metrics(), 'paperdb_database_deliveries_total{database="shop"}') == 0

@@ -44,7 +44,7 @@ def test_a_long_poll_ends(server: Server, collection: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         path = f"/{collection}/changes?since=now&wait=30&token={token}"
         waiting = pool.submit(httpx.get, server.url + path, timeout=40)
-        wait_until(lambda: figure(server, "paperdb_connections") == 2)
+        wait_until(lambda: figure(server, "paperdb_live_connections") == 1)
         assert revoke(server, {"subject": "eve-1"}).status_code == 200
         assert refusal(waiting.result(10)) == REVOKED
 

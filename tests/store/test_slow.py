@@ -10,7 +10,7 @@ import pytest
 from paperdb_trio.store.query import shape
 from tests.conftest import StartServer, wait_until
 from tests.logs import line_of, lines
-from tests.rest.tools import refusal
+from tests.rest.tools import figure, refusal
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,9 @@ def test_slow_find_and_count_are_logged_with_shape_and_plan(start_server: StartS
     for _ in range(4):
         assert server.request("POST", "/orders/bulk", json=documents).json()["inserted"] == 1000
     filter = json.dumps({"state": "none", "n": {"gte": 5}})
-    assert server.request("GET", "/orders/docs", params={"filter": filter, "sort": "-n"}).status_code == 200
-    assert server.request("GET", "/orders/count", params={"filter": filter}).status_code == 200
+    one = server.request("GET", "/orders/docs", params={"filter": filter, "sort": "-n"})
+    other = server.request("GET", "/orders/count", params={"filter": filter})
+    assert (one.status_code, other.status_code) == (200, 200)
     plan = {
         "index": "none",
         "documents": 4000,
@@ -56,8 +57,11 @@ def test_slow_find_and_count_are_logged_with_shape_and_plan(start_server: StartS
     found = line_of(server, "paperdb.slow", message="slow find")
     assert {**plan, "order": "sorted", "sort": "-n"}.items() <= found.items()
     assert found["ms"] >= 1
+    assert found["request"] == one.headers["x-request-id"]
     counted = line_of(server, "paperdb.slow", message="slow count")
     assert {**plan, "suggestion": "state,n", "order": "insertion order"}.items() <= counted.items()
+    assert counted["request"] == other.headers["x-request-id"]
+    assert figure(server, "paperdb_slow_queries_total") == 2
     assert json.loads(found["filter"]) == json.loads(counted["filter"]) == {"state": "?", "n": {"gte": "?"}}
     assert "hush" not in server.stderr
 

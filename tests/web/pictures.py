@@ -8,18 +8,23 @@ from __future__ import annotations
 import contextlib
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 from websockets.sync.client import connect
 
 from tests.conftest import Server
 from tests.docs import ROOT
+from tests.hooks.receiver import receiving
 from tests.web.cdp import Page, chromium
 from tests.web.dashboard import LIVE, ROWS, admin_key, click, dark, fill, sign_in, visit
 
 MAX_BYTES = 150_000
 WIDTH, HEIGHT = 1160, 660
 ITEMS = ("Fountain pen", "Ink, blue-black", "Notebook A5", "Pencil 2B", "Eraser", "Ruler")
+POINTS = 25
+"""In a chart, before its picture is taken: two seconds each."""
 PEOPLE = ("ada", "blaise", "dorothy", "emmy", "fritz")
 
 
@@ -87,29 +92,54 @@ def tokens(page: Page) -> None:
     save(page, "tokens")
 
 
-def inspector(page: Page, server: Server) -> None:
-    dark(page, False)
+@contextlib.contextmanager
+def listening(server: Server) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for number, name in enumerate(PEOPLE):
             rule = {"filter": {"customer": name}, "select": ["item", "status"]}
             collections = {"orders": rule} if number % 2 else {"orders": {}, "stock": {}}
             body = {"collections": collections, "subject": name}
             token = server.request("POST", "/realtime/token", json=body).json()["token"]
-            stack.enter_context(connect(f"{server.ws_url}/?since=now&token={token}", proxy=None))
-        visit(page, "inspector", "document.querySelectorAll('.list tbody tr').length >= 5")
-        page.wait("document.querySelector('.list').innerText.includes('first')")
-        save(page, "inspector")
+            if number:
+                url = f"{server.ws_url}/?since=now&token={token}"
+                stack.enter_context(connect(url, proxy=None, max_queue=None))
+                continue
+            client = stack.enter_context(httpx.Client(http1=False, http2=True))
+            headers = {"Authorization": f"Bearer {token}", "Accept": "text/event-stream"}
+            stack.enter_context(client.stream("GET", f"{server.url}/orders/changes", headers=headers))
+        yield
+
+
+def inspector(page: Page) -> None:
+    dark(page, False)
+    visit(page, "inspector", "document.querySelectorAll('.list tbody tr').length >= 5")
+    page.wait("document.querySelector('.list').innerText.includes('first')")
+    save(page, "inspector")
 
 
 def health(page: Page, server: Server) -> None:
     dark(page, True)
     visit(page, "health", "document.querySelector('.card .line-0')?.getAttribute('d')?.includes('L')")
     chance = random.Random(2)
-    for _ in range(30):
+    points = "document.querySelector('.card .line-0').getAttribute('d').split('L').length"
+    while page.run(points) < POINTS:
         for _ in range(chance.randint(1, 60)):
             server.request("PATCH", "/stock/docs/ink", json={"left": chance.randint(0, 20)})
     page.run("document.querySelector('main').scrollIntoView()")
     save(page, "health")
+
+
+def access(page: Page, server: Server, key: str) -> None:
+    dark(page, False)
+    with receiving() as receiver:
+        for collection, status, shown in (("stock", 200, "live"), ("orders", 503, "expected 2xx")):
+            receiver.responds = status
+            body = {"database": "default", "url": f"{receiver.url}/{collection}", "collection": collection}
+            assert server.request("POST", "/admin.v1/webhooks", json=body, key=key).status_code == 201
+            visit(page, "access/webhooks", f"document.body.innerText.includes('/{collection}')")
+            server.insert(collection, {"item": ITEMS[0]})
+            page.wait(f"document.querySelector('.list').innerText.includes('{shown}')")
+        save(page, "access")
 
 
 def main() -> None:
@@ -126,9 +156,12 @@ def main() -> None:
                 live(page, server)
                 tokens(page)
                 click(page, "Sign out")
-                sign_in(page, admin_key(server))
-                inspector(page, server)
-                health(page, server)
+                key = admin_key(server)
+                sign_in(page, key)
+                with listening(server):
+                    inspector(page)
+                    health(page, server)
+                access(page, server, key)
         finally:
             server.stop()
 

@@ -233,6 +233,9 @@ def test_what_is_exported_can_be_imported_and_deleted(
     click(page, "Delete 2 documents", DIALOG)
     page.wait("location.hash === '#/documents'")
     assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
+    recorded = server.rows(f"SELECT action FROM audit WHERE target='{collection}' ORDER BY id")
+    imported, deleted, dropped = "documents.import", "documents.delete", "collection.drop"
+    assert [action for (action,) in recorded] == [imported, deleted, imported, dropped]
 
 
 def test_large_documents_come_in_smaller_pages(browser: Browser, start_server: StartServer) -> None:

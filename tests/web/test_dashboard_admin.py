@@ -10,6 +10,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, receive
+from tests.hooks.receiver import receiving
 from tests.web.cdp import Browser, Page
 from tests.web.dashboard import (
     DIALOG,
@@ -28,6 +29,8 @@ EVIL = "<img src=x onerror=bad()>"
 TABLE = (
     "[...document.querySelectorAll('.list tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"
 )
+CHOSEN_TAB = "document.querySelector('[aria-selected=true]')?.innerText"
+TOASTS = "document.getElementById('toasts').innerText"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +141,10 @@ def test_who_is_connected_and_why_somebody_did_not_get_a_change(
             fill(page, "Document", id, DIALOG)
             click(page, "Why?", DIALOG)
             page.wait(f"{DIALOG}.querySelector('fieldset .badge')?.innerText === {json.dumps(outcome)}")
+            said = page.run(f"{DIALOG}.innerText")
+            assert f"insert of {collection} / {id}" in said
+            assert ("it is an event there (insert)" if id == "seen" else "it is no event there") in said
+            assert not {"NaN", "undefined"} & {*said.replace(":", " ").split()}
         assert barriers(page) == []
         assert fits_a_phone(page)
         click(page, f"Revoke all of {EVIL}", DIALOG)
@@ -147,6 +154,44 @@ def test_who_is_connected_and_why_somebody_did_not_get_a_change(
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 4403
     page.wait(f"{within(EVIL)} === undefined")
+
+
+@pytest.mark.sqlite
+def test_a_webhook_that_fails_is_seen_and_goes_on(page: Page, server: Server, collection: str) -> None:
+    with receiving() as receiver:
+        receiver.responds = 500
+        url = f"{receiver.url}/{collection}?{EVIL.replace(' ', '+')}"
+        visit(page, "access/webhooks", f"{CHOSEN_TAB} === 'Webhooks'")
+        click(page, "New webhook")
+        fill(page, "URL", url, DIALOG)
+        fill(page, "Collection", collection, DIALOG)
+        fill(page, "Filter", '{"room": ', DIALOG)
+        click(page, "Add", DIALOG)
+        page.wait(f"{TOASTS}.includes('The filter is not JSON')")
+        fill(page, "Filter", json.dumps({"room": {"in": [EVIL]}}), DIALOG)
+        assert barriers(page) == []
+        click(page, "Add", DIALOG)
+        page.wait(f"{DIALOG}?.innerText.includes('only now')")
+        assert page.run(f"{DIALOG}.querySelector('input').value").startswith("whsec_")
+        click(page, "Close", DIALOG)
+        row = within(collection)
+        page.wait(f"{row}?.innerText.includes('live')")
+        server.insert(collection, {"room": EVIL})
+        page.wait(f"{row}.innerText.includes('expected 2xx') && {row}.innerText.includes('next try at')")
+        assert "1 change" in page.run(f"{row}.innerText")
+        assert barriers(page) == []
+        assert fits_a_phone(page)
+        click(page, "Test", row)
+        page.wait(f"{TOASTS}.includes('The test did not arrive: the response is 500')")
+        receiver.responds = 200
+        click(page, "Try again", row)
+        page.wait(f"{row}.innerText.includes('live') && !{row}.innerText.includes('none yet')")
+        assert receiver.await_events(1)[0]["data"]["room"] == EVIL
+        click(page, "Remove", row)
+        click(page, "Remove it", DIALOG)
+        page.wait(f"{row} === undefined")
+        click(page, "Record")
+        page.wait(f"{TABLE}[0].includes('webhook.remove')")
 
 
 def test_health_moves_and_says_what_is_slow(

@@ -60,6 +60,9 @@ def test_live_shows_what_each_change_changed_and_a_way_back(
     click(page, "Save", DIALOG)
     page.wait("document.querySelector('dialog') === null")
     assert server.request("GET", f"/{collection}/docs/one").json()["n"] == first["n"]
+    recorded = server.rows(f"SELECT action, details FROM audit WHERE target='{collection}' ORDER BY id")
+    assert [action for action, _ in recorded] == ["document.restore"] * 2
+    assert f"one, back to seq {begin}" in recorded[1][1]
 
 
 def printed(command: list[str], server: Server) -> str:

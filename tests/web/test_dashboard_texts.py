@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -162,14 +163,63 @@ def test_csv_gives_back_what_was_written(tmp_path: Path) -> None:
         const pieces = async function* () { for (const character of text) yield { text: character, read: 1 }; };
         const found = [];
         for await (const { cells } of csv.parseRows(pieces())) found.push(cells);
-        const cells = ["12", "12345678901234567890", "true", "a", ""];
-        const typed = csv.toDocument(["_id", "n", "b", "t", "e"], cells, true);
+        const cells = ["12", "12345678901234567890", "true", "a", "", "x"];
+        const typed = csv.toDocument(csv.headerOf(["_id", "n", "b", "t", "e", ""], true), cells, true);
         const texts = csv.toDocument(["n", "o"], ["12", '{"a": 1}'], false);
         console.log(JSON.stringify([found, typed, texts]));"""
     found, typed, texts = run(tmp_path, script, rows)
     assert found == rows
     assert typed == '{"_id":"12","n":12345678901234567890,"b":true,"t":"a"}'
     assert json.loads(texts) == {"n": "12", "o": '{"a": 1}'}
+
+
+FORMULAS = (
+    "=1+1",
+    "+1",
+    "-x",
+    "@a",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "a;=1",
+    "\uff1d1",
+    '=HYPERLINK("http://e.example";"x")',
+)
+TRAPS = (*TEXTS, *FORMULAS, '"', '"12"', '""', "-5", " 12", "null", "[1]", ";", "\ufeffx", "e", "a,b", "a\nb")
+
+
+def test_documents_come_back_from_csv_and_no_cell_is_a_formula(tmp_path: Path) -> None:
+    chance = random.Random(27)
+    documents = []
+    for n in range(300):
+        id = json.dumps(f"{chance.choice(TRAPS)}{n}")
+        members = [f'"_id":{id}', *(f"{json.dumps(name)}:{trap(chance)}" for name in chance.sample(TRAPS, 4))]
+        documents.append(f"{{{','.join(members)}}}")
+    script = """
+        const parsed = given.map((text) => json.members(text));
+        const names = [...new Set(parsed.flatMap((all) => all.map(({ name }) => name)))];
+        const lines = [names.map(csv.textCell), ...parsed.map((all) => {
+          const cells = new Map(all.map(({ name, text }) => [name, text]));
+          return names.map((name) => csv.cellOf(cells.get(name)));
+        })];
+        const pieces = (async function* () { yield { text: lines.map(csv.rowOf).join(""), read: 1 }; })();
+        const rows = [];
+        for await (const { cells } of csv.parseRows(pieces)) rows.push(cells);
+        const header = csv.headerOf(rows[0], true);
+        const found = rows.slice(1).map((cells) => csv.toDocument(header, cells, true));
+        console.log(JSON.stringify([rows, found]));"""
+    rows, again = run(tmp_path, script, documents)
+    assert [exactly(text) for text in again] == [exactly(text) for text in documents]
+    for cell in {cell for row in rows for cell in row}:
+        for part in cell.split(";"):  # where the decimal sign is a comma, a spreadsheet splits there
+            if re.match(r"\s*[=+\-@\uff1d]", part):
+                assert re.fullmatch(r"-[0-9.e]+", cell), cell
+
+
+def trap(chance: random.Random) -> str:
+    """JSON that CSV could change, or a spreadsheet run."""
+    text = json.dumps(chance.choice(TRAPS), ensure_ascii=chance.random() < 0.5)
+    return chance.choice((text, text, text, f"[{text},{{{text}:1}}]", *NUMBERS, "true", "null"))
 
 
 def test_rates_and_quantiles_of_measures(tmp_path: Path) -> None:

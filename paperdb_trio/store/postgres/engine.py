@@ -6,11 +6,13 @@ Law: composes, and knows no SQL. Writes go through one thread; everything else i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
@@ -115,7 +117,13 @@ class PostgresStore:
         return self.writer.full
 
     def measures(self) -> list[Family]:
-        return figures(self.writer, {**self._own.seconds, **self._pool.seconds})
+        families = figures(self.writer, {**self._own.seconds, **self._pool.seconds})
+        return [*families, self._reader.slow_measure()]
+
+    async def sizes(self) -> list[Family]:
+        with suppress(ApiError):
+            return await self._reader.ask(records.sizes())
+        return []
 
     def is_current(self, database_id: int) -> bool:
         """Another node may have committed just now."""

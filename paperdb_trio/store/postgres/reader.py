@@ -69,6 +69,7 @@ class Reader:
         self._advisor = advisor
         self._slow = SlowQueries(settings.slow_query_ms)
         self.slow_queries = self._slow.latest
+        self.slow_measure = self._slow.measure
         self._max_result_bytes = settings.max_result_bytes
         # One thread projects at a time: it holds the interpreter's lock for each document.
         self._projecting = trio.CapacityLimiter(1)

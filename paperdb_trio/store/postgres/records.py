@@ -11,11 +11,13 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
+from paperdb_trio.measures import Family
 from paperdb_trio.model import timestamp
 from paperdb_trio.store.postgres.wire import Parameter, Row
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo, made
 from paperdb_trio.store.registry import index_infos
 from paperdb_trio.store.rowkeys import SEQ_BITS
+from paperdb_trio.store.sizes import MOST_COLLECTIONS, documents
 
 T = TypeVar("T")
 
@@ -83,6 +85,16 @@ def audit(*, before: int = EVERYTHING, limit: int = EVERYTHING) -> Asked[list[Au
             _made(AuditEntry, (id, timestamp(at / 1000), *row, msgspec.json.decode(details)))
             for id, at, *row, details in rows
         ],
+    )
+
+
+def sizes() -> Asked[list[Family]]:
+    """See `Store.sizes`."""
+    return Asked(
+        "SELECT d.name, c.name, n.documents FROM collections c JOIN databases d ON d.id=c.database_id "
+        "JOIN counts n ON n.collection_id=c.id ORDER BY n.documents DESC LIMIT $1",
+        (MOST_COLLECTIONS,),
+        lambda rows: [documents((name.decode(), of.decode(), int(count)) for name, of, count in rows)],
     )
 
 

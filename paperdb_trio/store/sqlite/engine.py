@@ -6,6 +6,7 @@ Law: composes, and knows no SQL. Each part has its own connections and threads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 import trio
 
 from paperdb_trio.config import Settings
+from paperdb_trio.errors import ApiError
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.store.advisor import IndexAdvisor
@@ -39,7 +41,7 @@ class SqliteReads:
         self._file = file
         self._max_result_bytes = settings.max_result_bytes
         self._advisor = IndexAdvisor(settings.index_after)
-        slow = SlowQueries(settings.slow_query_ms)
+        slow = self._slow = SlowQueries(settings.slow_query_ms)
         self.slow_queries = slow.latest
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
         self._reader, self._watcher = (
@@ -75,7 +77,7 @@ class SqliteReads:
         self._log.close()
 
     def measures(self) -> list[Family]:
-        return of_reads(self._reader, self._log)
+        return [*of_reads(self._reader, self._log), self._slow.measure()]
 
     async def history(self, database_id: int, collection: str, id: str, limit: int) -> list[bytes]:
         # On the threads of finds: however many ask, subscribers catch up.
@@ -169,6 +171,12 @@ class SqliteStore(SqliteReads):
 
     def measures(self) -> list[Family]:
         return [*super().measures(), *of_writes(self._file, self.writer)]
+
+    async def sizes(self) -> list[Family]:
+        with suppress(ApiError):
+            # Not on the threads of finds: when these are busy, somebody wants to know why.
+            return await self._watcher.run(records.sizes)
+        return []
 
     async def current(self, database_id: int) -> None:
         """Nothing to wait for: commits are told here before they are acknowledged."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import msgspec
 
+from paperdb_trio.measures import Family, gauge
 from paperdb_trio.model import timestamp
 from paperdb_trio.store.protocol import Directory, KeyRow, RevocationRow
 from paperdb_trio.store.records import AuditEntry, DatabaseInfo, IndexInfo, KeyInfo, SecretInfo, made
 from paperdb_trio.store.registry import index_infos
 from paperdb_trio.store.rowkeys import span
+from paperdb_trio.store.sizes import MOST_COLLECTIONS, documents
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.webhooks import Progress, Webhook, WebhookInfo
 
@@ -118,6 +120,18 @@ def indexes(connection: sqlite.Connection, database_id: int, collection: str) ->
         connection.execute("SELECT id, rowkey FROM index_builds WHERE collection_id=?", (id,)).fetchall()
     )
     return index_infos(id, text, documents, builds, last)
+
+
+def sizes(connection: sqlite.Connection) -> list[Family]:
+    """See `Store.sizes`."""
+    found = connection.execute(
+        "SELECT d.name, c.name, c.documents FROM collections c JOIN databases d ON d.id=c.database_id "
+        "ORDER BY c.documents DESC LIMIT ?",
+        (MOST_COLLECTIONS,),
+    )
+    pages, size = (connection.execute(f"PRAGMA {of}").fetchone()[0] for of in ("freelist_count", "page_size"))
+    unused = gauge("paperdb_storage_unused_bytes", "Free pages of the database file", pages * size)
+    return [documents(found.fetchall()), unused]
 
 
 def webhook_infos(connection: sqlite.Connection) -> list[WebhookInfo]:

@@ -1,5 +1,5 @@
 /**
- * The part "Access": databases, keys, signing secrets, and the record of who did what.
+ * The part "Access": databases, keys, signing secrets, webhooks, and the record of who did what.
  *
  * Law: a key is shown once, when it is made. What cannot be undone asks for a name.
  */
@@ -7,7 +7,8 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { table } from "./table.js";
-import { actions, button, complain, confirm, confirmByName, copy, dialog, field, moment, number, say, select, tabs, time } from "./ui.js";
+import { ask, button, complain, confirm, confirmByName, field, moment, number, say, select, showOnce, tabs, time } from "./ui.js";
+import { webhooks } from "./webhooks.js";
 
 const PLANS = [["team", "team"], ["pro", "pro"], ["free", "free: no realtime"]];
 const DAY_MS = 86_400_000;
@@ -17,8 +18,9 @@ const part = (name) => encodeURIComponent(name);
 const when = (text, none = "never") => (text === null || text === undefined ? none : moment(text));
 const expiry = (days) => (days === "" ? null : new Date(Date.now() + Number(days) * DAY_MS).toISOString());
 
-export function access({ session, address }) {
+export function access({ session, address, path, rename }) {
   const isAdmin = session.kind === "admin";
+  let close = () => {};
   const panel = h("div", { class: "stack" });
   const loading = (load) => {
     const element = h("div", { class: "stack" }, h("p", { class: "hint" }, "Loading…"));
@@ -30,28 +32,26 @@ export function access({ session, address }) {
     ["databases", "Databases", () => loading((again) => databases(session, isAdmin, again))],
     ["keys", "Keys", () => loading((again) => keys(session, isAdmin, again))],
     isAdmin && ["secrets", "Signing secrets", () => loading((again) => secrets(session, again))],
+    isAdmin && ["webhooks", "Webhooks", () => {
+      const view = webhooks({ session });
+      ({ close } = view);
+      return view.element;
+    }],
     isAdmin && ["audit", "Record", () => loading(() => audit(session))],
-  ].filter(Boolean);
+  ].filter(Boolean).map(([id, label, make]) => [id, label, () => {
+    close();
+    close = () => {};
+    rename([id]);
+    return make();
+  }]);
   return {
     element: h("section", { class: "stack", "aria-label": "Access" },
       h("h1", {}, "Access"),
       !isAdmin && h("p", { class: "hint" }, "A secret key sees its own database. To change anything, sign in with an admin key: paperdb keys create --admin."),
-      tabs(views, panel), panel,
+      tabs(views, panel, path[0]), panel,
       h("p", { class: "hint" }, "Sessions: the ", h("a", { href: address("inspector") }, "inspector"), " shows who is connected now, with which token, and can end it.")),
-    close: () => {},
+    close: () => close(),
   };
-}
-
-/** A dialog with fields that sends them; resolves to the response, or undefined. */
-function ask(title, fields, yes, send) {
-  return dialog(title, (close) => h("form", { onsubmit: async (event) => {
-    event.preventDefault();
-    try {
-      close(await send());
-    } catch (error) {
-      complain(error);
-    }
-  } }, fields, actions(h("button", { class: "primary" }, yes), h("button", { type: "button", onclick: () => close() }, "Cancel"))));
 }
 
 const nameInput = (value = "") => h("input", { required: true, value, autocomplete: "off", spellcheck: "false", autofocus: true, maxlength: "64" });
@@ -59,7 +59,7 @@ const nameInput = (value = "") => h("input", { required: true, value, autocomple
 // --- databases -----------------------------------------------------------------------------------
 
 async function databases(session, isAdmin, again) {
-  const found = await all(session, "/admin.v1/databases", "databases");
+  const [found, { audience }] = await Promise.all([all(session, "/admin.v1/databases", "databases"), session.get("/admin.v1/health")]);
   const create = async () => {
     const [name, plan] = [nameInput(), select(PLANS, "team")];
     const made = await ask("New database", [field("Name", name), field("Plan", plan)], "Create",
@@ -81,7 +81,7 @@ async function databases(session, isAdmin, again) {
   return [
     isAdmin && h("div", {}, button([icon("plus"), "New database"], create)),
     table("Databases", ["Name", "Plan", "Collections", "Documents", "Last seq", "Connections", "Created", ...(isAdmin ? [null] : [])], found.map((one) => [
-      h("strong", {}, one.name), one.plan, number(one.collections), number(one.documents), number(one.seq), number(one.connections ?? 0), moment(one.createdAt),
+      h("strong", {}, one.name), one.plan, number(one.collections), number(one.documents), number(one.seq), number(audience.byDatabase[one.name] ?? 0), moment(one.createdAt),
       ...(isAdmin ? [[button("Change", () => change(one)), " ", button("Delete", () => remove(one))]] : []),
     ])),
   ];
@@ -110,7 +110,7 @@ async function keys(session, isAdmin, again) {
         kind: kind.value, label: label.value, expiresAt: expiry(ends.value), ...(kind.value !== "admin" && { database: database.value }),
       }));
     if (made === undefined) return;
-    await showKey(made);
+    await showOnce(`The new ${made.kind} key`, "Key", made.key, "This is the only time that it is shown. The server keeps a hash of it.");
     await again();
   };
   const change = async (one) => {
@@ -138,13 +138,6 @@ async function keys(session, isAdmin, again) {
   ];
 }
 
-const showKey = ({ key, kind }) =>
-  dialog(`The new ${kind} key`, (close) => [
-    h("p", { class: "note" }, "This is the only time that it is shown. The server keeps a hash of it."),
-    field("Key", h("input", { class: "mono", readonly: true, value: key })),
-    actions(button("Copy", () => copy(key), { class: "primary", autofocus: true }), h("button", { type: "button", onclick: () => close() }, "Close")),
-  ]);
-
 // --- secrets and the record ----------------------------------------------------------------------
 
 async function secrets(session, again) {
@@ -169,7 +162,7 @@ async function audit(session) {
     const page = await session.get("/admin.v1/audit", { limit: 100, after });
     entries.push(...page.entries);
     show(list, table("Record of who did what, newest first", ["When", "Who", "Did", "Database", "What", "Details"], entries.map((one) => [
-      moment(one.at), one.by, h("span", { class: "mono" }, one.action), one.database ?? "", one.target ?? "",
+      moment(one.at), one.by, h("span", { class: "badge mono" }, one.action), one.database ?? "", one.target ?? "",
       Object.keys(one.details ?? {}).length ? h("code", {}, JSON.stringify(one.details)) : "",
     ]), "Nothing has been done yet."));
     show(more, page.next !== undefined && button("Older", () => load(page.next)));

@@ -161,7 +161,7 @@ function frame() {
 
 /** An admin key sees the server; the documents of a database, if one is chosen. */
 function databaseChoice() {
-  const none = [h("option", { value: "" }, "no database"), session.database && h("option", { value: session.database }, session.database)];
+  const none = [h("option", { value: "" }, "Choose a database"), session.database && h("option", { value: session.database }, session.database)];
   const choice = put(h("select", { "aria-label": "Database", onchange: () => choose(choice.value || null) }), none);
   choice.value = session.database ?? "";
   void all(session, "/admin.v1/databases", "databases").then((databases) => {

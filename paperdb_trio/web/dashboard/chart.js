@@ -31,7 +31,7 @@ export function chart() {
   function show(series, words, scale) {
     const most = Math.max(...series.flat().filter((value) => value !== null), 0);
     const full = most > 0 ? most : 1;
-    top.textContent = scale(most);
+    top.textContent = series.flat().some((value) => value !== null) ? scale(most) : "";
     set(picture, "aria-label", words);
     for (const [at, samples] of series.entries()) {
       const length = Math.max(LEAST, samples.length);

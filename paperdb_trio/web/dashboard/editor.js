@@ -13,11 +13,14 @@ import { actions, button, confirm, dialog, diffView, field, newId, say, sentence
 
 const compare = (before, after, label) => diffView(difference(before, after), label);
 
-/** Edit a document, or make one if `id` is null, of `text` and at the id `key` if these are given. Resolves to its id once it is saved or deleted, else undefined. */
-export async function openEditor({ session, name, id = null, text, key = "" }) {
+/**
+ * Edit a document, or make one if `id` is null, of `text` and at the id `key` if these are given. `restored`: what that brings
+ * back, for the record. Resolves to its id once it is saved or deleted, else undefined.
+ */
+export async function openEditor({ session, name, id = null, text, key = "", restored = "" }) {
   const path = id === null ? null : pathOf(name, id);
   const loaded = path && (await session.call("GET", path));
-  const editor = new Editor({ session, name, id, path, loaded, text, key });
+  const editor = new Editor({ session, name, id, path, loaded, text, key, restored });
   const title = id === null ? `New document in ${name}` : `${name} / ${id}`;
   const result = await dialog(title, (close) => editor.build(close), { wide: true, mayClose: () => editor.mayClose() });
   editor.close();
@@ -32,6 +35,7 @@ class Editor {
   #etag = null; // of the version that is edited
   #base = "{}"; // its text
   #times = null;
+  #restored; // what a save brings back, for the record
   #close;
   #end = () => {};
   #area = h("textarea", { rows: "18", spellcheck: "false", autocapitalize: "off", autofocus: true });
@@ -41,12 +45,13 @@ class Editor {
   #facts = h("p", { class: "hint" });
   #panel = h("div", { class: "stack" });
 
-  constructor({ session, name, id, path, loaded, text, key }) {
+  constructor({ session, name, id, path, loaded, text, key, restored }) {
     this.#session = session;
     this.#name = name;
     this.#id = id;
     this.#path = path;
     this.#key.value = key;
+    this.#restored = restored;
     if (loaded) this.#take(loaded);
     this.#area.value = text ?? this.#base;
     if (loaded === null && text === undefined) this.#area.value = "{\n  \n}";
@@ -166,6 +171,7 @@ class Editor {
     const isNew = this.#id === null;
     const key = this.#key.value.trim();
     try {
+      if (this.#restored) await this.#session.record("document.restore", this.#name, this.#restored);
       if (isNew && key) await this.#put(pathOf(this.#name, key), { "If-None-Match": "*" });
       else if (isNew) await this.#session.call("POST", `/${this.#name}/docs`, { body: this.#area.value });
       else await this.#put(this.#path, { "If-Match": this.#etag });
@@ -218,7 +224,7 @@ class Editor {
     show(this.#news);
     if (isGone) return choice === "mine" ? this.#again() : undefined;
     this.#take(now);
-    if (choice === "theirs") this.#area.value = this.#base;
+    if (choice === "theirs") [this.#area.value, this.#restored] = [this.#base, ""];
     this.#check();
     return choice === "mine" ? this.#save() : undefined;
   }
@@ -234,8 +240,9 @@ class Editor {
       session: this.#session,
       name: this.#name,
       id: this.#id,
-      onRestore: this.#session.canWrite && ((text) => {
+      onRestore: this.#session.canWrite && ((text, seq) => {
         this.#area.value = text;
+        this.#restored = `${this.#id}, back to seq ${seq}`;
         this.#check();
         this.#panel.parentNode.querySelector('[role="tab"]').click();
         say("That version is in the editor. Save it to go back to it.");

@@ -29,6 +29,7 @@ async function erase(session, name, ids, signal) {
 export async function eraseThese({ session, name, ids }) {
   const words = `${number(ids.length)} selected ${ids.length === 1 ? "document" : "documents"} of ${name}. This cannot be undone in one step.`;
   if (!(await confirmByName("Delete the selected documents?", words, name, `Delete ${number(ids.length)}`))) return;
+  await session.record("documents.delete", name, `${number(ids.length)} that were selected`);
   say(`${number(await erase(session, name, ids))} deleted.`);
 }
 
@@ -48,6 +49,7 @@ export async function eraseAll({ session, name, filter }) {
     say(`The collection and its ${number(deleted)} documents are deleted.`);
     return "dropped";
   }
+  await session.record("documents.delete", name, what);
   await eraseMatching({ session, name, filter: text, count });
   return true;
 }

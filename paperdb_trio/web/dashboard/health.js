@@ -67,7 +67,7 @@ export function health({ session, address }) {
 
   function showSlow(queries) {
     showAgain(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Found by", "Documents", null], queries.map((one) => [
-      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort ?? "",
+      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort && h("code", {}, one.sort),
       one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(one.documents),
       one.suggestion ? button(`Make the index ${one.suggestion}`, () => makeIndex(session, one)) : "",
     ]), "There were none (--slow-query-ms)."));
@@ -76,26 +76,32 @@ export function health({ session, address }) {
   function showBusy({ now, before, seconds }) {
     const name = "paperdb_collection_changes_total";
     if (!before) return undefined;
-    const rows = now.all(name).map(({ labels }) => ({ labels, now: rate(name, now, before, seconds, labels), total: now.value(name, labels) }));
+    const sizes = new Map(now.all("paperdb_collection_documents").map(({ labels, value }) => [`${labels.database}/${labels.collection}`, value]));
+    const rows = now.all(name).map(({ labels }) => ({
+      labels, now: rate(name, now, before, seconds, labels), total: now.value(name, labels), size: sizes.get(`${labels.database}/${labels.collection}`),
+    }));
     rows.sort((one, other) => other.now - one.now || other.total - one.total);
-    return showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start"],
-      rows.slice(0, BUSIEST).map(({ labels, now: current, total }) => [
-        h("span", {}, `${labels.database} / ${labels.collection || "others"}`), (current ?? 0).toFixed(1), number(total),
+    return showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start", "Documents"],
+      rows.slice(0, BUSIEST).map(({ labels, now: current, total, size }) => [
+        h("span", {}, `${labels.database} / ${labels.collection || "others"}`), (current ?? 0).toFixed(1), number(total), size === undefined ? "" : number(size),
       ]), "Nothing has changed since the start."));
   }
 
   const end = every(LOOK_MS, look, (error) => show(notice, h("p", { class: "note bad" }, sentence(error))));
   return {
     element: h("section", { class: "stack", "aria-label": "Health" },
-      put(h("div", { class: "head" }), h("h1", {}, "Health"), facts),
+      put(h("div", { class: "head" }), h("h1", {}, "Health"), facts, h("div", { class: "row" }, jump("Busiest collections", busy), jump("Slow queries", slow))),
       notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), busy, h("h2", {}, "Slow queries"), slow),
     close: end,
   };
 }
 
+const jump = (label, element) => button(`${label} ↓`, () => element.scrollIntoView({ block: "center" }), { class: "quiet" });
+
 /** Seconds, for a person. */
 function span(seconds) {
   const hours = seconds / 3600;
+  if (seconds < 120) return `${Math.round(seconds)} seconds`;
   if (hours < 1) return `${Math.round(seconds / 60)} minutes`;
   return hours < 48 ? `${Math.round(hours)} hours` : `${Math.round(hours / 24)} days`;
 }
@@ -110,7 +116,7 @@ function card(sign, address) {
   const plot = chart();
   const value = h("strong", { class: "value" });
   const badge = h("span", { class: "badge", hidden: true });
-  const link = sign.link && [" ", h("a", { href: address(sign.link) }, "Look there.")];
+  const link = sign.link && [" ", h("a", { href: address(...sign.link) }, "Look there.")];
   const todo = h("p", { class: "note", hidden: true }, sign.todo, link);
   const help = h("details", {}, h("summary", {}, "What it is"), h("p", { class: "hint" }, sign.what), sign.todo && h("p", { class: "hint" }, `If it is red: ${sign.todo}`));
   return {

@@ -26,7 +26,7 @@ export async function versionsOf(session, name, id, limit = LIMIT) {
   });
 }
 
-/** `onRestore(text)`: false if there is no way back. */
+/** `onRestore(text, seq)`: false if there is no way back. */
 export function historyView({ session, name, id, onRestore }) {
   const element = h("div", { class: "stack" }, h("p", { class: "hint" }, "Reading the change log…"));
   versionsOf(session, name, id).then(
@@ -49,7 +49,7 @@ function list(versions, onRestore) {
       { class: "panel" },
       h("div", { class: "row" },
         h("h3", { class: "grow" }, title),
-        onRestore && at > 0 && button(`Back to seq ${version.seq}`, () => onRestore(version.text))),
+        onRestore && at > 0 && button(`Back to seq ${version.seq}`, () => onRestore(version.text, version.seq))),
       isOldest
         ? h("p", { class: "hint" }, "The log no longer holds what was before.")
         : diffView(lines, `What changed at seq ${version.seq}`),

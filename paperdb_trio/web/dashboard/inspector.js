@@ -8,9 +8,11 @@
 import { h, icon, show } from "./dom.js";
 import { all } from "./session.js";
 import { every, showAgain, table } from "./table.js";
-import { actions, button, bytes, complain, confirm, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
+import { actions, button, bytes, complain, confirm, count, dialog, field, moment, newId, number, say, select, sentence, time } from "./ui.js";
 
 const LOOK_MS = 2000;
+/** To look for a text means to ask for all connections: not for each key. */
+const TYPING_MS = 200;
 const PAGE = 100;
 const STATES = { live: "good", "catching up": "warn", closed: "bad" };
 
@@ -25,6 +27,7 @@ export function inspector({ session, query }) {
   let cursors = [undefined];
   let database = query.get("database") ?? "";
   let looked = ""; // for what somebody looks
+  let typing = null;
   let end = () => {};
 
   const path = "/admin.v1/connections";
@@ -36,7 +39,7 @@ export function inspector({ session, query }) {
     if (mine !== `${cursors.length} ${database} ${looked}`) return;
     show(notice);
     const { connections, total, next } = found;
-    counted.textContent = looked ? `${number(connections.length)} of ${number(total)} connections` : `${number(total)} connections`;
+    counted.textContent = looked ? `${number(connections.length)} of ${count(total, "connection")}` : count(total, "connection");
     showAgain(body, rows(connections), pager(next));
   }
 
@@ -54,7 +57,7 @@ export function inspector({ session, query }) {
       who(one, keys),
       h("span", { class: "mono" }, `${one.address} · ${one.transport}`),
       follows(one),
-      one.lagChanges ? `${number(one.lagChanges)} changes` : "0",
+      one.lagChanges ? count(one.lagChanges, "change") : "0",
       bytes(one.unsentBytes),
       moment(one.since),
       button("Look", () => connectionDialog({ session, connection: one, keys, onEnd: again })),
@@ -79,8 +82,11 @@ export function inspector({ session, query }) {
   }
 
   const find = h("input", { type: "search", placeholder: "an address, a subject, a collection, a state", oninput: () => {
-    looked = find.value.trim().toLowerCase();
-    again();
+    clearTimeout(typing);
+    typing = setTimeout(() => {
+      looked = find.value.trim().toLowerCase();
+      again();
+    }, TYPING_MS);
   } });
   const chosen = select([["", "All databases"]], "", { onchange: () => {
     database = chosen.value;
@@ -100,7 +106,10 @@ export function inspector({ session, query }) {
       h("div", { class: "head" }, h("h1", {}, "Inspector"), counted),
       h("div", { class: "row end" }, h("div", { class: "grow" }, field("Find", find)), isAdmin && field("Database", chosen)),
       notice, body),
-    close: () => end(),
+    close: () => {
+      clearTimeout(typing);
+      end();
+    },
   };
 }
 
@@ -111,10 +120,13 @@ function who({ subject, key, database }, keys) {
 
 function follows({ follows: all_ }) {
   const names = [...new Set(all_.map(({ collection }) => collection ?? "every collection"))];
-  const queries = all_.filter(({ query }) => query !== undefined).length;
+  const queries = all_.filter(({ query }) => query !== null).length;
   const shown = names.slice(0, 3).join(", ") + (names.length > 3 ? ` and ${number(names.length - 3)} more` : "");
   return `${shown || "nothing"}${queries ? ` · ${number(queries)} ${queries === 1 ? "query" : "queries"}` : ""}`;
 }
+
+const followed = (collection, filter, fields) =>
+  [collection ?? "every collection", filter && [" ", h("code", {}, JSON.stringify(filter))], fields && ` (${fields.join(", ")})`];
 
 // --- one connection ------------------------------------------------------------------------------
 
@@ -123,8 +135,7 @@ function connectionDialog({ session, connection, keys, onEnd }) {
   const fact = (term, value) => value !== null && value !== undefined && value !== "" && [h("dt", {}, term), h("dd", {}, value)];
   const json = (value) => h("code", {}, JSON.stringify(value));
   const rules = Object.entries(connection.rules ?? {}).map(([name, rule]) => h("div", {}, `${name}: `, json(rule)));
-  const queries = connection.follows.map(({ collection, filter, select: fields }) =>
-    h("li", {}, collection ?? "every collection", filter && [" ", json(filter)], fields && [" only ", fields.join(", ")]));
+  const queries = connection.follows.map(({ collection, filter, select: fields }) => h("li", {}, followed(collection, filter, fields)));
   const finish = async (close, revoke, words) => {
     if (!(await confirm(words, `${connection.address}, connected since ${time(connection.since)}`, "Yes, end it", { danger: true }))) return;
     await session.send("DELETE", `/admin.v1/connections/${encodeURIComponent(id)}`, undefined, { query: { revoke } });
@@ -135,7 +146,7 @@ function connectionDialog({ session, connection, keys, onEnd }) {
   return dialog(`Connection ${id}`, (close) => h("div", { class: "stack" },
     h("dl", { class: "facts" },
       fact("State", `${connection.state}, at seq ${number(connection.seq)} of ${number(connection.head)}`),
-      fact("Behind", `${number(connection.lagChanges)} changes`),
+      fact("Behind", count(connection.lagChanges, "change")),
       fact("Not yet sent", bytes(connection.unsentBytes)),
       fact("Sent", connection.sentBytes === null ? null : bytes(connection.sentBytes)),
       fact("Address", `${connection.address}, ${connection.transport}, ${connection.mode} mode`),
@@ -168,7 +179,7 @@ function whyForm(session, { id, collections, head }) {
     event.preventDefault();
     const about = document_.value ? { collection: collection.value, id: document_.value } : { seq: seq.value || head };
     try {
-      show(result, answer(await session.get(`/admin.v1/connections/${encodeURIComponent(id)}/why`, about)));
+      show(result, explained(await session.get(`/admin.v1/connections/${encodeURIComponent(id)}/why`, about)));
     } catch (error) {
       show(result, h("p", { class: "refused" }, sentence(error)));
     }
@@ -179,10 +190,11 @@ function whyForm(session, { id, collections, head }) {
       result));
 }
 
-function answer({ outcome, text, change, topics = [] }) {
+function explained({ seq, outcome, text, change, topics }) {
   return [
     h("p", {}, h("span", { class: `badge ${OUTCOMES[outcome] ?? "bad"}` }, outcome), " ", text),
-    change && h("p", { class: "hint" }, `seq ${number(change.seq)}: ${change.type} of ${change.collection} / ${change.id}`),
-    h("ul", {}, topics.map((topic) => h("li", {}, `${topic.collection ?? "every collection"}${topic.filter ? ` ${JSON.stringify(topic.filter)}` : ""}: ${topic.text}`))),
+    change && h("p", { class: "hint" }, `Seq ${number(seq)}: ${change.type} of ${change.collection} / ${change.id}`),
+    h("ul", {}, topics.map(({ collection, filter, select: fields, event, since }) => h("li", {},
+      followed(collection, filter, fields), `: ${event ? `it is an event there (${event})` : "it is no event there"}`, since > 0 && `, followed since seq ${number(since)}`))),
   ];
 }

@@ -149,7 +149,7 @@ export function live(context) {
       compared,
       h("div", { class: "row" },
         type === "delete"
-          ? session.canWrite && button("Bring it back", () => openEditor({ session, name: collection, text: now, key: data._id }))
+          ? session.canWrite && button("Bring it back", () => openEditor({ session, name: collection, text: now, key: data._id, restored: `${data._id}, as it was until seq ${seq}` }))
           : button("Open the document", () => openEditor({ session, name: collection, id: data._id })),
         h("a", { class: "button", href: context.address("documents", [collection], { filter: JSON.stringify({ _id: data._id }) }) }, "Show it in its collection")),
     ];

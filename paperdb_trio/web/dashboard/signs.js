@@ -64,7 +64,7 @@ export const SIGNS = [
     names: ["paperdb_subscribers", "paperdb_database_subscribers"],
     of: gauge({}),
     unit: number,
-    what: "WebSockets and event streams.",
+    what: "WebSockets, event streams, and long polls that wait.",
   },
   {
     name: "Furthest behind",
@@ -75,7 +75,7 @@ export const SIGNS = [
     bad: 100_000,
     what: "Changes that the slowest subscriber has not got yet.",
     todo: "A client reads slowly, or was away for long. The inspector shows it. It costs others nothing; beyond the change log it gets a gap.",
-    link: "inspector",
+    link: ["inspector"],
   },
   {
     name: "Residual queries",
@@ -116,6 +116,20 @@ export const SIGNS = [
     what: "Documents, indexes and the change log.",
   },
   {
+    name: "Unused in the file",
+    names: ["paperdb_storage_unused_bytes"],
+    of: gauge({}),
+    unit: bytes,
+    what: "Free pages, which new documents use first. The server gives them back in small steps; paperdb compact does so at once.",
+  },
+  {
+    name: "Slow queries per second",
+    names: ["paperdb_slow_queries_total"],
+    of: counter,
+    unit: perSecond,
+    what: "Finds and counts that took --slow-query-ms or longer. The newest are listed below.",
+  },
+  {
     name: "Gets from memory",
     names: ["paperdb_cache_hits_total"],
     of: (_, { now, before, seconds }) => {
@@ -147,7 +161,8 @@ export const SIGNS = [
     warn: 0,
     bad: 9,
     what: "They try again, or gave up.",
-    todo: "See paperdb webhooks list. A dead one goes on with paperdb webhooks revive.",
+    todo: "Access shows the last failure of each. A dead one goes on once somebody lets it try again.",
+    link: ["access", ["webhooks"]],
   },
 ];
 

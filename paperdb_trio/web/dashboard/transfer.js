@@ -5,7 +5,7 @@
  * by a retry: each bulk has its `Idempotency-Key`.
  */
 
-import { parseRows, rowOf, toDocument } from "./csv.js";
+import { cellOf, headerOf, parseRows, rowOf, textCell, toDocument } from "./csv.js";
 import { h } from "./dom.js";
 import { documentsOf, elements, members, problem } from "./json-text.js";
 import { actions, bytes, check, confirm, dialog, download, field, number, progress, select, sentence } from "./ui.js";
@@ -102,7 +102,7 @@ async function* pagesOf(session, name, query, signal) {
 
 /** The columns are known once all documents have been seen, so the pages are read again, from memory or disk. */
 async function asCsv(pages, columns) {
-  const parts = [rowOf(columns)];
+  const parts = [rowOf(columns.map(textCell))];
   for (const page of pages) {
     const lines = (await page.text()).split("\n").filter(Boolean);
     const rows = lines.map((line) => {
@@ -113,9 +113,6 @@ async function asCsv(pages, columns) {
   }
   return parts;
 }
-
-/** A string is its text, everything else its JSON; what is missing is empty. */
-const cellOf = (text) => (text === undefined ? "" : text.startsWith('"') ? JSON.parse(text) : text);
 
 // --- import --------------------------------------------------------------------------------------
 
@@ -136,6 +133,7 @@ export function importDialog({ session, name, onDone }) {
     const tally = { inserted: 0, failed: 0, complaints: [] };
     const size = choice.file.size;
     const tell = (read) => bar.to(read, size, `${number(tally.inserted)} inserted, ${number(tally.failed)} refused; ${bytes(read)} of ${bytes(size)}`);
+    await session.record("documents.import", name, `${choice.file.name}, ${bytes(size)}`);
     try {
       for await (const { lines, read } of bulksOf(documentsIn(choice, tally))) {
         signal.throwIfAborted();
@@ -185,7 +183,7 @@ async function* documentsIn({ file, typed }, tally) {
   if (isCsv) {
     let header = null;
     for await (const { cells, line, read } of parseRows(texts)) {
-      if (header === null) header = cells;
+      if (header === null) header = headerOf(cells, typed);
       else if (cells.length > header.length) refuse(tally, line, `${cells.length} cells, but ${header.length} names`);
       else yield { text: toDocument(header, cells, typed), line, read };
     }

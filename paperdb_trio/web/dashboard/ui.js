@@ -96,8 +96,28 @@ export function dialog(title, build, { wide = false, mayClose = () => true } = {
 
 export const actions = (...buttons) => h("div", { class: "actions" }, buttons);
 
-/** Tabs, of which one shows its content in `panel`. */
-export function tabs(views, panel) {
+/** A dialog with fields that sends them; resolves to the response, or undefined. */
+export function ask(title, fields, yes, send) {
+  return dialog(title, (close) => h("form", { onsubmit: async (event) => {
+    event.preventDefault();
+    try {
+      close(await send());
+    } catch (error) {
+      complain(error);
+    }
+  } }, fields, actions(h("button", { class: "primary" }, yes), h("button", { type: "button", onclick: () => close() }, "Cancel"))));
+}
+
+/** What the server shows only now. */
+export const showOnce = (title, label, secret, words) =>
+  dialog(title, (close) => [
+    h("p", { class: "note" }, words),
+    field(label, h("input", { class: "mono", readonly: true, value: secret })),
+    actions(button("Copy", () => copy(secret), { class: "primary", autofocus: true }), h("button", { type: "button", onclick: () => close() }, "Close")),
+  ]);
+
+/** Tabs `[id, label, make]`, of which one shows its content in `panel`: first that with the id `first`, if there is one. */
+export function tabs(views, panel, first) {
   panel.id ||= newId("panel");
   panel.setAttribute("role", "tabpanel");
   const choose = (chosen) => {
@@ -121,7 +141,7 @@ export function tabs(views, panel) {
       choose(next);
     },
   }, made);
-  choose(made[0]);
+  choose(made[Math.max(0, views.findIndex(([id]) => id === first))]);
   return list;
 }
 
@@ -197,6 +217,9 @@ export function diffView(lines, label) {
 }
 
 export const number = (value) => Number(value).toLocaleString("en");
+
+/** "1 change", "2 changes". */
+export const count = (value, thing) => `${number(value)} ${thing}${value === 1 ? "" : "s"}`;
 
 const UNITS = ["B", "KiB", "MiB", "GiB", "TiB"];
 
