@@ -175,8 +175,7 @@ class Draft(msgspec.Struct, frozen=True, gc=False):
         return Written(self.id, data, seq, created=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Insert:
+class Insert(msgspec.Struct, frozen=True, gc=False):  # pickled and back in half of a dataclass's time
     database_id: int
     collection: str
     draft: Draft
