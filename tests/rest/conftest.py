@@ -1,5 +1,6 @@
 """Some of these modules depend on what a request looks like: their tests run over HTTP/1.1, and over HTTP/2
-with TLS, where Quart on Hypercorn responds. The others depend only on what it means, and run once.
+with TLS, where Quart on Hypercorn responds. The others depend only on what it means, and run once. So do all
+over PostgreSQL, which no protocol knows.
 
 `--http quart` lets Quart respond over HTTP/1.1, too. One module checks that it responds as our own code does;
 tests/doors has more.
@@ -36,7 +37,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" not in metafunc.fixturenames:
         return
     ways = WAYS.get(metafunc.module.__name__.rpartition(".")[2], ("http1",))
-    if metafunc.definition.get_closest_marker("http1"):
+    if metafunc.definition.get_closest_marker("http1") or Server.stores is not None:
         ways = ("http1",)
     metafunc.parametrize("server", ways, indirect=True, scope="session")
 

@@ -156,7 +156,7 @@ OURS = ("key", "unique", "_id", "createdAt", "updatedAt")
 NAMES = TEXT.filter(lambda name: name not in OURS)
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(document=st.dictionaries(NAMES, ANYTHING, max_size=5), ascii=st.booleans())
 def test_any_document_comes_back_equal(api: httpx.Client, document: dict[str, Any], ascii: bool) -> None:
     response = api.post("/test_round_trip/docs", content=json.dumps(document, ensure_ascii=ascii))

@@ -62,8 +62,9 @@ def indexes(file: Path) -> tuple[Index, ...]:
 def finish(file: Path) -> int:
     """Take steps until there is nothing to do. Returns their number."""
     steps = 0
-    while apply_all(file, IndexWork(rows=3))[0]:
-        steps += 1
+    with committed(file) as tx:
+        while IndexWork(rows=3).apply(tx):
+            steps += 1
     return steps
 
 
