@@ -19,6 +19,7 @@ from paperdb_trio.logs import SparingLog
 from paperdb_trio.measures import Family, Sample, counter, gauge
 from paperdb_trio.model import Change, new_id
 from paperdb_trio.store.protocol import Store
+from paperdb_trio.store.refusals import shutting_down
 from paperdb_trio.store.webhook_changes import BeginWebhooks
 from paperdb_trio.store.webhooks import Webhook
 
@@ -75,7 +76,8 @@ class Webhooks:
                 self._term, self._version = term, -1
             found = await self._store.webhooks(self._version)
         except ApiError as error:
-            sparing_log.warning("could not check for changes of webhooks: %s", error)
+            if error.code != shutting_down().code:
+                sparing_log.warning("could not check for changes of webhooks: %s", error)
             return None
         if found is None:
             return None

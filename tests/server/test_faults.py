@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,7 @@ def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyP
     with ExitStack() as stack:
         one = Starting(stack).supervisor
         one._board = Board(2, 10)
-        one._passages = [Passage() for _ in range(2)]
+        one._passages = [stack.enter_context(closing(Passage())) for _ in range(2)]
         one._control, _ = map(stack.enter_context, socket.socketpair())
         one._due[0] = 0.0
         monkeypatch.setattr(os, "fork", fork)
