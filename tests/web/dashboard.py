@@ -6,6 +6,7 @@ Rules: a person's way where there is one (clicks, keys); what a person sees is w
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from tests.conftest import Server, wait_until
@@ -89,3 +90,12 @@ def fits_a_phone(page: Page) -> bool:
     width = page.run("document.documentElement.scrollWidth")
     page.call("Emulation.clearDeviceMetricsOverride")
     return bool(width <= 360)
+
+
+def upload(page: Page, file: Path) -> None:
+    click(page, "Import")
+    page.wait(f"{DIALOG}?.querySelector('[type=file]') !== null")
+    root = page.call("DOM.getDocument")["root"]["nodeId"]
+    node = page.call("DOM.querySelector", nodeId=root, selector="[type=file]")["nodeId"]
+    page.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+    click(page, "Import", DIALOG)

@@ -13,7 +13,7 @@ from paperdb_trio.rest.pages import PAGE_HEADERS
 from paperdb_trio.web import assets
 from tests.conftest import Server, StartServer, wait_until
 from tests.web.cdp import Browser, Page
-from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, sign_in, visit
+from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, sign_in, upload, visit
 
 MAX_WEIGHT = 300_000
 """Bytes of the page with all that it loads, compressed."""
@@ -177,15 +177,6 @@ def download(page: Page, folder: Path, label: str, name: str) -> bytes:
     file = folder / name
     wait_until(lambda: file.exists() and not list(folder.glob("*.crdownload")))
     return file.read_bytes()
-
-
-def upload(page: Page, file: Path) -> None:
-    click(page, "Import")
-    page.wait(f"{DIALOG}?.querySelector('[type=file]') !== null")
-    root = page.call("DOM.getDocument")["root"]["nodeId"]
-    node = page.call("DOM.querySelector", nodeId=root, selector="[type=file]")["nodeId"]
-    page.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
-    click(page, "Import", DIALOG)
 
 
 def test_what_is_exported_can_be_imported_and_deleted(

@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from tests.conftest import Server, StartServer, receive
 from tests.hooks.receiver import receiving
 from tests.web.cdp import Browser, Page
-from tests.web.dashboard import DIALOG, LIVE, ROWS, admin_key, click, fill, sign_in, visit
+from tests.web.dashboard import DIALOG, LIVE, ROWS, admin_key, click, fill, sign_in, upload, visit
 
 EVIL = """'"><img src=x onerror=bad()><svg onload=bad()><iframe srcdoc='<script>bad()</script>'>"""
 FIELD = "<img src=x onerror=bad()>"
@@ -121,12 +121,7 @@ def test_what_others_store_stays_text_for_an_operator(
         page.press("Escape")
         refused = tmp_path / "<img src=x onerror=bad()>.csv"
         refused.write_text(f'_id,"{EVIL.replace(chr(34), chr(34) * 2)}"\n"{IN_URL}",1\n{IN_URL},2\n', "utf-8")
-        click(page, "Import")
-        page.wait(f"{DIALOG}?.querySelector('[type=file]') !== null")
-        root = page.call("DOM.getDocument")["root"]["nodeId"]
-        node = page.call("DOM.querySelector", nodeId=root, selector="[type=file]")["nodeId"]
-        page.call("DOM.setFileInputFiles", files=[str(refused)], nodeId=node)
-        click(page, "Import", DIALOG)
+        upload(page, refused)
         harmless(page, f"{DIALOG}.innerText.includes('2 refused')")
 
 
