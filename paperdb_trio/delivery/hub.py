@@ -420,6 +420,7 @@ class Hub:
                             await self._turn.pass_on()
                     if self._turn.is_over():  # there may be as many feeds as subscribers
                         await self._turn.pass_on()
+            _count(database, own)
             database.published = own[-1].seq
             database.publishing = False
             for feed, _ in plan:
@@ -428,7 +429,6 @@ class Hub:
             database.deliveries += offered
             database.live_bytes += size
             self.deliveries += offered
-            _count(database, own)
         self.published_changes += len(changes)
         if self._turn.is_over():
             await self._turn.pass_on()

@@ -19,7 +19,6 @@ from paperdb_trio.logs import SparingLog
 from paperdb_trio.measures import Family, Sample, counter, gauge
 from paperdb_trio.model import Change, new_id
 from paperdb_trio.store.protocol import Store
-from paperdb_trio.store.refusals import shutting_down
 from paperdb_trio.store.webhook_changes import BeginWebhooks
 from paperdb_trio.store.webhooks import Webhook
 
@@ -76,7 +75,7 @@ class Webhooks:
                 self._term, self._version = term, -1
             found = await self._store.webhooks(self._version)
         except ApiError as error:
-            if error.code != shutting_down().code:
+            if error.code != "SHUTTING_DOWN":
                 sparing_log.warning("could not check for changes of webhooks: %s", error)
             return None
         if found is None:
