@@ -115,13 +115,18 @@ def _ids(prefix: str) -> Iterator[str]:
             yield begin + ending
 
 
+def client_of(request: Request, limits: Limits) -> str:
+    """The address of the client, behind trusted proxies."""
+    return limits.client_address(request.peer, request.headers.get("x-forwarded-for"))
+
+
 def described(request: Request, limits: Limits) -> dict[str, Any]:
     """The fields of a log line about a request. Never a query string: it may hold a token."""
     fields: dict[str, Any] = {
         "request": request.id,
         "method": request.method,
         "path": request.path[:200],
-        "address": limits.client_address(request.peer, request.headers.get("x-forwarded-for")),
+        "address": client_of(request, limits),
     }
     if request.route:
         fields["route"] = request.route

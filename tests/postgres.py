@@ -138,6 +138,13 @@ class Postgres:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return name
 
+    @contextmanager
+    def copied(self, template: str) -> Iterator[str]:
+        """The URL of a copy, which is dropped at the end."""
+        name = self.new(template)
+        yield self.url(name)
+        self.drop(name)
+
     def drop(self, database: str) -> None:
         """Also ends the sessions in it."""
         with self.connect() as connection:

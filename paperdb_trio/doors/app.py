@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.exchanges import client_of
 from paperdb_trio.net.cors import refusal
 from paperdb_trio.net.messages import (
     REQUEST,
@@ -66,8 +67,7 @@ def create_app(services: Services) -> QuartTrio:
                 refused = error_response(error)
                 refused.headers["X-Request-Id"] = own.id
                 return _quart(refused)
-            address = services.limits.client_address(own.peer, own.headers.get("x-forwarded-for"))
-            events = event_pages(services, response, address)
+            events = event_pages(services, response, client_of(own, services.limits))
             return QuartResponse(events, response.status, response.headers)
         return _quart(response)
 

@@ -17,6 +17,7 @@ from paperdb_trio.delivery.readers import Reader
 from paperdb_trio.delivery.topics import Asked
 from paperdb_trio.delivery.views import page_text
 from paperdb_trio.errors import ApiError, bad_request
+from paperdb_trio.exchanges import client_of
 from paperdb_trio.json_input import parse_json
 from paperdb_trio.net.messages import EventStream, Response, json_response
 from paperdb_trio.rest.call import Call
@@ -65,8 +66,7 @@ async def changes(call: Call) -> Response:
     while page.expired and "since" not in query:  # trimmed meanwhile; the client asked for the oldest
         page = await services.store.page(database.id, page.trimmed, interest, text, limit)
     if wait and not page.events and not page.expired:
-        request = call.request
-        address = services.limits.client_address(request.peer, request.headers.get("x-forwarded-for"))
+        address = client_of(call.request, services.limits)
         behind = not page.reached_end
         reader = Reader("poll", address, grant, services.hub, topic, page.position, behind)
         with (

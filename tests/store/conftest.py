@@ -35,9 +35,8 @@ def template(postgres: Postgres) -> str:
 @pytest.fixture
 def postgres_url(postgres: Postgres, template: str) -> Iterator[str]:
     """A new, set-up PostgreSQL database."""
-    name = postgres.new(template)
-    yield postgres.url(name)
-    postgres.drop(name)
+    with postgres.copied(template) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

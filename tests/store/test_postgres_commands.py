@@ -55,9 +55,8 @@ def filled(postgres: Postgres, template: str) -> str:
 @pytest.fixture
 def url(postgres: Postgres, filled: str) -> Iterator[str]:
     """A copy of it."""
-    name = postgres.new(filled)
-    yield postgres.url(name)
-    postgres.drop(name)
+    with postgres.copied(filled) as url:
+        yield url
 
 
 @pytest.fixture
