@@ -119,7 +119,8 @@ CASES = {
     "a token that was asked for earlier, and comes later, replaces no other": """
         const asked = [];
         const getToken = () => new Promise((give) => asked.push((rule) => {
-          const claims = { collections: { a: { filter: { rule } } }, iat: Date.now() / 1000, exp: Date.now() / 1000 + 900 };
+          const iat = Date.now() / 1000;
+          const claims = { collections: { a: { filter: { rule } } }, iat, exp: iat + 900 };
           give(`e30.${btoa(JSON.stringify(claims)).replace(/=/g, "")}.x`);
         }));
         const rules = [];
