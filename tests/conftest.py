@@ -43,7 +43,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
 
-START_SECONDS = 20
+START_SECONDS = 60
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of `http://`. By default httpx reads all CA certificates for each client: 30 ms."""
