@@ -187,6 +187,10 @@ def test_a_webhook_that_fails_is_seen_and_goes_on(page: Page, server: Server, co
         click(page, "Try again", row)
         page.wait(f"{row}.innerText.includes('live') && !{row}.innerText.includes('none yet')")
         assert receiver.await_events(1)[0]["data"]["room"] == EVIL
+        click(page, "Pause", row)
+        page.wait(f"{row}.innerText.includes('paused')")
+        click(page, "Resume", row)
+        page.wait(f"{row}.innerText.includes('live')")
         click(page, "Remove", row)
         click(page, "Remove it", DIALOG)
         page.wait(f"{row} === undefined")

@@ -13,7 +13,7 @@ import { planDialog } from "./plan.js";
 import { schemaDialog } from "./schema.js";
 import { exportDialog, importDialog } from "./transfer.js";
 import { pathOf } from "./session.js";
-import { actions, button, complain, confirm, dialog, field, number, say, sentence } from "./ui.js";
+import { actions, button, complain, confirm, dialog, field, number, placeAfter, say, sentence } from "./ui.js";
 import { every, showAgain } from "./table.js";
 import { watch } from "./watch.js";
 
@@ -39,6 +39,7 @@ export function documents(context) {
   const shown = isName ? collectionView(context, name, list) : fixed(name === undefined ? welcome(session) : unknown(name));
   return {
     element: h("div", { class: `documents${name ? " chosen" : ""}` }, list.element, shown.element),
+    start: isName ? shown.element : undefined,
     close: () => {
       list.close();
       shown.close();
@@ -56,10 +57,24 @@ const unknown = (name) => h("p", { class: "note bad" }, `There can be no collect
 // --- the list of collections ---------------------------------------------------------------------
 
 function collectionList({ session, address, go }, current) {
-  const items = h("ol", { "aria-label": "Collections" });
+  const items = h("ol", { "aria-label": "Collections", onkeydown: move, onfocusin: ({ target }) => reach(target) });
   const listeners = new Set();
   let all = [];
   let isOver = false;
+
+  const links = () => [...items.querySelectorAll("a")];
+
+  /** One link is in the order of the Tab key; arrows move between them: there may be hundreds. */
+  function reach(link) {
+    for (const one of links()) one.tabIndex = one === link ? 0 : -1;
+  }
+
+  function move(event) {
+    const to = placeAfter(event.key, links().indexOf(event.target), links().length);
+    if (to === undefined) return;
+    event.preventDefault();
+    links()[to].focus();
+  }
 
   async function refresh() {
     try {
@@ -73,6 +88,7 @@ function collectionList({ session, address, go }, current) {
     showAgain(items, rows.length === 0 && h("li", { class: "hint" }, "There are none yet."), rows.map(({ name, count }) =>
       h("li", {}, h("a", { href: address("documents", [name]), "aria-current": name === current && "page" },
         h("span", {}, name), h("span", {}, count === null ? "" : number(count))))));
+    if (!items.contains(document.activeElement)) reach(items.querySelector("[aria-current]") ?? links()[0]);
     for (const listener of listeners) listener(all);
     return undefined;
   }
@@ -343,7 +359,7 @@ function collectionView(context, name, list) {
 
   const element = h(
     "section",
-    { class: "stack", "aria-label": `Collection ${name}` },
+    { class: "stack", "aria-label": `Collection ${name}`, tabindex: "-1" },
     h("div", { class: "head" },
       h("a", { class: "button quiet to-collections", href: "#/documents" }, icon("left"), "Collections"),
       h("h1", {}, name), count, status, h("span", { class: "space" }),

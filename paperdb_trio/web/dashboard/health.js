@@ -7,9 +7,9 @@
 import { chart } from "./chart.js";
 import { h, put, show } from "./dom.js";
 import { Measures, rate } from "./measures.js";
-import { SIGNS, state } from "./signs.js";
+import { SIGNS, milliseconds, percent, state } from "./signs.js";
 import { every, showAgain, table } from "./table.js";
-import { button, moment, number, say, sentence } from "./ui.js";
+import { button, bytes, moment, number, say, sentence } from "./ui.js";
 
 const LOOK_MS = 2000;
 /** Looks that are kept: five minutes. */
@@ -27,6 +27,7 @@ export function health({ session, address }) {
   const facts = h("p", { class: "hint" });
   const slow = h("div", { class: "stack" });
   const busy = h("div", { class: "stack" });
+  const each = h("div", { class: "stack" });
 
   async function look() {
     const about = await session.get("/admin.v1/health");
@@ -34,7 +35,7 @@ export function health({ session, address }) {
     show(notice, trouble(now));
     tell(about, now);
     showSlow(about.slowQueries);
-    looks.push({ at: performance.now(), measures: now });
+    looks.push({ at: performance.now(), measures: now, processes: about.processes });
     if (looks.length > KEPT) looks.shift();
     const before = looks.length > 1 ? looks.at(-1 - Math.min(WINDOW, looks.length - 1)) : null;
     const seen = { now, before: before?.measures, seconds: before && (looks.at(-1).at - before.at) / 1000 };
@@ -47,6 +48,7 @@ export function health({ session, address }) {
       cards[at].show(history[at]);
     }
     showBusy(seen);
+    showProcesses(about.processes, before?.processes ?? [], seen.seconds);
   }
 
   function trouble(now) {
@@ -87,11 +89,21 @@ export function health({ session, address }) {
       ]), "Nothing has changed since the start."));
   }
 
+  /** What each process of a server has to do. Of a single one, the charts say it. */
+  function showProcesses(now, before, seconds) {
+    if (now.length < 2) return;
+    const known = new Map(before.map((one) => [one.name, one.cpuSeconds]));
+    showAgain(each, h("h2", {}, "Processes"), table("Processes", ["Process", "CPU, of one core", "Memory", "Connections", "Longest loop delay"], now.map((one) => {
+      const used = one.cpuSeconds - (known.get(one.name) ?? Infinity);
+      return [one.name, used >= 0 ? percent(used / seconds) : "", bytes(one.memoryBytes), number(one.connections), milliseconds(one.maxLoopDelaySeconds)];
+    })));
+  }
+
   const end = every(LOOK_MS, look, (error) => show(notice, h("p", { class: "note bad" }, sentence(error))));
   return {
     element: h("section", { class: "stack", "aria-label": "Health" },
       put(h("div", { class: "head" }), h("h1", {}, "Health"), facts, h("div", { class: "row" }, jump("Busiest collections", busy), jump("Slow queries", slow))),
-      notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), busy, h("h2", {}, "Slow queries"), slow),
+      notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), each, busy, h("h2", {}, "Slow queries"), slow),
     close: end,
   };
 }

@@ -10,8 +10,8 @@ import { rate } from "./measures.js";
 import { bytes, number } from "./ui.js";
 
 const perSecond = (value) => (value < 10 ? value.toLocaleString("en", { maximumFractionDigits: 1 }) : number(Math.round(value)));
-const milliseconds = (value) => `${(value * 1000).toLocaleString("en", { maximumFractionDigits: value < 0.01 ? 2 : 0 })} ms`;
-const percent = (value) => `${Math.round(100 * value)} %`;
+export const milliseconds = (value) => `${(value * 1000).toLocaleString("en", { maximumFractionDigits: value < 0.01 ? 2 : 0 })} ms`;
+export const percent = (value) => `${Math.round(100 * value)} %`;
 const counter = (name, { now, before, seconds }) => [rate(name, now, before, seconds)];
 const gauge = (labels) => (name, { now }) => [now.value(name, labels)];
 const most = (name, { now }) => [Math.max(...now.all(name).map(({ value }) => value))];
@@ -82,9 +82,9 @@ export const SIGNS = [
     names: ["paperdb_residual_queries"],
     of: gauge({}),
     unit: number,
-    warn: 100,
+    warn: 80,
     bad: 1_000,
-    what: "Live queries that no index finds. Each change is held against all of them.",
+    what: "Live queries that no index finds. Each change is held against all of them. Beyond --max-residual-queries (100) of a database, new ones are refused.",
     todo: "Add a condition to their filters that every match satisfies, such as equality on a field.",
   },
   {
@@ -161,7 +161,7 @@ export const SIGNS = [
     warn: 0,
     bad: 9,
     what: "They try again, or gave up.",
-    todo: "Access shows the last failure of each. A dead one goes on once somebody lets it try again.",
+    todo: "Access shows the last failure of each. A dead one goes on once somebody resumes it.",
     link: ["access", ["webhooks"]],
   },
 ];
