@@ -15,7 +15,7 @@ import { live } from "./live.js";
 import { Session, all, server } from "./session.js";
 import { nextTheme, themeButton } from "./theme.js";
 import { tokens } from "./tokens.js";
-import { complain, sentence } from "./ui.js";
+import { complain, sentence, time } from "./ui.js";
 
 /** `isFor(session)`: whether there is the part. */
 const PARTS = [
@@ -120,7 +120,7 @@ function banner() {
   if (signedIn === null) return null;
   const { subject, exp } = session.claims;
   const who = subject ? `the token of ${subject}` : "a token";
-  const until = exp ? `, which ends at ${new Date(exp * 1000).toLocaleTimeString()}` : "";
+  const until = exp ? `, which ends at ${time(exp * 1000)}` : "";
   const back = h("button", { type: "button", onclick: asMyself }, "Back to my key");
   return h("div", { class: "banner", role: "note" }, h("span", {}, `You see the data as ${who}${until}.`), back);
 }
@@ -135,7 +135,7 @@ function frame() {
     h("li", {}, h("a", { href: `#/${id}`, id: `to-${id}` }, icon(id), h("span", {}, label))),
   );
   const title = h("a", { class: "brand", href: "#/" }, "PaperDB");
-  const kind = h("span", { class: "badge" }, session.kind === "token" ? "token" : `${session.kind} key`);
+  const kind = h("span", { class: "badge kind" }, session.kind === "token" ? "token" : `${session.kind} key`);
   const where = session.kind === "admin" ? databaseChoice() : session.me && h("span", { class: "badge" }, session.me.database);
   show(
     app,

@@ -36,7 +36,7 @@ export function documents(context) {
   const fixed = (element) => ({ element, close: () => {} });
   const isName = NAME.test(name ?? "");
   const list = collectionList(context, isName ? name : undefined);
-  const shown = isName ? collectionView(context, name, list) : fixed(name === undefined ? welcome(session) : unknown(name));
+  const shown = isName ? collectionView(context, name, list) : fixed(name === undefined ? welcome(session, list) : unknown(name));
   return {
     element: h("div", { class: `documents${name ? " chosen" : ""}` }, list.element, shown.element),
     start: isName ? shown.element : undefined,
@@ -47,10 +47,17 @@ export function documents(context) {
   };
 }
 
-const welcome = ({ canWrite }) =>
-  h("div", { class: "empty panel" },
-    h("h1", {}, "Choose a collection"),
-    h("p", {}, canWrite ? "A collection is made by its first document." : "This credential reads only."));
+function welcome({ canWrite, isFull }, list) {
+  const title = h("h1", {}, "Choose a collection");
+  const first = h("div", { hidden: true }, button("Insert the first document", list.create, { class: "primary" }));
+  list.listen((all) => {
+    const isNone = isFull && all.length === 0;
+    title.textContent = isNone ? "There are no collections yet" : "Choose a collection";
+    first.hidden = !isNone;
+  });
+  return h("div", { class: "empty panel" }, title,
+    h("p", {}, canWrite ? "A collection is made by its first document." : "This credential reads only."), first);
+}
 
 const unknown = (name) => h("p", { class: "note bad" }, `There can be no collection of the name '${name}'.`);
 
@@ -117,6 +124,7 @@ function collectionList({ session, address, go }, current) {
   return {
     element: h("aside", { class: "collections", "aria-label": "Collections" }, head, items),
     refresh,
+    create,
     get: (name) => all.find((one) => one.name === name),
     listen: (listener) => listeners.add(listener),
     close: () => {

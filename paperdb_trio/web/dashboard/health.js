@@ -68,9 +68,9 @@ export function health({ session, address }) {
   }
 
   function showSlow(queries) {
-    showAgain(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Found by", "Documents", null], queries.map((one) => [
-      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort && h("code", {}, one.sort),
-      one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(one.documents),
+    showAgain(slow, table("Slow queries, those first that took most together", ["Collection", "Filter", "Sort", "Found by", "Times", "Longest", "Last", null], alike(queries).map(({ last: one, times, longest }) => [
+      `${one.database} / ${one.collection}`, h("code", {}, one.filter), one.sort && h("code", {}, one.sort),
+      one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(times), `${number(longest)} ms`, moment(one.at),
       one.suggestion ? button(`Make the index ${one.suggestion}`, () => makeIndex(session, one)) : "",
     ]), "There were none (--slow-query-ms)."));
   }
@@ -108,6 +108,17 @@ export function health({ session, address }) {
   };
 }
 
+/** Queries that differ in their values only, together. The newest come first. */
+function alike(queries) {
+  const found = new Map();
+  for (const one of queries) {
+    const shape = JSON.stringify([one.database, one.collection, one.filter, one.sort, one.index, one.suggestion]);
+    const of = found.get(shape) ?? { last: one, times: 0, longest: 0, sum: 0 };
+    found.set(shape, { ...of, times: of.times + 1, longest: Math.max(of.longest, one.ms), sum: of.sum + one.ms });
+  }
+  return [...found.values()].sort((one, other) => other.sum - one.sum);
+}
+
 const jump = (label, element) => button(`${label} ↓`, () => element.scrollIntoView({ block: "center" }), { class: "quiet" });
 
 /** Seconds, for a person. */
@@ -135,7 +146,8 @@ function card(sign, address) {
     element: h("article", { class: "panel card", "aria-label": sign.name }, h("div", { class: "row" }, h("h2", {}, sign.name), badge), value, plot.element, todo, help),
     show(samples) {
       const last = samples.at(-1);
-      const words = last.map((one) => (one === null || one === undefined ? "none" : sign.unit(one))).join(" / ");
+      const none = samples.length > 1 ? sign.none ?? "none" : "…"; // a rate needs two looks
+      const words = last.every((one) => one === null) ? none : last.map((one) => (one === null ? none : sign.unit(one))).join(" / ");
       value.textContent = words;
       const lines = last.map((_, at) => samples.map((sample) => sample[at] ?? null));
       plot.show(lines, `${sign.name}, last five minutes; now ${words}`, sign.unit);

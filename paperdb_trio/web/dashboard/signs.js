@@ -3,7 +3,7 @@
  *
  * Law: a table. `names` are measures, of which the first that the server shows is taken: those of the whole server for an admin
  * key, those of its database for a secret key. `of(name, {now, before, seconds})` gives a number for each line, null for one that
- * is not known. `warn` and `bad` are bounds for the last of them; `below`: it is bad beneath them.
+ * is not known, and `none` says what that means. `warn` and `bad` are bounds for the last of them; `below`: it is bad beneath them.
  */
 
 import { rate } from "./measures.js";
@@ -148,6 +148,7 @@ export const SIGNS = [
       return [every > 0 ? Math.max(Date.now() / 1000 - now.value(name), 0) / every : null];
     },
     unit: (value) => (value < 1000 ? `${value.toFixed(1)} intervals ago` : "never"),
+    none: "not set up",
     warn: 2,
     bad: 3,
     what: "Since the server last made a backup by itself, in intervals of --backup-every.",
