@@ -77,15 +77,14 @@ export function health({ session, address }) {
 
   function showBusy({ now, before, seconds }) {
     const name = "paperdb_collection_changes_total";
-    if (!before) return undefined;
     const sizes = new Map(now.all("paperdb_collection_documents").map(({ labels, value }) => [`${labels.database}/${labels.collection}`, value]));
     const rows = now.all(name).map(({ labels }) => ({
       labels, now: rate(name, now, before, seconds, labels), total: now.value(name, labels), size: sizes.get(`${labels.database}/${labels.collection}`),
     }));
     rows.sort((one, other) => other.now - one.now || other.total - one.total);
-    return showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start", "Documents"],
+    showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start", "Documents"],
       rows.slice(0, BUSIEST).map(({ labels, now: current, total, size }) => [
-        h("span", {}, `${labels.database} / ${labels.collection || "others"}`), (current ?? 0).toFixed(1), number(total), size === undefined ? "" : number(size),
+        h("span", {}, `${labels.database} / ${labels.collection || "others"}`), current === null ? "…" : current.toFixed(1), number(total), size === undefined ? "" : number(size),
       ]), "Nothing has changed since the start."));
   }
 
