@@ -25,8 +25,10 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Final
 
+ROOT: Final = Path(__file__).parents[1]
 PYTHON: Final = [sys.executable, "-m", "paperdb_trio"]
 PRELOADED: Final = (
     *("paperdb_trio.cli", "paperdb_trio.server.supervisor", "paperdb_trio.client"),
@@ -34,7 +36,7 @@ PRELOADED: Final = (
     *("cryptography.x509", "quart_trio", "hypercorn.trio.tcp_server"),  # TLS, HTTP/2
 )
 
-OPTIONS: Final = {"stdin", "stdout", "stderr", "text", "env", "cwd"}
+OPTIONS: Final = {"stdin", "stdout", "stderr", "text", "env", "cwd", "start_new_session"}
 """The options of `Popen` that a fork can have."""
 
 FREE: Final = ("PAPERDB_", "PYTEST_", "PYTHONFAULTHANDLER")
@@ -52,6 +54,7 @@ class Popen(subprocess.Popen[Any]):
 
     def __init__(self, args: list[str], **options: Any) -> None:
         self._plain = args[:3] == PYTHON and options.keys() <= OPTIONS
+        self._leads = options.get("start_new_session", False)
         super().__init__(args, **options)
 
     def _execute_child(self, *details: Any) -> None:
@@ -65,6 +68,7 @@ class Popen(subprocess.Popen[Any]):
             "arguments": args[3:],
             "env": dict(os.environ if env is None else env),
             "cwd": os.path.abspath(cwd or "."),
+            "leads": self._leads,
         }
         try:
             self.pid = zygote.fork(
@@ -95,7 +99,7 @@ class _Zygote:
         with theirs:
             number = theirs.fileno()
             command = [sys.executable, "-m", "tests.zygote", str(number)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number])
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number], cwd=ROOT)
         atexit.register(self._end)
 
     def is_like(self, environment: Any) -> bool:
@@ -172,6 +176,8 @@ def _serve(requests: socket.socket) -> bool:
 
 def _become(request: dict[str, Any], files: list[int]) -> None:
     """What a new process would begin with."""
+    if request["leads"]:
+        os.setsid()
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
