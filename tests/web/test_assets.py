@@ -103,6 +103,7 @@ def test_texts_are_compressed_for_who_takes_that(server: Server, accepted: str, 
         again = httpx.get(url, headers={**headers, "If-None-Match": tag})
         assert (again.status_code, again.content) == (304, b"")
         assert again.headers["etag"] == found.headers["etag"]
+        assert "content-encoding" not in again.headers
     assert "content-encoding" not in httpx.get(f"{server.url}{assets.TARBALL}", headers=headers).headers
 
 

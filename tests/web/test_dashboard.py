@@ -59,6 +59,7 @@ def test_from_signing_in_to_a_change_by_keyboard_alone(
         page.press("Enter")
         page.wait(f"{focused}.getAttribute('aria-label') === 'Collection {collection}'")
         page.press("Tab", modifiers=SHIFT)  # back to the collections, which are one step however many there are
+        assert page.run(f"{focused}.firstChild.innerText") == collection
         for key, name in (("ArrowDown", f"{collection}-2"), ("ArrowUp", collection)):
             page.press(key)
             assert page.run(f"{focused}.firstChild.innerText") == name
