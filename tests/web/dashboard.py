@@ -20,8 +20,10 @@ DIALOG = "[...document.querySelectorAll('dialog')].at(-1)"
 
 
 LABEL = """(one.getAttribute("aria-label") ?? one.labels[0]?.innerText ?? "").trim()"""
+SCOPE = f"{DIALOG} ? {{ include: [{DIALOG}, document.getElementById('toasts')] }} : document"
+"""What somebody can use now: a dialog, or the page."""
 VIOLATIONS = """
-    axe.run(document, { resultTypes: ["violations"], ...%s }).then(({ violations }) => violations
+    axe.run(%s, { resultTypes: ["violations"], ...%s }).then(({ violations }) => violations
       .filter(({ impact }) => impact === "serious" || impact === "critical")
       .map(({ id, nodes }) => [id, nodes.slice(0, 3).map((node) => node.html + node.failureSummary)]))"""
 
@@ -81,7 +83,7 @@ def barriers(page: Page) -> list[Any]:
     found = []
     for is_dark, rules in ((False, "{}"), (True, '{ runOnly: ["color-contrast"] }')):
         dark(page, is_dark)
-        found += page.run(VIOLATIONS % rules)
+        found += page.run(VIOLATIONS % (SCOPE, rules))
     return found
 
 

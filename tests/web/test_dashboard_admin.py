@@ -222,6 +222,7 @@ def test_health_moves_and_says_what_is_slow(
             assert page.run("document.querySelector('.list').innerText").count(collection) == 1
             (query,) = page.run(f"{TABLE}.filter((row) => row.includes('no index'))")  # one row for both
             assert query.startswith(f'default / {collection} {{"{EVIL}":"?"}} n no index 2 ')
-            assert barriers(page) == []
-            assert fits_a_phone(page)
+            if key != server.key:  # which sees the same with fewer cards
+                assert barriers(page) == []
+                assert fits_a_phone(page)
             assert page.complaints == []
