@@ -62,8 +62,9 @@ from paperdb_trio.store.webhook_changes import (
     AddWebhook,
     BeginWebhooks,
     KeepProgress,
+    PauseWebhook,
     RemoveWebhook,
-    ReviveWebhook,
+    ResumeWebhook,
 )
 from paperdb_trio.store.webhooks import Progress, Webhook
 from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_file
@@ -508,14 +509,20 @@ async def test_a_webhook_that_began_anew_keeps_no_progress_of_before(opened: Reo
         progress = Progress(1, 7, 2, "é", 3, 4, 5)
         await store.submit(KeepProgress(webhook.id, 0, progress))
         assert await store.webhooks(version) is None
-        for begin in (ReviveWebhook("me", webhook.id), BeginWebhooks()):
+        assert (await store.webhook_infos())[0].state == "dead"
+        for begin, state in (
+            (PauseWebhook("me", webhook.id), "paused"),
+            (ResumeWebhook("me", webhook.id), "live"),
+            (BeginWebhooks(), "live"),
+        ):
             before = await kept(store, webhook.id)
             await store.submit(begin)
             keep = KeepProgress(webhook.id, before.generation, Progress(cursor=9))
             assert (await refused(store, keep))[1] == "CONFLICT"
             now = await kept(store, webhook.id)
             assert now.generation == before.generation + 1
-            assert now.progress.until == 7
+            assert (now.progress.until, now.progress.state) == (7, state)
+            assert (await store.webhook_infos())[0].state == state
         assert now.progress == Progress(1, 7, delivered_at=4)
         infos = await store.webhook_infos()
         assert [(info.state, info.lag_changes) for info in infos] == [("live", 0)] * 2
