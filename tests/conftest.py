@@ -43,7 +43,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
 
-START_SECONDS = 20
+START_SECONDS = 60
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of `http://`. By default httpx reads all CA certificates for each client: 30 ms."""
@@ -94,9 +94,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`-n auto`: one more than there are cores, because tests wait, too. Idle workers help busy ones."""
+    """`-n auto`: twice as many as there are cores, because tests wait, too. Idle workers help busy ones."""
     config.option.dist = "worksteal"
-    return len(os.sched_getaffinity(0)) + 1
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
