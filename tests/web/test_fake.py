@@ -436,6 +436,32 @@ CASES = {
         four.live.close();
         assert.deepEqual(ended(), ["q", "another"]);
     """,
+    "a cursor of a page that another token does not accept": """
+        const pages = {
+          "": [200, { documents: [{ _id: "1" }, { _id: "2" }], hasMore: true, next: "old", seq: 1 }],
+          old: [400, { error: "Invalid after", code: "INVALID_CURSOR" }],
+        };
+        const asked = [];
+        const fetch = async (url) => {
+          const after = new URL(url).searchParams.get("after") ?? "";
+          asked.push(after);
+          const [status, body] = pages[after];
+          return new Response(JSON.stringify(body), { status });
+        };
+        const { db } = connect({ fetch });
+        const live = db.a.live({ limit: 1 });
+        live.subscribe(() => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        const { ref } = latest().sent.find(({ action }) => action === "subscribe");
+        await latest().say({ type: "subscribed", query: "q", seq: 1, ref });
+        await settle();
+        assert.deepEqual([asked, live.get().status], [["", "old"], "stale"]);
+        pages[""] = [200, { documents: ["1", "2", "3"].map((_id) => ({ _id })), hasMore: false, seq: 2 }];
+        await pass(3_000);
+        const { status, error, documents, hasMore } = live.get();
+        assert.deepEqual([asked, status, error, documents.length, hasMore], [["", "old", ""], "live", null, 1, true]);
+    """,
 }
 
 
