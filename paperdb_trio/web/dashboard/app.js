@@ -6,14 +6,14 @@
  * begins, if that is not the whole element.
  */
 
-import { h, icon, isPlain, put, show } from "./dom.js";
+import { h, icon, put, show } from "./dom.js";
 import { access } from "./access.js";
 import { documents } from "./documents.js";
 import { health } from "./health.js";
 import { inspector } from "./inspector.js";
 import { live } from "./live.js";
 import { Session, all, server } from "./session.js";
-import { nextTheme, themeButton } from "./theme.js";
+import { themeButton } from "./theme.js";
 import { tokens } from "./tokens.js";
 import { complain, sentence, time } from "./ui.js";
 
@@ -259,9 +259,6 @@ addEventListener("hashchange", navigate);
 document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault(); // the address says what is shown
   begin();
-});
-addEventListener("keydown", (event) => {
-  if (event.key === "t" && isPlain(event) && event.target === document.body) nextTheme();
 });
 
 const remembered = Session.remembered();
