@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.baseline import bare_loop
 from bench.clients import Http, receive, request_bytes
+from bench.machine import CLIENT_CORE, SERVER_CORE
 from bench.readers import Readers, client_tls, token, websocket
 from bench.server import Process, paperdb
 
@@ -55,11 +56,18 @@ class Audience:
 
     def round(self, events: int = 1) -> float:
         """Seconds of CPU for `events` events to every subscriber."""
+        return sum(self.spent(events))
+
+    def spent(self, events: int = 1) -> list[float]:
+        """The same, of each process."""
+        process = self._service.process
         target = self._readers.received + self._size * self.connections * events
-        before = self._service.process.settled_cpu()
+        process.settled_cpu()
+        before = process.cpus()
         self._service.publish(events)
         self._readers.until(target)
-        return self._service.process.settled_cpu() - before
+        process.settled_cpu()
+        return [after - at for after, at in zip(process.cpus(), before, strict=True)]
 
     def close(self) -> None:
         self._readers.close()
@@ -117,11 +125,14 @@ class PaperDb:
 
 @contextmanager
 def paperdb_service(
-    text: str = TEXT, collections: int = 1, tls: tuple[Path, Path] | None = None
+    text: str = TEXT, collections: int = 1, tls: tuple[Path, Path] | None = None, workers: int = 1
 ) -> Iterator[PaperDb]:
-    """A server of its own, with TLS if `tls` names a certificate and a key. Raises NotSupported."""
+    """A server of its own, with TLS if `tls` names a certificate and a key. Several workers run on the clients'
+    core, too. Raises NotSupported."""
     options = ["--tls-cert", str(tls[0]), "--tls-key", str(tls[1])] if tls else []
-    with paperdb(*options) as server:
+    if workers > 1:
+        options += ["--workers", str(workers)]
+    with paperdb(*options, cores=(SERVER_CORE,) if workers == 1 else (SERVER_CORE, CLIENT_CORE)) as server:
         running = PaperDb(server, text, collections, client_tls() if tls else None)
         yield running
         running.close()
@@ -147,12 +158,21 @@ class Deliveries:
     """The insert and its deliveries."""
     net: list[float] = field(default_factory=list)
     """The same, without the cost of that round's insert."""
+    busiest: list[float] = field(default_factory=list)
+    """With two workers, the insert and its deliveries: of the process that had most to do."""
 
 
 def measure(
-    connections: int, events: int, rounds: int, *, text: str = TEXT, collections: int = 1
+    connections: int,
+    events: int,
+    rounds: int,
+    *,
+    text: str = TEXT,
+    collections: int = 1,
+    workers: bool = False,
 ) -> Deliveries:
-    """PaperDB, the same inserts without subscribers, and the bare loop (which writes one event), in turn."""
+    """PaperDB, the same inserts without subscribers, the bare loop (which writes one event), and, if asked for,
+    PaperDB with two workers, in turn."""
     found = Deliveries()
     with ExitStack() as stack:
         bare = stack.enter_context(bare_loop(connections))
@@ -160,10 +180,16 @@ def measure(
         frame = ours.frame()
         audience = Audience(ours.service, connections)
         stack.callback(audience.close)
+        beside = None
+        if workers:
+            service = stack.enter_context(paperdb_service(text, collections, workers=2)).service
+            beside = Audience(service, connections)
+            stack.callback(beside.close)
         deliveries = connections * events
         for turn in range(rounds + 1):
             insert = ours.alone(events) * 1e6
             whole = audience.round(events) * 1e6
+            busiest = max(beside.spent(events)) * 1e6 if beside else 0.0
             loop = bare.round(frame, collections) * 1e6
             if turn == 0:
                 continue  # the first round warms up
@@ -171,4 +197,6 @@ def measure(
             found.whole.append(whole / deliveries)
             found.net.append((whole - insert) / deliveries)
             found.bare.append(loop)
+            if beside:
+                found.busiest.append(busiest / deliveries)
     return found

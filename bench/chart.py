@@ -19,7 +19,7 @@ PANEL_WIDTH, PANEL_HEIGHT, GAP = 250, 230, 26
 LEFT, TOP, BOTTOM = 56, 74, 48
 
 # These colours also differ in lightness, for readers who cannot tell red from green.
-COLOURS = (("#5b6472", "#a9b1bd"), ("#d9822b", "#f0a04b"), ("#1f6feb", "#6cb0ff"))
+COLOURS = (("#5b6472", "#a9b1bd"), ("#d9822b", "#f0a04b"), ("#1f6feb", "#6cb0ff"), ("#1a7f37", "#57d17a"))
 STYLE = """
   text { font: 12px system-ui, sans-serif; fill: #24292f }
   .title { font-size: 15px; font-weight: 600 } .small { fill: #57606a; font-size: 11px }

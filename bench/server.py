@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,15 +82,31 @@ def started(
     command: list[str], cores: tuple[int, ...] = (SERVER_CORE,), **more: object
 ) -> Iterator[subprocess.Popen[str]]:
     """Run a command on the server's core, and end it at the end. A ^C in the terminal does not reach it."""
-    with on_core(*cores):
-        process = subprocess.Popen(command, text=True, start_new_session=True, **more)  # type: ignore[call-overload]
-    try:
+    with ExitStack() as stack:
+        with _signals_later(), on_core(*cores):
+            process = subprocess.Popen(command, text=True, start_new_session=True, **more)  # type: ignore[call-overload]
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                if pipe is not None:
+                    stack.callback(pipe.close)
+            stack.callback(stop, process)
         yield process
+
+
+@contextmanager
+def _signals_later() -> Iterator[None]:
+    """A ^C while `Popen` starts a process would leave it running: no `with` block knows it yet."""
+    came: list[int] = []
+    handlers = {
+        each: signal.signal(each, lambda number, _: came.append(number))
+        for each in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
     finally:
-        stop(process)
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        for each, handler in handlers.items():
+            signal.signal(each, handler)
+    for number in came:
+        signal.raise_signal(number)
 
 
 def stop(process: subprocess.Popen[str], number: int = signal.SIGTERM) -> None:

@@ -94,9 +94,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """`-n auto`: one more than there are cores, because tests wait, too. Idle workers help busy ones."""
+    """`-n auto`: twice as many as there are cores, because tests wait, too. Idle workers help busy ones."""
     config.option.dist = "worksteal"
-    return len(os.sched_getaffinity(0)) + 1
+    return 2 * len(os.sched_getaffinity(0))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -9,16 +9,17 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from paperdb_trio import __version__
 from paperdb_trio.config import Settings
 from paperdb_trio.store.sqlite.file import connect
+from tests import zygote
 from tests.auth.commands import Done, fails, fails_here, run, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, lacking, need
 from tests.store.tools import content, new_file
@@ -255,23 +256,12 @@ def test_other_commands_need_an_existing_directory_and_create_none(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
-AS_NOBODY = """
-import os, pkgutil, sys
-import paperdb_trio, paperdb_trio.cli as cli, encodings.idna, importlib.metadata, sqlite_utils
-for module in pkgutil.walk_packages(paperdb_trio.__path__, "paperdb_trio."):
-    if not module.name.endswith("__main__"): __import__(module.name)
-if os.getuid() == 0: os.setgid(65534); os.setuid(65534)
-sys.argv[0] = "paperdb"; cli.main()
-"""
-
-
-def as_nobody() -> list[str]:
-    """The command without root's rights. Python's own files may be readable by root only."""
-    if "PAPERDB_TEST_COMMAND" in os.environ:
-        setpriv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-        need(*setpriv, "test", "-x", COMMAND[0])
-        return [*setpriv, *COMMAND]
-    return [sys.executable, "-c", AS_NOBODY]
+def by_nobody(*arguments: str | Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    """A command without root's rights."""
+    options = {"user": 65534, "group": 65534, "extra_groups": []} if os.geteuid() == 0 else {}
+    return zygote.run(
+        [*COMMAND, *map(str, arguments)], text=True, env=ENVIRONMENT, timeout=30, **options, **more
+    )
 
 
 @pytest.mark.executable
@@ -279,14 +269,7 @@ def as_nobody() -> list[str]:
 def test_directory_without_permission_is_refused(data: Path, command: list[str]) -> None:
     data.chmod(0)
     try:
-        done = subprocess.run(
-            [*as_nobody(), *command, "--data", str(data)],
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-            timeout=30,
-            check=False,
-        )
+        done = by_nobody(*command, "--data", data)
     finally:
         data.chmod(0o700)
     fails(done, 6, str(data), "ermission")

@@ -245,7 +245,7 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     """Its events still come, each once; documents inserted meanwhile stay."""
     server = start_server("--drain-timeout", "0.8")
     count, responses = 0, list[httpx.Response]()
-    for _ in range(60):
+    for _ in range(40):
         bulk = server.request("POST", f"/{collection}/bulk", json=[{} for _ in range(1000)])
         count += bulk.json()["inserted"]
 
@@ -294,7 +294,7 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
 @pytest.mark.sqlite
 def test_sigterm_stops_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "0.5")
-    for _ in range(100):
+    for _ in range(50):
         server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 100} for _ in range(1000)])
     with server.connect(collection, query="since=now", max_queue=None) as ws:
         receive(ws)
@@ -329,7 +329,7 @@ def _left(server: Server) -> int:
 def test_index_that_is_being_built_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
     """A schema that waits for it is not in force afterwards; the next start builds on."""
     server = start_server("--drain-timeout", "0.8")
-    for _ in range(20):
+    for _ in range(10):
         documents = [{"a": {"b": list(range(250))}} for _ in range(1000)]
         assert server.request("POST", f"/{collection}/bulk", json=documents).status_code == 200
     schema = {"properties": {f"f{n}": {"unique": True} for n in range(5)}}

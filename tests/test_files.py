@@ -19,7 +19,7 @@ from paperdb_trio.files import PARTIAL, make_directory, partial, replacing
 from tests.auth.commands import fails, run_here
 from tests.conftest import COMMAND, ENVIRONMENT, need, wait_until
 from tests.store.tools import apply_all, inserting, new_file
-from tests.test_cli import as_nobody
+from tests.test_cli import by_nobody
 
 NOBODY = 65534
 
@@ -180,24 +180,12 @@ def owners(directory: Path) -> dict[str, tuple[int, int]]:
     return {path.name: (path.stat().st_uid, path.stat().st_gid) for path in directory.iterdir()}
 
 
-def by_nobody(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*as_nobody(), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        cwd="/",
-        timeout=30,
-        check=False,
-    )
-
-
 def test_service_can_open_a_file_that_root_restored(theirs: Path, tmp_path: Path) -> None:
     new_file(tmp_path)
     assert run_here("backup", tmp_path / "copy", "--data", tmp_path).exit_code == 0
     assert run_here("restore", tmp_path / "copy", "--data", theirs).exit_code == 0
     assert owners(theirs) == dict.fromkeys(("paperdb.sqlite", "paperdb.lock"), (NOBODY, NOBODY))
-    assert by_nobody("keys", "create", "--data", theirs).returncode == 0
+    assert by_nobody("keys", "create", "--data", theirs, cwd="/").returncode == 0
     file = theirs / "paperdb.sqlite"
     os.chown(file, NOBODY, 4242)
     file.chmod(0o644)
@@ -258,7 +246,7 @@ def test_file_that_cannot_be_opened_is_named_with_its_owner(theirs: Path, closed
         os.chown(path, NOBODY, NOBODY)
     os.chown(theirs / closed, 0, 0)
     (theirs / closed).chmod(0o600)
-    done = by_nobody(*command.split(), "--data", theirs)
+    done = by_nobody(*command.split(), "--data", theirs, cwd="/")
     fails(
         done,
         6,
@@ -276,7 +264,7 @@ def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
         shut.mkdir(exist_ok=True)
         shut.chmod(mode)
         for command in (["backup"], ["export", "--output"]):
-            done = by_nobody(*command, shut / "copy", "--data", theirs)
+            done = by_nobody(*command, shut / "copy", "--data", theirs, cwd="/")
             fails(
                 done, 6, f"Cannot write {shut}/copy: Permission denied ({shut} belongs to root; this is nobody)"
             )
@@ -284,7 +272,7 @@ def test_foreign_directory_is_named_with_its_owner(theirs: Path) -> None:
 
 def test_unreadable_backup_is_not_called_damaged(theirs: Path) -> None:
     assert run_here("backup", theirs.parent / "copy", "--data", new_file(theirs).parent).exit_code == 0
-    done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force")
+    done = by_nobody("restore", theirs.parent / "copy", "--data", theirs, "--force", cwd="/")
     copy = theirs.parent / "copy"
     fails(done, 6, f"Cannot read the backup {copy}: Permission denied ({copy} belongs to root; this is nobody)")
 

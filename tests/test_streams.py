@@ -18,6 +18,7 @@ from paperdb_trio.store.sqlite.file import connect
 from tests.auth.commands import run_here
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, fill, wait_until
 from tests.store.tools import DATABASE, apply_all, inserting, new_file, rows
+from tests.zygote import Popen
 
 GOOD_KEY = "pdb_sk_" + "0aA_-" * 9
 REASONS = {">/dev/full": "No space left on device", ">&-": "it is closed", ">&3": "Broken pipe"}
@@ -28,6 +29,15 @@ def start(redirection: str, *arguments: str | Path, env: dict[str, str] | None =
     """`paperdb` with its streams redirected; 3 is a pipe without a reader."""
     reading, writing = os.pipe()
     os.close(reading)
+    if redirection in (">/dev/full", ">&3"):  # no shell, so that it can be a fork
+        with open(writing, "wb") as pipe, open("/dev/full", "wb") as full:
+            return Popen(
+                [*COMMAND, *map(str, arguments)],
+                stdout=full if redirection == ">/dev/full" else pipe,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=ENVIRONMENT | (env or {}),
+            )
     script = f'exec 3>&{writing}; exec "$@" {redirection}'
     try:
         return subprocess.Popen(
@@ -45,7 +55,7 @@ def start(redirection: str, *arguments: str | Path, env: dict[str, str] | None =
 def ends(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     with process:
         output, error = process.communicate(timeout=30)
-    return process.returncode, output, error
+    return process.returncode, output or "", error
 
 
 @pytest.fixture

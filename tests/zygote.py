@@ -18,6 +18,7 @@ import gc
 import importlib
 import json
 import os
+import pkgutil
 import random
 import runpy
 import signal
@@ -25,8 +26,12 @@ import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Final
 
+import paperdb_trio
+
+ROOT: Final = Path(__file__).parents[1]
 PYTHON: Final = [sys.executable, "-m", "paperdb_trio"]
 PRELOADED: Final = (
     *("paperdb_trio.cli", "paperdb_trio.server.supervisor", "paperdb_trio.client"),
@@ -34,7 +39,18 @@ PRELOADED: Final = (
     *("cryptography.x509", "quart_trio", "hypercorn.trio.tcp_server"),  # TLS, HTTP/2
 )
 
-OPTIONS: Final = {"stdin", "stdout", "stderr", "text", "env", "cwd"}
+OPTIONS: Final = {
+    "stdin",
+    "stdout",
+    "stderr",
+    "text",
+    "env",
+    "cwd",
+    "start_new_session",
+    "user",
+    "group",
+    "extra_groups",
+}
 """The options of `Popen` that a fork can have."""
 
 FREE: Final = ("PAPERDB_", "PYTEST_", "PYTHONFAULTHANDLER")
@@ -52,6 +68,7 @@ class Popen(subprocess.Popen[Any]):
 
     def __init__(self, args: list[str], **options: Any) -> None:
         self._plain = args[:3] == PYTHON and options.keys() <= OPTIONS
+        self._options = options
         super().__init__(args, **options)
 
     def _execute_child(self, *details: Any) -> None:
@@ -65,6 +82,8 @@ class Popen(subprocess.Popen[Any]):
             "arguments": args[3:],
             "env": dict(os.environ if env is None else env),
             "cwd": os.path.abspath(cwd or "."),
+            "leads": self._options.get("start_new_session", False),
+            "ids": [self._options[name] for name in ("extra_groups", "group", "user") if name in self._options],
         }
         try:
             self.pid = zygote.fork(
@@ -95,7 +114,7 @@ class _Zygote:
         with theirs:
             number = theirs.fileno()
             command = [sys.executable, "-m", "tests.zygote", str(number)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number])
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=[number], cwd=ROOT)
         atexit.register(self._end)
 
     def is_like(self, environment: Any) -> bool:
@@ -152,6 +171,9 @@ def _serve(requests: socket.socket) -> bool:
         request, files, _, _ = socket.recv_fds(requests, MAX_REQUEST, 3)
         if not request:
             return False
+        order = json.loads(request)
+        if order["ids"]:  # perhaps Python's own files can be read by root only
+            import_all()
         told, tell = os.pipe()
         if (between := os.fork()) == 0:
             if (child := os.fork()) != 0:
@@ -160,7 +182,7 @@ def _serve(requests: socket.socket) -> bool:
             requests.close()
             os.close(told)
             os.close(tell)
-            _become(json.loads(request), files)
+            _become(order, files)
             for generator in generators:
                 generator.seed()
             return True
@@ -170,8 +192,23 @@ def _serve(requests: socket.socket) -> bool:
             os.close(number)
 
 
+def import_all() -> None:
+    for name in (*PRELOADED, "importlib.metadata"):
+        importlib.import_module(name)
+    for module in pkgutil.walk_packages(paperdb_trio.__path__, "paperdb_trio."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+
+
 def _become(request: dict[str, Any], files: list[int]) -> None:
     """What a new process would begin with."""
+    if request["leads"]:
+        os.setsid()
+    if request["ids"]:
+        groups, group, user = request["ids"]
+        os.setgroups(groups)
+        os.setgid(group)
+        os.setuid(user)
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)

@@ -12,11 +12,16 @@ AXES = {
     "collections": "collections, 1,000 subscribers",
     "bytes of text": "bytes of text, 1,000 subscribers",
 }
-LINES = ("bare loop of os.write", "PaperDB, inserts included", "PaperDB, without the inserts")
+LINES = (
+    "bare loop of os.write",
+    "PaperDB with inserts",
+    "without inserts",
+    "two workers with inserts: the busiest process",
+)
 
 
 def growth(scale: Scale) -> Iterator[Row]:
-    """µs per delivery as subscribers, collections and documents grow, beside the bare loop; see --chart."""
+    """µs per delivery as subscribers, collections and documents grow, and with two workers; see --chart."""
     usual = scale(1000, 1000, 10)
     for subscribers in scale((100, 1000, 10_000), (100, 1000, 4000), (4,)):
         yield from _rows(scale, "subscribers", subscribers, connections=subscribers)
@@ -30,9 +35,9 @@ def _rows(
     scale: Scale, axis: str, x: int, *, connections: int, collections: int = 1, size: int = 100
 ) -> Iterator[Row]:
     rounds = scale(30, 8, 2)
-    found = measure(connections, 1, rounds, text="x" * size, collections=collections)
+    found = measure(connections, 1, rounds, text="x" * size, collections=collections, workers=True)
     name = f"{axis} {x:,}"
-    for label, samples in zip(LINES, (found.bare, found.whole, found.net), strict=True):
+    for label, samples in zip(LINES, (found.bare, found.whole, found.net, found.busiest), strict=True):
         yield Row(
             f"{name}: {label}",
             samples,

@@ -15,6 +15,7 @@ import trio
 from .buffer import Buffer, Received
 from .errors import PaperDBError
 from .status import StatusBoard
+from .token import Rule
 from .types import ConnectionState, Status
 
 
@@ -39,7 +40,8 @@ class Channel:
     that is.
 
     `started` is set when it has a start and a connection, or has ended, and then `error` says why.
-    `query_id` is the server's, which is another one under another rule.
+    `query_id` is the server's, which is another one under another rule. Without a query, `views` are what the
+    token shows of its collections, under which it is where it is.
     `unanswered` counts the collections that the server has been asked for and has not confirmed yet.
     """
 
@@ -49,6 +51,7 @@ class Channel:
     goes_on_after_gap: bool
     query: Query | None = None
     query_id: str | None = None
+    views: list[Rule] | None = None
     status: StatusBoard = field(default_factory=lambda: StatusBoard(Status(ConnectionState.CONNECTING)))
     started: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None

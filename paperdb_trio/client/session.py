@@ -88,7 +88,9 @@ class Session:
     def __init__(self, link: Host, tokens: TokenSource, token: Token) -> None:
         self._link = link
         self._tokens = tokens
-        self._token = token
+        self._token = self._offered = token
+        self._followed, self._followed_before = token, token
+        """Under which token the server follows what it sends now, and did before the last renewal."""
         for channel in link.channels:
             channel.unanswered = 0  # what an earlier connection was asked for
         channels = [channel for channel in link.channels if token.covers(channel.collections)]
@@ -134,6 +136,10 @@ class Session:
             raise Lost("the server did not say that it is ready")
         self._head = ready.seq
         link = self._link
+        for channel in tuple(link.channels):
+            before, channel.views = channel.views, self._token.views(channel.collections)
+            if channel.start is not None and before not in (None, channel.views):
+                link.reset(channel, "rule", self._head)
         for channel in self._new:
             channel.start = self._head
         if self.from_head:
@@ -172,12 +178,24 @@ class Session:
             self._is_live()
         elif message.type == "reset":
             for channel in tuple(link.channels):
-                if message.collection in channel.collections or message.query:
+                if self._is_reset(channel, message):
+                    channel.views = self._followed.views(channel.collections)
                     link.reset(channel, message.reason, message.seq or 0)
+            if not self._catching_up:
+                self._is_live()
         elif message.type == "pong":
             link.advance(message.seq or 0)
         else:
             self._take_reply(message)
+
+    def _is_reset(self, channel: Channel, message: Message) -> bool:
+        """Which collection a query is of is not known here."""
+        if message.reason == "rule":
+            views, before = (
+                token.views(channel.collections) for token in (self._followed, self._followed_before)
+            )
+            return views != before
+        return message.collection in channel.collections or bool(message.query)
 
     def _take_reply(self, message: Message) -> None:
         channel = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
@@ -186,6 +204,8 @@ class Session:
                 if not is_passing(message.code, message.message):
                     raise TokenRefused(None)
                 self._denial = PaperDBError(401, message.code, message.message)
+            else:
+                self._followed_before, self._followed = self._followed, self._offered
             self._decided.set()
         elif message.type == "error":
             if channel is not None and channel.link is self._link:
@@ -198,6 +218,7 @@ class Session:
             channel.unanswered -= 1
             if not channel.unanswered:
                 channel.start = message.seq
+                channel.views = self._followed.views(channel.collections)
                 channel.started.set()
 
     def _is_live(self) -> None:
@@ -299,7 +320,7 @@ class Session:
         if not token.covers(frozenset(self.subscribed)):
             return  # a channel was added meanwhile, and the old token covers it
         if token.text != self._token.text:
-            self._decided, self._denial = trio.Event(), None
+            self._decided, self._denial, self._offered = trio.Event(), None, token
             await self._wire.send({"action": AUTH, "token": token.text, "ref": AUTH})
             await self._decided.wait()
             if self._denial is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ end sooner costs a new connection, at the same cursor."""
 SPARE = 5.0
 """Seconds that a token must have left to be used for a new connection, which then renews it."""
 
+Rule = tuple[Any, Any]
+"""A filter and a select, as the token has them; None for what it does not have."""
 GetToken = Callable[[], Awaitable[str]]
 Send = Callable[[RestRequest[Minted]], Awaitable[Minted]]
 
@@ -32,12 +34,18 @@ Send = Callable[[RestRequest[Minted]], Awaitable[Minted]]
 @dataclass(frozen=True, slots=True)
 class Token:
     """`collections` None: all, or unknown. `obtained` and `expires` are on Trio's clock; `expires` is infinite
-    if unknown."""
+    if unknown. `rules`: what it shows of a collection, by its name or `*`, unless that is all of it."""
 
     text: str = field(repr=False)
     collections: frozenset[str] | None
     obtained: float
     expires: float
+    rules: Mapping[str, Rule] = field(default_factory=dict, compare=False)
+
+    def views(self, collections: frozenset[str]) -> list[Rule]:
+        """What it shows of each of these, to be compared with another token's."""
+        everything = self.rules.get("*", (None, None))
+        return [self.rules.get(name, everything) for name in sorted(collections)]
 
     def covers(self, collections: frozenset[str]) -> bool:
         return self.collections is None or collections <= self.collections
@@ -139,9 +147,10 @@ def read_token(text: str) -> Token:
     try:
         lifetime = float(claims["exp"]) - float(claims["iat"])
     except (KeyError, TypeError, ValueError):
-        return Token(text, _collections(claims), now, math.inf)
+        return Token(text, _collections(claims), now, math.inf, _rules(claims))
     left = ends_at(text) - time.time()
-    return Token(text, _collections(claims), now, now + (left if 0 < left <= lifetime else lifetime))
+    ends = now + (left if 0 < left <= lifetime else lifetime)
+    return Token(text, _collections(claims), now, ends, _rules(claims))
 
 
 def ends_at(text: str) -> float:
@@ -173,3 +182,12 @@ def _collections(claims: dict[str, Any]) -> frozenset[str] | None:
     if not isinstance(names, list | dict) or "*" in names:
         return None
     return frozenset(map(str, names))
+
+
+def _rules(claims: dict[str, Any]) -> dict[str, Rule]:
+    rules = claims.get("collections")
+    if not isinstance(rules, dict):
+        return {}
+    return {
+        name: (rule.get("filter"), rule.get("select")) for name, rule in rules.items() if isinstance(rule, dict)
+    }

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 import trio
 
 from paperdb_trio.delivery.encodings import Encoding
+from paperdb_trio.errors import ApiError
 from paperdb_trio.store.protocol import PAGE_BYTES, Page, Topic
 
 KEPT_BYTES: Final = 4 * PAGE_BYTES
@@ -32,14 +33,16 @@ class KeptPage(NamedTuple):
 
 
 class Reading:
-    """A page that is being read. `page`, once it is `done`: None if reading it has failed, a `Page` if it is
-    expired."""
+    """A page that is being read. Once it is `done` it has a `page` (a `Page` if it is expired), or the log's
+    `error`, which is that of all who wait: each on its own would wait for as long again, one after another. If
+    its reader was cancelled or failed otherwise, it has neither."""
 
-    __slots__ = ("done", "page")
+    __slots__ = ("done", "error", "page")
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.page: KeptPage | Page | None = None
+        self.error: ApiError | None = None
 
 
 class KeptPages:

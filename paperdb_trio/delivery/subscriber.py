@@ -22,6 +22,7 @@ from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.pages import KeptPage, PageKey, Reading
 from paperdb_trio.delivery.states import MOVES, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.views import page_text
+from paperdb_trio.errors import ApiError
 from paperdb_trio.store.protocol import FIRST_ROWS, MAX_ROWS, PAGE_BYTES, Interest, Log, Page, Topic
 
 
@@ -45,7 +46,7 @@ class Sink(Protocol):
         ...
 
     def keep(self, tail: memoryview) -> None:
-        """Keep what a writer did not take for the next `send_all`."""
+        """Keep what neither a writer nor `push` took for the next `send_all`, behind what waits already."""
         ...
 
     def writer(self) -> Write | None:
@@ -472,6 +473,8 @@ class Subscriber:
             if others is None:
                 return await self._read_for_all(key)
             await others.done.wait()
+            if others.error is not None:
+                raise others.error.with_traceback(None)
             if others.page is not None:
                 return others.page
         await trio.lowlevel.checkpoint()
@@ -482,7 +485,11 @@ class Subscriber:
         pages.reading[key] = reading
         try:
             text = page_text(self._encoding, self._interest)
-            page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+            try:
+                page = await self._log.page(self._database_id, self._position, self._interest, text, self._rows)
+            except ApiError as error:
+                reading.error = error
+                raise
             if page.expired:
                 reading.page = page
                 return page

@@ -190,11 +190,14 @@ class ByteStream(trio.abc.HalfCloseableStream):
             raise trio.BrokenResourceError(str(error)) from None
         left = len(data) - sent
         if left:
-            self.keep(memoryview(data)[sent:])
+            self._keep(memoryview(data)[sent:])
         return left
 
     def keep(self, tail: bytes | memoryview) -> None:
-        """Keep the unwritten rest of a message for the next `send_all`."""
+        """Keep a message, or the unwritten rest of one, for the next `send_all`, behind what waits already."""
+        self._keep(bytes(self._tail) + tail if self._tail else tail)
+
+    def _keep(self, tail: bytes | memoryview) -> None:
         self._tail, self._blocked = tail, True
 
     def writer(self) -> Callable[[bytes], int] | None:

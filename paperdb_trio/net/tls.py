@@ -303,10 +303,13 @@ class TlsStream(ByteStream):
             records, self._pending = self._pending + records, b""
         return records
 
+    def keep(self, tail: bytes | memoryview) -> None:
+        super().keep(self._encrypt(tail))
+
     def _push_raw(self, records: bytes) -> int:
         left = self._write_now(records)
         if left < 0:
-            self.keep(records)
+            self._keep(records)
             return len(records)
         return left
 

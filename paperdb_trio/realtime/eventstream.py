@@ -22,7 +22,8 @@ class EventConnection(Live):
     """A connection with an endless response; its peer sends nothing more.
 
     The body is `chunked` (not in HTTP/1.0). Its last chunk marks an end on purpose, after which the client
-    should not reconnect as it is; a killed or restarting server sends none.
+    should not reconnect as it is; a killed or restarting server sends none. The peer's end ends the stream on
+    purpose, too: one that has only ended its own side still reads the response.
     """
 
     __slots__ = ("_chunked",)
@@ -45,18 +46,21 @@ class EventConnection(Live):
     async def run(self, position: int) -> None:
         """Send events after `position` until the peer leaves, or the connection is closed."""
         self._begin_events()
+        peer_ended = False
         try:
             self._subscriber.start(position)
             self._reading = True
             try:
-                while self._closing is None and await self._stream.receive_some(4096):
-                    pass  # the peer should send nothing
+                while self._closing is None and not peer_ended:
+                    peer_ended = not await self._stream.receive_some(4096)  # it should send nothing
             except Interrupted:
                 pass
             self._stop_reading()
             self._subscriber.close()
+            if self._closing is None:
+                self._close_by = trio.current_time() + CLOSE_SECONDS
             # A client behind the log reconnects with its last id, and then gets a 410.
-            if await self._sent() and self._chunked and self._is_final():
+            if await self._sent() and self._chunked and (peer_ended or self._is_final()):
                 with trio.move_on_after(CLOSE_SECONDS):
                     await self._stream.send_all(LAST_CHUNK)
         finally:

@@ -22,6 +22,7 @@ from paperdb_trio.json_input import parse_json
 from paperdb_trio.limits import too_many_subscriptions
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.model import check_collection
+from paperdb_trio.net.chunked import LAST_CHUNK
 from paperdb_trio.net.frames import close_frame
 from paperdb_trio.net.head import Head
 from paperdb_trio.net.messages import Request
@@ -131,7 +132,11 @@ class Gateway:
         `enforce` and `drain` do not see the connection during that send, so this checks again. If there is no
         room for another query any more, the connection is cut off.
         """
-        if self._services.draining or not grant.still_good(self._services.accounts):
+        if self._services.draining:
+            return
+        if not grant.still_good(self._services.accounts):
+            if chunked:
+                await stream.send_all(LAST_CHUNK)
             return
         connection = EventConnection(self._services, self._wheel, stream, grant, topic, chunked=chunked)
         with suppress(ApiError), self._services.hub.following(grant.database.id, [topic]):

@@ -75,12 +75,12 @@ async def changes(call: Call) -> Response:
             trio.move_on_after(wait),
         ):
             while not page.events and not page.expired and not services.draining and not reader.closed:
-                found = await reader.wait(CHECK_SECONDS)
+                if await reader.wait(CHECK_SECONDS):
+                    page = await services.store.page(database.id, reader.position, interest, text, limit)
+                    reader.position, reader.behind = page.position, not page.reached_end
                 _check_still_good(call)
-                if not found:
-                    continue
-                page = await services.store.page(database.id, reader.position, interest, text, limit)
-                reader.position, reader.behind = page.position, not page.reached_end
+    if wait:  # also if the first page had changes, and if the time is over
+        _check_still_good(call)
     if page.expired:
         raise _cursor_expired(position, page.trimmed)
     return json_response(200, Changes(list(map(Raw, page.events)), page.position, not page.reached_end))
@@ -104,7 +104,8 @@ def _last_event_id(call: Call) -> str | None:
 
 
 def _check_still_good(call: Call) -> None:
-    """After a wait, check that the client may still see the changes. Raises a 401 or 403."""
+    """After a wait, and after the last read, check that the client may still see the changes. Raises a 401 or
+    403."""
     accounts = call.services.accounts
     if call.token is not None:
         call.token.check(accounts)

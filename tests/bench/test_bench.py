@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -24,6 +24,7 @@ import trio.testing
 from trio_websocket import WebSocketConnection
 
 from bench import card
+from bench.__main__ import main
 from bench.chart import draw
 from bench.clients import joined, response_end
 from bench.machine import raise_file_limit
@@ -38,18 +39,21 @@ from paperdb_trio.store.sqlite import admin
 from paperdb_trio.store.sqlite.change_log import ChangeLog
 from paperdb_trio.store.sqlite.file import prepare
 from paperdb_trio.store.sqlite.writer import Writer
+from tests.zygote import Popen
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def cores() -> Iterator[None]:
-    before = os.sched_getaffinity(0)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Servers that are forks, on any core."""
+    monkeypatch.setattr("bench.server.subprocess.Popen", Popen)
+    monkeypatch.setattr("bench.server.on_core", lambda *_: nullcontext())
+    monkeypatch.setattr("bench.__main__.pin", lambda _: None)
     raise_file_limit()
     gc.freeze()  # the garbage collections of a bench need not look at the test suite
     yield
     gc.unfreeze()
-    os.sched_setaffinity(0, before)
 
 
 @pytest.mark.parametrize("name", [name for name in SCENARIOS if name != "growth"])  # the chart's test runs it
@@ -80,10 +84,12 @@ def test_every_scenario_says_what_it_measures_in_one_line() -> None:
         assert f"  {name} " in done.stdout
 
 
-def test_rows_become_json_and_a_chart(tmp_path: Path) -> None:
+def test_rows_become_json_and_a_chart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept, chart = tmp_path / "rows.json", tmp_path / "chart.svg"
-    command = [sys.executable, "-m", "bench", "growth", "--tiny", "--json", str(kept), "--chart", str(chart)]
-    subprocess.run(command, cwd=ROOT, capture_output=True, check=True, timeout=60)
+    command = ["bench", "growth", "--tiny", "--json", str(kept), "--chart", str(chart)]
+    monkeypatch.setattr(sys, "argv", command)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert main() == 0
     rows = json.loads(kept.read_text())["rows"]
     assert chart.read_text() == draw(rows)
     assert all(math.isfinite(sample) for row in rows for sample in row["samples"])

@@ -347,32 +347,45 @@ async def test_a_subscription_with_a_filter_gets_its_view_over_cuts(server: Serv
             await db.realtime.subscribe(collection, filter={"n": {"near": 1}}).__aenter__()
 
 
+@pytest.mark.parametrize("at", ["renewal", "reconnect"])
 async def test_another_rule_is_a_gap_in_a_subscription(
-    server: Server, collection: str, monkeypatch: pytest.MonkeyPatch
+    server: Server, collection: str, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    renew_soon(monkeypatch)
+    if at == "renewal":
+        renew_soon(monkeypatch)
     rule: dict[str, Any] = {"filter": {"owner": "ada"}}
-    async with create_client(base_url=server.url, api_key=server.key) as back:
+    other = f"{collection}-other"
+    async with create_client(base_url=server.url, api_key=server.key) as back, proxied(server) as proxy:
 
         async def get_token() -> str:
-            return await back.realtime.generate_token({collection: rule})
+            return await back.realtime.generate_token({collection: rule, other: {"filter": {"n": 1}}})
 
         async with (
-            create_client(base_url=server.url, get_token=get_token) as front,
+            create_client(base_url=proxy.url, get_token=get_token) as front,
             front.realtime.subscribe(collection, filter={"n": 1}) as narrow,
             front.realtime.subscribe(collection) as wide,
+            front.realtime.subscribe(other) as same,
             front.realtime.subscribe(collection, filter={"n": 2}, on_gap="continue") as patient,
+            front.realtime.subscribe(collection, on_gap="continue") as plain,
         ):
-            states = aiter(patient.status())
+            states = [aiter(events.status()) for events in (patient, plain)]
             rule["filter"] = {"owner": "bob"}
+            if at == "reconnect":
+                front._links.running[0]._tokens._last = None
+                proxy.cut()
             for events in (narrow, wide):
                 with pytest.raises(GapError) as caught, trio.fail_after(SECONDS):
                     await anext(events)
                 assert caught.value.reason == "rule"
-            with trio.fail_after(SECONDS):
-                async for status in states:
-                    if status.state is ConnectionState.GAP:
-                        break
-            await eventually(lambda: patient.status().current.state is ConnectionState.LIVE)
+            for statuses in states:
+                with trio.fail_after(SECONDS):
+                    async for status in statuses:
+                        if status.state is ConnectionState.GAP:
+                            break
+            for events in (patient, plain):
+                await eventually(lambda of=events: of.status().current.state is ConnectionState.LIVE)  # type: ignore[misc]
             await back.collection(collection).insert({"n": 2, "owner": "bob"})
-            assert (await take(patient, 1))[0].data["owner"] == "bob"
+            for events in (patient, plain):
+                assert (await take(events, 1))[0].data["owner"] == "bob"
+            await back.collection(other).insert({"n": 1})
+            assert (await take(same, 1))[0].data["n"] == 1

@@ -9,6 +9,7 @@ import trio
 from paperdb_trio.delivery.encodings import CURSOR, Encoding, cursor_event, plain_event
 from paperdb_trio.delivery.hub import Hub
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
+from paperdb_trio.errors import ApiError
 from paperdb_trio.model import Change
 from paperdb_trio.store.protocol import EventText, Interest, Page, Topic
 
@@ -121,7 +122,8 @@ class FakeSink:
 
 
 class FakeLog:
-    """A change log that is a list. `reads` counts pages. A page that has been read waits for `gate`."""
+    """A change log that is a list. `reads` counts pages. A page that has been read waits for `gate`, and then
+    fails if there is an `error`."""
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
@@ -129,6 +131,7 @@ class FakeLog:
         self.breaks: list[tuple[int, int]] = []
         self.reads = 0
         self.rows: int | None = None
+        self.error: ApiError | None = None
         self.gate = trio.Event()
         self.gate.set()
 
@@ -159,6 +162,8 @@ class FakeLog:
         gate = self.gate
         await trio.lowlevel.checkpoint()
         await gate.wait()
+        if self.error is not None:
+            raise self.error
         return page
 
 
@@ -212,7 +217,7 @@ class World:
     async def _run(self, subscriber: Subscriber) -> None:
         try:
             await subscriber.run()
-        except (BehindTheLog, trio.BrokenResourceError) as error:
+        except (ApiError, BehindTheLog, trio.BrokenResourceError) as error:
             self.errors.append(error)
 
     def events(self, *collections: str, after: int = 0) -> list[bytes]:

@@ -14,6 +14,7 @@ from paperdb_trio.delivery.hub import COUNTED
 from paperdb_trio.delivery.pages import KEPT_BYTES, KEPT_PAGES, KeptPage, KeptPages, PageKey
 from paperdb_trio.delivery.states import SITUATIONS, IllegalMove, Situation, SubscriberState
 from paperdb_trio.delivery.subscriber import BehindTheLog, Subscriber
+from paperdb_trio.errors import ApiError
 from paperdb_trio.net.frames import text_frame
 from paperdb_trio.store.protocol import PAGE_BYTES, Topic
 from tests.delivery.fakes import DATABASE, FakeSink, World, change, payloads
@@ -393,6 +394,25 @@ async def test_a_page_that_is_being_read_is_waited_for(world: World, nursery: tr
     await wait_all_tasks_blocked()
     assert world.log.reads == 2
     assert [payloads(sink.data) for sink in sinks] == [world.events()] * 2
+
+
+async def test_a_page_that_cannot_be_read_fails_at_once_for_all_who_wait_for_it(
+    world: World, nursery: trio.Nursery
+) -> None:
+    """Each of a thousand would wait for the log's time limit otherwise, one after another."""
+    world.commit("a", "a")
+    world.log.gate = trio.Event()
+    world.log.error = ApiError(503, "QUERY_TIMEOUT", "too long")
+    for _ in range(3):
+        world.subscriber(FakeSink()).start(0)
+    await wait_all_tasks_blocked()
+    world.log.gate.set()
+    await wait_all_tasks_blocked()
+    assert (world.log.reads, world.errors) == (1, [world.log.error] * 3)
+    world.log.error, sink = None, FakeSink()
+    world.subscriber(sink).start(0)
+    await wait_all_tasks_blocked()
+    assert payloads(sink.data) == world.events()
 
 
 async def test_a_shared_page_is_flushed_to_a_sink_that_takes_a_part(

@@ -319,6 +319,36 @@ async def test_what_tls_tells_one_peer_never_reaches_another(tmp_path: Path) -> 
         assert await trio.to_thread.run_sync(good_client.recv, 5) == b"hello"
 
 
+async def test_what_is_kept_is_encrypted_and_goes_behind_what_waits(tmp_path: Path) -> None:
+    """A subscriber that begins while TLS's own records wait has its first message kept."""
+    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
+    client_context = ssl.create_default_context()
+    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stream = TlsStream(ours, "peer", server_context, ssl.MemoryBIO(), OnePerTurn())
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.handshake, OnePerTurn())
+            client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
+        with client, trio.fail_after(10):
+            size = 0
+            while stream.push(b"x" * 10_000) >= 0:
+                size += 10_000
+            stream.keep(memoryview(b"kept"))
+
+            def read() -> bytes:
+                data = b""
+                while len(data) < size + 4 and (more := client.recv(65_536)):
+                    data += more
+                return data
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.send_all, b"")
+                assert await trio.to_thread.run_sync(read) == b"x" * size + b"kept"
+
+
 def test_handshakes_from_one_address_leave_room_for_others(start_server: StartServer) -> None:
     """Handshakes have their own count, so that one connection too many still gets its response."""
     server = start_server("--tls-self-signed", "--max-connections-per-address", "3", "--max-connections", "5")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from paperdb_trio.net.chunked import LAST_CHUNK
 from tests.conftest import Server, StartServer, need, wait_until
 from tests.realtime.raw import Raw, forge, request
 from tests.rest.tools import client_of, refusal
@@ -259,6 +261,21 @@ def test_only_a_stream_that_ends_on_purpose_looks_complete(
         assert curl.returncode == 0
     elif door != "http1.0":
         assert (curl.returncode == 0) is (end == "revoke"), error
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_stream_whose_client_ends_its_own_side_is_whole(start_server: StartServer, tls: bool) -> None:
+    """It sends nothing more, but it may still read: the response must not look cut off."""
+    server = start_server(*(("--tls-self-signed",) if tls else ()))
+    for n in range(3):
+        server.insert("c", {"n": n})
+    with Raw(server) as raw:
+        raw.send(request(server, "GET", "/c/changes?since=0", b"", "Accept: text/event-stream"))
+        assert raw.head()[0] == 200
+        socket.socket.shutdown(raw.socket, socket.SHUT_WR)  # of TLS sockets, too: it ends TCP's side only
+        while raw.fill():
+            pass
+    assert raw.buffer.endswith(LAST_CHUNK)
 
 
 @pytest.mark.parametrize("how", ["token", "key"])

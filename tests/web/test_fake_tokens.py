@@ -116,6 +116,31 @@ CASES = {
         await pass(250);
         assert.equal(asked, 2);
     """,
+    "a token that was asked for earlier, and comes later, replaces no other": """
+        const asked = [];
+        const getToken = () => new Promise((give) => asked.push((rule) => {
+          const iat = Date.now() / 1000;
+          const claims = { collections: { a: { filter: { rule } } }, iat, exp: iat + 900 };
+          give(`e30.${btoa(JSON.stringify(claims)).replace(/=/g, "")}.x`);
+        }));
+        const rules = [];
+        const fetch = async (url, { headers }) => {
+          rules.push(JSON.parse(atob(headers.Authorization.split(".")[1])).collections.a.filter.rule);
+          const body = JSON.stringify({ documents: [], hasMore: false, seq: 1 });
+          return new Response(body, { status: 200, headers: { "Content-Type": "application/json" } });
+        };
+        const { db } = connect({ getToken, fetch });
+        const first = db.a.find();
+        await settle();
+        db.realtime.subscribe("a", () => {});
+        await settle();
+        asked[1](2);
+        await settle();
+        asked[0](1);
+        await first;
+        await db.a.find();
+        assert.deepEqual([rules, asked.length], [[2, 2], 2]);
+    """,
     "a token that is refused at the handshake, from a key or from getToken": """
         const { db, mints, statuses } = connect();
         const errors = [];

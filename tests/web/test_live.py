@@ -9,6 +9,9 @@ import json
 import random
 from typing import Any
 
+import pytest
+
+from tests.client.harness import shortened
 from tests.conftest import Server, StartServer, wait_until
 from tests.web.conftest import MakeClient
 from tests.web.tools import Client, Proxy, http_server
@@ -223,22 +226,24 @@ def test_a_gap_and_a_killed_server(client: MakeClient, start_server: StartServer
         wait_numbers(node, [0.5, 1, 2], "window")
 
 
+@pytest.mark.parametrize("at", ["renewal", "reconnect"])
 def test_a_front_end_reads_with_its_token_and_within_its_rule(
-    client: MakeClient, server: Server, collection: str
+    client: MakeClient, server: Server, proxy: Proxy, collection: str, at: str
 ) -> None:
     """By `getToken` only: the list, the changes and the writes are all within the rule, which changes."""
     rule: dict[str, Any] = {"filter": {"user": "ada"}, "permissions": ["read", "write"]}
     for n in range(6):
         server.insert(collection, {"_id": f"d{n}", "n": n, "user": ["ada", "bob"][n % 2]})
-    asked: list[str] = []
+    minted: list[Any] = []
 
     def back_end(method: str, path: str, headers: dict[str, str]) -> Any:
-        asked.append(path)
-        body = {"collections": {collection: rule}, "expiresIn": 30}
-        return 200, "text/plain", server.request("POST", "/realtime/token", json=body).json()["token"].encode()
+        body = {"collections": {collection: rule}}
+        token = server.request("POST", "/realtime/token", json=body).json()["token"]
+        minted.append(rule["filter"])
+        return 200, "text/plain", shortened(server, token, 4).encode()
 
     with http_server(back_end) as token_url:
-        node = client(key=None, tokenUrl=token_url, tokenMarginSeconds=25)
+        node = client(proxy.url, key=None, tokenUrl=token_url)
         open_live(node, collection, sort="n")
         open_live(node, collection, "window", sort="n", limit=2)
         node.subscribe(collection, "plain")
@@ -249,7 +254,15 @@ def test_a_front_end_reads_with_its_token_and_within_its_rule(
         server.request("PATCH", f"/{collection}/docs/d1", json={"n": 3})
         assert node.error(f'await db.{collection}.update("d1", {{n: 10}})')["status"] == 404
         wait_numbers(node, [2, 4, 10])
+        node.wait_events("plain", 1)
+        if at == "reconnect":
+            proxy.refusing = True
+            proxy.cut()
+            node.wait_state("offline")
         rule["filter"] = {"user": "bob"}
+        if at == "reconnect":  # with a token that has the other rule from the start
+            wait_until(lambda: minted[-1] == rule["filter"])
+            proxy.refusing = False
         wait_numbers(node, [3, 3, 5])
         wait_numbers(node, [3, 3], "window")
         wait_until(lambda: any("gap" in said for said in node.said))

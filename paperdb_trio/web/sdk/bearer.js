@@ -14,6 +14,8 @@ export class Bearer {
   #marginMs;
   #source;
   #token = null;
+  #asked = 0; // how many tokens were asked for
+  #held = 0; // the last of them that came
   #names = new Set(); // collections that were asked for
   #asking = Promise.resolve();
 
@@ -25,14 +27,22 @@ export class Bearer {
 
   /** A new token's text, for the WebSocket. */
   async obtain(collections) {
+    const number = (this.#asked += 1);
     try {
       const text = await ask(this.#getToken, collections);
-      this.#token = new Token(text, this.#marginMs, 0);
+      this.#hold(new Token(text, this.#marginMs, 0), number);
       return text;
     } catch (error) {
-      if (isFinal(error)) this.#token = null;
+      if (isFinal(error)) this.#hold(null, number);
       throw error;
     }
+  }
+
+  /** A token that was asked for earlier than the present one, and comes later, may have a rule that is past. */
+  #hold(token, number) {
+    if (number < this.#held) return;
+    this.#held = number;
+    this.#token = token;
   }
 
   /** A `Token` that covers these, if it can be had. Rejects with a PaperDBError. */
@@ -44,9 +54,12 @@ export class Bearer {
 
   async #get(collections) {
     for (const name of collections) this.#names.add(name);
-    const isGood = this.#token !== null && Date.now() < this.#token.renewAt && collections.every(this.#token.covers);
-    if (!isGood) this.#token = await this.#source.get([...this.#names], { background: false });
-    return this.#token;
+    const isGood = () => this.#token !== null && Date.now() < this.#token.renewAt && collections.every(this.#token.covers);
+    if (isGood()) return this.#token;
+    const number = (this.#asked += 1);
+    const token = await this.#source.get([...this.#names], { background: false });
+    this.#hold(token, number);
+    return isGood() ? this.#token : token;
   }
 
   /** It was refused. */

@@ -3,7 +3,8 @@
  *
  * Law: no timers, and no state of the application's. Each query has a cursor of its own: it was given every change up to
  * there, once, in order of seq. The server takes the same query asked twice as one, which begins anew; so several here
- * may share an id, and those that were further back are asked for again from where they are (`lagging`).
+ * may share an id, and those that were further back are asked for again from where they are (`lagging`). An id is of what is
+ * asked within the token's rule: a query that resumes with another id than the one it had (`followed`) begins anew.
  *
  * A query's owner has these methods: `begin(seq)`, from there on changes come (again after a gap); `snapshot(documents, seq)`;
  * `change(event)`; `progress(seq)`, everything up to there has come; `current()`; `stale(reason)`; `failed(error)`.
@@ -29,7 +30,7 @@ export class Queries {
       throw invalid("TOO_MANY_SUBSCRIPTIONS", `At most ${MAX_QUERIES} live queries in one client`);
     }
     const about = { collection, filter, ...(select && { select }) };
-    const query = { about, collection, snapshot, owner, cursor: null, denied: null };
+    const query = { about, collection, snapshot, owner, cursor: null, followed: null, denied: null };
     this.#all.add(this.#forget(query));
     return query;
   }
@@ -80,8 +81,10 @@ export class Queries {
       if (query.asked !== connection) return undefined;
       if (!this.#all.has(query)) return error || this.#leave(id);
       if (error) return this.#refused(query, error);
-      Object.assign(query, { id, lagging: false });
-      if (since === null && query.snapshot) query.pieces = [];
+      const isAnother = since !== null && id !== query.followed;
+      Object.assign(query, { id, followed: id, lagging: false });
+      if (isAnother) this.#again(query, "rule"); // this connection's token has another one
+      else if (since === null && query.snapshot) query.pieces = [];
       else if (since === null) this.#begin(query, seq);
       // The others with this id go on from `seq`, too, and may not have been there.
       if (Object.keys(where).length) this.#behind(id, seq);
