@@ -187,8 +187,9 @@ class Door:
         except* Exception:
             log.exception("a connection from %s failed", stream.peer)
         finally:
-            with trio.CancelScope(shield=True):
-                await stream.finish()
+            if not stream.finish_now():
+                with trio.CancelScope(shield=True):
+                    await stream.linger()
             self._streams.discard(stream)
             self._services.limits.open(len(self._streams))
             log.debug("connection from %s ended", peer)
@@ -213,7 +214,8 @@ class Door:
         )
         place = self._services.limits.connection(stream.peer)
         try:
-            self._check_room()
+            if self._services.limits.is_full:
+                raise too_many_connections()
             place.__enter__()
         except ApiError as error:
             await self._turn_away(connection, error)
@@ -314,7 +316,3 @@ class Door:
         except ApiError as error:  # there is no room for its response
             await self._refuse(connection, error, request)
             return False
-
-    def _check_room(self) -> None:
-        if self._services.limits.is_full:
-            raise too_many_connections()
