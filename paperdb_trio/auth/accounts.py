@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
+import msgspec
 import trio
 
 from paperdb_trio.auth.keys import hash_key
@@ -80,8 +81,7 @@ class ApiKey:
         return f"key {self.id} ({self.label})" if self.label else f"key {self.id}"
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(msgspec.Struct, frozen=True):
     """A valid key, and its database. An admin key's is the one that the request names."""
 
     key: ApiKey

@@ -10,12 +10,12 @@ import hmac
 import secrets
 import sys
 import time
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Final
+from hashlib import sha256
+from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -70,8 +70,7 @@ _ONLY_READ: Final[Mapping[str, Rule]] = {"*": Rule()}
 _READ_AND_WRITE: Final[Mapping[str, Rule]] = {"*": Rule(write=True)}
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(msgspec.Struct, frozen=True):
     """The rights of a valid token. `collections` None is all; `expires` is in seconds since the epoch, `issued`
     in milliseconds, if it has a subject. A collection without a rule in `rules` has that of `*`."""
 
@@ -82,7 +81,7 @@ class Grant:
     jti: str = ""
     subject: str | None = None
     issued: int = 0
-    rules: Mapping[str, Rule] = field(default_factory=lambda: _ONLY_READ)
+    rules: Mapping[str, Rule] = msgspec.field(default_factory=lambda: _ONLY_READ)
 
     def check(self, accounts: Accounts) -> None:
         """Raises a 401 `TOKEN_EXPIRED`, `TOKEN_REVOKED` or `KEY_REVOKED`, or a 403 `PLAN_REQUIRED`."""
@@ -119,7 +118,7 @@ class Grant:
 
     def rule(self, collection: str) -> Rule:
         """The rule for a collection. Raises a 403 `NOT_IN_TOKEN` if the token does not cover it."""
-        if not self.covers(collection):
+        if self.collections is not None and collection not in self.collections:
             raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{collection}'")
         return self.rules.get(collection) or self.rules["*"]
 
@@ -311,16 +310,37 @@ def _rules(claims: _Claims) -> Mapping[str, Rule]:
     return _READ_AND_WRITE if "write" in claims.permissions else _ONLY_READ
 
 
+class _Signer(NamedTuple):
+    """HMAC-SHA256 with one secret (RFC 2104), begun: `inner` takes the text, `outer` the digest of that. Copies
+    of these take a third less than a copy of `hmac.HMAC`. No token of it is valid beyond `last_expiry`."""
+
+    inner: Any
+    outer: Any
+    last_expiry: float
+
+    def signature(self, text: bytes) -> bytes:
+        inner, outer = self.inner.copy(), self.outer.copy()
+        inner.update(text)
+        outer.update(inner.digest())
+        return b2a_base64(outer.digest(), newline=False).translate(_TO_URL).rstrip(b"=")
+
+
+_BLOCK: Final = 64
+_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
+
+
 @lru_cache(maxsize=4)
-def _headers(keyring: Keyring) -> dict[str, tuple[hmac.HMAC, float]]:
-    """What signs with each secret, and the time of its retirement, by the first part of its tokens."""
-    return {
-        jwt.encode({}, secret, ALGORITHM, headers={"kid": kid}).partition(".")[0]: (
-            hmac.new(secret, digestmod="sha256"),
-            retired_at,
-        )
-        for kid, secret, retired_at in keyring
-    }
+def _signers(keyring: Keyring) -> dict[bytes, _Signer]:
+    """By the first part of the tokens that it signs."""
+    signers = {}
+    for kid, secret, retired_at in keyring:
+        header = jwt.encode({}, secret, ALGORITHM, headers={"kid": kid}).partition(".")[0]
+        key = (secret if len(secret) <= _BLOCK else sha256(secret).digest()).ljust(_BLOCK, b"\0")
+        inner, outer = (sha256(key.translate(pad)) for pad in (_INNER, _OUTER))
+        signers[header.encode()] = _Signer(inner, outer, _last_expiry(retired_at))
+    return signers
 
 
 def _last_expiry(retired_at: float) -> float:
@@ -332,24 +352,19 @@ def _last_expiry(retired_at: float) -> float:
 def _minted_claims(token: str, keyring: Keyring) -> _Claims | None:
     """The claims of a valid token that looks exactly like one of ours, or None. PyJWT takes 60 to 200 µs for
     it, as much as the rest of a connect. PyJWT still says why a token is invalid."""
-    signed, _, signature = token.rpartition(".")
-    header, _, payload = signed.partition(".")
-    signer, retired_at = _headers(keyring).get(header, (None, 0.0))
-    if signer is None:
-        return None
-    mac = signer.copy()  # half of what a new one takes
-    mac.update(signed.encode())
-    expected = urlsafe_b64encode(mac.digest()).rstrip(b"=")
-    if not hmac.compare_digest(expected, signature.encode()):
+    signed, _, signature = token.encode().rpartition(b".")
+    header, _, payload = signed.partition(b".")
+    signer = _signers(keyring).get(header)
+    if signer is None or not hmac.compare_digest(signer.signature(signed), signature):
         return None
     try:
-        claims: _Claims = _decode_minted(urlsafe_b64decode(payload + "=="))
+        claims: _Claims = _decode_minted(a2b_base64(payload.translate(_FROM_URL) + b"=="))
     except (msgspec.MsgspecError, ValueError):
         return None
     now = time.time()
     if claims.iss != ISSUER or not claims.iat - SLACK_SECONDS <= now < claims.exp:
         return None
-    if claims.exp > _last_expiry(retired_at):
+    if claims.exp > signer.last_expiry:
         return None
     return claims
 

@@ -185,7 +185,8 @@ class Subscriber:
         self._hub.follow(self._database_id, self._interest)
         self._follows = True
         self._position = self.origin = position
-        self._skip()
+        if not self._at_head():
+            self._skip()
         if not self._at_head():
             page = self._kept_page(self._page_key())
             if page is not None and page.reached_end:

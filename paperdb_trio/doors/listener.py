@@ -10,6 +10,7 @@ import errno
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -49,6 +50,18 @@ EXIT_PORT: Final = 7
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
+class Listening(socket.socket):
+    """A listening socket that knows its family and type. `accept` asks for both, and the base class makes enums
+    of them anew each time."""
+
+    __slots__ = ("family", "type")
+
+    def __init__(self, family: socket.AddressFamily, type: socket.SocketKind) -> None:
+        super().__init__(family, type)
+        self.family = family  # type: ignore[misc]
+        self.type = type  # type: ignore[misc]
+
+
 def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket. `shared`: others may listen at the same address, each for some of the connections.
 
@@ -58,7 +71,7 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind)
+        listener = Listening(family, kind)
     except OSError as error:
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     try:
@@ -117,10 +130,10 @@ class Door:
         turn, slow, alone = TimeSlice(), False, True
         while True:
             if alone:
-                begun = trio.current_time()
+                begun = time.perf_counter()
                 await trio.lowlevel.wait_readable(listener)
                 turn.begin()
-                alone = trio.current_time() - begun > ALONE
+                alone = time.perf_counter() - begun > ALONE
             try:
                 raw, address = listener.accept()
             except BlockingIOError:
@@ -137,9 +150,9 @@ class Door:
             # One per loop iteration, so that the first is served first: Trio runs the tasks of an iteration in
             # any order. More when other work makes the iterations long.
             if not alone and (not slow or turn.is_over()):
-                begun = trio.current_time()
+                begun = time.perf_counter()
                 await turn.pass_on()
-                slow = trio.current_time() - begun > SLOW_TURN
+                slow = time.perf_counter() - begun > SLOW_TURN
 
     async def drain(self) -> None:
         """Close the connections that wait for a request; the others close after their current response."""
@@ -156,16 +169,16 @@ class Door:
     async def _guarded(self, raw: socket.socket, peer: str) -> None:
         """Serve one connection; log any failure, and free the socket."""
         raw.setblocking(False)
-        if self.tls is None:
-            stream = ByteStream(raw, peer)
-        else:
-            stream = TlsStream(raw, peer, self.tls, self._records, self._services.turns)
+        encrypted = None
+        if self.tls is not None:
+            encrypted = TlsStream(raw, peer, self.tls, self._records, self._services.turns)
+        stream = encrypted or ByteStream(raw, peer)
         self._streams.add(stream)
-        self._services.limits.open(self.open)
+        self._services.limits.open(len(self._streams))
         log.debug("connection from %s", peer)
         try:
-            if isinstance(stream, TlsStream):
-                await self._shake_hands(stream)
+            if encrypted is not None:
+                await self._shake_hands(encrypted)
             await self._serve(stream)
         except* (trio.BrokenResourceError, trio.ClosedResourceError, trio.EndOfChannel):
             pass
@@ -174,10 +187,11 @@ class Door:
         except* Exception:
             log.exception("a connection from %s failed", stream.peer)
         finally:
-            with trio.CancelScope(shield=True):
-                await stream.finish()
+            if not stream.finish_now():
+                with trio.CancelScope(shield=True):
+                    await stream.linger()
             self._streams.discard(stream)
-            self._services.limits.open(self.open)
+            self._services.limits.open(len(self._streams))
             log.debug("connection from %s ended", peer)
 
     async def _shake_hands(self, stream: TlsStream) -> None:
@@ -200,7 +214,8 @@ class Door:
         )
         place = self._services.limits.connection(stream.peer)
         try:
-            self._check_room()
+            if self._services.limits.is_full:
+                raise too_many_connections()
             place.__enter__()
         except ApiError as error:
             await self._turn_away(connection, error)
@@ -301,7 +316,3 @@ class Door:
         except ApiError as error:  # there is no room for its response
             await self._refuse(connection, error, request)
             return False
-
-    def _check_room(self) -> None:
-        if self._services.limits.is_full:
-            raise too_many_connections()

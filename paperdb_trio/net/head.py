@@ -32,6 +32,12 @@ class Head:
     content_length: int | None = None
     chunked: bool = False
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by llhttp for each header."""
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        before = self.headers.get(key)
+        self.headers[key] = text if before is None else f"{before},{text}"
+
     def tokens(self, name: str) -> list[str]:
         """The comma-separated items of a header."""
         if name not in self.headers:
@@ -45,7 +51,8 @@ class Head:
 
     @property
     def is_websocket(self) -> bool:
-        if self.method != "GET" or "websocket" not in self.headers.get("upgrade", "").lower():
+        upgrade = self.headers.get("upgrade")
+        if upgrade is None or self.method != "GET" or "websocket" not in upgrade.lower():
             return False
         connection = self.headers.get("connection", "").lower()
         return connection == "upgrade" or "upgrade" in (item.strip() for item in connection.split(","))
@@ -58,57 +65,25 @@ class Head:
 
 # llhttp also accepts RTSP and ICE, HTTP/0.9 and 2.0, and any CRs and LFs before the method, not just one blank
 # line (RFC 9112, section 2.2).
-_METHOD: Final = re.compile(rb"(?:\r\n)?[A-Z][A-Z-]* ")
+_METHOD: Final = re.compile(rb"(?:\r\n)?([A-Z][A-Z-]*) ")
 _IN_TARGET: Final = bytes(byte for byte in range(256) if byte > 0x20 and byte != 0x7F)
-_BEHIND_TARGET: Final = frozenset((b" HTTP/1.0\r\n", b" HTTP/1.1\r\n"))
+_BEHIND_TARGET: Final = {b" HTTP/1.0\r\n": "1.0", b" HTTP/1.1\r\n": "1.1"}
 _SMALL_METHOD: Final = re.compile(rb"(?:\r\n)?((?=[A-Z]*[a-z])[A-Za-z]{3,7}) [^\x00-\x20\x7f]+ HTTP/1\.")
 _ABSOLUTE: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 
 
-class _Parser:
-    __slots__ = ("head", "target")
-
-    def __init__(self) -> None:
-        self.head = Head()
-        self.target = b""
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
-        before = self.head.headers.get(key)
-        self.head.headers[key] = text if before is None else f"{before},{text}"
-
-
 def parse_head(data: bytes) -> Head:
     """Parse a head, from one blank line or the request line to an empty line. Raises a 400."""
-    if not _is_request_line(data):
-        small = _SMALL_METHOD.match(data)
-        if small is not None:  # a proxy may read `head` differently than we do, so we refuse it
-            method = small[1].decode()
-            raise bad_request(f"Methods are case-sensitive: '{method}' is not {method.upper()}")
-        raise bad_request("Not an HTTP/1.1 request: invalid request line")
-    protocol = _Parser()
-    parser = httptools.HttpRequestParser(protocol)
+    head = _request_line(data)
+    parser = httptools.HttpRequestParser(head)
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
         pass
     except httptools.HttpParserError as error:
         raise bad_request(f"Not an HTTP/1.1 request: {error}") from None
-    head = protocol.head
-    try:
-        head.target = protocol.target.decode("ascii")
-    except UnicodeDecodeError:
-        raise bad_request("The request target must be percent-encoded ASCII") from None
-    if not head.target.startswith("/"):
-        head.target = _origin_form(head.target)
-    head.path, _, head.query_string = head.target.partition("?")
-    head.method = parser.get_method().decode("ascii")
-    head.version = parser.get_http_version()
-    head.keep_alive = head.version == "1.1" and _keeps(head)
     headers = head.headers
+    head.keep_alive = head.version == "1.1" and _keeps(headers)
     if "," in headers.get("host", "" if head.version == "1.0" else ","):
         raise bad_request("An HTTP/1.1 request needs exactly one Host header")
     if "content-length" in headers:
@@ -121,18 +96,27 @@ def parse_head(data: bytes) -> Head:
     return head
 
 
-def _is_request_line(data: bytes) -> bool:
-    """Whether it begins with one. A regular expression took 7 µs for a target with a token."""
+def _request_line(data: bytes) -> Head:
+    """What it says. A regular expression for all of it took 7 µs for a target with a token."""
     method = _METHOD.match(data)
-    if method is None:
-        return False
-    begin = method.end()
+    begin = 0 if method is None else method.end()
     end = data.find(b" ", begin)
-    return (
-        end > begin
-        and data[end : end + 11] in _BEHIND_TARGET
-        and not data[begin:end].translate(None, _IN_TARGET)
-    )
+    version = _BEHIND_TARGET.get(data[end : end + 11])
+    raw = data[begin:end]
+    if method is None or version is None or not raw or raw.translate(None, _IN_TARGET):
+        small = _SMALL_METHOD.match(data)
+        if small is not None:  # a proxy may read `head` differently than we do, so we refuse it
+            name = small[1].decode()
+            raise bad_request(f"Methods are case-sensitive: '{name}' is not {name.upper()}")
+        raise bad_request("Not an HTTP/1.1 request: invalid request line")
+    try:
+        target = raw.decode("ascii")
+    except UnicodeDecodeError:
+        raise bad_request("The request target must be percent-encoded ASCII") from None
+    if not target.startswith("/"):
+        target = _origin_form(target)
+    path, _, query_string = target.partition("?")
+    return Head(method[1].decode(), target, path, query_string, version)
 
 
 def _origin_form(target: str) -> str:
@@ -158,8 +142,8 @@ def _check_coding(head: Head) -> None:
         raise ApiError(501, "NOT_IMPLEMENTED", "The only supported Transfer-Encoding of a request is chunked")
 
 
-def _keeps(head: Head) -> bool:
+def _keeps(headers: dict[str, str]) -> bool:
     # llhttp's own flag does not help: it is false until the body has arrived and true afterwards, whatever the
     # Connection header says.
-    connection = head.headers.get("connection", "").lower()
+    connection = headers.get("connection", "").lower()
     return "close" not in connection or "close" not in (item.strip() for item in connection.split(","))

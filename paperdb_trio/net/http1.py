@@ -174,7 +174,9 @@ class HttpConnection:
 
     def give_back(self, *, after_head: bool = False) -> None:
         """Put everything from the last head on, or after it, back into the stream for another reader."""
-        self.stream.unread(self._buffer[self._body_at :] if after_head else self._buffer)
+        rest = self._buffer[self._body_at :] if after_head else self._buffer
+        if rest:
+            self.stream.unread(rest)
         self._buffer = b""
 
     def request(self) -> Request:

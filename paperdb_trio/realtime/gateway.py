@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import trio
 
@@ -38,6 +38,7 @@ from paperdb_trio.store.protocol import Topic
 from paperdb_trio.store.slow import REQUEST
 
 PATHS: Final = ("/", "/realtime")
+_NOTHING: Final = nullcontext()
 PARAMETERS: Final = ("token", "since", "collections", "filter", "errors")
 
 
@@ -53,7 +54,33 @@ class Gateway:
         """Serve one connection until it ends; its head has been read. Raises an `ApiError` to refuse it, unless
         the client asked for a close code."""
         try:
-            await self._serve(stream, head)
+            query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
+            if query.get("errors", "close") != "close":
+                raise bad_request(f"Invalid errors: '{query['errors'][:40]}'. Use close, or omit it.")
+            grant, protocol = self._admit(head, query)
+            since = query.get("since")
+            if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):
+                raise bad_request(
+                    f"Invalid since: '{since[:40]}'. Use the seq of the last change seen, or now."
+                )
+            cursor_mode = protocol == SUBPROTOCOL or since is not None
+            most = self._services.settings.max_subscriptions
+            first = _first_asked(grant, query.get("collections"), query.get("filter"), most)
+            # Ten thousand idle connections to whole collections need not keep a generator each.
+            hub = self._services.hub
+            following = hub.following(grant.database.id, first) if has_queries(first) else _NOTHING
+            with following, self.admission(stream, head, grant):
+                connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
+                # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
+                self._enter(connection)
+                try:
+                    await self._services.store.current(grant.database.id)
+                    response = handshake_response(head, protocol, self._upgraded(stream, head, grant))
+                    del first, query, grant  # this frame lives as long as the connection
+                    head.forget()
+                    await connection.run(response, since)
+                finally:
+                    self.connections.discard(connection)
         except ApiError as error:
             await self.refuse(stream, head, error)
 
@@ -70,33 +97,6 @@ class Gateway:
         self._services.exchanges.refuse(request, error)
         response = handshake_response(head, protocol, request.id)
         await stream.send_all(response + close_frame(*refusal_close(error)))
-
-    async def _serve(self, stream: ByteStream, head: Head) -> None:
-        query = parse_parameters(head.query_string, PARAMETERS, errors="replace")  # a bad token is a 401
-        if query.get("errors", "close") != "close":
-            raise bad_request(f"Invalid errors: '{query['errors'][:40]}'. Use close, or omit it.")
-        grant, protocol = self._admit(head, query)
-        since = query.get("since")
-        if since not in (None, "now") and not (since.isascii() and since.isdigit() and len(since) <= 18):
-            raise bad_request(f"Invalid since: '{since[:40]}'. Use the seq of the last change seen, or now.")
-        cursor_mode = protocol == SUBPROTOCOL or since is not None
-        most = self._services.settings.max_subscriptions
-        first = _first_asked(grant, query.get("collections"), query.get("filter"), most)
-        # Ten thousand idle connections to whole collections need not keep a generator each.
-        hub = self._services.hub
-        following = hub.following(grant.database.id, first) if has_queries(first) else nullcontext()
-        with following, self.admission(stream, head, grant):
-            connection = WebSocket(self._services, self._wheel, stream, grant, first, cursor_mode)
-            # Before any await: `enforce` and `drain` must not miss a connection during its handshake.
-            self._enter(connection)
-            try:
-                await self._services.store.current(grant.database.id)
-                response = handshake_response(head, protocol, self._upgraded(stream, head, grant))
-                del first, query, grant  # this frame lives as long as the connection
-                head.forget()
-                await connection.run(response, since)
-            finally:
-                self.connections.discard(connection)
 
     def _upgraded(self, stream: ByteStream, head: Head, grant: Grant) -> str:
         """End the request that becomes a WebSocket; returns its id."""
@@ -200,7 +200,10 @@ def _offered(head: Head) -> list[str]:
 
 
 def _bearer(offered: list[str]) -> str | None:
-    return next((item for item in offered if item.startswith(BEARER)), None)
+    for item in offered:
+        if item.startswith(BEARER):
+            return item
+    return None
 
 
 def _token(head: Head, query: dict[str, str], bearer: str | None) -> str:
@@ -226,9 +229,7 @@ def _whole(collection: str) -> Asked:
 
 def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: int) -> dict[Topic, Asked]:
     """What a connection follows from the start. Raises a 400 or 403."""
-    chosen = {} if filters is None else parse_json(filters.encode("utf-8", "surrogatepass"))
-    if not isinstance(chosen, dict) or not all(isinstance(filter, dict) for filter in chosen.values()):
-        raise bad_request('Invalid filter: use an object like {"messages": {"room": "r1"}}', "INVALID_FILTER")
+    chosen = {} if filters is None else _filters(filters)
     if narrowed is not None:
         names = [check_collection(name) for name in narrowed.split(",") if name]
     elif grant.collections is not None:
@@ -242,5 +243,16 @@ def _first_asked(grant: Grant, narrowed: str | None, filters: str | None, most: 
             raise bad_request(f"'filter' names '{name[:80]}', which is not followed", "INVALID_FILTER")
     if len(names) > most:
         raise too_many_subscriptions(most)
-    asked = [Asked(name, chosen[name]) if name in chosen else _whole(name) for name in names]
-    return {one.within(grant): one for one in asked}
+    asked = {}
+    for name in names:
+        one = Asked(name, chosen[name]) if name in chosen else _whole(name)
+        asked[one.within(grant)] = one
+    return asked
+
+
+def _filters(text: str) -> dict[str, dict[str, Any]]:
+    """The filters by collection. Raises a 400."""
+    filters = parse_json(text.encode("utf-8", "surrogatepass"))
+    if not isinstance(filters, dict) or not all(isinstance(filter, dict) for filter in filters.values()):
+        raise bad_request('Invalid filter: use an object like {"messages": {"room": "r1"}}', "INVALID_FILTER")
+    return filters

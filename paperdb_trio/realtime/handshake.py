@@ -5,8 +5,7 @@ Law: no I/O; a refusal or the response's bytes come out.
 
 from __future__ import annotations
 
-import binascii
-from base64 import b64decode, b64encode
+from binascii import a2b_base64, b2a_base64
 from hashlib import sha1
 from typing import Final
 
@@ -30,8 +29,8 @@ def check_handshake(head: Head) -> None:
     if head.content_length or head.chunked:
         raise bad_request("A WebSocket handshake has no body")
     try:
-        key = b64decode(head.headers.get("sec-websocket-key", ""), validate=True)
-    except (binascii.Error, ValueError):
+        key = a2b_base64(head.headers.get("sec-websocket-key", ""), strict_mode=True)
+    except ValueError:
         key = b""
     if len(key) != 16:
         raise bad_request("The Sec-WebSocket-Key header is missing or malformed")
@@ -40,7 +39,7 @@ def check_handshake(head: Head) -> None:
 def handshake_response(head: Head, subprotocol: str | None, request_id: str) -> bytes:
     """The 101 for a checked handshake."""
     key = head.headers["sec-websocket-key"].encode("ascii")
-    accept = b64encode(sha1(key + _GUID).digest())
+    accept = b2a_base64(sha1(key + _GUID).digest(), newline=False)
     protocol = b"" if subprotocol is None else b"Sec-WebSocket-Protocol: %b\r\n" % subprotocol.encode("latin-1")
     return (
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"

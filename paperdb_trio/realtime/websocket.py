@@ -104,9 +104,8 @@ class WebSocket(Live):
     async def run(self, response: bytes, since: str | None) -> None:
         """Send the response to the handshake; read actions and send events until the connection ends or is
         closed; then close it cleanly."""
-        if not self._cursor_mode or self._closing is not None:
+        if self._closing is not None:
             await self._stream.send_all(response)
-            response = b""
         self._begin_events()
         try:
             if self._closing is None:
@@ -158,13 +157,12 @@ class WebSocket(Live):
 
     async def _read(self) -> None:
         """Read frames until the peer closes, or `close` cancels it."""
-        turn = TimeSlice()
         while self._closing is None and (data := await self._stream.receive_some(RECEIVE_BYTES)):
             if self._closing is not None:
                 return
             if len(data) == RECEIVE_BYTES:  # probably more follows: one such connection per loop iteration
                 await self._turns.next()
-            turn.begin()
+            turn = TimeSlice()
             while True:
                 try:
                     frames = self._decoder.feed(data)

@@ -6,7 +6,6 @@ import socket
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
-from unittest.mock import AsyncMock
 
 import pytest
 import trio
@@ -14,6 +13,7 @@ import trio
 from paperdb_trio.auth import tokens
 from paperdb_trio.config import Settings
 from paperdb_trio.delivery.hub import Hub
+from paperdb_trio.errors import ApiError
 from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.loop.wheel import Wheel
@@ -22,7 +22,7 @@ from paperdb_trio.net.head import parse_head
 from paperdb_trio.net.stream import ByteStream
 from paperdb_trio.realtime.gateway import Gateway
 from paperdb_trio.services import Services
-from paperdb_trio.store.administration import RevokeKey
+from paperdb_trio.store.administration import ChangeDatabase, RevokeKey
 from paperdb_trio.store.sqlite import admin
 from tests.auth.test_tokens import World, own_world, token
 
@@ -34,28 +34,16 @@ HANDSHAKE = (
 )
 
 
-class Hesitant(ByteStream):
-    """Calls a function in the middle of the first write."""
-
-    __slots__ = ("before_first_write",)
-
-    before_first_write: Callable[[], Awaitable[None]] | None
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        act, self.before_first_write = self.before_first_write, None
-        if act is not None:
-            await act()
-        await super().send_all(data)
-
-
 async def shaken(gateway: Gateway, stream: ByteStream) -> None:
     await gateway.serve(stream, parse_head(HANDSHAKE % token().encode()))
 
 
 async def streamed(gateway: Gateway, stream: ByteStream) -> None:
-    """As the door does: the head first."""
-    grant = tokens.verify(gateway._services.accounts, token())
+    """As the door does: the head first, which takes a while."""
+    services = gateway._services
+    grant = tokens.verify(services.accounts, token())
     await stream.send_all(b"head")
+    await services.store.current(grant.database.id)
     await gateway.serve_events(stream, grant, "a", 0, chunked=True)
 
 
@@ -64,15 +52,20 @@ async def served(
     act: Callable[[Gateway], Any],
     serve: Callable[[Gateway, ByteStream], Awaitable[None]] = shaken,
 ) -> bytes:
-    """The bytes that a client receives if `act` happens during its handshake, up to the close."""
+    """The bytes that a client receives if `act` happens while the store gets current during its handshake, up
+    to the close."""
     settings = Settings()
     limits = Limits(settings)
+
+    async def current(database_id: int) -> None:
+        await act(gateway)
+
     unused = cast(Any, None)
     services = Services(
         settings=settings,
         limits=limits,
         accounts=world.accounts,
-        store=cast(Any, SimpleNamespace(current=AsyncMock())),
+        store=cast(Any, SimpleNamespace(current=current)),
         cache=unused,
         hub=Hub(),
         assets={},
@@ -83,13 +76,8 @@ async def served(
     client = socket.create_connection(listener.getsockname())
     raw, _ = listener.accept()
     raw.setblocking(False)
-    stream = Hesitant(raw, "test")
-
-    async def meanwhile() -> None:
-        await act(gateway)
-
-    stream.before_first_write = meanwhile
-    with listener, client, trio.fail_after(10):
+    stream = ByteStream(raw, "test")
+    with listener, client, raw, trio.fail_after(10):
         await serve(gateway, stream)
         await stream.finish()
         client.settimeout(5)
@@ -122,7 +110,18 @@ async def drain(gateway: Gateway) -> None:
 
 
 async def test_key_revoked_during_the_handshake_cannot_listen(own_world: World, revoke: Any) -> None:
-    frames = frames_of(await served(own_world, revoke))
+    with pytest.raises(ApiError) as refused:
+        await served(own_world, revoke)
+    assert refused.value.code == "UNAUTHORIZED"
+
+
+async def test_plan_lost_during_the_handshake_closes_with_4403(own_world: World) -> None:
+    async def downgrade(gateway: Gateway) -> None:
+        admin.apply(own_world.file, ChangeDatabase("test", "default", plan="free"))
+        await own_world.refresh()
+        gateway.enforce()
+
+    frames = frames_of(await served(own_world, downgrade))
     assert frames[:4] == b"\x88" + frames[1:2] + (4403).to_bytes(2, "big")
 
 
