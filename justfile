@@ -20,9 +20,9 @@ test *options: _venv
 test-workers *options: _venv
     {{python}} -m pytest -n auto --workers 2 --ignore tests/stress/test_short.py {{options}}
 
-# The suites of what a client can see, against servers that store in Debian's PostgreSQL.
+# The suites of REST, realtime and both SDKs, against servers that store in Debian's PostgreSQL.
 test-postgres *options: _venv
-    {{python}} -m pytest -n auto --store postgres tests/rest tests/realtime tests/client {{options}}
+    {{python}} -m pytest -n auto --store postgres {{options}}
 
 # How much of `paperdb_trio` the tests run, in their own process and in the servers' that they start.
 coverage *options: _venv

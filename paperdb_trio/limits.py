@@ -38,6 +38,10 @@ class Elsewhere(Protocol):
         """The sum of the others' counts."""
         ...
 
+    def age(self) -> float:
+        """Seconds since all counts were zero."""
+        ...
+
 
 class Nowhere:
     """There is only this process."""
@@ -47,6 +51,9 @@ class Nowhere:
 
     def others(self, kind: str, key: object) -> int:
         return 0
+
+    def age(self) -> float:
+        return 0.0
 
 
 class Limits:
@@ -233,7 +240,8 @@ class _Counted:
 class Rate:
     """A bucket per key that fills at `per_second`, up to one second's worth (at least one).
 
-    What other processes took since the last look counts as if it had been taken here, just now.
+    What other processes took since the last look, or since all began, counts as if it had been taken here, just
+    now.
     """
 
     def __init__(self, per_second: float, what: str, elsewhere: Elsewhere = Nowhere()) -> None:  # noqa: B008
@@ -249,7 +257,8 @@ class Rate:
             return
         now = trio.current_time()
         others = self._elsewhere.others(self._what, key_id)
-        level, since, taken, seen = self._levels.get(key_id, (self._most, now, 0, others))
+        known = self._levels.get(key_id)
+        level, since, taken, seen = known or (self._most, now - self._elsewhere.age(), 0, 0)
         # A process that began anew counts from zero again.
         level = min(self._most, level + (now - since) * self._per_second - max(others - seen, 0))
         if level < 1:

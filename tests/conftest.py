@@ -43,7 +43,13 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 collect_ignore = [] if "PAPERDB_TEST_COMMAND" in os.environ else ["test_executable.py"]
 
-START_SECONDS = 20
+START_SECONDS = 60
+
+WHAT_CLIENTS_SEE = (
+    *("rest", "realtime", "client"),
+    *(f"web/test_{name}.py" for name in ("documents", "live", "subscribe")),
+)
+"""The suites that `pytest --store postgres` runs, unless it is told others."""
 
 NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """For clients of `http://`. By default httpx reads all CA certificates for each client: 30 ms."""
@@ -72,6 +78,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     Server.workers = config.getoption("--workers")
     if config.getoption("--store") == "postgres":
+        if config.args_source is not pytest.Config.ArgsSource.ARGS:
+            config.args = [str(config.rootpath / "tests" / name) for name in WHAT_CLIENTS_SEE]
         from tests.postgres import Stores
 
         Server.stores = Stores()

@@ -37,6 +37,14 @@ def end(server: Server, how: signal.Signals = signal.SIGTERM) -> float:
     return time.monotonic() - began
 
 
+def assert_stopped(server: Server, response: httpx.Response) -> None:
+    """The stop refused a write of several steps. What becomes of a step that it has sent, no worker knows."""
+    refusals = {(503, "SHUTTING_DOWN")}
+    if server.workers != "1":
+        refusals.add((504, "STORAGE_UNKNOWN"))
+    assert (response.status_code, response.json()["code"]) in refusals
+
+
 @pytest.mark.smoke
 @pytest.mark.executable
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -245,7 +253,7 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     """Its events still come, each once; documents inserted meanwhile stay."""
     server = start_server("--drain-timeout", "0.8")
     count, responses = 0, list[httpx.Response]()
-    for _ in range(40):
+    for _ in range(60):  # forty thousand may be removed within the drain time
         bulk = server.request("POST", f"/{collection}/bulk", json=[{} for _ in range(1000)])
         count += bulk.json()["inserted"]
 
@@ -266,8 +274,8 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
     server.stop()
     assert "Traceback" not in server.stderr
     if how == signal.SIGTERM:
-        assert (code, [response.status_code for response in responses]) == (0, [503])
-        assert responses[0].json()["code"] == "SHUTTING_DOWN"
+        assert (code, len(responses)) == (0, 1)
+        assert_stopped(server, responses[0])
         assert took < 0.8 + SLACK
     with closing(connect(server.data / "paperdb.sqlite")) as file:
         (left,) = file.execute("SELECT count(*) FROM documents").fetchone()
@@ -347,7 +355,7 @@ def test_index_that_is_being_built_cannot_delay_the_stop(start_server: StartServ
     wait_until(is_building)
     assert end(server) < 0.8 + SLACK
     putting.join()
-    assert (answers[0].status_code, answers[0].json()["code"]) == (503, "SHUTTING_DOWN")
+    assert_stopped(server, answers[0])
     server.start()
     assert server.request("GET", f"/{collection}/schema").status_code == 404
     assert server.request("PUT", f"/{collection}/schema", json=schema).status_code == 200

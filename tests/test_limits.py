@@ -171,8 +171,11 @@ def test_requests_and_tokens_of_a_key_are_limited(start_server: StartServer, htt
     second = server.request("POST", "/realtime/token", json=mint)
     assert (second.status_code, second.json()["code"]) == (429, "RATE_LIMITED")
     assert 1 < int(second.headers["retry-after"]) <= 100
-    responses = [server.request("GET", "/collections") for _ in range(12)]
-    refused = [response for response in responses if response.status_code == 429]
-    assert refused
-    assert {response.headers["retry-after"] for response in refused} == {"1"}
+    request = f"GET /collections HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key}\r\n\r\n".encode()
+    with Raw(server) as raw:
+        raw.send(12 * request)  # at once: on a busy machine twelve clients take longer than the bucket to fill
+        responses = [raw.response() for _ in range(12)]
+    refused = [headers["retry-after"] for status, headers, _ in responses if status == 429]
+    assert len(refused) in range(1, 12)
+    assert set(refused) == {"1"}
     assert server.request("GET", "/healthz").status_code == 200

@@ -141,6 +141,7 @@ class Accounts:
 
     def __init__(self) -> None:
         self._now = _Snapshot()
+        self._one_at_a_time = trio.Lock()
         self._looked = -math.inf
         self._revocations = _Revocations()
         self._log = SparingLog(logging.getLogger("paperdb.accounts"), burst=LINES_A_MINUTE)
@@ -153,17 +154,18 @@ class Accounts:
 
     async def refresh(self, store: Directories) -> bool:
         """Read the directory again if it has changed; returns whether something has, also if a key expired."""
-        changed = self._expire()
-        directory = await store.directory(self._now.version, self._revocations.last)
-        self._looked = trio.current_time()
-        if directory is None:
-            return changed
-        before, self._now = self._now, _snapshot(directory)
-        self._revocations.add(directory.revocations)
-        if before.version:  # else it is the first reading
-            for what, fields in _differences(before, self._now, directory.revocations):
-                self._log.log(logging.INFO, what, fields=fields)
-        return True
+        async with self._one_at_a_time:  # else two read the same changes, and the older reading may end last
+            changed = self._expire()
+            directory = await store.directory(self._now.version, self._revocations.last)
+            self._looked = trio.current_time()
+            if directory is None:
+                return changed
+            before, self._now = self._now, _snapshot(directory)
+            self._revocations.add(directory.revocations)
+            if before.version:  # else it is the first reading
+                for what, fields in _differences(before, self._now, directory.revocations):
+                    self._log.log(logging.INFO, what, fields=fields)
+            return True
 
     def _expire(self) -> bool:
         """Revoke the keys that have expired, so that a request need not look at the clock."""

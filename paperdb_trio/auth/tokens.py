@@ -14,7 +14,6 @@ from binascii import a2b_base64, b2a_base64
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from hashlib import sha256
 from typing import Annotated, Any, ClassVar, Final, NamedTuple
 
 import msgspec
@@ -311,22 +310,18 @@ def _rules(claims: _Claims) -> Mapping[str, Rule]:
 
 
 class _Signer(NamedTuple):
-    """HMAC-SHA256 with one secret (RFC 2104), begun: `inner` takes the text, `outer` the digest of that. Copies
-    of these take a third less than a copy of `hmac.HMAC`. No token of it is valid beyond `last_expiry`."""
+    """`mac` is begun with one secret; a copy takes half as long as a new one. No token of it is valid beyond
+    `last_expiry`."""
 
-    inner: Any
-    outer: Any
+    mac: hmac.HMAC
     last_expiry: float
 
     def signature(self, text: bytes) -> bytes:
-        inner, outer = self.inner.copy(), self.outer.copy()
-        inner.update(text)
-        outer.update(inner.digest())
-        return b2a_base64(outer.digest(), newline=False).translate(_TO_URL).rstrip(b"=")
+        mac = self.mac.copy()
+        mac.update(text)
+        return b2a_base64(mac.digest(), newline=False).translate(_TO_URL).rstrip(b"=")
 
 
-_BLOCK: Final = 64
-_INNER, _OUTER = (bytes(byte ^ pad for byte in range(256)) for pad in (0x36, 0x5C))
 _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 
@@ -334,13 +329,12 @@ _FROM_URL: Final = bytes.maketrans(b"-_", b"+/")
 @lru_cache(maxsize=4)
 def _signers(keyring: Keyring) -> dict[bytes, _Signer]:
     """By the first part of the tokens that it signs."""
-    signers = {}
-    for kid, secret, retired_at in keyring:
-        header = jwt.encode({}, secret, ALGORITHM, headers={"kid": kid}).partition(".")[0]
-        key = (secret if len(secret) <= _BLOCK else sha256(secret).digest()).ljust(_BLOCK, b"\0")
-        inner, outer = (sha256(key.translate(pad)) for pad in (_INNER, _OUTER))
-        signers[header.encode()] = _Signer(inner, outer, _last_expiry(retired_at))
-    return signers
+    return {
+        jwt.encode({}, secret, ALGORITHM, headers={"kid": kid}).partition(".")[0].encode(): _Signer(
+            hmac.new(secret, digestmod="sha256"), _last_expiry(retired_at)
+        )
+        for kid, secret, retired_at in keyring
+    }
 
 
 def _last_expiry(retired_at: float) -> float:
@@ -352,7 +346,7 @@ def _last_expiry(retired_at: float) -> float:
 def _minted_claims(token: str, keyring: Keyring) -> _Claims | None:
     """The claims of a valid token that looks exactly like one of ours, or None. PyJWT takes 60 to 200 µs for
     it, as much as the rest of a connect. PyJWT still says why a token is invalid."""
-    signed, _, signature = token.encode().rpartition(b".")
+    signed, _, signature = token.encode("utf-8", "surrogatepass").rpartition(b".")
     header, _, payload = signed.partition(b".")
     signer = _signers(keyring).get(header)
     if signer is None or not hmac.compare_digest(signer.signature(signed), signature):

@@ -189,18 +189,7 @@ def connections_list(server: Server, database: str | None, as_json: bool) -> Non
     """List WebSockets, event streams and long polls: who listens to what, and how far behind."""
     rows = server.all("connections", **({} if database is None else {"database": database}))
     if not as_json:
-        names = (
-            "id",
-            "database",
-            "transport",
-            "address",
-            "subject",
-            "state",
-            "lagChanges",
-            "unsentBytes",
-            "since",
-        )
-        rows = [{name: row[name] for name in names} for row in rows]
+        rows = [{name: row[name] for name in CONNECTION_COLUMNS} for row in rows]
     print_rows(rows, as_json)
 
 

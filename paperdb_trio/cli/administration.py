@@ -33,7 +33,13 @@ from paperdb_trio.store.operations import Operation
 from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin, records
 from paperdb_trio.store.sqlite.file import prepare
-from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, ReviveWebhook, new_secret
+from paperdb_trio.store.webhook_changes import (
+    AddWebhook,
+    PauseWebhook,
+    RemoveWebhook,
+    ResumeWebhook,
+    new_secret,
+)
 from paperdb_trio.store.webhooks import Webhook
 
 Row = dict[str, Any]
@@ -61,7 +67,8 @@ class Place(Protocol):
         self, database: str, url: str, collection: str | None, filter: Row | None, show: Show
     ) -> None: ...
     def remove_webhook(self, id: str) -> None: ...
-    def revive_webhook(self, id: str) -> None: ...
+    def pause_webhook(self, id: str) -> None: ...
+    def resume_webhook(self, id: str) -> None: ...
     def test_webhook(self, id: str) -> Row: ...
 
 
@@ -112,8 +119,11 @@ class _Stored:
     def remove_webhook(self, id: str) -> None:
         self._apply(RemoveWebhook(self._by, id))
 
-    def revive_webhook(self, id: str) -> None:
-        self._apply(ReviveWebhook(self._by, id))
+    def pause_webhook(self, id: str) -> None:
+        self._apply(PauseWebhook(self._by, id))
+
+    def resume_webhook(self, id: str) -> None:
+        self._apply(ResumeWebhook(self._by, id))
 
     def _webhooks(self) -> list[Webhook]:
         raise NotImplementedError
@@ -285,8 +295,11 @@ class Server:
     def remove_webhook(self, id: str) -> None:
         self.ask("DELETE", f"/webhooks/{_quoted(id)}")
 
-    def revive_webhook(self, id: str) -> None:
-        self.ask("POST", f"/webhooks/{_quoted(id)}/revive")
+    def pause_webhook(self, id: str) -> None:
+        self.ask("POST", f"/webhooks/{_quoted(id)}/pause")
+
+    def resume_webhook(self, id: str) -> None:
+        self.ask("POST", f"/webhooks/{_quoted(id)}/resume")
 
     def test_webhook(self, id: str) -> Row:
         return self.ask("POST", f"/webhooks/{_quoted(id)}/test")

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from urllib.parse import urlsplit
 
 import click
 
@@ -17,12 +18,14 @@ from paperdb_trio.cli.base import data_option, import_postgres, main, store_opti
 from paperdb_trio.cli.streams import when_paused
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import StartupError
-from paperdb_trio.files import replacing
+from paperdb_trio.files import by_command, replacing
+from paperdb_trio.store.administration import Noted
+from paperdb_trio.store.copying import Did
 from paperdb_trio.store.copying import copy as copy_store
+from paperdb_trio.store.sqlite import admin, migrations
 from paperdb_trio.store.sqlite import backup as copies
-from paperdb_trio.store.sqlite import migrations
 from paperdb_trio.store.sqlite.copying import Directory
-from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, connect, prepare, serving_lock
+from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, connect, database_file, prepare, serving_lock
 from paperdb_trio.store.sqlite.file import compact as compact_file
 
 EXIT_INCOMPLETE: Final = 10
@@ -82,7 +85,8 @@ def _restore_into(store: str, file: Path) -> None:
             )
     with ExitStack() as stack:
         source = stack.enter_context(closing(Directory(file, read_only=True)))
-        copy_store(source, stack.enter_context(closing(_copyable(store, read_only=False))), anew=True)
+        target = stack.enter_context(closing(_copyable(store, read_only=False)))
+        copy_store(source, target, Did(by_command(), "store.restore", str(file)), anew=True)
 
 
 @main.command()
@@ -99,6 +103,8 @@ def compact(data: str, store: str) -> None:
             "PostgreSQL frees space itself (autovacuum); VACUUM FULL gives it back to the disk", 2
         )
     before, after = compact_file(data)
+    sizes = {"bytesBefore": before, "bytesAfter": after}
+    admin.apply(database_file(data), Noted(by_command(), "store.compact", None, None, sizes))
     click.echo(f"Compacted {data}: {before:,} bytes before, {after:,} after.")
 
 
@@ -240,7 +246,7 @@ def copy(source: str, target: str) -> None:
             stack.enter_context(serving_lock(target))
         one = stack.enter_context(closing(_copyable(source, read_only=True)))
         other = stack.enter_context(closing(_copyable(target, read_only=False)))
-        counts = copy_store(one, other)
+        counts = copy_store(one, other, Did(by_command(), "store.copy", _shown(source)))
     click.echo(
         f"Copied {counts['databases']:,} databases with {counts['documents']:,} documents and "
         f"{counts['changes']:,} changes."
@@ -249,6 +255,14 @@ def copy(source: str, target: str) -> None:
 
 def _is_url(place: str) -> bool:
     return place.startswith(("postgresql://", "postgres://"))
+
+
+def _shown(place: str) -> str:
+    """Without what is secret in a URL."""
+    if not _is_url(place):
+        return place
+    parts = urlsplit(place)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _copyable(place: str, *, read_only: bool) -> Any:

@@ -90,13 +90,22 @@ def webhooks_remove(place: Place, id: str) -> None:
     click.echo(f"Removed {id}.")
 
 
-@webhooks.command("revive", context_settings=ID_SETTINGS)
+@webhooks.command("pause", context_settings=ID_SETTINGS)
 @click.argument("id")
 @place_options
-def webhooks_revive(place: Place, id: str) -> None:
-    """Let the dead webhook ID go on where it was, or a failing one try again now."""
-    place.revive_webhook(id)
-    click.echo(f"The webhook {id} tries again.")
+def webhooks_pause(place: Place, id: str) -> None:
+    """Deliver nothing to the webhook ID until it is resumed. It stays where it is."""
+    place.pause_webhook(id)
+    click.echo(f"Paused {id}.")
+
+
+@webhooks.command("resume", context_settings=ID_SETTINGS)
+@click.argument("id")
+@place_options
+def webhooks_resume(place: Place, id: str) -> None:
+    """Let the paused or dead webhook ID go on where it was, or a failing one try again now."""
+    place.resume_webhook(id)
+    click.echo(f"The webhook {id} goes on.")
 
 
 @webhooks.command("test", context_settings=ID_SETTINGS)

@@ -204,17 +204,16 @@ class AsyncTransport:
                 "This client has no api_key; with get_token alone it can find, get, count and subscribe",
             )
         collections = frozenset((request.reads,))
-        token, fresh = await self.tokens.get(collections)
-        try:
-            return await self._send(request, token)
-        except PaperDBError as error:
-            if error.status != 401:
-                raise
-            self.tokens.forget(token)
-            if fresh:
-                raise
-        token, _ = await self.tokens.get(collections)
-        return await self._send(request, token)
+        while True:
+            token, fresh = await self.tokens.get(collections)
+            try:
+                return await self._send(request, token)
+            except PaperDBError as error:
+                if error.status != 401:
+                    raise
+                self.tokens.forget(token)
+                if fresh and trio.current_time() < token.expires:  # else it ended while this was repeated
+                    raise
 
     async def _send(self, request: RestRequest[T], token: Token | None = None) -> T:
         conversation = self._endpoint.conversation(request)

@@ -279,15 +279,20 @@ class Live(Generic[V]):
         assert found.seq is not None
         self._window.begin(found.seq)
         self._extend(found)
-        await self._fill()
+        await self._fill(begun=True)
 
-    async def _fill(self) -> None:
-        """Get what the window is short of."""
+    async def _fill(self, *, begun: bool = False) -> None:
+        """Get what the window is short of. `begun`: the first page is of this moment."""
         while self._window.short:
             if self._after is None:
                 await self._fetch()
                 return
-            self._extend(await self._find(self._after))
+            try:
+                self._extend(await self._find(self._after))
+            except PaperDBError as error:
+                if begun or error.code != "INVALID_CURSOR":
+                    raise
+                self._after = None  # the token has a rule since the last page, or none any more
 
     async def _find(self, after: str | None) -> Documents:
         wanted = (self._window.limit or 0) + self._slack - (0 if after is None else len(self._window))

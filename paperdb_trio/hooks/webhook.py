@@ -68,9 +68,7 @@ class Running:
 
     @property
     def state(self) -> str:
-        if self._progress.dead_at is not None:
-            return "dead"
-        return "retrying" if self._progress.failures else "live"
+        return self._progress.state
 
     @property
     def lag(self) -> int:
@@ -99,10 +97,10 @@ class Running:
         self._woken.set()
 
     async def run(self) -> None:
-        """Returns when the webhook is dead, or began anew elsewhere. Raises a 400 for a stored filter that is
-        not valid any more."""
+        """Returns when the webhook is dead or paused, or began anew elsewhere. Raises a 400 for a stored filter
+        that is not valid any more."""
         self._topic = topic_of(self._webhook)
-        while self.state != "dead":
+        while self._progress.dead_at is None:
             try:
                 await self._step()
             except ApiError as error:

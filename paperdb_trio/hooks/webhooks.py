@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import trio
 
@@ -20,7 +20,7 @@ from paperdb_trio.measures import Family, Sample, counter, gauge
 from paperdb_trio.model import Change, new_id
 from paperdb_trio.store.protocol import Store
 from paperdb_trio.store.webhook_changes import BeginWebhooks
-from paperdb_trio.store.webhooks import Webhook
+from paperdb_trio.store.webhooks import State, Webhook
 
 log = logging.getLogger("paperdb.webhooks")
 sparing_log = SparingLog(log)
@@ -122,8 +122,8 @@ class Webhooks:
             Family(
                 "paperdb_webhooks",
                 "gauge",
-                "Webhooks that deliver, that try again after a failure, and that gave up",
-                [Sample({"state": state}, states.count(state)) for state in ("live", "retrying", "dead")],
+                "Webhooks that deliver, that try again after a failure, that gave up, and that are paused",
+                [Sample({"state": state}, states.count(state)) for state in get_args(State)],
             ),
             counter("paperdb_webhook_deliveries_total", "Deliveries that arrived", self._totals.deliveries),
             counter("paperdb_webhook_events_total", "Events in them", self._totals.events),

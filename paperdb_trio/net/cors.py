@@ -37,12 +37,12 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
     headers = response.headers
     if origin is None:
         if not origins.any:  # a shared cache must not serve this to requests with an Origin
-            headers["Vary"] = "Origin"
+            _vary(headers)
         return
     if origins.any:
         headers["Access-Control-Allow-Origin"] = "*"
     else:
-        headers["Vary"] = "Origin"
+        _vary(headers)
         if not origins.allows(origin):
             return
         headers["Access-Control-Allow-Origin"] = origin
@@ -54,3 +54,7 @@ def allow_origin(settings: Settings, method: str, origin: str | None, response: 
             "Idempotency-Key, Last-Event-ID, X-Request-Id"
         )
         headers["Access-Control-Max-Age"] = "86400"
+
+
+def _vary(headers: dict[str, str]) -> None:
+    headers["Vary"] = f"{headers['Vary']}, Origin" if "Vary" in headers else "Origin"

@@ -110,7 +110,6 @@ NEW_WEBHOOK: Final = _body(
     NewWebhook,
     {"database": "shop", "url": "https://example.com/hook", "collection": "orders", "filter": {"paid": True}},
     "NOT_FOUND",
-    "CONFLICT",
     "INVALID_COLLECTION",
     "INVALID_FILTER",
     "UNKNOWN_OPERATOR",

@@ -51,19 +51,31 @@ async def report(services: Services, database_id: int | None) -> dict[str, Any]:
 async def health(call: AdminCall) -> Response:
     own, gather = call.own, call.services.gather
     found = await gather("metrics", True)
-    families = [Family(*family) for _, of in found for family in of]
+    by_process = [(name, [Family(*family) for family in of]) for name, of in found]
+    families = [family for _, of in by_process for family in of]
     families = [_of_server(family) if own is None else _of_database(family, own.name) for family in families]
     reports = [of for _, of in await gather("health", None if own is None else own.id)]
     slow = sorted((query for of in reports for query in of["slow"]), key=lambda query: query["at"])
     body = responses.ServerHealth(
         timestamp(time.time()),
         __version__,
-        sorted(name for name, _ in found),
+        [_process(name, of) for name, of in by_process] if own is None else [],
         _measures(families),
         _joined([of["audience"] for of in reports]),
         [msgspec.convert(query, responses.SlowQuery) for query in reversed(slow[-MOST_SLOW:])],
     )
     return json_response(200, body)
+
+
+def _process(name: str, families: list[Family]) -> responses.Process:
+    values = {family.name: Sample(*family.samples[0]).value for family in families if family.samples}
+    return responses.Process(
+        name,
+        values["process_cpu_seconds_total"],
+        values.get("process_resident_memory_bytes", 0),  # Linux only
+        values.get("paperdb_connections", 0),  # the one that writes has none
+        values["paperdb_event_loop_delay_max_seconds"],
+    )
 
 
 def _of_server(family: Family) -> Family:

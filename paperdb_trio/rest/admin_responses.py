@@ -237,12 +237,22 @@ class SlowQuery(Struct, rename="camel"):
     suggestion: str | None = None
 
 
+class Process(Struct, rename="camel"):
+    """`name`: empty if the server is one process. `connections`: the open ones."""
+
+    name: str
+    cpu_seconds: float
+    memory_bytes: float
+    connections: float
+    max_loop_delay_seconds: float
+
+
 class ServerHealth(Struct, rename="camel"):
-    """`processes`: their names; one empty name if there is only one. `slowQueries`: the newest first."""
+    """`processes`: only for an admin key. `slowQueries`: the newest first."""
 
     at: Time
     version: str
-    processes: list[str]
+    processes: list[Process]
     measures: list[Measure]
     audience: Audience
     slow_queries: list[SlowQuery]

@@ -260,9 +260,17 @@ ADMIN_ROUTES: Final = (
     _route(
         Access.ADMIN,
         "POST",
-        "webhooks/:webhook/revive",
-        "Let a dead webhook go on where it was, or a failing one try again now.",
-        webhooks.revive_webhook,
+        "webhooks/:webhook/pause",
+        "Deliver nothing to a webhook until it is resumed. It stays where it is.",
+        webhooks.pause_webhook,
+        {200: WebhookInfo},
+    ),
+    _route(
+        Access.ADMIN,
+        "POST",
+        "webhooks/:webhook/resume",
+        "Let a paused or dead webhook go on where it was, or a failing one try again now.",
+        webhooks.resume_webhook,
         {200: WebhookInfo},
     ),
     _route(

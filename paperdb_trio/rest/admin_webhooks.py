@@ -14,7 +14,13 @@ from paperdb_trio.net.messages import Response, json_response
 from paperdb_trio.rest import admin_bodies as bodies
 from paperdb_trio.rest import admin_responses as responses
 from paperdb_trio.rest.admin_call import AdminCall
-from paperdb_trio.store.webhook_changes import AddWebhook, RemoveWebhook, ReviveWebhook, new_secret
+from paperdb_trio.store.webhook_changes import (
+    AddWebhook,
+    PauseWebhook,
+    RemoveWebhook,
+    ResumeWebhook,
+    new_secret,
+)
 
 
 async def list_webhooks(call: AdminCall) -> Response:
@@ -43,8 +49,12 @@ async def remove_webhook(call: AdminCall) -> Response:
     return json_response(200, responses.WebhookRemoved())
 
 
-async def revive_webhook(call: AdminCall) -> Response:
-    return json_response(200, await call.write(ReviveWebhook(call.by, call.parameters["webhook"])))
+async def pause_webhook(call: AdminCall) -> Response:
+    return json_response(200, await call.write(PauseWebhook(call.by, call.parameters["webhook"])))
+
+
+async def resume_webhook(call: AdminCall) -> Response:
+    return json_response(200, await call.write(ResumeWebhook(call.by, call.parameters["webhook"])))
 
 
 async def test_webhook(call: AdminCall) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from typing import Final
 
 from msgspec import UNSET
@@ -16,7 +17,7 @@ from paperdb_trio.rest.metrics import CONTENT_TYPE, text
 from paperdb_trio.rest.responses import Health
 from paperdb_trio.services import Services
 from paperdb_trio.store.refusals import storage_gone
-from paperdb_trio.web.assets import ANY_PACKAGE
+from paperdb_trio.web.assets import ANY_PACKAGE, COMPRESSED
 
 PAGE_HEADERS: Final = {
     "Content-Security-Policy": "; ".join(
@@ -42,6 +43,10 @@ PAGE_HEADERS: Final = {
 
 STALE_SECONDS: Final = 5.0
 """Seconds without a look at the file after which the server is not ready. It looks four times a second."""
+
+
+TAKES_GZIP: Final = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;\s*q=(?!0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
+"""An `Accept-Encoding` that names gzip, and not with a weight of 0."""
 
 
 async def healthz(services: Services, request: Request) -> Response:
@@ -89,16 +94,26 @@ def _sees_each(services: Services, request: Request) -> bool:
 
 
 def asset(services: Services, request: Request) -> Response:
-    """A file of an SDK or of the dashboard. Clients ask each time whether it has changed."""
+    """A file of an SDK or of the dashboard. Clients ask each time whether it has changed.
+
+    A compressed file has a weak tag: its bytes depend on the zlib. Either tag matches (RFC 9110, 13.1.2).
+    """
     found = services.assets[request.path]
     headers = {"ETag": found.etag, "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    body = found.body
+    if found.content_type in COMPRESSED:
+        headers["Vary"] = "Accept-Encoding"
+        if TAKES_GZIP.search(request.headers.get("accept-encoding", "")):
+            body = found.gzipped()
+            headers |= {"ETag": f"W/{found.etag}", "Content-Encoding": "gzip"}
     if request.path == "/":
         headers |= PAGE_HEADERS
     if found.versioned is not None:
         headers["Content-Location"] = found.versioned
-    if request.headers.get("if-none-match") == found.etag:
+    if request.headers.get("if-none-match", "").removeprefix("W/") == found.etag:
+        headers.pop("Content-Encoding", None)
         return Response(304, b"", headers)
-    return Response(200, found.body, {"Content-Type": found.content_type, **headers})
+    return Response(200, body, {"Content-Type": found.content_type, **headers})
 
 
 def another_package(services: Services, suffix: str) -> ApiError:

@@ -41,6 +41,7 @@ class Board:
 
     def __init__(self, workers: int, counts: int) -> None:
         self.workers = workers
+        self.began = time.monotonic()
         self._slots = 1 << (2 * counts - 1).bit_length()
         self._region = _TABLE + 2 * self._slots
         self._passed = _FIRST_MARK + MARKS  # by the worker that gets it, then by the one that passes it on
@@ -198,6 +199,9 @@ class WorkerCounts:
 
     def others(self, kind: str, key: object) -> int:
         return self._board.count_elsewhere(self._worker, name_of(kind, key))
+
+    def age(self) -> float:
+        return time.monotonic() - self._board.began
 
 
 def name_of(kind: str, key: object) -> int:

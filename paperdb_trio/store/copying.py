@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.store.indexes import IndexSet, stored_indexes
@@ -40,6 +40,14 @@ only the log's clock."""
 META: Final = "(SELECT * FROM meta WHERE name IN ('log_time','wall_time')) t"
 
 Entry = tuple[int, bytes, int]
+
+
+class Did(NamedTuple):
+    """Who did what to a whole store, and with what, for the record."""
+
+    by: str
+    action: str
+    target: str
 
 
 def columns(table: str) -> list[tuple[str, str]]:
@@ -75,12 +83,12 @@ class Copyable(ABC):
         """An error of its engine, for the operator."""
 
 
-def copy(source: Copyable, target: Copyable, *, anew: bool = False) -> dict[str, int]:
-    """Returns the number of rows of each table. `anew`: without the change logs, which begin anew beyond every
-    seq that a client can have seen, as a backup is restored. Raises a `StartupError` for a target that is not
-    empty, and for what an engine refuses."""
+def copy(source: Copyable, target: Copyable, did: Did | None = None, *, anew: bool = False) -> dict[str, int]:
+    """Returns the number of rows of each table. `did` is recorded in the target. `anew`: without the change
+    logs, which begin anew beyond every seq that a client can have seen, as a backup is restored. Raises a
+    `StartupError` for a target that is not empty, and for what an engine refuses."""
     try:
-        return _copy(source, target, anew)
+        return _copy(source, target, did, anew)
     except Exception as error:
         told = source.told(error) or target.told(error)
         if told is None:
@@ -88,13 +96,14 @@ def copy(source: Copyable, target: Copyable, *, anew: bool = False) -> dict[str,
         raise told from None
 
 
-def _copy(source: Copyable, target: Copyable, anew: bool) -> dict[str, int]:
+def _copy(source: Copyable, target: Copyable, did: Did | None, anew: bool) -> dict[str, int]:
     if not target.is_empty():
         raise StartupError("The target is not empty: expected a new directory or PostgreSQL database")
     if source.is_empty():
         raise StartupError("The source is empty: there is nothing to copy")
     indexes: dict[int, IndexSet] = {}
     building: dict[int, int] = {}  # how far, by row keys
+    recorded = 0
     counts = dict.fromkeys(TABLES, 0)
     for table in TABLES:
         for rows in source.rows(table) if not (anew and table == "changes") else ():
@@ -106,6 +115,8 @@ def _copy(source: Copyable, target: Copyable, anew: bool) -> dict[str, int]:
                 indexes |= {row[0]: stored_indexes(row[5]) for row in rows if row[5] is not None}
             if table == "index_builds":
                 building |= {row[0]: row[2] for row in rows}
+            if table == "audit":
+                recorded = rows[-1][0]
             if table == "documents":
                 target.enter(
                     [
@@ -116,6 +127,9 @@ def _copy(source: Copyable, target: Copyable, anew: bool) -> dict[str, int]:
                         if row[0] <= building.get(index.id, row[0])
                     ]
                 )
+    if did is not None:
+        now = int(time.time() * 1000)
+        target.write("audit", [(recorded + 1, now, did.by, did.action, None, did.target, "{}")])
     target.commit()
     return counts
 

@@ -61,7 +61,7 @@ def storage_unknown() -> ApiError:
     return ApiError(
         504,
         "STORAGE_UNKNOWN",
-        "The storage was lost during the write: whether this was written is unknown. "
+        "The storage was lost, or the server stopped, during the write: whether this was written is unknown. "
         "Repeat it with the same Idempotency-Key.",
         headers={"Retry-After": "1"},
     )

@@ -97,8 +97,8 @@ class Registry(ABC):
     def remove_webhook(self, id: str) -> None: ...
 
     @abstractmethod
-    def revive_webhook(self, id: str) -> None:
-        """Forget its failures, in another generation."""
+    def stop_webhook(self, id: str, at: int | None) -> None:
+        """Pause it, or with None let it deliver. It is then in another generation, and without its failures."""
 
     @abstractmethod
     def begin_webhooks(self) -> None:

@@ -71,16 +71,32 @@ class RemoveWebhook:
 
 
 @dataclass(frozen=True, slots=True)
-class ReviveWebhook:
-    """Try a dead webhook again, or one that waits for its next try. It goes on where it was."""
+class PauseWebhook:
+    """Deliver nothing until the webhook is resumed. A delivery that is under way may arrive, and is repeated
+    then."""
 
     by: str
     id: str
 
     def apply(self, tx: Transaction) -> WebhookInfo:
         was = _webhook(tx, self.id)
-        tx.revive_webhook(self.id)
-        note(tx, self.by, "webhook.revive", was.database, self.id)
+        tx.stop_webhook(self.id, int(time.time() * 1000))
+        note(tx, self.by, "webhook.pause", was.database, self.id)
+        tx.tell_servers()
+        return _webhook(tx, self.id)
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeWebhook:
+    """Let a paused or dead webhook go on where it was, or one that waits for its next try make it now."""
+
+    by: str
+    id: str
+
+    def apply(self, tx: Transaction) -> WebhookInfo:
+        was = _webhook(tx, self.id)
+        tx.stop_webhook(self.id, None)
+        note(tx, self.by, "webhook.resume", was.database, self.id)
         tx.tell_servers()
         return _webhook(tx, self.id)
 

@@ -19,17 +19,20 @@ MAX_ERROR_LENGTH: Final = 300
 _URL: Final = re.compile(r"https?://[!-~]+\Z")
 
 
+State = Literal["live", "retrying", "dead", "paused"]
+
+
 class WebhookInfo(Struct, rename="camel", kw_only=True):
     """A webhook, without its secret. `collection`: null is every one. `seq`: the changes up to it were
     delivered, or are none of its own; `lagChanges` is how many came after it. `state`: `retrying` since
-    `failingSince`; `dead`: it gave up. `failures`: in a row."""
+    `failingSince`; `dead`: it gave up; `paused`: by an administrator. `failures`: in a row."""
 
     id: str
     database: str
     url: str
     collection: str | None
     filter: dict[str, Any] | None
-    state: Literal["live", "retrying", "dead"]
+    state: State
     seq: Number
     lag_changes: Number
     failures: Number
@@ -41,7 +44,8 @@ class WebhookInfo(Struct, rename="camel", kw_only=True):
 
 class Progress(Struct, frozen=True):
     """How far a webhook is. `cursor`: the seq up to which everything was delivered. `until`: the changes after
-    that up to here are being delivered; None: none are. Times are milliseconds since the epoch."""
+    that up to here are being delivered; None: none are. `dead_at`: it stopped then: it gave up or, without
+    failures, it was paused. Times are milliseconds since the epoch."""
 
     cursor: int
     until: int | None = None
@@ -50,6 +54,12 @@ class Progress(Struct, frozen=True):
     failing_since: int | None = None
     delivered_at: int | None = None
     dead_at: int | None = None
+
+    @property
+    def state(self) -> State:
+        if self.dead_at is None:
+            return "retrying" if self.failures else "live"
+        return "dead" if self.failures else "paused"
 
 
 class Webhook(Struct, frozen=True):

@@ -7,6 +7,7 @@ have addresses with a version in them, at which there is never another version.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -16,6 +17,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import resources
 from typing import Final
 
@@ -31,6 +33,8 @@ CONTENT_TYPES: Final = {
     ".html": "text/html; charset=utf-8",
     ".css": "text/css; charset=utf-8",
 }
+COMPRESSED: Final = frozenset(CONTENT_TYPES[name] for name in (".js", ".d.ts", ".html", ".css"))
+"""What is text. Packages stay as they are: a lock file has their checksum."""
 NOT_SERVED: Final = frozenset({"package.json"})
 """In the tarball only, as are the CommonJS modules."""
 FOR_FRAMEWORKS: Final = frozenset({"react.js", "vue.js", "tanstack.js"})
@@ -57,6 +61,11 @@ class Asset:
     body: bytes
     etag: str
     versioned: str | None = None
+
+    @cache  # noqa: B019 - assets live as long as the process
+    def gzipped(self) -> bytes:
+        """A third of the size. Made when it is first asked for: all of them take 15 ms."""
+        return gzip.compress(self.body, mtime=0)
 
 
 def load() -> dict[str, Asset]:

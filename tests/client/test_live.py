@@ -251,6 +251,27 @@ async def test_another_rule_is_another_list(
             await until(live, [-1, 0, 2, 4][: limit or 4])
 
 
+async def test_a_list_goes_on_with_a_token_that_has_a_rule_which_its_socket_does_not_know_yet(
+    server: Server, collection: str
+) -> None:
+    """The cursor of the last page is not one for such a token."""
+    rule: dict[str, Any] = {}
+    async with create_client(base_url=server.url, api_key=server.key) as back:
+        await back.collection(collection).insert_bulk([{"n": n} for n in range(50)])
+
+        async def get_token() -> str:
+            return await back.realtime.generate_token({collection: rule})
+
+        async with (
+            create_client(base_url=server.url, get_token=get_token) as front,
+            front.collection(collection).live(sort="n", limit=3) as live,
+        ):
+            rule["filter"] = {"n": {"lt": 40}}
+            front._links.running[0]._tokens._last = None
+            await live.more(30)
+            assert [d["n"] for d in live.documents] == [*range(33)]
+
+
 async def test_a_revoked_token_ends_a_list_for_good(server: Server, collection: str) -> None:
     async with create_client(base_url=server.url, api_key=server.key) as back:
         token = await back.realtime.generate_token({collection: {}}, subject=collection)

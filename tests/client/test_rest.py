@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 import trio
 
 from paperdb_trio import Document, Documents, PaperDBError, create_client, create_sync_client
+from paperdb_trio.client.token import ends_at
 from tests.client.conftest import Recorder
+from tests.client.harness import eventually, proxied, short_token
 from tests.conftest import Server
 
 
@@ -151,6 +154,31 @@ async def test_a_client_with_get_token_alone_reads_within_its_rule(server: Serve
                 await db.collection(collection + "_other").find()
             with pytest.raises(PaperDBError, match="no api_key"):
                 await documents.insert({"room": 1})
+
+
+async def test_a_token_that_ends_while_a_request_is_repeated_is_replaced(
+    server: Server, collection: str
+) -> None:
+    tokens = [short_token(server, collection, seconds=seconds) for seconds in (60, 1)]
+    ends = ends_at(tokens[1])
+
+    async def get_token() -> str:
+        return tokens.pop()
+
+    async with (
+        proxied(server) as proxy,
+        create_client(base_url=proxy.url, get_token=get_token) as db,
+        trio.open_nursery() as nursery,
+    ):
+        proxy.accepting = False
+
+        async def accept() -> None:
+            await eventually(lambda: time.time() > ends)
+            proxy.accepting = True
+
+        nursery.start_soon(accept)
+        assert await db.collection(collection).count() == 0
+    assert not tokens
 
 
 def test_the_key_is_shown_nowhere(server: Server, collection: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -102,10 +102,10 @@ def test_a_failed_delivery_is_repeated_as_it_was_before_anything_else(
     receiver.responds = 302
     receiver.await_requests(2)
     receiver.responds = -1
-    admin.ask("POST", f"webhooks/{id}/revive")  # which tries again at once
+    admin.ask("POST", f"webhooks/{id}/resume")  # which tries again at once
     receiver.await_requests(3)
     receiver.responds = 0
-    admin.ask("POST", f"webhooks/{id}/revive")
+    admin.ask("POST", f"webhooks/{id}/resume")
     receiver.await_requests(4)
     wait_until(lambda: admin.state(id)["state"] == "retrying")
     receiver.responds = 204
@@ -128,7 +128,7 @@ def test_a_receiver_that_hangs_holds_up_nothing_else(admin: Admin, receiver: Rec
         wait_until(lambda: admin.state(id)["error"] == "no response within 1 s")
 
 
-def test_a_dead_webhook_stays_dead_until_it_is_revived(
+def test_a_dead_webhook_stays_dead_until_it_is_resumed(
     start_server: StartServer, receiver: Receiver, collection: str
 ) -> None:
     receiver.responds = 500
@@ -140,6 +140,7 @@ def test_a_dead_webhook_stays_dead_until_it_is_revived(
         'state="live"': 0,
         'state="retrying"': 0,
         'state="dead"': 1,
+        'state="paused"': 0,
     }
     assert f"webhook {id}: dead after 2 failures" in admin.server.stderr
     admin.server.stop()
@@ -148,8 +149,25 @@ def test_a_dead_webhook_stays_dead_until_it_is_revived(
     admin.server.insert(collection, {"n": 2})
     assert admin.state(id)["state"] == "dead"
     assert not receiver.arrived
-    assert admin.ask("POST", f"webhooks/{id}/revive").json()["state"] == "live"
+    assert admin.ask("POST", f"webhooks/{id}/resume").json()["state"] == "live"
     assert [event["data"]["n"] for event in receiver.await_events(2)] == [1, 2]
+
+
+def test_a_paused_webhook_goes_on_where_it_was(admin: Admin, receiver: Receiver, collection: str) -> None:
+    id = admin.add(receiver.url, collection=collection)["id"]
+    admin.server.insert(collection, {"n": 0})
+    receiver.await_events(1)
+    assert admin.ask("POST", f"webhooks/{id}/pause").json()["state"] == "paused"
+    wait_until(lambda: admin.metrics("paperdb_webhooks")['state="paused"'] == 1)
+    with receiving() as other:
+        admin.add(other.url, collection=collection)
+        for n in (1, 2):
+            admin.server.insert(collection, {"n": n})
+        other.await_events(2)
+    assert admin.state(id)["lagChanges"] >= 2
+    assert [event["data"]["n"] for event in receiver.arrived] == [0]
+    assert admin.ask("POST", f"webhooks/{id}/resume").json()["state"] == "live"
+    assert [event["data"]["n"] for event in receiver.await_events(3)] == [0, 1, 2]
 
 
 def test_what_the_log_no_longer_holds_is_a_gap(
@@ -228,12 +246,15 @@ def test_administrators_do_it_by_command_too(admin: Admin, receiver: Receiver, c
         failed = run_here("webhooks", "test", made["id"], *place)
         fails_here(failed, 1, "the response is 404; expected 2xx")
         receiver.responds = 200
-        assert run_here("webhooks", "revive", made["id"], *place).exit_code == 0
+        for command, state in (("pause", "paused"), ("resume", "live")):
+            assert run_here("webhooks", command, made["id"], *place).exit_code == 0
+            assert admin.state(made["id"])["state"] == state
         assert run_here("webhooks", "remove", made["id"], *place).exit_code == 0
         fails_here(run_here("webhooks", "test", made["id"], *place), 1, "There is no webhook")
-    entries = admin.ask("GET", "audit", params={"limit": "6"}).json()["entries"]
-    assert entries[2]["details"] == {"host": receiver.url.removeprefix("http://"), "collection": collection}
-    assert [entry["action"] for entry in entries] == ["webhook.remove", "webhook.revive", "webhook.add"] * 2
+    entries = admin.ask("GET", "audit", params={"limit": "8"}).json()["entries"]
+    assert entries[3]["details"] == {"host": receiver.url.removeprefix("http://"), "collection": collection}
+    done = ["remove", "resume", "pause", "add"] * 2
+    assert [entry["action"] for entry in entries] == [f"webhook.{what}" for what in done]
     fails_here(run_here("webhooks", "add", "ftp://x", *data), 2, "Use http:// or https://")
     bad = run_here(
         "webhooks", "add", "http://x", "--collection", "c", "--filter", '{"a":{"b":{"$c":1}}}', *data
@@ -263,7 +284,8 @@ def test_only_an_admin_key_may_see_or_add_one(admin: Admin) -> None:
         ("POST", ""),
         ("DELETE", "/x"),
         ("POST", "/x/test"),
-        ("POST", "/x/revive"),
+        ("POST", "/x/pause"),
+        ("POST", "/x/resume"),
     ):
         found = admin.server.request(method, f"/admin.v1/webhooks{path}", json={})
         assert refusal(found) == (403, "ADMIN_KEY_NEEDED")

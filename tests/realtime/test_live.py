@@ -17,6 +17,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from paperdb_trio.store.sqlite.file import database_file
+from tests.auth.commands import run_here
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.realtime.raw import Writers
 from tests.store.tools import rows
@@ -292,13 +293,12 @@ def test_changes_of_an_older_version_are_a_reset(start_server: StartServer, tmp_
     """An update that was logged without what it changed may have left any view."""
     data = tmp_path / "old"
     shutil.copytree(FORMATS / "m003", data)
+    key = json.loads(run_here("keys", "create", "--json", "--data", data).stdout)["key"]
     server = start_server(data=data)
     (trimmed,) = rows(database_file(data), "SELECT trimmed FROM databases")[0]
     updates = "SELECT count(*) FROM changes WHERE type='update' AND before IS NULL"
     assert rows(database_file(data), updates) != [(0,)]
-    key = json.loads(server.cli("keys", "create", "--json"))["key"]
     params = {"filter": '{"_id": "none"}', "since": trimmed}
-    wait_until(lambda: server.request("GET", "/messages/changes", key=key).status_code == 200)
     changes = server.request("GET", "/messages/changes", params=params, key=key).json()["changes"]
     assert changes
     assert {(change["type"], change["reason"]) for change in changes} == {("reset", "gap")}

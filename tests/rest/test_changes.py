@@ -238,15 +238,16 @@ def test_the_parameter_of_polyfills_resumes_like_the_header(server: Server, coll
 
 
 @pytest.mark.parametrize("door", ["raw", "quart", "http2", "http1.0"])
-@pytest.mark.parametrize("end", ["kill", "drain", "revoke"])
+@pytest.mark.parametrize("end", ["kill", "drain", "revoke", "expire"])
 def test_only_a_stream_that_ends_on_purpose_looks_complete(
     start_server: StartServer, door: str, end: str
 ) -> None:
     server = start_server(*{"quart": ("--http", "quart"), "http2": ("--tls-self-signed",)}.get(door, ()))
     created = server.new_key() if end == "revoke" else {"key": server.key}
+    key = forge(server, "c", lifetime=3) if end == "expire" else created["key"]
     command = [need("curl"), "-sSNk", f"{server.url}/c/changes", "-H", "Accept: text/event-stream"]
     command += {"http2": ["--http2"], "http1.0": ["--http1.0"]}.get(door, ["--http1.1"])
-    command += ["-H", f"Authorization: Bearer {created['key']}"]
+    command += ["-H", f"Authorization: Bearer {key}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as curl:
         assert curl.stdout is not None
         assert curl.stdout.readline() == "event: progress\n"
@@ -254,13 +255,13 @@ def test_only_a_stream_that_ends_on_purpose_looks_complete(
             server.kill()
         elif end == "drain":
             server.stop()
-        else:
+        elif end == "revoke":
             server.cli("keys", "revoke", created["id"])
         _, error = curl.communicate(timeout=20)
     if door == "http1.0" and end != "kill":  # which ends only with the connection
         assert curl.returncode == 0
     elif door != "http1.0":
-        assert (curl.returncode == 0) is (end == "revoke"), error
+        assert (curl.returncode == 0) is (end in ("revoke", "expire")), error
 
 
 @pytest.mark.parametrize("tls", [False, True])

@@ -350,6 +350,7 @@ def test_health_shows_the_server_to_an_admin_and_a_database_to_its_key(start_ser
         assert json.loads(slow["filter"]) == {"text": {"contains": "?"}}
         mine = health(own.key)
         assert mine["slowQueries"]
+        assert (len(whole["processes"]), mine["processes"]) == (1, [])
         assert measure(mine, "paperdb_database_log_head") == 1000
         for text in (json.dumps(health(other.key)), json.dumps(health(server.key))):
             assert own.name not in text
@@ -378,3 +379,6 @@ def test_a_change_counts_once_although_each_worker_publishes_it(start_server: St
     assert measure(after, "paperdb_changes_total") == 5
     assert measure(after, "paperdb_collection_changes_total", collection="c") == 5
     assert measure(after, "paperdb_operations_total") == before + 5
+    assert [of["name"] for of in after["processes"]] == ["worker-1", "worker-2", "writer"]
+    assert all(of["cpuSeconds"] > 0 and of["memoryBytes"] > 1e6 for of in after["processes"])
+    assert sum(of["connections"] for of in after["processes"]) == measure(after, "paperdb_connections") > 0

@@ -62,12 +62,13 @@ def test_a_limit_is_the_setting_s() -> None:
     assert document["components"]["schemas"]["NewDocuments"]["anyOf"][0]["maxItems"] == 11
 
 
+@pytest.mark.sqlite  # the document is of the routes, which know no store
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("part", ["documents", "administration"])
 def test_what_it_allows_is_accepted_and_what_it_forbids_is_refused(
     start_server: StartServer, part: str
 ) -> None:
-    """About 1,000 requests, made from the document: 13 s of CPU. A third as many to the admin API."""
+    """Hundreds of requests, made from the document: 16 s of CPU, and 13 s for the admin API."""
     server = start_server("--max-wait", "1")
     prefix, key = rf"^/{re.escape(PREFIX)}/", server.key
     only = ["--exclude-path-regex", prefix]
@@ -114,6 +115,7 @@ print("done")
 """
 
 
+@pytest.mark.sqlite
 def test_a_client_that_a_generator_made_inserts_and_finds_a_document(server: Server, tmp_path: Path) -> None:
     (tmp_path / "no_linter.yml").write_text("post_hooks: []")
     generator = [sys.executable, "-c", "from openapi_python_client.cli import app; app()", "generate"]

@@ -10,10 +10,11 @@ from functools import partial
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from trio.testing import MockClock
 
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
-from paperdb_trio.limits import Limits
+from paperdb_trio.limits import Limits, Rate
 from paperdb_trio.server.board import Board, WorkerCounts, WorkerGate, WriterGate
 from tests.conftest import wait_until
 
@@ -145,3 +146,17 @@ def test_limits_count_what_other_processes_have() -> None:
     with one.pending(9), other.pending(0), pytest.raises(ApiError) as refusal, other.pending(2):
         pass
     assert refusal.value.code == "TOO_MANY_PENDING_BYTES"
+
+
+async def test_first_request_of_a_key_counts_what_other_processes_took(mock_clock: MockClock) -> None:
+    """A burst for each worker was let through."""
+    board = Board(3, 64)
+    first, second, third = (Rate(0.1, "tokens", WorkerCounts(board, worker)) for worker in range(3))
+    first.take("key")
+    with pytest.raises(ApiError) as refusal:
+        second.take("key")
+    assert refusal.value.headers == {"Retry-After": "10"}
+    mock_clock.jump(10)
+    second.take("key")
+    board.began -= 3600  # long ago: what was taken then has come back
+    third.take("key")

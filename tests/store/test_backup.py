@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from paperdb_trio.files import by_command
 from paperdb_trio.store.rowkeys import JUMP
 from paperdb_trio.store.sqlite import library as sqlite
 from paperdb_trio.store.sqlite.file import connect
@@ -220,6 +221,8 @@ def test_restore_needs_force_only_over_a_database(data: Path, copy: Path, tmp_pa
     assert content(data) == before
     assert run_here("restore", copy, "--data", tmp_path / "new" / "deep").exit_code == 0
     new = tmp_path / "new" / "deep" / "paperdb.sqlite"
+    recorded = rows(new, "SELECT by, action, target FROM audit ORDER BY id")
+    assert recorded[-1] == (by_command(), "store.restore", str(copy))
     assert rows(new, "SELECT id FROM documents ORDER BY rowkey") == [("0",), ("1",), ("2",)]
     assert new.stat().st_mode & 0o077 == 0
 

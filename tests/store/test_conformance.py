@@ -10,6 +10,7 @@ import json
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,22 +62,24 @@ from paperdb_trio.store.webhook_changes import (
     AddWebhook,
     BeginWebhooks,
     KeepProgress,
+    PauseWebhook,
     RemoveWebhook,
-    ReviveWebhook,
+    ResumeWebhook,
 )
 from paperdb_trio.store.webhooks import Progress, Webhook
 from tests.store.tools import DATABASE, MAX_BYTES, inserting, new_file
 
+DEFAULTS = Settings()
 Opened = tuple[Store, list[Change]]
 
 
 @asynccontextmanager
-async def sqlite(directory: Path) -> AsyncIterator[Opened]:
+async def sqlite(directory: Path, settings: Settings = DEFAULTS) -> AsyncIterator[Opened]:
     file = directory / "paperdb.sqlite"
     if not file.exists():
         new_file(directory)
     changes: list[Change] = []
-    store = SqliteStore(file, Settings(), changes.extend, lambda *_: None)
+    store = SqliteStore(file, settings, changes.extend, lambda *_: None)
     try:
         async with trio.open_nursery() as nursery:
             await nursery.start(store.run)
@@ -87,9 +90,9 @@ async def sqlite(directory: Path) -> AsyncIterator[Opened]:
 
 
 @asynccontextmanager
-async def postgres(url: str) -> AsyncIterator[Opened]:
+async def postgres(url: str, settings: Settings = DEFAULTS) -> AsyncIterator[Opened]:
     changes: list[Change] = []
-    store = PostgresStore(url, Settings(), changes.extend, lambda *_: None)
+    store = PostgresStore(url, settings, changes.extend, lambda *_: None)
     try:
         store.bounds()
         async with trio.open_nursery() as nursery:
@@ -101,15 +104,14 @@ async def postgres(url: str) -> AsyncIterator[Opened]:
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], AbstractAsyncContextManager[Opened]]:
-    """Opens the store; again, with what it had before."""
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Reopen:
+    """Opens the store with these settings; again, with what it had before."""
     if request.param == "sqlite":
-        return lambda: sqlite(tmp_path)
-    url = request.getfixturevalue("postgres_url")
-    return lambda: postgres(url)
+        return partial(sqlite, tmp_path)
+    return partial(postgres, request.getfixturevalue("postgres_url"))
 
 
-Reopen = Callable[[], AbstractAsyncContextManager[Opened]]
+Reopen = Callable[..., AbstractAsyncContextManager[Opened]]
 
 
 async def find(store: Store, filter: Any = None, **more: Any) -> Found:
@@ -162,6 +164,20 @@ async def test_each_kind_of_write_is_read_by_all_reads(opened: Reopen) -> None:
             (4, "insert", "b"),
         ]
         assert (store.operations, store.fault(), store.full) == (7, None, False)
+
+
+async def test_the_time_for_queries_is_for_clients_alone(opened: Reopen) -> None:
+    """A server that could not read its keys within that time did not start."""
+    settings = Settings()
+    object.__setattr__(settings, "query_timeout", 1e-9)  # shorter than may be set: every find takes longer
+    async with opened(settings) as (store, _):
+        with pytest.raises(ApiError, match="was stopped"):
+            await find(store)
+        directory = await store.directory(0, 0)
+        assert directory is not None
+        assert await store.directory(directory.version, 0) is None
+        assert await store.webhooks(-1) is not None
+        await store.current(DATABASE)
 
 
 async def test_conditions_are_checked_in_the_commit(opened: Reopen) -> None:
@@ -493,14 +509,20 @@ async def test_a_webhook_that_began_anew_keeps_no_progress_of_before(opened: Reo
         progress = Progress(1, 7, 2, "é", 3, 4, 5)
         await store.submit(KeepProgress(webhook.id, 0, progress))
         assert await store.webhooks(version) is None
-        for begin in (ReviveWebhook("me", webhook.id), BeginWebhooks()):
+        assert (await store.webhook_infos())[0].state == "dead"
+        for begin, state in (
+            (PauseWebhook("me", webhook.id), "paused"),
+            (ResumeWebhook("me", webhook.id), "live"),
+            (BeginWebhooks(), "live"),
+        ):
             before = await kept(store, webhook.id)
             await store.submit(begin)
             keep = KeepProgress(webhook.id, before.generation, Progress(cursor=9))
             assert (await refused(store, keep))[1] == "CONFLICT"
             now = await kept(store, webhook.id)
             assert now.generation == before.generation + 1
-            assert now.progress.until == 7
+            assert (now.progress.until, now.progress.state) == (7, state)
+            assert (await store.webhook_infos())[0].state == state
         assert now.progress == Progress(1, 7, delivered_at=4)
         infos = await store.webhook_infos()
         assert [(info.state, info.lag_changes) for info in infos] == [("live", 0)] * 2

@@ -202,6 +202,8 @@ async def test_a_backup_is_restored_into_a_new_database_or_a_directory(
     for place in (("--store", other), ("--data", directory)):
         assert lines(run_here("export", *place)) == documents
         assert is_sound(*place)
+        (entry,) = json.loads(run_here("audit", "--limit", "1", "--json", *place).stdout)
+        assert (entry["action"], entry["target"]) == ("store.restore", str(file))
     async with node(other) as (store, _):
         ((head, trimmed),) = store.bounds().values()
         assert head == trimmed > JUMP

@@ -22,7 +22,7 @@ ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n) SELECT 
 @pytest.fixture
 def reader(file: Path) -> Iterator[Reader]:
     """One thread: the next query fails if a query does not return it."""
-    reader = Reader(file, threads=1, timeout=0.2, max_result_bytes=1024 * 1024)
+    reader = Reader(file, threads=1, timeout=60, max_result_bytes=1024 * 1024)
     yield reader
     reader.close()
 
@@ -38,12 +38,14 @@ async def one(reader: Reader) -> int:
                     raise
 
 
-async def test_query_stops_at_its_deadline_and_frees_its_thread(reader: Reader) -> None:
+async def test_query_stops_at_its_deadline_and_frees_its_thread(file: Path) -> None:
+    reader = Reader(file, threads=1, timeout=0.2, max_result_bytes=1024)
     with pytest.raises(ApiError) as refused:
         await reader.run(lambda connection: connection.execute(ENDLESS).fetchone())
     assert (refused.value.status, refused.value.code) == (503, "QUERY_TIMEOUT")
     assert refused.value.headers["Retry-After"]
     assert await one(reader) == 1
+    reader.close()
 
 
 async def test_cancelled_query_is_stopped(file: Path) -> None:

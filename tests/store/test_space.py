@@ -80,6 +80,7 @@ def test_compact_rewrites_the_file(emptied: Path) -> None:
     assert done.exit_code == 0
     assert file.stat().st_size < MEBI
     assert f"{file.stat().st_size:,} after" in done.stdout
+    assert rows(file, "SELECT action FROM audit ORDER BY id")[-1] == ("store.compact",)
     assert rows(file, "SELECT * FROM documents") == before
     assert check(file).faults == []
 

@@ -20,8 +20,10 @@ DIALOG = "[...document.querySelectorAll('dialog')].at(-1)"
 
 
 LABEL = """(one.getAttribute("aria-label") ?? one.labels[0]?.innerText ?? "").trim()"""
+SCOPE = f"{DIALOG} ? {{ include: [{DIALOG}, document.getElementById('toasts')] }} : document"
+"""What somebody can use now: a dialog, or the page."""
 VIOLATIONS = """
-    axe.run(document, { resultTypes: ["violations"] }).then(({ violations }) => violations
+    axe.run(%s, { resultTypes: ["violations"], ...%s }).then(({ violations }) => violations
       .filter(({ impact }) => impact === "serious" || impact === "critical")
       .map(({ id, nodes }) => [id, nodes.slice(0, 3).map((node) => node.html + node.failureSummary)]))"""
 
@@ -74,13 +76,14 @@ def dark(page: Page, is_dark: bool) -> None:
 
 
 def barriers(page: Page) -> list[Any]:
-    """What axe-core finds serious or critical on the page as it is, in light and in dark."""
+    """What axe-core finds serious or critical on the page as it is; in dark only of contrast: the rest is the
+    same."""
     if not page.run("'axe' in window"):
         page.run((node_tool(AXE) / "axe.min.js").read_text("utf-8") + "; 1")
     found = []
-    for is_dark in (False, True):
+    for is_dark, rules in ((False, "{}"), (True, '{ runOnly: ["color-contrast"] }')):
         dark(page, is_dark)
-        found += page.run(VIOLATIONS)
+        found += page.run(VIOLATIONS % (SCOPE, rules))
     return found
 
 

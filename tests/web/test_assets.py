@@ -80,6 +80,33 @@ def test_the_tarball_also_has_an_address_with_its_version(server: Server) -> Non
     assert f"/sdk/{name}" in other.json()["error"]
 
 
+@pytest.mark.parametrize(
+    ("accepted", "packed"),
+    [
+        ("gzip, br", True),
+        ("br,GZIP; q=0.5", True),
+        ("gzip;q=0", False),
+        ("gzip;q=0.0, br", False),
+        ("x-gzip", False),
+    ],
+)
+def test_texts_are_compressed_for_who_takes_that(server: Server, accepted: str, packed: bool) -> None:
+    url, headers = f"{server.url}/sdk/paperdb.js", {"Accept-Encoding": accepted}
+    plain = (SDK / "paperdb.js").read_bytes()
+    found = httpx.get(url, headers=headers)
+    assert found.content == plain
+    assert found.headers["vary"] == "Accept-Encoding"
+    assert found.headers.get("content-encoding") == ("gzip" if packed else None)
+    assert (int(found.headers["content-length"]) < len(plain) / 2) is packed
+    assert found.headers["etag"].startswith("W/") is packed
+    for tag in (found.headers["etag"], found.headers["etag"].removeprefix("W/")):
+        again = httpx.get(url, headers={**headers, "If-None-Match": tag})
+        assert (again.status_code, again.content) == (304, b"")
+        assert again.headers["etag"] == found.headers["etag"]
+        assert "content-encoding" not in again.headers
+    assert "content-encoding" not in httpx.get(f"{server.url}{assets.TARBALL}", headers=headers).headers
+
+
 @pytest.mark.executable
 def test_a_tarball_is_the_same_with_every_python_and_zlib() -> None:
     """What a lock file's checksum needs. CI runs this in Debian 12 and 13."""

@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.conftest import Server, StartServer, receive
+from tests.conftest import Server, StartServer, receive, wait_until
 from tests.hooks.receiver import receiving
 from tests.web.cdp import Browser, Page
 from tests.web.dashboard import (
@@ -187,6 +187,10 @@ def test_a_webhook_that_fails_is_seen_and_goes_on(page: Page, server: Server, co
         click(page, "Try again", row)
         page.wait(f"{row}.innerText.includes('live') && !{row}.innerText.includes('none yet')")
         assert receiver.await_events(1)[0]["data"]["room"] == EVIL
+        click(page, "Pause", row)
+        page.wait(f"{row}.innerText.includes('paused')")
+        click(page, "Resume", row)
+        page.wait(f"{row}.innerText.includes('live')")
         click(page, "Remove", row)
         click(page, "Remove it", DIALOG)
         page.wait(f"{row} === undefined")
@@ -200,7 +204,12 @@ def test_health_moves_and_says_what_is_slow(
     server = start_server("--slow-query-ms", "1")
     for _ in range(3):
         server.request("POST", f"/{collection}/bulk", json=[{"n": n, "name": EVIL} for n in range(1000)])
-    server.request("GET", f"/{collection}/docs", params={"filter": json.dumps({EVIL: 1}), "sort": "n"})
+
+    def two_are_slow() -> bool:
+        server.request("GET", f"/{collection}/docs", params={"filter": json.dumps({EVIL: 1}), "sort": "n"})
+        return len(server.request("GET", "/admin.v1/health").json()["slowQueries"]) == 2
+
+    wait_until(two_are_slow)
     for key in (admin_key(server), server.key):
         with browser.page(server.url, "window.bad = () => console.error('it ran')") as page:
             page.listen()
@@ -211,7 +220,9 @@ def test_health_moves_and_says_what_is_slow(
             page.wait(f"Number({writes}) > 0")
             page.wait("document.querySelectorAll('.list').length === 2")
             assert page.run("document.querySelector('.list').innerText").count(collection) == 1
-            assert f"default / {collection}" in page.run("document.querySelectorAll('.list')[1].innerText")
-            assert barriers(page) == []
-            assert fits_a_phone(page)
+            (query,) = page.run(f"{TABLE}.filter((row) => row.includes('no index'))")  # one row for both
+            assert query.startswith(f'default / {collection} {{"{EVIL}":"?"}} n no index 2 ')
+            if key != server.key:  # which sees the same with fewer cards
+                assert barriers(page) == []
+                assert fits_a_phone(page)
             assert page.complaints == []

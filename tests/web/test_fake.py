@@ -403,6 +403,66 @@ CASES = {
         await settle();
         assert.deepEqual([statuses.at(-1).state, statuses.at(-1).reason], ["closed", "no sockets"]);
     """,
+    "a query that ends while one that may be the same is asked for": """
+        const { db } = connect();
+        const open = async () => {
+          const live = db.a.live();
+          live.subscribe(() => {});
+          await settle();
+          const { ref } = latest().sent.findLast(({ action }) => action === "subscribe") ?? {};
+          return { live, ref };
+        };
+        const ended = () =>
+          latest().sent.filter(({ action }) => action === "unsubscribe").map(({ query }) => query);
+        const one = await open();
+        await latest().say({ type: "ready", seq: 1 });
+        const { ref } = latest().sent[0];
+        one.live.close();
+        const two = await open();
+        assert.notEqual(two.ref, ref);
+        await latest().say({ type: "subscribed", query: "q", seq: 1, ref }); // perhaps the other's, too
+        await latest().say({ type: "subscribed", query: "q", seq: 1, ref: two.ref });
+        assert.deepEqual(ended(), []);
+        const three = await open();
+        two.live.close();
+        await settle();
+        assert.deepEqual(ended(), []);
+        await latest().say({ type: "subscribed", query: "q", seq: 1, ref: three.ref });
+        assert.deepEqual(ended(), []);
+        const four = await open();
+        three.live.close();
+        await latest().say({ type: "subscribed", query: "another", seq: 1, ref: four.ref });
+        assert.deepEqual(ended(), ["q"]);
+        four.live.close();
+        assert.deepEqual(ended(), ["q", "another"]);
+    """,
+    "a cursor of a page that another token does not accept": """
+        const pages = {
+          "": [200, { documents: [{ _id: "1" }, { _id: "2" }], hasMore: true, next: "old", seq: 1 }],
+          old: [400, { error: "Invalid after", code: "INVALID_CURSOR" }],
+        };
+        const asked = [];
+        const fetch = async (url) => {
+          const after = new URL(url).searchParams.get("after") ?? "";
+          asked.push(after);
+          const [status, body] = pages[after];
+          return new Response(JSON.stringify(body), { status });
+        };
+        const { db } = connect({ fetch });
+        const live = db.a.live({ limit: 1 });
+        live.subscribe(() => {});
+        await settle();
+        await latest().say({ type: "ready", seq: 1 });
+        const { ref } = latest().sent.find(({ action }) => action === "subscribe");
+        await latest().say({ type: "subscribed", query: "q", seq: 1, ref });
+        await settle();
+        assert.deepEqual([asked, live.get().status], [["", "old"], "stale"]);
+        pages[""] = [200, { documents: ["1", "2", "3"].map((_id) => ({ _id })), hasMore: false, seq: 2 }];
+        await pass(3_000);
+        const { status, error, documents, hasMore } = live.get();
+        assert.deepEqual([asked, status, error], [["", "old", ""], "live", null]);
+        assert.deepEqual([documents.length, hasMore], [1, true]);
+    """,
 }
 
 

@@ -273,6 +273,20 @@ def test_a_front_end_reads_with_its_token_and_within_its_rule(
         assert [event["data"]["_id"] for event in node.events["plain"]] == ["d0", "d3"]
 
 
+def test_a_query_goes_on_when_the_same_one_of_another_component_ends(
+    client: MakeClient, server: Server, collection: str
+) -> None:
+    """The other one ends when this one has been asked for, and has no reply yet."""
+    node = client()
+    open_live(node, collection, sort="n")
+    wait_live(node)
+    again = OPEN.replace("NAME", "b").replace("COLLECTION", collection).replace("OPTIONS", '{sort: "n"}')
+    node.run(again + "await new Promise(queueMicrotask); state.lives.a.close()")
+    wait_live(node, "b")
+    server.insert(collection, {"n": 1})
+    wait_numbers(node, [1], "b")
+
+
 def test_what_cannot_work_says_so(client: MakeClient, server: Server, collection: str) -> None:
     node = client()
     open_live(node, collection, filter={"n": {"above": 3}})

@@ -135,6 +135,7 @@ def test_plan_free_closes_with_the_reason(client: MakeClient, server: Server) ->
     status = node.wait_state("closed")
     message = "Realtime is only available on Pro and Team plans"
     assert (status["reason"], status["code"]) == (message, "PLAN_REQUIRED")
+    node._wait(lambda: bool(node.said))
     assert node.said == [
         {
             "to": "messages",

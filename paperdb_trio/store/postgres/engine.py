@@ -34,6 +34,9 @@ from paperdb_trio.store.webhooks import Webhook, WebhookInfo
 
 CONNECTIONS: Final = 8
 """For reads. A node has two more: the writer's, and one that listens."""
+OWN_SECONDS: Final = 5.0
+"""At least, for reads of keys, plans, webhooks and heads: a short `query_timeout` is about finds, and no node
+starts without keys. If it were longer, a connection to a machine that vanished would be given up late."""
 
 
 class PostgresStore:
@@ -53,7 +56,7 @@ class PostgresStore:
         self._breaks: list[tuple[int, int, int]] = []
         self._pool = Pool(url, CONNECTIONS, settings.query_timeout)
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
-        self._own = Pool(url, 2, settings.query_timeout)
+        self._own = Pool(url, 2, max(OWN_SECONDS, settings.query_timeout))
         self._log = ChangeLog(self._pool, max(30.0, settings.query_timeout))
         self._advisor = IndexAdvisor(settings.index_after)
         self._reader = Reader(self._pool, self._log, settings, self._advisor)

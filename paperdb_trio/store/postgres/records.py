@@ -115,8 +115,9 @@ def indexes(database_id: int, collection: str) -> Asked[list[IndexInfo] | None]:
 def webhook_infos() -> Asked[list[WebhookInfo]]:
     """The oldest first."""
     return Asked(
-        "SELECT w.id, d.name, w.url, w.collection, w.filter, CASE WHEN w.dead_at IS NOT NULL THEN 'dead' "
-        "WHEN w.failures>0 THEN 'retrying' ELSE 'live' END, w.cursor, greatest(h.head-w.cursor-"
+        "SELECT w.id, d.name, w.url, w.collection, w.filter, CASE WHEN w.failures>0 THEN CASE WHEN w.dead_at "
+        "IS NULL THEN 'retrying' ELSE 'dead' END WHEN w.dead_at IS NULL THEN 'live' ELSE 'paused' END, "
+        "w.cursor, greatest(h.head-w.cursor-"
         "(SELECT coalesce(sum(until-since),0) FROM breaks b WHERE b.database_id=d.id AND b.since>=w.cursor)"
         "::bigint,0), w.failures, "
         "w.error, w.failing_since, w.delivered_at, w.created_at FROM webhooks w "

@@ -163,11 +163,12 @@ class Registry(Rows):
     def remove_webhook(self, id: str) -> None:
         self._add("DELETE FROM webhooks WHERE id=$1", id)
 
-    def revive_webhook(self, id: str) -> None:
+    def stop_webhook(self, id: str, at: int | None) -> None:
         self._add(
             "UPDATE webhooks SET generation=generation+1, failures=0, error=NULL, failing_since=NULL, "
-            "dead_at=NULL WHERE id=$1",
+            "dead_at=$2 WHERE id=$1",
             id,
+            at,
         )
 
     def begin_webhooks(self) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from paperdb_trio.errors import StartupError
-from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, replacing, whose
+from paperdb_trio.files import EXIT_EXISTS, EXIT_UNWRITABLE, by_command, replacing, whose
+from paperdb_trio.store.administration import Noted
 from paperdb_trio.store.rowkeys import JUMP, jump_base
+from paperdb_trio.store.sqlite import admin, migrations
 from paperdb_trio.store.sqlite import library as sqlite
-from paperdb_trio.store.sqlite import migrations
 from paperdb_trio.store.sqlite.file import (
     EXIT_CORRUPT,
     EXIT_LOCKED,
@@ -73,6 +74,7 @@ def restore(source: Path, data: str, *, force: bool) -> None:
             with closing(connect(temporary)) as connection:
                 migrations.migrate(connection, temporary, keep_copy=False)
                 begin_logs_anew(connection, _highest_seq(file))
+            admin.apply(temporary, Noted(by_command(), "store.restore", None, str(source)))
             if file.exists():
                 _close_down(file)
             for suffix in ("-wal", "-shm", "-journal"):  # left over from a database file that was removed

@@ -32,6 +32,9 @@ from paperdb_trio.store.sqlite.writer import Writer
 from paperdb_trio.store.webhooks import Webhook, WebhookInfo
 
 READER_THREADS: Final = 4
+OWN_SECONDS: Final = 30.0
+"""At least, for reads of keys, plans, webhooks and the log: a short `query_timeout` is about finds, and no
+server starts without keys."""
 
 
 class SqliteReads:
@@ -44,21 +47,22 @@ class SqliteReads:
         slow = self._slow = SlowQueries(settings.slow_query_ms)
         self.slow_queries = slow.latest
         # Keys and plans have their own connection, so that heavy queries cannot delay a revocation.
+        own = max(OWN_SECONDS, settings.query_timeout)
         self._reader, self._watcher = (
             Reader(
                 file,
                 threads=threads,
-                timeout=settings.query_timeout,
+                timeout=timeout,
                 max_result_bytes=settings.max_result_bytes,
                 gate=gate,
                 advisor=self._advisor,
                 slow=slow,
             )
-            for threads in (READER_THREADS, 1)
+            for threads, timeout in ((READER_THREADS, settings.query_timeout), (1, own))
         )
         self._log = ChangeLog(
             file,
-            timeout=max(30.0, settings.query_timeout),
+            timeout=own,
             max_document_bytes=settings.max_document_bytes,
             gate=gate,
         )

@@ -138,7 +138,8 @@ def webhook_infos(connection: sqlite.Connection) -> list[WebhookInfo]:
     """The oldest first."""
     found = connection.execute(
         "SELECT w.id, d.name, url, collection, filter, "
-        "iif(dead_at IS NOT NULL,'dead',iif(failures>0,'retrying','live')), cursor, max(d.head-cursor,0), "
+        "iif(failures>0,iif(dead_at IS NULL,'retrying','dead'),iif(dead_at IS NULL,'live','paused')), cursor, "
+        "max(d.head-cursor,0), "
         "failures, error, failing_since, delivered_at, w.created_at "
         "FROM webhooks w JOIN databases d ON d.id=w.database_id ORDER BY w.created_at, w.id"
     )

@@ -128,11 +128,11 @@ class Registry(registry.Registry):
     def remove_webhook(self, id: str) -> None:
         self.connection.execute("DELETE FROM webhooks WHERE id=?", (id,))
 
-    def revive_webhook(self, id: str) -> None:
+    def stop_webhook(self, id: str, at: int | None) -> None:
         self.connection.execute(
             "UPDATE webhooks SET generation=generation+1, failures=0, error=NULL, failing_since=NULL, "
-            "dead_at=NULL WHERE id=?",
-            (id,),
+            "dead_at=? WHERE id=?",
+            (at, id),
         )
 
     def begin_webhooks(self) -> None:

@@ -2,19 +2,20 @@
  * The dashboard: signing in, the parts, and the way between them.
  *
  * Law: an address (`#/documents/messages?filter=…`) says what is shown, never who is signed in. A part is a function
- * of a context that returns `{element, close}`; nothing of it runs on after `close`.
+ * of a context that returns `{element, close, start}`; nothing of it runs on after `close`. `start` is where the keyboard
+ * begins, if that is not the whole element.
  */
 
-import { h, icon, isPlain, put, show } from "./dom.js";
+import { h, icon, put, show } from "./dom.js";
 import { access } from "./access.js";
 import { documents } from "./documents.js";
 import { health } from "./health.js";
 import { inspector } from "./inspector.js";
 import { live } from "./live.js";
 import { Session, all, server } from "./session.js";
-import { nextTheme, themeButton } from "./theme.js";
+import { themeButton } from "./theme.js";
 import { tokens } from "./tokens.js";
-import { complain, sentence } from "./ui.js";
+import { complain, sentence, time } from "./ui.js";
 
 /** `isFor(session)`: whether there is the part. */
 const PARTS = [
@@ -30,7 +31,7 @@ const app = document.getElementById("app");
 const welcome = [...app.childNodes];
 let session = null;
 let signedIn = null; // who is behind a session that shows the data as a token
-let part = null; // {id, element, close}
+let part = null; // {element, close, start}
 
 // --- signing in ----------------------------------------------------------------------------------
 
@@ -70,7 +71,7 @@ async function enter(candidate) {
   form.reset();
   frame();
   navigate();
-  document.getElementById("main").focus({ preventScroll: true });
+  begin();
   return true;
 }
 
@@ -119,7 +120,7 @@ function banner() {
   if (signedIn === null) return null;
   const { subject, exp } = session.claims;
   const who = subject ? `the token of ${subject}` : "a token";
-  const until = exp ? `, which ends at ${new Date(exp * 1000).toLocaleTimeString()}` : "";
+  const until = exp ? `, which ends at ${time(exp * 1000)}` : "";
   const back = h("button", { type: "button", onclick: asMyself }, "Back to my key");
   return h("div", { class: "banner", role: "note" }, h("span", {}, `You see the data as ${who}${until}.`), back);
 }
@@ -134,7 +135,7 @@ function frame() {
     h("li", {}, h("a", { href: `#/${id}`, id: `to-${id}` }, icon(id), h("span", {}, label))),
   );
   const title = h("a", { class: "brand", href: "#/" }, "PaperDB");
-  const kind = h("span", { class: "badge" }, session.kind === "token" ? "token" : `${session.kind} key`);
+  const kind = h("span", { class: "badge kind" }, session.kind === "token" ? "token" : `${session.kind} key`);
   const where = session.kind === "admin" ? databaseChoice() : session.me && h("span", { class: "badge" }, session.me.database);
   show(
     app,
@@ -215,8 +216,9 @@ function navigate() {
   if (session === null) return;
   const now = route();
   const found = available().find(({ id }) => id === now.id) ?? available()[0];
-  closePart();
   const main = document.getElementById("main");
+  const wasWithin = main.contains(document.activeElement);
+  closePart();
   if (found === undefined) return void show(main, h("p", {}, "There is nothing here for this key."));
   for (const link of document.querySelectorAll("nav a")) {
     if (link.id === `to-${found.id}`) link.setAttribute("aria-current", "page");
@@ -240,6 +242,12 @@ function navigate() {
     throw error;
   }
   show(main, part.element);
+  if (wasWithin) begin();
+}
+
+/** Give the focus to what the part is about. */
+function begin() {
+  (part?.start ?? document.getElementById("main")).focus({ preventScroll: true });
 }
 
 function closePart() {
@@ -247,12 +255,10 @@ function closePart() {
   part = null;
 }
 
-addEventListener("hashchange", () => {
-  if (location.hash === "#main") return history.replaceState(null, "", address(route().id || "documents"));
-  return navigate();
-});
-addEventListener("keydown", (event) => {
-  if (event.key === "t" && isPlain(event) && event.target === document.body) nextTheme();
+addEventListener("hashchange", navigate);
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault(); // the address says what is shown
+  begin();
 });
 
 const remembered = Session.remembered();

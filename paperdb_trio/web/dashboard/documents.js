@@ -13,7 +13,7 @@ import { planDialog } from "./plan.js";
 import { schemaDialog } from "./schema.js";
 import { exportDialog, importDialog } from "./transfer.js";
 import { pathOf } from "./session.js";
-import { actions, button, complain, confirm, dialog, field, number, say, sentence } from "./ui.js";
+import { actions, button, complain, confirm, dialog, field, number, placeAfter, say, sentence } from "./ui.js";
 import { every, showAgain } from "./table.js";
 import { watch } from "./watch.js";
 
@@ -36,9 +36,10 @@ export function documents(context) {
   const fixed = (element) => ({ element, close: () => {} });
   const isName = NAME.test(name ?? "");
   const list = collectionList(context, isName ? name : undefined);
-  const shown = isName ? collectionView(context, name, list) : fixed(name === undefined ? welcome(session) : unknown(name));
+  const shown = isName ? collectionView(context, name, list) : fixed(name === undefined ? welcome(session, list) : unknown(name));
   return {
     element: h("div", { class: `documents${name ? " chosen" : ""}` }, list.element, shown.element),
+    start: isName ? shown.element : undefined,
     close: () => {
       list.close();
       shown.close();
@@ -46,20 +47,41 @@ export function documents(context) {
   };
 }
 
-const welcome = ({ canWrite }) =>
-  h("div", { class: "empty panel" },
-    h("h1", {}, "Choose a collection"),
-    h("p", {}, canWrite ? "A collection is made by its first document." : "This credential reads only."));
+function welcome({ canWrite, isFull }, list) {
+  const title = h("h1", {}, "Choose a collection");
+  const first = h("div", { hidden: true }, button("Insert the first document", list.create, { class: "primary" }));
+  list.listen((all) => {
+    const isNone = isFull && all.length === 0;
+    title.textContent = isNone ? "There are no collections yet" : "Choose a collection";
+    first.hidden = !isNone;
+  });
+  return h("div", { class: "empty panel" }, title,
+    h("p", {}, canWrite ? "A collection is made by its first document." : "This credential reads only."), first);
+}
 
 const unknown = (name) => h("p", { class: "note bad" }, `There can be no collection of the name '${name}'.`);
 
 // --- the list of collections ---------------------------------------------------------------------
 
 function collectionList({ session, address, go }, current) {
-  const items = h("ol", { "aria-label": "Collections" });
+  const items = h("ol", { "aria-label": "Collections", onkeydown: move, onfocusin: ({ target }) => reach(target) });
   const listeners = new Set();
   let all = [];
   let isOver = false;
+
+  const links = () => [...items.querySelectorAll("a")];
+
+  /** One link is in the order of the Tab key; arrows move between them: there may be hundreds. */
+  function reach(link) {
+    for (const one of links()) one.tabIndex = one === link ? 0 : -1;
+  }
+
+  function move(event) {
+    const to = placeAfter(event.key, links().indexOf(event.target), links().length);
+    if (to === undefined) return;
+    event.preventDefault();
+    links()[to].focus();
+  }
 
   async function refresh() {
     try {
@@ -73,6 +95,7 @@ function collectionList({ session, address, go }, current) {
     showAgain(items, rows.length === 0 && h("li", { class: "hint" }, "There are none yet."), rows.map(({ name, count }) =>
       h("li", {}, h("a", { href: address("documents", [name]), "aria-current": name === current && "page" },
         h("span", {}, name), h("span", {}, count === null ? "" : number(count))))));
+    if (!items.contains(document.activeElement)) reach(items.querySelector("[aria-current]") ?? links()[0]);
     for (const listener of listeners) listener(all);
     return undefined;
   }
@@ -101,6 +124,7 @@ function collectionList({ session, address, go }, current) {
   return {
     element: h("aside", { class: "collections", "aria-label": "Collections" }, head, items),
     refresh,
+    create,
     get: (name) => all.find((one) => one.name === name),
     listen: (listener) => listeners.add(listener),
     close: () => {
@@ -343,7 +367,7 @@ function collectionView(context, name, list) {
 
   const element = h(
     "section",
-    { class: "stack", "aria-label": `Collection ${name}` },
+    { class: "stack", "aria-label": `Collection ${name}`, tabindex: "-1" },
     h("div", { class: "head" },
       h("a", { class: "button quiet to-collections", href: "#/documents" }, icon("left"), "Collections"),
       h("h1", {}, name), count, status, h("span", { class: "space" }),

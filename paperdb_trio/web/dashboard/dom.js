@@ -51,9 +51,6 @@ export function show(element, ...children) {
   return put(element, ...children);
 }
 
-/** `Ctrl` and the like are somebody else's. */
-export const isPlain = ({ altKey, ctrlKey, metaKey }) => !altKey && !ctrlKey && !metaKey;
-
 const OUTLINES = {
   check: "M3 8.5l3.5 3.5L13 4.5",
   close: "M4 4l8 8M12 4l-8 8",

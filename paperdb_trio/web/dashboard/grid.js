@@ -6,7 +6,7 @@
  */
 
 import { h, show } from "./dom.js";
-import { time } from "./ui.js";
+import { placeAfter, time } from "./ui.js";
 
 const MAX_COLUMNS = 14;
 const MAX_TEXT = 160;
@@ -195,11 +195,10 @@ export class Grid {
     const rows = [...this.#body.children];
     const at = rows.indexOf(tr);
     const place = [...tr.querySelectorAll("button, input")].indexOf(event.target);
-    const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: rows.length - 1, PageDown: at + 10, PageUp: at - 10 }[event.key];
+    const to = placeAfter(event.key, at, rows.length);
     if (to !== undefined) {
       event.preventDefault();
-      const target = rows[Math.max(0, Math.min(rows.length - 1, to))];
-      target.querySelectorAll("button, input")[place]?.focus();
+      rows[to].querySelectorAll("button, input")[place]?.focus();
     } else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
       tr.querySelectorAll("button, input")[event.key === "ArrowLeft" ? 0 : 1]?.focus();
     } else if (event.key === "Delete") this.#on.remove?.(tr.dataset.id);

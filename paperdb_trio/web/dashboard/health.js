@@ -7,9 +7,9 @@
 import { chart } from "./chart.js";
 import { h, put, show } from "./dom.js";
 import { Measures, rate } from "./measures.js";
-import { SIGNS, state } from "./signs.js";
+import { SIGNS, milliseconds, percent, state } from "./signs.js";
 import { every, showAgain, table } from "./table.js";
-import { button, moment, number, say, sentence } from "./ui.js";
+import { button, bytes, moment, number, say, sentence } from "./ui.js";
 
 const LOOK_MS = 2000;
 /** Looks that are kept: five minutes. */
@@ -27,6 +27,7 @@ export function health({ session, address }) {
   const facts = h("p", { class: "hint" });
   const slow = h("div", { class: "stack" });
   const busy = h("div", { class: "stack" });
+  const each = h("div", { class: "stack" });
 
   async function look() {
     const about = await session.get("/admin.v1/health");
@@ -34,7 +35,7 @@ export function health({ session, address }) {
     show(notice, trouble(now));
     tell(about, now);
     showSlow(about.slowQueries);
-    looks.push({ at: performance.now(), measures: now });
+    looks.push({ at: performance.now(), measures: now, processes: about.processes });
     if (looks.length > KEPT) looks.shift();
     const before = looks.length > 1 ? looks.at(-1 - Math.min(WINDOW, looks.length - 1)) : null;
     const seen = { now, before: before?.measures, seconds: before && (looks.at(-1).at - before.at) / 1000 };
@@ -47,6 +48,7 @@ export function health({ session, address }) {
       cards[at].show(history[at]);
     }
     showBusy(seen);
+    showProcesses(about.processes, before?.processes ?? [], seen.seconds);
   }
 
   function trouble(now) {
@@ -66,34 +68,54 @@ export function health({ session, address }) {
   }
 
   function showSlow(queries) {
-    showAgain(slow, table("Slow queries, newest first", ["When", "Collection", "Took", "Filter", "Sort", "Found by", "Documents", null], queries.map((one) => [
-      moment(one.at), `${one.database} / ${one.collection}`, `${number(one.ms)} ms`, h("code", {}, one.filter ?? "all"), one.sort && h("code", {}, one.sort),
-      one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(one.documents),
+    showAgain(slow, table("Slow queries, those first that took most together", ["Collection", "Filter", "Sort", "Found by", "Times", "Longest", "Last", null], alike(queries).map(({ last: one, times, longest }) => [
+      `${one.database} / ${one.collection}`, h("code", {}, one.filter), one.sort && h("code", {}, one.sort),
+      one.index === null || one.index === "none" ? "no index" : `index ${one.index}`, number(times), `${number(longest)} ms`, moment(one.at),
       one.suggestion ? button(`Make the index ${one.suggestion}`, () => makeIndex(session, one)) : "",
     ]), "There were none (--slow-query-ms)."));
   }
 
   function showBusy({ now, before, seconds }) {
     const name = "paperdb_collection_changes_total";
-    if (!before) return undefined;
     const sizes = new Map(now.all("paperdb_collection_documents").map(({ labels, value }) => [`${labels.database}/${labels.collection}`, value]));
     const rows = now.all(name).map(({ labels }) => ({
       labels, now: rate(name, now, before, seconds, labels), total: now.value(name, labels), size: sizes.get(`${labels.database}/${labels.collection}`),
     }));
     rows.sort((one, other) => other.now - one.now || other.total - one.total);
-    return showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start", "Documents"],
+    showAgain(busy, h("h2", {}, "Busiest collections"), table("Busiest collections", ["Collection", "Changes per second", "Changes since the start", "Documents"],
       rows.slice(0, BUSIEST).map(({ labels, now: current, total, size }) => [
-        h("span", {}, `${labels.database} / ${labels.collection || "others"}`), (current ?? 0).toFixed(1), number(total), size === undefined ? "" : number(size),
+        h("span", {}, `${labels.database} / ${labels.collection || "others"}`), current === null ? "…" : current.toFixed(1), number(total), size === undefined ? "" : number(size),
       ]), "Nothing has changed since the start."));
+  }
+
+  /** What each process of a server has to do. Of a single one, the charts say it. */
+  function showProcesses(now, before, seconds) {
+    if (now.length < 2) return;
+    const known = new Map(before.map((one) => [one.name, one.cpuSeconds]));
+    showAgain(each, h("h2", {}, "Processes"), table("Processes", ["Process", "CPU, of one core", "Memory", "Connections", "Longest loop delay"], now.map((one) => {
+      const used = one.cpuSeconds - (known.get(one.name) ?? Infinity);
+      return [one.name, used >= 0 ? percent(used / seconds) : "", bytes(one.memoryBytes), number(one.connections), milliseconds(one.maxLoopDelaySeconds)];
+    })));
   }
 
   const end = every(LOOK_MS, look, (error) => show(notice, h("p", { class: "note bad" }, sentence(error))));
   return {
     element: h("section", { class: "stack", "aria-label": "Health" },
       put(h("div", { class: "head" }), h("h1", {}, "Health"), facts, h("div", { class: "row" }, jump("Busiest collections", busy), jump("Slow queries", slow))),
-      notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), busy, h("h2", {}, "Slow queries"), slow),
+      notice, h("div", { class: "cards" }, cards.map(({ element }) => element)), each, busy, h("h2", {}, "Slow queries"), slow),
     close: end,
   };
+}
+
+/** Queries that differ in their values only, together. The newest come first. */
+function alike(queries) {
+  const found = new Map();
+  for (const one of queries) {
+    const shape = JSON.stringify([one.database, one.collection, one.filter, one.sort, one.index, one.suggestion]);
+    const of = found.get(shape) ?? { last: one, times: 0, longest: 0, sum: 0 };
+    found.set(shape, { ...of, times: of.times + 1, longest: Math.max(of.longest, one.ms), sum: of.sum + one.ms });
+  }
+  return [...found.values()].sort((one, other) => other.sum - one.sum);
 }
 
 const jump = (label, element) => button(`${label} ↓`, () => element.scrollIntoView({ block: "center" }), { class: "quiet" });
@@ -123,7 +145,8 @@ function card(sign, address) {
     element: h("article", { class: "panel card", "aria-label": sign.name }, h("div", { class: "row" }, h("h2", {}, sign.name), badge), value, plot.element, todo, help),
     show(samples) {
       const last = samples.at(-1);
-      const words = last.map((one) => (one === null || one === undefined ? "none" : sign.unit(one))).join(" / ");
+      const none = samples.length > 1 ? sign.none ?? "none" : "…"; // a rate needs two looks
+      const words = last.every((one) => one === null) ? none : last.map((one) => (one === null ? none : sign.unit(one))).join(" / ");
       value.textContent = words;
       const lines = last.map((_, at) => samples.map((sample) => sample[at] ?? null));
       plot.show(lines, `${sign.name}, last five minutes; now ${words}`, sign.unit);

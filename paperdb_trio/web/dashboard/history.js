@@ -7,7 +7,7 @@
 import { h, show } from "./dom.js";
 import { difference, editable, elements, members } from "./json-text.js";
 import { pathOf } from "./session.js";
-import { button, diffView, number, sentence, time } from "./ui.js";
+import { button, count, diffView, number, sentence, time } from "./ui.js";
 
 const LIMIT = 50;
 
@@ -55,6 +55,6 @@ function list(versions, onRestore) {
         : diffView(lines, `What changed at seq ${version.seq}`),
     );
   });
-  const hint = `The ${number(versions.length)} newest versions that the change log holds (--retention-age, --retention-count).`;
+  const hint = `The change log holds ${count(versions.length, "version")} of it (--retention-age, --retention-count).`;
   return [h("p", { class: "hint" }, hint), h("ol", { class: "stack" }, items)];
 }

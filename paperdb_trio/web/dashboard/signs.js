@@ -3,15 +3,15 @@
  *
  * Law: a table. `names` are measures, of which the first that the server shows is taken: those of the whole server for an admin
  * key, those of its database for a secret key. `of(name, {now, before, seconds})` gives a number for each line, null for one that
- * is not known. `warn` and `bad` are bounds for the last of them; `below`: it is bad beneath them.
+ * is not known, and `none` says what that means. `warn` and `bad` are bounds for the last of them; `below`: it is bad beneath them.
  */
 
 import { rate } from "./measures.js";
 import { bytes, number } from "./ui.js";
 
 const perSecond = (value) => (value < 10 ? value.toLocaleString("en", { maximumFractionDigits: 1 }) : number(Math.round(value)));
-const milliseconds = (value) => `${(value * 1000).toLocaleString("en", { maximumFractionDigits: value < 0.01 ? 2 : 0 })} ms`;
-const percent = (value) => `${Math.round(100 * value)} %`;
+export const milliseconds = (value) => `${(value * 1000).toLocaleString("en", { maximumFractionDigits: value < 0.01 ? 2 : 0 })} ms`;
+export const percent = (value) => `${Math.round(100 * value)} %`;
 const counter = (name, { now, before, seconds }) => [rate(name, now, before, seconds)];
 const gauge = (labels) => (name, { now }) => [now.value(name, labels)];
 const most = (name, { now }) => [Math.max(...now.all(name).map(({ value }) => value))];
@@ -82,9 +82,9 @@ export const SIGNS = [
     names: ["paperdb_residual_queries"],
     of: gauge({}),
     unit: number,
-    warn: 100,
+    warn: 80,
     bad: 1_000,
-    what: "Live queries that no index finds. Each change is held against all of them.",
+    what: "Live queries that no index finds. Each change is held against all of them. Beyond --max-residual-queries (100) of a database, new ones are refused.",
     todo: "Add a condition to their filters that every match satisfies, such as equality on a field.",
   },
   {
@@ -148,6 +148,7 @@ export const SIGNS = [
       return [every > 0 ? Math.max(Date.now() / 1000 - now.value(name), 0) / every : null];
     },
     unit: (value) => (value < 1000 ? `${value.toFixed(1)} intervals ago` : "never"),
+    none: "not set up",
     warn: 2,
     bad: 3,
     what: "Since the server last made a backup by itself, in intervals of --backup-every.",
@@ -161,7 +162,7 @@ export const SIGNS = [
     warn: 0,
     bad: 9,
     what: "They try again, or gave up.",
-    todo: "Access shows the last failure of each. A dead one goes on once somebody lets it try again.",
+    todo: "Access shows the last failure of each. A dead one goes on once somebody resumes it.",
     link: ["access", ["webhooks"]],
   },
 ];

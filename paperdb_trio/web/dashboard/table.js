@@ -8,7 +8,7 @@ export function table(label, heads, rows, none = "There are none.") {
   if (rows.length === 0) return h("p", { class: "hint" }, none);
   const id = newId("table");
   const names = heads.map((head) => h("th", { scope: "col" }, head ?? h("span", { class: "unseen" }, "What to do")));
-  const body = rows.map((cells) => h("tr", {}, cells.map((cell, at) => h("td", { class: heads[at] === null ? "do" : "" }, cell))));
+  const body = rows.map((cells) => h("tr", {}, cells.map((cell, at) => h("td", { class: heads[at] === null ? "do" : "", "data-head": heads[at] }, cell))));
   return h("div", { class: "scroll", tabindex: "0", role: "region", "aria-labelledby": id },
     h("table", { class: "list" }, h("caption", { class: "unseen", id }, label), h("thead", {}, h("tr", {}, names)), h("tbody", {}, body)));
 }

@@ -9,7 +9,7 @@ let now = localStorage.getItem(STORED);
 if (!(now in THEMES)) now = "system";
 document.documentElement.dataset.theme = now;
 
-export function nextTheme() {
+function nextTheme() {
   const names = Object.keys(THEMES);
   now = names[(names.indexOf(now) + 1) % names.length];
   localStorage.setItem(STORED, now);

@@ -8,7 +8,7 @@ import { filterEditor } from "./filter.js";
 import { h, icon, show } from "./dom.js";
 import { claims } from "./session.js";
 import { LANGUAGES } from "./snippets.js";
-import { actions, button, check, copy, field, newId, say, select, sentence, tabs } from "./ui.js";
+import { actions, button, check, copy, field, newId, say, select, sentence, tabs, time } from "./ui.js";
 
 const LIFETIMES = [["300", "5 minutes"], ["900", "15 minutes"], ["3600", "1 hour"], ["86400", "1 day"]];
 const EVERY = "*";
@@ -98,7 +98,7 @@ export function tokens({ session, asToken }) {
     };
     return h("div", { class: "panel" },
       h("h2", {}, "The token"),
-      field("Token", h("textarea", { rows: "4", readonly: true, class: "wrap", value: token }), `It ends at ${new Date(expiresAt).toLocaleString()}.`),
+      field("Token", h("textarea", { rows: "4", readonly: true, class: "wrap", value: token }), `It ends at ${time(expiresAt)}.`),
       h("div", { class: "row" },
         button("See the data as this token", () => asToken(token), { class: "primary" }),
         button("Copy", () => copy(token)),

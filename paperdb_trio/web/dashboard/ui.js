@@ -145,6 +145,12 @@ export function tabs(views, panel, first) {
   return list;
 }
 
+/** Where a key that moves leads to in a list, from the place `at`; undefined for other keys. */
+export function placeAfter(key, at, length) {
+  const to = { ArrowDown: at + 1, ArrowUp: at - 1, Home: 0, End: length - 1, PageDown: at + 10, PageUp: at - 10 }[key];
+  return to === undefined ? undefined : Math.max(0, Math.min(length - 1, to));
+}
+
 /** Yes or no. */
 export function confirm(title, text, yes = "Yes", { danger = false } = {}) {
   return dialog(title, (close) => [

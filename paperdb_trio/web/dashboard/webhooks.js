@@ -11,7 +11,7 @@ import { ask, button, confirm, count, field, moment, number, say, select, senten
 
 const LOOK_MS = 2000;
 const PATH = "/admin.v1/webhooks";
-const STATES = { live: "good", retrying: "warn", dead: "bad" };
+const STATES = { live: "good", retrying: "warn", dead: "bad", paused: "" };
 const of = ({ id }) => `${PATH}/${encodeURIComponent(id)}`;
 
 export function webhooks({ session }) {
@@ -28,7 +28,7 @@ export function webhooks({ session }) {
       one.lagChanges ? count(one.lagChanges, "change") : "0",
       one.deliveredAt ? moment(one.deliveredAt) : "none yet",
       failure(one),
-      [button("Test", () => test(one)), " ", one.state !== "live" && [button("Try again", () => revive(one)), " "], button("Remove", () => remove(one))],
+      [button("Test", () => test(one)), " ", turns(one).map((turn) => [turn, " "]), button("Remove", () => remove(one))],
     ]), "There are none."));
   }
 
@@ -58,9 +58,18 @@ export function webhooks({ session }) {
     say(arrived ? `The test arrived in ${seconds.toFixed(2)} s.` : `The test did not arrive: ${error}`, arrived ? "good" : "bad");
   }
 
-  async function revive(one) {
-    await session.send("POST", `${of(one)}/revive`);
-    say("It tries again, from where it was.");
+  /** What lets it go on, and what holds it back. */
+  function turns(one) {
+    const isOff = one.state === "dead" || one.state === "paused";
+    return [
+      one.state !== "live" && button(isOff ? "Resume" : "Try again", () => turn(one, "resume", "It goes on where it was.")),
+      !isOff && button("Pause", () => turn(one, "pause", "It is paused, and stays where it is.")),
+    ].filter(Boolean);
+  }
+
+  async function turn(one, what, words) {
+    await session.send("POST", `${of(one)}/${what}`);
+    say(words);
     await look();
   }
 

@@ -185,7 +185,9 @@ export class Live {
     } catch (error) {
       if (this.#loading !== own) return;
       this.#loading = null;
-      if (isFinal(error)) this.#failed(error);
+      // The token may have a rule since the last page, or none any more: its cursors are others.
+      const isOther = after !== undefined && error.code === "INVALID_CURSOR";
+      if (isFinal(error) && !isOther) this.#failed(error);
       else this.#retry();
     }
   }

@@ -18,6 +18,7 @@ export class Queries {
   #all = new Set();
   #connection = null;
   #covers = () => false;
+  #unwanted = new Set(); // ids of which no query was left
 
   get size() {
     return this.#all.size;
@@ -69,6 +70,7 @@ export class Queries {
   closed(reason) {
     if (this.#connection === null) return;
     this.#connection = null;
+    this.#unwanted.clear();
     for (const query of this.#all) this.#forget(query).owner.stale(reason);
   }
 
@@ -79,7 +81,7 @@ export class Queries {
     const where = since !== null ? { since } : query.snapshot ? { snapshot: true } : {};
     connection.ask("subscribe", { ...query.about, ...where }, (error, { query: id, seq } = {}) => {
       if (query.asked !== connection) return undefined;
-      if (!this.#all.has(query)) return error || this.#leave(id);
+      if (!this.#all.has(query)) return this.#leave(id);
       if (error) return this.#refused(query, error);
       const isAnother = since !== null && id !== query.followed;
       Object.assign(query, { id, followed: id, lagging: false });
@@ -88,7 +90,7 @@ export class Queries {
       else if (since === null) this.#begin(query, seq);
       // The others with this id go on from `seq`, too, and may not have been there.
       if (Object.keys(where).length) this.#behind(id, seq);
-      return undefined;
+      return this.#leave();
     });
   }
 
@@ -121,6 +123,7 @@ export class Queries {
 
   #refused(query, error) {
     query.denied = error;
+    this.#leave();
     query.owner.failed(error);
   }
 
@@ -128,8 +131,9 @@ export class Queries {
   denyUncovered(names) {
     for (const query of this.#all) {
       if (query.denied || !names.includes(query.collection)) continue;
-      this.#leave(query.id, query);
+      const { id } = query;
       this.#refused(this.#forget(query), uncovered(query.collection));
+      this.#leave(id);
     }
   }
 
@@ -146,9 +150,14 @@ export class Queries {
     for (const { owner } of [...this.#all]) owner.failed(error);
   }
 
-  #leave(id, except) {
-    if (id == null || this.#of(id).some((query) => query !== except)) return;
-    this.#connection?.ask("unsubscribe", { query: id });
+  /** End what no query has, as soon as each query that was asked for has its id: it may be one of these. */
+  #leave(unwanted) {
+    if (unwanted != null) this.#unwanted.add(unwanted);
+    if ([...this.#all].some(({ asked, id, denied }) => asked !== null && id === null && !denied)) return;
+    for (const id of this.#unwanted) {
+      if (this.#of(id).length === 0) this.#connection?.ask("unsubscribe", { query: id });
+    }
+    this.#unwanted.clear();
   }
 
   // --- messages ----------------------------------------------------------------------------------
