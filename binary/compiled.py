@@ -28,9 +28,10 @@ PACKAGE = "paperdb_trio"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paperdb" / "compiled"
 
 # What runs for each request. Not here:
-# - what would gain little, or nothing: where a write, an event or a connect passes, the time is SQLite's, the
-#   kernel's and Trio's (docs/decisions/0017-compiled.md has the figures);
-# - streams (net/stream, net/tls): 4 % of a get, and typeshed's types of ssl, which are not always true;
+# - what would gain little, or nothing: where a write or an event passes, the time is SQLite's, the kernel's and
+#   Trio's (docs/decisions/0017-compiled.md has the figures);
+# - live connections (realtime): mypyc keeps what an `if` said of an attribute, `self._closing is None`,
+#   although a call in between has changed it;
 # - what is pickled for another process, or decoded by msgspec: operations, drafts, changes, rules, tokens;
 # - what is given values that are not of the declared type, and says so: checks of filters, fields and messages
 #   (match, store/projection, realtime/protocol). Compiled, a call raises TypeError before the check;
@@ -38,7 +39,7 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pape
 # An interpreted class cannot inherit from a compiled one: compile both, or neither (tests/test_compiled.py).
 MODULES = (
     *("exchanges", "request_counts", "store/cache", "loop/turn", "loop/wheel"),
-    *("net/cors", "net/head", "net/http1", "net/messages", "net/parameters"),
+    *("net/cors", "net/head", "net/http1", "net/messages", "net/parameters", "net/stream", "net/tls"),
     *("rest/call", "rest/dispatch", "rest/documents"),
 )
 

@@ -185,18 +185,21 @@ class Subscriber:
         self._hub.follow(self._database_id, self._interest)
         self._follows = True
         self._position = self.origin = position
-        if not self._at_head():
+        live = self._at_head()
+        if not live:
             self._skip()
-        if not self._at_head():
+            live = self._at_head()
+        if not live:
             page = self._kept_page(self._page_key())
             if page is not None and page.reached_end:
                 self._position = page.position
                 self._skip()
+                live = self._at_head()
                 self._hub.count_from_log(self._database_id, len(page.data))
                 first += page.data
         if first and self._sink.push(first) < 0:
             self._sink.keep(memoryview(first))
-        if self._at_head():
+        if live:
             self._move(SubscriberState.LIVE)
         else:
             self._fall_behind(self._position)

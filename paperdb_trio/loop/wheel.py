@@ -31,7 +31,8 @@ class Wheel:
 
     def add(self, timed: Timed, when: float | None = None) -> None:
         """Check it at `when`, or as soon as possible. This replaces an earlier plan."""
-        self.remove(timed)
+        if timed.due is not None:
+            self.remove(timed)
         timed.due = 0 if when is None else int(when / TICK) + 1
         self._slots.setdefault(timed.due, set()).add(timed)
 

@@ -91,7 +91,7 @@ def parse_head(data: bytes) -> Head:
     if "transfer-encoding" in headers:
         _check_coding(head)
         head.chunked = True
-    if head.expects_continue and headers["expect"].lower() != "100-continue":
+    if "expect" in headers and head.expects_continue and headers["expect"].lower() != "100-continue":
         raise ApiError(417, "EXPECTATION_FAILED", "The only supported expectation is 100-continue")
     return head
 

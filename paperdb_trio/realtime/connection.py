@@ -109,7 +109,7 @@ class Live(ABC):
         self._nursery = trio.lowlevel.current_task().parent_nursery
         self._stream.write_timeout = math.inf  # slow is not gone
         log.debug("live connection of %s: key %s", self._stream.peer, self._grant.key_id)
-        self._wheel.add(self, min(self._expires, trio.current_time() + self._settings.ping_interval))
+        self._wheel.add(self, min(self._expires, self._stream.last_received + self._settings.ping_interval))
 
     async def _end_events(self) -> None:
         """Call it at the end, whatever happened."""
