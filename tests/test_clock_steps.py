@@ -55,7 +55,7 @@ def oldest(server: Server) -> int:
     return int(found["changes"][0]["seq"])
 
 
-@pytest.mark.parametrize("step", [-50 * 365 * DAY, -30, 30 * DAY, 14 * 365 * DAY])
+@pytest.mark.parametrize("step", [-50 * 365 * DAY, 30 * DAY, 14 * 365 * DAY])
 def test_clock_step_loses_no_change_of_the_log(start_server: StartServer, clock: Clock, step: float) -> None:
     """The log is also bounded by count here, which shows that a trim has run since."""
     server = start_server("--retention-count", "5", env=clock.env)

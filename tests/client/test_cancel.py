@@ -14,6 +14,8 @@ from paperdb_trio.client.groups import leaves
 from tests.client.harness import SECONDS, numbers, proxied, renew_soon, take, write
 from tests.conftest import Server
 
+pytestmark = pytest.mark.sqlite
+
 
 class CancelAt(trio.abc.Instrument):
     """Cancels `scope` before the given step of any task."""

@@ -13,6 +13,8 @@ from paperdb_trio import Document, PaperDBError, create_client
 from tests.client.harness import SECONDS
 from tests.conftest import Server
 
+pytestmark = pytest.mark.sqlite
+
 
 class Message(TypedDict):
     _id: str

@@ -11,6 +11,8 @@ import pytest
 
 import paperdb_trio
 
+pytestmark = pytest.mark.sqlite
+
 CASES = Path(__file__).parent / "typing_cases"
 
 

@@ -17,6 +17,8 @@ from tests.conftest import COMMAND, ENVIRONMENT, Server
 from tests.nginx import free_port, nginx
 from tests.zygote import Popen
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.mark.parametrize(
     "arguments",

@@ -25,6 +25,8 @@ from tests.realtime.raw import (
     say,
 )
 
+pytestmark = pytest.mark.sqlite
+
 BAD = {
     "binary": (1003, frame(BINARY, b"x")),
     "empty binary": (1003, frame(BINARY)),

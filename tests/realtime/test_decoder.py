@@ -23,6 +23,8 @@ from paperdb_trio.net.frames import (
 from tests.realtime.raw import BINARY, CLOSE, PING, PONG, TEXT, frame
 from tests.realtime.test_bad_frames import BAD
 
+pytestmark = pytest.mark.sqlite
+
 MAX = 65_536
 
 

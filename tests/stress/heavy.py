@@ -116,9 +116,9 @@ async def beside(server: Server, delays: list[float]) -> AsyncIterator[None]:
     await other
 
 
-async def heavy(mebibytes: int, connections: int) -> dict[str, Any]:
+async def heavy(mebibytes: float, connections: int) -> dict[str, Any]:
     """Returns the longest waits. Raises AssertionError for a broken promise."""
-    size = mebibytes * MEBIBYTE
+    size = int(mebibytes * MEBIBYTE)
     document = min(MEBIBYTE, size // 8)
     limits = {"--max-body-bytes": size, "--max-document-bytes": document, "--cache-bytes": 0}
     server = new_server(*(str(word) for option in limits.items() for word in option))
