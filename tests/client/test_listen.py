@@ -17,6 +17,8 @@ from tests.client.harness import short_token
 from tests.conftest import COMMAND, ENVIRONMENT, Server, StartServer, wait_until
 from tests.zygote import Popen, run
 
+pytestmark = pytest.mark.sqlite
+
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 
 

@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.realtime.raw import PING, PONG, TEXT, frame, open_raw, pour, running, until
 
+pytestmark = pytest.mark.sqlite
+
 
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
