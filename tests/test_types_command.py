@@ -11,8 +11,9 @@ from paperdb_trio.cli.types import python, shapes, typescript
 from tests.auth.commands import fails
 from tests.auth.commands import run as run_command
 from tests.conftest import StartServer
+from tests.web.npm import TYPESCRIPT
 from tests.web.test_types import check
-from tests.web.tools import TYPESCRIPT, node_tool
+from tests.web.tools import node_tool
 
 SCHEMAS: dict[str, Any] = {
     "messages": {

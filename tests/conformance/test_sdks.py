@@ -15,7 +15,8 @@ from paperdb_trio import Event, PaperDBError, create_client
 from paperdb_trio.client import backoff
 from tests.conformance.hostile import EVENT, TURNS, hostile_server
 from tests.conftest import ENVIRONMENT, need
-from tests.web.tools import EITHER_WEBSOCKET, WS, current_node, node_tool
+from tests.web.npm import WS
+from tests.web.tools import EITHER_WEBSOCKET, current_node, node_tool
 
 SECONDS = 60
 SDK = str(resources.files("paperdb_trio.web") / "sdk/paperdb.js")

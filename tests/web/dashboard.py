@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.conftest import Server, wait_until
 from tests.web.cdp import Page
-from tests.web.tools import AXE, node_tool
+from tests.web.npm import AXE
+from tests.web.tools import node_tool
 
 LIVE = "document.querySelector('.status')?.textContent === 'Live'"
 ROWS = "[...document.querySelectorAll('.grid tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"

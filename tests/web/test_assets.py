@@ -18,7 +18,7 @@ import pytest
 from paperdb_trio.web import assets
 from paperdb_trio.web.commonjs import to_commonjs
 from tests.conftest import Server
-from tests.web.tools import npm
+from tests.web.npm import npm
 
 SDK = Path(assets.__file__).parent / "sdk"
 

@@ -18,7 +18,8 @@ import pytest
 
 from tests.conftest import Server
 from tests.web.cdp import Browser, Page, chromium
-from tests.web.tools import CACHE, FRAMEWORKS, HERE, current_node, http_server, node_tool
+from tests.web.npm import CACHE, FRAMEWORKS
+from tests.web.tools import HERE, current_node, http_server, node_tool
 
 TYPES = {".js": "text/javascript", ".html": "text/html; charset=utf-8"}
 TEXTS = "[...document.querySelectorAll('li')].map((item) => item.textContent)"

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ENVIRONMENT, Server
+from tests.web.npm import TYPESCRIPT
 from tests.web.test_types import PROCESS
-from tests.web.tools import TYPESCRIPT, Script, current_node, node_tool
+from tests.web.tools import Script, current_node, node_tool
 
 ONLY_COMMONJS = "--no-experimental-require-module"
 """Without Node's own `require` of ES modules, which 20.19 and 22.12 have and Jest lacks."""

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.web.npm import TYPESCRIPT
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import HERE, TYPESCRIPT, current_node, node_tool
+from tests.web.tools import HERE, current_node, node_tool
 
 # The page's process.env, without a dependency on @types/node.
 PROCESS = "declare const process: { env: Record<string, string | undefined> };\n"

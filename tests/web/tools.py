@@ -6,7 +6,6 @@ Rules: the maker of each of these closes it (it is a context manager); every wai
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import itertools
 import json
@@ -25,36 +24,14 @@ import pytest
 
 from paperdb_trio.web.assets import TARBALL
 from tests.conftest import ENVIRONMENT, need, wait_until
+from tests.web.npm import CURRENT_NODE, TOOLS, WS, folder_of, install, npm
 
 HERE = Path(__file__).parent
 RUN_SECONDS = 30
-CACHE = HERE.parents[1] / ".pytest_cache/d/paperdb-npm"
-"""npm packages that tests use as tools."""
-CURRENT_NODE = "node@24"
 FIRST_WITH_WEBSOCKET = 22
 """The first major version of Node that has a WebSocket of its own."""
-WS = "ws@8"
-TYPESCRIPT = "typescript@5.9"
-AXE = "axe-core@4"
-FRAMEWORKS = ("react@19", "react-dom@19", "vue@3", "svelte@5", "@tanstack/db@0.15", "vite@6")
-TOOLS = (
-    *FRAMEWORKS,
-    *(CURRENT_NODE, WS, TYPESCRIPT, "eslint@10", AXE),
-    *("jest@29", "jest-environment-jsdom@29", "@vue/reactivity@3", "mobx@6"),
-)
-"""All that tests use as tools: CI installs them at once, which takes half of what it takes one by one."""
 EITHER_WEBSOCKET = pytest.mark.parametrize("ws", [False, True], ids=["Node's own", "ws"])
 """Run in a current Node with its own WebSocket, and in this machine's Node with `ws`."""
-
-
-def npm(folder: Path, *arguments: str, lock: bool = False) -> None:
-    """Run npm quietly in `folder`, leaving no lock file unless it is asked for."""
-    flags = ("--no-audit", "--no-fund", "--loglevel=error", *(() if lock else ("--no-package-lock",)))
-    done = subprocess.run(
-        [need("npm"), *arguments, *flags], cwd=folder, capture_output=True, text=True, timeout=300, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(done.stderr)
 
 
 @functools.cache
@@ -78,19 +55,6 @@ def node_tool(package: str) -> Path:
             raise
         pytest.skip(f"{package} cannot be installed here: {error}")
     return folder_of(package)
-
-
-def folder_of(package: str) -> Path:
-    return CACHE / "node_modules" / package.rpartition("@")[0]
-
-
-def install(*packages: str) -> None:
-    """Install into pytest's cache what it lacks of these npm packages."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    with (CACHE / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        if lacking := [package for package in packages if not folder_of(package).exists()]:
-            npm(CACHE, "install", "--prefix", str(CACHE), *lacking)
 
 
 def new_package(folder: Path, server_url: str) -> Path:
@@ -449,8 +413,3 @@ def http_server(answer: Callable[[str, str, dict[str, str]], Answer | None]) -> 
 def page_server(html: str) -> contextlib.AbstractContextManager[str]:
     """One page, at every path, from an origin of its own; the URL."""
     return http_server(lambda method, path, headers: (200, "text/html; charset=utf-8", html.encode()))
-
-
-if __name__ == "__main__":
-    install(*TOOLS)
-    print(f"{len(TOOLS)} packages of npm are installed")
