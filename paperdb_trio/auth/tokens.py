@@ -117,7 +117,7 @@ class Grant(msgspec.Struct, frozen=True):
 
     def rule(self, collection: str) -> Rule:
         """The rule for a collection. Raises a 403 `NOT_IN_TOKEN` if the token does not cover it."""
-        if self.collections is not None and collection not in self.collections:
+        if not self.covers(collection):
             raise ApiError(403, "NOT_IN_TOKEN", f"The token does not cover the collection '{collection}'")
         return self.rules.get(collection) or self.rules["*"]
 

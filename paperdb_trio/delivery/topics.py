@@ -38,7 +38,7 @@ class Asked:
             return _everything(grant)
         rule = grant.rule(self.collection)
         view = rule.view
-        if view is None and self.filter is None and self.select is None and not self.snapshot:
+        if view is None and not self.is_query:
             return self.collection
         own = query(self.collection, self.filter, self.select)
         if view is None:

@@ -265,20 +265,39 @@ def test_half_written_certificate_of_a_killed_process_is_replaced(
     assert server.request("GET", "/healthz").status_code == 200
 
 
+Contexts = tuple[ssl.SSLContext, ssl.SSLContext]
+
+
+def both_contexts(directory: Path) -> Contexts:
+    """A server's, and that of a client which checks nothing."""
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(*make_certificate(directory, "one"))
+    client = ssl.create_default_context()
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    return server, client
+
+
+async def connection(
+    stack: ExitStack, contexts: Contexts, records: ssl.MemoryBIO
+) -> tuple[TlsStream, ssl.SSLSocket]:
+    """Both ends of a connection, behind the handshake."""
+    server, client = contexts
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    stack.enter_context(ours)
+    stream = TlsStream(ours, "peer", server, records, OnePerTurn())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stream.handshake, OnePerTurn())
+        socket_ = await trio.to_thread.run_sync(client.wrap_socket, theirs)
+    return stream, stack.enter_context(socket_)
+
+
 async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) -> None:
     """It keeps asking for new keys. No available TLS library asks without reading, so the test puts OpenSSL's
     records into the buffer itself."""
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
-    client_context = ssl.create_default_context()
-    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    stream = TlsStream(ours, "peer", server_context, ssl.MemoryBIO(), OnePerTurn())
-    with ours, theirs:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.handshake, OnePerTurn())
-            client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
+    contexts = both_contexts(tmp_path)
+    with ExitStack() as stack:
+        stream, client = await connection(stack, contexts, ssl.MemoryBIO())
         with client:
             while stream.push(b"x" * 10_000) >= 0:
                 pass
@@ -293,25 +312,11 @@ async def test_peer_that_does_not_read_tls_records_is_dropped(tmp_path: Path) ->
 
 async def test_what_tls_tells_one_peer_never_reaches_another(tmp_path: Path) -> None:
     """All connections share the buffer into which OpenSSL writes: here, an alert for a malformed record."""
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
-    client_context = ssl.create_default_context()
-    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
+    contexts = both_contexts(tmp_path)
     records = ssl.MemoryBIO()
-
-    async def connection(stack: ExitStack) -> tuple[TlsStream, ssl.SSLSocket]:
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        stack.enter_context(ours)
-        stream = TlsStream(ours, "peer", server_context, records, OnePerTurn())
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.handshake, OnePerTurn())
-            client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
-        return stream, stack.enter_context(client)
-
     with ExitStack() as stack, trio.fail_after(10):
-        bad, bad_client = await connection(stack)
-        good, good_client = await connection(stack)
+        bad, bad_client = await connection(stack, contexts, records)
+        good, good_client = await connection(stack, contexts, records)
         os.write(bad_client.fileno(), b"\x17\x03\x03\x00\x20" + b"x" * 32)
         with pytest.raises(trio.BrokenResourceError):
             await bad.receive_some()
@@ -321,17 +326,9 @@ async def test_what_tls_tells_one_peer_never_reaches_another(tmp_path: Path) -> 
 
 async def test_what_is_kept_is_encrypted_and_goes_behind_what_waits(tmp_path: Path) -> None:
     """A subscriber that begins while TLS's own records wait has its first message kept."""
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server_context.load_cert_chain(*make_certificate(tmp_path, "one"))
-    client_context = ssl.create_default_context()
-    client_context.check_hostname, client_context.verify_mode = False, ssl.CERT_NONE
-    ours, theirs = socket.socketpair()
-    ours.setblocking(False)
-    stream = TlsStream(ours, "peer", server_context, ssl.MemoryBIO(), OnePerTurn())
-    with ours, theirs:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.handshake, OnePerTurn())
-            client = await trio.to_thread.run_sync(client_context.wrap_socket, theirs)
+    contexts = both_contexts(tmp_path)
+    with ExitStack() as stack:
+        stream, client = await connection(stack, contexts, ssl.MemoryBIO())
         with client, trio.fail_after(10):
             size = 0
             while stream.push(b"x" * 10_000) >= 0:
