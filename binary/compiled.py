@@ -38,9 +38,11 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pape
 # - what mypyc cannot compile: `except*` (doors/listener, doors/hypercorn), asynchronous generators.
 # An interpreted class cannot inherit from a compiled one: compile both, or neither (tests/test_compiled.py).
 MODULES = (
-    *("exchanges", "request_counts", "store/cache", "loop/turn", "loop/wheel"),
-    *("net/cors", "net/head", "net/http1", "net/messages", "net/parameters", "net/stream", "net/tls"),
-    *("rest/call", "rest/dispatch", "rest/documents"),
+    *("exchanges", "limits", "request_counts", "store/cache", "loop/turn", "loop/wheel"),
+    *("net/cors", "net/frames", "net/head", "net/http1", "net/messages", "net/parameters"),
+    *("net/stream", "net/tls"),
+    *("realtime/connection", "realtime/eventstream", "realtime/gateway", "realtime/handshake"),
+    *("realtime/websocket", "rest/call", "rest/dispatch", "rest/documents"),
 )
 
 # -O1: -O2 takes longer and is not faster. A C file for each module, so that all cores compile.

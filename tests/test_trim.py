@@ -25,7 +25,7 @@ def file(tmp_path: Path) -> Path:
 
 async def trimmed(file: Path, monkeypatch: pytest.MonkeyPatch, *, owed: int, count: int = 1_000_000) -> int:
     """How many of 20 changes are trimmed. Ten are committed between the look at the log and the trim."""
-    monkeypatch.setattr(keeper, "TRIM_SECONDS", 0.0)
+    monkeypatch.setattr(keeper, "TRIM_SECONDS", 0.001)
     hub = Hub()
     changes: list[Change] = []
     writer = Writer(file, lambda new: (changes.extend(new), hub.on_commit(new))[0])  # type: ignore[func-returns-value]

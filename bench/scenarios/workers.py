@@ -8,11 +8,11 @@ from functools import partial
 
 from bench.audience import TEXT, Audience, PaperDb
 from bench.clients import Http, load, request_bytes
-from bench.machine import CLIENT_CORE, SERVER_CORE
+from bench.machine import SERVER_CORE
 from bench.rows import Row, Scale, ratio
 from bench.server import Process, paperdb
 
-CORES = (SERVER_CORE, CLIENT_CORE)
+CORES = (SERVER_CORE,)
 
 
 def workers(scale: Scale) -> Iterator[Row]:
@@ -76,7 +76,7 @@ def _rate(server: Process, act: Callable[[], int]) -> float:
     done = act()
     server.settled_cpu()
     spent = [after - at for after, at in zip(server.cpus(), before, strict=True)]
-    return done / max(max(spent), sum(spent) / len(CORES))
+    return done / max(max(spent), sum(spent) / 2)
 
 
 def _rows(name: str, unit: str, rates: list[list[float]], budget: str) -> Iterator[Row]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any, Final, get_args
+from typing import Any, get_args
 
 import trio
 
@@ -16,6 +16,7 @@ from paperdb_trio.errors import ApiError
 from paperdb_trio.hooks.sending import DeliveryError, Sender, sending
 from paperdb_trio.hooks.webhook import Running, Totals
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.loop.tick import tick
 from paperdb_trio.measures import Family, Sample, counter, gauge
 from paperdb_trio.model import Change, new_id
 from paperdb_trio.store.protocol import Store
@@ -24,9 +25,6 @@ from paperdb_trio.store.webhooks import State, Webhook
 
 log = logging.getLogger("paperdb.webhooks")
 sparing_log = SparingLog(log)
-
-LOOK_SECONDS: Final = 0.25
-"""Between two looks at what administrators changed."""
 
 
 class Webhooks:
@@ -55,12 +53,12 @@ class Webhooks:
     async def run(self) -> None:
         """Until it is cancelled."""
         while not (found := await self._look()):
-            await trio.sleep(LOOK_SECONDS)
+            await tick()
         async with sending(self._settings) as sender, trio.open_nursery() as nursery:
             while True:
                 if found is not None:
                     self._follow(found, sender, nursery)
-                await trio.sleep(LOOK_SECONDS)
+                await tick()
                 found = await self._look()
 
     async def _look(self) -> list[Webhook] | None:

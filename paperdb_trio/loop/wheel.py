@@ -6,12 +6,11 @@ check again.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Protocol
 
 import trio
 
-TICK: Final = 0.25
-"""Seconds. A revoked key or an expired token closes a connection within a second."""
+from paperdb_trio.loop.tick import TICK, tick
 
 
 class Timed(Protocol):
@@ -24,7 +23,8 @@ class Timed(Protocol):
 
 
 class Wheel:
-    """Start `run()` in a nursery; it runs until cancelled."""
+    """Start `run()` in a nursery; it runs until cancelled. What is due is checked at the next tick, so that an
+    expired token closes its connection within a second."""
 
     def __init__(self) -> None:
         self._slots: dict[int, set[Timed]] = {}
@@ -45,11 +45,11 @@ class Wheel:
 
     async def run(self) -> None:
         while True:
-            await trio.sleep(TICK)
+            await tick()
             now = trio.current_time()
-            for tick in sorted(tick for tick in self._slots if tick <= now / TICK):
-                for index, timed in enumerate(tuple(self._slots.pop(tick))):
-                    if timed.due != tick:
+            for due in sorted(due for due in self._slots if due <= now / TICK):
+                for index, timed in enumerate(tuple(self._slots.pop(due))):
+                    if timed.due != due:
                         continue  # removed or planned anew during the checks of others
                     timed.due = None
                     again = timed.check(now)

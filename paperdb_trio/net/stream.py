@@ -124,10 +124,10 @@ class ByteStream(trio.abc.HalfCloseableStream):
         It waits before it reads, unless the last read was full: mostly nothing has arrived yet, and an empty
         read is a wasted system call (8 of the 76 µs of a get).
         """
-        while not self._interrupted:
+        while True:
             if self._more:
                 await trio.lowlevel.checkpoint()
-            else:
+            elif not self._interrupted:
                 try:
                     await trio.lowlevel.wait_readable(self._raw)
                 except trio.ClosedResourceError:

@@ -122,6 +122,10 @@ class Live(ABC):
                 await done.wait()
         self._stream.end()
 
+    def _is_closing(self) -> bool:
+        """Ask by this call again after an `await`: mypyc keeps what an `if` said of an attribute."""
+        return self._closing is not None
+
     def _take_grant(self, grant: Grant) -> None:
         self._grant = grant
         self._expires = trio.current_time() + grant.expires - time.time()
@@ -239,7 +243,7 @@ class Live(ABC):
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self._interrupt()
             return None
-        return None if self._closing is not None else min(self._expires, again)
+        return None if self._is_closing() else min(self._expires, again)
 
     @abstractmethod
     def _check_peer(self, now: float) -> float:

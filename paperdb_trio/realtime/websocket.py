@@ -157,8 +157,8 @@ class WebSocket(Live):
 
     async def _read(self) -> None:
         """Read frames until the peer closes, or `close` cancels it."""
-        while self._closing is None and (data := await self._stream.receive_some(RECEIVE_BYTES)):
-            if self._closing is not None:
+        while not self._is_closing() and (data := await self._stream.receive_some(RECEIVE_BYTES)):
+            if self._is_closing():
                 return
             if len(data) == RECEIVE_BYTES:  # probably more follows: one such connection per loop iteration
                 await self._turns.next()
@@ -173,7 +173,7 @@ class WebSocket(Live):
                     break
                 data = b""
                 await self._take_all(frames, turn)
-                if self._closing is not None:
+                if self._is_closing():
                     return
 
     async def _take_all(self, frames: list[Frame], turn: TimeSlice) -> None:
@@ -187,7 +187,7 @@ class WebSocket(Live):
                 await self._subscriber.post(pongs)
                 pongs = b""
             await self._take(frame)
-            if self._closing is not None:
+            if self._is_closing():
                 return
             if turn.is_over():
                 await turn.pass_on()

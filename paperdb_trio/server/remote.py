@@ -21,6 +21,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.loop.tick import tick
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.server.board import MARKS, Board, WorkerGate
@@ -126,7 +127,7 @@ class WorkerStore(SqliteReads):
         """Let no write wait for a process that hangs."""
         seen, looks = self._board.beats, 0
         while True:
-            await trio.sleep(LOOK_SECONDS)
+            await tick(LOOK_SECONDS)
             beats = self._board.beats
             looks = looks + 1 if beats == seen else 0
             seen = beats

@@ -33,6 +33,7 @@ from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.exchanges import Exchanges
 from paperdb_trio.limits import Limits
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.loop.tick import tick
 from paperdb_trio.loop.wheel import Wheel
 from paperdb_trio.match.matcher import MatcherLimits
 from paperdb_trio.model import Change
@@ -58,8 +59,6 @@ from paperdb_trio.web.assets import load as load_assets
 log = logging.getLogger("paperdb")
 sparing_log = SparingLog(log)
 
-ACCOUNTS_SECONDS: Final = 0.25
-"""Between two checks for changes by the command line."""
 USED_SECONDS: Final = 60.0
 """Between two notes in the file of when keys were used."""
 LAST_WORDS: Final = 0.5
@@ -342,7 +341,7 @@ async def _look_at_accounts(accounts: Accounts, gateway: Gateway, store: Store, 
 async def _watch_accounts(look: Callable[[], Awaitable[bool]]) -> None:
     """Watch for changes of databases, keys and plans by the command line, and of tokens by other processes."""
     while True:
-        await trio.sleep(ACCOUNTS_SECONDS)
+        await tick()
         await look()
 
 

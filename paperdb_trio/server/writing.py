@@ -22,6 +22,7 @@ import trio
 from paperdb_trio import import_socket
 from paperdb_trio.config import Settings
 from paperdb_trio.loop.delay import LoopDelay
+from paperdb_trio.loop.tick import tick
 from paperdb_trio.measures import Family
 from paperdb_trio.model import Change
 from paperdb_trio.rest.metrics import of_process
@@ -36,7 +37,6 @@ log = logging.getLogger("paperdb.writer")
 
 MAX_UNSENT: Final = 8 * 1024 * 1024
 """Bytes that wait for one worker. Beyond this, it is told heads, and reads the changes from the log."""
-STATE_SECONDS: Final = 0.25
 
 NAME: Final = "writer"
 
@@ -194,7 +194,7 @@ class Writing:
             self._gone = self.store.fault() == "gone"
             self.tell_full()
             self.board.beat()
-            await trio.sleep(STATE_SECONDS)
+            await tick()
 
     async def _measures(self, of_each: bool) -> list[Family]:
         found = [*of_process(self._started, self._delay), *self.store.measures(), *self.chores.measures()]

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import trio
 
 from paperdb_trio.errors import ApiError
+from paperdb_trio.loop.tick import tick
 from paperdb_trio.store.housekeeping import KeepUsedIndexes, MakeIndex
 from paperdb_trio.store.protocol import Submits
 
@@ -55,7 +56,7 @@ class IndexAdvisor:
         """Returns when the writer closes."""
         next_used = trio.current_time() + USED_SECONDS
         while True:
-            await trio.sleep(SECONDS)
+            await tick(SECONDS)
             try:
                 await self._make(writer)
                 if trio.current_time() >= next_used:

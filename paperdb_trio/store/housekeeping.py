@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import ClassVar, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import trio
 
@@ -294,7 +294,7 @@ async def until_indexed(store: Submits, operation: Operation[Result | None]) -> 
     return result
 
 
-def _begun(operation: Operation[Result | None]) -> Operation[Result | None]:
+def _begun(operation: Operation[Any]) -> Operation[Any]:
     if isinstance(operation, Once | Noted) and operation.operation is not None:
         return replace(operation, operation=_begun(operation.operation))
     return replace(operation, begun=True) if isinstance(operation, SetSchema) else operation

@@ -17,6 +17,7 @@ import trio
 from paperdb_trio.config import Settings
 from paperdb_trio.errors import ApiError
 from paperdb_trio.logs import SparingLog
+from paperdb_trio.loop.tick import tick
 from paperdb_trio.store.clock import LogClock
 from paperdb_trio.store.housekeeping import Bounds, IndexWork, KeepTime, RemoveDeleted, Trim, finish_drops
 from paperdb_trio.store.operations import Operation
@@ -101,7 +102,7 @@ class Keeper:
         """Keep the change logs within their age and count."""
         kept = -math.inf
         while True:
-            await trio.sleep(TRIM_SECONDS)
+            await tick(TRIM_SECONDS)
             if not self._leads():
                 continue
             try:
@@ -115,7 +116,7 @@ class Keeper:
                 sparing_log.warning("could not trim the change log: %s", error)
                 again = trio.current_time() + TRIM_AGAIN_SECONDS
                 while trio.current_time() < again and not self._writer.full:
-                    await trio.sleep(TRIM_SECONDS)
+                    await tick(TRIM_SECONDS)
 
     async def _keep_time(self) -> None:
         await self._writer.submit(KeepTime(self._writer.clock))
@@ -157,7 +158,7 @@ class Keeper:
     async def _watch_drops(self) -> None:
         """Finish removals that a failed request started."""
         while True:
-            await trio.sleep(DROP_SECONDS)
+            await tick(DROP_SECONDS)
             if self.drops_left:
                 await self._finish_drops(TRIM_PAUSE)
 
