@@ -62,6 +62,7 @@ class Link:
             sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
         self._sock = sock
         self._handle = handle
+        self._held = b""
         self._unsent: deque[bytes | memoryview] = deque()
         self.unsent_bytes = 0
         self._wake = trio.Event()
@@ -69,11 +70,24 @@ class Link:
         self.on_drained: Callable[[], None] = lambda: None
         """Called when everything has been taken by the kernel, after some was not."""
 
+    def hold(self, kind: Kind, payload: bytes) -> None:
+        """Send it with the next message, or at the next `release`: the other end wakes up once for both."""
+        self._held += _HEAD.pack(len(payload), kind) + payload
+
+    def release(self) -> None:
+        """Send what is held."""
+        if self._held:
+            self._put(b"")
+
     def send(self, kind: Kind, payload: bytes) -> None:
         """Never blocks. After the end of the link, nothing happens."""
+        self._put(_HEAD.pack(len(payload), kind) + payload)
+
+    def _put(self, data: bytes) -> None:
+        message: bytes | memoryview = self._held + data
+        self._held = b""
         if self._over:
             return
-        message: bytes | memoryview = _HEAD.pack(len(payload), kind) + payload
         if not self._unsent:
             sent = self._send(message)
             if sent == len(message):
@@ -127,18 +141,23 @@ class Link:
             self.on_drained()
 
     async def _receive(self) -> None:
-        received = bytearray()
+        received, is_more = bytearray(), False
         while True:
+            if is_more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await trio.lowlevel.wait_readable(self._sock)
             try:
                 data = self._sock.recv(READ_BYTES)
             except BlockingIOError:
-                await trio.lowlevel.wait_readable(self._sock)
+                is_more = False
                 continue
             except OSError:
                 return
             if not data:
                 return
             received += data
+            is_more = len(data) == READ_BYTES
             at = 0
             while len(received) - at >= _HEAD.size:
                 length, kind = _HEAD.unpack_from(received, at)
@@ -148,7 +167,6 @@ class Link:
                 await self._handle(Kind(kind), bytes(received[at + _HEAD.size : end]))
                 at = end
             del received[:at]
-            await trio.lowlevel.checkpoint()
 
 
 def receive_first(sock: socket.socket, seconds: float) -> tuple[Kind, bytes]:

@@ -63,7 +63,7 @@ class _Worker:
     def tell(self, heads: dict[int, int], message: bytes) -> None:
         unsent = self.link.unsent_bytes
         if not self._behind and unsent <= MAX_UNSENT:
-            self.link.send(Kind.CHANGES, message)
+            self.link.hold(Kind.CHANGES, message)  # until its results
             return
         self._behind.update(heads)
         if unsent < MAX_UNSENT // 4:
@@ -108,6 +108,8 @@ class _Worker:
             results, self._results = self._results, []
             self._writing.tell_full()
             self.link.send_object(Kind.RESULTS, results)
+        else:
+            self.link.release()
 
     async def _gather(self, number: int, name: str, argument: Any) -> None:
         self.link.send_object(Kind.REPLY, (number, await self._writing.gather(name, argument)))
