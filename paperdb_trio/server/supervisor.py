@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import select
 import signal
@@ -16,12 +17,12 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -157,7 +158,7 @@ class _Supervisor:
                         raise
                     log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
                     self._kill_all()
-                select.select([self._wakened], [], [], self._pause("writer"))  # a signal ends it
+                _readable([self._wakened.fileno()], self._pause("writer"))  # a signal ends it
         except _Stopped:
             self._drain()
         finally:
@@ -293,11 +294,10 @@ class _Supervisor:
 
     def _wait(self, seconds: float | None, *, signals: bool = True) -> list[tuple[_Child, int]]:
         """The children that ended, with their status, after some time. With `signals`, raises `_Stopped`."""
-        watched: list[Any] = [*([self._wakened] if signals else []), *self._children]
-        readable, _, _ = select.select(watched, [], [], seconds)
+        wakened = self._wakened.fileno()
         ended = []
-        for pipe in readable:
-            if pipe is self._wakened:
+        for pipe in _readable([*([wakened] if signals else []), *self._children], seconds):
+            if pipe == wakened:
                 self._take_signals()
                 continue
             child = self._children[pipe]
@@ -354,6 +354,14 @@ class _Supervisor:
         while self._children:
             self._wait(None, signals=False)  # a stop is for what comes next
         self._due.clear()
+
+
+def _readable(files: Iterable[int], seconds: float | None) -> list[int]:
+    """Those that can be read, at the latest after some time. `select.select` refuses numbers from 1,024."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return [file for file, _ in poll.poll(None if seconds is None else math.ceil(1000 * seconds))]
 
 
 def _status(main: _Main, ready: Callable[[], object]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
 import signal
@@ -139,6 +140,20 @@ def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyP
             one._watch()
         assert os.listdir("/proc/self/fd") == before
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_supervisor_with_many_open_files_notices_a_death() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1")
+        children = starting.supervisor._children
+        (pipe,) = children
+        child = children.pop(pipe)
+        child.pipe = fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, 1024)  # as with 256 workers
+        os.close(pipe)
+        children[child.pipe] = child
+        starting.ready_but_dead("worker-1")
+        starting.supervisor._wait(20)
+        assert starting.supervisor._wait(20) == [(child, 0)]
 
 
 def test_stop_while_all_are_killed_is_not_lost() -> None:
