@@ -2,7 +2,8 @@
 
 Law: no event loop and no thread, so that it can fork at any time; it opens no database. A child ends when its
 parent does, however that happens, so that nothing is ever left running. When the process that writes dies, all
-start anew; only a start that fails of itself, rather than by a signal, ends the server.
+start anew; only a start that fails of itself, rather than by a signal or a lack of memory or files, ends the
+server.
 """
 
 from __future__ import annotations
@@ -38,7 +39,6 @@ from paperdb_trio.server.remote import StartAgainError
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
 from paperdb_trio.server.share import Passage, share
 from paperdb_trio.server.writing import write
-from paperdb_trio.store.sqlite.durability import recover
 
 log = logging.getLogger("paperdb")
 
@@ -149,15 +149,18 @@ class _Supervisor:
             while True:
                 try:
                     self._start_all()
+                except (OSError, SystemExit) as error:
+                    if (cause := _passing(error)) is None:
+                        raise
+                    if not announced:
+                        raise StartupError(f"Cannot start a process: {cause}", EXIT_FAILED) from None
+                    log.error("cannot start all processes anew: %s", cause)  # noqa: TRY400 - no traceback
+                    self._kill_all()
+                else:
                     if not announced:
                         announced = True
                         announce()
                     self._watch()
-                except SystemExit as error:
-                    if not announced or not isinstance(error.code, int) or error.code >= 0:
-                        raise
-                    log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
-                    self._kill_all()
                 _readable([self._wakened.fileno()], self._pause("writer"))  # a signal ends it
         except _Stopped:
             self._drain()
@@ -170,7 +173,6 @@ class _Supervisor:
         """Start the process that writes, then all workers; returns when they are ready."""
         if self._control is not None:
             self._control.close()
-        recover(self._file)
         for passage in self._passages:
             passage.close()
         self._passages = [Passage() for _ in self._listeners]
@@ -383,6 +385,13 @@ def _status(main: _Main, ready: Callable[[], object]) -> int:
         log.critical("the process failed", exc_info=group)
         status = EXIT_FAILED
     return status
+
+
+def _passing(error: OSError | SystemExit) -> str | None:
+    """Why a start failed, if the next one may succeed: a lack of memory or files, or a signal."""
+    if isinstance(error, OSError):
+        return error.strerror
+    return f"it died ({_cause(error.code)})" if isinstance(error.code, int) and error.code < 0 else None
 
 
 def _cause(status: int) -> str:
