@@ -347,8 +347,11 @@ class _Supervisor:
         while any(child.name.startswith(group) for child in self._children.values()):
             left = self.ends_at + GRACE - time.monotonic()
             if left <= 0:
+                log.error("processes that did not end in time are killed")
                 break
-            self._wait(left, signals=False)
+            for child, status in self._wait(left, signals=False):
+                if status:
+                    log.error("%s died (%s)", child.name, _cause(status))
 
     def _kill_all(self) -> None:
         for child in self._children.values():
