@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 
 import jwt
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Server, receive
