@@ -131,7 +131,8 @@ def test_since_before_the_log_or_beyond_it_is_a_reset(start_server: StartServer)
         for since in (1, 999):
             reply = ask(ws, collection="c", filter={"n": {"gte": 0}}, since=since)
             assert (reply["type"], reply["seq"]) == ("subscribed", 9)
-            assert receive(ws) == {"type": "reset", "query": reply["query"], "reason": "gap", "seq": 9}
+            about = {"collection": "c", "query": reply["query"]}
+            assert receive(ws) == {"type": "reset", **about, "reason": "gap", "seq": 9}
         put(server, "c", "a", n=10)
         assert receive(ws)["seq"] == 10
 
