@@ -445,8 +445,8 @@ def _subscribed_to_all() -> ApiError:
 
 def _reset(topic: Topic, reason: str, **fields: Any) -> bytes:
     """Tells that the client must fetch again what it follows."""
-    about: dict[str, Any] = {"query": topic.id} if isinstance(topic, Query) else {"collection": topic}
-    return reply("reset", **about, reason=reason, **fields)
+    about = {"query": topic.id} if isinstance(topic, Query) else {}
+    return reply("reset", collection=name_of(topic), **about, reason=reason, **fields)
 
 
 def _select(paths: list[Any] | None) -> tuple[str, ...] | None:
