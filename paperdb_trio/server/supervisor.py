@@ -259,10 +259,10 @@ class _Supervisor:
     # --- watch -----------------------------------------------------------------------------------
 
     def _until_ready(self) -> None:
-        """Raises `SystemExit` with a child's status if it ends before."""
+        """Raises `SystemExit` with a child's status if it ends before; a killed worker is only started again."""
         while not all(child.ready for child in self._children.values()):
             for child, status in self._wait(None):
-                if not child.ready or child.name == "writer":
+                if child.name == "writer" or not (child.ready or status < 0):
                     raise SystemExit(status or EXIT_FAILED)
                 self._start_again(child, status)
 

@@ -78,6 +78,27 @@ def test_worker_that_dies_while_another_one_starts_is_started_again() -> None:
         assert starting.supervisor._due.keys() == {0}
 
 
+def test_worker_that_is_killed_while_it_starts_is_started_again() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1", "worker-2")
+        one = next(iter(starting.supervisor._children.values()))
+        killed = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+        one.pid = killed.pid
+        killed.kill()
+        os.close(starting.pipes.pop("worker-1"))
+        starting.ready_after_that("worker-2")
+        starting.supervisor._until_ready()
+        assert starting.supervisor._due.keys() == {0}
+
+
+def test_worker_that_fails_while_it_starts_ends_the_server() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1", "worker-2")
+        os.close(starting.pipes.pop("worker-1"))
+        with pytest.raises(SystemExit):
+            starting.supervisor._until_ready()
+
+
 def test_writer_that_dies_while_workers_start_ends_the_server() -> None:
     with ExitStack() as stack:
         starting = Starting(stack, "writer", "worker-1")
