@@ -259,7 +259,7 @@ class _Supervisor:
     # --- watch -----------------------------------------------------------------------------------
 
     def _until_ready(self) -> None:
-        """Raises `SystemExit` with a child's status if it ends before; a killed worker is only started again."""
+        """Raises `SystemExit` with a child's status if it ends before; a killed worker is started again."""
         while not all(child.ready for child in self._children.values()):
             for child, status in self._wait(None):
                 if child.name == "writer" or not (child.ready or status < 0):
