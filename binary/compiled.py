@@ -71,7 +71,11 @@ def compiled() -> Path:
             _compile(Path(place) / "sources", new)
             for old in sorted(CACHE.glob("?" * 16), key=os.path.getmtime)[:-7]:
                 shutil.rmtree(old)
-            new.rename(kept)
+            try:
+                new.rename(kept)
+            except OSError:
+                if not kept.exists():  # else another process has made the same meanwhile
+                    raise
     os.utime(kept)
     return kept
 
