@@ -188,8 +188,8 @@ class _Supervisor:
 
     def _start_worker(self, worker: int) -> None:
         assert self._control is not None
-        self._due.pop(worker, None)
-        self._board.forget(worker)
+        if self._due.pop(worker, None) is not None:  # it died; a new board takes no memory until it is written
+            self._board.forget(worker)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             name = f"worker-{worker + 1}"

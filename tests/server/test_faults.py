@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import pickle
+import re
 import signal
 import socket
 import ssl
@@ -167,12 +168,14 @@ def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyP
         one._passages = [stack.enter_context(closing(Passage())) for _ in range(2)]
         one._control, _ = map(stack.enter_context, socket.socketpair())
         one._due[0] = 0.0
+        one._board.set_count(0, 5, 1)  # of the one that died
         monkeypatch.setattr(os, "fork", fork)
         monkeypatch.setattr(one, "_pause", lambda _: 0.0)
         before = os.listdir("/proc/self/fd")
         with pytest.raises(supervisor._Stopped):
             one._watch()
         assert os.listdir("/proc/self/fd") == before
+        assert one._board.count(0, 5) == 0
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
@@ -188,6 +191,27 @@ def test_supervisor_with_many_open_files_notices_a_death() -> None:
         starting.ready_but_dead("worker-1")
         starting.supervisor._wait(20)
         assert starting.supervisor._wait(20) == [(child, 0)]
+
+
+def test_first_start_touches_no_memory_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        one._board = Board(2, 1_000_000)
+        one._passages = [stack.enter_context(closing(Passage())) for _ in range(2)]
+        one._control, _ = map(stack.enter_context, socket.socketpair())
+        monkeypatch.setattr(one, "_fork", lambda *_: None)
+        before = shared_memory()
+        one._start_worker(0)
+        assert shared_memory() - before < 1_000_000
+        one._due[0] = 0.0
+        one._start_worker(0)
+        assert shared_memory() - before > 10_000_000, "of one that died"
+
+
+def shared_memory() -> int:
+    """Bytes."""
+    (kilobytes,) = re.findall(r"^RssShmem:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1000 * int(kilobytes)
 
 
 def test_stop_while_all_are_killed_is_not_lost() -> None:
