@@ -47,9 +47,9 @@ SETTINGS: Final[tuple[Statement, ...]] = tuple(
     }.items()
 )
 """What each session begins with, whatever its role or database has set. Deadlines are ours, and idle
-connections stay. Each statement has one good plan, whatever was measured of its tables: rows by key, one after
-the other. With statistics of an empty table, PostgreSQL would choose scans and hashes: 5,400 documents/s instead
-of 30,000."""
+connections stay. Each statement has one good plan, whatever was measured of its tables: rows by key, one
+after the other. With statistics of an empty table, PostgreSQL would choose scans and hashes: 5,400 documents/s
+instead of 30,000."""
 
 
 def connect(url: str) -> abc.PGconn:
