@@ -207,6 +207,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     fails_here(serve("postgresql://127.0.0.1/x"), 2, "pip install 'paperdb-trio[postgres]'")
 
 
+def test_a_directory_that_cannot_be_made(durable: Postgres, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = serve(durable.url(), "--data", str(tmp_path / "file"))
+    fails_here(done, 6, f"Cannot use the data directory {tmp_path / 'file'}: File exists")
+
+
 def test_workers_are_for_a_directory() -> None:
     fails_here(serve("postgresql://127.0.0.1/x", "--workers", "2"), 2, "start a server for each core")
 
