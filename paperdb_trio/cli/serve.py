@@ -28,7 +28,7 @@ from paperdb_trio.model import new_id
 from paperdb_trio.store.administration import SetUp
 from paperdb_trio.store.records import NewKey
 from paperdb_trio.store.sqlite import admin
-from paperdb_trio.store.sqlite.file import prepare, serving_lock
+from paperdb_trio.store.sqlite.file import prepare, serving_lock, unusable
 
 log = logging.getLogger("paperdb")
 
@@ -74,7 +74,11 @@ def _serve_node(said: Effective) -> None:
 
     settings, url = said.settings, said.settings.store
     # For large snapshots, and for a self-signed certificate.
-    Path(settings.data).mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory = Path(settings.data)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise unusable(directory, error) from None
     place = _Place(partial(postgres.apply, url), partial(postgres.has_valid_key, url))
     with closing(postgres.prepare(url, create=True, durable=settings.durability == "disk")) as session:
         postgres.await_turn(session)

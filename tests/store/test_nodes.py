@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import trio
@@ -189,8 +190,9 @@ async def test_the_clock_of_a_node_harms_nothing(postgres_url: str, monkeypatch:
 class Cutter:
     """Listens on `port`, and connects each client to PostgreSQL's socket.
 
-    `lose_request`: cut the connection when these bytes are to go to PostgreSQL; `lose_response`: when the
-    transaction in which they went there is committed. `hang_after`: say nothing any more once they are there.
+    `lose_request`: cut the connection when these bytes are to go to PostgreSQL. `lose_responses`: when it responds
+    with the second bytes to the first, one pair after the other; `last_words` are passed on in their place.
+    `hang_after`: say nothing any more once these bytes are there.
     """
 
     def __init__(self, postgres: Postgres) -> None:
@@ -198,7 +200,8 @@ class Cutter:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.lose_request = b""
-        self.lose_response = b""
+        self.lose_responses: list[tuple[bytes, bytes]] = []
+        self.last_words = b""
         self.hang_after = b""
         self.cuts = 0
         self._connections = self._hanging = 0
@@ -231,7 +234,7 @@ class Cutter:
     def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
         self._connections = number = self._connections + 1
         with client, server, suppress(OSError):
-            last = False
+            last = b""
             while True:
                 for source in select.select([client, server], [], [])[0]:
                     data = source.recv(65536)
@@ -240,15 +243,17 @@ class Cutter:
                     if number <= self._hanging:
                         self._let_go.wait()
                         return
-                    if source is client and self.lose_response and self.lose_response in data:
-                        last = True
+                    if source is client and self.lose_responses and self.lose_responses[0][0] in data:
+                        last = self.lose_responses[0][1]
                     if source is client and self.lose_request and self.lose_request in data:
                         self.lose_request = b""
                         self.cuts += 1
                         return
-                    if source is server and last and b"COMMIT\0" in data:
-                        self.lose_response = b""
+                    if source is server and last and last in data:
+                        del self.lose_responses[0]
                         self.cuts += 1
+                        if self.last_words:
+                            client.sendall(data[: data.index(last) + len(last)] + self.last_words)
                         return
                     (server if source is client else client).sendall(data)
                     if source is client and self.hang_after and self.hang_after in data:
@@ -263,12 +268,27 @@ def cutter(postgres: Postgres) -> Iterator[Cutter]:
     cutter.close()
 
 
-async def test_a_commit_without_a_response_is_looked_up(postgres_url: str, cutter: Cutter) -> None:
+COMMITTED: Final = (b"is committed", b"COMMIT\0")
+ENDED: Final = b"SFATAL\0C57P01\0Mterminating connection due to administrator command\0\0"
+
+
+@pytest.mark.parametrize(
+    ("losses", "last_words"),
+    [
+        ([COMMITTED], b""),
+        ([COMMITTED], b"E" + struct.pack(">i", len(ENDED) + 4) + ENDED),
+        ([COMMITTED, (b"UPDATE writers SET id", b"SELECT 1\0")], b""),  # the response of the look, too
+    ],
+    ids=["cut", "ended by PostgreSQL", "cut twice"],
+)
+async def test_a_commit_without_a_response_is_looked_up(
+    postgres_url: str, cutter: Cutter, losses: list[tuple[bytes, bytes]], last_words: bytes
+) -> None:
     async with node(cutter.url(postgres_url)) as (store, changes):
         await store.submit(put("a", n=0))
-        cutter.lose_response = b"is committed"
+        cutter.lose_responses, cutter.last_words = losses.copy(), last_words
         written = await store.submit(patch("a", n={"increment": 1}, text="is committed"))
-        assert cutter.cuts == 1
+        assert cutter.cuts == len(losses)
         assert json.loads(written.data)["n"] == 1
         assert await store.get(DATABASE, "c", "a") == (written.data, written.seq)
         assert (await store.submit(patch("a", n={"increment": 1}))).seq == 3

@@ -136,10 +136,17 @@ def test_another_encoding(durable: Postgres) -> None:
     fails_here(serve(durable.url("latin")), 1, "LATIN1", "expected UTF8")
 
 
-@pytest.mark.parametrize("setting", ["fsync", "full_page_writes", "synchronous_commit"])
-def test_settings_that_lose_writes(durable: Postgres, setting: str) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("fsync", "off"),
+        ("full_page_writes", "off"),
+        *(("synchronous_commit", value) for value in ("off", "local", "remote_write")),
+    ],
+)
+def test_settings_that_lose_writes(durable: Postgres, setting: str, value: str) -> None:
     with durable.connect() as connection:
-        connection.execute(f"ALTER SYSTEM SET {setting}=off")
+        connection.execute(f"ALTER SYSTEM SET {setting}={value}")
         connection.execute("SELECT pg_reload_conf()")
     try:
         url = durable.url(durable.new())
@@ -147,12 +154,31 @@ def test_settings_that_lose_writes(durable: Postgres, setting: str) -> None:
             with postgres_server() as other:
                 fails_here(serve(other.url()), 1, "'fsync' is off", "--durability process")
         else:
-            wait_until(lambda: "is off" in serve(url).stderr)
-            fails_here(serve(url), 1, f"'{setting}' is off")
+            wait_until(lambda: f"is {value}" in serve(url).stderr)
+            fails_here(serve(url), 1, f"'{setting}' is {value}", "--durability process")
     finally:
         with durable.connect() as connection:
             connection.execute(f"ALTER SYSTEM RESET {setting}")
             connection.execute("SELECT pg_reload_conf()")
+
+
+def test_what_a_role_has_set_harms_no_session(durable: Postgres) -> None:
+    name = durable.new()
+    harmful = {
+        "statement_timeout": "1h",
+        "lock_timeout": "1h",
+        "idle_session_timeout": "1h",
+        "idle_in_transaction_session_timeout": "1h",
+        "default_transaction_isolation": "serializable",
+        "search_path": "public",
+    }
+    with durable.connect() as connection:
+        connection.execute("CREATE ROLE hasty LOGIN")
+        for setting, value in harmful.items():
+            connection.execute(f"ALTER ROLE hasty SET {setting}='{value}'")
+    with closing(Session(durable.url(name).replace("postgres@", "hasty@"))) as session:
+        found = [session.query(f"SHOW {setting}")[0][0] for setting in harmful]
+    assert found == [b"0", b"0", b"0", b"0", b"read committed", b"paperdb"]
 
 
 def test_a_server_that_is_too_old(durable: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +205,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(postgres, "admin")
     monkeypatch.setitem(sys.modules, "paperdb_trio.store.postgres.admin", None)
     fails_here(serve("postgresql://127.0.0.1/x"), 2, "pip install 'paperdb-trio[postgres]'")
+
+
+def test_a_directory_that_cannot_be_made(durable: Postgres, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = serve(durable.url(), "--data", str(tmp_path / "file"))
+    fails_here(done, 6, f"Cannot use the data directory {tmp_path / 'file'}: File exists")
 
 
 def test_workers_are_for_a_directory() -> None:

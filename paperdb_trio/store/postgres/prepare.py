@@ -94,9 +94,10 @@ def _check(session: Session, *, durable: bool) -> None:
             f"PostgreSQL's setting '{off}' is off: a crash of its machine could destroy the database. "
             "Set it to on, or start with --durability process"
         )
-    if durable and commit == b"off":
+    if durable and commit not in (b"on", b"remote_apply"):
         raise StartupError(
-            "PostgreSQL's setting 'synchronous_commit' is off: acknowledged writes could be lost. Expected on"
+            f"PostgreSQL's setting 'synchronous_commit' is {commit.decode()}: acknowledged writes could be "
+            "lost. Set it to on or remote_apply, or start with --durability process"
         )
 
 

@@ -217,6 +217,11 @@ class Wire:
         return None
 
     def _take(self, result: abc.PGresult) -> None:
+        state = ""
+        if result.status == pq.ExecStatus.FATAL_ERROR:
+            state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
+            if not state or state.startswith(_LOST):  # it may come in place of the sync
+                raise ConnectionLost(result.get_error_message())
         prepared = self._kept[0][self._at]
         self._at += 1
         if result.status in (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK):
@@ -225,12 +230,8 @@ class Wire:
             return
         if prepared:
             self._names.pop(prepared, None)
-        if result.status == pq.ExecStatus.FATAL_ERROR and self._error is None:
-            state = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode()
-            message = result.get_error_message()
-            if not state or state.startswith(_LOST):
-                raise ConnectionLost(message)
-            self._error = ServerError(state, message)
+        if state and self._error is None:
+            self._error = ServerError(state, result.get_error_message())
 
     def _end(self) -> list[list[Row]]:
         results, self._results = self._results, []

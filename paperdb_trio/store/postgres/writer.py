@@ -58,6 +58,13 @@ _WAKE: Final = (
 )
 """In a transaction of its own: a NOTIFY takes a lock of the whole cluster until its commit is on disk."""
 
+_LOOK_UP: Final = (
+    "WITH w AS (UPDATE writers SET id=$2 WHERE id=$1 RETURNING batch) "
+    "SELECT batch FROM w UNION ALL SELECT batch FROM writers WHERE id=$2"
+)
+"""The last batch of a connection. It waits for a transaction that still runs; one that comes later fails, without
+its row. It can be asked again, if its own response is lost."""
+
 _NOT_HERE: Final = ("25006", "22012")
 """The server became a standby; or the writer's row is gone, or the guess was wrong: see
 `Transaction.finish`."""
@@ -299,8 +306,7 @@ class Writer(GroupCommit):
             if self._is_connected():
                 assert self._session is not None
                 try:
-                    # It waits for a transaction that still runs; one that comes later fails, without its row.
-                    found = self._session.query("DELETE FROM writers WHERE id=$1 RETURNING batch", id)
+                    found = self._session.query(_LOOK_UP, id, id + b"?")
                 except (ConnectionLost, ServerError) as lost:
                     self._lose(lost)
                     continue

@@ -88,7 +88,7 @@ def prepare(
     try:
         missing = not create and not file.exists()
     except OSError as error:
-        raise _unusable(directory, error) from None
+        raise unusable(directory, error) from None
     if urgent:
         make_room(directory)
     if missing:
@@ -99,7 +99,7 @@ def prepare(
         elif not os.access(file, os.W_OK if write else os.R_OK):
             raise PermissionError(13, "not writable" if write else "not readable")
     except OSError as error:
-        raise _unusable(directory, error) from None
+        raise unusable(directory, error) from None
     try:
         # Read-only first: closing a writable connection would write the log into a damaged file.
         if verify and 0 < file.stat().st_size <= CHECKED_AT_START:
@@ -178,7 +178,7 @@ def checkpoint(file: Path, seconds: float = BUSY_SECONDS) -> None:
             raise sqlite.BusyError("another process is using it")
 
 
-def _unusable(directory: Path, error: OSError) -> StartupError:
+def unusable(directory: Path, error: OSError) -> StartupError:
     own = (database_file(directory), directory / LOCK, directory)
     return StartupError(
         f"Cannot use the data directory {directory}: {error.strerror}{whose(error, *own)}", EXIT_UNWRITABLE
@@ -196,7 +196,7 @@ def serving_lock(data: str | Path) -> Iterator[None]:
         make_directory(directory)
         descriptor = open_or_create(directory / LOCK)
     except OSError as error:
-        raise _unusable(directory, error) from None
+        raise unusable(directory, error) from None
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,7 +209,7 @@ def serving_lock(data: str | Path) -> Iterator[None]:
         try:
             os.pwrite(descriptor, f"{os.getpid():<20}\n".encode(), 0)  # in place: the disk may be full
         except OSError as error:
-            raise _unusable(directory, error) from None
+            raise unusable(directory, error) from None
         yield
     finally:
         os.close(descriptor)
