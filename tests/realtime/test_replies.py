@@ -61,6 +61,7 @@ def connection(world: World, sink: FakeSink) -> WebSocket:
     return ws
 
 
+@pytest.mark.interpreted  # the stream is a fake
 @pytest.mark.parametrize(
     "act",
     [asking(), asking(since=0), asking(since=99), another_rule],
