@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from paperdb_trio.errors import StartupError
 from paperdb_trio.origins import Origins, parse_origins
+from paperdb_trio.store_url import check_store_url
 
 MAX_WORKERS: Final = 256
 
@@ -193,8 +194,8 @@ class Settings:
                 expected = f"{', '.join(words[:-1])} or {words[-1]}"
                 raise StartupError(f"Setting '{name}' is '{getattr(self, name)}'; expected {expected}", 2)
         parse_origins(self.allowed_origins)
-        if self.store and not self.store.startswith(("postgresql://", "postgres://")):
-            raise StartupError("Setting 'store' must be like postgresql://user:password@host/name", 2)
+        if self.store:
+            check_store_url(self.store)
         if self.backup_every and (self.store or not self.backup_to):
             expected = "is for a data directory" if self.store else "needs 'backup_to'"
             raise StartupError(f"Setting 'backup_every' {expected}", 2)
@@ -246,6 +247,8 @@ def read_toml(path: str) -> dict[str, Any]:
     for key, value in values.items():
         if key not in known:
             raise StartupError(f"Unknown setting '{key}' in {path}{nearest(key, known)}", 2)
+        if key == "workers" and type(value) is int:  # `workers = 2`, as anyone would write it
+            value = values[key] = str(value)
         wanted = known[key]
         allowed = (int, float) if wanted is float else wanted
         if not isinstance(value, allowed) or isinstance(value, bool) is not (wanted is bool):

@@ -27,7 +27,7 @@ FLOORS = (
     ("auth",),
     ("store", "limits"),  # opens no socket, speaks no protocol
     ("config", "json_input"),
-    ("model", "files", "origins"),
+    ("model", "files", "origins", "store_url"),
     ("loop", "errors", "logs"),
     ("measures",),  # figures as plain data
     ("client", "web"),  # the SDKs: they depend on nothing above

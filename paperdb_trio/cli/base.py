@@ -22,6 +22,7 @@ from paperdb_trio.cli.streams import cannot_write, open_standard_streams
 from paperdb_trio.config import check_environment, nearest
 from paperdb_trio.errors import StartupError
 from paperdb_trio.store.sqlite import library as sqlite
+from paperdb_trio.store_url import check_store_url
 
 # Only `serve` logs. Any other command reports a failure in its one line, without the writer's log lines.
 logging.getLogger("paperdb").addHandler(logging.NullHandler())
@@ -112,9 +113,16 @@ def import_postgres() -> Any:
     return admin
 
 
+def _check_store(_ctx: click.Context, _param: click.Parameter, store: str) -> str:
+    if store:
+        check_store_url(store)
+    return store
+
+
 store_option = click.option(
     "--store",
     default="",
+    callback=_check_store,
     envvar="PAPERDB_STORE",
     show_envvar=True,
     help="A PostgreSQL database in place of --data: postgresql://user:password@host/name.",

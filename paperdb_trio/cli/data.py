@@ -10,7 +10,6 @@ from contextlib import ExitStack, closing
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, Final
-from urllib.parse import urlsplit
 
 import click
 
@@ -27,6 +26,7 @@ from paperdb_trio.store.sqlite import backup as copies
 from paperdb_trio.store.sqlite.copying import Directory
 from paperdb_trio.store.sqlite.file import EXIT_CORRUPT, connect, database_file, prepare, serving_lock
 from paperdb_trio.store.sqlite.file import compact as compact_file
+from paperdb_trio.store_url import check_store_url, is_store_url, shown_store_url
 
 EXIT_INCOMPLETE: Final = 10
 
@@ -241,32 +241,23 @@ def copy(source: str, target: str) -> None:
     Documents, change logs, keys, secrets and all that a server keeps, with their ids and seqs: cursors and
     tokens stay good. What is written to the source meanwhile is not in the copy: stop its servers first.
     """
+    for place in filter(is_store_url, (source, target)):
+        check_store_url(place)
     with ExitStack() as stack:
-        if not _is_url(target):
-            stack.enter_context(serving_lock(target))
         one = stack.enter_context(closing(_copyable(source, read_only=True)))
+        if not is_store_url(target):
+            stack.enter_context(serving_lock(target))
         other = stack.enter_context(closing(_copyable(target, read_only=False)))
-        counts = copy_store(one, other, Did(by_command(), "store.copy", _shown(source)))
+        shown = shown_store_url(source) if is_store_url(source) else source
+        counts = copy_store(one, other, Did(by_command(), "store.copy", shown))
     click.echo(
         f"Copied {counts['databases']:,} databases with {counts['documents']:,} documents and "
         f"{counts['changes']:,} changes."
     )
 
 
-def _is_url(place: str) -> bool:
-    return place.startswith(("postgresql://", "postgres://"))
-
-
-def _shown(place: str) -> str:
-    """Without what is secret in a URL."""
-    if not _is_url(place):
-        return place
-    parts = urlsplit(place)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 def _copyable(place: str, *, read_only: bool) -> Any:
-    if _is_url(place):
+    if is_store_url(place):
         session = import_postgres().prepare(place, create=not read_only)
         from paperdb_trio.store.postgres.copying import Database
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,8 @@ import pytest
 from paperdb_trio.store import postgres
 from paperdb_trio.store.postgres import prepare as preparing
 from paperdb_trio.store.postgres.schema import MIGRATIONS
+from paperdb_trio.store.postgres.session import Session
+from paperdb_trio.store_url import check_store_url, shown_store_url
 from tests.auth.commands import Done, fails_here, run_here
 from tests.conftest import need, wait_until
 from tests.postgres import Postgres, postgres_server
@@ -36,22 +40,78 @@ def durable() -> Iterator[Postgres]:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("mysql://host/name", ("postgresql://user:password@host/name",)),
         ("postgresql://127.0.0.1:1/x", ("Cannot connect to PostgreSQL", "Connection refused")),
-        ("postgresql://no-such-host.invalid/x", ("Cannot connect to PostgreSQL",)),
+        ("postgresql://no-such-host.invalid/x", ("no address of the host 'no-such-host.invalid'",)),
+        ("postgresql://a..b/x", ("no address of the host 'a..b'",)),
         ("postgresql://127.0.0.1/x?no_such_option=1", ("Cannot connect to PostgreSQL", "no_such_option")),
     ],
 )
 def test_a_wrong_url(url: str, words: tuple[str, ...]) -> None:
-    done = serve(url)
-    fails_here(done, 2 if url.startswith("mysql") else 69, *words)
+    fails_here(serve(url), 69, *words)
+
+
+MALFORMED = (
+    "mysql://u:SECRET@h/x",
+    "host=h password=SECRET",
+    "postgresql://u:SECRET%zz@h/x",
+    "postgresql://u:SECRET%00@h/x",
+    "postgresql://u:SEC/RET@h/x",
+    "postgresql://localhost:SECRET/@h/x",  # the port, for libpq
+    "postgresql://u:SEC@RET@h/x",
+    "postgresql://u:SEC RET@h/x",
+    "postgresql://u:SECRET\n@h/x",
+    "postgresql://u:SECRET@[::1/x",
+    "postgresql://u:SECRET@h:77x1/x",
+    "postgresql://u:SECRET@h/x?nope",
+    "postgresql://h/x?password=SECRET%zz",
+)
+
+
+@pytest.mark.parametrize("url", MALFORMED)
+def test_nothing_of_a_malformed_url_is_shown(url: str, tmp_path: Path) -> None:
+    commands: list[list[str | Path]] = [
+        ["serve", "--store", url],
+        ["check", "--store", url],
+        ["backup", tmp_path / "x", "--store", url],
+    ]
+    if "://" in url:
+        commands += [["copy", "--from", url, "--to", tmp_path / "x"], ["copy", "--from", tmp_path, "--to", url]]
+    for command in commands:
+        done = run_here(*command)
+        fails_here(done, 2, "expected postgresql://user:password@host:port/name?option=value", "%40 for @")
+        assert not re.search("SEC|RET|zz", done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://", "postgresql://"),
+        ("postgres://u@/x?host=/tmp&port=1", "postgres:///x"),
+        (
+            "postgresql://u:p?#[:&=p@h1:1,[::1]:2,%2Ftmp/na%2Fme?a=b=/@&c=",
+            "postgresql://h1:1,[::1]:2,%2Ftmp/na%2Fme",
+        ),
+    ],
+)
+def test_a_url_without_its_secrets(url: str, shown: str) -> None:
+    check_store_url(url)
+    assert shown_store_url(url) == shown
+
+
+def test_each_address_of_a_host_is_tried(durable: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with `localhost`, if PostgreSQL listens on one of its two."""
+    found = [(0, 0, 0, "", (address, 0)) for address in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    with closing(Session(f"postgresql://postgres@several:{durable.port}/postgres")) as session:
+        assert session.query("SELECT 1") == [(1,)]
 
 
 def test_a_wrong_database_user_or_password(durable: Postgres) -> None:
     url = durable.url("no_such_database")
     fails_here(serve(url), 69, 'database "no_such_database" does not exist')
     with durable.connect() as connection:
-        connection.execute("CREATE ROLE someone LOGIN PASSWORD 'right'")
+        connection.execute("CREATE ROLE someone LOGIN PASSWORD 'r?@/%= ight'")
     rules = durable.data / "pg_hba.conf"
     before = rules.read_text()
     rules.write_text("host all someone 127.0.0.1/32 scram-sha-256\n" + before)
@@ -64,7 +124,7 @@ def test_a_wrong_database_user_or_password(durable: Postgres) -> None:
         wrong = serve(f"postgresql://someone:wrong@127.0.0.1:{durable.port}/postgres")
         fails_here(wrong, 69, "password authentication failed")
         assert "wrong" not in wrong.stderr
-        right = serve(f"postgresql://someone:right@127.0.0.1:{durable.port}/postgres")
+        right = serve(f"postgresql://someone:r?%40%2F%25=%20ight@127.0.0.1:{durable.port}/postgres")
         fails_here(right, 69, "PostgreSQL refused to prepare the tables", "permission denied")
     finally:
         rules.write_text(before)

@@ -19,10 +19,15 @@ from paperdb_trio.store.postgres import find as finding
 from paperdb_trio.store.postgres.wire import ConnectionLost, Statement
 
 CONNECT_SECONDS: Final = 3.0
-OPTIONS: Final = (
-    "client_encoding=utf8&fallback_application_name=paperdb&target_session_attrs=read-write"
-    "&keepalives_idle=10&keepalives_interval=5&keepalives_count=3&tcp_user_timeout=20000"
-)
+OPTIONS: Final = {
+    "client_encoding": "utf8",
+    "fallback_application_name": "paperdb",
+    "target_session_attrs": "read-write",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+}
 """A server that is gone without a word is noticed after 20 s."""
 
 SETTINGS: Final[tuple[Statement, ...]] = tuple(
@@ -42,20 +47,26 @@ documents/s instead of 30,000."""
 
 
 def connect(url: str) -> abc.PGconn:
-    """To the first of its hosts that can be written to. Raises `ConnectionLost`."""
+    """To the first of its addresses that can be written to. Raises `ConnectionLost`."""
     errors: list[str] = []
-    for host in _hosts(f"{url}{'&' if '?' in url else '?'}{OPTIONS}"):
+    for host in _hosts(url):
         try:
-            connection = pq.PGconn.connect_start(_resolved(host))
-        except (psycopg.Error, OSError) as error:
-            errors.append(str(error))
+            addresses = _addresses(host)
+        except (OSError, UnicodeError) as error:
+            errors.append(f"no address of the host '{host['host']}': {error}")
             continue
-        message = _wait(connection)
-        if connection.status == pq.ConnStatus.OK:
-            return connection
-        errors.append((message or connection.get_error_message()).strip())
-        connection.finish()
-    raise ConnectionLost("\n".join(errors))
+        for address in addresses:
+            try:
+                connection = pq.PGconn.connect_start(_text({**host, **address}))
+            except psycopg.Error as error:
+                errors.append(str(error))
+                continue
+            message = _wait(connection)
+            if connection.status == pq.ConnStatus.OK:
+                return connection
+            errors.append((message or connection.get_error_message()).strip())
+            connection.finish()
+    raise ConnectionLost("; ".join(errors))
 
 
 def cancel(connection: abc.PGconn) -> None:
@@ -96,7 +107,7 @@ def _hosts(url: str) -> list[dict[str, str]]:
         options = pq.Conninfo.parse(url.encode())
     except psycopg.Error as error:
         raise ConnectionLost(str(error)) from None
-    found = {option.keyword.decode(): option.val.decode() for option in options if option.val}
+    found = {option.keyword.decode(): option.val.decode() for option in options if option.val} | OPTIONS
     lists: dict[str, list[str]] = {
         name: found.pop(name).split(",") for name in ("host", "hostaddr", "port") if name in found
     }
@@ -108,15 +119,17 @@ def _hosts(url: str) -> list[dict[str, str]]:
     return hosts
 
 
-def _resolved(parameters: dict[str, str]) -> bytes:
+def _addresses(parameters: dict[str, str]) -> list[dict[str, str]]:
+    """What to add to the parameters of a host, for each of its addresses. Raises `OSError`, `UnicodeError`."""
     host = parameters.get("host", "")
-    if "hostaddr" not in parameters and host and not host.startswith(("/", "@")):
-        parameters = {**parameters, "hostaddr": _address(host)}
+    if "hostaddr" in parameters or not host or host.startswith(("/", "@")):
+        return [{}]
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [{"hostaddr": str(address[0])} for *_, address in found]
+
+
+def _text(parameters: dict[str, str]) -> bytes:
     return " ".join(f"{name}='{_quoted(value)}'" for name, value in parameters.items()).encode()
-
-
-def _address(host: str) -> str:
-    return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
 
 
 def _quoted(value: str) -> str:
