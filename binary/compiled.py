@@ -30,8 +30,6 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pape
 # What runs for each request. Not here:
 # - what would gain little, or nothing: where a write or an event passes, the time is SQLite's, the kernel's and
 #   Trio's (docs/decisions/0017-compiled.md has the figures);
-# - live connections (realtime): mypyc keeps what an `if` said of an attribute, `self._closing is None`,
-#   although a call in between has changed it;
 # - what is pickled for another process, or decoded by msgspec: operations, drafts, changes, rules, tokens;
 # - what is given values that are not of the declared type, and says so: checks of filters, fields and messages
 #   (match, store/projection, realtime/protocol). Compiled, a call raises TypeError before the check;
@@ -73,7 +71,11 @@ def compiled() -> Path:
             _compile(Path(place) / "sources", new)
             for old in sorted(CACHE.glob("?" * 16), key=os.path.getmtime)[:-7]:
                 shutil.rmtree(old)
-            new.rename(kept)
+            try:
+                new.rename(kept)
+            except OSError:
+                if not kept.exists():  # else another process has made the same meanwhile
+                    raise
     os.utime(kept)
     return kept
 

@@ -247,6 +247,8 @@ def read_toml(path: str) -> dict[str, Any]:
     for key, value in values.items():
         if key not in known:
             raise StartupError(f"Unknown setting '{key}' in {path}{nearest(key, known)}", 2)
+        if key == "workers" and type(value) is int:  # `workers = 2`, as anyone would write it
+            value = values[key] = str(value)
         wanted = known[key]
         allowed = (int, float) if wanted is float else wanted
         if not isinstance(value, allowed) or isinstance(value, bool) is not (wanted is bool):

@@ -222,6 +222,6 @@ def _send(connection: socket.socket, request: ImportRequest, source: BufferedRea
     try:
         answer = msgspec.json.decode(received, type=ImportAnswer)
     except msgspec.DecodeError:
-        return ImportAnswer(Tally(), "the server stopped; import again")
+        return ImportAnswer(None, "the server stopped; import again")
     answer.error = answer.error or unread
     return answer

@@ -108,6 +108,12 @@ def test_toml_file_gives_settings_of_every_type(toml: Path) -> None:
     assert settings.host == FIELDS["host"].default
 
 
+def test_workers_in_a_toml_file_may_be_a_number(toml: Path) -> None:
+    toml.write_text("workers = 2\n")
+    assert Settings(**read_toml(str(toml))).worker_count == 2
+    assert "expected str" in refused("workers = true\n", toml)
+
+
 def test_byte_order_mark_before_a_toml_file_is_skipped(toml: Path) -> None:
     toml.write_text("port = 1\n", "utf-8-sig")
     assert read_toml(str(toml)) == {"port": 1}

@@ -120,9 +120,10 @@ def test_import_stopped_by_the_servers_end_can_be_repeated(start_server: StartSe
         assert time.monotonic() - began < 4
     else:
         server.kill()
-    _, error = importing.communicate(line({}) * 10, timeout=20)
+    output, error = importing.communicate(line({}) * 10, timeout=20)
     assert importing.returncode == 10, error
     assert error.startswith(b"paperdb: The import stopped: ")
+    assert b"0 documents inserted" not in output, "some were"
     assert error.count(b"\n") == 1
     assert "Traceback" not in server.stderr
 

@@ -220,15 +220,16 @@ def import_(
     else:
         result = import_into(data, request, file, max_document_bytes)
     tally = result.tally
-    click.echo(
-        f"{tally.inserted:,} documents inserted, {tally.replaced:,} replaced, {tally.unchanged:,} unchanged, "
-        f"{tally.schemas:,} schemas, in {time.monotonic() - began:.1f} s"
-    )
-    for refusal in tally.refusals:
-        click.echo(refusal)
+    if tally is not None:
+        click.echo(
+            f"{tally.inserted:,} documents inserted, {tally.replaced:,} replaced, "
+            f"{tally.unchanged:,} unchanged, {tally.schemas:,} schemas, in {time.monotonic() - began:.1f} s"
+        )
+        for refusal in tally.refusals:
+            click.echo(refusal)
     if result.error is not None:
         raise StartupError(f"The import stopped: {result.error}", EXIT_INCOMPLETE)
-    if tally.refused:
+    if tally is not None and tally.refused:
         raise StartupError(f"{tally.refused:,} lines were refused, the first listed above", EXIT_INCOMPLETE)
 
 

@@ -41,7 +41,8 @@ class Channel:
 
     `started` is set when it has a start and a connection, or has ended, and then `error` says why.
     `query_id` is the server's, which is another one under another rule. Without a query, `views` are what the
-    token shows of its collections, under which it is where it is.
+    server shows of its collections, under which it is where it is; a collection that the server is about to
+    follow under another rule is missing there.
     `unanswered` counts the collections that the server has been asked for and has not confirmed yet.
     """
 
@@ -51,7 +52,7 @@ class Channel:
     goes_on_after_gap: bool
     query: Query | None = None
     query_id: str | None = None
-    views: list[Rule] | None = None
+    views: dict[str, Rule] | None = None
     status: StatusBoard = field(default_factory=lambda: StatusBoard(Status(ConnectionState.CONNECTING)))
     started: trio.Event = field(default_factory=trio.Event)
     error: Exception | None = None

@@ -89,8 +89,8 @@ class Session:
         self._link = link
         self._tokens = tokens
         self._token = self._offered = token
-        self._followed, self._followed_before = token, token
-        """Under which token the server follows what it sends now, and did before the last renewal."""
+        self._followed = token
+        """Under which token the server follows what it sends."""
         for channel in link.channels:
             channel.unanswered = 0  # what an earlier connection was asked for
         channels = [channel for channel in link.channels if token.covers(channel.collections)]
@@ -177,10 +177,7 @@ class Session:
             link.missed(message.oldest, self._head)
             self._is_live()
         elif message.type == "reset":
-            for channel in tuple(link.channels):
-                if self._is_reset(channel, message):
-                    channel.views = self._followed.views(channel.collections)
-                    link.reset(channel, message.reason, message.seq or 0)
+            self._take_reset(message)
             if not self._catching_up:
                 self._is_live()
         elif message.type == "pong":
@@ -188,14 +185,21 @@ class Session:
         else:
             self._take_reply(message)
 
-    def _is_reset(self, channel: Channel, message: Message) -> bool:
-        """Which collection a query is of is not known here."""
-        if message.reason == "rule":
-            views, before = (
-                token.views(channel.collections) for token in (self._followed, self._followed_before)
-            )
-            return views != before
-        return message.collection in channel.collections or bool(message.query)
+    def _take_reset(self, message: Message) -> None:
+        name = message.collection  # "": an older server names the query only, which may be of any
+        for channel in tuple(self._link.channels):
+            if channel.start is None or name not in ("", *channel.collections):
+                continue
+            channel.views = (channel.views or {}) | self._followed.views(channel.collections & {name})
+            self._link.reset(channel, message.reason, message.seq or 0)
+
+    def _renewed(self) -> None:
+        """What the new token shows otherwise has ended. A reset says when the server follows it anew."""
+        self._followed = self._offered
+        for channel in self._link.channels:
+            if channel.views is not None:
+                views = self._followed.views(channel.collections)
+                channel.views = {name: view for name, view in channel.views.items() if view == views[name]}
 
     def _take_reply(self, message: Message) -> None:
         channel = self._asked.pop(message.ref, None) if isinstance(message.ref, int) else None
@@ -205,7 +209,7 @@ class Session:
                     raise TokenRefused(None)
                 self._denial = PaperDBError(401, message.code, message.message)
             else:
-                self._followed_before, self._followed = self._followed, self._offered
+                self._renewed()
             self._decided.set()
         elif message.type == "error":
             if channel is not None and channel.link is self._link:

@@ -42,10 +42,10 @@ class Token:
     expires: float
     rules: Mapping[str, Rule] = field(default_factory=dict, compare=False)
 
-    def views(self, collections: frozenset[str]) -> list[Rule]:
+    def views(self, collections: frozenset[str]) -> dict[str, Rule]:
         """What it shows of each of these, to be compared with another token's."""
         everything = self.rules.get("*", (None, None))
-        return [self.rules.get(name, everything) for name in sorted(collections)]
+        return {name: self.rules.get(name, everything) for name in collections}
 
     def covers(self, collections: frozenset[str]) -> bool:
         return self.collections is None or collections <= self.collections

@@ -57,9 +57,14 @@ def plain_view_event(change: Change, query: str, type: str, data: bytes) -> byte
     return plain_event(msgspec.structs.replace(change, type=type, data=data))
 
 
-def reset_event(seq: int, query: str, reason: str) -> bytes:
+def reset_event(change: Change, query: str, reason: bytes) -> bytes:
     """Tells that a query's view cannot be followed over this change: its client must fetch it again."""
-    return b'{"seq":%d,"type":"reset","query":"%b","reason":"%b"}' % (seq, query.encode(), reason.encode())
+    return b'{"seq":%d,"type":"reset","collection":"%b","query":"%b","reason":"%b"}' % (
+        change.seq,
+        change.collection.encode(),
+        query.encode(),
+        reason,
+    )
 
 
 def sse_messages(events: list[bytes]) -> bytes:

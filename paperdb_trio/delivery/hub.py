@@ -7,7 +7,7 @@ one subscriber is in `subscriber`.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -131,7 +131,8 @@ class Hub:
 
     def __init__(self, limits: MatcherLimits = MatcherLimits()) -> None:  # noqa: B008 - it is immutable
         self._limits = limits
-        self._databases: dict[int, _Database] = {}
+        # One that is not in it was created by another process since we started: it has no changes yet.
+        self._databases: defaultdict[int, _Database] = defaultdict(self._database)
         self.pages = KeptPages()
         self._inbox: deque[list[Change] | _Break] = deque()
         self._parked: trio.lowlevel.Task | None = None
@@ -151,23 +152,23 @@ class Hub:
         return _Database(head, head, head, trimmed=trimmed, matcher=Matcher(self._limits))
 
     def set_trimmed(self, database_id: int, trimmed: int) -> None:
-        database = self._of(database_id)
+        database = self._databases[database_id]
         database.trimmed = max(database.trimmed, trimmed)
         if database.breaks:
             database.breaks = [broken for broken in database.breaks if broken[1] > database.trimmed]
 
     def committed(self, database_id: int) -> int:
         """The head: the seq of the last change that is on disk and known to the event loop."""
-        return self._of(database_id).committed
+        return self._databases[database_id].committed
 
     def published(self, database_id: int) -> int:
         """The seq up to which every change has been handed to every live subscriber that wants it."""
-        return self._of(database_id).published
+        return self._databases[database_id].published
 
     def last_published(self, database_id: int, topics: Iterable[Topic]) -> int:
         """The seq of the last published change that may concern one of the topics. At least that of the head
         when the hub began, because it does not know earlier ones, and that behind the last break."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         last = database.began
         for topic in topics:
             if topic is None:
@@ -178,11 +179,11 @@ class Hub:
 
     def trimmed(self, database_id: int) -> int:
         """The seq of the newest change that is gone from the log. The oldest kept change is the next."""
-        return self._of(database_id).trimmed
+        return self._databases[database_id].trimmed
 
     def missing(self, database_id: int, position: int) -> int | None:
         """None if the log has every change after seq `position`; else the seq up to which it lacks some."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         for since, until in database.breaks:
             if since < position < until:
                 return until
@@ -190,21 +191,15 @@ class Hub:
 
     def changes_after(self, database_id: int, position: int) -> int:
         """How many the log has after seq `position`."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         left_out = sum(until - since for since, until in database.breaks if since >= position)
         return max(0, database.committed - position - left_out)
-
-    def _of(self, database_id: int) -> _Database:
-        found = self._databases.get(database_id)
-        if found is None:  # another process created it since we started: it has no changes yet
-            found = self._databases[database_id] = self._database()
-        return found
 
     # --- who is live -----------------------------------------------------------------------------
 
     def add(self, member: Member, database_id: int, key: FeedKey) -> Feed:
         """Put it into the feed of that key, outside the lane. Returns the feed."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         feed = database.feeds.get(key)
         if feed is None:
             feed = database.feeds[key] = Feed(key, database)
@@ -216,7 +211,7 @@ class Hub:
     def remove(self, member: Member, database_id: int, feed: Feed) -> None:
         """Take it out of its feed. It is outside the lane."""
         feed.remove(member)
-        database = self._of(database_id)
+        database = self._databases[database_id]
         if not len(feed) and database.feeds.get(feed.key) is feed:
             del database.feeds[feed.key]
             for topic in feed.key[1]:
@@ -229,7 +224,7 @@ class Hub:
         self, member: LaneMember, database_id: int, feed: Feed, position: int, write: Write
     ) -> int | None:
         """Move it into its feed's lane. Returns its slot; None if it is not where the lane is."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         if database.publishing or position != database.published:
             return None
         return feed.enter_lane(member, write)
@@ -237,7 +232,7 @@ class Hub:
     def follow(self, database_id: int, topics: Iterable[Topic]) -> None:
         """Hold changes against these topics' queries, from now on. Raises a 400, having done nothing, if there
         are too many that no index finds."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         followed: list[Topic] = []
         try:
             for topic in topics:
@@ -265,7 +260,7 @@ class Hub:
 
     def unfollow(self, database_id: int, topics: Iterable[Topic]) -> None:
         """Undo one `follow` of each of these topics."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         for topic in topics:
             if isinstance(topic, Query):
                 database.followers[topic] -= 1
@@ -283,7 +278,7 @@ class Hub:
 
     def count_from_log(self, database_id: int, size: int) -> None:
         """A subscriber that catches up was given that many bytes."""
-        self._of(database_id).log_bytes += size
+        self._databases[database_id].log_bytes += size
 
     def figures(self) -> dict[int, Figures]:
         """What was counted, and what there is, by database."""
@@ -308,13 +303,13 @@ class Hub:
     def on_commit(self, changes: list[Change]) -> None:
         """Take over what was committed. Call it in commit order. Never blocks."""
         for database_id, seq in {change.database_id: change.seq for change in changes}.items():
-            self._of(database_id).committed = seq
+            self._databases[database_id].committed = seq
         self._put(changes)
 
     def on_break(self, database_id: int, since: int, until: int) -> None:
         """The log has no changes after seq `since` up to `until`: some were lost, and may have been published.
         Call it in commit order, like `on_commit`."""
-        database = self._of(database_id)
+        database = self._databases[database_id]
         database.breaks.append((since, until))
         database.began = max(database.began, until)
         self.pages.clear()
@@ -367,7 +362,7 @@ class Hub:
 
     def _pass(self, broken: _Break) -> None:
         """Go on behind a break. Live subscribers that were given what is lost find out from the log."""
-        database = self._of(broken.database_id)
+        database = self._databases[broken.database_id]
         if database.published > broken.since:
             for feed in tuple(database.feeds.values()):
                 for member in feed.members:
@@ -400,7 +395,7 @@ class Hub:
         for change in changes:
             by_database.setdefault(change.database_id, []).append(change)
         for database_id, own in by_database.items():
-            database = self._of(database_id)
+            database = self._databases[database_id]
             offered = size = 0
             database.publishing = True
             plan = await self._plan(database, own, await self._see(database, own))

@@ -372,10 +372,22 @@ class Subscriber:
 
         Raises trio's Broken- and ClosedResourceError.
         """
+        await self.room()
+        self.put(data)
+
+    async def room(self) -> None:
+        """Wait while the queue is full."""
         while self._is_full() and self.state is not SubscriberState.CLOSED:
             if self._room is None:
                 self._room = trio.Event()
             await self._room.wait()
+
+    def put(self, data: bytes) -> None:
+        """`post` without waiting, once there is `room`. What is put in the same step as a `want` comes before
+        the first event of that topic.
+
+        Raises trio's Broken- and ClosedResourceError.
+        """
         left = -1 if self._has_task else self._sink.push(data)
         if left < 0:
             self._enqueue(data)

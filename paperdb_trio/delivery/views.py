@@ -42,7 +42,7 @@ def see(query: Query, judged: Judged) -> Seen | None:
 def view_text(encoding: Encoding, change: Change, seen: Seen) -> bytes:
     query, type, data = seen
     if type == RESET:
-        return reset_event(change.seq, query.id, data.decode())
+        return reset_event(change, query.id, data)
     return encoding.view(change, query.id, type, data)
 
 

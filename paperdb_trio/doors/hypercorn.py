@@ -57,6 +57,7 @@ class _Connection:
 
     def __init__(self, stream: ByteStream, timeout: float) -> None:
         self.due: int | None = None  # the wheel's
+        self.over = trio.Event()  # set when the last request's response has been sent, or begun without an end
         self.stream = stream
         self._timeout = timeout
         self._exchanges = 0
@@ -64,12 +65,14 @@ class _Connection:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
+        over = self.over
         self._exchanges += 1
         try:
             yield
         finally:
             self._exchanges -= 1
             self._idle_since = trio.current_time()
+            over.set()
 
     def check(self, now: float) -> float | None:
         """Called by the wheel."""
@@ -184,17 +187,34 @@ def _configured(config: Any, settings: Settings) -> Any:
 
 @cache  # once in a process, whose servers share Hypercorn's modules
 def _mend_hypercorn() -> None:
-    """Replace two of Hypercorn's classes by ours, because Hypercorn has no settings for these changes."""
+    """Replace three of Hypercorn's classes by ours, because Hypercorn has no settings for these changes."""
     from h2.errors import ErrorCodes
     from h2.events import DataReceived, RequestReceived
     from h2.exceptions import H2Error, StreamClosedError
     from h2.settings import SettingCodes, Settings
+    from h11 import DONE, MUST_CLOSE, SEND_BODY, SEND_RESPONSE
     from hypercorn import protocol
     from hypercorn.events import RawData
-    from hypercorn.protocol import h2
+    from hypercorn.protocol import h2, h11
     from hypercorn.protocol.events import StreamClosed
 
     turns = OnePerTurn()
+
+    class H11Protocol(h11.H11Protocol):
+        """Hypercorn takes the end of what a client sends for its departure, and drops the response."""
+
+        async def _create_stream(self, request: Any) -> None:
+            _connection.get().over = trio.Event()
+            await super()._create_stream(request)
+
+        async def handle(self, event: Any) -> None:
+            if isinstance(event, RawData) and not event.data and self._owes_response():
+                await _connection.get().over.wait()
+            await super().handle(event)
+
+        def _owes_response(self) -> bool:
+            states = self.connection.our_state, self.connection.their_state
+            return states[0] in (SEND_RESPONSE, SEND_BODY) and states[1] in (DONE, MUST_CLOSE)
 
     class H2Protocol(h2.H2Protocol):
         """Hypercorn offers WebSockets over HTTP/2 (RFC 8441). A browser with an HTTP/2 connection would open
@@ -267,7 +287,7 @@ def _mend_hypercorn() -> None:
             return data
 
     patched: Any = protocol
-    patched.H2Protocol = H2Protocol
+    patched.H11Protocol, patched.H2Protocol = H11Protocol, H2Protocol
     h2.StreamBuffer = StreamBuffer  # type: ignore[misc]
 
 
@@ -288,7 +308,7 @@ def _bounded(app: App, services: Services) -> App:
     async def bounded(scope: Any, receive: Any, send: Any) -> None:
         with ExitStack() as stack:
             connection = _connection.get()
-            exchange = _Exchange(services, connection.stream, scope, receive, send, stack)
+            exchange = _Exchange(services, connection, scope, receive, send, stack)
             stack.enter_context(connection.exchange())
             try:
                 if scope["http_version"] == "2":
@@ -312,11 +332,12 @@ class _Exchange:
     """
 
     def __init__(
-        self, services: Services, stream: ByteStream, scope: Any, receive: Any, send: Any, stack: ExitStack
+        self, services: Services, connection: _Connection, scope: Any, receive: Any, send: Any, stack: ExitStack
     ) -> None:
-        self._stream = stream
+        self._connection = connection
+        self._stream = connection.stream
         self._services = services
-        self._request = scope[REQUEST] = _request(scope, stream.peer)
+        self._request = scope[REQUEST] = _request(scope, self._stream.peer)
         self._has_body = scope.get("method", "GET") not in ("GET", "HEAD", "DELETE", "OPTIONS")
         self._version = scope["http_version"]
         self._body_ended = not _declares_body(scope["headers"])
@@ -336,7 +357,10 @@ class _Exchange:
 
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.start":
-            size = int(dict(message["headers"]).get(b"content-length", 0))
+            length = dict(message["headers"]).get(b"content-length")
+            if length is None:  # server-sent events
+                self._connection.over.set()
+            size = int(length or 0)
             try:
                 if size > SMALL_RESPONSE:
                     self._stack.enter_context(self._services.limits.pending(size))

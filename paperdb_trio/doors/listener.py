@@ -127,7 +127,7 @@ class Door:
 
     async def run(self, listener: Listener, nursery: trio.Nursery) -> None:
         """Accept connections and serve each in a task of `nursery`, which outlives this call."""
-        turn, slow, alone = TimeSlice(), False, True
+        turn, slow, alone = TimeSlice(), False, False  # the first look comes without a wait: see `Passed`
         while True:
             if alone:
                 begun = time.perf_counter()

@@ -101,7 +101,8 @@ def _request_line(data: bytes) -> Head:
     method = _METHOD.match(data)
     begin = 0 if method is None else method.end()
     end = data.find(b" ", begin)
-    version = _BEHIND_TARGET.get(data[end : end + 11])
+    # Compiled, a slice of bytes whose end is before its start raises SystemError.
+    version = _BEHIND_TARGET.get(data[end : end + 11]) if end >= 0 else None
     raw = data[begin:end]
     if method is None or version is None or not raw or raw.translate(None, _IN_TARGET):
         small = _SMALL_METHOD.match(data)

@@ -219,6 +219,9 @@ class WebSocket(Live):
     async def _post(self, text: bytes) -> None:
         await self._subscriber.post(text_frame(text))
 
+    def _put(self, text: bytes) -> None:
+        self._subscriber.put(text_frame(text))
+
     # --- what it follows -------------------------------------------------------------------------
 
     @property
@@ -250,10 +253,10 @@ class WebSocket(Live):
                     lambda: self._make_way(asked, topic),
                 )
             elif self._covers(topic) and "since" not in given:
-                await self._post(self._subscribed(action.ref, name, topic, self._subscriber.reached))
+                await self._subscriber.room()
+                self._put(self._subscribed(action.ref, name, topic, self._subscriber.reached))
             else:
-                self._make_way(asked, topic)
-                await self._follow(action, name, topic)
+                await self._follow(action, asked, topic)
 
     def _covers(self, topic: Topic) -> bool:
         """Whether its events come already."""
@@ -282,13 +285,15 @@ class WebSocket(Live):
         self._subscriber.unwant(topic)
         self._asked = {other: asked for other, asked in self._asked.items() if other != topic}
 
-    async def _follow(self, action: Action, name: str, topic: Topic) -> None:
-        """Follow a topic from now on, or from where the client was."""
+    async def _follow(self, action: Action, asked: Asked, topic: Topic) -> None:
+        """Follow a topic from now on, or from where the client was. Raises what `_make_way` does."""
         if not self._store.is_current(self._database_id):
             with self._interruptible() as scope:
                 await self._store.current(self._database_id)
             if scope.cancelled_caught:
                 return
+        await self._subscriber.room()
+        self._make_way(asked, topic)
         head = self._hub.committed(self._database_id)
         since = action.members.get("since")
         # From now on: a later catch-up does not read older changes from the log.
@@ -297,13 +302,12 @@ class WebSocket(Live):
         if gap:
             seq = head
         self._subscriber.want(topic, seq)
-        log.debug("subscription of %s to %s", self._stream.peer, name)
-        text = self._subscribed(action.ref, name, topic, seq)
-        await self._post(text)
+        self._put(self._subscribed(action.ref, asked.collection, topic, seq))
         if gap:
-            await self._post(_reset(topic, "gap", seq=seq))
+            self._put(_reset(topic, "gap", seq=seq))
+        log.debug("subscription of %s to %s", self._stream.peer, asked.collection)
 
-    def _subscribed(self, ref: Any, name: str, topic: Topic, seq: int) -> bytes:
+    def _subscribed(self, ref: Any, name: str | None, topic: Topic, seq: int) -> bytes:
         about = {"query": topic.id} if isinstance(topic, Query) else {}
         return reply("subscribed", ref, collection=name, **about, **self._seq(seq))
 
@@ -372,7 +376,9 @@ class WebSocket(Live):
 
     async def _change_rule(self, old: Topic, asked: Asked, new: Topic) -> None:
         """Follow what another token shows instead: first tell the client, which has to forget what it knows."""
+        await self._subscriber.room()
         becomes = {"becomes": new.id} if isinstance(new, Query) else {}
+        seq = max(self._subscriber.reached, self._hub.committed(self._database_id))
         try:
             with self._hub.following(self._database_id, [new]):  # it is refused before anything is sent
                 if asked.snapshot and isinstance(new, Query):  # even if it is followed: it begins anew
@@ -384,12 +390,10 @@ class WebSocket(Live):
                     return
                 if new not in self._subscriber.interest:
                     self._make_way(asked, new)
-                    self._subscriber.want(
-                        new, max(self._subscriber.reached, self._hub.committed(self._database_id))
-                    )
+                    self._subscriber.want(new, seq)
         except ApiError:  # the client learns why when it asks again
             becomes = {}
-        await self._post(_reset(old, "rule", **self._seq(self._subscriber.reached), **becomes))
+        self._put(_reset(old, "rule", **self._seq(seq), **becomes))
 
     async def _ping(self, action: Action) -> None:
         await self._post(reply("pong", action.ref, **self._seq(self._subscriber.reached)))
@@ -445,8 +449,8 @@ def _subscribed_to_all() -> ApiError:
 
 def _reset(topic: Topic, reason: str, **fields: Any) -> bytes:
     """Tells that the client must fetch again what it follows."""
-    about: dict[str, Any] = {"query": topic.id} if isinstance(topic, Query) else {"collection": topic}
-    return reply("reset", **about, reason=reason, **fields)
+    about = {"query": topic.id} if isinstance(topic, Query) else {}
+    return reply("reset", collection=name_of(topic), **about, reason=reason, **fields)
 
 
 def _select(paths: list[Any] | None) -> tuple[str, ...] | None:

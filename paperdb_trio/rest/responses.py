@@ -106,11 +106,11 @@ class Count(Struct):
 class Change(Struct):
     """`data`: the whole document, or what `select` names; for a delete, as it last was. `txn`: the seq of the
     first change of its transaction, if that has several. With a filter or a select, `query` is the id of the
-    query, and `cause` what happened to the document. A `reset` has only `query` and `reason`."""
+    query, and `cause` what happened to the document. A `reset` has no `data`, and says its `reason`."""
 
     seq: Seq
     type: Literal["insert", "update", "delete", "reset"]
-    collection: str | UnsetType = UNSET
+    collection: str
     data: SelectedDocument | UnsetType = UNSET
     txn: Seq | UnsetType = UNSET
     query: str | UnsetType = UNSET

@@ -134,10 +134,18 @@ class Board:
         """Count one that arrived."""
         self._cells[self._taken + worker] += 1
 
+    def taken_all(self, worker: int, passed: int) -> None:
+        """Count those as arrived that had been passed before none was found: it died before it counted one."""
+        self._cells[self._taken + worker] = max(self._cells[self._taken + worker], passed)
+
+    def passed_to(self, worker: int) -> int:
+        """How many have been passed on to a worker."""
+        start = self._passed + worker * self.workers
+        return sum(self._cells[start : start + self.workers])
+
     def passing(self, worker: int) -> int:
         """How many are on their way to a worker."""
-        start = self._passed + worker * self.workers
-        return sum(self._cells[start : start + self.workers]) - self._cells[self._taken + worker]
+        return self.passed_to(worker) - self._cells[self._taken + worker]
 
     # --- counts ----------------------------------------------------------------------------------
 

@@ -77,7 +77,11 @@ class Sharing:
 
 
 class Passed:
-    """The other listener of a worker: `accept` returns what others pass on to it."""
+    """The other listener of a worker: `accept` returns what others pass on to it.
+
+    A worker can die after it has taken a connection and before it has counted it. Left so, the count would in
+    the end keep all others from passing any on to it. Whenever none waits, and so at a start, all have arrived.
+    """
 
     def __init__(self, board: Board, worker: int, passage: Passage, family: int) -> None:
         self._board = board
@@ -89,7 +93,12 @@ class Passed:
         return self._into.fileno()
 
     def accept(self) -> tuple[socket.socket, tuple[str, int]]:
-        message, files, _, _ = socket.recv_fds(self._into, ADDRESS_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        passed = self._board.passed_to(self._worker)
+        try:
+            message, files, _, _ = socket.recv_fds(self._into, ADDRESS_BYTES, 1, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            self._board.taken_all(self._worker, passed)
+            raise
         self._board.taken(self._worker)
         host, _, port = message.decode().partition(" ")
         if not files:

@@ -2,13 +2,15 @@
 
 Law: no event loop and no thread, so that it can fork at any time; it opens no database. A child ends when its
 parent does, however that happens, so that nothing is ever left running. When the process that writes dies, all
-start anew; only a start that fails of itself, rather than by a signal, ends the server.
+start anew; only a start that fails of itself, rather than by a signal or a lack of memory or files, ends the
+server.
 """
 
 from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import os
 import select
 import signal
@@ -16,12 +18,12 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -37,7 +39,6 @@ from paperdb_trio.server.remote import StartAgainError
 from paperdb_trio.server.serving import finish, raise_file_limit, serve, serve_as_worker, url_of
 from paperdb_trio.server.share import Passage, share
 from paperdb_trio.server.writing import write
-from paperdb_trio.store.sqlite.durability import recover
 
 log = logging.getLogger("paperdb")
 
@@ -148,16 +149,19 @@ class _Supervisor:
             while True:
                 try:
                     self._start_all()
+                except (OSError, SystemExit) as error:
+                    if (cause := _passing(error)) is None:
+                        raise
+                    if not announced:
+                        raise StartupError(f"Cannot start a process: {cause}", EXIT_FAILED) from None
+                    log.error("cannot start all processes anew: %s", cause)  # noqa: TRY400 - no traceback
+                    self._kill_all()
+                else:
                     if not announced:
                         announced = True
                         announce()
                     self._watch()
-                except SystemExit as error:
-                    if not announced or not isinstance(error.code, int) or error.code >= 0:
-                        raise
-                    log.error("a process died while all started anew (%s)", _cause(error.code))  # noqa: TRY400
-                    self._kill_all()
-                select.select([self._wakened], [], [], self._pause("writer"))  # a signal ends it
+                _readable([self._wakened.fileno()], self._pause("writer"))  # a signal ends it
         except _Stopped:
             self._drain()
         finally:
@@ -169,7 +173,6 @@ class _Supervisor:
         """Start the process that writes, then all workers; returns when they are ready."""
         if self._control is not None:
             self._control.close()
-        recover(self._file)
         for passage in self._passages:
             passage.close()
         self._passages = [Passage() for _ in self._listeners]
@@ -185,8 +188,8 @@ class _Supervisor:
 
     def _start_worker(self, worker: int) -> None:
         assert self._control is not None
-        self._due.pop(worker, None)
-        self._board.forget(worker)
+        if self._due.pop(worker, None) is not None:  # it died; a new board takes no memory until it is written
+            self._board.forget(worker)
         ours, theirs = socket.socketpair()
         with ours, theirs:
             name = f"worker-{worker + 1}"
@@ -256,10 +259,10 @@ class _Supervisor:
     # --- watch -----------------------------------------------------------------------------------
 
     def _until_ready(self) -> None:
-        """Raises `SystemExit` with a child's status if it ends before."""
+        """Raises `SystemExit` with a child's status if it ends before; a killed worker is started again."""
         while not all(child.ready for child in self._children.values()):
             for child, status in self._wait(None):
-                if not child.ready or child.name == "writer":
+                if child.name == "writer" or not (child.ready or status < 0):
                     raise SystemExit(status or EXIT_FAILED)
                 self._start_again(child, status)
 
@@ -293,11 +296,10 @@ class _Supervisor:
 
     def _wait(self, seconds: float | None, *, signals: bool = True) -> list[tuple[_Child, int]]:
         """The children that ended, with their status, after some time. With `signals`, raises `_Stopped`."""
-        watched: list[Any] = [*([self._wakened] if signals else []), *self._children]
-        readable, _, _ = select.select(watched, [], [], seconds)
+        wakened = self._wakened.fileno()
         ended = []
-        for pipe in readable:
-            if pipe is self._wakened:
+        for pipe in _readable([*([wakened] if signals else []), *self._children], seconds):
+            if pipe == wakened:
                 self._take_signals()
                 continue
             child = self._children[pipe]
@@ -345,8 +347,11 @@ class _Supervisor:
         while any(child.name.startswith(group) for child in self._children.values()):
             left = self.ends_at + GRACE - time.monotonic()
             if left <= 0:
+                log.error("processes that did not end in time are killed")
                 break
-            self._wait(left, signals=False)
+            for child, status in self._wait(left, signals=False):
+                if status:
+                    log.error("%s died (%s)", child.name, _cause(status))
 
     def _kill_all(self) -> None:
         for child in self._children.values():
@@ -354,6 +359,14 @@ class _Supervisor:
         while self._children:
             self._wait(None, signals=False)  # a stop is for what comes next
         self._due.clear()
+
+
+def _readable(files: Iterable[int], seconds: float | None) -> list[int]:
+    """Those that can be read, at the latest after some time. `select.select` refuses numbers from 1,024."""
+    poll = select.poll()
+    for file in files:
+        poll.register(file, select.POLLIN)
+    return [file for file, _ in poll.poll(None if seconds is None else math.ceil(1000 * seconds))]
 
 
 def _status(main: _Main, ready: Callable[[], object]) -> int:
@@ -375,6 +388,13 @@ def _status(main: _Main, ready: Callable[[], object]) -> int:
         log.critical("the process failed", exc_info=group)
         status = EXIT_FAILED
     return status
+
+
+def _passing(error: OSError | SystemExit) -> str | None:
+    """Why a start failed, if the next one may succeed: a lack of memory or files, or a signal."""
+    if isinstance(error, OSError):
+        return error.strerror
+    return f"it died ({_cause(error.code)})" if isinstance(error.code, int) and error.code < 0 else None
 
 
 def _cause(status: int) -> str:

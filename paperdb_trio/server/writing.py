@@ -5,7 +5,9 @@ Law: it serves no client. It tells every worker of a commit before any of them c
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import pickle
 import socket
 import time
@@ -31,7 +33,9 @@ from paperdb_trio.server.chores import Chores
 from paperdb_trio.server.link import REPORT_SECONDS, Kind, Link, Questions, Reports, report_of
 from paperdb_trio.server.remote import decode_operations, encode_message
 from paperdb_trio.store.refusals import internal
+from paperdb_trio.store.sqlite.durability import recover
 from paperdb_trio.store.sqlite.engine import SqliteStore
+from paperdb_trio.store.sqlite.file import prepare
 
 log = logging.getLogger("paperdb.writer")
 
@@ -144,9 +148,12 @@ class Writing:
             while True:
                 await trio.lowlevel.wait_readable(control)
                 name, files, _, _ = socket.recv_fds(control, 64, 1)
-                if not files:
+                if not name:
                     self.store.stop()
                     return
+                if not files:  # the worker finds its link closed, and is started again
+                    log.error("cannot serve %s: %s", name.decode(), os.strerror(errno.EMFILE))
+                    continue
                 nursery.start_soon(self._serve, name.decode(), socket.socket(fileno=files[0]))
 
     async def _serve(self, name: str, sock: socket.socket) -> None:
@@ -224,6 +231,8 @@ async def write(
 
     Signals do not end it: a service manager sends them to all processes at once, and workers still drain.
     """
+    prepare(file.parent, create=False, verify=False, urgent=True)  # much may have happened since the last start
+    recover(file)
     with ExitStack() as stack:
         writing = Writing(settings, file, board)
         store = writing.store

@@ -312,7 +312,8 @@ class ImportRequest(msgspec.Struct):
 
 
 class ImportAnswer(msgspec.Struct):
-    """The response. `error`: the reason why the import stopped before the last line, if it did."""
+    """The response. `tally`: None if nobody knows. `error`: the reason why the import stopped before the last
+    line, if it did."""
 
-    tally: Tally
+    tally: Tally | None
     error: str | None

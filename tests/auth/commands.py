@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from click.testing import CliRunner
 
 from paperdb_trio.cli import main
+from paperdb_trio.logs import LIBRARIES
 from tests.conftest import COMMAND, ENVIRONMENT
 from tests.zygote import run as run_command
 
@@ -48,8 +52,24 @@ def run_here(*arguments: str | Path, input: bytes | None = None, env: dict[str, 
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
     unset = {name: None for name in os.environ if name.startswith("PAPERDB_")}
     here = {**unset, **(env or {})}
-    result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=here, prog_name="paperdb")
+    with _logs_as_before():
+        result = CliRunner().invoke(main, [*map(str, arguments)], input=input, env=here, prog_name="paperdb")
     return Done(result.exit_code, result.stdout, result.stderr)
+
+
+@contextmanager
+def _logs_as_before() -> Iterator[None]:
+    """`serve` sets up the logs of its process."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, LIBRARIES)]
+    levels, source = [one.level for one in loggers], logging._srcfile
+    flags = logging.logThreads, logging.logProcesses, logging.logMultiprocessing
+    try:
+        yield
+    finally:
+        for one, level in zip(loggers, levels, strict=True):
+            one.setLevel(level)
+        logging._srcfile = source
+        logging.logThreads, logging.logProcesses, logging.logMultiprocessing = flags
 
 
 def fails_here(done: Done, code: int, *words: str) -> None:

@@ -49,7 +49,8 @@ def set_interest(subscriber: Subscriber, interest: Interest) -> None:
 class FakeSink:
     """Takes bytes as a socket does: all, a part, or nothing while `blocked`.
 
-    `pushed` counts writes that did not wait. `broken`: writing raises BrokenResourceError.
+    `pushed` counts writes that did not wait. `broken`: writing raises BrokenResourceError. `when_sent` is
+    called once, at the end of the next write that waits.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class FakeSink:
         self.pushed = 0
         self.broken = False
         self.take_part = False
+        self.when_sent: Callable[[], object] | None = None
         self._tail = b""
         self._writing = trio.StrictFIFOLock()
         self._free = trio.Event()
@@ -112,6 +114,9 @@ class FakeSink:
                     half = len(part) // 2
                     await self._write(part[:half])
                     await self._write(part[half:])
+        if self.when_sent is not None:
+            then, self.when_sent = self.when_sent, None
+            then()
 
     async def _write(self, data: bytes) -> None:
         await trio.lowlevel.checkpoint()

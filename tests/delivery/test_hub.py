@@ -308,7 +308,7 @@ async def test_query_that_fails_ends_with_a_reset_and_harms_no_one_else(
         world.commit("a")
     await wait_all_tasks_blocked()
     assert len(looked) == 1  # it is not asked again
-    reset = b'{"seq":1,"type":"reset","query":"%b","reason":"error"}' % failing.id.encode()
+    reset = b'{"seq":1,"type":"reset","collection":"a","query":"%b","reason":"error"}' % failing.id.encode()
     assert payloads(sinks[0].data) == payloads(sinks[1].data) == [reset]
     views = [json.loads(text) for text in payloads(sinks[2].data)]
     assert [(event["seq"], event["query"]) for event in views] == [(n, healthy.id) for n in (1, 2, 3)]

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import select
 import signal
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -58,6 +59,36 @@ def test_chunked_body_arrives_whole(quart: Server, collection: str) -> None:
         raw.send(request(quart, "POST", f"/{collection}/docs", chunks, "Transfer-Encoding: chunked"))
         status, _, document = raw.response()
         assert (status, document["text"]) == (201, "hello")
+
+
+def test_client_that_sends_no_more_gets_its_responses(quart: Server, collection: str) -> None:
+    """As `nc -N` does, and a server of our own serves it."""
+    with Raw(quart) as raw:
+        raw.send(request(quart, "POST", f"/{collection}/docs", b'{"n": 1}', "Content-Length: 8"))
+        raw.send(request(quart, "GET", f"/{collection}/changes?wait=20&since=1"))
+        raw.socket.shutdown(socket.SHUT_WR)
+        assert raw.response()[0] == 201
+        quart.insert(collection, {"n": 2})
+        assert [change["data"]["n"] for change in raw.response()[2]["changes"]] == [2]
+        assert not raw.fill()
+
+
+def test_event_stream_ends_when_its_client_sends_no_more(quart: Server, collection: str) -> None:
+    with Raw(quart) as raw:
+        raw.send(request(quart, "GET", f"/{collection}/changes", b"", "Accept: text/event-stream"))
+        assert raw.head()[0] == 200
+        raw.socket.shutdown(socket.SHUT_WR)
+        while raw.fill():
+            pass
+
+
+def test_body_that_ends_early_gets_no_response(quart: Server, collection: str) -> None:
+    with Raw(quart, timeout=20) as raw:
+        raw.send(request(quart, "POST", f"/{collection}/docs", b'{"n": 1', "Content-Length: 8"))
+        raw.socket.shutdown(socket.SHUT_WR)
+        while raw.fill():
+            pass
+        assert b" 201 " not in raw.buffer
 
 
 def test_expect_100_gets_a_100(quart: Server, collection: str) -> None:

@@ -381,6 +381,7 @@ def test_refusal_is_a_close_code_on_request(
         connect(server.ws_url + target.replace("é", "%C3%A9").replace("errors=close", ""), proxy=None)
 
 
+@pytest.mark.executable
 def test_refused_key_plan_or_origin_closes_with_4403(start_server: StartServer) -> None:
     server = start_server("--allowed-origins", "https://app.example.com")
     token = server.token("x")

@@ -72,6 +72,7 @@ def test_bad_frame_closes_only_its_own_connection(server: Server, collection: st
         assert good.message()["data"] == document
 
 
+@pytest.mark.executable
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_frame_gets_its_close_code(server: Server, kind: str) -> None:
     code, data = BAD[kind]
@@ -87,6 +88,7 @@ def test_message_of_the_largest_size_is_accepted(server: Server, collection: str
         assert raw.message() == {"type": "pong", "ref": 1}
 
 
+@pytest.mark.executable
 def test_fragments_with_pings_between_make_one_message(server: Server, collection: str) -> None:
     text = '{"action": "ping", "ref": "é😀"}'.encode()
     with open_raw(server, collection) as raw:

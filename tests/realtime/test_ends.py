@@ -8,6 +8,7 @@ import time
 from contextlib import ExitStack
 
 import jwt
+import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.conftest import Server, receive
@@ -58,6 +59,7 @@ def test_shorter_token_shortens_the_connection(server: Server, collection: str) 
         assert end_of(ws) == 4401
 
 
+@pytest.mark.executable
 def test_revoked_key_closes_only_its_connections_with_4403(server: Server, collection: str) -> None:
     created = server.new_key()
     url = f"{server.ws_url}/?token={server.token(collection, key=created['key'])}"
@@ -101,6 +103,7 @@ def test_lost_plan_closes_the_databases_connections_with_4403(server: Server, co
         assert receive(other)["data"] == document
 
 
+@pytest.mark.executable
 def test_clients_own_close_gets_its_code_back(server: Server, collection: str) -> None:
     with open_raw(server, collection) as raw:
         raw.send(b"\x88\x82\0\0\0\0" + (3000).to_bytes(2, "big"))

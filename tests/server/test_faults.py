@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pickle
+import re
 import signal
 import socket
 import ssl
@@ -22,13 +24,14 @@ import trio.testing
 
 from paperdb_trio.config import Settings
 from paperdb_trio.doors.listener import listen
-from paperdb_trio.errors import ApiError
+from paperdb_trio.errors import ApiError, StartupError
 from paperdb_trio.server import supervisor
 from paperdb_trio.server.board import Board
 from paperdb_trio.server.link import Kind
 from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.share import Passage
 from paperdb_trio.server.writing import Writing, write
+from paperdb_trio.store.operations import Draft, Insert
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
 from tests.net.test_tls import make_certificate
 from tests.server.test_workers import is_alive, is_up, processes
@@ -76,6 +79,27 @@ def test_worker_that_dies_while_another_one_starts_is_started_again() -> None:
         assert starting.supervisor._due.keys() == {0}
 
 
+def test_worker_that_is_killed_while_it_starts_is_started_again() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1", "worker-2")
+        one = next(iter(starting.supervisor._children.values()))
+        killed = stack.enter_context(subprocess.Popen(["sleep", "60"]))
+        one.pid = killed.pid
+        killed.kill()
+        os.close(starting.pipes.pop("worker-1"))
+        starting.ready_after_that("worker-2")
+        starting.supervisor._until_ready()
+        assert starting.supervisor._due.keys() == {0}
+
+
+def test_worker_that_fails_while_it_starts_ends_the_server() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1", "worker-2")
+        os.close(starting.pipes.pop("worker-1"))
+        with pytest.raises(SystemExit):
+            starting.supervisor._until_ready()
+
+
 def test_writer_that_dies_while_workers_start_ends_the_server() -> None:
     with ExitStack() as stack:
         starting = Starting(stack, "writer", "worker-1")
@@ -88,7 +112,8 @@ def test_writer_that_dies_while_workers_start_ends_the_server() -> None:
 def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with ExitStack() as stack:
         one = Starting(stack).supervisor
-        starts = iter([None, SystemExit(-signal.SIGKILL), SystemExit(6)])
+        lack = OSError(errno.ENOMEM, "Cannot allocate memory")
+        starts = iter([None, SystemExit(-signal.SIGKILL), lack, SystemExit(6)])
 
         def start() -> None:
             if (failure := next(starts)) is not None:
@@ -98,6 +123,17 @@ def test_process_killed_while_all_start_anew_does_not_end_the_server(monkeypatch
         monkeypatch.setattr(one, "_watch", lambda: None)
         monkeypatch.setattr(one, "_pause", lambda _: 0.0)
         with pytest.raises(SystemExit, match="6"):
+            one.run(lambda: None)
+
+
+def test_process_killed_during_the_first_start_ends_it_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> None:
+        raise SystemExit(-signal.SIGKILL)
+
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        monkeypatch.setattr(one, "_start_all", start)
+        with pytest.raises(StartupError, match=r"Cannot start a process: it died \(signal 9\)"):
             one.run(lambda: None)
 
 
@@ -132,13 +168,50 @@ def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyP
         one._passages = [stack.enter_context(closing(Passage())) for _ in range(2)]
         one._control, _ = map(stack.enter_context, socket.socketpair())
         one._due[0] = 0.0
+        one._board.set_count(0, 5, 1)  # of the one that died
         monkeypatch.setattr(os, "fork", fork)
         monkeypatch.setattr(one, "_pause", lambda _: 0.0)
         before = os.listdir("/proc/self/fd")
         with pytest.raises(supervisor._Stopped):
             one._watch()
         assert os.listdir("/proc/self/fd") == before
+        assert one._board.count(0, 5) == 0
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_supervisor_with_many_open_files_notices_a_death() -> None:
+    with ExitStack() as stack:
+        starting = Starting(stack, "worker-1")
+        children = starting.supervisor._children
+        (pipe,) = children
+        child = children.pop(pipe)
+        child.pipe = fcntl.fcntl(pipe, fcntl.F_DUPFD_CLOEXEC, 1024)  # as with 256 workers
+        os.close(pipe)
+        children[child.pipe] = child
+        starting.ready_but_dead("worker-1")
+        starting.supervisor._wait(20)
+        assert starting.supervisor._wait(20) == [(child, 0)]
+
+
+def test_first_start_touches_no_memory_of_the_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        one = Starting(stack).supervisor
+        one._board = Board(2, 1_000_000)
+        one._passages = [stack.enter_context(closing(Passage())) for _ in range(2)]
+        one._control, _ = map(stack.enter_context, socket.socketpair())
+        monkeypatch.setattr(one, "_fork", lambda *_: None)
+        before = shared_memory()
+        one._start_worker(0)
+        assert shared_memory() - before < 1_000_000
+        one._due[0] = 0.0
+        one._start_worker(0)
+        assert shared_memory() - before > 10_000_000, "of one that died"
+
+
+def shared_memory() -> int:
+    """Bytes."""
+    (kilobytes,) = re.findall(r"^RssShmem:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    return 1000 * int(kilobytes)
 
 
 def test_stop_while_all_are_killed_is_not_lost() -> None:
@@ -212,6 +285,23 @@ async def test_worker_told_of_a_database_that_is_gone_lives(tmp_path: Path) -> N
     async with worker_and_writer(tmp_path) as (worker, _):
         await worker._handle(Kind.HEADS, pickle.dumps(({}, {77: 5})))
         assert worker.bounds().keys() == {1}
+
+
+async def test_writer_says_that_the_file_is_gone_since_it_died(tmp_path: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(StartupError, match="There is no PaperDB"):
+        await write(Settings(), tmp_path / "paperdb.sqlite", Board(1, 100), theirs, lambda: None)
+
+
+async def test_writer_that_has_no_file_left_for_a_worker_goes_on(tmp_path: Path) -> None:
+    async with worker_and_writer(tmp_path) as (worker, writing), trio.open_nursery() as nursery:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            nursery.start_soon(writing.run, theirs)
+            ours.send(b"worker-2")  # the kernel leaves out a file beyond the limit
+            await trio.testing.wait_all_tasks_blocked()
+            await worker.submit(Insert(1, "texts", Draft.parse({}), 1000))
+            nursery.cancel_scope.cancel()
 
 
 async def test_file_is_not_said_to_be_gone_before_it_is_open(tmp_path: Path) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import httpx
 import pytest
+import trio
 
-from paperdb_trio.doors.listener import listen
+from paperdb_trio.doors.listener import Door, listen
 from paperdb_trio.limits import OPEN
 from paperdb_trio.server.board import Board, WorkerCounts
 from paperdb_trio.server.share import MOST_PASSING, Passage, Passed, Sharing, share
@@ -81,6 +85,55 @@ def test_one_that_takes_nothing_gets_no_more(two: Two) -> None:
     for client in clients[:-1]:
         assert two.accept(two.second)[1] == client.getsockname()
     assert two.board.passing(1) == 0
+
+
+def test_connections_that_a_dead_worker_did_not_count_are_counted_by_the_next(two: Two) -> None:
+    two.have(100, 0)
+    for _ in range(MOST_PASSING):
+        two.connect()
+    own = two.connect()
+    assert two.accept(two.first)[1] == own.getsockname()
+    for _ in range(MOST_PASSING):
+        _, files, *_ = socket.recv_fds(two.second._into, 100, 1)
+        os.close(files[0])
+    assert two.board.passing(1) == MOST_PASSING
+    with pytest.raises(BlockingIOError):
+        two.second.accept()
+    assert two.board.passing(1) == 0
+
+
+def test_count_is_not_raised_by_one_that_is_passed_on_meanwhile(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def receive(*_: Any) -> Any:
+        two.board.passed(0, to=1)
+        raise BlockingIOError
+
+    monkeypatch.setattr(socket, "recv_fds", receive)
+    with pytest.raises(BlockingIOError):
+        two.second.accept()
+    assert two.board.passing(1) == 1
+
+
+async def test_worker_looks_for_connections_before_it_waits_for_any() -> None:
+    looked = trio.Event()
+
+    class Empty:
+        def fileno(self) -> int:
+            return silent.fileno()
+
+        def accept(self) -> NoReturn:
+            looked.set()
+            raise BlockingIOError
+
+    silent, other = socket.socketpair()
+    with silent, other:
+        door = Door(SimpleNamespace(settings=None), *[None] * 4)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(door.run, Empty(), nursery)
+            with trio.fail_after(10):
+                await looked.wait()
+            nursery.cancel_scope.cancel()
 
 
 def test_connection_stays_where_the_way_is_closed(two: Two) -> None:

@@ -144,7 +144,7 @@ class Footprint:
     async def is_back(self, more: int) -> int:
         """Files are closed, at most so many bytes are kept, and the server exits with 0; returns the bytes
         kept."""
-        await until(lambda: files(self.server.pid) <= self.files + 1, 10, "the files are closed")
+        await until(lambda: files(self.server.pid) <= self.files + 1, 30, "the files are closed")
         kept = memory(self.server.pid) - self.memory
         if kept > more:
             raise PROMISE(f"{kept:,} bytes were not given back")

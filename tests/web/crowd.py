@@ -18,7 +18,7 @@ from time import perf_counter
 
 from tests.conftest import Server
 from tests.web.cdp import Page, chromium
-from tests.web.dashboard import DIALOG, admin_key, click, fill, sign_in, visit
+from tests.web.dashboard import BOTH_LISTED, DIALOG, admin_key, click, fill, sign_in, visit
 
 LIMIT = 10.0
 """Seconds for each question."""
@@ -79,7 +79,7 @@ def ask(page: Page, key: str, server: Server, count: int) -> None:
         server.request("POST", "/orders/bulk", json=orders)
     server.request("GET", "/orders/docs", params={"filter": '{"total": {"gt": 5}}', "sort": "-total"})
     began = perf_counter()
-    visit(page, "health", "document.querySelectorAll('.list').length === 2")
+    visit(page, "health", BOTH_LISTED)
     assert "default / orders" in page.run("document.querySelector('.list').innerText")
     measure("which collection is busiest", began)
     page.wait("document.querySelectorAll('.list')[1].innerText.includes('Make the index')", LIMIT)

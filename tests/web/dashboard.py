@@ -18,7 +18,12 @@ LIVE = "document.querySelector('.status')?.textContent === 'Live'"
 ROWS = "[...document.querySelectorAll('.grid tbody tr')].map((tr) => tr.innerText.replace(/\\s+/g, ' ').trim())"
 DIALOG = "[...document.querySelectorAll('dialog')].at(-1)"
 """The dialog in front."""
-
+BUSIEST, SLOWEST = (
+    f"[...document.querySelectorAll('.list')].find((one) => one.caption.textContent.startsWith('{caption}'))"
+    for caption in ("Busiest collections", "Slow queries")
+)
+"""Tables of Health. A server of several processes has one more."""
+BOTH_LISTED = f"{BUSIEST} !== undefined && {SLOWEST} !== undefined"
 
 LABEL = """(one.getAttribute("aria-label") ?? one.labels[0]?.innerText ?? "").trim()"""
 SCOPE = f"{DIALOG} ? {{ include: [{DIALOG}, document.getElementById('toasts')] }} : document"

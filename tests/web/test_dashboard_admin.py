@@ -13,6 +13,8 @@ from tests.conftest import Server, StartServer, receive, wait_until
 from tests.hooks.receiver import receiving
 from tests.web.cdp import Browser, Page
 from tests.web.dashboard import (
+    BOTH_LISTED,
+    BUSIEST,
     DIALOG,
     LIVE,
     ROWS,
@@ -218,8 +220,8 @@ def test_health_moves_and_says_what_is_slow(
             writes = "document.querySelector('[aria-label=\"Writes per second\"] .value').innerText"
             server.insert(collection, {"n": 1})
             page.wait(f"Number({writes}) > 0")
-            page.wait("document.querySelectorAll('.list').length === 2")
-            assert page.run("document.querySelector('.list').innerText").count(collection) == 1
+            page.wait(BOTH_LISTED)
+            assert page.run(f"{BUSIEST}.innerText").count(collection) == 1
             (query,) = page.run(f"{TABLE}.filter((row) => row.includes('no index'))")  # one row for both
             assert query.startswith(f'default / {collection} {{"{EVIL}":"?"}} n no index 2 ')
             if key != server.key:  # which sees the same with fewer cards

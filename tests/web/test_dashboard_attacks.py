@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from tests.conftest import Server, StartServer, receive
 from tests.hooks.receiver import receiving
 from tests.web.cdp import Browser, Page
-from tests.web.dashboard import DIALOG, LIVE, ROWS, admin_key, click, fill, sign_in, upload, visit
+from tests.web.dashboard import BOTH_LISTED, DIALOG, LIVE, ROWS, admin_key, click, fill, sign_in, upload, visit
 
 EVIL = """'"><img src=x onerror=bad()><svg onload=bad()><iframe srcdoc='<script>bad()</script>'>"""
 FIELD = "<img src=x onerror=bad()>"
@@ -107,7 +107,7 @@ def test_what_others_store_stays_text_for_an_operator(
         harmless(page, f"{DIALOG}.innerText.includes('Revoke all tokens of')")
         click(page, "Cancel", DIALOG)
         click(page, "Close", DIALOG)
-        visit(page, "health", "document.querySelectorAll('.list').length === 2")
+        visit(page, "health", BOTH_LISTED)
         harmless(page)
         fill(page, "Database", "default")
         visit(page, "documents/c?sort=-createdAt", f"{LIVE} && {ROWS}.length === 100")

@@ -31,9 +31,9 @@ def directory(connection: sqlite.Connection, known: int, last: int) -> Directory
         version,
         connection.execute("SELECT id, name, plan FROM databases").fetchall(),
         [
-            KeyRow(*row)
-            for row in connection.execute(
-                "SELECT id, database_id, kind, label, hash, revoked_at IS NOT NULL, expires_at/1000.0 FROM keys"
+            KeyRow(id, of, kind, label, hash, revoked_at is not None, expires)
+            for id, of, kind, label, hash, revoked_at, expires in connection.execute(
+                "SELECT id, database_id, kind, label, hash, revoked_at, expires_at/1000.0 FROM keys"
             )
         ],
         connection.execute("SELECT kid, secret, retired_at FROM signing_secrets").fetchall(),

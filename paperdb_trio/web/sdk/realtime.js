@@ -410,7 +410,7 @@ export class Realtime {
     const plain = this.#plain(this.#token);
     const { joined } = this.#connection;
     const isNew = (name) => !joined.has(name) || this.#subscriptions.hasNew(name, this.#generation);
-    for (const name of this.#ruled.align(this.#token, this.#generation)) joined.delete(name);
+    for (const name of this.#ruled.align(this.#token, this.#generation, this.#cursor)) joined.delete(name);
     this.#leaveAll((name) => !plain.includes(name));
     for (const name of plain.filter(isNew)) this.#join(name);
     this.#queries.align(this.#connection, this.#token.covers);

@@ -47,27 +47,28 @@ export class Ruled {
     this.#followed.clear();
   }
 
-  /** Follow the subscribed collections that the token has rules for. These are no longer to be joined as a whole. */
-  align(token, generation) {
+  /** Follow the subscribed collections that the token has rules for. These are no longer to be joined as a whole. `cursor`:
+   * the seq up to which they were given changes as a whole. */
+  align(token, generation, cursor) {
     const wanted = this.#subscriptions.wanted().filter((name) => token.covers(name) && token.hasRule(name));
     for (const [name, query] of this.#followed) {
       if (wanted.includes(name)) continue;
       this.#followed.delete(name);
       this.#queries.delete(query);
       // It is joined as a whole from now on, if it is still subscribed: what was hidden was missed.
-      if (query.cursor !== null) this.#gap(name, query.cursor, query.cursor);
+      this.#subscriptions.again(name, query.cursor);
     }
     for (const name of wanted) {
       const taken = this.#subscriptions.take(name, generation);
       const query = this.#followed.get(name);
-      if (query === undefined) this.#follow(name, generation);
+      if (query === undefined) this.#follow(name, generation, cursor);
       else if (query.id !== null && query.cursor !== null) this.#subscriptions.begin(taken, query.cursor, generation);
     }
     return wanted;
   }
 
-  #follow(name, generation) {
-    let since = 0;
+  #follow(name, generation, cursor) {
+    let since = cursor;
     const begin = (seq) => this.#subscriptions.begin(this.#subscriptions.of(name), seq, generation);
     const owner = {
       ...silent,

@@ -29,8 +29,9 @@ export class Subscriptions {
     checkCollection(collection);
     if (typeof handler !== "function") throw new TypeError("subscribe(collection, handler) needs a function");
     this.#checkRoom(collection);
-    // `from` is null until it is known. `asked`, `began`: the generations in which that happened.
-    const subscription = { collection, handler, options, from: null, asked: 0, began: 0, early: [] };
+    // `from` is null until it is known. `asked`, `began`: the generations in which that happened. `left`: the seq up to
+    // which it was given changes, if it begins for a second time.
+    const subscription = { collection, handler, options, from: null, asked: 0, began: 0, left: null, early: [] };
     this.#all.add(subscription);
     this.#denied.delete(collection);
     return subscription;
@@ -81,7 +82,7 @@ export class Subscriptions {
   deny(collection, error) {
     this.#denied.add(collection);
     for (const subscription of this.of(collection)) {
-      Object.assign(subscription, { from: null, asked: 0, early: [] }); // covered again, it begins anew
+      Object.assign(subscription, { from: null, asked: 0, left: null, early: [] }); // covered again, it begins anew
       this.#calls.queue(() => this.#calls.report(error, subscription));
     }
   }
@@ -111,9 +112,10 @@ export class Subscriptions {
   /** The server has heard of these; the new ones see what comes after `seq`. */
   begin(subscriptions, seq, generation) {
     for (const subscription of subscriptions.filter(({ from }) => from === null)) {
-      const { early, handler } = subscription;
-      Object.assign(subscription, { from: seq, began: generation, early: [] });
-      this.#defer(subscription, "onReady");
+      const { early, handler, left } = subscription;
+      Object.assign(subscription, { from: seq, began: generation, left: null, early: [] });
+      if (left === null) this.#defer(subscription, "onReady");
+      else this.#defer(subscription, "onGap", { since: left, oldest: seq });
       for (const event of early.filter((event) => event.seq > seq)) this.#later(subscription, handler, event);
     }
   }
@@ -121,6 +123,14 @@ export class Subscriptions {
   /** The same for all that the handshake asked for. */
   beginAsked(seq, generation) {
     this.begin([...this.#all].filter(({ asked }) => asked === generation), seq, generation);
+  }
+
+  /** Those of a collection that have begun do so again, where the server will say: they miss what comes after `seq` until
+   * there. null: after where they began. */
+  again(collection, seq) {
+    for (const subscription of this.of(collection).filter(({ from }) => from !== null)) {
+      Object.assign(subscription, { from: null, asked: 0, left: seq ?? subscription.from });
+    }
   }
 
   /** The connection ended before the server said where these begin. */
