@@ -63,7 +63,7 @@ def source(tmp_path: Path) -> Path:
         Batch([inserting({"_id": f"b{n}"}, "other") for n in range(3)], MAX_BYTES),
         SetSchema(DATABASE, "half", parse_schema({"properties": {"n": {"index": True}}})),
         once(),
-        Revocation(DATABASE, "jti", "j", 5, 6),
+        Revocation(DATABASE, "jti", "j", 5, 4 * 10**12),
         AddWebhook("me", "default", "w1", "http://x", "c", {"n": 1}, "whsec_x"),
         KeepProgress("w1", 0, Progress(3, 4, 5, "é", 6, 7, 8)),
         Trim(DATABASE, 0, 1000),

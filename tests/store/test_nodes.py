@@ -190,9 +190,9 @@ async def test_the_clock_of_a_node_harms_nothing(postgres_url: str, monkeypatch:
 class Cutter:
     """Listens on `port`, and connects each client to PostgreSQL's socket.
 
-    `lose_request`: cut the connection when these bytes are to go to PostgreSQL. `lose_responses`: when it responds
-    with the second bytes to the first, one pair after the other; `last_words` are passed on in their place.
-    `hang_after`: say nothing any more once these bytes are there.
+    `lose_request`: cut the connection when these bytes are to go to PostgreSQL. `lose_responses`: when it
+    responds with the second bytes to the first, one pair after the other; `last_words` are passed on in their
+    place. `hang_after`: say nothing any more once these bytes are there.
     """
 
     def __init__(self, postgres: Postgres) -> None:

@@ -125,7 +125,9 @@ def test_a_wrong_database_user_or_password(durable: Postgres) -> None:
         fails_here(wrong, 69, "password authentication failed")
         assert "wrong" not in wrong.stderr
         right = serve(f"postgresql://someone:r?%40%2F%25=%20ight@127.0.0.1:{durable.port}/postgres")
-        fails_here(right, 69, "PostgreSQL refused to prepare the tables", "permission denied")
+        fails_here(
+            right, 69, "PostgreSQL refused to prepare the tables", "permission denied for database", "owns"
+        )
     finally:
         rules.write_text(before)
 
@@ -274,6 +276,18 @@ def test_an_owner_that_is_no_superuser_can_do_all(postgres: Postgres, tmp_path: 
     session.close()
     assert run_here("backup", tmp_path / "file", "--store", url).exit_code == 0
     assert run_here("check", "--store", url).stdout.endswith("All is well.\n")
+
+
+def test_no_index_depends_on_the_collations_of_the_system(postgres: Postgres) -> None:
+    url = postgres.url(postgres.new())
+    with closing(preparing.prepare(url, create=True)) as session:
+        found = session.query(
+            "SELECT DISTINCT i.indexrelid::regclass::text, c.collname FROM pg_index i, pg_collation c "
+            "WHERE c.oid=ANY(i.indcollation) AND i.indrelid IN "
+            "(SELECT oid FROM pg_class WHERE relnamespace='paperdb'::regnamespace)"
+        )
+    assert len(found) > 5
+    assert {collation for _, collation in found} == {"C"}, found
 
 
 def test_tables_of_older_versions_are_upgraded(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:

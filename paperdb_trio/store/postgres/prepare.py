@@ -25,6 +25,7 @@ EXIT_UNAVAILABLE: Final = 69
 WAKE_SECONDS: Final = 5.0
 _OF_ANOTHER_SESSION: Final = ("26000", "42P05")
 """A prepared statement is missing, or there already."""
+_NO_RIGHTS: Final = "42501"
 
 _SETTINGS: Final = (
     "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), "
@@ -45,7 +46,9 @@ def unavailable(what: str, error: Exception) -> StartupError:
     """With PostgreSQL's message, in one line."""
     if isinstance(error, ServerError) and error.state in _OF_ANOTHER_SESSION:
         return _pooler()
-    return StartupError(f"{what}: {' '.join(str(error).split())}", EXIT_UNAVAILABLE)
+    rights = isinstance(error, ServerError) and error.state == _NO_RIGHTS
+    expected = ". Expected a role that owns the database, or its schema 'paperdb'" if rights else ""
+    return StartupError(f"{what}: {' '.join(str(error).split())}{expected}", EXIT_UNAVAILABLE)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ MAX_PREPARED: Final = 500
 
 _LOST: Final = ("57P", "08")
 """Classes of errors after which the server has closed the connection, or will."""
+_TOLD: Final = (pq.DiagnosticField.MESSAGE_PRIMARY, pq.DiagnosticField.MESSAGE_DETAIL)
 
 
 class ServerError(Exception):
@@ -231,7 +232,8 @@ class Wire:
         if prepared:
             self._names.pop(prepared, None)
         if state and self._error is None:
-            self._error = ServerError(state, result.get_error_message())
+            told = (result.error_field(field) for field in _TOLD)
+            self._error = ServerError(state, "; ".join(text.decode() for text in told if text))
 
     def _end(self) -> list[list[Row]]:
         results, self._results = self._results, []

@@ -62,8 +62,8 @@ _LOOK_UP: Final = (
     "WITH w AS (UPDATE writers SET id=$2 WHERE id=$1 RETURNING batch) "
     "SELECT batch FROM w UNION ALL SELECT batch FROM writers WHERE id=$2"
 )
-"""The last batch of a connection. It waits for a transaction that still runs; one that comes later fails, without
-its row. It can be asked again, if its own response is lost."""
+"""The last batch of a connection. It waits for a transaction that still runs; one that comes later fails,
+without its row. It can be asked again, if its own response is lost."""
 
 _NOT_HERE: Final = ("25006", "22012")
 """The server became a standby; or the writer's row is gone, or the guess was wrong: see
