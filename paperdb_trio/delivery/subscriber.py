@@ -263,9 +263,9 @@ class Subscriber:
         """Want the changes of another topic after seq `since`, too. The other topics go on without a gap or a
         repetition, even if `since` is before what has been reached. Raises a 400, having done nothing, for too
         many queries that no index finds."""
-        assert topic not in self._interest
-        if self.state is SubscriberState.CLOSED:
+        if self.state is SubscriberState.CLOSED:  # `unwant` took nothing out any more
             return
+        assert topic not in self._interest
         self._hub.follow(self._database_id, [topic])
         reached = self.reached
         if since < reached:

@@ -110,6 +110,17 @@ async def test_closing_takes_it_off_the_hub_ends_its_task_and_may_be_repeated(
     assert sink.data == b""
 
 
+async def test_a_closed_subscriber_wants_nothing_anew(world: World) -> None:
+    """As when a connection closes while an action of its client waits."""
+    subscriber = world.subscriber(FakeSink())
+    subscriber.start(0)
+    (topic,) = subscriber.interest
+    subscriber.close()
+    subscriber.unwant(topic)
+    subscriber.want(topic, 0)
+    assert world.is_forgotten()
+
+
 async def test_a_closed_subscriber_does_not_keep_its_maker(world: World) -> None:
     """Else the garbage collector would have to find dead connections, each with some 10 KB of OpenSSL's."""
 

@@ -72,7 +72,6 @@ def test_bad_frame_closes_only_its_own_connection(server: Server, collection: st
         assert good.message()["data"] == document
 
 
-@pytest.mark.executable
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_frame_gets_its_close_code(server: Server, kind: str) -> None:
     code, data = BAD[kind]
