@@ -156,7 +156,7 @@ def checkout(folder: Path) -> None:
 
 def _copy(target: Path) -> None:
     target.mkdir(parents=True)
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, target)
     ignored = shutil.ignore_patterns("__pycache__", "*.so")
     shutil.copytree(ROOT / PACKAGE, target / PACKAGE, ignore=ignored)
