@@ -34,7 +34,7 @@ def start(cache: Path, home: Path) -> subprocess.Popen[str]:
 
 
 def works(process: subprocess.Popen[str]) -> bool:
-    output, error = process.communicate(timeout=30)
+    output, error = process.communicate(timeout=60)
     return (process.returncode, output[:8], error) == (0, "paperdb ", "")
 
 
