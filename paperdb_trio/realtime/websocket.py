@@ -249,12 +249,12 @@ class WebSocket(Live):
                 assert isinstance(topic, Query)
                 await self._send_snapshot(
                     topic,
-                    lambda seq: self._subscribed(action.ref, name, topic, seq),
+                    lambda seq: self._subscribed(action.ref, topic, seq),
                     lambda: self._make_way(asked, topic),
                 )
             elif self._covers(topic) and "since" not in given:
                 await self._subscriber.room()
-                self._put(self._subscribed(action.ref, name, topic, self._subscriber.reached))
+                self._put(self._subscribed(action.ref, topic, self._subscriber.reached))
             else:
                 await self._follow(action, asked, topic)
 
@@ -302,14 +302,13 @@ class WebSocket(Live):
         if gap:
             seq = head
         self._subscriber.want(topic, seq)
-        self._put(self._subscribed(action.ref, asked.collection, topic, seq))
+        self._put(self._subscribed(action.ref, topic, seq))
         if gap:
             self._put(_reset(topic, "gap", seq=seq))
         log.debug("subscription of %s to %s", self._stream.peer, asked.collection)
 
-    def _subscribed(self, ref: Any, name: str | None, topic: Topic, seq: int) -> bytes:
-        about = {"query": topic.id} if isinstance(topic, Query) else {}
-        return reply("subscribed", ref, collection=name, **about, **self._seq(seq))
+    def _subscribed(self, ref: Any, topic: Topic, seq: int) -> bytes:
+        return reply("subscribed", ref, **_named(topic), **self._seq(seq))
 
     async def _send_snapshot(
         self, topic: Query, first: Callable[[int], bytes], make_way: Callable[[], None]
@@ -449,8 +448,13 @@ def _subscribed_to_all() -> ApiError:
 
 def _reset(topic: Topic, reason: str, **fields: Any) -> bytes:
     """Tells that the client must fetch again what it follows."""
+    return reply("reset", **_named(topic), reason=reason, **fields)
+
+
+def _named(topic: Topic) -> dict[str, Any]:
+    """How messages name it."""
     about = {"query": topic.id} if isinstance(topic, Query) else {}
-    return reply("reset", collection=name_of(topic), **about, reason=reason, **fields)
+    return {"collection": name_of(topic), **about}
 
 
 def _select(paths: list[Any] | None) -> tuple[str, ...] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from paperdb_trio.delivery.encodings import CURSOR, Encoding, cursor_event, plain_event
 from paperdb_trio.delivery.hub import Hub
@@ -193,6 +194,12 @@ class World:
         changes = self.write(*collections, size=size)
         self.hub.on_commit(changes)
         return changes
+
+    async def commit_each(self, times: int, *collections: str) -> None:
+        """So many commits. Every task is done with one before the next."""
+        for _ in range(times):
+            self.commit(*collections)
+            await wait_all_tasks_blocked()
 
     def subscriber(
         self,

@@ -98,9 +98,7 @@ async def test_falling_behind_a_trimmed_log_is_an_error_after_a_prefix(
     subscriber.start(0)
     nursery.start_soon(world.hub.run)
     sink.block()
-    for _ in range(10):
-        world.commit("a")
-        await wait_all_tasks_blocked()
+    await world.commit_each(10, "a")
     world.log.trimmed = 9
     sink.unblock()
     await wait_all_tasks_blocked()

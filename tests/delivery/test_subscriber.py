@@ -179,9 +179,7 @@ async def test_its_task_writes_what_the_sink_of_a_live_subscriber_did_not_take(
     for _ in range(5):
         if block == "all":
             sink.block()
-        for _ in range(3):
-            world.commit("a")
-            await wait_all_tasks_blocked()
+        await world.commit_each(3, "a")
         sink.unblock()
         await wait_all_tasks_blocked()
         assert payloads(sink.data) == world.events()
@@ -199,9 +197,7 @@ async def test_a_full_queue_makes_it_catch_up_and_nothing_is_lost(
     nursery.start_soon(world.hub.run)
     for _ in range(3):
         sink.block()
-        for _ in range(10):
-            world.commit("a", "b")
-            await wait_all_tasks_blocked()
+        await world.commit_each(10, "a", "b")
         behind = subscriber.state
         assert behind is SubscriberState.CATCHING_UP
         reads = world.log.reads
@@ -226,15 +222,11 @@ async def test_an_idle_subscriber_has_no_task(world: World, nursery: trio.Nurser
     subscriber._need_task = count
     subscriber.start(0)
     nursery.start_soon(world.hub.run)
-    for _ in range(3):
-        world.commit("a")
-        await wait_all_tasks_blocked()
+    await world.commit_each(3, "a")
     assert started == 0
     for expected in (1, 2):
         sink.block()
-        for _ in range(3):
-            world.commit("a")
-            await wait_all_tasks_blocked()
+        await world.commit_each(3, "a")
         sink.unblock()
         await wait_all_tasks_blocked()
         assert started == expected

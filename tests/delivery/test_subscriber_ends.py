@@ -50,9 +50,7 @@ async def test_a_reply_waits_while_the_queue_is_full_and_can_be_given_up(
     subscriber.start(0)
     nursery.start_soon(world.hub.run)
     sink.block()
-    for _ in range(6):
-        world.commit("a")
-        await wait_all_tasks_blocked()
+    await world.commit_each(6, "a")
     with trio.move_on_after(1) as scope:
         for _ in range(5):
             await subscriber.post(text_frame(b"given up or not"))

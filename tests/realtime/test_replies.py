@@ -74,9 +74,7 @@ async def test_a_reply_comes_before_the_events_of_what_it_begins(nursery: trio.N
         ws = connection(world, sink)
         nursery.start_soon(world.hub.run)
         sink.block()
-        for _ in range(2):  # one is being sent, and one fills the queue
-            world.commit("a")
-            await wait_all_tasks_blocked()
+        await world.commit_each(2, "a")  # one is being sent, and one fills the queue
         nursery.start_soon(act, ws)
         await wait_all_tasks_blocked()
         sink.when_sent = lambda world=world: world.commit("b")
