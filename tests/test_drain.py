@@ -9,7 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -245,6 +246,26 @@ async def test_query_that_outlives_the_drain_does_not_fail_the_server(tmp_path: 
     wait_until(is_closed)
 
 
+def insert_many(server: Server, collection: str) -> int:
+    """Insert 10,000 documents. Returns their number."""
+    for _ in range(10):
+        response = server.request("POST", f"/{collection}/bulk", json=[{} for _ in range(1000)])
+        assert response.status_code == 200
+    return 10_000
+
+
+@contextmanager
+def slow(server: Server, change: str, work: int) -> Iterator[None]:
+    """A trigger makes each such change of the file take time, some 0.25 ms per thousand of `work`: what consists of
+    many is not over before the test stops it."""
+    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {work}) SELECT i FROM n"
+    with closing(connect(server.data / "paperdb.sqlite")) as file:
+        file.execute(f"CREATE TRIGGER slow AFTER {change} BEGIN SELECT count(*) FROM ({numbers}); END")
+    yield
+    with closing(connect(server.data / "paperdb.sqlite")) as file:
+        file.execute("DROP TRIGGER slow")
+
+
 @pytest.mark.sqlite
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
@@ -252,16 +273,13 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
 ) -> None:
     """Its events still come, each once; documents inserted meanwhile stay."""
     server = start_server("--drain-timeout", "0.8")
-    count, responses = 0, list[httpx.Response]()
-    for _ in range(60):  # forty thousand may be removed within the drain time
-        bulk = server.request("POST", f"/{collection}/bulk", json=[{} for _ in range(1000)])
-        count += bulk.json()["inserted"]
+    count, responses = insert_many(server, collection), list[httpx.Response]()
 
     def drop() -> None:
         with suppress(httpx.TransportError):
             responses.append(server.request("DELETE", f"/{collection}", params={"confirm": collection}))
 
-    with server.connect(collection, query="since=now", max_queue=None) as ws:
+    with slow(server, "DELETE ON documents", 2000), server.connect(collection, query="since=now", max_queue=None) as ws:
         cursor = receive(ws)["seq"]
         dropping = threading.Thread(target=drop)
         dropping.start()
@@ -277,9 +295,7 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
         assert (code, len(responses)) == (0, 1)
         assert_stopped(server, responses[0])
         assert took < 0.8 + SLACK
-    with closing(connect(server.data / "paperdb.sqlite")) as file:
-        (left,) = file.execute("SELECT count(*) FROM documents").fetchone()
-    assert 0 < left < count
+    assert 0 < _left(server) < count
     server.start()
     # Before any client can add to it.
     assert server.request("GET", f"/{collection}/count").json() == {"count": 0}
@@ -302,22 +318,23 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
 @pytest.mark.sqlite
 def test_sigterm_stops_a_start_that_still_removes(start_server: StartServer, collection: str) -> None:
     server = start_server("--drain-timeout", "0.5")
-    for _ in range(50):
-        server.request("POST", f"/{collection}/bulk", json=[{"pad": "x" * 100} for _ in range(1000)])
-    with server.connect(collection, query="since=now", max_queue=None) as ws:
-        receive(ws)
-        dropping = threading.Thread(
-            target=lambda: suppress_transport(server, f"/{collection}?confirm={collection}")
-        )
-        dropping.start()
-        assert receive(ws)["type"] == "delete"
-        server.kill()
-    dropping.join()
-    left = _left(server)
-    starting = subprocess.Popen([*COMMAND, "serve", "--data", str(server.data), "--port", "0"], env=ENVIRONMENT)
-    wait_until(lambda: _left(server) < left - 2000)
-    starting.send_signal(signal.SIGTERM)
-    assert starting.wait(10) == 0
+    insert_many(server, collection)
+    with slow(server, "DELETE ON documents", 2000):
+        with server.connect(collection, query="since=now", max_queue=None) as ws:
+            receive(ws)
+            dropping = threading.Thread(
+                target=lambda: suppress_transport(server, f"/{collection}?confirm={collection}")
+            )
+            dropping.start()
+            assert receive(ws)["type"] == "delete"
+            server.kill()
+        dropping.join()
+        left = _left(server)
+        command = [*COMMAND, "serve", "--data", str(server.data), "--port", "0"]
+        starting = subprocess.Popen(command, env=ENVIRONMENT)
+        wait_until(lambda: _left(server) < left)
+        starting.send_signal(signal.SIGTERM)
+        assert starting.wait(10) == 0
     assert _left(server) > 0
     server.start()
     assert server.request("GET", "/collections").json() == {"collections": []}
@@ -337,9 +354,7 @@ def _left(server: Server) -> int:
 def test_index_that_is_being_built_cannot_delay_the_stop(start_server: StartServer, collection: str) -> None:
     """A schema that waits for it is not in force afterwards; the next start builds on."""
     server = start_server("--drain-timeout", "0.8")
-    for _ in range(10):
-        documents = [{"a": {"b": list(range(250))}} for _ in range(1000)]
-        assert server.request("POST", f"/{collection}/bulk", json=documents).status_code == 200
+    insert_many(server, collection)
     schema = {"properties": {f"f{n}": {"unique": True} for n in range(5)}}
     answers = []
 
@@ -350,11 +365,12 @@ def test_index_that_is_being_built_cannot_delay_the_stop(start_server: StartServ
         found = server.request("GET", f"/{collection}/docs?limit=1&explain=true").json()
         return bool(found["explain"]["building"])
 
-    putting = threading.Thread(target=put)
-    putting.start()
-    wait_until(is_building)
-    assert end(server) < 0.8 + SLACK
-    putting.join()
+    with slow(server, "UPDATE ON index_builds", 1_000_000):
+        putting = threading.Thread(target=put)
+        putting.start()
+        wait_until(is_building)
+        assert end(server) < 0.8 + SLACK
+        putting.join()
     assert_stopped(server, answers[0])
     server.start()
     assert server.request("GET", f"/{collection}/schema").status_code == 404
