@@ -256,11 +256,11 @@ def insert_many(server: Server, collection: str) -> int:
 
 @contextmanager
 def slow(server: Server, change: str, work: int) -> Iterator[None]:
-    """A trigger makes each such change of the file take time, some 0.25 ms per thousand of `work`: what consists of
-    many is not over before the test stops it."""
-    numbers = f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {work}) SELECT i FROM n"
+    """A trigger makes each such change of the file take some 0.25 ms per thousand of `work`. So what
+    consists of many changes is not over before the test stops it."""
+    counted = f"WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n LIMIT {work}) SELECT i FROM n"
     with closing(connect(server.data / "paperdb.sqlite")) as file:
-        file.execute(f"CREATE TRIGGER slow AFTER {change} BEGIN SELECT count(*) FROM ({numbers}); END")
+        file.execute(f"CREATE TRIGGER slow AFTER {change} BEGIN SELECT count(*) FROM ({counted}); END")
     yield
     with closing(connect(server.data / "paperdb.sqlite")) as file:
         file.execute("DROP TRIGGER slow")
@@ -279,7 +279,10 @@ def test_drain_interrupts_a_drop_and_the_next_start_finishes_it(
         with suppress(httpx.TransportError):
             responses.append(server.request("DELETE", f"/{collection}", params={"confirm": collection}))
 
-    with slow(server, "DELETE ON documents", 2000), server.connect(collection, query="since=now", max_queue=None) as ws:
+    with (
+        slow(server, "DELETE ON documents", 2000),
+        server.connect(collection, query="since=now", max_queue=None) as ws,
+    ):
         cursor = receive(ws)["seq"]
         dropping = threading.Thread(target=drop)
         dropping.start()
