@@ -44,6 +44,7 @@ class Channel:
     server shows of its collections, under which it is where it is; a collection that the server is about to
     follow under another rule is missing there.
     `unanswered` counts the collections that the server has been asked for and has not confirmed yet.
+    `confirmed` is the latest seq of its replies.
     """
 
     collections: frozenset[str]
@@ -58,6 +59,7 @@ class Channel:
     error: Exception | None = None
     link: Holder | None = None
     unanswered: int = 0
+    confirmed: int = 0
 
     def wants(self, event: Received) -> bool:
         return event.collection in self.collections and self.start is not None and event.seq > self.start

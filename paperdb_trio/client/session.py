@@ -3,9 +3,10 @@
 Law: `run` ends only by an exception. One task reads, and acts on the server's messages in their order; the
 others only send.
 
-A collection that is added to a live connection starts at the `seq` in the server's reply `subscribed`. A reply
-without one does not say where it starts. Then the connection is made anew at the same cursor, and the added
-collection starts at the head that `ready` names.
+A collection that is added to a live connection starts at the `seq` in the server's reply `subscribed`. Several
+that are added together start at the latest of their seqs, which is not always that of the last reply. A reply
+without one does not say where the collection starts. Then the connection is made anew at the same cursor, and
+the added collection starts at the head that `ready` names.
 """
 
 from __future__ import annotations
@@ -220,8 +221,9 @@ class Session:
             if message.seq is None:
                 raise Again
             channel.unanswered -= 1
+            channel.confirmed = max(channel.confirmed, message.seq)
             if not channel.unanswered:
-                channel.start = message.seq
+                channel.start = channel.confirmed
                 channel.views = self._followed.views(channel.collections)
                 channel.started.set()
 
@@ -273,7 +275,7 @@ class Session:
             await self._wire.send({"action": "unsubscribe", "collection": name})
 
     async def _subscribe(self, channel: Channel) -> None:
-        channel.unanswered = len(channel.collections)
+        channel.unanswered, channel.confirmed = len(channel.collections), 0
         for name in sorted(channel.collections):
             ref = next(self._refs)
             self._asked[ref] = channel

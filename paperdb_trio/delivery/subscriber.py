@@ -259,6 +259,11 @@ class Subscriber:
         """The topics that it wants now, each with the seq after which it does."""
         return self._interest
 
+    def comes_after(self, topic: Topic) -> int:
+        """The seq after which all changes of a topic are still to come: what has been reached, or what `want`
+        named, if that is later."""
+        return max(self.reached, self._interest[topic])
+
     def want(self, topic: Topic, since: int) -> None:
         """Want the changes of another topic after seq `since`, too. The other topics go on without a gap or a
         repetition, even if `since` is before what has been reached. Raises a 400, having done nothing, for too

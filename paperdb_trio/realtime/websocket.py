@@ -254,7 +254,8 @@ class WebSocket(Live):
                 )
             elif self._covers(topic) and "since" not in given:
                 await self._subscriber.room()
-                self._put(self._subscribed(action.ref, topic, self._subscriber.reached))
+                followed = topic if topic in self._subscriber.interest else None
+                self._put(self._subscribed(action.ref, topic, self._subscriber.comes_after(followed)))
             else:
                 await self._follow(action, asked, topic)
 

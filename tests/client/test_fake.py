@@ -105,6 +105,28 @@ async def test_a_subscription_begins_at_the_seq_of_its_reply() -> None:
         await eventually(lambda: len(fake.peers) == 2)
 
 
+async def test_several_collections_begin_at_the_latest_seq_of_their_replies() -> None:
+    """The server sends changes of the one only after its seq, and may not have come as far with the other."""
+
+    async def script(peer: Peer) -> None:
+        await peer.say(type="ready", seq=10)
+        asked = [await peer.heard("subscribe") for _ in range(2)]
+        for message, seq in zip(asked, (14, 12), strict=True):
+            await peer.say(type="subscribed", ref=message["ref"], collection=message["collection"], seq=seq)
+        await peer.event(13, asked[1]["collection"], n=1)
+        await peer.event(15, asked[0]["collection"], n=2)
+        await peer.event(16, asked[1]["collection"], n=3)
+        await quiet(peer)
+
+    async with (
+        faked(script) as fake,
+        create_client(base_url=fake.url, get_token=any_token) as db,
+        db.realtime.subscribe("a"),
+        db.realtime.subscribe("b", "c") as events,
+    ):
+        assert numbers(await take(events, 2)) == [2, 3]
+
+
 async def test_a_pong_advances_the_cursor() -> None:
     """The cursor of a quiet collection in a busy database must not age out of the log."""
 

@@ -63,6 +63,15 @@ async def test_a_new_interest_does_not_bring_older_changes(world: World, nursery
     assert payloads(sink.data) == [e for e in world.events() if b'"a"' in e or b'{"seq":7,' in e]
 
 
+async def test_a_topic_comes_after_the_seq_from_which_it_is_wanted(world: World) -> None:
+    """Although less has been reached: changes that are not published yet concern other topics."""
+    subscriber = world.subscriber(FakeSink(), "a")
+    subscriber.start(0)
+    world.commit("b", "a")  # the hub does not run
+    subscriber.want("b", 2)
+    assert [subscriber.comes_after(topic) for topic in ("a", "b")] == [0, 2]
+
+
 @pytest.mark.interpreted
 @pytest.mark.parametrize("extra", range(6))
 async def test_interest_that_changes_inside_a_publish_misses_and_repeats_nothing(

@@ -17,7 +17,7 @@ import pytest
 import trio
 
 from paperdb_trio.errors import ApiError
-from paperdb_trio.store.postgres import connecting, watcher, writer
+from paperdb_trio.store.postgres import connecting, connection, watcher, writer
 from paperdb_trio.store.postgres.schema import LOCK
 from paperdb_trio.store.postgres.session import Session
 from tests.conftest import Server, wait_until
@@ -66,6 +66,21 @@ async def test_a_node_that_hangs_within_a_transaction_does_not_hold_up_others(
             with trio.fail_after(20):
                 assert (await other.submit(patch("a", n={"increment": 5}))).seq == 2
             nursery.cancel_scope.cancel()
+
+
+async def test_what_a_killed_node_was_reading_ends(
+    postgres: Postgres, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "GONE_MILLISECONDS", 100)
+    reading = await connection.Connection.open(postgres_url)
+    activity = f"SELECT state FROM pg_stat_activity WHERE pid={reading.backend}"
+    with postgres.connect() as asking:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reading.query, "SELECT pg_sleep(60)")
+            await until(lambda: asking.execute(activity).fetchone() == ("active",))
+            nursery.cancel_scope.cancel()
+        reading.close()  # as the kernel does it: nobody asks PostgreSQL to stop the statement
+        await until(lambda: asking.execute(activity).fetchone() is None)
 
 
 def test_a_host_that_says_nothing_is_passed_over(

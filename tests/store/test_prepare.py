@@ -36,6 +36,13 @@ def durable() -> Iterator[Postgres]:
         yield server
 
 
+def test_postgresql_notices_a_node_that_is_gone_without_a_word(durable: Postgres) -> None:
+    """By default, it would keep the connections of a machine without power for two hours."""
+    with closing(Session(f"postgresql://postgres@127.0.0.1:{durable.port}/postgres")) as session:
+        kernels = "SELECT current_setting('tcp_keepalives_idle'), current_setting('tcp_user_timeout')"
+        assert session.query(kernels) == [(b"10", b"20000")]
+
+
 @pytest.mark.executable
 @pytest.mark.parametrize(
     ("url", "words"),

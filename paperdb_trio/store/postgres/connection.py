@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from typing import Final
 
 import trio
 from psycopg.pq import abc
@@ -22,6 +23,10 @@ from paperdb_trio.store.postgres.wire import ConnectionLost, Parameter, Row, Ser
 from paperdb_trio.store.refusals import storage_away, storage_failed
 
 log = logging.getLogger("paperdb.store")
+
+GONE_MILLISECONDS: Final = 2000
+"""How often PostgreSQL checks that the node is still there while it runs a statement. Otherwise the heavy reads
+of a killed node would run to their end. Not for writes: a commit that waits for a standby must go on."""
 
 
 class Connection:
@@ -38,6 +43,8 @@ class Connection:
         connection = cls(await trio.to_thread.run_sync(connect, url))
         try:
             await connection.queries(SETTINGS)
+            with suppress(ServerError):  # some systems that PostgreSQL runs on cannot tell
+                await connection.query(f"SET client_connection_check_interval={GONE_MILLISECONDS}")
         except BaseException:
             connection.close()
             raise
