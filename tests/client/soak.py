@@ -87,7 +87,9 @@ class Soak:
                     watching.cancel()
                     proxy.budget = lambda: float("inf")
                     while sum(record.stays for record in self.records) < len(staying):
-                        await trio.sleep(0.01)  # one that is entered later would wait for its last event forever
+                        await trio.sleep(
+                            0.01
+                        )  # one that is entered later would wait for its last event forever
                     self.stopping.set()
                     while self.writing:  # no event follows the last document of a collection
                         await trio.sleep(0.01)
