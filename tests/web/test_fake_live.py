@@ -1,4 +1,4 @@
-"""What live queries make of a server that is further than what it has sent, without a server or time (fake.mjs).
+"""Live queries and a server that is further than what it has sent, without a server or time (see fake.mjs).
 
 A reply to a ping says how far the server has come with this connection. That is less than it knows while it
 reads the log for the connection, and while it hands out changes to others.
@@ -13,13 +13,15 @@ import pytest
 from tests.web.test_fake import run_case
 
 BEGIN = """
-    const inserted = () => new Response(JSON.stringify(document("new")), { status: 201, headers: { ETag: '"9"' } });
-    const { db } = connect({ fetch: async () => inserted() });
+    const headers = { ETag: '"9"' };
+    const fetch = async () => new Response(JSON.stringify(document("new")), { status: 201, headers });
+    const { db } = connect({ fetch });
     const seen = [];
     const live = db.collection("a").live();
     live.subscribe(({ status, documents }) => seen.push(`${status} ${documents.map(({ _id }) => _id)}`));
     const document = (_id) => ({ _id, createdAt: "", updatedAt: "" });
-    const insert = (seq, id) => latest().say({ type: "insert", collection: "a", query: "q", seq, data: document(id) });
+    const about = { collection: "a", query: "q" };
+    const insert = (seq, id) => latest().say({ ...about, type: "insert", seq, data: document(id) });
     /** Respond to what was sent: there is one ping at most. */
     const pong = async (seq, pings = 1) => {
       const sent = latest().sent.splice(0).filter(({ action }) => action === "ping");
@@ -28,7 +30,7 @@ BEGIN = """
     };
     const subscribed = async (seq, ...more) => {
       const { ref, ...asked } = latest().sent.shift();
-      await latest().say({ type: "subscribed", collection: "a", query: "q", seq, ref }, ...more);
+      await latest().say({ ...about, type: "subscribed", seq, ref }, ...more);
       return asked;
     };
     await settle();
