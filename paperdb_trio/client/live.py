@@ -41,7 +41,22 @@ LEAST_SLACK, MOST_SLACK = 10, 100
 
 
 class _Board(StatusBoard):
-    """Outlives the channels, which put up their states here one after another."""
+    """Outlives the channels, which put up their states here one after another. Their `LIVE` is shown when what
+    came before it is in the list, as `settle` says, and not while the list `is_behind`."""
+
+    def __init__(self, first: Status, is_behind: Callable[[], bool]) -> None:
+        super().__init__(first)
+        self._is_behind = is_behind
+        self._held: Status | None = None
+
+    def publish(self, status: Status) -> None:
+        self._held = status if status.state is ConnectionState.LIVE and self._is_behind() else None
+        if self._held is None:
+            super().publish(status)
+
+    def settle(self) -> None:
+        if self._held is not None:
+            self.publish(self._held)
 
     def end(self, status: Status) -> None:
         if status.error is None:
@@ -94,7 +109,9 @@ class Live(Generic[V]):
         self._error: Exception | None = None
         self._readers = trio.lowlevel.ParkingLot()
         self._shown: tuple[int, list[V]] = (-1, [])
-        self._board = _Board(Status(ConnectionState.CONNECTING))
+        self._channel: Channel | None = None
+        """The one that it waits for."""
+        self._board = _Board(Status(ConnectionState.CONNECTING), self._is_behind)
 
     def __repr__(self) -> str:
         return f"<live list of {self._name!r}>"
@@ -210,7 +227,20 @@ class Live(Generic[V]):
         if self._shown[0] != self._window.version:
             self._readers.unpark_all()
 
-    def _channel(self, *, snapshot: bool) -> Channel:
+    def _is_behind(self) -> bool:
+        return self._channel is None or len(self._channel.buffer) > 0
+
+    async def _take(self, channel: Channel) -> Received:
+        """The next item. All before it are in the list."""
+        self._channel = channel
+        if not self._is_behind():
+            self._board.settle()
+        try:
+            return await channel.buffer.take()
+        finally:
+            self._channel = None
+
+    def _new_channel(self, *, snapshot: bool) -> Channel:
         query = Query(self._filter, self._select, snapshot)
         buffer = Buffer(BUFFER_EVENTS, BUFFER_BYTES)
         channel = Channel(frozenset((self._name,)), None, buffer, False, query, status=self._board)
@@ -219,11 +249,11 @@ class Live(Generic[V]):
 
     async def _follow_all(self) -> None:
         """A snapshot, and then events; the channel begins again with a snapshot by itself."""
-        channel = self._channel(snapshot=True)
+        channel = self._new_channel(snapshot=True)
         snapshot: list[Document] = []
         try:
             while True:
-                item = await channel.buffer.take()
+                item = await self._take(channel)
                 if item.type == BEGIN:
                     snapshot = []
                 elif item.type in (SNAPSHOT, LAST):
@@ -243,7 +273,7 @@ class Live(Generic[V]):
 
     async def _follow_window(self) -> None:
         """Listen, then fetch: so the listener hears of another rule that comes between the two."""
-        channel = self._channel(snapshot=False)
+        channel = self._new_channel(snapshot=False)
         try:
             await channel.started.wait()
             if channel.error is not None:
@@ -252,7 +282,7 @@ class Live(Generic[V]):
                 await self._fetch()
             self._publish()
             while True:
-                item = await channel.buffer.take()
+                item = await self._take(channel)
                 async with self._lock:
                     self._apply(item)
                     if self._window.short:
