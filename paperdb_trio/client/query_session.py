@@ -17,7 +17,7 @@ import trio
 from .buffer import Received
 from .channel import Channel
 from .errors import PaperDBError
-from .session import EVENTS, QUIET_SECONDS, READY_SECONDS, Session, received
+from .session import ASK_SECONDS, EVENTS, READY_SECONDS, Session, received
 from .types import ConnectionState
 from .wire import Lost, Message
 
@@ -57,7 +57,7 @@ class QuerySession(Session):
         while True:
             if self._catching_up and self._id is not None and not self._paused:
                 await self._wire.send({"action": "ping"})
-            await trio.sleep(QUIET_SECONDS)
+            await trio.sleep(ASK_SECONDS)
 
     async def _take(self, message: Message) -> None:
         link = self._link

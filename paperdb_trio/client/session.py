@@ -31,8 +31,8 @@ PING_SECONDS = 10.0
 connection; and its pongs keep the cursor of a quiet collection recent."""
 PONG_SECONDS = 15.0
 READY_SECONDS = 10.0
-QUIET_SECONDS = 1.0
-"""A server sends the past without pause: once it is quiet for this long, the link is live."""
+ASK_SECONDS = 1.0
+"""While a link catches up, between two pings, whose replies say how far it is."""
 EVENTS = frozenset({"insert", "update", "delete"})
 AUTH = "auth"
 
@@ -234,14 +234,11 @@ class Session:
     # --- what the client says --------------------------------------------------------------------
 
     async def _settle(self) -> None:
-        """Notice the end of catching up when the last changes are of other collections."""
+        """Ask how far the server has come: the last changes may be of other collections."""
         while self._catching_up:
-            cursor, paused = self._link.cursor, self._paused
-            if not paused:
+            if not self._paused:
                 await self._wire.send({"action": "ping"})
-            await trio.sleep(QUIET_SECONDS)
-            if self._catching_up and cursor == self._link.cursor and not (paused or self._paused):
-                self._is_live()
+            await trio.sleep(ASK_SECONDS)
 
     async def _ping(self) -> None:
         while True:

@@ -34,7 +34,7 @@ const LONGEST_WAIT_MS = 60_000;
 const SILENCE_MS = 25_000;
 const PONG_MS = 10_000;
 const PONG_AFTER_WAKING_MS = 3_000;
-/** The server does not say when it has caught up with changes of no interest: this much silence says so. */
+/** The server does not say when it has caught up with changes of no interest: after this much silence it is asked. */
 const QUIET_MS = 1_000;
 /** How long until a server that has not sent all to the live queries yet is asked again how far it is. */
 const BEHIND_MS = 200;
@@ -377,7 +377,9 @@ export class Realtime {
   }
 
   #awaitQuiet() {
-    if (this.status.state === "catching up") this.#timers.set("quiet", QUIET_MS, () => this.#live());
+    if (this.status.state !== "catching up") return;
+    const ask = () => this.#connection.ask("ping", {}, (error, pong) => (this.#pong(pong), this.#awaitQuiet()));
+    this.#timers.set("quiet", QUIET_MS, ask);
   }
 
   #gap({ since, oldest }) {
