@@ -150,7 +150,7 @@ def test_a_wrong_clock_changes_nothing(
             node.subscribe(collection, "a")
             wait_until(lambda: len(back_end.asked) >= 2)
             assert time.monotonic() - began > 1
-            assert node.state == "live"
+            node.wait_state("live")
 
 
 def test_generate_token_gives_the_raw_token(client: MakeClient, server: Server) -> None:
