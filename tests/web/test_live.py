@@ -368,7 +368,8 @@ def test_own_writes_of_a_rule_with_select(client: MakeClient, server: Server, co
 
 
 def test_a_query_that_begins_anew_for_another_loses_nothing(client: MakeClient) -> None:
-    """In memory: a handler is at seq 5 when a snapshot at 10 restarts the subscription that both share."""
+    """In memory: a handler is at seq 5 when a snapshot at 10 restarts the subscription that both share. Both are at
+    12 when another one does so."""
     got = client().run("""
         const { Queries } = await import(`${process.cwd()}/node_modules/paperdb/queries.js`);
         const queries = new Queries(), sent = [], seen = [];
@@ -397,8 +398,15 @@ def test_a_query_that_begins_anew_for_another_loses_nothing(client: MakeClient) 
         event(11);
         asked.push(answer(5));
         for (const seq of [6, 8, 11, 12]) event(seq);
+        queries.add({ collection: "c", snapshot: true }, owner("late"));
+        queries.align(connection, () => true);
+        asked.push(answer(10));
+        queries.progress(30); // that of other queries
+        queries.receive({ type: "snapshot", query: "q", seq: 10, documents: [], last: true });
+        for (const seq of [11, 12, 13]) event(seq);
         return { asked, seen };
     """)
-    assert got["asked"] == [[None, None], [None, True], [5, None]]
-    assert [entry[1] for entry in got["seen"] if entry[0] == "handler"] == [5, 6, 8, 11, 12]
-    assert [entry[1:] for entry in got["seen"] if entry[0] == "live"] == [["all", 10], [11], [12]]
+    assert got["asked"] == [[None, None], [None, True], [5, None], [None, True]]
+    assert [entry[1] for entry in got["seen"] if entry[0] == "handler"] == [5, 6, 8, 11, 12, 13]
+    assert [entry[1:] for entry in got["seen"] if entry[0] == "live"] == [["all", 10], [11], [12], [13]]
+    assert [entry[1:] for entry in got["seen"] if entry[0] == "late"] == [["all", 10], [11], [12], [13]]

@@ -225,9 +225,11 @@ export class Queries {
     this.sync();
   }
 
-  /** Everything up to `seq` has been sent. */
+  /** Everything up to `seq` has been sent; but for ids of which a snapshot is on its way, after which changes of before come. */
   progress(seq) {
-    const begun = [...this.#all].filter(({ id, pieces, lagging, cursor }) => id !== null && pieces === null && !lagging && cursor !== null);
+    const all = [...this.#all];
+    const coming = new Set(all.filter(({ pieces }) => pieces !== null).map(({ id }) => id));
+    const begun = all.filter(({ id, lagging, cursor }) => id !== null && !coming.has(id) && !lagging && cursor !== null);
     for (const query of begun) {
       query.cursor = Math.max(query.cursor, seq);
       query.owner.progress(query.cursor);
