@@ -368,8 +368,8 @@ def test_own_writes_of_a_rule_with_select(client: MakeClient, server: Server, co
 
 
 def test_a_query_that_begins_anew_for_another_loses_nothing(client: MakeClient) -> None:
-    """In memory: a handler is at seq 5 when a snapshot at 10 restarts the subscription that both share. Both are
-    at 12 when another one does so."""
+    """In memory: a handler is at seq 5 when a snapshot at 10 restarts the subscription that both share. Both
+    are at 12 when another one does so."""
     got = client().run("""
         const { Queries } = await import(`${process.cwd()}/node_modules/paperdb/queries.js`);
         const queries = new Queries(), sent = [], seen = [];
