@@ -368,6 +368,7 @@ def test_certificate_that_became_useless_keeps_no_worker_from_starting_again(
     wait_until(lambda: processes(server).get("worker-1", before) != before)
     for _ in range(12):  # half of them wait for the new worker
         assert server.request("GET", "/healthz", verify=context).status_code == 200
+    assert server.stop() == 0
     assert server.stderr.count("died") == 1
 
 
