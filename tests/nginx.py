@@ -40,9 +40,17 @@ def nginx(home: Path, port: int, changes: dict[str, str], page: str = OPERATIONS
         process.communicate(timeout=10)
 
 
+_held: list[socket.socket] = []
+
+
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """A port to listen on. It stays bound while this process lives, without listening: the kernel gives it to no
+    other test and to no connection."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    _held.append(holder)
+    return int(holder.getsockname()[1])
 
 
 def _changed(snippet: str, changes: dict[str, str]) -> str:
