@@ -44,8 +44,8 @@ _held: list[socket.socket] = []
 
 
 def free_port() -> int:
-    """A port to listen on. It stays bound while this process lives, although nothing listens: so the kernel gives
-    it to no one else."""
+    """A port to listen on. It stays bound while this process lives, although nothing listens: thus the kernel
+    gives it to no one else."""
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("127.0.0.1", 0))
