@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import need, wait_until
@@ -40,17 +41,13 @@ def nginx(home: Path, port: int, changes: dict[str, str], page: str = OPERATIONS
         process.communicate(timeout=10)
 
 
-_held: list[socket.socket] = []
-
-
 def free_port() -> int:
-    """A port to listen on. It stays bound while this process lives, although nothing listens: thus the kernel
-    gives it to no one else."""
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    _held.append(holder)
-    return int(holder.getsockname()[1])
+    """Below those that the kernel gives to clients and to servers on port 0: none takes it meanwhile."""
+    first, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    while True:
+        port = random.randrange(first // 2, first)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _changed(snippet: str, changes: dict[str, str]) -> str:

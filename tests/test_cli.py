@@ -117,6 +117,14 @@ def test_port_in_use_is_refused(data: Path) -> None:
         fails(run("serve", "--data", data, "--port", port), 7, f"127.0.0.1:{port}", "in use")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_too_few_open_files_are_named(data: Path, workers: str) -> None:
+    serve = [*COMMAND, "serve", "--data", str(data), "--port", "0", "--workers", workers]
+    limited = ["sh", "-c", 'ulimit -n 40; exec "$@"', "sh", *serve]
+    done = subprocess.run(limited, capture_output=True, text=True, env=ENVIRONMENT, timeout=30, check=False)
+    fails(done, 1, "limit of open files is 40", "64")
+
+
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
 def test_foreign_address_is_refused(data: Path, host: str) -> None:
     fails(run("serve", "--data", data, "--port", "0", "--host", host), 7, host)

@@ -63,6 +63,8 @@ USED_SECONDS: Final = 60.0
 """Between two notes in the file of when keys were used."""
 LAST_WORDS: Final = 0.5
 """The end of the drain time, when requests that still wait for the disk are refused, to send the refusal."""
+MIN_FILES: Final = 64
+"""Open files: a server without connections has some 30."""
 MIN_CHECKPOINT_SECONDS: Final = 0.25
 """For the final checkpoint of the write-ahead log, even when the drain time is over."""
 
@@ -358,9 +360,12 @@ async def _keep_used_keys(services: Services) -> None:
 
 
 def raise_file_limit(settings: Settings) -> None:
+    """Raises `StartupError` if it is too low to serve anyone."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard < MIN_FILES:
+        raise StartupError(f"The limit of open files is {hard} (ulimit -Hn); expected at least {MIN_FILES}")
     if hard != resource.RLIM_INFINITY and hard < settings.max_connections + 100:
         log.warning(
             "the limit of open files is %d: fewer than %d connections fit (ulimit -Hn)",

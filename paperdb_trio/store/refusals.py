@@ -1,4 +1,4 @@
-"""The errors of a write that cannot be stored. Nothing of such a write is in the file, unless it says so.
+"""The errors of a store that cannot write, or read. Nothing of such a write is in the file, unless it says so.
 
 Law: each is a fault of the disk, of the process or of ours, or an administrator's doing; never the client's.
 """
@@ -20,11 +20,11 @@ def storage_full() -> ApiError:
     )
 
 
-def storage_failed() -> ApiError:
+def storage_failed(done: str = "written") -> ApiError:
     return ApiError(
         503,
         "STORAGE_ERROR",
-        "The storage failed: nothing was written. Try again later.",
+        f"The storage failed: nothing was {done}. Try again later.",
         headers={"Retry-After": "1"},
     )
 
@@ -38,11 +38,11 @@ def storage_gone() -> ApiError:
     )
 
 
-def storage_away() -> ApiError:
+def storage_away(done: str = "written") -> ApiError:
     return ApiError(
         503,
         "STORAGE_ERROR",
-        "PostgreSQL cannot be reached: nothing was written. Try again later.",
+        f"PostgreSQL cannot be reached: nothing was {done}. Try again later.",
         headers={"Retry-After": "1"},
     )
 

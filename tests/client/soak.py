@@ -75,7 +75,8 @@ class Soak:
                 async with trio.open_nursery() as nursery:
                     for _ in range(3):
                         nursery.start_soon(self.write, direct)
-                    for client in (db, db, db, asking, asking, asking):
+                    staying = (db, db, db, asking, asking, asking)
+                    for client in staying:
                         names = chance.sample(NAMES, chance.randrange(1, 4))
                         slow = chance.choice((0, 0.01, 0.03))
                         nursery.start_soon(self.subscribe, client, names, slow, True)
@@ -85,6 +86,10 @@ class Soak:
                     await self.trouble(proxy)
                     watching.cancel()
                     proxy.budget = lambda: float("inf")
+                    while sum(record.stays for record in self.records) < len(staying):
+                        await trio.sleep(
+                            0.01
+                        )  # one that is entered later would wait for its last event forever
                     self.stopping.set()
                     while self.writing:  # no event follows the last document of a collection
                         await trio.sleep(0.01)

@@ -322,6 +322,7 @@ async def test_while_postgresql_is_away_all_is_refused_and_then_goes_on() -> Non
                 with pytest.raises(ApiError) as refusal:
                     await read
                 assert (refusal.value.status, refusal.value.code) == (503, "STORAGE_ERROR")
+                assert "nothing was read" in refusal.value.message
             server.start()
             with trio.fail_after(20):
                 while True:

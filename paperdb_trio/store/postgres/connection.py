@@ -173,10 +173,10 @@ class Pool:
                 async with self._limiter, self._lent() as connection:
                     yield connection
         except ConnectionLost:
-            raise storage_away() from None
+            raise storage_away("read") from None
         except ServerError as error:
             self._sparing_log.error("a read failed: %s", error)
-            raise storage_failed() from None
+            raise storage_failed("read") from None
         finally:
             self.seconds.setdefault(kind, Histogram()).observe(time.perf_counter() - began)
         if scope.cancelled_caught:
