@@ -11,7 +11,7 @@ from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, receive, wait_until
 from tests.hooks.receiver import receiving
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
 from tests.web.dashboard import (
     BOTH_LISTED,
     BUSIEST,
