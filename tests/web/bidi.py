@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from tests.conftest import need
 from tests.web import browser
-from tests.web.browser import WINDOW, connected
+from tests.web.browser import PROCESS_SECONDS, WINDOW, connected
 
 FLAGS = (
     "--headless",
@@ -36,6 +37,13 @@ KEYS = {
     "ArrowDown": "\ue015",
 }
 """WebDriver's characters for keys that are not letters."""
+
+
+OF_A_SOCKET = re.compile(
+    r"Firefox can’t establish a connection to the server at wss?://\S+\."
+    r"|The connection to wss?://\S+ was interrupted while the page was loading\."
+)
+"""What Firefox logs of a WebSocket that was refused, cut off, or open when its page was left."""
 
 
 def plain(value: dict[str, Any]) -> Any:
@@ -63,6 +71,8 @@ class Browser(browser.Browser):
     def complaint(self, event: dict[str, Any]) -> tuple[str, str] | None:
         what = event.get("params", {})
         if event.get("method") != "log.entryAdded" or what["level"] not in ("error", "warn"):
+            return None
+        if OF_A_SOCKET.fullmatch(what["text"]):
             return None
         return what["source"]["context"], what["text"]
 
@@ -157,6 +167,9 @@ def firefox(profile: Path, *, host: str = "", trusting: bool = False) -> Iterato
     command = [program, *FLAGS, "--profile", str(profile), "about:blank"]
     with connected(command, profile, "WebDriver BiDi listening on", "/session", HOME=str(profile)) as ws:
         browser = Browser(ws)
-        browser.call("session.new", capabilities={"alwaysMatch": {"acceptInsecureCerts": trusting}})
+        begin = {"capabilities": {"alwaysMatch": {"acceptInsecureCerts": trusting}}}
+        # It responds once there is a window.
+        begun = browser.ask({"method": "session.new", "params": begin}, PROCESS_SECONDS)
+        assert begun["type"] == "success", begun
         yield browser
         browser.call("browser.close")

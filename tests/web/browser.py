@@ -46,12 +46,12 @@ class Browser(ABC):
         What a server refuses is not one, nor a message to a socket that it has just closed.
         """
 
-    def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+    def ask(self, command: dict[str, Any], seconds: float = SECONDS) -> dict[str, Any]:
         """Send a command and wait for its response. Complaints that come before it are kept."""
         id = next(self._numbers)
         self._ws.send(json.dumps({"id": id, **command}))
         while True:
-            response: dict[str, Any] = json.loads(self._ws.recv(timeout=SECONDS))
+            response: dict[str, Any] = json.loads(self._ws.recv(timeout=seconds))
             if response.get("id") == id:
                 return response
             if (said := self.complaint(response)) is not None:
