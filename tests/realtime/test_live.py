@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from websockets.sync.client import ClientConnection
 
 from tests.conftest import Server, StartServer, receive
 from tests.realtime.live import ask, delete, listening, put, shape, snapshot
@@ -149,9 +150,10 @@ def test_pages_and_long_polls_take_a_filter(server: Server, collection: str) -> 
 @pytest.mark.parametrize("seed", range(2))
 def test_view_is_what_a_find_says_over_kills_and_reconnects(start_server: StartServer, seed: int) -> None:
     """A client keeps a view by its snapshot and events, and a cursor for its query. Documents move in and out;
-    the server is killed; the client reconnects."""
+    the server is killed; the client reconnects. In between, the server tells its progress, as it does when a
+    client is silent."""
     rng = random.Random(seed)
-    server = start_server()
+    server = start_server("--ping-interval", "0.1")
     filter = {"or": [{"g": {"gte": 3}}, {"tags": {"contains": "x"}}]}
     view: dict[str, dict[str, Any]] = {}
     cursor: int | None = None
@@ -176,18 +178,24 @@ def test_view_is_what_a_find_says_over_kills_and_reconnects(start_server: StartS
                 head = server.request("GET", "/c/docs").json()["seq"]
                 put(server, "c", "mark", g=9)
                 while cursor < head + 1:
-                    event = receive(ws)
-                    assert event["seq"] > cursor
-                    cursor = event["seq"]
-                    apply(view, event)
+                    cursor = take(ws, view, cursor)
                 assert view == found(server, filter)
             else:
                 for _ in range(rng.randrange(8)):
-                    event = receive(ws)
-                    cursor = event["seq"]
-                    apply(view, event)
+                    cursor = take(ws, view, cursor)
         server.kill()
         server.start()
+
+
+def take(ws: ClientConnection, view: dict[str, dict[str, Any]], cursor: int) -> int:
+    """Take in the next message; the cursor behind it."""
+    message = receive(ws)
+    seq: int = message["seq"]
+    if message["type"] == "progress":
+        return max(cursor, seq)
+    assert seq > cursor
+    apply(view, message)
+    return seq
 
 
 def apply(view: dict[str, dict[str, Any]], event: dict[str, Any]) -> None:
