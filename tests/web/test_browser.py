@@ -12,18 +12,12 @@ import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.docs import blocks
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.cdp import Browser, Page
 from tests.web.test_page import subscribe_snippet, token_snippet
 from tests.web.test_tokens import BackEnd
 from tests.web.tools import Answer, Proxy, http_server, page_server
 
 CHAT = Path(__file__).parents[2] / "examples/chat/app.py"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 def test_the_pages_snippets_through_an_import_map(browser: Browser, server: Server) -> None:
@@ -111,14 +105,11 @@ def test_no_redirect_is_followed_and_no_address_guessed(browser: Browser, server
 
 
 def test_over_tls_documents_go_by_http_2_and_events_by_websocket(
-    start_server: StartServer, tmp_path: Path
+    browser: Browser, start_server: StartServer
 ) -> None:
     """Chromium opens a WebSocket within the HTTP/2 connection that it has, if the server says that it may."""
     server = start_server("--tls-self-signed")
-    with (
-        chromium(tmp_path / "profile", "--ignore-certificate-errors") as browser,
-        browser.page(f"{server.url}/healthz") as page,
-    ):
+    with browser.page(f"{server.url}/healthz") as page:
         assert page.run("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
         page.run(f"""
             import("/sdk/paperdb.js").then(({{ createClient }}) => {{

@@ -17,18 +17,12 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.conftest import Server
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.cdp import Browser, Page
 from tests.web.npm import CACHE, FRAMEWORKS
 from tests.web.tools import HERE, current_node, http_server, node_tool
 
 TYPES = {".js": "text/javascript", ".html": "text/html; charset=utf-8"}
 TEXTS = "[...document.querySelectorAll('li')].map((item) => item.textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from tests.conftest import ENVIRONMENT, Server, need, wait_until
 from tests.docs import Block, blocks
 from tests.nginx import free_port, nginx
 from tests.realtime.raw import running
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.cdp import Browser, Page
 
 TUTORIAL = "docs/tutorial.md"
 NAME = "tasks.example.com"
@@ -113,13 +113,6 @@ def certificate(home: Path) -> None:
         check=True,
         capture_output=True,
     )
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    flags = ("--ignore-certificate-errors", f"--host-resolver-rules=MAP {NAME} 127.0.0.1")
-    with chromium(tmp_path_factory.mktemp("chromium"), *flags) as browser:
-        yield browser
 
 
 def wait_live(*pages: Page) -> None:
