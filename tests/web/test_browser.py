@@ -12,7 +12,8 @@ import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.docs import blocks
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
+from tests.web.conftest import StartBrowser
 from tests.web.test_page import subscribe_snippet, token_snippet
 from tests.web.test_tokens import BackEnd
 from tests.web.tools import Answer, Proxy, http_server, page_server
@@ -105,11 +106,11 @@ def test_no_redirect_is_followed_and_no_address_guessed(browser: Browser, server
 
 
 def test_over_tls_documents_go_by_http_2_and_events_by_websocket(
-    browser: Browser, start_server: StartServer
+    start_browser: StartBrowser, start_server: StartServer
 ) -> None:
-    """Chromium opens a WebSocket within the HTTP/2 connection that it has, if the server says that it may."""
+    """A browser opens a WebSocket within the HTTP/2 connection that it has, if the server says that it may."""
     server = start_server("--tls-self-signed")
-    with browser.page(f"{server.url}/healthz") as page:
+    with start_browser(trusting=True) as browser, browser.page(f"{server.url}/healthz") as page:
         assert page.run("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
         page.run(f"""
             import("/sdk/paperdb.js").then(({{ createClient }}) => {{
@@ -277,6 +278,7 @@ def test_rooms_know_nothing_of_each_other(browser: Browser, chat: Chat) -> None:
         chat.wait_shown(other)
 
 
+@pytest.mark.chromium
 def test_after_a_gap_the_page_shows_the_current_documents(browser: Browser, chat: Chat) -> None:
     chat.server.options = ("--retention-count", "5")
     chat.server.stop()
@@ -304,7 +306,6 @@ def test_offline_and_online_again(browser: Browser, chat: Chat) -> None:
             chat.wait_state(page, "live")
         chat.post("one")
         chat.wait_shown(first, second)
-        second.call("Network.enable")
         second.run("""
             window.states = [];
             new MutationObserver(() => states.push(document.getElementById("status").textContent))
@@ -324,6 +325,7 @@ def test_offline_and_online_again(browser: Browser, chat: Chat) -> None:
         chat.wait_shown(first, second)
 
 
+@pytest.mark.chromium
 def test_a_hidden_tab_and_a_frozen_one(browser: Browser, chat: Chat) -> None:
     with browser.page(chat.url) as first, browser.page(chat.url) as second:
         for page in (first, second):

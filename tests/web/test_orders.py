@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
 
 HERE = Path(__file__).parents[2] / "examples/orders"
 ROWS = """[...document.querySelectorAll("#orders tr")].map(

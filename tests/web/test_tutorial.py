@@ -17,7 +17,8 @@ from tests.conftest import ENVIRONMENT, Server, need, wait_until
 from tests.docs import Block, blocks
 from tests.nginx import free_port, nginx
 from tests.realtime.raw import running
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
+from tests.web.conftest import StartBrowser
 
 TUTORIAL = "docs/tutorial.md"
 NAME = "tasks.example.com"
@@ -113,6 +114,12 @@ def certificate(home: Path) -> None:
         check=True,
         capture_output=True,
     )
+
+
+@pytest.fixture(scope="module")
+def browser(start_browser: StartBrowser) -> Iterator[Browser]:
+    with start_browser(host=NAME, trusting=True) as browser:
+        yield browser
 
 
 def wait_live(*pages: Page) -> None:
