@@ -66,7 +66,7 @@ class Listener:
         """The exit code. If it does not end, fails and shows what it and the server were doing."""
         code = None
         try:
-            code = self.process.wait(10)
+            code = self.process.wait(30)  # some start first: the executable takes 0.4 s of CPU for it
         except subprocess.TimeoutExpired:
             self.process.send_signal(signal.SIGABRT)  # its stack goes to stderr
             self.process.wait(5)

@@ -24,7 +24,6 @@ def test_type_checkers_accept_good_use_and_refuse_misuse() -> None:
             "mypy",
             "--strict",
             "--no-pretty",
-            "--no-warn-unreachable",  # users have the default
             "--show-error-codes",
             str(CASES / "good.py"),
             str(CASES / "misuse.py"),

@@ -37,6 +37,7 @@ from tests.store.test_writer import running
 from tests.store.tools import (
     DATABASE,
     DOCUMENTS,
+    LONG_TO_SEARCH,
     MAX_BYTES,
     apply_all,
     committed,
@@ -447,13 +448,15 @@ def test_dropped_collection_leaves_no_entries(file: Path) -> None:
 
 
 async def test_repeated_scans_get_an_index(file: Path) -> None:
-    large(file, 3000)
+    documents = ({"a": i, "b": i % 7, "tags": LONG_TO_SEARCH} for i in range(700))
+    apply_all(file, *map(inserting, documents))
     advisor = IndexAdvisor(after=3)
     reader = Reader(file, threads=1, timeout=30, max_result_bytes=2**20, advisor=advisor)
     more: dict[str, Any] = {"limit": 10, "offset": 0, "select": None, "count": False}
 
     async def find_one() -> None:
-        await reader.find(DATABASE, "c", filter='{"b": 3, "a": {"gte": 0}}', sort="-a", **more)
+        filter = '{"b": 3, "a": {"gte": 0}, "tags": {"contains": "none"}}'
+        await reader.find(DATABASE, "c", filter=filter, sort="-a", **more)
 
     async with running(file) as (writer, _), trio.open_nursery() as nursery:
         nursery.start_soon(advisor.run, writer)

@@ -20,6 +20,7 @@ from paperdb_trio.store.postgres.session import Session
 from paperdb_trio.store_url import check_store_url, shown_store_url
 from tests.auth.commands import Done, fails_here, run_here
 from tests.conftest import need, wait_until
+from tests.nginx import free_port
 from tests.postgres import Postgres, postgres_server
 from tests.store.tools import new_database
 
@@ -30,9 +31,7 @@ def serve(url: str, *options: str) -> Done:
 
 @pytest.fixture(scope="module")
 def durable() -> Iterator[Postgres]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with postgres_server(fsync="on", listen_addresses="127.0.0.1", port=str(port)) as server:
+    with postgres_server(fsync="on", listen_addresses="127.0.0.1", port=str(free_port())) as server:
         yield server
 
 
