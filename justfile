@@ -24,6 +24,10 @@ test-workers *options: _venv
 test-postgres *options: _venv
     {{python}} -m pytest -n auto --store postgres {{options}}
 
+# What tests do in a browser, in Firefox. Needs Debian's firefox-esr (153), or a newer Firefox.
+test-firefox *options: _venv
+    {{python}} -m pytest -n auto --browser firefox tests/web {{options}}
+
 # How much of `paperdb_trio` the tests run, in their own process and in the servers' that they start.
 coverage *options: _venv
     @{{python}} -m pip install -q -e '.[coverage]'

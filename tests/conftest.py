@@ -74,6 +74,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--store", choices=("sqlite", "postgres"), default="sqlite", help="Where the servers of tests store."
     )
+    parser.addoption(
+        "--browser", choices=("chromium", "firefox"), default="chromium", help="What shows the tests' pages."
+    )
     parser.addoption("--workers", default="1", help="How many processes of a test's server serve.")
 
 
@@ -93,14 +96,25 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Without the tests of SQLite's own under PostgreSQL, and of interpreted code where it is compiled."""
+    """Without the tests of SQLite's own under PostgreSQL, and of interpreted code where it is compiled.
+
+    With Firefox, only the tests that start a browser, without those of what only Chromium can do.
+    """
     without = {"sqlite"} if config.getoption("--store") == "postgres" else set()
     if list(Path(paperdb_trio.__file__).parent.rglob("*.so")):  # `just test-compiled`
         without.add("interpreted")
+    in_firefox = config.getoption("--browser") == "firefox"
+    if in_firefox:
+        without.add("chromium")
+
+    def runs(item: pytest.Item) -> bool:
+        if in_firefox and "start_browser" not in getattr(item, "fixturenames", ()):
+            return False
+        return not any(item.get_closest_marker(name) for name in without)
+
     if without:
-        others = [item for item in items if any(item.get_closest_marker(name) for name in without)]
-        config.hook.pytest_deselected(items=others)
-        items[:] = [item for item in items if item not in others]
+        config.hook.pytest_deselected(items=[item for item in items if not runs(item)])
+        items[:] = [item for item in items if runs(item)]
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import Server
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.bidi import firefox
+from tests.web.browser import Browser, Page
+from tests.web.cdp import chromium
 from tests.web.dashboard import sign_in
 from tests.web.tools import Client, Proxy, new_package
 
 MakeClient = Callable[..., Client]
+StartBrowser = Callable[..., contextlib.AbstractContextManager[Browser]]
 
 
 @pytest.fixture(scope="session")
@@ -52,9 +55,15 @@ def proxy(server: Server) -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, for the tests of the dashboard."""
-    with chromium(tmp_path_factory.mktemp("chromium"), "--window-size=1200,900") as browser:
+def start_browser(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> StartBrowser:
+    """`start_browser(host=…, trusting=…)`: what `--browser` names."""
+    start: StartBrowser = firefox if pytestconfig.getoption("--browser") == "firefox" else chromium
+    return lambda **options: start(tmp_path_factory.mktemp("browser") / "profile", **options)
+
+
+@pytest.fixture(scope="session")
+def browser(start_browser: StartBrowser) -> Iterator[Browser]:
+    with start_browser() as browser:
         yield browser
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from time import perf_counter
 
 from tests.conftest import Server
-from tests.web.cdp import Page, chromium
+from tests.web.browser import Page
+from tests.web.cdp import chromium
 from tests.web.dashboard import BOTH_LISTED, DIALOG, admin_key, click, fill, sign_in, visit
 
 LIMIT = 10.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.conftest import Server, wait_until
-from tests.web.cdp import Page
+from tests.web.browser import Page
 from tests.web.npm import AXE
 from tests.web.tools import node_tool
 
@@ -75,12 +75,6 @@ def fill(page: Page, label: str, value: str, within: str = "document") -> None:
     }})()""")
 
 
-def dark(page: Page, is_dark: bool) -> None:
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if is_dark else "light"}
-    still = {"name": "prefers-reduced-motion", "value": "reduce"}  # a colour on its way is none to measure
-    page.call("Emulation.setEmulatedMedia", features=[scheme, still])
-
-
 def barriers(page: Page) -> list[Any]:
     """What axe-core finds serious or critical on the page as it is; in dark only of contrast: the rest is the
     same."""
@@ -88,23 +82,21 @@ def barriers(page: Page) -> list[Any]:
         page.run((node_tool(AXE) / "axe.min.js").read_text("utf-8") + "; 1")
     found = []
     for is_dark, rules in ((False, "{}"), (True, '{ runOnly: ["color-contrast"] }')):
-        dark(page, is_dark)
+        page.dark(is_dark)
         found += page.run(VIOLATIONS % (SCOPE, rules))
     return found
 
 
 def fits_a_phone(page: Page) -> bool:
     """Whether nothing needs horizontal scrolling on a narrow screen."""
-    page.call("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=1, mobile=True)
+    page.resize((360, 740), mobile=True)
     width = page.run("document.documentElement.scrollWidth")
-    page.call("Emulation.clearDeviceMetricsOverride")
+    page.resize(None)
     return bool(width <= 360)
 
 
 def upload(page: Page, file: Path) -> None:
     click(page, "Import")
     page.wait(f"{DIALOG}?.querySelector('[type=file]') !== null")
-    root = page.call("DOM.getDocument")["root"]["nodeId"]
-    node = page.call("DOM.querySelector", nodeId=root, selector="[type=file]")["nodeId"]
-    page.call("DOM.setFileInputFiles", files=[str(file)], nodeId=node)
+    page.choose("[type=file]", file)
     click(page, "Import", DIALOG)

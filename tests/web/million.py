@@ -17,7 +17,8 @@ from time import perf_counter
 from urllib.parse import quote
 
 from tests.conftest import COMMAND, Server
-from tests.web.cdp import Page, chromium
+from tests.web.browser import Page
+from tests.web.cdp import chromium
 from tests.web.dashboard import DIALOG, LIVE, ROWS, click, sign_in, visit
 
 LIMIT = 2.0

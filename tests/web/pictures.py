@@ -17,8 +17,9 @@ from websockets.sync.client import connect
 from tests.conftest import Server
 from tests.docs import ROOT
 from tests.hooks.receiver import receiving
-from tests.web.cdp import Page, chromium
-from tests.web.dashboard import LIVE, ROWS, admin_key, click, dark, fill, sign_in, visit
+from tests.web.browser import Page
+from tests.web.cdp import chromium
+from tests.web.dashboard import LIVE, ROWS, admin_key, click, fill, sign_in, visit
 
 MAX_BYTES = 150_000
 WIDTH, HEIGHT = 1160, 660
@@ -54,7 +55,7 @@ def save(page: Page, name: str) -> None:
 
 
 def documents(page: Page) -> None:
-    dark(page, False)
+    page.dark(False)
     visit(page, "documents/orders", f"{LIVE} && {ROWS}.length === 100")
     click(page, "Condition")
     fill(page, "Field", "status")
@@ -65,7 +66,7 @@ def documents(page: Page) -> None:
 
 
 def live(page: Page, server: Server) -> None:
-    dark(page, True)
+    page.dark(True)
     visit(page, "live")
     order = server.insert("orders", {"customer": "ada", "item": ITEMS[2], "amount": 1, "status": "open"})
     server.request("PATCH", "/stock/docs/ink", json={"left": 13})
@@ -78,7 +79,7 @@ def live(page: Page, server: Server) -> None:
 
 
 def tokens(page: Page) -> None:
-    dark(page, False)
+    page.dark(False)
     visit(page, "tokens", "document.querySelector('fieldset') !== null")
     rule = "document.querySelector('fieldset')"
     fill(page, "Collection", "orders", rule)
@@ -111,14 +112,14 @@ def listening(server: Server) -> Iterator[None]:
 
 
 def inspector(page: Page) -> None:
-    dark(page, False)
+    page.dark(False)
     visit(page, "inspector", "document.querySelectorAll('.list tbody tr').length >= 5")
     page.wait("document.querySelector('.list').innerText.includes('first')")
     save(page, "inspector")
 
 
 def health(page: Page, server: Server) -> None:
-    dark(page, True)
+    page.dark(True)
     visit(page, "health", "document.querySelector('.card .line-0')?.getAttribute('d')?.includes('L')")
     chance = random.Random(2)
     points = "document.querySelector('.card .line-0').getAttribute('d').split('L').length"
@@ -130,7 +131,7 @@ def health(page: Page, server: Server) -> None:
 
 
 def access(page: Page, server: Server, key: str) -> None:
-    dark(page, False)
+    page.dark(False)
     with receiving() as receiver:
         for collection, status, shown in (("stock", 200, "live"), ("orders", 503, "expected 2xx")):
             receiver.responds = status
@@ -143,14 +144,13 @@ def access(page: Page, server: Server, key: str) -> None:
 
 
 def main() -> None:
-    size = {"width": WIDTH, "height": HEIGHT, "deviceScaleFactor": 1, "mobile": False}
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder) / "data")
         try:
             fill_shop(server)
             profile = Path(folder) / "chromium"
             with chromium(profile, "--hide-scrollbars") as browser, browser.page(server.url) as page:
-                page.call("Emulation.setDeviceMetricsOverride", **size)
+                page.resize((WIDTH, HEIGHT))
                 sign_in(page, server.key)
                 documents(page)
                 live(page, server)

@@ -12,18 +12,13 @@ import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
 from tests.docs import blocks
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.browser import Browser, Page
+from tests.web.conftest import StartBrowser
 from tests.web.test_page import subscribe_snippet, token_snippet
 from tests.web.test_tokens import BackEnd
 from tests.web.tools import Answer, Proxy, http_server, page_server
 
 CHAT = Path(__file__).parents[2] / "examples/chat/app.py"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 def test_the_pages_snippets_through_an_import_map(browser: Browser, server: Server) -> None:
@@ -111,14 +106,11 @@ def test_no_redirect_is_followed_and_no_address_guessed(browser: Browser, server
 
 
 def test_over_tls_documents_go_by_http_2_and_events_by_websocket(
-    start_server: StartServer, tmp_path: Path
+    start_browser: StartBrowser, start_server: StartServer
 ) -> None:
-    """Chromium opens a WebSocket within the HTTP/2 connection that it has, if the server says that it may."""
+    """A browser opens a WebSocket within the HTTP/2 connection that it has, if the server says that it may."""
     server = start_server("--tls-self-signed")
-    with (
-        chromium(tmp_path / "profile", "--ignore-certificate-errors") as browser,
-        browser.page(f"{server.url}/healthz") as page,
-    ):
+    with start_browser(trusting=True) as browser, browser.page(f"{server.url}/healthz") as page:
         assert page.run("performance.getEntriesByType('navigation')[0].nextHopProtocol") == "h2"
         page.run(f"""
             import("/sdk/paperdb.js").then(({{ createClient }}) => {{
@@ -286,6 +278,7 @@ def test_rooms_know_nothing_of_each_other(browser: Browser, chat: Chat) -> None:
         chat.wait_shown(other)
 
 
+@pytest.mark.chromium
 def test_after_a_gap_the_page_shows_the_current_documents(browser: Browser, chat: Chat) -> None:
     chat.server.options = ("--retention-count", "5")
     chat.server.stop()
@@ -313,7 +306,6 @@ def test_offline_and_online_again(browser: Browser, chat: Chat) -> None:
             chat.wait_state(page, "live")
         chat.post("one")
         chat.wait_shown(first, second)
-        second.call("Network.enable")
         second.run("""
             window.states = [];
             new MutationObserver(() => states.push(document.getElementById("status").textContent))
@@ -333,6 +325,7 @@ def test_offline_and_online_again(browser: Browser, chat: Chat) -> None:
         chat.wait_shown(first, second)
 
 
+@pytest.mark.chromium
 def test_a_hidden_tab_and_a_frozen_one(browser: Browser, chat: Chat) -> None:
     with browser.page(chat.url) as first, browser.page(chat.url) as second:
         for page in (first, second):

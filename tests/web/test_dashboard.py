@@ -1,4 +1,4 @@
-"""The dashboard in Chromium, over real data: its page and its documents; test_dashboard_live.py has the rest.
+"""The dashboard in a browser, over real data: its page and its documents; test_dashboard_live.py has the rest.
 
 Each test with the fixture `page` ends with a look at `page.complaints`: errors of scripts and of the policy.
 """
@@ -10,13 +10,11 @@ from pathlib import Path
 
 from paperdb_trio.rest.pages import PAGE_HEADERS
 from tests.conftest import Server, StartServer, wait_until
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
 from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, sign_in, upload, visit
 
 MAX_WEIGHT = 150_000
 """Bytes of the page with all that it loads, as they are sent: compressed."""
-CONTROL, SHIFT = 2, 8
-"""Modifiers of keys."""
 
 
 def test_the_page_is_light_and_its_policy_holds(browser: Browser, server: Server) -> None:
@@ -58,7 +56,7 @@ def test_from_signing_in_to_a_change_by_keyboard_alone(
         page.run("document.querySelector('.skip').focus()")
         page.press("Enter")
         page.wait(f"{focused}.getAttribute('aria-label') === 'Collection {collection}'")
-        page.press("Tab", modifiers=SHIFT)  # back to the collections, which are one step however many there are
+        page.press("Tab", holding="Shift")  # back to the collections, which are one step however many there are
         assert page.run(f"{focused}.firstChild.innerText") == collection
         for key, name in (("ArrowDown", f"{collection}-2"), ("ArrowUp", collection)):
             page.press(key)
@@ -73,7 +71,7 @@ def test_from_signing_in_to_a_change_by_keyboard_alone(
         page.wait(f"{DIALOG}?.innerText.includes('/ one')")
         page.run("document.activeElement.select()")
         page.type('{"n": 12345678901234567890123, "a": "b"}')
-        page.press("s", modifiers=CONTROL)
+        page.press("s", holding="Control")
         page.wait("document.querySelector('dialog') === null")
         page.wait(f"{ROWS}[1].includes('b')")
         assert page.run("document.activeElement.innerText") == "one"
@@ -176,15 +174,20 @@ def test_two_admins_edit_one_document(browser: Browser, page: Page, server: Serv
     assert server.request("GET", f"/{collection}/docs/one").json()["title"] == "mine"
 
 
+def unfinished(folder: Path) -> list[Path]:
+    """What Chromium or Firefox is still saving."""
+    return [*folder.glob("*.crdownload"), *folder.glob("*.part")]
+
+
 def download(page: Page, folder: Path, label: str, name: str) -> bytes:
-    page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+    page.save_into(folder)
     click(page, "Export")
     fill(page, "Format", label, DIALOG)
     click(page, "Export", DIALOG)
     page.wait(f"{DIALOG}?.innerText.includes(' are in {name}')")
     click(page, "Close", DIALOG)
     file = folder / name
-    wait_until(lambda: file.exists() and not list(folder.glob("*.crdownload")))
+    wait_until(lambda: file.exists() and file.stat().st_size > 0 and not unfinished(folder))
     return file.read_bytes()
 
 

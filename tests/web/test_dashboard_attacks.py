@@ -1,4 +1,4 @@
-"""Attacks on who uses the dashboard, in Chromium: by what others store, by links, by tokens.
+"""Attacks on who uses the dashboard, in a browser: by what others store, by links, by tokens.
 
 What would run calls `bad()`, which is a complaint of the page. So is whatever its policy has to stop: no text
 gets that far.
@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from tests.conftest import Server, StartServer, receive
 from tests.hooks.receiver import receiving
 from tests.store.tools import LONG_TO_SEARCH
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
 from tests.web.dashboard import BOTH_LISTED, DIALOG, LIVE, ROWS, admin_key, click, fill, sign_in, upload, visit
 
 EVIL = """'"><img src=x onerror=bad()><svg onload=bad()><iframe srcdoc='<script>bad()</script>'>"""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import ENVIRONMENT, Server, need, wait_until
-from tests.web.cdp import Browser, Page
+from tests.web.browser import Browser, Page
 from tests.web.dashboard import DIALOG, LIVE, ROWS, barriers, click, fill, fits_a_phone, sign_in, visit
 from tests.web.tools import Script
 

@@ -17,18 +17,12 @@ from urllib.parse import urlencode
 import pytest
 
 from tests.conftest import Server
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.browser import Browser, Page
 from tests.web.npm import CACHE, FRAMEWORKS
 from tests.web.tools import HERE, current_node, http_server, node_tool
 
 TYPES = {".js": "text/javascript", ".html": "text/html; charset=utf-8"}
 TEXTS = "[...document.querySelectorAll('li')].map((item) => item.textContent)"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +122,6 @@ def test_a_page_in_two_tabs(browser: Browser, application: Application, framewor
         wait_shown(one, "1", "3")
         assert one.run("rendered.slice(rendered.indexOf('1,3')).every((shown) => shown === '1,3')")
         # Offline, and online again.
-        two.call("Network.enable")
         two.offline(True)
         two.wait("db.realtime.status.state === 'offline'")
         if framework != "tanstack":  # whose collections have no such state

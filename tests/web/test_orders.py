@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import ENVIRONMENT, Server, StartServer, wait_until
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.browser import Browser, Page
 
 HERE = Path(__file__).parents[2] / "examples/orders"
 ROWS = """[...document.querySelectorAll("#orders tr")].map(
@@ -77,12 +77,6 @@ def desk(worker: tuple[Server, Worker]) -> Iterator[str]:
     finally:
         process.terminate()
         process.communicate(timeout=10)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 def order(page: Page, item: str, amount: int) -> None:

@@ -1,5 +1,5 @@
 """Under a path of a proxy: nginx with `location /db/`, by the snippet of docs/operations.md but for that and
-TLS; the SDK in Node, the dashboard and the chat in Chromium."""
+TLS; the SDK in Node, the dashboard and the chat in a browser."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ENVIRONMENT, Server
 from tests.nginx import free_port, nginx
-from tests.web.cdp import Browser, chromium
+from tests.web.browser import Browser
 from tests.web.conftest import MakeClient
 from tests.web.dashboard import sign_in
 from tests.web.test_browser import CHAT, TEXTS
@@ -45,12 +45,6 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Iterator[
     finally:
         chat.terminate()
         chat.communicate(timeout=10)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as browser:
-        yield browser
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from tests.conftest import ENVIRONMENT, Server, need, wait_until
 from tests.docs import Block, blocks
 from tests.nginx import free_port, nginx
 from tests.realtime.raw import running
-from tests.web.cdp import Browser, Page, chromium
+from tests.web.browser import Browser, Page
+from tests.web.conftest import StartBrowser
 
 TUTORIAL = "docs/tutorial.md"
 NAME = "tasks.example.com"
@@ -116,9 +117,8 @@ def certificate(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    flags = ("--ignore-certificate-errors", f"--host-resolver-rules=MAP {NAME} 127.0.0.1")
-    with chromium(tmp_path_factory.mktemp("chromium"), *flags) as browser:
+def browser(start_browser: StartBrowser) -> Iterator[Browser]:
+    with start_browser(host=NAME, trusting=True) as browser:
         yield browser
 
 
