@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
@@ -327,9 +326,7 @@ def test_cursor_survives_a_restart_and_a_kill(start_server: StartServer, collect
     assert seqs == list(range(1, len(seen) + 1))  # one collection, one database: not even a hole
     ids = [event["data"]["_id"] for event in seen]
     assert set(acknowledged) <= set(ids)
-    stored = httpx.get(
-        f"{server.url}/{collection}/count", headers={"Authorization": f"Bearer {server.key}"}
-    ).json()["count"]
+    stored = server.request("GET", f"/{collection}/count").json()["count"]
     assert stored == len(seen)
     with server.connect(collection, query="since=0", max_queue=None) as ws:
         ready(ws)

@@ -63,9 +63,9 @@ def test_silent_client_with_unread_events_stays_connected(impatient: Server, col
     """It responds to every ping that it reads, but unread events block the server's pings. So the first ping
     that it can read comes after all events."""
     with (
+        impatient.connect(collection, query="collections=") as other,
         open_raw(impatient, collection, receive_buffer=4096) as plain,
         open_raw(impatient, collection, query="since=now", receive_buffer=4096) as cursor,
-        impatient.connect(collection, query="collections=") as other,
     ):
         assert cursor.message()["type"] == "ready"
         ids = pour(impatient, collection, 1)

@@ -6,7 +6,7 @@ import threading
 
 import httpx
 
-from tests.conftest import Server
+from tests.conftest import NO_TLS, Server
 
 DOCUMENTS = 80
 
@@ -18,12 +18,12 @@ def test_a_get_after_a_write_was_acknowledged_is_never_older(server: Server, col
     stop = threading.Event()
 
     def read() -> None:
-        with httpx.Client(base_url=server.url, headers=headers, timeout=20) as client:
+        with httpx.Client(base_url=server.url, headers=headers, timeout=20, verify=NO_TLS) as client:
             while not stop.is_set():
                 client.get(current[0])
 
     readers = [threading.Thread(target=read) for _ in range(3)]
-    with httpx.Client(base_url=server.url, headers=headers, timeout=20) as client:
+    with httpx.Client(base_url=server.url, headers=headers, timeout=20, verify=NO_TLS) as client:
         for reader in readers:
             reader.start()
         try:

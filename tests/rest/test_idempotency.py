@@ -12,7 +12,7 @@ import pytest
 from paperdb_trio.errors import ApiError
 from paperdb_trio.store.operations import Result, Written
 from paperdb_trio.store.requests import REMEMBERED_SECONDS, ForgetRequests, Kept, Once, RequestKey
-from tests.conftest import Server, StartServer, wait_until
+from tests.conftest import NO_TLS, Server, StartServer, wait_until
 from tests.rest.tools import refusal
 from tests.store.tools import committed, inserting, new_file, rows
 
@@ -86,7 +86,7 @@ def test_keys_of_different_api_keys_are_different(server: Server, docs: str) -> 
 def test_invalid_key_is_a_400(server: Server, docs: str, text: str) -> None:
     raw = [(b"Idempotency-Key", text.encode())]
     headers = [(b"Authorization", f"Bearer {server.key}".encode()), *raw]
-    response = httpx.post(server.url + docs, json={}, headers=headers)
+    response = httpx.post(server.url + docs, json={}, headers=headers, verify=NO_TLS)
     assert refusal(response) == (400, "INVALID_REQUEST")
 
 

@@ -11,7 +11,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from paperdb_trio.rest.admin_health import PUBLISHED
-from tests.conftest import StartServer, receive, wait_until
+from tests.conftest import NO_TLS, StartServer, receive, wait_until
 from tests.rest.tools import client_of
 
 pytestmark = pytest.mark.executable
@@ -33,12 +33,13 @@ def value(text: str, name: str) -> float:
 @pytest.mark.smoke
 def test_metrics_count_and_need_their_key_if_they_have_one(start_server: StartServer) -> None:
     server = start_server("--metrics-key", "prometheus")
-    assert httpx.get(f"{server.url}/metrics").status_code == 401
+    assert httpx.get(f"{server.url}/metrics", verify=NO_TLS).status_code == 401
     for wrong in (b"Bearer wrong", b"Bearer \xe9", b"prometheus", b"Basic prometheus"):
-        assert httpx.get(f"{server.url}/metrics", headers={b"Authorization": wrong}).status_code == 401
+        refused = httpx.get(f"{server.url}/metrics", headers={b"Authorization": wrong}, verify=NO_TLS)
+        assert refused.status_code == 401
 
     def text() -> str:
-        response = httpx.get(f"{server.url}/metrics", headers={"Authorization": "Bearer prometheus"})
+        response = server.request("GET", "/metrics", key="prometheus")
         assert response.status_code == 200
         return response.text
 
@@ -176,7 +177,7 @@ def test_each_database_and_collection_is_shown_only_with_the_key(start_server: S
     assert "database=" in server.request("GET", "/metrics", key=admin).text
     server.stop()
     open_to_all = start_server(data=server.data)
-    text = httpx.get(f"{open_to_all.url}/metrics").text
+    text = httpx.get(f"{open_to_all.url}/metrics", verify=NO_TLS).text
     assert "database=" not in text
     assert "collection=" not in text
     assert "shop" not in text

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
-from tests.conftest import Server, StartServer, receive, wait_until
+from tests.conftest import NO_TLS, Server, StartServer, receive, wait_until
 from tests.rest.rules import ruled
 from tests.rest.test_tokens import claims, listens
 from tests.rest.tools import figure, refusal
@@ -91,7 +91,7 @@ def test_a_stream_ends(server: Server, collection: str) -> None:
     token = ruled(server, [collection], subject="eve-1")
     headers = {"Authorization": f"Bearer {token}"}
     url = f"{server.url}/{collection}/changes"
-    with httpx.Client(trust_env=False, timeout=10, headers=headers) as client:
+    with httpx.Client(trust_env=False, timeout=10, headers=headers, verify=NO_TLS) as client:
         stream = client.stream("GET", url, headers={"Accept": "text/event-stream"})
         with stream as events:
             lines = events.iter_lines()

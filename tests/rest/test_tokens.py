@@ -10,7 +10,7 @@ import httpx
 import jwt
 import pytest
 
-from tests.conftest import Server, wait_until
+from tests.conftest import NO_TLS, Server, wait_until
 from tests.realtime.raw import Raw
 from tests.rest.tools import refusal
 
@@ -30,7 +30,7 @@ def within_a_second(condition: Callable[[], bool]) -> None:
 
 def listens(server: Server, token: str, collection: str = "c") -> int:
     """The status of the response when a token reads a collection's change log."""
-    with httpx.Client(trust_env=False, timeout=20) as client:
+    with httpx.Client(trust_env=False, timeout=20, verify=NO_TLS) as client:
         headers = {"Authorization": f"Bearer {token}"}
         return client.get(
             f"{server.url}/{collection}/changes", params={"since": "0"}, headers=headers

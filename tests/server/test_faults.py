@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import gc
 import os
 import pickle
 import re
@@ -172,6 +173,7 @@ def test_worker_that_cannot_be_forked_is_tried_again(monkeypatch: pytest.MonkeyP
         one._board.set_count(0, 5, 1)  # of the one that died
         monkeypatch.setattr(os, "fork", fork)
         monkeypatch.setattr(one, "_pause", lambda _: 0.0)
+        gc.collect()  # what earlier tests left, such as ports that were kept, is closed before
         before = os.listdir("/proc/self/fd")
         with pytest.raises(supervisor._Stopped):
             one._watch()
