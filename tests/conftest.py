@@ -14,10 +14,12 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -263,7 +265,17 @@ class Server:
             for pipe in (self.process.stdout, self.process.stderr):
                 if pipe is not None:
                     pipe.close()
+            if self.url:
+                self._keep_port()
         return code
+
+    def _keep_port(self) -> None:
+        """It may start again: the kernel gives its port to no other test meanwhile. What is bound and does not
+        listen is in nobody's way."""
+        with suppress(OSError), socket.socket() as kept:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(("127.0.0.1", self.port))
+            weakref.finalize(self, os.close, kept.detach())
 
     def cli(self, *arguments: str, check: bool = True) -> str:
         """Run another `paperdb` command on this server's data; its stdout."""

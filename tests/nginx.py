@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.conftest import need, wait_until
@@ -41,8 +42,12 @@ def nginx(home: Path, port: int, changes: dict[str, str], page: str = OPERATIONS
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+    """Below those that the kernel gives to clients and to servers on port 0: none takes it meanwhile."""
+    first, _ = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    while True:
+        port = random.randrange(first // 2, first)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def _changed(snippet: str, changes: dict[str, str]) -> str:

@@ -208,7 +208,7 @@ class Session:
             if message.type == "error":
                 if not is_passing(message.code, message.message):
                     raise TokenRefused(None)
-                self._denial = PaperDBError(401, message.code, message.message)
+                self._offered, self._denial = self._token, PaperDBError(401, message.code, message.message)
             else:
                 self._renewed()
             self._decided.set()
@@ -264,13 +264,15 @@ class Session:
             await self._unsubscribe()
             for channel in tuple(link.channels):
                 if channel in link.channels and channel.start is None and not channel.unanswered:
-                    if self._token.covers(channel.collections):
+                    # While a token is offered, the server may go by it already.
+                    if self._token.covers(channel.collections) and self._offered.covers(channel.collections):
                         await self._subscribe(channel)
                     else:
                         self._uncovered.set()
 
     async def _unsubscribe(self) -> None:
-        for name in sorted(self.subscribed - self._link.wanted):
+        while unwanted := self.subscribed - self._link.wanted:  # a name may be wanted again after each send
+            name = min(unwanted)
             self.subscribed.discard(name)
             await self._wire.send({"action": "unsubscribe", "collection": name})
 
@@ -291,7 +293,6 @@ class Session:
                 await self._uncovered.wait()
             self._uncovered = trio.Event()
             await self._authorize()
-            self.changed.set()
 
     async def _authorize(self) -> None:
         """Replace the token; keep trying while there is a reason to. Everything else goes on meanwhile."""
@@ -323,12 +324,14 @@ class Session:
         token = await self._tokens.another(asked, self._token)
         link.refuse_uncovered(token, asked)
         await self._unsubscribe()
-        if not token.covers(frozenset(self.subscribed)):
+        asking = (channel.collections for channel in link.channels if channel.unanswered)
+        if not token.covers(frozenset(self.subscribed).union(*asking)):
             return  # a channel was added meanwhile, and the old token covers it
         if token.text != self._token.text:
             self._decided, self._denial, self._offered = trio.Event(), None, token
             await self._wire.send({"action": AUTH, "token": token.text, "ref": AUTH})
             await self._decided.wait()
+            self.changed.set()
             if self._denial is not None:
                 raise self._denial
         self._token = token

@@ -45,9 +45,10 @@ def test_backups_are_made_kept_and_restored(start_server: StartServer, tmp_path:
     wait_until(lambda: metric(server, "paperdb_backups_total") >= made + 3)
     assert metric(server, "paperdb_backup_every_seconds") == 1
     assert abs(time.time() - metric(server, "paperdb_backup_last_success_timestamp_seconds")) < 60
+    wait_until(lambda: len(Directory(to).names()) == 2)
     server.stop()
     names = Directory(to).names()
-    assert len(names) == 2
+    assert len(names) in (2, 3)  # it may have been stopped before it removed another old one
     assert min(map(time_of, names)) > 1
     assert other.read_text() == "not the server's"
     assert {path.name for path in to.iterdir()} == {*names, other.name}

@@ -10,7 +10,7 @@ from paperdb_trio import ConnectionState, create_client
 from paperdb_trio.client.buffer import Buffer, Received
 from paperdb_trio.client.status import KEPT, StatusBoard, Statuses
 from paperdb_trio.client.types import Status
-from tests.client.harness import insert, nothing_more, numbers, proxied, take, write
+from tests.client.harness import eventually, insert, nothing_more, numbers, proxied, take, write
 from tests.conftest import Server
 
 
@@ -46,6 +46,7 @@ async def test_a_buffer_is_bounded_in_bytes(server: Server, collection: str) -> 
     ):
         documents = [{"n": n, "text": "x" * 50_000} for n in range(40)]
         await db.collection(collection).insert_bulk(documents)
+        await eventually(lambda: len(events._channel.buffer) == 3)
         await trio.testing.wait_all_tasks_blocked(0.1)
         assert events._channel.buffer._bytes <= 200_000
         assert len(events._channel.buffer) == 3

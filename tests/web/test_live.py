@@ -387,7 +387,7 @@ def test_a_query_that_begins_anew_for_another_loses_nothing(client: MakeClient) 
           return [since, snapshot];
         };
         queries.add({ collection: "c" }, owner("handler"));
-        const connection = { ask };
+        const connection = { ask, head: 0 };
         queries.align(connection, () => true);
         const asked = [answer(5)];
         queries.add({ collection: "c", snapshot: true }, owner("live"));

@@ -66,7 +66,7 @@ def test_subscribe_via_sdk(package: Path, server: Server) -> None:
         server.request("DELETE", path)
         script.wait_for("Message deleted:")
         script.process.send_signal(signal.SIGUSR2)
-        assert script.end(3).endswith("closed")
+        assert script.end(15).endswith("closed")
     shown = re.sub(r"\s+", " ", script.output)
     for text, event in (
         ("hello", "New message:"),
@@ -80,7 +80,7 @@ def test_subscribe_via_sdk(package: Path, server: Server) -> None:
 
 def test_stopping_at_once_as_the_snippet_does(package: Path, server: Server) -> None:
     with Script(package, "".join(subscribe_snippet(server)), env={"PAPERDB_API_KEY": server.key}) as script:
-        assert script.end(3) == ""
+        assert script.end(15) == ""
 
 
 def test_generate_a_token_manually_and_connect_directly(package: Path, server: Server) -> None:
@@ -92,7 +92,7 @@ def test_generate_a_token_manually_and_connect_directly(package: Path, server: S
         ws.onmessage = ({{ data }}) => {{ console.log(data); ws.close(); }};"""
     env = {"PAPERDB_API_KEY": server.key}
     with Script(package, source, env=env) as script:
-        event = json.loads(script.end(5))
+        event = json.loads(script.end(15))
     assert sorted(event) == ["collection", "data", "type"]
     assert (event["type"], event["collection"], event["data"]["text"]) == ("insert", "notifications", "plain")
 

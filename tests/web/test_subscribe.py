@@ -198,14 +198,14 @@ ENDS = {
 def test_node_ends_when_nothing_is_subscribed(package: Path, server: Server, how: str) -> None:
     env = {"KEY": server.key, "URL": server.url}
     with Script(package, CLIENT + ENDS[how], env=env) as script:
-        assert script.end(3) == ""
+        assert script.end(15) == ""
 
 
 def test_node_ends_although_a_token_never_comes(package: Path, server: Server, proxy: Proxy) -> None:
     proxy.frozen = True
     source = 'const off = db.realtime.subscribe("m", () => {}); setTimeout(off, 200);'
     with Script(package, CLIENT + source, env={"KEY": server.key, "URL": proxy.url}) as script:
-        assert script.end(3) == ""
+        assert script.end(15) == ""
 
 
 def test_node_stays_alive_while_something_is_subscribed(
@@ -228,4 +228,4 @@ def test_node_stays_alive_while_something_is_subscribed(
         server.start()
         wait_until(lambda: script.lines.count("live") == 3, 10)
         server.insert(collection, {})
-        assert json.dumps(script.end(3).split("\n")[-2:]) == '["insert", "closed"]'
+        assert json.dumps(script.end(15).split("\n")[-2:]) == '["insert", "closed"]'

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from urllib.parse import parse_qs, urlsplit
 
 import jwt
 
-from paperdb_trio.store.sqlite.file import connect
 from tests.conftest import Server, wait_until
 from tests.web.conftest import MakeClient
 from tests.web.tools import Answer, Proxy, http_server
@@ -20,10 +18,7 @@ from tests.web.tools import Answer, Proxy, http_server
 
 def short_token(server: Server, collections: list[str], seconds: float) -> str:
     """A token of the first key of a server, good for so long."""
-    with closing(connect(server.data / "paperdb.sqlite")) as connection:
-        kid, secret = connection.execute(
-            "SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL"
-        ).fetchone()
+    ((kid, secret),) = server.rows("SELECT kid, secret FROM signing_secrets WHERE retired_at IS NULL")
     claims = jwt.decode(server.token(*collections), options={"verify_signature": False})
     claims["exp"] = int(claims["iat"] + seconds)
     return jwt.encode(claims, secret, "HS256", headers={"kid": kid})
@@ -155,7 +150,7 @@ def test_a_wrong_clock_changes_nothing(
             node.subscribe(collection, "a")
             wait_until(lambda: len(back_end.asked) >= 2)
             assert time.monotonic() - began > 1
-            assert node.state == "live"
+            node.wait_state("live")
 
 
 def test_generate_token_gives_the_raw_token(client: MakeClient, server: Server) -> None:

@@ -25,6 +25,8 @@ export function socketClass(option) {
 export class Connection {
   /** Collections that the server was asked for → the identity of that request. */
   joined = new Map();
+  /** The log's head when the server was ready. */
+  head = 0;
   #socket;
   #isReady = false;
   #refs = 0;
@@ -45,7 +47,8 @@ export class Connection {
   }
 
   /** The server is ready: the handshake is over. */
-  ready() {
+  ready(head) {
+    this.head = head;
     this.#isReady = true;
     this.#timers.clear("connect");
   }

@@ -143,7 +143,7 @@ export class Live {
     current: () => {
       if (this.#isLoaded && this.#loading === null) this.#loaded();
       // Those of which the seq is not known have come, too.
-      if (this.#overlay.drop(() => true)) this.#changed();
+      if (this.#overlay.drop(({ seq }) => seq === null || seq <= this.#seq)) this.#changed();
     },
     stale: () => {
       this.#isStale = true;
@@ -234,9 +234,11 @@ export class Live {
 
   settle(draft, outcome) {
     this.#overlay.settle(draft, outcome);
-    if (this.#forget() || this.#overlay.size === 0) return this.#changed();
-    this.#realtime.sync(() => this.#overlay.drop((other) => other === draft) && this.#changed());
-    return this.#changed();
+    this.#forget();
+    this.#changed();
+    // The change may be none of this query's: then only the server's progress says that it has come.
+    if (draft.seq === null) this.#realtime.sync(() => this.#overlay.drop((other) => other === draft) && this.#changed());
+    else if (draft.seq > this.#seq) this.#realtime.reach(draft.seq);
   }
 
   reject(draft) {

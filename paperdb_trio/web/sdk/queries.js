@@ -7,7 +7,8 @@
  * asked within the token's rule: a query that resumes with another id than the one it had (`followed`) begins anew.
  *
  * A query's owner has these methods: `begin(seq)`, from there on changes come (again after a gap); `snapshot(documents, seq)`;
- * `change(event)`; `progress(seq)`, everything up to there has come; `current()`; `stale(reason)`; `failed(error)`.
+ * `change(event)`; `progress(seq)`, everything up to there has come; `current()`, what the server had when it was ready has;
+ * `stale(reason)`; `failed(error)`.
  */
 
 import { checkCollection, invalid, uncovered } from "./errors.js";
@@ -19,6 +20,13 @@ export class Queries {
   #connection = null;
   #covers = () => false;
   #unwanted = new Set(); // ids of which no query was left
+  #due = 0; // the seq that all are to reach
+  #onBehind;
+
+  /** `onBehind()`: not all of them have reached it; call `sync` a little later. */
+  constructor(onBehind = () => {}) {
+    this.#onBehind = onBehind;
+  }
 
   get size() {
     return this.#all.size;
@@ -60,6 +68,7 @@ export class Queries {
 
   /** A connection is ready, or what its token covers has changed, or what is wanted. */
   align(connection, covers) {
+    if (connection !== this.#connection) this.#due = connection.head;
     this.#connection = connection;
     this.#covers = covers;
     const fresh = [...this.#all].filter(({ asked, denied, collection }) => asked !== connection && !denied && covers(collection));
@@ -175,6 +184,7 @@ export class Queries {
       else if (query.pieces === null && !query.lagging && message.seq > query.cursor) {
         query.cursor = message.seq;
         query.owner.change(message);
+        this.#catchUp(query);
       }
     }
     return queries.length > 0;
@@ -199,26 +209,36 @@ export class Queries {
     this.sync();
   }
 
-  /** Ask how far we are. What the server knows now has come when it responds. */
+  /** Ask how far we are. A server that is busy, or reads the log for us, may know of later changes when it responds. */
   sync(onDone) {
     const connection = this.#connection;
     connection?.ask("ping", {}, (error, message) => {
       if (connection !== this.#connection || error) return;
       this.progress(message.seq);
-      onDone?.(message.seq);
+      onDone?.();
     });
+  }
+
+  /** Ask until all have everything up to `seq`. */
+  reach(seq) {
+    this.#due = Math.max(this.#due, seq);
+    this.sync();
   }
 
   /** Everything up to `seq` has been sent. */
   progress(seq) {
-    for (const query of [...this.#all]) {
-      if (query.id === null || query.pieces !== null || query.lagging || query.cursor === null) continue;
+    const begun = [...this.#all].filter(({ id, pieces, lagging, cursor }) => id !== null && pieces === null && !lagging && cursor !== null);
+    for (const query of begun) {
       query.cursor = Math.max(query.cursor, seq);
       query.owner.progress(query.cursor);
-      if (!query.current) {
-        query.current = true;
-        query.owner.current();
-      }
+      this.#catchUp(query);
     }
+    if (begun.length && seq < this.#due) this.#onBehind();
+  }
+
+  #catchUp(query) {
+    if (query.id === null || query.current || query.cursor < this.#connection.head) return;
+    query.current = true;
+    query.owner.current();
   }
 }

@@ -36,6 +36,8 @@ const PONG_MS = 10_000;
 const PONG_AFTER_WAKING_MS = 3_000;
 /** The server does not say when it has caught up with changes of no interest: this much silence says so. */
 const QUIET_MS = 1_000;
+/** How long until a server that has not sent all to the live queries yet is asked again how far it is. */
+const BEHIND_MS = 200;
 /** The types of messages that are changes; everything else replies to us, or tells of the connection. */
 const CHANGES = new Set(["insert", "update", "delete"]);
 
@@ -45,7 +47,7 @@ export class Realtime {
   #tokens;
   #calls = new Calls();
   #subscriptions = new Subscriptions(this.#calls);
-  #queries = new Queries();
+  #queries = new Queries(() => this.#timers.set("behind", BEHIND_MS, () => this.#queries.sync()));
   #ruled = new Ruled(this.#subscriptions, this.#queries);
   #status = new Status(this.#calls);
   #timers = new Timers();
@@ -104,9 +106,14 @@ export class Realtime {
     return () => void (this.#queries.delete(query) && this.#schedule());
   }
 
-  /** Call `onDone(seq)` when everything has come that the server knows now; never, if the connection is lost before. */
+  /** Call `onDone()` when the server has said how far it is; never, if the connection is lost before. */
   sync(onDone) {
     this.#queries.sync(onDone);
+  }
+
+  /** Have live queries told when they have everything up to `seq`, as they are of changes. */
+  reach(seq) {
+    this.#queries.reach(seq);
   }
 
   #check() {
@@ -283,7 +290,7 @@ export class Realtime {
   #end(reason = "connecting") {
     this.#generation += 1;
     this.#tokens.cancel();
-    this.#timers.clear("retry", "renew", "quiet", "good");
+    this.#timers.clear("retry", "renew", "quiet", "good", "behind");
     this.#subscriptions.dropEarly();
     this.#renewing = false;
     this.#failures = 0;
@@ -348,7 +355,7 @@ export class Realtime {
   }
 
   #ready(head) {
-    this.#connection.ready();
+    this.#connection.ready(head);
     this.#phase = "open";
     this.#heard = Date.now();
     this.#served = true;
