@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.conftest import Server, StartServer, receive, wait_until
