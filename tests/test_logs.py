@@ -20,6 +20,7 @@ from paperdb_trio.logs import JsonFormatter, SparingLog, TextFormatter
 from tests.conftest import NO_TLS, Server, StartServer, need, wait_until
 from tests.docs import blocks, text
 from tests.logs import HANDSHAKE, line_of, lines, raw
+from tests.realtime.raw import Raw, request
 from tests.rest.tools import refusal
 
 # --- the form of a line --------------------------------------------------------------------------
@@ -128,7 +129,7 @@ def test_keys_tokens_and_documents_are_not_logged(start_server: StartServer) -> 
                 [f"{server.url}/x/changes?token={secret}"],
                 [f"{server.url}/a/b/c/d?token={secret}"],
             ):
-                command = [need("curl"), "-s", "-o", "/dev/null", "--max-time", "5", protocol, *where]
+                command = [need("curl"), "-s", "-o", "/dev/null", "--max-time", "20", protocol, *where]
                 assert subprocess.run(command, check=False).returncode == 0
     with server.connect("x") as ws:
         ws.send(f'{{"action": "auth", "token": "{token}"}}')
@@ -155,17 +156,19 @@ def test_refusals_are_logged_with_their_reason_and_sparingly(start_server: Start
         "level": "info",
     }.items() <= line.items()
     assert line["request"] == response.headers["x-request-id"]
-    with httpx.Client(verify=NO_TLS, timeout=20) as client:
-        while client.get(f"{server.url}/collections", headers={"X-API-Key": server.key}).status_code != 429:
+    with Raw(server) as client:  # at once: on a busy machine, one after another may not exceed the rate
+        client.send(200 * request(server, "GET", "/collections"))
+        while client.response()[0] != 429:
             pass
+    with httpx.Client(verify=NO_TLS, timeout=20) as client:
         for _ in range(25):
             assert client.get(f"{server.url}/x/docs").status_code == 401
     raw(server, HANDSHAKE.format(query="token=no"))
     line_of(server, "paperdb.refused", request="mine", message="refused with 401 INVALID_TOKEN", route="/")
-    line_of(server, "paperdb.refused", message="refused with 429 RATE_LIMITED", database="default")
     assert server.stop() == 0
-    refused = [line["message"] for line in lines(server, "paperdb.refused")]
-    assert refused.count("refused with 401 UNAUTHORIZED") == 10
+    refused = [(line["message"], line.get("database")) for line in lines(server, "paperdb.refused")]
+    assert refused.count(("refused with 401 UNAUTHORIZED", None)) == 10
+    assert refused.count(("refused with 429 RATE_LIMITED", "default")) in range(1, 11)
     assert not lines(server, "paperdb.access")
 
 
@@ -281,11 +284,14 @@ def sample_lines() -> list[str]:
 def do_what_the_samples_tell(server: Server) -> None:
     server.request("GET", "/messages/docs")
     httpx.get(f"{server.url}/messages/docs", verify=NO_TLS)
-    server.request(
-        "POST", "/orders/bulk", json=[{"state": "paid", "at": n, "text": "x" * 500} for n in range(1000)]
-    )
-    server.request("GET", "/orders/docs", params={"filter": '{"state": "open"}', "sort": "-at"})
     server.cli("databases", "set-plan", "default", "pro")
+
+
+def find_among_more(server: Server) -> None:
+    """How many documents take a millisecond depends on the machine."""
+    orders = [{"state": "paid", "at": n, "text": "x" * 500} for n in range(1000)]
+    assert server.request("POST", "/orders/bulk", json=orders).status_code == 200
+    server.request("GET", "/orders/docs", params={"filter": '{"state": "open"}', "sort": "-at"})
 
 
 @pytest.mark.parametrize("format", ["text", "json"])
@@ -297,4 +303,9 @@ def test_samples_in_the_documentation_are_lines_of_a_server(start_server: StartS
     do_what_the_samples_tell(server)
     samples = [line for line in sample_lines() if line.startswith("{") == (format == "json")]
     assert len(samples) >= (5 if format == "text" else 1)
-    wait_until(lambda: not {*samples} - {*map(general, server.stderr.splitlines())})
+
+    def all_are_there() -> bool:
+        find_among_more(server)
+        return {*samples} <= {*map(general, server.stderr.splitlines())}
+
+    wait_until(all_are_there)

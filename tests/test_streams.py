@@ -272,10 +272,17 @@ def test_export_prints_nothing_twice_when_a_signal_ends_it(data: Path) -> None:
 # --- a reader that pauses ------------------------------------------------------------------------
 
 IMPATIENT: Final = """
+import select
 from paperdb_trio.cli import main, spooling, streams
 streams.UNREAD_SECONDS, spooling.PAUSES = 0.05, 2
+count = spooling.Spooling.paused
+def paused(spooling):
+    if select.select([0], [], [], 0)[0]:
+        count(spooling)
+spooling.Spooling.paused = paused
 main()
 """
+"""`paperdb`, of which pauses count once its stdin is closed."""
 
 
 def test_export_that_nobody_reads_ends_its_snapshot_and_loses_nothing(data: Path) -> None:
@@ -285,6 +292,7 @@ def test_export_that_nobody_reads_ends_its_snapshot_and_loses_nothing(data: Path
     with (
         subprocess.Popen(
             [sys.executable, "-c", IMPATIENT, "export", "--data", str(data)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -292,6 +300,7 @@ def test_export_that_nobody_reads_ends_its_snapshot_and_loses_nothing(data: Path
         ) as process,
         closing(connect(file)) as another,
     ):
+        assert process.stdin is not None
         assert process.stdout is not None
         first = os.read(process.stdout.fileno(), 1).decode()
         apply_all(file, inserting({"_id": "later"}), Delete(DATABASE, "c", "99", None))
@@ -302,6 +311,8 @@ def test_export_that_nobody_reads_ends_its_snapshot_and_loses_nothing(data: Path
 
         another.set_busy_timeout(0)
         assert not log_is_free()
+        process.stdin.close()
+        process.stdin = None
         wait_until(log_is_free)
         code, output, error = ends(process)
     assert (code, error) == (0, "")

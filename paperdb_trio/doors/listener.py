@@ -46,6 +46,9 @@ MOST_TURNED_AWAY: Final = 256
 TURN_AWAY_SECONDS: Final = 1.0
 
 BACKLOG: Final = 4096
+TAKEN_SECONDS: Final = 0.5
+"""After which a taken address is refused. Until then, it may be that of a killed server's children, and the
+kernel is ending them."""
 EXIT_PORT: Final = 7
 _OUT_OF_RESOURCES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -78,13 +81,26 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, shared)
         prepare_listener(listener)
-        listener.bind(address)
+        _bind(listener, address)
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()
         raise StartupError(f"Cannot listen on {host}:{port}: {error.strerror}", EXIT_PORT) from None
     return listener
+
+
+def _bind(listener: socket.socket, address: Any) -> None:
+    end = time.monotonic() + TAKEN_SECONDS
+    while True:
+        try:
+            listener.bind(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > end:
+                raise
+        else:
+            return
+        time.sleep(0.01)
 
 
 class Listener(Protocol):

@@ -69,7 +69,7 @@ GARBAGE = {
 
 @pytest.mark.parametrize("kind", GARBAGE)
 def test_garbage_gets_a_4xx_or_5xx_or_a_close(door: Server, kind: str) -> None:
-    with Raw(door, timeout=3) as raw:
+    with Raw(door) as raw:
         raw.send(GARBAGE[kind])
         raw.socket.shutdown(socket.SHUT_WR)
         response = raw.drain()
@@ -82,7 +82,7 @@ def test_garbage_gets_a_4xx_or_5xx_or_a_close(door: Server, kind: str) -> None:
 )
 def test_bytes_that_cannot_become_a_request_are_a_400_at_once(door: Server, kind: str) -> None:
     """The server does not wait for more: half a second later it would have been a 408."""
-    with Raw(door, timeout=3) as raw:
+    with Raw(door) as raw:
         raw.send(GARBAGE[kind])
         status, headers, body = raw.response()
         assert status == 400
@@ -93,8 +93,8 @@ def test_bytes_that_cannot_become_a_request_are_a_400_at_once(door: Server, kind
 
 def test_half_a_head_and_silence_is_a_408(door: Server) -> None:
     parts = (b"", b"G", b"GET / HT", b"\r\n", b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: webso")
-    raws = [Raw(door, timeout=3) for _ in parts]
     began = time.monotonic()
+    raws = [Raw(door) for _ in parts]
     for raw, part in zip(raws, parts, strict=True):
         raw.send(part)
     for raw in raws:
@@ -142,7 +142,7 @@ def test_pipelined_requests_get_responses_in_order(door: Server) -> None:
 
 def test_requests_after_connection_close_get_no_response(door: Server) -> None:
     """RFC 9112, section 9.6: the connection closes at once, and later bytes are not a request."""
-    with Raw(door, timeout=3) as raw:
+    with Raw(door) as raw:
         raw.send(GET.replace(b"Host", b"Connection: close\r\nHost") + GET)
         status, headers, _ = raw.response()
         assert (status, headers["connection"]) == (200, "close")
@@ -176,7 +176,7 @@ def test_upgrade_with_a_body_or_trailing_bytes_closes_one_connection(
 ) -> None:
     """One such request ends a whole Hypercorn (hypercorn #225). Here it gets some response and then a close."""
     token = door.token("x") if good else "bad"
-    with Raw(door, timeout=9) as raw:
+    with Raw(door) as raw:
         raw.send(handshake(door, f"/?token={token}", *headers) + trailing)
         raw.socket.shutdown(socket.SHUT_WR)
         response = raw.drain()
@@ -194,14 +194,14 @@ def test_other_upgrade_is_ignored_and_does_not_hang(door: Server, header: str, v
     request = handshake(door, f"/realtime?token={door.token('x')}").replace(
         f"{header}: {lines[header]}".encode(), f"{header}: {value}".encode()
     )
-    with Raw(door, timeout=3) as raw:
+    with Raw(door) as raw:
         raw.send(request)
         assert 400 <= raw.head()[0] < 500
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "HEAD", "DELETE", "CONNECT", "BREW"])
 def test_handshake_with_another_method_is_refused(door: Server, method: str) -> None:
-    with Raw(door, timeout=3) as raw:
+    with Raw(door) as raw:
         request = handshake(door, f"/realtime?token={door.token('x')}")
         raw.send(request.replace(b"GET", method.encode(), 1))
         raw.socket.shutdown(socket.SHUT_WR)
@@ -229,7 +229,7 @@ def test_http_2_preface_gets_http_2(door: Server) -> None:
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0\0\4\0\0\0\0\0", b"garbage" * 100])
 def test_bare_http_2_preface_closes_one_connection(door: Server, rest: bytes) -> None:
-    with Raw(door, timeout=5) as raw:
+    with Raw(door) as raw:
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + rest)
         raw.socket.shutdown(socket.SHUT_WR)
         raw.drain()
@@ -248,7 +248,7 @@ def test_random_bytes_close_only_their_own_connections(door: Server) -> None:
             at = chance.randrange(len(data))
             size = chance.randrange(1, 10)
             data[at : at + size] = chance.choice((chance.randbytes(size), b"", bytes(data[at : at + size]) * 2))
-        with Raw(door, timeout=9) as raw:
+        with Raw(door) as raw:
             raw.send(bytes(data[: len(first)]) + host + bytes(data[len(first) :]))
             raw.socket.shutdown(socket.SHUT_WR)
             response = raw.drain()

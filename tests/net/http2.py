@@ -54,7 +54,7 @@ class Http2:
 
     def __init__(self, server: Server, *, window: int | None = None) -> None:
         self.server = server
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
         self.h2 = begin(window)
         self.responses: dict[int, tuple[int, bytes]] = {}
         self.headers: dict[int, dict[str, str]] = {}

@@ -131,7 +131,7 @@ def test_frame_of_100_mb_is_refused_while_it_streams(server: Server, collection:
 
 @pytest.mark.parametrize("query", ["", "&since=0"], ids=["plain", "cursor"])
 def test_frame_in_the_handshakes_segment_is_not_lost(server: Server, collection: str, query: str) -> None:
-    with Raw(server, timeout=1) as raw:
+    with Raw(server) as raw:
         raw.send(
             handshake(server, f"/?token={server.token(collection)}{query}") + say(action="ping", ref="early")
         )
@@ -147,7 +147,7 @@ def test_frame_in_the_handshakes_segment_is_not_lost(server: Server, collection:
 def test_ping_in_the_handshakes_segment_does_not_displace_ready(server: Server, collection: str) -> None:
     """The pong is written during the set-up; `ready` must still come, and come first."""
     for _ in range(20):
-        with Raw(server, timeout=1) as raw:
+        with Raw(server) as raw:
             target = f"/?token={server.token(collection)}&since=now"
             raw.send(handshake(server, target) + frame(PING, b"early") * 3)
             assert raw.head()[0] == 101
@@ -159,7 +159,7 @@ def test_ping_in_the_handshakes_segment_does_not_displace_ready(server: Server, 
 
 
 def test_bad_frame_in_the_handshakes_segment_is_refused(server: Server, collection: str) -> None:
-    with Raw(server, timeout=1) as raw:
+    with Raw(server) as raw:
         raw.send(handshake(server, f"/?token={server.token(collection)}") + frame(3, b"x"))
         assert raw.head()[0] == 101
         assert raw.close_code() == 1002
@@ -244,7 +244,7 @@ def test_random_frames_close_only_their_own_connections(server: Server, collecti
     chance = random.Random(seed)
     with server.connect(collection) as ws:
         for _ in range(30):
-            with open_raw(server, collection, timeout=3) as raw:
+            with open_raw(server, collection) as raw:
                 kind = chance.choice((b"\x81", b"\x88", b"\x89", b"\x01", b"\x00", b""))
                 raw.send(kind + chance.randbytes(chance.choice((1, 7, 64, 2000))))
                 raw.socket.shutdown(socket.SHUT_WR)

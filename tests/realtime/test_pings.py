@@ -37,11 +37,11 @@ def test_idle_client_that_responds_stays_connected(impatient: Server, collection
 
 
 def test_silent_client_is_pinged_once_and_closed_with_4408(impatient: Server, collection: str) -> None:
+    began = time.monotonic()
     with open_raw(impatient, collection) as raw:
-        began = time.monotonic()
         assert raw.frame() == (PING, b"")
         assert raw.close_code() == 4408
-        assert 1.9 <= time.monotonic() - began + 0.5 < 6
+    assert time.monotonic() - began >= 2, "the interval and the timeout"
 
 
 def test_any_input_counts_as_a_pong(impatient: Server, collection: str) -> None:

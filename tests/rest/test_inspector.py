@@ -324,7 +324,7 @@ def test_health_shows_the_server_to_an_admin_and_a_database_to_its_key(start_ser
     with ExitStack() as stack:
         own, other = Own(server, stack), Own(server, stack)
         own.socket(["c"])
-        own.client.post("/c/bulk", json=[{"n": n, "text": f"secret {n}" * 20} for n in range(1000)])
+        own.client.post("/c/bulk", json=[{"n": n, "text": f"secret {n}" * 200} for n in range(1000)])
 
         def health(key: str) -> dict[str, Any]:
             response = server.request("GET", "/admin.v1/health", key=key)

@@ -109,8 +109,8 @@ def test_reads_are_held_back_until_the_gate_opens() -> None:
 
 def test_a_gate_that_nobody_opens_opens_itself() -> None:
     board = Board(1, 16)
-    WriterGate(board).close(0.05)
     began = time.monotonic()
+    WriterGate(board).close(0.05)
     WorkerGate(board, 0).enter()
     assert time.monotonic() - began >= 0.04
     wait_until(lambda: board.held() <= 0, 1)

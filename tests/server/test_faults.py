@@ -32,6 +32,7 @@ from paperdb_trio.server.remote import WorkerStore
 from paperdb_trio.server.share import Passage
 from paperdb_trio.server.writing import Writing, write
 from paperdb_trio.store.operations import Draft, Insert
+from paperdb_trio.store.sqlite.file import LOCK, serving_lock
 from tests.conftest import NO_TLS, Server, StartServer, wait_until
 from tests.net.test_tls import make_certificate
 from tests.server.test_workers import is_alive, is_up, processes
@@ -214,6 +215,38 @@ def shared_memory() -> int:
     return 1000 * int(kilobytes)
 
 
+def test_start_waits_for_the_children_of_a_killed_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have the lock and the port until the kernel has ended them."""
+    killed = subprocess.Popen(["true"])
+    killed.wait(20)
+    with (tmp_path / LOCK).open("w") as lock:
+        lock.write(f"{killed.pid}\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        child = subprocess.Popen(["sleep", "60"], pass_fds=[lock.fileno()])
+    taken = listen("127.0.0.1", 0)
+    port = taken.getsockname()[1]
+
+    def time_passes(_: float) -> None:
+        if child.returncode is None:
+            child.kill()
+            child.wait()
+        else:
+            taken.close()
+
+    monkeypatch.setattr(time, "sleep", time_passes)
+    with serving_lock(tmp_path), listen("127.0.0.1", port):
+        assert (tmp_path / LOCK).read_text().strip() == str(os.getpid())
+
+
+def test_lock_of_a_living_process_is_refused_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it waits"))
+    with serving_lock(tmp_path), pytest.raises(StartupError, match=str(os.getpid())), serving_lock(tmp_path):
+        pass
+
+
 def test_stop_while_all_are_killed_is_not_lost() -> None:
     with ExitStack() as stack:
         one = Starting(stack).supervisor
@@ -368,6 +401,7 @@ def test_certificate_that_became_useless_keeps_no_worker_from_starting_again(
     wait_until(lambda: processes(server).get("worker-1", before) != before)
     for _ in range(12):  # half of them wait for the new worker
         assert server.request("GET", "/healthz", verify=context).status_code == 200
+    assert server.stop() == 0
     assert server.stderr.count("died") == 1
 
 
