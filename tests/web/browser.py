@@ -59,10 +59,10 @@ class Browser(ABC):
 
 
 class Page(ABC):
-    """One tab. `id` is what its complaints are kept under."""
+    """One tab. Its `complaints` are kept under its `id`."""
 
-    def __init__(self, browser: Browser, id: str) -> None:
-        self._pages = browser
+    def __init__(self, complaints: dict[str, list[str]], id: str) -> None:
+        self._complaints = complaints
         self._id = id
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Page(ABC):
     @property
     def complaints(self) -> list[str]:
         self.run("1")  # what was sent before the response has come with it
-        return self._pages.complaints.get(self._id, [])
+        return self._complaints.get(self._id, [])
 
     @abstractmethod
     def press(self, *keys: str, holding: str = "") -> None:
@@ -110,7 +110,7 @@ class Page(ABC):
 
     @abstractmethod
     def resize(self, size: tuple[int, int] | None, *, mobile: bool = False) -> None:
-        """None: the size of its window."""
+        """None: the size of its window. `mobile`: a page lays itself out as on a phone, in Chromium."""
 
     @abstractmethod
     def dark(self, is_dark: bool) -> None:
