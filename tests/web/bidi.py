@@ -92,7 +92,7 @@ class Browser(browser.Browser):
 
 class Page(browser.Page):
     def __init__(self, browser: Browser, context: str) -> None:
-        super().__init__(browser, context)
+        super().__init__(browser.complaints, context)
         self._browser = browser
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class Page(browser.Page):
         self.call("browsingContext.setViewport", viewport=viewport)
 
     def dark(self, is_dark: bool) -> None:
-        """Firefox 153 has no command for it, but a setting."""
+        """Firefox 153 has no command for it, but a setting, which later pages have, too."""
         (window,) = self._browser.call("browsingContext.getTree", **{"moz:scope": "chrome"})["contexts"]
         name = "layout.css.prefers-color-scheme.content-override"
         self._evaluate(f"Services.prefs.setIntPref('{name}', {0 if is_dark else 1})", window["context"])

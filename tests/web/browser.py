@@ -22,8 +22,8 @@ from websockets.sync.client import ClientConnection, connect
 from tests.conftest import ENVIRONMENT, wait_until
 
 SECONDS = 15
-PROCESS_SECONDS = 60
-"""For a browser to start, or to end."""
+PROCESS_SECONDS = 100
+"""For a browser to start, or to end. Firefox took 66 on two cores at a load of 53."""
 WINDOW = (1200, 900)
 
 
@@ -59,10 +59,10 @@ class Browser(ABC):
 
 
 class Page(ABC):
-    """One tab. `id` is what its complaints are kept under."""
+    """One tab. Its `complaints` are kept under its `id`."""
 
-    def __init__(self, browser: Browser, id: str) -> None:
-        self._pages = browser
+    def __init__(self, complaints: dict[str, list[str]], id: str) -> None:
+        self._complaints = complaints
         self._id = id
 
     @abstractmethod
@@ -86,7 +86,7 @@ class Page(ABC):
     @property
     def complaints(self) -> list[str]:
         self.run("1")  # what was sent before the response has come with it
-        return self._pages.complaints.get(self._id, [])
+        return self._complaints.get(self._id, [])
 
     @abstractmethod
     def press(self, *keys: str, holding: str = "") -> None:
@@ -110,7 +110,7 @@ class Page(ABC):
 
     @abstractmethod
     def resize(self, size: tuple[int, int] | None, *, mobile: bool = False) -> None:
-        """None: the size of its window."""
+        """None: the size of its window. `mobile`: a page lays itself out as on a phone, in Chromium."""
 
     @abstractmethod
     def dark(self, is_dark: bool) -> None:
@@ -146,7 +146,7 @@ def connected(
         wait_until(lambda: said() is not None, PROCESS_SECONDS)
         found = said()
         assert found is not None
-        with connect(found[1] + path, max_size=None, proxy=None) as ws:
+        with connect(found[1] + path, max_size=None, proxy=None, open_timeout=PROCESS_SECONDS) as ws:
             yield ws
         process.wait(PROCESS_SECONDS)
     finally:

@@ -80,7 +80,7 @@ class Browser(browser.Browser):
 
 class Page(browser.Page):
     def __init__(self, browser: Browser, target: str, session: str) -> None:
-        super().__init__(browser, session)
+        super().__init__(browser.complaints, session)
         self._browser = browser
         self._target = target
 
