@@ -205,6 +205,16 @@ class Peer:
                 return message
             assert message["action"] == "ping", message
 
+    async def subscribed(self, seq: int, **about: Any) -> None:
+        """The client's next message asks for a collection, and gets it from `seq` on."""
+        asked = await self.heard("subscribe")
+        await self.say(type="subscribed", ref=asked["ref"], collection=asked["collection"], seq=seq, **about)
+
+    async def authenticated(self) -> None:
+        """The client's next message offers a token, which is good."""
+        asked = await self.heard("auth")
+        await self.say(type="authenticated", ref=asked["ref"])
+
     async def closed(self) -> None:
         """Return when the client has closed, or gone."""
         try:

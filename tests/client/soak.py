@@ -86,10 +86,9 @@ class Soak:
                     await self.trouble(proxy)
                     watching.cancel()
                     proxy.budget = lambda: float("inf")
+                    # One that is entered later would wait for its last event forever.
                     while sum(record.stays for record in self.records) < len(staying):
-                        await trio.sleep(
-                            0.01
-                        )  # one that is entered later would wait for its last event forever
+                        await trio.sleep(0.01)
                     self.stopping.set()
                     while self.writing:  # no event follows the last document of a collection
                         await trio.sleep(0.01)

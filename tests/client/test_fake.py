@@ -78,8 +78,7 @@ async def test_a_subscription_begins_at_the_seq_of_its_reply() -> None:
         await peer.event(13, "a", n=3)
         await peer.event(14, "b", n=4)
         await peer.event(15, "b", n=5)
-        second = await peer.heard("subscribe")
-        await peer.say(type="subscribed", ref=second["ref"], collection="a", seq=17)
+        await peer.subscribed(17)
         await peer.event(17, "a", n=6)
         await peer.event(18, "a", n=7)
         assert (await peer.heard("unsubscribe"))["collection"] == "b"
@@ -204,8 +203,7 @@ async def test_leaving_while_connecting_does_not_move_the_others_cursor(
 async def test_a_gap_ends_only_the_subscriptions_that_have_it() -> None:
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=10)
-        asked = await peer.heard("subscribe")
-        await peer.say(type="subscribed", ref=asked["ref"], collection="b", seq=50)
+        await peer.subscribed(50)
         await peer.ws.aclose(4410)
 
     async def gap(peer: Peer) -> None:

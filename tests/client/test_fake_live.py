@@ -17,8 +17,7 @@ async def test_a_list_is_live_only_when_it_shows_what_has_come(monkeypatch: pyte
 
     async def subscribed(peer: Peer, head: int) -> None:
         await peer.say(type="ready", seq=head)
-        asked = await peer.heard("subscribe")
-        await peer.say(type="subscribed", ref=asked["ref"], collection="a", query="q", seq=5)
+        await peer.subscribed(5, query="q")
 
     async def script(peer: Peer) -> None:
         await subscribed(peer, 5)

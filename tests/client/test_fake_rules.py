@@ -36,10 +36,8 @@ async def test_each_gap_is_told_although_the_connection_is_lost_between_two_rese
 
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=10)
-        asked = await peer.heard("subscribe")
-        await peer.say(type="subscribed", ref=asked["ref"], collection="b", query="b0", seq=10)
-        asked = await peer.heard("auth")
-        await peer.say(type="authenticated", ref=asked["ref"])
+        await peer.subscribed(10, query="b0")
+        await peer.authenticated()
         await peer.say(type="reset", query="a0", collection="a", reason="rule", seq=10, becomes="a1")
         await peer.event(15, "a", n=1)  # before it, there was a change of "b"
         await peer.ws.aclose(1012)

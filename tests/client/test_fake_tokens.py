@@ -21,18 +21,6 @@ def token_for(*collections: str) -> str:
     return jwt.encode(claims, "0" * 32, "HS256")
 
 
-async def grant(peer: Peer) -> None:
-    """The client's next message offers a token."""
-    asked = await peer.heard("auth")
-    await peer.say(type="authenticated", ref=asked["ref"])
-
-
-async def subscribed(peer: Peer) -> None:
-    """The client's next message asks for a collection."""
-    asked = await peer.heard("subscribe")
-    await peer.say(type="subscribed", ref=asked["ref"], collection=asked["collection"], seq=10)
-
-
 async def test_what_only_the_old_token_covers_is_not_asked_for_while_another_is_offered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -50,8 +38,8 @@ async def test_what_only_the_old_token_covers_is_not_asked_for_while_another_is_
         offered.set()
         await added.wait()
         await peer.say(type="authenticated", ref=asked["ref"])
-        await grant(peer)
-        await subscribed(peer)
+        await peer.authenticated()
+        await peer.subscribed(10)
         await peer.event(11, n=1)
         await peer.closed()
 
@@ -84,11 +72,11 @@ async def test_a_renewal_leaves_no_collection_that_has_been_left_already(
 
     async def script(peer: Peer) -> None:
         await peer.say(type="ready", seq=10)
-        await subscribed(peer)
-        await subscribed(peer)
+        await peer.subscribed(10)
+        await peer.subscribed(10)
         left = [(await peer.heard("unsubscribe"))["collection"] for _ in "bc"]
         assert sorted(left) == ["b", "c"]
-        await grant(peer)
+        await peer.authenticated()
         await peer.event(11, n=1)
         await peer.heard("auth")
         await peer.closed()

@@ -288,8 +288,7 @@ async def test_a_renewal_refused_only_for_its_time_is_tried_again_in_place(
             asked = await peer.heard("auth")
             await peer.event(11 + n, n=n)
             await peer.say(type="error", ref=asked["ref"], code="TOKEN_EXPIRED", message=why)
-        asked = await peer.heard("auth")
-        await peer.say(type="authenticated", ref=asked["ref"])
+        await peer.authenticated()
         await peer.event(13, n=2)
         await peer.closed()
 

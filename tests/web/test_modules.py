@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import ENVIRONMENT, Server
 from tests.web.npm import TYPESCRIPT
 from tests.web.test_types import PROCESS
-from tests.web.tools import Script, current_node, node_tool
+from tests.web.tools import Script, current_node, node_tool, type_errors
 
 ONLY_COMMONJS = "--no-experimental-require-module"
 """Without Node's own `require` of ES modules, which 20.19 and 22.12 have and Jest lacks."""
@@ -149,27 +149,6 @@ def test_names_that_frameworks_look_for_are_not_collections(package: Path, serve
     )
 
 
-def check(tsc: Path, folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        [
-            current_node(),
-            str(tsc),
-            "--strict",
-            "--noEmit",
-            "--skipDefaultLibCheck",
-            "--target",
-            "es2022",
-            *arguments,
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout + done.stderr
-
-
 @pytest.mark.parametrize("lib", ["es2022", "es2022,dom"])
 def test_the_types_of_both_need_neither_dom_nor_node(package: Path, tmp_path: Path, lib: str) -> None:
     """`app.ts` is in a project whose package.json says nothing of modules: it is CommonJS."""
@@ -189,4 +168,4 @@ def test_the_types_of_both_need_neither_dom_nor_node(package: Path, tmp_path: Pa
     files = ("app.cts", "app.mts", "app.ts")
     for file in files:
         (tmp_path / file).write_text(source)
-    assert check(tsc, tmp_path, "--module", "node16", "--lib", lib, *files) == ""
+    assert type_errors(tsc, tmp_path, "--module", "node16", "--lib", lib, *files) == ""

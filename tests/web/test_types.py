@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.web.npm import TYPESCRIPT
 from tests.web.test_page import subscribe_snippet, token_snippet
-from tests.web.tools import HERE, current_node, node_tool
+from tests.web.tools import HERE, node_tool, type_errors
 
 # The page's process.env, without a dependency on @types/node.
 PROCESS = "declare const process: { env: Record<string, string | undefined> };\n"
@@ -25,16 +24,8 @@ def tsc() -> Path:
 def check(tsc: Path, folder: Path, *files: str, resolution: str = "nodenext") -> str:
     """What the compiler finds wrong."""
     module = "nodenext" if resolution == "nodenext" else "esnext"
-    flags = ("--strict", "--noEmit", "--skipDefaultLibCheck", "--target", "es2022", "--lib", "es2022,dom")
-    done = subprocess.run(
-        [current_node(), str(tsc), *flags, "--module", module, "--moduleResolution", resolution, *files],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    return done.stdout + done.stderr
+    flags = ("--lib", "es2022,dom", "--module", module, "--moduleResolution", resolution)
+    return type_errors(tsc, folder, *flags, *files)
 
 
 def copy(package: Path) -> list[str]:

@@ -45,6 +45,20 @@ def current_node() -> str:
 
 
 @functools.cache
+def type_errors(tsc: Path, folder: Path, *arguments: str) -> str:
+    """What the TypeScript compiler finds wrong."""
+    flags = ("--strict", "--noEmit", "--skipDefaultLibCheck", "--target", "es2022")
+    done = subprocess.run(
+        [current_node(), str(tsc), *flags, *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.stdout + done.stderr
+
+
 def node_tool(package: str) -> Path:
     """The folder of one of `TOOLS`, installed once into pytest's cache."""
     assert package in TOOLS
